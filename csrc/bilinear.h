@@ -1,0 +1,40 @@
+// The bilinear sample of a zero-padded image: position, the four corners' weights, and which corners lie inside.
+//
+// Torch-free and vectorised over taps. Semantics are torchvision's: a corner beyond the border counts 0, and a position at or
+// beyond -1 or the size is outside as a whole (its gradient is 0 too). A NaN position yields NaN weights on corner (0, 0).
+#pragma once
+#include "simd.h"
+
+namespace dkic::DKIC_ISA {
+
+// Along one axis: floor of the position, the fraction towards the next sample, and masks (0 or ~0) of the two corners inside.
+template <class T, class I, int W>
+struct AxisSample {
+  Vector<I, W> low;
+  Vector<T, W> fraction;
+  Vector<I, W> low_inside, high_inside;
+};
+
+template <class T, class I, int W>
+inline AxisSample<T, I, W> sample_axis(Vector<T, W> position, T size) {
+  static_assert(sizeof(T) == sizeof(I));
+  using V = Vector<T, W>;
+  using VI = Vector<I, W>;
+  const V zero = {}, below = zero - T(2), above = zero + (size + T(1));
+  // Clamped before the conversion to an integer, which is undefined out of range; NaN goes to 0.
+  V p = position < below ? below : position;
+  p = p > above ? above : p;
+  p = p == p ? p : zero;
+  VI low = __builtin_convertvector(p, VI);
+  low += __builtin_convertvector(low, V) > p;  // a true comparison is -1: truncation becomes floor
+  const VI last = VI{} + I(size) - I(1);
+  const VI inside = (p > T(-1)) & (p < size);
+  AxisSample<T, I, W> s;
+  s.low = low;
+  s.fraction = position - __builtin_convertvector(low, V);
+  s.low_inside = inside & (low >= I(0));
+  s.high_inside = inside & (low < last);
+  return s;
+}
+
+}  // namespace dkic::DKIC_ISA

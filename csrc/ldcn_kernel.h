@@ -1,0 +1,61 @@
+// What ldcn_cpu.cpp (torch) and ldcn_kernel.cpp (compiled once per instruction set, torch-free) say to each other.
+#pragma once
+#include <cstdint>
+
+namespace dkic {
+
+enum class Scalar : int { f32, f64, f16, bf16 };
+
+// A [batch, channels, height, width] tensor; strides count elements.
+struct Strided {
+  const void* data;
+  Scalar type;
+  int64_t n, c, h, w;
+};
+
+struct LdcnArguments {
+  int64_t batch, channels, height, width;       // of x
+  int64_t groups, out_height, out_width;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+  Strided x;       // channel stride 1
+  Strided offset;
+  Strided mask;    // data == nullptr: ones
+  Strided grad_y;  // backward only; channel stride 1, type of x
+  // Results are NHWC without gaps: y in x's type, gradients in float (double where x is double).
+  void* y;
+  void* grad_x;       // zeroed by the caller
+  void* grad_offset;
+  void* grad_mask;    // nullptr: not wanted
+};
+
+// Work is cut by shape alone, never by the number of threads, and no two pieces write one address: results do not depend on it.
+struct LdcnKernel {
+  // Output rows [first, last) of batch * out_height.
+  void (*forward)(const LdcnArguments&, int64_t first, int64_t last);
+  // Gradients of offset and mask for the same rows.
+  void (*backward_samples)(const LdcnArguments&, int64_t first, int64_t last);
+  // Gradient of x for pieces [first, last) of batch * groups * ldcn_channel_blocks(arguments).
+  void (*backward_x)(const LdcnArguments&, int64_t first, int64_t last);
+};
+
+// How many blocks of channels a group's gradient of x is cut into: at least 16 pieces in all where blocks of 32 channels allow.
+inline int64_t ldcn_channel_blocks(const LdcnArguments& a) {
+  const int64_t depth = a.channels / a.groups, pieces = a.batch * a.groups;
+  const int64_t wanted = pieces >= 16 ? 1 : (16 + pieces - 1) / (pieces > 0 ? pieces : 1);
+  const int64_t most = depth / 32 > 1 ? depth / 32 : 1;
+  return wanted < most ? wanted : most;
+}
+
+namespace baseline {
+extern const LdcnKernel ldcn_kernel;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const LdcnKernel ldcn_kernel;
+}
+namespace avx512 {
+extern const LdcnKernel ldcn_kernel;
+}
+#endif
+
+}  // namespace dkic

@@ -1,0 +1,140 @@
+// Vectors of GCC/Clang extensions, and loads and stores that convert half and bfloat16 on the way.
+//
+// Everything here lives in an inline namespace of the instruction set it is compiled for (DKIC_ISA), and nothing is taken
+// from the standard library: a template shared with a file built for another instruction set would be merged by the
+// linker into whichever copy came first, AVX-512 code on a machine without it.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#ifndef DKIC_ISA
+#define DKIC_ISA baseline
+#endif
+
+namespace dkic::DKIC_ISA {
+
+struct half {
+  uint16_t bits;
+};
+struct bfloat16 {
+  uint16_t bits;
+};
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+template <class T, int W>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(W * sizeof(T))));
+};
+template <class T, int W>
+using Vector = typename VectorOf<T, W>::type;
+
+template <class To, class From>
+inline To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+inline float to_float(half h) {
+  const uint32_t sign = uint32_t(h.bits & 0x8000u) << 16, rest = h.bits & 0x7fffu;
+  if (rest >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+  // The exponent is rebiased by a multiplication with 2^112, which is exact for subnormals too.
+  return bit_cast<float>(sign | bit_cast<uint32_t>(bit_cast<float>(rest << 13) * 0x1p112f));
+}
+
+inline half to_half(float f) {
+  const uint32_t bits = bit_cast<uint32_t>(f), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+  if (rest > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};
+  if (rest >= 0x47800000u) return {uint16_t(sign | 0x7c00u)};
+  if (rest < 0x38800000u)  // subnormal in half: adding 0.5 lets the adder round to the right bit
+    return {uint16_t(sign | (bit_cast<uint32_t>(bit_cast<float>(rest) + 0.5f) - 0x3f000000u))};
+  return {uint16_t(sign | (rest + 0xc8000fffu + (rest >> 13 & 1u)) >> 13)};
+}
+
+inline float to_float(bfloat16 b) { return bit_cast<float>(uint32_t(b.bits) << 16); }
+
+inline bfloat16 to_bfloat16(float f) {
+  const uint32_t bits = bit_cast<uint32_t>(f);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {uint16_t(bits >> 16 | 0x40u)};
+  return {uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
+
+// load<W>(p): W elements from an unaligned address, as the type arithmetic is done in (float; double for double).
+template <int W>
+inline Vector<float, W> load(const float* p) {
+  Vector<float, W> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <int W>
+inline Vector<double, W> load(const double* p) {
+  Vector<double, W> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <int W>
+inline Vector<float, W> load(const bfloat16* p) {
+  Vector<uint16_t, W> bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return bit_cast<Vector<float, W>>(__builtin_convertvector(bits, Vector<uint32_t, W>) << 16);
+}
+template <int W>
+inline Vector<float, W> load(const half* p) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16)  // maskz: the plain form warns of an uninitialised value in GCC 12
+    return bit_cast<Vector<float, W>>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#endif
+#if defined(__F16C__)
+  if constexpr (W == 8)
+    return bit_cast<Vector<float, W>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  if constexpr (W == 4)
+    return bit_cast<Vector<float, W>>(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#endif
+  Vector<float, W> v;
+  for (int i = 0; i < W; ++i) v[i] = to_float(p[i]);
+  return v;
+}
+
+// store<W>(p, v): rounds to nearest even.
+template <int W>
+inline void store(float* p, Vector<float, W> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+template <int W>
+inline void store(double* p, Vector<double, W> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+template <int W>
+inline void store(bfloat16* p, Vector<float, W> v) {
+  for (int i = 0; i < W; ++i) p[i] = to_bfloat16(v[i]);
+}
+template <int W>
+inline void store(half* p, Vector<float, W> v) {
+  for (int i = 0; i < W; ++i) p[i] = to_half(v[i]);
+}
+
+// The sum of the lanes, by halving: always the same order of additions.
+template <class T, int W>
+inline T sum(const Vector<T, W>& v) {
+  if constexpr (W == 1) {
+    return v[0];
+  } else {
+    Vector<T, W / 2> low, high;
+    std::memcpy(&low, &v, sizeof low);
+    std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+    return sum<T, W / 2>(low + high);
+  }
+}
+
+}  // namespace dkic::DKIC_ISA

@@ -1,0 +1,267 @@
+"""The `.dkic` file: one coded picture, what is needed to decode it, and checksums over all of it.
+
+The format, version 1. Integers are unsigned and little-endian. A varint is base-128, the low seven bits
+first, the top bit set on every byte but the last (LEB128); it is in its shortest form and has at most five
+bytes. CRC32C is the Castagnoli CRC (reflected polynomial 0x82F63B78, initial value and final xor 0xFFFFFFFF).
+
+    header
+      4 bytes   magic, the ASCII letters "DKIC"
+      1 byte    version, 1
+      1 byte    bits 0-3: arithmetic mode, the way in which the entropy model was evaluated;
+                bit 4: the picture is grayscale; bit 5: there is an ICC section; bits 6-7: zero
+      1 byte    quality, as the encoder was asked for it
+      8 bytes   model hash: which weights and tables decode this file
+      varint    width in pixels   } each at least 1, their product
+      varint    height in pixels  } at most 2**28 (MAX_PIXELS)
+      4 bytes   CRC32C of all the bytes before it
+    the picture section, then the ICC section if bit 5 says so; each is
+      varint    key = 8 * (length of the payload in bytes) + type
+      4 bytes   CRC32C of the key's bytes followed by the payload
+      payload   type 1, picture section: the codec's own, opaque here
+                type 2, ICC section: the picture's ICC profile as one zlib stream (RFC 1950), which
+                inflates to at most 4 MiB (MAX_ICC_BYTES)
+    and there the file ends.
+
+There is one way to write a header and a picture payload; only the profile's zlib stream may differ between
+zlib libraries. Anything else is refused: another version, a set reserved bit, a varint longer than needed, a
+section of another type, absent, repeated, out of order or too short, and bytes left over. All that is neither
+picture payload nor ICC section takes 26 to 34 bytes; at most 31 for 4096 x 4096 pixels coded in less than
+32 MiB.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+from dkic.errors import DkicError, FormatError
+
+MAGIC = b"DKIC"
+VERSION = 1
+MODEL_HASH_BYTES = 8
+
+# 16384 x 16384. A header of 25 bytes may claim anything, so something must bound what a decoder allocates
+# for it: at this bound the picture is 0.8 GB as uint8 RGB and 3.2 GB as float32, and an index into H*W*3
+# fits an int32.
+MAX_PIXELS = 2**28
+
+# Display profiles have some KB and the largest printer profiles some MB; zlib alone may inflate a file
+# 1000-fold.
+MAX_ICC_BYTES = 4 * 2**20
+
+_PICTURE, _ICC = 1, 2
+_SECTION_NAMES = {_PICTURE: "picture section", _ICC: "ICC section"}
+_TYPE_BITS = 3
+_GRAYSCALE_BIT, _ICC_BIT, _RESERVED_BITS = 0x10, 0x20, 0xC0
+_MAX_VARINT_BYTES = 5
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a decoder must know before it decodes.
+
+    width, height: pixels; model_hash: 8 bytes; quality: 0 to 255; arithmetic: 0 to 15; grayscale: the picture
+    has one channel, coded as three equal ones.
+    """
+
+    width: int
+    height: int
+    model_hash: bytes
+    quality: int
+    arithmetic: int
+    grayscale: bool = False
+
+
+@dataclass(frozen=True)
+class DkicFile:
+    """What a `.dkic` file holds: header, the codec's picture payload, the ICC profile (inflated) or None."""
+
+    header: Header
+    picture: bytes
+    icc: bytes | None = None
+
+
+def crc32c(data: bytes, crc: int = 0) -> int:
+    """The CRC32C of `data`; with `crc`, that of the bytes which gave `crc` followed by `data`."""
+    # Imported at the first use, so that dkic.coding can be imported where nothing is compiled yet.
+    from dkic._native import _rans
+
+    return _rans.crc32c(data, crc)
+
+
+def check_size(width: int, height: int, where: str = "", error: type[DkicError] = DkicError) -> None:
+    """Raises `error`, its message beginning with `where`, unless dkic codes pictures of this size."""
+    if width < 1 or height < 1:
+        raise error(f"{where}the picture has {width} x {height} pixels, but must have at least 1 x 1")
+    if width * height > MAX_PIXELS:
+        raise error(f"{where}the picture has {width} x {height} pixels, but may have at most {MAX_PIXELS}")
+
+
+def pack(file: DkicFile) -> bytes:
+    """The bytes of a `.dkic` file. Raises DkicError where `file` holds a value that the format can't."""
+    header = _pack_header(file.header, file.icc is not None)
+    sections = _pack_section(_PICTURE, file.picture)
+    if file.icc is not None:
+        if len(file.icc) > MAX_ICC_BYTES:
+            raise DkicError(
+                f"the picture's ICC profile has {len(file.icc)} bytes, but a .dkic file holds at most "
+                f"{MAX_ICC_BYTES}; remove the profile from the picture or take a smaller one"
+            )
+        sections += _pack_section(_ICC, zlib.compress(file.icc, 9))
+    return header + sections
+
+
+def unpack(data: bytes) -> DkicFile:
+    """The contents of the `.dkic` file whose bytes are `data` (bytes, bytearray or memoryview).
+
+    All checksums are compared before anything is returned. Raises FormatError, one sentence that names the
+    section ("header", "picture section", "ICC section"), where `data` is not exactly such a file.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise DkicError(f"the content of a .dkic file must be given as bytes, not as {type(data).__name__}")
+    reader = _Reader(bytes(data))
+    header, has_icc = _unpack_header(reader)
+    payloads = _unpack_sections(reader)
+    if _PICTURE not in payloads:
+        raise FormatError("picture section: it is missing, and a .dkic file must hold one")
+    # The header announces the profile, or a file cut off before it would pass for a whole one.
+    if has_icc and _ICC not in payloads:
+        raise FormatError("ICC section: it is missing, but the header announces one")
+    if _ICC in payloads and not has_icc:
+        raise FormatError("ICC section: there is one, but the header announces none")
+    icc = _inflate_icc(payloads[_ICC]) if _ICC in payloads else None
+    return DkicFile(header, payloads[_PICTURE], icc)
+
+
+def _pack_header(header: Header, has_icc: bool) -> bytes:
+    check_size(header.width, header.height)
+    if len(header.model_hash) != MODEL_HASH_BYTES:
+        raise DkicError(f"a model hash has {MODEL_HASH_BYTES} bytes, but {header.model_hash.hex()!r} has not")
+    if not 0 <= header.quality <= 255:
+        raise DkicError(f"quality must be from 0 to 255 to be written in a .dkic file, not {header.quality}")
+    if not 0 <= header.arithmetic <= 15:
+        raise DkicError(f"the arithmetic mode must be from 0 to 15, not {header.arithmetic}")
+    mode = header.arithmetic | header.grayscale * _GRAYSCALE_BIT | has_icc * _ICC_BIT
+    head = MAGIC + bytes([VERSION, mode, header.quality]) + header.model_hash
+    head += _varint(header.width) + _varint(header.height)
+    return head + crc32c(head).to_bytes(4, "little")
+
+
+def _pack_section(section_type: int, payload: bytes) -> bytes:
+    key = _varint(len(payload) << _TYPE_BITS | section_type)
+    return key + crc32c(payload, crc32c(key)).to_bytes(4, "little") + payload
+
+
+def _varint(value: int) -> bytes:
+    if value >> 7 * _MAX_VARINT_BYTES:
+        raise DkicError(f"{value} is too large for a .dkic file, a number has {_MAX_VARINT_BYTES} bytes")
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class _Reader:
+    """Bounded reads from `data`; an error names the section being read."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.position = 0
+        self.section = "header"
+
+    def error(self, problem: str) -> FormatError:
+        return FormatError(f"{self.section}: {problem}")
+
+    def at_end(self) -> bool:
+        return self.position == len(self.data)
+
+    def take(self, count: int) -> bytes:
+        left = len(self.data) - self.position
+        if count > left:
+            raise self.error(f"the file ends too early, {count} more bytes are needed and {left} are left")
+        self.position += count
+        return self.data[self.position - count : self.position]
+
+    def varint(self, what: str) -> int:
+        value = 0
+        for place in range(_MAX_VARINT_BYTES):
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << 7 * place
+            if byte < 0x80:
+                if byte == 0 and place > 0:
+                    raise self.error(f"{what} is written in more bytes than it needs, so the file is damaged")
+                return value
+        raise self.error(f"{what} is written in more than {_MAX_VARINT_BYTES} bytes, so the file is damaged")
+
+    def stored_crc(self) -> int:
+        return int.from_bytes(self.take(4), "little")
+
+    def check_crc(self, stored: int, computed: int) -> None:
+        if stored != computed:
+            raise self.error(f"its CRC32C is {computed:08x}, not {stored:08x}, so the file is damaged")
+
+
+def _unpack_header(reader: _Reader) -> tuple[Header, bool]:
+    """The header, and whether it announces an ICC section."""
+    if reader.at_end():
+        raise reader.error("the file is empty, so it is not a .dkic file")
+    magic = reader.data[: len(MAGIC)]
+    if not MAGIC.startswith(magic):
+        raise reader.error(f"the file begins with {magic!r}, not with {MAGIC!r}, so it is not a .dkic file")
+    reader.take(len(MAGIC))
+    # Before the CRC, whose place in another version is unknown.
+    version = reader.take(1)[0]
+    if version > VERSION:
+        raise reader.error(f"the file has version {version} and needs a newer dkic, this one reads {VERSION}")
+    if version < VERSION:
+        raise reader.error(f"the file has version {version}, which does not exist, so the file is damaged")
+    mode, quality = reader.take(2)
+    model_hash = reader.take(MODEL_HASH_BYTES)
+    width = reader.varint("the width")
+    height = reader.varint("the height")
+    computed = crc32c(reader.data[: reader.position])
+    reader.check_crc(reader.stored_crc(), computed)
+    if mode & _RESERVED_BITS:
+        raise reader.error(f"bits 6 and 7 of byte 5 must be zero, but the byte is {mode:#04x}")
+    check_size(width, height, "header: ", FormatError)
+    header = Header(width, height, model_hash, quality, mode & 0x0F, bool(mode & _GRAYSCALE_BIT))
+    return header, bool(mode & _ICC_BIT)
+
+
+def _unpack_sections(reader: _Reader) -> dict[int, bytes]:
+    payloads: dict[int, bytes] = {}
+    while not reader.at_end():
+        reader.section = f"after the {reader.section}"
+        start = reader.position
+        key = reader.varint("a section's key")
+        key_crc = crc32c(reader.data[start : reader.position])
+        length, section_type = key >> _TYPE_BITS, key & (1 << _TYPE_BITS) - 1
+        if section_type not in _SECTION_NAMES:
+            raise reader.error(f"there is a section of unknown type {section_type}, or there are stray bytes")
+        reader.section = _SECTION_NAMES[section_type]
+        if section_type in payloads:
+            raise reader.error("there is a second one, and a .dkic file holds one at most")
+        if payloads and section_type < max(payloads):
+            raise reader.error("it comes too late, sections must stand in the order of their types")
+        stored = reader.stored_crc()
+        payload = reader.take(length)
+        reader.check_crc(stored, crc32c(payload, key_crc))
+        payloads[section_type] = payload
+    return payloads
+
+
+def _inflate_icc(payload: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        icc = inflater.decompress(payload, MAX_ICC_BYTES + 1)
+    except zlib.error as error:
+        raise FormatError(f"ICC section: it is not a zlib stream ({error})") from error
+    if len(icc) > MAX_ICC_BYTES:
+        raise FormatError(f"ICC section: the profile inflates to more than the {MAX_ICC_BYTES} bytes allowed")
+    if not inflater.eof:
+        raise FormatError("ICC section: its zlib stream is not complete")
+    if inflater.unused_data:
+        raise FormatError(f"ICC section: {len(inflater.unused_data)} bytes follow its zlib stream")
+    return icc

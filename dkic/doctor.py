@@ -1,0 +1,128 @@
+"""What `dkic doctor` prints: what this installation is made of, what is missing, and what repairs it."""
+
+import ctypes
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import dkic
+
+PACKAGE = Path(dkic.__file__).parent
+CAPABILITIES = ("default", "avx2", "avx512")
+GET_TORCH = "run `python3 -m pip install 'torch>=2.10'`"
+GET_DKIC = "run `python3 -m pip install -e .` in dkic's source folder, or install dkic's package again"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. Where `ok` is false, `value` says what is missing and what repairs it."""
+
+    name: str
+    value: str
+    ok: bool = True
+
+
+def report() -> str:
+    """The findings, one line each, as `name: value`; no line break at the end."""
+    return "\n".join(f"{finding.name}: {finding.value}" for finding in examine())
+
+
+def healthy() -> bool:
+    """True if all that compressing and decompressing pictures on the CPU needs is there and loads."""
+    return all(finding.ok for finding in examine())
+
+
+def examine() -> list[Finding]:
+    """Looks at each part in turn. A part that is missing or does not load is a finding, not an exception."""
+    return [
+        Finding("dkic", f"{dkic.__version__} in {PACKAGE}"),
+        Finding("python", f"{platform.python_version()} ({sys.executable})"),
+        Finding("system", platform.platform()),
+        Finding("processor", f"{_processor()}, {_usable_cores()} of {os.cpu_count()} cores usable"),
+        _look("torch", _torch, GET_TORCH),
+        _look("threads", _threads, GET_TORCH),
+        _look("CPU kernels", _cpu_kernels, GET_DKIC),
+        _look("entropy coder", _entropy_coder, GET_DKIC),
+        _look("models", _models, GET_DKIC),
+    ]
+
+
+class _Missing(Exception):
+    """Why a part is not there, in a few words, and the repair where it is not the usual one."""
+
+    def __init__(self, reason: str, repair: str | None = None):
+        super().__init__(reason)
+        self.repair = repair
+
+
+def _look(name: str, part: Callable[[], str], repair: str) -> Finding:
+    """What `part` says of itself, or the first line of why it failed and what repairs it."""
+    try:
+        return Finding(name, part())
+    except (_Missing, ImportError, OSError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        repair = getattr(error, "repair", None) or repair
+        return Finding(name, f"missing ({reason}): {repair}", ok=False)
+
+
+def _torch() -> str:
+    import torch
+
+    if not torch.version.cuda:
+        cuda = "built without CUDA"
+    elif torch.cuda.is_available():
+        cuda = f"CUDA {torch.version.cuda} on {torch.cuda.get_device_name()}"
+    else:
+        cuda = f"CUDA {torch.version.cuda}, but no GPU is visible"
+    return f"{torch.__version__}, {cuda}"
+
+
+def _threads() -> str:
+    import torch
+
+    return f"{torch.get_num_threads()} (OMP_NUM_THREADS is {os.environ.get('OMP_NUM_THREADS', 'not set')})"
+
+
+def _cpu_kernels() -> str:
+    import torch  # noqa: F401  (the kernels are linked against its libraries, loaded by this import)
+
+    path = PACKAGE / "_native" / "libdkic_cpu.so"
+    if not path.exists():
+        raise _Missing(f"{path.name} is not built")
+    query = ctypes.CDLL(str(path)).dkic_cpu_capability
+    query.restype = ctypes.c_char_p
+    answer = query().decode()
+    if answer not in CAPABILITIES:  # then it is the reason why none was chosen
+        raise _Missing(answer, "unset DKIC_CPU_CAPABILITY")
+    asked = os.environ.get("DKIC_CPU_CAPABILITY")
+    return f"built, use {answer} instructions (DKIC_CPU_CAPABILITY is {asked or 'not set'})"
+
+
+def _entropy_coder() -> str:
+    module = importlib.import_module("dkic._native._rans")
+    return f"built, {Path(module.__file__ or '').name}"
+
+
+def _models() -> str:
+    files = sorted((PACKAGE / "weights").glob("*.safetensors"))
+    if not files:
+        raise _Missing("dkic/weights holds no .safetensors file")
+    return ", ".join(f"{file.stem} ({file.stat().st_size / 1e6:.1f} MB)" for file in files)
+
+
+def _processor() -> str:
+    """The processor's model where Linux tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{model} ({platform.machine()})" if model else platform.machine()
+
+
+def _usable_cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,0 +1,51 @@
+"""How much a model costs: parameters, and multiply-accumulates per pixel of each way."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dkic.models.config import ModelConfig
+from dkic.models.dkic import DKIC
+from dkic.models.ldcn_block import LDCNBlock
+
+
+class Complexity(NamedTuple):
+    """parameters: count. encode, decode: kMAC per pixel of a 256x256 picture. transforms: g_a and g_s alone, in kMAC per pixel."""
+
+    parameters: int
+    encode: float
+    decode: float
+    total: float
+
+
+def _macs(module: nn.Module, output: Tensor) -> int:
+    pixels = output.shape[0] * output.shape[2] * output.shape[3]
+    if isinstance(module, nn.Conv2d):
+        return pixels * module.weight.numel()
+    if isinstance(module, LDCNBlock):  # its convolutions count by themselves; a tap blends four corners into every channel
+        return pixels * module.kernel_size**2 * module.value.out_channels * 4
+    return 0
+
+
+def complexity(config: ModelConfig) -> Complexity:
+    """Counts on a real forward pass, with hooks; nothing is estimated from formulas of the architecture."""
+    model = DKIC(config)
+    counted = dict.fromkeys(("g_a", "g_s", "h_a", "h_s", "context"), 0)
+    for part in counted:
+        for module in getattr(model, part).modules():
+
+            def count(module: nn.Module, _inputs: object, output: Tensor, part: str = part) -> None:
+                counted[part] += _macs(module, output)
+
+            if isinstance(module, nn.Conv2d | LDCNBlock):
+                module.register_forward_hook(count)
+    side = 256
+    with torch.no_grad():
+        model(torch.zeros(1, 3, side, side))
+    per_pixel = {part: n / side**2 / 1000 for part, n in counted.items()}
+    shared = per_pixel["h_s"] + per_pixel["context"]
+    encode = per_pixel["g_a"] + per_pixel["h_a"] + shared
+    decode = per_pixel["g_s"] + shared
+    total = encode + per_pixel["g_s"]
+    return Complexity(sum(p.numel() for p in model.parameters()), encode, decode, total)

@@ -1,0 +1,80 @@
+"""h_a, h_s and the factorized prior of z."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dkic.models.config import ModelConfig
+from dkic.models.ldcn_block import LDCNBlock
+from dkic.models.synthesis import upsample
+
+
+class HyperAnalysis(nn.Sequential):
+    """y `[N, M, h, w]` -> z `[N, hyper_channels, h/4, w/4]`; h and w are multiples of 4."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        c = config.hyper_channels
+        super().__init__(
+            nn.Conv2d(config.latent_channels, c, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(c, c, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(c, c, 3, 2, 1),
+        )
+
+
+class HyperSynthesis(nn.Sequential):
+    """z_hat `[N, hyper_channels, h/4, w/4]` -> features `[N, hyper_features, h, w]` that every slice's context sees."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        c = config.hyper_channels
+        super().__init__(
+            upsample(c, c),
+            nn.ReLU(),
+            LDCNBlock(c, config.hyper_groups),
+            upsample(c, c),
+            nn.ReLU(),
+            nn.Conv2d(c, config.hyper_features, 1),
+            nn.ReLU(),
+        )
+
+
+class FactorizedPrior(nn.Module):
+    """Learned density of every channel of z, by the monotone networks of Balle et al. 2018, appendix 6.1.
+
+    z_hat is round(z): the density's location is learned, so no median is subtracted and no auxiliary loss is needed.
+    """
+
+    WIDTHS = (1, 3, 3, 3, 1)
+
+    def __init__(self, channels: int, init_scale: float = 10.0) -> None:
+        super().__init__()
+        self.channels = channels
+        scale = init_scale ** (1 / (len(self.WIDTHS) - 1))
+        self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
+        for before, after in zip(self.WIDTHS, self.WIDTHS[1:], strict=False):
+            start = torch.log(torch.expm1(torch.tensor(1 / scale / after)))
+            self.matrices.append(nn.Parameter(start.expand(channels, after, before).clone()))
+            self.biases.append(nn.Parameter(torch.rand(channels, after, 1) - 0.5))
+            self.factors.append(nn.Parameter(torch.zeros(channels, after, 1)))
+
+    def logits(self, z: Tensor) -> Tensor:
+        """logit P(Z <= z) for z `[channels, 1, n]`."""
+        last = len(self.matrices) - 1
+        for i, (matrix, bias, factor) in enumerate(zip(self.matrices, self.biases, self.factors, strict=True)):
+            z = F.softplus(matrix) @ z + bias
+            if i < last:
+                z = z + factor.tanh() * z.tanh()
+        return z
+
+    def probability(self, z: Tensor) -> Tensor:
+        """P(z - 1/2 < Z <= z + 1/2) for z `[channels, 1, n]`, exact on both tails."""
+        lower, upper = self.logits(z - 0.5), self.logits(z + 0.5)
+        sign = torch.where(lower + upper > 0, -1.0, 1.0).detach()  # on the upper tail, the difference of the complements
+        return (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
+
+    def bits(self, z: Tensor) -> Tensor:
+        """Bits of every element of z `[N, channels, h, w]`, as `[N, channels, h, w]`."""
+        n, c, h, w = z.shape
+        p = self.probability(z.transpose(0, 1).reshape(c, 1, -1))
+        return -torch.log2(p.clamp_min(1e-9)).reshape(c, n, h, w).transpose(0, 1)

@@ -1,0 +1,63 @@
+"""LDCN block: a residual layer whose kernel is predicted from its input."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from dkic.errors import DkicError
+from dkic.ops import ldcn
+
+
+class LDCNBlock(nn.Module):
+    """x + project(ldcn(value(x), offset(x), mask(x))): a dynamic kernel with weights shared by all taps.
+
+    value and project are 1x1 convolutions; offset and mask come from a depthwise 3x3 and a 1x1 convolution, zero at the
+    start, so that training begins from a plain 3x3 grid.
+
+    Args:
+        channels: C of x `[N, C, H, W]` and of the result.
+        groups: LDCN groups; must divide channels.
+        kernel_size: taps along each side; odd.
+        mask: how the taps are weighted: "sigmoid", "softmax" over the taps, or "none" (ones).
+        residual: add x to the result.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        kernel_size: int = 3,
+        mask: Literal["sigmoid", "softmax", "none"] = "sigmoid",
+        residual: bool = True,
+    ) -> None:
+        super().__init__()
+        if channels % groups or kernel_size % 2 == 0 or mask not in ("sigmoid", "softmax", "none"):
+            raise DkicError(
+                "LDCNBlock needs groups that divide channels, an odd kernel_size and mask sigmoid, softmax or none; "
+                f"not {channels} channels, {groups} groups, kernel_size {kernel_size}, mask {mask!r}"
+            )
+        self.groups, self.kernel_size, self.mask, self.residual = groups, kernel_size, mask, residual
+        self.taps = groups * kernel_size**2
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.offset_mask = nn.Conv2d(channels, self.taps * (2 if mask == "none" else 3), 1)
+        self.project = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.offset_mask.weight)
+        nn.init.zeros_(self.offset_mask.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        offset_mask = self.offset_mask(self.depthwise(x))
+        offset, mask = offset_mask[:, : self.taps * 2], offset_mask[:, self.taps * 2 :]
+        if self.mask == "none":
+            mask = None
+        elif self.mask == "sigmoid":
+            mask = mask.sigmoid()
+        else:
+            mask = mask.unflatten(1, (self.groups, -1)).softmax(2).flatten(1, 2)
+        pad = self.kernel_size // 2
+        y = self.project(ldcn(self.value(x), offset, mask, kernel_size=self.kernel_size, padding=pad))
+        return x + y if self.residual else y
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}, kernel_size={self.kernel_size}, mask={self.mask!r}"
+

@@ -1,0 +1,100 @@
+"""The asymmetric space-channel context: mean and scale of the latent, slice after slice, pass after pass.
+
+The latent's channels are cut into slices. A slice sees the hyper-prior's features and every slice before it; within a slice,
+a pass sees the passes before it through a 5x5 convolution. First slices are thin and take more passes, since they carry
+most of the energy; the last is wide and takes one. Positions are handled as the four cells of a 2x2 grid:
+
+    pass 0 of 4: cell (0,0)    1: (1,1)    2: (0,1)    3: (1,0)         pass 0 of 2: (0,0) (1,1)    1: (0,1) (1,0)
+
+One traversal, `SliceContext.forward`, serves training, encoding and decoding: what becomes of a mean and a scale is up to the
+`visit` it is given.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dkic.models.config import ModelConfig, SliceSpec
+
+Cells = tuple[tuple[int, int], ...]
+PASSES: dict[int, tuple[Cells, ...]] = {
+    1: (((0, 0), (0, 1), (1, 0), (1, 1)),),
+    2: (((0, 0), (1, 1)), ((0, 1), (1, 0))),
+    4: (((0, 0),), ((1, 1),), ((0, 1),), ((1, 0),)),
+}
+# visit(channels of the slice, cells of the pass, mean, scale_index) -> y_hat there; tensors are [N, channels, cells * h/2, w/2].
+Visit = Callable[[slice, Cells, Tensor, Tensor], Tensor]
+
+# A scale is coded as an index into a table of log-spaced scales. The network gives the index itself, before rounding.
+# From a unit output: 8 indexes are a factor of 2.7 in scale; 24 is a scale of 2.1.
+INDEX_STEP, INDEX_START = 8.0, 24.0
+
+
+def take_cells(t: Tensor, cells: Cells) -> Tensor:
+    """`[N, C, h, w]` -> `[N, C, len(cells) * h/2, w/2]`: the pixels of these cells, one cell below the other."""
+    return torch.cat([t[..., i::2, j::2] for i, j in cells], dim=2)
+
+
+def join_cells(parts: dict[tuple[int, int], Tensor]) -> Tensor:
+    """The inverse: the four cells `[N, C, h/2, w/2]` -> `[N, C, h, w]`."""
+    return F.pixel_shuffle(torch.stack([parts[i, j] for i in (0, 1) for j in (0, 1)], dim=2).flatten(1, 2), 2)
+
+
+class PassContext(nn.Module):
+    """What one pass of a slice knows of the passes before it, and its mean and scale index."""
+
+    def __init__(self, spec: SliceSpec, width: int, first: bool) -> None:
+        super().__init__()
+        self.spatial = None if first else nn.Conv2d(spec.channels, width, 5, stride=2, padding=0)
+        self.parameters_of = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, spec.channels * 2, 1)
+        )
+
+    def forward(self, features: Tensor, known: Tensor | None, cells: Cells) -> tuple[Tensor, Tensor]:
+        t = take_cells(features, cells)
+        if self.spatial is not None:
+            # A stride of 2 from the cell's corner gives the convolution at this cell's pixels alone.
+            padded = F.pad(known, (2, 2, 2, 2))
+            h, w = known.shape[-2:]
+            t = t + torch.cat([self.spatial(padded[..., i : i + h + 3, j : j + w + 3]) for i, j in cells], dim=2)
+        mean, index = self.parameters_of(t).chunk(2, dim=1)
+        return mean, index * INDEX_STEP + INDEX_START
+
+
+class SliceContext(nn.Module):
+    """Walks through the latent in coding order; see the module's text."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.specs = config.slices
+        self.features, self.passes = nn.ModuleList(), nn.ModuleList()
+        before, width = 0, config.context_channels
+        for spec in config.slices:
+            self.features.append(
+                nn.Sequential(
+                    nn.Conv2d(config.hyper_features + before, width, 1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+                )
+            )
+            self.passes.append(nn.ModuleList(PassContext(spec, width, p == 0) for p in range(spec.passes)))
+            before += spec.channels
+
+    def forward(self, hyper: Tensor, visit: Visit) -> Tensor:
+        """hyper: features of the hyper-synthesis `[N, F, h, w]`, h and w even. Returns y_hat `[N, M, h, w]`."""
+        done: list[Tensor] = []
+        start = 0
+        n, _, h, w = hyper.shape
+        for spec, features_of, passes in zip(self.specs, self.features, self.passes, strict=True):
+            channels = slice(start, start + spec.channels)
+            start += spec.channels
+            features = features_of(torch.cat([hyper, *done], dim=1))
+            unknown = hyper.new_zeros((n, spec.channels, h // 2, w // 2))
+            parts = {(i, j): unknown for i in (0, 1) for j in (0, 1)}
+            for cells, context in zip(PASSES[spec.passes], passes, strict=True):
+                known = join_cells(parts) if context.spatial is not None else None
+                mean, scale_index = context(features, known, cells)
+                y_hat = visit(channels, cells, mean, scale_index)
+                parts.update(zip(cells, y_hat.chunk(len(cells), dim=2), strict=True))
+            done.append(join_cells(parts))
+        return torch.cat(done, dim=1)

@@ -1,0 +1,24 @@
+"""g_s: the latent back to the picture, in four stages that double its size."""
+
+from torch import nn
+
+from dkic.models.config import ModelConfig
+from dkic.models.drbg import DRBG
+
+
+def upsample(before: int, after: int) -> nn.Sequential:
+    """Twice the size: a 3x3 convolution to four times the channels, whose cells become 2x2 pixels (no checkerboard)."""
+    return nn.Sequential(nn.Conv2d(before, after * 4, 3, padding=1), nn.PixelShuffle(2))
+
+
+class Synthesis(nn.Sequential):
+    """y_hat `[N, M, h, w]` -> x_hat `[N, 3, 16h, 16w]`, in [0, 1] once clamped."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        layers: list[nn.Module] = []
+        before = config.latent_channels
+        stages = list(zip(config.widths, config.groups, config.bottlenecks, strict=True))
+        for width, groups, bottlenecks in reversed(stages):
+            layers += [upsample(before, width), DRBG(width, groups, bottlenecks)]
+            before = width
+        super().__init__(*layers, upsample(before, 3))

@@ -1,0 +1,9 @@
+"""Custom kernels for learned image codecs, with autograd and `torch.compile`.
+
+    from dkic.ops import ldcn
+"""
+
+# The function takes the name of the module that defines it: `import dkic.ops.ldcn; dkic.ops.ldcn(x, ...)` calls it too.
+from dkic.ops.ldcn import ldcn
+
+__all__ = ["ldcn"]

@@ -1,0 +1,63 @@
+"""The ops in plain PyTorch: slow, differentiable, and the specification that the kernels are tested against."""
+
+import torch
+from torch import Tensor
+
+Pair = int | tuple[int, int]
+
+
+def pair(value: Pair) -> tuple[int, int]:
+    """An int or a pair of ints, as a pair (height, width)."""
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def ldcn(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None = None,
+    *,
+    kernel_size: Pair = 3,
+    stride: Pair = 1,
+    padding: Pair = 1,
+    dilation: Pair = 1,
+) -> Tensor:
+    """See `dkic.ops.ldcn`. Computes in the dtype of x, so pass float64 for a reference."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = pair(kernel_size), pair(stride), pair(padding), pair(dilation)
+    n, c, h, w = x.shape
+    k = kh * kw
+    groups = offset.shape[1] // (2 * k)
+    ho, wo = offset.shape[2:]
+    offset = offset.to(x.dtype).reshape(n, groups, k, 2, ho, wo)
+    tap = torch.arange(k, device=x.device)
+    row = (tap // kw * dh).view(k, 1, 1) + (torch.arange(ho, device=x.device) * sh - ph).view(1, ho, 1)
+    column = (tap % kw * dw).view(k, 1, 1) + (torch.arange(wo, device=x.device) * sw - pw).view(1, 1, wo)
+    py, px = offset[:, :, :, 0] + row, offset[:, :, :, 1] + column  # [n, groups, k, ho, wo]
+
+    inside = (py > -1) & (py < h) & (px > -1) & (px < w)
+    y0, x0 = py.detach().floor(), px.detach().floor()
+    fy, fx = py - y0, px - x0
+    image = x.reshape(n, groups, c // groups, h * w)
+    y = 0
+    for dy, wy in ((0, 1 - fy), (1, fy)):
+        for dx, wx in ((0, 1 - fx), (1, fx)):
+            cy, cx = y0 + dy, x0 + dx
+            valid = inside & (cy >= 0) & (cy < h) & (cx >= 0) & (cx < w)
+            index = torch.where(valid, cy * w + cx, torch.zeros_like(cy)).long().reshape(n, groups, 1, -1)
+            corner = image.gather(3, index.expand(-1, -1, c // groups, -1)).reshape(n, groups, c // groups, k, ho, wo)
+            weight = torch.where(valid, wy * wx, torch.zeros_like(wy))
+            if mask is not None:
+                weight = weight * mask.to(x.dtype).reshape(n, groups, k, ho, wo)
+            y = y + (corner * weight.unsqueeze(2)).sum(3)
+    return y.reshape(n, c, ho, wo)
+
+
+def gaussian_bits(v: Tensor, scale: Tensor) -> Tensor:
+    """Bits of the unit bin around v under a zero-mean Gaussian: -log2(Phi((v + 1/2) / scale) - Phi((v - 1/2) / scale)).
+
+    v, scale: tensors of one shape; scale > 0. Worked out in log space on the tail's side, so that neither value nor gradient
+    is lost however small the probability is.
+    """
+    v = v.abs()  # the bin of -v is as likely, and its upper tail does not cancel
+    upper = torch.special.log_ndtr((0.5 - v) / scale)
+    lower = torch.special.log_ndtr((-0.5 - v) / scale)
+    return -(upper + torch.log(-torch.expm1(lower - upper))) / torch.log(torch.tensor(2.0, dtype=v.dtype))

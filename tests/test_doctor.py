@@ -1,0 +1,63 @@
+"""dkic.doctor: what it says of a whole installation, and of one from which parts are missing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import dkic
+from dkic import doctor
+
+
+def findings() -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in doctor.examine()}
+
+
+def test_every_line_is_a_name_and_a_value():
+    lines = doctor.report().splitlines()
+    assert [line.partition(": ")[0] for line in lines] == list(findings())
+    assert all(line.partition(": ")[2] for line in lines)
+    assert lines[0].startswith(f"dkic: {dkic.__version__} ")
+
+
+def test_this_installation_is_healthy():
+    assert doctor.healthy(), doctor.report()
+
+
+def test_parts_that_are_not_there_are_named_with_their_repair(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "PACKAGE", tmp_path)
+    monkeypatch.setitem(sys.modules, "dkic._native._rans", None)  # import raises ImportError
+    found = findings()
+    assert {name for name, finding in found.items() if not finding.ok} == {"CPU kernels", "entropy coder", "models"}
+    assert "libdkic_cpu.so is not built" in found["CPU kernels"].value
+    assert all("pip install" in found[name].value for name in ("CPU kernels", "entropy coder", "models"))
+    assert not doctor.healthy()
+
+
+def test_a_library_that_does_not_load_is_a_finding(monkeypatch, tmp_path):
+    (tmp_path / "_native").mkdir()
+    (tmp_path / "_native" / "libdkic_cpu.so").write_bytes(b"not a library")
+    monkeypatch.setattr(doctor, "PACKAGE", tmp_path)
+    finding = findings()["CPU kernels"]
+    assert not finding.ok and "libdkic_cpu.so" in finding.value and "\n" not in finding.value
+
+
+def test_without_torch_it_says_so_and_does_not_raise(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = findings()
+    assert not found["torch"].ok and "pip install 'torch>=2.10'" in found["torch"].value
+    assert found["entropy coder"].ok  # needs no torch
+
+
+@pytest.mark.parametrize(
+    ("asked", "healthy", "said"),
+    [("default", True, "use default instructions"), ("sse9", False, "unset DKIC_CPU_CAPABILITY")],
+)
+def test_the_instruction_set_asked_for(asked, healthy, said):
+    """In a process of its own: the choice is made once."""
+    script = "from dkic import doctor; print(doctor.report()); raise SystemExit(not doctor.healthy())"
+    environment = os.environ | {"DKIC_CPU_CAPABILITY": asked}
+    child = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert (child.returncode == 0) == healthy, child.stdout + child.stderr
+    assert said in child.stdout
