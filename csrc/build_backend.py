@@ -101,6 +101,7 @@ def _torch_at(origin: str) -> Torch | None:
 
 
 def _requirements() -> list[str]:
+    """What a build needs beyond pyproject.toml's list; stops where the machine lacks what pip can't bring."""
     cxx_compiler()
     python_headers()
     torch = installed_torch()
@@ -111,8 +112,8 @@ def _requirements() -> list[str]:
 
 
 def get_requires_for_build_wheel(config_settings: dict | None = None) -> list[str]:
-    return [*build_meta.get_requires_for_build_wheel(config_settings), *_requirements()]
+    return [*_requirements(), *build_meta.get_requires_for_build_wheel(config_settings)]
 
 
 def get_requires_for_build_editable(config_settings: dict | None = None) -> list[str]:
-    return [*build_meta.get_requires_for_build_editable(config_settings), *_requirements()]
+    return [*_requirements(), *build_meta.get_requires_for_build_editable(config_settings)]

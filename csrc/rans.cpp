@@ -273,8 +273,10 @@ Decoder::Decoder(std::span<const std::uint8_t> data, std::shared_ptr<const Table
         states_[0] = 0;
         std::memcpy(states_.data(), &data[1], first_bytes);
         std::memcpy(states_.data() + 1, data.data() + 1 + first_bytes, 8 * (lanes_ - 1));
+        const bool padded = first_bytes > 5 && states_[0] >> (8 * (first_bytes - 1)) == 0;
         for (std::size_t lane = 0; lane < lanes_; ++lane)
-            if (states_[lane] < state_min || states_[lane] >> 63) throw Damaged("a coder state is out of range");
+            if (padded || states_[lane] < state_min || states_[lane] >> 63)
+                throw Damaged("a coder state is out of range");
         data = data.subspan(fixed + first_bytes);
         end_ = data.size() / 4;
     }

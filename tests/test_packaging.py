@@ -1,6 +1,7 @@
 """What is installed, and how the build backend judges the machine it builds on."""
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import venv
@@ -55,7 +56,7 @@ def test_the_version_is_one():
 
 
 def test_importing_dkic_imports_neither_torch_nor_native_code():
-    child = run("import dkic, sys; print([m for m in ('torch', 'dkic._native', 'numpy') if m in sys.modules])")
+    child = run("import dkic, sys; print([m for m in ('torch', 'dkic._native') if m in sys.modules])")
     assert (child.returncode, child.stdout.strip()) == (0, "[]"), child.stderr
 
 
@@ -84,14 +85,14 @@ def test_no_torch_in_the_environment(backend, environment):
     assert backend.installed_torch(python(environment)) is None
 
 
-def test_the_environments_torch_is_found_from_within_pips_isolation(backend, environment, monkeypatch, tmp_path):
+def test_torch_is_found_from_within_pips_isolation(backend, environment, monkeypatch, tmp_path):
     package = install_torch(environment, "2.14.1+cu130")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "throw-away"))
     monkeypatch.setenv("PYTHONNOUSERSITE", "1")
     assert backend.installed_torch(python(environment)) == ("2.14.1+cu130", package)
 
 
-def test_a_torch_in_the_working_directory_is_not_the_environments(backend, environment, monkeypatch, tmp_path):
+def test_a_torch_in_the_working_directory_does_not_count(backend, environment, monkeypatch, tmp_path):
     install_torch(environment, "2.14.1", folder=tmp_path / "elsewhere").rename(tmp_path / "torch")
     monkeypatch.chdir(tmp_path)
     assert backend.installed_torch(python(environment)) is None
@@ -104,15 +105,16 @@ def test_an_editable_torch_is_found(backend, environment, tmp_path):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_torch_is_a_build_requirement_only_where_there_is_none(backend, monkeypatch, installed, tmp_path):
-    monkeypatch.setattr(backend, "installed_torch", lambda: backend.Torch("2.10.0", tmp_path) if installed else None)
+    torch = backend.Torch("2.10.0", tmp_path) if installed else None
+    monkeypatch.setattr(backend, "installed_torch", lambda: torch)
+    monkeypatch.chdir(ROOT)
     for hook in (backend.get_requires_for_build_wheel, backend.get_requires_for_build_editable):
-        monkeypatch.chdir(ROOT)
         assert [r for r in hook() if r.startswith("torch")] == ([] if installed else ["torch>=2.10"])
 
 
 @pytest.mark.parametrize("version", ["2.9.1", "1.13.1+cpu"])
 def test_an_old_torch_is_refused(backend, version, tmp_path):
-    with pytest.raises(SystemExit, match=rf"needs torch 2.10 or later and this environment has torch {version[:4]}"):
+    with pytest.raises(SystemExit, match=rf"needs torch 2.10 or later and .* has torch {re.escape(version)}"):
         backend.checked(backend.Torch(version, tmp_path))
 
 
@@ -124,7 +126,7 @@ def test_a_recent_torch_is_accepted(backend, version, tmp_path):
 def test_without_a_compiler_the_sentence_says_what_to_install(backend, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(SystemExit, match="needs a C\\+\\+20 compiler and found none on PATH: install g\\+\\+ 11"):
+    with pytest.raises(SystemExit, match="found none on PATH: install g"):
         backend.cxx_compiler()
 
 

@@ -83,7 +83,7 @@ class DkicFile:
 
 def crc32c(data: bytes, crc: int = 0) -> int:
     """The CRC32C of `data`; with `crc`, that of the bytes which gave `crc` followed by `data`."""
-    # Imported at the first use, so that dkic.coding can be imported where nothing is compiled yet.
+    # Imported at the first use, so that MAX_PIXELS and image_io serve where nothing is compiled.
     from dkic._native import _rans
 
     return _rans.crc32c(data, crc)

@@ -18,6 +18,7 @@ import shutil
 import struct
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,7 +301,7 @@ def _reason(error: BaseException) -> str:
 
 _pillow_lock = threading.Lock()
 _pillow_users = 0
-_pillow_own_limit: int | None = None
+_pillow_restore = contextlib.ExitStack()
 
 
 @contextlib.contextmanager
@@ -310,10 +311,13 @@ def _pillow(name: str) -> Iterator[None]:
     Pillow's guard against decompression bombs is one number a process: it warns above 89 million pixels and
     fails above twice that, which dkic codes. Threads may be inside together; the last puts the number back.
     """
-    global _pillow_users, _pillow_own_limit
+    global _pillow_users
     with _pillow_lock:
         if _pillow_users == 0:
-            _pillow_own_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+            _pillow_restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            _pillow_restore.enter_context(warnings.catch_warnings())
+            Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         _pillow_users += 1
     try:
         yield
@@ -331,4 +335,4 @@ def _pillow(name: str) -> Iterator[None]:
         with _pillow_lock:
             _pillow_users -= 1
             if _pillow_users == 0:
-                Image.MAX_IMAGE_PIXELS = _pillow_own_limit
+                _pillow_restore.close()

@@ -13,19 +13,19 @@ or piece by piece, the first pushed being the first pulled:
     symbols = decoder.pull(indexes)
     decoder.finish()
 
-Symbols and indexes are 1-d numpy arrays or CPU torch tensors, symbols int16 or int32, indexes uint8: the table
-of each symbol. Decoded symbols are int32, of the kind (numpy or torch) that the indexes are. How the symbols
-were cut into pushes or pulls leaves no trace in the stream.
+Symbols and indexes are 1-d numpy arrays or CPU torch tensors, symbols int16 or int32, indexes uint8: the
+table of each symbol. Decoded symbols are int32, of the kind (numpy or torch) that the indexes are. How the
+symbols were cut into pushes or pulls leaves no trace in the stream.
 
 The stream
 ----------
 Integers are little-endian. A stream of no symbols is zero bytes; any other is
 
-    1 byte            log2 of the number of lanes N: 0, 1, 2 or 3
-    5 to 8 bytes      state of lane 0, without leading zero bytes, but at least 5; that the words fill the rest
-                      of the stream, four bytes each, tells how many they are
-    8 bytes, N-1 times  states of lanes 1 ... N-1
-    4 bytes each      words
+    1 byte               log2 of the number of lanes N: 0, 1, 2 or 3
+    5 to 8 bytes         state of lane 0, cut after its last byte that is not zero, but not below 5 bytes; how
+                         many they are follows from the words, which fill the rest, having 4 bytes each
+    8 bytes, N - 1 times states of lanes 1 ... N - 1
+    4 bytes each         words
 
 Symbol i of the stream belongs to lane i mod N. All lanes share the words, read first to last. A state x is in
 [2**31, 2**63). To decode a step of b bits (16 at most; a symbol is a step of 16) with lane state x:
@@ -40,12 +40,14 @@ those before it, and the symbol is offset + s. For b plain bits there are 2**b e
 floor(slot / 2**(16 - b)).
 
 The last number of a table of length n is the escape. After it, in the same lane, come plain bits: ones, q of
-them, and a zero, one bit a step; then b = k + q bits, most significant first, in steps of 16 of which the first
-takes what is not a multiple of 16; k = max(1, bit_length(n) - 5) and b is at most 33. With
-d = 2**b + those bits - 2**k the symbol is offset + (n - 1) + d/2 for even d, offset - 1 - (d - 1)/2 for odd d.
+them, and a zero, one bit a step; then b = k + q bits, most significant first, in steps of 16, the first step
+taking the b mod 16 that are over, if any. k = max(1, bit_length(n) - 5), and b is at most 33. With d = 2**b +
+those bits - 2**k the symbol is offset + (n - 1) + d / 2 for even d and offset - 1 - (d - 1) / 2 for odd d; it
+is an int32.
 
-After the last symbol all words have been read and every state is 2**31, as it was when the encoder, which runs
-backwards, began. A decoder that was given other tables or indexes than the encoder does not end so.
+After the last symbol all words have been read and every state is 2**31, as it was when the encoder, which
+runs backwards, began. A decoder that was given other tables or indexes than the encoder does not end so,
+or hardly ever.
 
 An encoder may choose N freely. This one takes the largest of which 16,000 bytes a lane are coded, so that the
 states are at most 0.05 % of the stream, or else 1.
@@ -66,8 +68,8 @@ try:
     from dkic._native import _rans
 except ImportError as error:
     raise ImportError(
-        f"dkic's entropy coder does not load ({error}): build it with `python3 -m pip install -e .` in dkic's source "
-        "folder (a C++20 compiler is needed)."
+        f"dkic's entropy coder does not load ({error}): build it with `python3 -m pip install -e .` in "
+        "dkic's source folder (a C++20 compiler is needed)"
     ) from error
 
 if TYPE_CHECKING:
@@ -81,8 +83,8 @@ _native_tables: WeakKeyDictionary[Tables, Any] = WeakKeyDictionary()
 def encode(symbols: Array, indexes: Array, tables: Tables) -> bytes:
     """Code symbols, each with the table that its index names.
 
-    symbols: int16 or int32 `[n]`; indexes: uint8 `[n]`, each below `len(tables)`. Any symbol can be coded: one
-    that its table does not hold takes more bits. Raises TypeError or ValueError, naming the argument.
+    symbols: int16 or int32 `[n]`; indexes: uint8 `[n]`, each below `len(tables)`. Any symbol can be coded:
+    one that its table does not hold takes more bits. Raises TypeError or ValueError, naming the argument.
     """
     return _rans.encode(_native(tables), [_check_pair(symbols, indexes, tables)])
 
@@ -90,8 +92,8 @@ def encode(symbols: Array, indexes: Array, tables: Tables) -> bytes:
 def decode(data: bytes, indexes: Array, tables: Tables) -> Array:
     """The symbols `[n]`, int32, that were coded with these indexes (uint8 `[n]`) and tables.
 
-    Raises FormatError where data is not exactly such a stream; TypeError or ValueError, naming the argument, for
-    wrong indexes.
+    Raises FormatError where data is not exactly such a stream; TypeError or ValueError, naming the argument,
+    for wrong indexes.
     """
     decoder = Decoder(data, tables)
     symbols = decoder.pull(indexes)
@@ -100,7 +102,7 @@ def decode(data: bytes, indexes: Array, tables: Tables) -> Array:
 
 
 class Encoder:
-    """Collects symbols and codes them all as one stream. The arrays are copied, so the caller may reuse his."""
+    """Collects symbols and codes them all as one stream. It copies the arrays, so they may be reused."""
 
     def __init__(self, tables: Tables) -> None:
         self._native = _native(tables)
@@ -108,7 +110,7 @@ class Encoder:
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def push(self, symbols: Array, indexes: Array) -> None:
-        """Append symbols (int16 or int32 `[n]`) with their table indexes (uint8 `[n]`); errors as for `encode`."""
+        """Append symbols, int16 or int32 `[n]`, with table indexes, uint8 `[n]`; errors as for `encode`."""
         symbols_array, indexes_array = _check_pair(symbols, indexes, self._tables)
         self._pairs.append((symbols_array.copy(), indexes_array.copy()))
 
@@ -123,7 +125,7 @@ class Decoder:
     def __init__(self, data: bytes, tables: Tables) -> None:
         """data: what `encode` or `Encoder.finish` returned for the same tables. Raises FormatError."""
         if not isinstance(data, bytes | bytearray | memoryview):
-            raise TypeError(f"data must be bytes, got {type(data).__name__}.")
+            raise TypeError(f"data must be bytes, got {type(data).__name__}")
         self._tables = tables
         try:
             self._decoder = _rans.Decoder(data, _native(tables))
@@ -145,7 +147,7 @@ class Decoder:
         return sys.modules["torch"].from_numpy(symbols)
 
     def finish(self) -> None:
-        """Raises FormatError unless the symbols pulled so far are exactly those that the stream was made of."""
+        """Raises FormatError unless the symbols pulled so far are exactly those of the stream."""
         try:
             self._decoder.finish()
         except _rans.Damaged as error:
@@ -153,13 +155,13 @@ class Decoder:
 
 
 def _format_error(error: Exception) -> FormatError:
-    return FormatError(f"the entropy-coded stream is damaged or was coded with other tables: {error}.")
+    return FormatError(f"the entropy-coded stream is damaged or was coded with other tables: {error}")
 
 
 def _native(tables: Tables) -> Any:
     """The native coder's form of the tables, made once for each `Tables` object."""
     if not isinstance(tables, Tables):
-        raise TypeError(f"tables must be dkic.entropy.tables.Tables, got {type(tables).__name__}.")
+        raise TypeError(f"tables must be dkic.entropy.tables.Tables, got {type(tables).__name__}")
     native = _native_tables.get(tables)
     if native is None:
         native = _rans.TableSet(tables.frequencies, tables.length, tables.offset)
@@ -174,23 +176,24 @@ def _as_array(value: Array, name: str, dtypes: tuple[type, ...]) -> np.ndarray:
     array = value
     if torch is not None and isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
-            raise TypeError(f"{name} must be on the CPU, got a tensor on {value.device}.")
+            raise TypeError(f"{name} must be on the CPU, got a tensor on {value.device}")
         if value.dtype not in (getattr(torch, np.dtype(dtype).name) for dtype in dtypes):
-            raise TypeError(f"{name} must be {allowed}, got {value.dtype}.")
+            raise TypeError(f"{name} must be {allowed}, got {value.dtype}")
         array = value.numpy()
     elif not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a numpy array or torch tensor of {allowed}, got {type(value).__name__}.")
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a numpy array or torch tensor of {allowed}, got {kind}")
     if array.dtype not in dtypes:
-        raise TypeError(f"{name} must be {allowed}, got {array.dtype}.")
+        raise TypeError(f"{name} must be {allowed}, got {array.dtype}")
     if array.ndim != 1:
-        raise ValueError(f"{name} must have one dimension, got shape {tuple(array.shape)}.")
+        raise ValueError(f"{name} must have one dimension, got shape {tuple(array.shape)}")
     return np.ascontiguousarray(array)
 
 
 def _check_indexes(indexes: Array, tables: Tables) -> np.ndarray:
     array = _as_array(indexes, "indexes", (np.uint8,))
     if array.size and array.max() >= len(tables):
-        raise ValueError(f"indexes must be below the number of tables, {len(tables)}, got {array.max()}.")
+        raise ValueError(f"indexes must be below the number of tables, {len(tables)}, got {array.max()}")
     return array
 
 
@@ -199,6 +202,6 @@ def _check_pair(symbols: Array, indexes: Array, tables: Tables) -> tuple[np.ndar
     indexes_array = _check_indexes(indexes, tables)
     if len(symbols_array) != len(indexes_array):
         raise ValueError(
-            f"symbols and indexes must have the same length, got {len(symbols_array)} and {len(indexes_array)}."
+            f"symbols and indexes must have one length, got {len(symbols_array)} and {len(indexes_array)}"
         )
     return symbols_array, indexes_array

@@ -1,9 +1,13 @@
 """h_a, h_s and the factorized prior of z."""
 
+import copy
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dkic.entropy.tables import Tables, tables_from_pmf
 from dkic.models.config import ModelConfig
 from dkic.models.ldcn_block import LDCNBlock
 from dkic.models.synthesis import upsample
@@ -78,3 +82,18 @@ class FactorizedPrior(nn.Module):
         n, c, h, w = z.shape
         p = self.probability(z.transpose(0, 1).reshape(c, 1, -1))
         return -torch.log2(p.clamp_min(1e-9)).reshape(c, n, h, w).transpose(0, 1)
+
+    @torch.no_grad()
+    def tables(self, reach: int = 1024) -> Tables:
+        """The density as integer tables, one a channel. Symbols beyond -reach ... reach, or rarer than 2^-18, are escapes."""
+        prior = copy.deepcopy(self).double()
+        grid = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        pmfs = prior.probability(grid.expand(self.channels, 1, -1)).squeeze(1).numpy()
+        kept, offsets = [], []
+        for pmf in pmfs:
+            likely = (pmf > 2.0**-18).nonzero()[0]
+            first, last = (likely[0], likely[-1]) if len(likely) else (reach, reach)
+            inside = pmf[first : last + 1]
+            kept.append(np.append(inside, max(1 - inside.sum(), 0.0)))
+            offsets.append(int(grid[first]))
+        return tables_from_pmf(kept, offsets)
