@@ -44,14 +44,16 @@ int64_t out_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, 
   return free < 0 ? 0 : free / stride + 1;
 }
 
-bool positive_pair(const std::vector<int64_t>& v) { return v.size() == 2 && v[0] > 0 && v[1] > 0; }
+// Whether v is two numbers that a position, exact in float32 up to 2^24, can be made of; so no product below overflows.
+bool pair_from(int64_t least, const std::vector<int64_t>& v) {
+  return v.size() == 2 && v[0] >= least && v[1] >= least && v[0] < (1 << 24) && v[1] < (1 << 24);
+}
 
 LdcnArguments arguments(const Tensor& x, const Tensor& offset, const std::optional<Tensor>& mask, const std::vector<int64_t>& kernel_size,
                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation) {
   LdcnArguments a{};
-  STD_TORCH_CHECK(positive_pair(kernel_size) && positive_pair(stride) && positive_pair(dilation) && padding.size() == 2 &&
-                      padding[0] >= 0 && padding[1] >= 0,
-                  "ldcn: kernel_size, stride and dilation must be two positive integers, padding two integers >= 0");
+  STD_TORCH_CHECK(pair_from(1, kernel_size) && pair_from(1, stride) && pair_from(0, padding) && pair_from(1, dilation),
+                  "ldcn: kernel_size, stride and dilation must be two positive integers, padding two integers >= 0, all below 2^24");
   a.x = strided(x, "x");
   a.offset = strided(offset, "offset");
   if (mask) a.mask = strided(*mask, "mask");
@@ -79,9 +81,10 @@ Tensor ldcn(const Tensor& x_in, const Tensor& offset, const std::optional<Tensor
   LdcnArguments a = arguments(x, offset, mask, kernel_size, stride, padding, dilation);
   Tensor y = empty_nhwc(x, a.batch, a.channels, a.out_height, a.out_width, x.scalar_type());
   a.y = y.mutable_data_ptr();
+  const LdcnKernel& kernel = *choice().kernel;
   if (a.out_width > 0)
     torch::stable::parallel_for(0, a.batch * a.out_height, 1,
-                                [&](int64_t first, int64_t last) { choice().kernel->forward(a, first, last); });
+                                [&](int64_t first, int64_t last) { kernel.forward(a, first, last); });
   return y;
 }
 
@@ -98,6 +101,7 @@ std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const 
   a.grad_y = strided(grad_y, "grad_y");
   const ScalarType sum_type = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   const int64_t k = a.kernel_h * a.kernel_w;
+  const LdcnKernel& kernel = *choice().kernel;
   need_mask = need_mask && mask;
 
   Tensor grad_x = empty_vector(x, x.scalar_type()), grad_offset = empty_vector(x, offset.scalar_type());
@@ -114,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const 
     }
     if (a.out_width > 0)
       torch::stable::parallel_for(0, a.batch * a.out_height, 1,
-                                  [&](int64_t first, int64_t last) { choice().kernel->backward_samples(a, first, last); });
+                                  [&](int64_t first, int64_t last) { kernel.backward_samples(a, first, last); });
     if (need_offset) grad_offset = torch::stable::to(offset_sum, offset.scalar_type());
     if (need_mask) grad_mask = torch::stable::to(mask_sum, mask->scalar_type());
   }
@@ -123,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const 
     torch::stable::zero_(x_sum);
     a.grad_x = x_sum.mutable_data_ptr();
     torch::stable::parallel_for(0, a.batch * a.groups * ldcn_channel_blocks(a), 1,
-                                [&](int64_t first, int64_t last) { choice().kernel->backward_x(a, first, last); });
+                                [&](int64_t first, int64_t last) { kernel.backward_x(a, first, last); });
     grad_x = torch::stable::to(x_sum, x.scalar_type());
   }
   return {grad_x, grad_offset, grad_mask};

@@ -39,7 +39,7 @@ struct LdcnKernel {
 };
 
 // How many blocks of channels a group's gradient of x is cut into: at least 16 pieces in all where blocks of 32 channels allow.
-inline int64_t ldcn_channel_blocks(const LdcnArguments& a) {
+static inline int64_t ldcn_channel_blocks(const LdcnArguments& a) {
   const int64_t depth = a.channels / a.groups, pieces = a.batch * a.groups;
   const int64_t wanted = pieces >= 16 ? 1 : (16 + pieces - 1) / (pieces > 0 ? pieces : 1);
   const int64_t most = depth / 32 > 1 ? depth / 32 : 1;

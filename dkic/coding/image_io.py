@@ -217,9 +217,9 @@ def _from_pil(image: Image.Image, name: str) -> Picture:
     icc = image.info.get("icc_profile")
     icc = icc if icc and isinstance(icc, bytes) else None
     image = _upright(image)
-    if image.mode in ("1", "L"):
-        return _gray_picture(np.array(image.convert("L")), icc)
-    return Picture(np.array(image.convert("RGB")), icc=icc)
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    pixels = np.array(image if image.mode == mode else image.convert(mode))
+    return _gray_picture(pixels, icc) if mode == "L" else Picture(pixels, icc=icc)
 
 
 def _refusal(image: Image.Image) -> str | None:
@@ -309,7 +309,8 @@ def _pillow(name: str) -> Iterator[None]:
     """Pillow may read MAX_PIXELS inside it, and what goes wrong is a DkicError that begins with `name`.
 
     Pillow's guard against decompression bombs is one number a process: it warns above 89 million pixels and
-    fails above twice that, which dkic codes. Threads may be inside together; the last puts the number back.
+    fails above twice that, which dkic codes. It also warns of odd metadata, which dkic doesn't use. Threads
+    may be inside together; the last puts the number and the warnings back.
     """
     global _pillow_users
     with _pillow_lock:
@@ -317,7 +318,7 @@ def _pillow(name: str) -> Iterator[None]:
             _pillow_restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
             _pillow_restore.enter_context(warnings.catch_warnings())
             Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", module=r"PIL\.")
         _pillow_users += 1
     try:
         yield

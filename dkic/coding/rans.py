@@ -46,8 +46,8 @@ those bits - 2**k the symbol is offset + (n - 1) + d / 2 for even d and offset -
 is an int32.
 
 After the last symbol all words have been read and every state is 2**31, as it was when the encoder, which
-runs backwards, began. A decoder that was given other tables or indexes than the encoder does not end so,
-or hardly ever.
+runs backwards, began. A decoder that was given other tables or indexes than the encoder hardly ever ends so.
+But a changed byte may just make other symbols: whoever stores a stream adds a checksum.
 
 An encoder may choose N freely. This one takes the largest of which 16,000 bytes a lane are coded, so that the
 states are at most 0.05 % of the stream, or else 1.

@@ -115,6 +115,17 @@ def find_weights(model: str | Path) -> list[Path]:
     return files
 
 
+def find_by_hash(model_hash: bytes) -> Path:
+    """The shipped file that a .dkic file's header names."""
+    for path in sorted(SHIPPED.glob("*.safetensors")):
+        if file_hash(path) == model_hash:
+            return path
+    shipped = ", ".join(shipped_models()) or "none"
+    raise DkicError(
+        f"it was made with model {model_hash.hex()}, which is not among the shipped ones ({shipped}); give its weights with --model"
+    )
+
+
 def shipped_models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted({path.stem.rpartition("-q")[0] for path in SHIPPED.glob("*-q*.safetensors")})

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dkic.ops import backends
-from dkic.ops.reference import Pair, pair
+from dkic.ops.reference import Pair
 from dkic.ops.schemas import library
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -45,11 +45,19 @@ def ldcn(
         TypeError, ValueError: an argument is not as above; the message names it.
         RuntimeError: the kernels for x's device are not built; the message says what to do.
     """
-    kernel, strides, pads, dilations = pair(kernel_size), pair(stride), pair(padding), pair(dilation)
+    kernel, strides = _pair("kernel_size", kernel_size), _pair("stride", stride)
+    pads, dilations = _pair("padding", padding), _pair("dilation", dilation)
     _check(x, offset, mask, kernel, strides, pads, dilations)
     if not torch.compiler.is_compiling() and (reason := backends.why_not(x.device)):
         raise RuntimeError(reason)
     return torch.ops.dkic.ldcn(x, offset, mask, kernel, strides, pads, dilations)
+
+
+def _pair(name: str, value: Pair) -> tuple[int, int]:
+    values = (value, value) if isinstance(value, int) else value
+    if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, int) for v in values):
+        raise TypeError(f"ldcn: {name} must be an int or a pair (height, width) of ints, and is {value!r}")
+    return values[0], values[1]
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -90,8 +98,8 @@ def _check(x, offset, mask, kernel, stride, padding, dilation) -> None:
 
 @torch.library.register_fake("dkic::ldcn", lib=library)
 def _ldcn_fake(x, offset, mask, kernel_size, stride, padding, dilation):
-    y = x.new_empty((x.shape[0], x.shape[1], offset.shape[2], offset.shape[3]))
-    return y.to(memory_format=torch.channels_last)
+    shape = (x.shape[0], x.shape[1], offset.shape[2], offset.shape[3])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 @torch.library.register_fake("dkic::ldcn_backward", lib=library)

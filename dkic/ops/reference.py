@@ -8,7 +8,7 @@ Pair = int | tuple[int, int]
 
 def pair(value: Pair) -> tuple[int, int]:
     """An int or a pair of ints, as a pair (height, width)."""
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+    return (value, value) if isinstance(value, int) else value
 
 
 def ldcn(
@@ -33,21 +33,24 @@ def ldcn(
     column = (tap % kw * dw).view(k, 1, 1) + (torch.arange(wo, device=x.device) * sw - pw).view(1, 1, wo)
     py, px = offset[:, :, :, 0] + row, offset[:, :, :, 1] + column  # [n, groups, k, ho, wo]
 
-    inside = (py > -1) & (py < h) & (px > -1) & (px < w)
-    y0, x0 = py.detach().floor(), px.detach().floor()
+    # A sample outside is moved to (-2, -2), where it has no corner: so it is 0, with gradient 0, even at infinity.
+    outside = (py <= -1) | (py >= h) | (px <= -1) | (px >= w)  # not so for NaN, which has to be seen in the result
+    py, px = (torch.where(outside, -2.0, position) for position in (py, px))
+    y0, x0 = (position.detach().nan_to_num().floor() for position in (py, px))
     fy, fx = py - y0, px - x0
     image = x.reshape(n, groups, c // groups, h * w)
     y = 0
     for dy, wy in ((0, 1 - fy), (1, fy)):
         for dx, wx in ((0, 1 - fx), (1, fx)):
-            cy, cx = y0 + dy, x0 + dx
-            valid = inside & (cy >= 0) & (cy < h) & (cx >= 0) & (cx < w)
-            index = torch.where(valid, cy * w + cx, torch.zeros_like(cy)).long().reshape(n, groups, 1, -1)
+            cy, cx = (y0 + dy).long(), (x0 + dx).long()
+            valid = (cy >= 0) & (cy < h) & (cx >= 0) & (cx < w)
+            index = torch.where(valid, cy * w + cx, 0).reshape(n, groups, 1, -1)
             corner = image.gather(3, index.expand(-1, -1, c // groups, -1)).reshape(n, groups, c // groups, k, ho, wo)
-            weight = torch.where(valid, wy * wx, torch.zeros_like(wy))
+            weight = wy * wx
             if mask is not None:
                 weight = weight * mask.to(x.dtype).reshape(n, groups, k, ho, wo)
-            y = y + (corner * weight.unsqueeze(2)).sum(3)
+            # Both are 0 where there is no corner: 0 times what lies elsewhere would let inf and NaN in.
+            y = y + (torch.where(valid.unsqueeze(2), corner, 0) * torch.where(valid, weight, 0).unsqueeze(2)).sum(3)
     return y.reshape(n, c, ho, wo)
 
 

@@ -3,11 +3,14 @@
 Everything random is drawn from (seed, step), so a checkpoint needs no generator state: resuming continues exactly.
 """
 
+import contextlib
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,11 @@ from tqdm import tqdm
 from dkic.errors import DkicError
 from dkic.models import DKIC, PRESETS
 from dkic.models.config import ModelConfig
+from dkic.models.weights_file import save_weights
 from dkic.training.photos import PhotoFolder
 
 CHECKPOINT = "checkpoint.pt"
+SAVE_EVERY = 200  # steps
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,10 @@ class TrainSettings:
             raise DkicError(f"--lambda must be above 0, not {self.lambda_}")
         if self.steps < 1 or self.batch < 1:
             raise DkicError(f"--steps and --batch must be at least 1, not {self.steps} and {self.batch}")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise DkicError(f"--lr must be above 0, not {self.learning_rate}")
+        if self.seed < 0:
+            raise DkicError(f"--seed must be at least 0, not {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -128,46 +137,94 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DkicError(f"{path}: not a dkic training checkpoint ({type(error).__name__})") from error
 
 
-def run(
-    photos: PhotoFolder,
+def settings_of(out: Path, options: Mapping[str, Any], given: Mapping[str, Any], resume: bool) -> TrainSettings:
+    """Settings of a new run from its options; of a resumed one from its checkpoint, where only `steps` may be given anew."""
+    if not resume:
+        return TrainSettings(**options)
+    kept = TrainSettings(**load_checkpoint(out / CHECKPOINT)["settings"])
+    for field in fields(kept):
+        if field.name != "steps" and field.name in given and given[field.name] != getattr(kept, field.name):
+            option = {"lambda_": "lambda", "learning_rate": "lr"}.get(field.name, field.name)
+            raise DkicError(f"--{option} was {getattr(kept, field.name)} in {out}; a resumed run keeps it")
+    return replace(kept, steps=given.get("steps", kept.steps))
+
+
+def train_folder(
+    folder: Path,
     settings: TrainSettings,
     out: Path,
     *,
+    quality: int = 1,
     resume: bool = False,
     minutes: float | None = None,
-    save_every: int = 200,
     log: Callable[[str], None] = lambda line: None,
-) -> Trainer:
-    """Train until settings.steps are done or `minutes` are over; a checkpoint is left in `out` either way.
+) -> Path:
+    """Train until settings.steps are done, `minutes` are over or Ctrl-C; returns the weights file written into `out`.
 
-    Ctrl-C stops after saving. The log `out/log.csv` has a line per step: step,loss,bpp,psnr.
+    `out` also gets checkpoint.pt, every 200 steps and at the end, and log.csv with a line per step: step,loss,bpp,psnr.
     """
-    out.mkdir(parents=True, exist_ok=True)
     path = out / CHECKPOINT
     if path.exists() and not resume:
         raise DkicError(f"{path} exists: add --resume to continue that run, or give another --out")
+    photos = PhotoFolder(folder, settings.crop)
+    log(f"{len(photos)} photographs; skipped: " + ", ".join(f"{n} {why}" for why, n in photos.skipped.items()))
     trainer = Trainer(settings, photos)
     if resume:
         trainer.restore(load_checkpoint(path))
-    start = time.monotonic()
-    with open(out / "log.csv", "a", encoding="utf-8", buffering=1) as csv:
-        progress = tqdm(total=settings.steps, initial=trainer.step, unit="step", mininterval=1)
-        mean: StepResult | None = None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _run(trainer, out, minutes)
+        weights = out / f"{settings.preset}-q{quality}.safetensors"
+        about = {"lambda": settings.lambda_, "steps": trainer.step, "batch": settings.batch, "crop": settings.crop}
+        save_weights(weights, trainer.model, quality, about | {"photographs": len(photos)})
+    except OSError as error:
+        raise DkicError(f"{out}: can't be written ({error.strerror or error})") from error
+    return weights
+
+
+def _run(trainer: Trainer, out: Path, minutes: float | None) -> None:
+    steps = trainer.settings.steps
+    end = math.inf if minutes is None else time.monotonic() + minutes * 60
+    shown: StepResult | None = None
+    with (
+        _ctrl_c() as stopped,
+        _log_after(out / "log.csv", trainer.step) as csv,
+        tqdm(total=steps, initial=trainer.step, unit="step", mininterval=1) as progress,
+    ):
         try:
-            while trainer.step < settings.steps and (minutes is None or time.monotonic() - start < minutes * 60):
+            while trainer.step < steps and time.monotonic() < end and not stopped.is_set():
                 result = trainer.train_step()
                 csv.write(f"{result.step},{result.loss:.6g},{result.bpp:.6g},{result.psnr:.5g}\n")
-                mean = result if mean is None else _running_mean(mean, result)
+                shown = result if shown is None else _running_mean(shown, result)
                 progress.update()
-                progress.set_postfix_str(f"bpp {mean.bpp:.3f}, PSNR {mean.psnr:.2f} dB")
-                if trainer.step % save_every == 0:
-                    trainer.save(path)
-        except KeyboardInterrupt:
-            log("stopped")
+                progress.set_postfix_str(f"bpp {shown.bpp:.3f}, PSNR {shown.psnr:.2f} dB")
+                if trainer.step % SAVE_EVERY == 0:
+                    trainer.save(out / CHECKPOINT)
         finally:
-            progress.close()
-            trainer.save(path)
-    return trainer
+            trainer.save(out / CHECKPOINT)
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that a step is never cut in the middle."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _log_after(path: Path, step: int) -> Iterator[Any]:
+    """The log, open for more, without the lines of steps that were done after the checkpoint and then lost."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: step + 1] if path.exists() else []
+    with open(path, "w", encoding="utf-8", buffering=1) as csv:
+        csv.writelines(lines or ["step,loss,bpp,psnr\n"])
+        yield csv
 
 
 def _running_mean(mean: StepResult, new: StepResult, keep: float = 0.98) -> StepResult:

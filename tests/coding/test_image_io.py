@@ -1,8 +1,7 @@
-"""Pictures in and out: what is read equals what was there, what can't be coded is refused, nothing half is written."""
+"""Pictures read from files, PIL, numpy and torch: exactly what was there, or one sentence why not."""
 
 import io
 import os
-import stat
 import struct
 import subprocess
 import sys
@@ -17,20 +16,10 @@ from PIL import Image, ImageCms
 
 from dkic.coding import image_io
 from dkic.coding.container import MAX_PIXELS
-from dkic.coding.image_io import (
-    Picture,
-    check_output,
-    picture_from,
-    read_picture,
-    to_pil,
-    write_atomically,
-    write_picture,
-)
+from dkic.coding.image_io import Picture, picture_from, read_picture
 from dkic.errors import DkicError
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-# A profile's bytes 16 to 20 name its colour space; nothing here looks further.
-GRAY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]
 
 
 def colours(height: int = 11, width: int = 17) -> np.ndarray:
@@ -146,7 +135,9 @@ def test_exif_orientation_is_applied(tmp_path, image_format, orientation):
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\x7f"])
 def test_damaged_exif_beside_sound_pixels_is_ignored(tmp_path, exif):
     data = saved(Image.fromarray(colours()), "JPEG", exif=exif)
-    assert read_picture(written(tmp_path, data)).pixels.shape == (11, 17, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_picture(written(tmp_path, data)).pixels.shape == (11, 17, 3)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
@@ -278,8 +269,8 @@ def test_unreadable_file(tmp_path):
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP"])
 def test_every_truncation_is_refused_or_whole(tmp_path, image_format):
-    """No picture comes back with a part missing: cut anywhere, the file is refused, or all its pixels were there."""
-    data = saved(Image.fromarray(colours()), image_format)
+    """No picture comes back with a part missing: the cut file is refused, or all its pixels were there."""
+    data = saved(Image.fromarray(colours(5, 7)), image_format)
     whole = read_picture(written(tmp_path, data)).pixels
     refused = 0
     for length in range(len(data)):
@@ -296,16 +287,16 @@ def test_every_truncation_is_refused_or_whole(tmp_path, image_format):
 def test_damage_is_a_dkic_error_or_nothing(tmp_path, image_format):
     data = saved(Image.fromarray(colours()), image_format, exif=Image.Exif())
     random = np.random.default_rng(0)
-    for _ in range(300):
+    for _ in range(100):
         damaged = bytearray(data)
         for position in random.integers(0, len(data), random.integers(1, 8)):
             damaged[position] = random.integers(256)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about odd metadata
+            warnings.simplefilter("error")
             try:
                 read_picture(written(tmp_path, bytes(damaged)))
             except DkicError as error:
-                assert "\n" not in str(error)
+                assert "\n" not in str(error) and "Warning" not in str(error)
 
 
 @pytest.mark.parametrize(
@@ -426,14 +417,8 @@ def test_picture_from_torch_with_gradient_and_all_values():
     values = torch.arange(256).repeat(3, 1, 1)
     picture = picture_from((values / 255).requires_grad_())
     assert np.array_equal(picture.pixels[0, :, 1], np.arange(256))
-    assert picture_from(torch.tensor([0.0, 0.5 / 255, 1.5 / 255, 1.0]).repeat(1, 1, 1)).pixels[
-        0, :, 0
-    ].tolist() == [
-        0,
-        0,
-        2,
-        255,
-    ]
+    halves = torch.tensor([[[0.0, 0.4, 0.6, 254.6]]]) / 255
+    assert picture_from(halves).pixels[0, :, 0].tolist() == [0, 0, 1, 255]
 
 
 @pytest.mark.parametrize(
@@ -484,166 +469,3 @@ def test_reading_needs_no_torch(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert run.stdout.split() == ["11", "17", "False"]
-
-
-# Writing
-
-SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".pnm", ".bmp"]
-
-
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG", ".JPG"])
-@pytest.mark.parametrize("size", [(11, 17), (1, 1)])
-def test_written_pictures_come_back(tmp_path, suffix, size):
-    path = tmp_path / f"out{suffix}"
-    write_picture(Picture(colours(*size), icc=SRGB), path)
-    back = read_picture(path)
-    assert np.abs(back.pixels.astype(int) - colours(*size)).max() <= (
-        8 if suffix.lower().startswith(".jp") else 0
-    )
-    assert back.icc == (None if suffix in (".ppm", ".pnm", ".bmp") else SRGB)
-    assert not back.grayscale
-    assert os.listdir(tmp_path) == [path.name]
-
-
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".pgm"])
-def test_grayscale_is_written_with_one_channel(tmp_path, suffix):
-    path = tmp_path / f"out{suffix}"
-    picture = picture_from(colours()[:, :, 0])
-    write_picture(Picture(picture.pixels, True, GRAY_PROFILE), path)
-    back = read_picture(path)
-    with Image.open(path) as image:
-        assert image.mode == ("RGB" if suffix == ".webp" else "L")
-    assert np.abs(back.pixels.astype(int) - picture.pixels).max() <= (8 if suffix.startswith(".jp") else 0)
-    # WebP is RGB always, where a profile for gray would be wrong.
-    assert back.icc == (GRAY_PROFILE if suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff") else None)
-    if suffix == ".webp":
-        write_picture(Picture(picture.pixels, True, SRGB), path, force=True)
-        assert read_picture(path).icc == SRGB
-
-
-def test_to_pil():
-    image = to_pil(Picture(colours(), icc=SRGB))
-    assert image.mode == "RGB" and image.info["icc_profile"] == SRGB
-    assert np.array_equal(np.asarray(image), colours())
-    gray = to_pil(picture_from(colours()[:, :, 1]))
-    assert gray.mode == "L" and "icc_profile" not in gray.info
-    assert np.array_equal(np.asarray(gray), colours()[:, :, 1])
-
-
-def test_an_existing_file_is_kept_without_force(tmp_path):
-    path = written(tmp_path, b"precious", "out.png")
-    with pytest.raises(DkicError, match=r"out.png: the file exists; overwrite it with --force \(force=True"):
-        write_picture(Picture(colours()), path)
-    assert path.read_bytes() == b"precious"
-    write_picture(Picture(colours()), path, force=True)
-    assert np.array_equal(read_picture(path).pixels, colours())
-    assert os.listdir(tmp_path) == ["out.png"]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("out.gif", "the name must end in one of .png, .jpg"),
-        ("out", "the name must end in one of"),
-        (".png", "the name must end in one of"),
-        ("out.pgm", "a .pgm holds grayscale only"),
-        ("absent/out.png", "the directory .*absent does not exist; make it first"),
-        ("file.txt/out.png", "the directory .*file.txt does not exist"),
-        ("folder.png", "this is a directory"),
-        ("pipe.png", "this is not a regular file"),
-        ("a\0b.png", "can't be written .*null byte"),
-        ("n" * 300 + ".png", "can't be written .*[Nn]ame too long"),
-    ],
-)
-def test_where_nothing_can_be_written(tmp_path, name, message):
-    (tmp_path / "file.txt").write_bytes(b"text")
-    (tmp_path / "folder.png").mkdir()
-    os.mkfifo(tmp_path / "pipe.png")
-    path = f"{tmp_path}/{name}"
-    with pytest.raises(DkicError, match=message) as caught:
-        write_picture(Picture(colours()), path, force=True)
-    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
-    assert sorted(os.listdir(tmp_path)) == ["file.txt", "folder.png", "pipe.png"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_unwritable_directory(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(DkicError, match="can't be written .*Permission denied"):
-        write_picture(Picture(colours()), tmp_path / "out.png")
-    tmp_path.chmod(0o700)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_full_disk_leaves_nothing_behind(tmp_path):
-    def fail(file):
-        file.write(b"some bytes")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(DkicError, match=r"out.dkic: can't be written \(No space left on device\)"):
-        write_atomically(tmp_path / "out.dkic", fail)
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_writer_that_fails_leaves_the_old_file(tmp_path, error):
-    path = written(tmp_path, b"old", "out.dkic")
-
-    def fail(file):
-        file.write(b"new")
-        raise error
-
-    with pytest.raises(error):
-        write_atomically(path, fail, force=True)
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["out.dkic"]
-
-
-def test_a_format_that_cannot_hold_the_picture(tmp_path):
-    wide = Picture(np.zeros((1, 70_000, 3), np.uint8))
-    for suffix in (".webp", ".jpg"):
-        with pytest.raises(DkicError, match=f"out{suffix}: can't be written"):
-            write_picture(wide, tmp_path / f"out{suffix}")
-    assert os.listdir(tmp_path) == []
-
-
-def test_bytes_are_written(tmp_path):
-    write_atomically(tmp_path / "out.dkic", b"the bytes")
-    assert (tmp_path / "out.dkic").read_bytes() == b"the bytes"
-    assert check_output(tmp_path / "new.dkic") == tmp_path / "new.dkic"
-    assert os.listdir(tmp_path) == ["out.dkic"]
-
-
-def test_relative_paths_are_written(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_picture(Picture(colours()), "out.png")
-    assert os.listdir(tmp_path) == ["out.png"]
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_a_new_file_follows_the_umask(tmp_path, umask):
-    before = os.umask(umask)
-    try:
-        write_picture(Picture(colours()), tmp_path / "out.png")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "out.png").stat().st_mode) == 0o666 & ~umask
-
-
-def test_an_overwritten_file_keeps_its_permissions(tmp_path):
-    path = written(tmp_path, b"private", "out.png")
-    path.chmod(0o640)
-    write_picture(Picture(colours()), path, force=True)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-
-
-def test_a_symbolic_link_stays_one(tmp_path):
-    (tmp_path / "there").mkdir()
-    link = tmp_path / "link.png"
-    link.symlink_to("there/real.png")
-    write_picture(Picture(colours()), link)
-    assert link.is_symlink() and np.array_equal(
-        read_picture(tmp_path / "there" / "real.png").pixels, colours()
-    )
-    with pytest.raises(DkicError, match="the file exists"):
-        write_picture(Picture(colours()), link)

@@ -1,0 +1,5 @@
+"""`python -m dkic` is `dkic`."""
+
+from dkic.cli import main
+
+main()

@@ -1,0 +1,282 @@
+"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`.
+
+Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import dkic
+from dkic.errors import DkicError
+
+if TYPE_CHECKING:
+    from dkic.coding.codec import Codec
+
+INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
+OUT = click.option("-o", "--out", required=True, metavar="OUT", help="A file; or a folder, where there are several inputs.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist.")
+
+
+def _set_threads(_context: click.Context, _parameter: click.Parameter, threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), callback=_set_threads, expose_value=False, help="CPU threads; all cores by default."
+)
+
+
+def main() -> None:
+    """Entry point of the `dkic` command."""
+    try:
+        cli(prog_name="dkic")
+    except DkicError as error:  # what is wrong with an option, before any input was touched
+        click.echo(f"dkic: {error}", err=True)
+        sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(dkic.__version__, prog_name="dkic")
+def cli() -> None:
+    """Learned image compression: pictures to small .dkic files and back."""
+
+
+@cli.command()
+@INPUTS
+@OUT
+@click.option("--quality", type=int, help="Quality level of the model; the highest by default.")
+@click.option("--model", default="tiny", show_default=True, help="A shipped model's name, a weights file, or a folder of them.")
+@THREADS
+@FORCE
+def compress(inputs: tuple[str, ...], out: str, quality: int | None, model: str, force: bool) -> None:
+    """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files."""
+    targets = _targets(inputs, out, ".dkic")
+    from dkic.coding.codec import load
+    from dkic.coding.image_io import check_output, read_picture, write_atomically
+
+    codec = load(model)
+    if quality is not None and quality not in codec.qualities:
+        raise click.UsageError(f"--quality: model {model} has {_list(codec.qualities)}, not {quality}")
+
+    def one(source: str, target: Path) -> str:
+        check_output(target, force)
+        picture = read_picture(source)
+        start = time.perf_counter()
+        data = codec.compress(picture, quality)
+        seconds = time.perf_counter() - start
+        write_atomically(target, data, force)
+        bpp = len(data) * 8 / (picture.width * picture.height)
+        return f"{source} -> {target}: {len(data)} bytes, {bpp:.3f} bpp, encoded in {seconds:.2f} s"
+
+    _each(inputs, targets, one)
+
+
+@cli.command()
+@INPUTS
+@OUT
+@click.option("--model", help="Weights file or folder, for files that were not made with a shipped model.")
+@THREADS
+@FORCE
+def decompress(inputs: tuple[str, ...], out: str, model: str | None, force: bool) -> None:
+    """Decompress .dkic files to pictures; the suffix says which kind, PNG in a folder."""
+    targets = _targets(inputs, out, ".png")
+    from dkic.coding.codec import Codec, load
+    from dkic.coding.container import unpack
+    from dkic.coding.image_io import check_output, write_picture
+    from dkic.models.weights_file import find_by_hash
+
+    given = load(model) if model else None
+    loaded: dict[bytes, Codec] = {}
+
+    def one(source: str, target: Path) -> str:
+        check_output(target, force)
+        data = _read_dkic(source)
+        model_hash = unpack(data).header.model_hash
+        codec = given or loaded.get(model_hash)
+        if codec is None:
+            codec = loaded[model_hash] = load(find_by_hash(model_hash))
+        start = time.perf_counter()
+        picture = codec.decompress(data, "picture")
+        seconds = time.perf_counter() - start
+        write_picture(picture, target, force)
+        return f"{source} -> {target}: {picture.width}x{picture.height}, decoded in {seconds:.2f} s"
+
+    _each(inputs, targets, one)
+
+
+@cli.command()
+@click.argument("file", required=False)
+@click.option("--model", help="Instead of a file: a preset (tiny, base) or a weights file; its size and cost.")
+def info(file: str | None, model: str | None) -> None:
+    """What is in a .dkic FILE, or what a model costs."""
+    if (file is None) == (model is None):
+        raise click.UsageError("give a .dkic file or --model")
+    if model is not None:
+        _print(_model_facts(model))
+        return
+    try:
+        _print(_file_facts(str(file)))
+    except DkicError as error:
+        click.echo(f"dkic: {error}", err=True)
+        sys.exit(1)
+
+
+def _file_facts(path: str) -> Iterable[tuple[str, str]]:
+    from dkic.coding.codec import ARITHMETIC_NAMES
+    from dkic.coding.container import unpack
+    from dkic.models.weights_file import find_by_hash
+
+    data = _read_dkic(path)
+    try:
+        content = unpack(data)
+    except DkicError as error:
+        raise DkicError(f"{path}: {error}") from None
+    header = content.header
+    try:
+        model = find_by_hash(header.model_hash).stem
+    except DkicError:
+        model = "not a shipped model"
+    yield "size", f"{header.width}x{header.height}" + (", grayscale" if header.grayscale else "")
+    yield "bytes", f"{len(data)} ({len(data) * 8 / (header.width * header.height):.3f} bits per pixel)"
+    yield "model", f"{header.model_hash.hex()} ({model}), quality {header.quality}"
+    yield "arithmetic", ARITHMETIC_NAMES.get(header.arithmetic, f"number {header.arithmetic}, unknown to this dkic")
+    yield "picture section", f"{len(content.picture)} bytes"
+    yield "ICC profile", f"{len(content.icc)} bytes" if content.icc else "none"
+
+
+def _model_facts(model: str) -> Iterable[tuple[str, str]]:
+    from dkic.models.complexity import complexity
+    from dkic.models.config import PRESETS
+    from dkic.models.weights_file import find_weights, load_weights
+
+    if model in PRESETS:
+        config = PRESETS[model]
+    else:
+        weights = load_weights(find_weights(model)[0])
+        config = weights.model.config
+        yield "weights", f"{weights.path}, quality {weights.quality}, hash {weights.hash.hex()}"
+        yield from ((f"trained: {key}", str(value)) for key, value in weights.about.items())
+    cost = complexity(config)
+    yield "parameters", f"{cost.parameters / 1e6:.2f} M"
+    yield "encoding", f"{cost.encode:.1f} kMAC per pixel"
+    yield "decoding", f"{cost.decode:.1f} kMAC per pixel"
+    yield "encoding and decoding", f"{cost.total:.1f} kMAC per pixel (what both share counted once)"
+    yield "latent", f"{config.latent_channels} channels in slices of {_list(s.channels for s in config.slices)}"
+    yield "passes", _list(s.passes for s in config.slices)
+
+
+@cli.command()
+def doctor() -> None:
+    """What is installed, what is missing, and what repairs it."""
+    from dkic.doctor import healthy, report
+
+    click.echo(report())
+    sys.exit(0 if healthy() else 1)
+
+
+@cli.command()
+@click.option("-o", "--out", default="dkic-demo", show_default=True, help="Folder for the results.")
+def demo(out: str) -> None:
+    """Compress and decompress a photograph that comes with dkic, and compare."""
+    from dkic.demo import run
+
+    try:
+        run(Path(out), click.echo)
+    except DkicError as error:
+        click.echo(f"dkic: {error}", err=True)
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR")
+@click.option("--out", required=True, metavar="RUN", help="Folder for checkpoint, log and weights.")
+@click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
+@click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="loss = bpp + lambda * 255^2 * MSE.")
+@click.option("--steps", type=int, default=100_000, show_default=True, help="Length of the learning-rate schedule.")
+@click.option("--minutes", type=click.FloatRange(min=0), help="Stop, with a checkpoint, after this time.")
+@click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
+@click.option("--crop", type=int, default=128, show_default=True, help="Side of a crop; a multiple of 64.")
+@click.option("--lr", "learning_rate", type=float, default=1e-3, show_default=True, help="Adam's first learning rate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of crops, noise and first weights.")
+@click.option("--quality", type=click.IntRange(1, 255), default=1, show_default=True, help="Quality level the weights file states.")
+@click.option("--resume", is_flag=True, help="Continue RUN exactly; of its settings only --steps may change.")
+@THREADS
+@click.pass_context
+def train(
+    context: click.Context, folder: str, out: str, minutes: float | None, quality: int, resume: bool, **options: Any
+) -> None:
+    """Train on the photographs in DIR for rate and mean squared error."""
+    from dkic.training.train import settings_of, train_folder
+
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    settings = settings_of(Path(out), options, given, resume)
+    weights = train_folder(Path(folder), settings, Path(out), quality=quality, resume=resume, minutes=minutes, log=click.echo)
+    click.echo(f"{weights}: try it with `dkic compress photo.png -o photo.dkic --model {weights}`")
+
+
+def _targets(inputs: tuple[str, ...], out: str, suffix: str) -> list[Path]:
+    """The output of every input; a usage error where two would get the same."""
+    if len(inputs) == 1 and not Path(out).is_dir() and not out.endswith("/"):
+        return [Path(out)]
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"-o: there are several inputs, so {out} must be a folder, and it is a file")
+    targets = [folder / (Path(source).stem + suffix) for source in inputs]
+    for i, target in enumerate(targets):
+        if target in targets[:i]:
+            raise click.UsageError(f"{inputs[targets.index(target)]} and {inputs[i]} would both become {target}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"-o: the folder {out} can't be made ({error.strerror})") from None
+    return targets
+
+
+def _each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path], str]) -> None:
+    """Do every input; what fails is one line, and the exit status 1 at the end."""
+    from tqdm import tqdm
+
+    failed = False
+    pairs = list(zip(inputs, targets, strict=True))
+    for source, target in tqdm(pairs, unit="file", disable=None if len(pairs) > 1 else True):
+        try:
+            tqdm.write(one(source, target))
+        except (DkicError, OSError, MemoryError) as error:
+            failed = True
+            text = str(error) or "not enough memory for this picture"
+            text = text if text.startswith((source, str(target))) else f"{source}: {text}"
+            tqdm.write(f"dkic: {text}", file=sys.stderr)
+    sys.exit(1 if failed else 0)
+
+
+def _read_dkic(path: str) -> bytes:
+    from dkic.coding.container import MAGIC
+
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(MAGIC))
+            # Not read further where it is something else: it could be a film.
+            return start + file.read() if start == MAGIC or len(start) < len(MAGIC) else start
+    except (OSError, ValueError) as error:
+        raise DkicError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _print(facts: Iterable[tuple[str, str]]) -> None:
+    for name, value in facts:
+        click.echo(f"{name}: {value}")
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))

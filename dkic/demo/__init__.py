@@ -1,0 +1,39 @@
+"""`dkic demo`: the main job on a real photograph, each way in a process of its own as a user would run it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dkic.coding.image_io import read_picture
+from dkic.errors import DkicError
+from dkic.evaluation.metrics import ms_ssim, psnr
+
+PHOTO = Path(__file__).with_name("photo.png")
+
+
+def run(out: Path, log: Callable[[str], None]) -> None:
+    """Writes photo.dkic, decoded.png and side-by-side.png into the folder `out`; figures go to `log`, line by line."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DkicError(f"{out}: the folder can't be made ({error.strerror})") from None
+    coded, decoded = out / "photo.dkic", out / "decoded.png"
+    for command in (["compress", str(PHOTO), "-o", str(coded)], ["decompress", str(coded), "-o", str(decoded)]):
+        done = subprocess.run([sys.executable, "-m", "dkic", *command, "--force"], capture_output=True, text=True)
+        if done.returncode:
+            raise DkicError(f"`dkic {command[0]}` failed: {done.stderr.strip()}")
+        log(done.stdout.strip())
+    original, result = read_picture(PHOTO).pixels, read_picture(decoded).pixels
+    bpp = coded.stat().st_size * 8 / (original.shape[0] * original.shape[1])
+    quality = f"PSNR {psnr(original, result):.2f} dB, MS-SSIM {ms_ssim(original, result):.4f}"
+    log(f"{coded.stat().st_size} bytes, {bpp:.3f} bits per pixel, {quality}")
+    pair = Image.fromarray(np.concatenate([original, result], axis=1))
+    draw = ImageDraw.Draw(pair)
+    for x, text in ((8, "original"), (original.shape[1] + 8, f"dkic, {bpp:.3f} bpp, {quality}")):
+        draw.text((x, 8), text, fill="white", stroke_width=2, stroke_fill="black", font_size=18)
+    pair.save(out / "side-by-side.png")
+    log(f"pictures: {decoded}, {out / 'side-by-side.png'}")
