@@ -1,6 +1,6 @@
 """Which native libraries are built, and the sentence to say where one is missing."""
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ NATIVE = Path(__file__).resolve().parents[1] / "_native"
 REBUILD = "build it with `python3 -m pip install -e .` in dkic's source folder (a C++20 compiler is needed)"
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_cpu() -> str | None:
     """Load the CPU kernels once. Returns None when they work, else the reason as a sentence."""
     path = NATIVE / "libdkic_cpu.so"

@@ -1,0 +1,29 @@
+"""Every tolerance of the op tests, with the reason for its size."""
+
+import torch
+
+# float64 against float64: sums of at most 4 * 169 products of numbers near 1 lose about 1e-13; a wrong term is near 1.
+FLOAT64 = {"rtol": 1e-10, "atol": 1e-10}
+
+# A kernel may lose twice what plain PyTorch loses in the same dtype, both measured against float64: operations come in
+# another order, and one of the two is the luckier.
+PLAIN_FACTOR = 2.0
+
+# Half the spacing of a dtype's numbers, relative: what the last rounding costs.
+HALF_SPACING = {
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+}  # fmt: skip
+
+# What sums and positions in float32 lose, relative to the largest result: positions up to 16 are exact to 2^-20, which
+# a sample with slope 4 and its 4 * 9 products multiply by a few.
+FLOAT32_SUMS = 2.0**-16
+
+# Rounding to nearest has no bias. Rounding towards 0 would have half a spacing, that is 1, in this unit; the mean of n
+# errors spread evenly over a spacing strays by 0.6 / sqrt(n), here 0.01.
+BIAS = 0.05
+
+# 1 - cosine of the angle between a gradient and its reference, in units of the half spacing squared. Independent
+# roundings give about 1/6; anything systematic gives far more.
+COSINE = 1.0
