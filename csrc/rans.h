@@ -1,7 +1,8 @@
 // rANS entropy coder: 64-bit states, 32-bit words, 16-bit probabilities, 1, 2, 4 or 8 interleaved lanes.
 //
-// The stream format is specified in dkic/coding/rans.py. Nothing here knows Python or torch. Every read of coded data is
-// bounded, and whatever the data, a pull ends after one step for each index (and a bounded escape) or throws Damaged.
+// The stream format is specified in dkic/coding/rans.py. Nothing here knows Python or torch. Every read of
+// coded data is bounded, and whatever the data, a pull ends after one step for each index (and a bounded
+// escape) or throws Damaged.
 #pragma once
 
 #include <array>
@@ -17,64 +18,66 @@ namespace dkic::rans {
 
 // The coded data can't be what encode() wrote for these tables and indexes.
 struct Damaged : std::runtime_error {
-    using std::runtime_error::runtime_error;
+  using std::runtime_error::runtime_error;
 };
 
 inline constexpr int probability_bits = 16;
 inline constexpr std::uint32_t probability_one = 1u << probability_bits;
-inline constexpr std::uint64_t state_min = 1ull << 31;  // states live in [2^31, 2^63), and start and end at 2^31
+// States live in [state_min, state_min << 32), and start and end at state_min.
+inline constexpr std::uint64_t state_min = std::uint64_t{1} << 31;
 inline constexpr std::size_t max_lanes = 8;
 inline constexpr std::size_t max_tables = 256;  // an index is one byte
 inline constexpr int max_escape_bits = 33;      // bits that follow the unary prefix of an escaped value
 
-// A row of frequencies prepared for both directions. Symbols are counted from 0 within their table here; number `escape`
-// (the last) stands for every value outside [offset, offset + escape).
+// A row of frequencies prepared for both directions. Symbols are counted from 0 within their table here;
+// number `escape` (the last) stands for every value outside [offset, offset + escape).
 struct alignas(32) Table {
-    std::int32_t offset;
-    std::uint32_t escape;
-    std::uint32_t first;         // where its entries start in TableSet::encode_entries
-    std::uint32_t first_start;   // ... in TableSet::starts, which has one more for each table: the end, 2^16
-    std::uint32_t first_bucket;  // ... in TableSet::buckets
-    std::uint8_t bucket_shift;   // slot >> bucket_shift is the bucket
-    std::uint8_t escape_order;   // k of the Exp-Golomb code of escaped values
+  std::int32_t offset;
+  std::uint32_t escape;
+  std::uint32_t first;         // where its entries start in TableSet::encode_entries
+  std::uint32_t first_start;   // ... in TableSet::starts, which has one more for each table: the end, 2^16
+  std::uint32_t first_bucket;  // ... in TableSet::buckets
+  std::uint8_t bucket_shift;   // slot >> bucket_shift is the bucket
+  std::uint8_t escape_order;   // k of the Exp-Golomb code of escaped values
 };
 
 // Division by the frequency as a multiplication (Granlund and Montgomery, the way of F. Giesen's rans64):
 // exact for every state below 2^63.
 struct EncodeEntry {
-    std::uint64_t reciprocal;
-    std::uint32_t bias;
-    std::uint16_t complement;  // 2^16 - frequency, which is below 2^16 as no frequency is 0
-    std::uint8_t shift;
+  std::uint64_t reciprocal;
+  std::uint32_t bias;
+  std::uint16_t complement;  // 2^16 - frequency, which is below 2^16 as no frequency is 0
+  std::uint8_t shift;
 };
 
 // Frequency tables, checked and prepared once; immutable, so any number of coders and threads may share one.
 class TableSet {
-public:
-    // frequencies: rows x columns; row t holds length[t] frequencies, each >= 1 with the sum 2^16, the last the escape's.
-    // Throws std::invalid_argument.
-    TableSet(std::span<const std::int32_t> frequencies, std::size_t columns, std::span<const std::int32_t> length,
-             std::span<const std::int32_t> offset);
+ public:
+  // frequencies: rows x columns; row t holds length[t] frequencies, each >= 1 with the sum 2^16, the last the
+  // escape's. Throws std::invalid_argument.
+  TableSet(std::span<const std::int32_t> frequencies, std::size_t columns,
+           std::span<const std::int32_t> length, std::span<const std::int32_t> offset);
 
-    std::size_t count() const { return count_; }
+  std::size_t count() const { return count_; }
 
-    std::array<Table, max_tables> tables;      // those past count() repeat table 0, so that no index leaves the arrays
-    std::vector<EncodeEntry> encode_entries;
-    std::vector<std::uint16_t> costs;          // bits of each entry in 1/2048, rounded down
-    std::vector<std::uint32_t> starts;         // cumulative frequencies
-    std::vector<std::uint16_t> buckets;        // first symbol whose interval reaches into the bucket
+  // Those past count() repeat table 0, so that no index leaves the arrays.
+  std::array<Table, max_tables> tables;
+  std::vector<EncodeEntry> encode_entries;
+  std::vector<std::uint16_t> costs;    // bits of each entry in 1/2048, rounded down
+  std::vector<std::uint32_t> starts;   // cumulative frequencies
+  std::vector<std::uint16_t> buckets;  // first symbol whose interval reaches into the bucket
 
-private:
-    std::size_t count_;
-    void add(std::size_t row, std::span<const std::int32_t> frequencies, std::int32_t offset);
+ private:
+  std::size_t count_;
+  void add(std::size_t row, std::span<const std::int32_t> frequencies, std::int32_t offset);
 };
 
 // Symbols to code with the table of each; exactly one of the two symbol pointers is set.
 struct Chunk {
-    const std::int16_t* narrow;
-    const std::int32_t* wide;
-    const std::uint8_t* indexes;
-    std::size_t count;
+  const std::int16_t* narrow;
+  const std::int32_t* wide;
+  const std::uint8_t* indexes;
+  std::size_t count;
 };
 
 // The chunks' symbols, in order, as one stream. lanes: 1, 2, 4, 8, or 0 to choose by the coded size.
@@ -83,28 +86,28 @@ std::string encode(const TableSet& tables, std::span<const Chunk> chunks, std::s
 
 // Gives a stream's symbols back in the order they were coded, as many at a time as is wanted.
 class Decoder {
-public:
-    // Copies data. Throws Damaged.
-    Decoder(std::span<const std::uint8_t> data, std::shared_ptr<const TableSet> tables);
+ public:
+  // Copies data. Throws Damaged.
+  Decoder(std::span<const std::uint8_t> data, std::shared_ptr<const TableSet> tables);
 
-    // Decodes indexes.size() symbols. Throws Damaged; std::invalid_argument for an index >= tables.count().
-    void pull(std::span<const std::uint8_t> indexes, std::int32_t* symbols);
+  // Decodes indexes.size() symbols. Throws Damaged; std::invalid_argument for an index >= tables.count().
+  void pull(std::span<const std::uint8_t> indexes, std::int32_t* symbols);
 
-    // Throws Damaged unless the pulled symbols were exactly those of the stream.
-    void finish() const;
+  // Throws Damaged unless the pulled symbols were exactly those of the stream.
+  void finish() const;
 
-private:
-    std::shared_ptr<const TableSet> tables_;
-    std::array<std::uint64_t, max_lanes> states_;
-    std::size_t lanes_ = 1;
-    std::size_t position_ = 0;          // symbols decoded so far; the next one's lane is position_ % lanes_
-    std::vector<std::uint32_t> words_;  // with max_lanes zeros behind, so that a round of lanes needs one check
-    std::size_t next_ = 0;              // next word to read
-    std::size_t end_ = 0;               // words the stream holds
+ private:
+  std::shared_ptr<const TableSet> tables_;
+  std::array<std::uint64_t, max_lanes> states_;
+  std::size_t lanes_ = 1;
+  std::size_t position_ = 0;          // symbols decoded so far; the next one's lane is position_ % lanes_
+  std::vector<std::uint32_t> words_;  // with max_lanes zeros behind, so that a round of lanes needs one check
+  std::size_t next_ = 0;              // next word to read
+  std::size_t end_ = 0;               // words the stream holds
 
-    template <std::size_t lanes>
-    void pull_lanes(std::span<const std::uint8_t> indexes, std::int32_t* symbols);
-    std::int32_t pull_escape(std::uint64_t& state, std::size_t& next, const Table& table) const;
+  template <std::size_t lanes>
+  void pull_lanes(std::span<const std::uint8_t> indexes, std::int32_t* symbols);
+  std::int32_t pull_escape(std::uint64_t& state, std::size_t& next, const Table& table) const;
 };
 
 }  // namespace dkic::rans

@@ -7,15 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import dkic
 from dkic.errors import DkicError
-
-if TYPE_CHECKING:
-    from dkic.coding.codec import Codec
 
 INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
 OUT = click.option("-o", "--out", required=True, metavar="OUT", help="A file; or a folder, where there are several inputs.")
@@ -41,6 +38,9 @@ def main() -> None:
     except DkicError as error:  # what is wrong with an option, before any input was touched
         click.echo(f"dkic: {error}", err=True)
         sys.exit(2)
+    except OSError as error:  # a name that no file can have
+        click.echo(f"dkic: {error.filename}: {error.strerror}", err=True)
+        sys.exit(2)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,7 +49,7 @@ def cli() -> None:
     """Learned image compression: pictures to small .dkic files and back."""
 
 
-@cli.command()
+@cli.command(short_help="Compress pictures to .dkic files.")
 @INPUTS
 @OUT
 @click.option("--quality", type=int, help="Quality level of the model; the highest by default.")
@@ -64,7 +64,7 @@ def compress(inputs: tuple[str, ...], out: str, quality: int | None, model: str,
 
     codec = load(model)
     if quality is not None and quality not in codec.qualities:
-        raise click.UsageError(f"--quality: model {model} has {_list(codec.qualities)}, not {quality}")
+        raise click.UsageError(f"--quality: model {model} has quality {_list(codec.qualities)}, not {quality}")
 
     def one(source: str, target: Path) -> str:
         check_output(target, force)
@@ -79,7 +79,7 @@ def compress(inputs: tuple[str, ...], out: str, quality: int | None, model: str,
     _each(inputs, targets, one)
 
 
-@cli.command()
+@cli.command(short_help="Decompress .dkic files to pictures.")
 @INPUTS
 @OUT
 @click.option("--model", help="Weights file or folder, for files that were not made with a shipped model.")
@@ -182,7 +182,7 @@ def doctor() -> None:
     sys.exit(0 if healthy() else 1)
 
 
-@cli.command()
+@cli.command(short_help="Try it on a photograph that comes with dkic.")
 @click.option("-o", "--out", default="dkic-demo", show_default=True, help="Folder for the results.")
 def demo(out: str) -> None:
     """Compress and decompress a photograph that comes with dkic, and compare."""
@@ -195,7 +195,7 @@ def demo(out: str) -> None:
         sys.exit(1)
 
 
-@cli.command()
+@cli.command(short_help="Train on photographs.")
 @click.argument("folder", metavar="DIR")
 @click.option("--out", required=True, metavar="RUN", help="Folder for checkpoint, log and weights.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
@@ -206,7 +206,7 @@ def demo(out: str) -> None:
 @click.option("--crop", type=int, default=128, show_default=True, help="Side of a crop; a multiple of 64.")
 @click.option("--lr", "learning_rate", type=float, default=1e-3, show_default=True, help="Adam's first learning rate.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of crops, noise and first weights.")
-@click.option("--quality", type=click.IntRange(1, 255), default=1, show_default=True, help="Quality level the weights file states.")
+@click.option("--quality", type=click.IntRange(1, 255), default=1, show_default=True, help="Quality level that the weights state.")
 @click.option("--resume", is_flag=True, help="Continue RUN exactly; of its settings only --steps may change.")
 @THREADS
 @click.pass_context
@@ -227,8 +227,10 @@ def train(
 
 
 def _targets(inputs: tuple[str, ...], out: str, suffix: str) -> list[Path]:
-    """The output of every input; a usage error where two would get the same."""
+    """The output of every input; a usage error where two would get the same, or an input would be overwritten."""
     if len(inputs) == 1 and not Path(out).is_dir() and not out.endswith("/"):
+        if Path(out).exists() and Path(inputs[0]).exists() and Path(out).samefile(inputs[0]):
+            raise click.UsageError(f"-o: {out} is the input itself")
         return [Path(out)]
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
@@ -253,9 +255,12 @@ def _each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path
     for source, target in tqdm(pairs, unit="file", disable=None if len(pairs) > 1 else True):
         try:
             tqdm.write(one(source, target))
-        except (DkicError, OSError, MemoryError) as error:
+        except (DkicError, OSError, MemoryError, RuntimeError) as error:
+            no_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's is a RuntimeError
+            if isinstance(error, RuntimeError) and not no_memory:
+                raise
             failed = True
-            text = str(error) or "not enough memory for this picture"
+            text = "not enough memory for this picture" if no_memory else str(error)
             text = text if text.startswith((source, str(target))) else f"{source}: {text}"
             tqdm.write(f"dkic: {text}", file=sys.stderr)
     sys.exit(1 if failed else 0)

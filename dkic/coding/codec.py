@@ -6,7 +6,7 @@
     decode  the mirror image of it;  y_hat -> g_s -> x_hat -> image_io
 
 The picture section is 4 bytes, the CRC32C of all symbols as little-endian int32 in coding order, then the rANS stream of z
-(each channel with its own table) and of y (slice after slice, pass after pass). Padding to a multiple of 64 is implied by the size.
+(each channel with its own table) and of y (slice after slice, pass after pass). The size implies the padding, to a multiple of 64.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # How the entropy model is evaluated: 1 = in float64, means and scale indexes rounded to their grids.
 ARITHMETIC = 1
 ARITHMETIC_NAMES = {1: "float64-1"}
+_OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine's"
 
 
 class Codec:
@@ -85,7 +86,7 @@ class Codec:
             raise DkicError(f"this model has no quality {quality}; it has {', '.join(map(str, self.qualities))}")
         level = self._levels[quality]
         x = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
-        header = Header(picture.width, picture.height, level.hash, quality, ARITHMETIC, picture.grayscale)
+        header = Header(picture.width, picture.height, level.hash, level.quality, ARITHMETIC, picture.grayscale)
         return pack(DkicFile(header, encode(x, level), picture.icc))
 
     @torch.inference_mode()
@@ -174,7 +175,8 @@ def decode(file: DkicFile, level: Weights) -> Tensor:
     header = file.header
     if header.arithmetic != ARITHMETIC:
         name = ARITHMETIC_NAMES.get(header.arithmetic, f"number {header.arithmetic}")
-        raise FormatError(f"header: the file needs arithmetic {name}, and this dkic has {ARITHMETIC_NAMES[ARITHMETIC]}; update dkic")
+        have = ARITHMETIC_NAMES[ARITHMETIC]
+        raise FormatError(f"header: the file needs arithmetic {name}, and this dkic has {have}; update dkic")
     if len(file.picture) < 4:
         raise FormatError("picture section: too short to hold a picture")
     model, crc = level.model, 0
@@ -196,9 +198,9 @@ def decode(file: DkicFile, level: Weights) -> Tensor:
         y_hat = model.context(model.h_s(z_hat), visit)
         coder.finish()
     except FormatError as error:
-        raise FormatError(f"picture section: the file was made under other arithmetic than this machine's ({error})") from None
+        raise FormatError(f"picture section: {_OTHER_ARITHMETIC} ({error})") from None
     if struct.pack("<I", crc) != file.picture[:4]:
-        raise FormatError("picture section: the symbols' checksum is wrong: the file was made under other arithmetic than this machine's")
+        raise FormatError(f"picture section: {_OTHER_ARITHMETIC} (the symbols' checksum is wrong)")
     x_hat = model.g_s(y_hat.float().contiguous(memory_format=torch.channels_last))
     return x_hat[..., : header.height, : header.width]
 
@@ -206,7 +208,8 @@ def decode(file: DkicFile, level: Weights) -> Tensor:
 def _padded(x: Tensor) -> Tensor:
     """To a multiple of 64 by repeating the last row and column, which costs few bits and shows no edge."""
     h, w = x.shape[-2:]
-    return F.pad(x, (0, -w % SIZE_MULTIPLE, 0, -h % SIZE_MULTIPLE), mode="replicate").contiguous(memory_format=torch.channels_last)
+    x = F.pad(x, (0, -w % SIZE_MULTIPLE, 0, -h % SIZE_MULTIPLE), mode="replicate")
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _flat(symbols: Tensor) -> Tensor:

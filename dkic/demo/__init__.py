@@ -35,5 +35,8 @@ def run(out: Path, log: Callable[[str], None]) -> None:
     draw = ImageDraw.Draw(pair)
     for x, text in ((8, "original"), (original.shape[1] + 8, f"dkic, {bpp:.3f} bpp, {quality}")):
         draw.text((x, 8), text, fill="white", stroke_width=2, stroke_fill="black", font_size=18)
-    pair.save(out / "side-by-side.png")
+    try:
+        pair.save(out / "side-by-side.png")
+    except OSError as error:
+        raise DkicError(f"{out / 'side-by-side.png'}: can't be written ({error.strerror or error})") from None
     log(f"pictures: {decoded}, {out / 'side-by-side.png'}")

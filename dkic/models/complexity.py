@@ -11,7 +11,7 @@ from dkic.models.ldcn_block import LDCNBlock
 
 
 class Complexity(NamedTuple):
-    """parameters: count. encode, decode: kMAC per pixel of a 256x256 picture. transforms: g_a and g_s alone, in kMAC per pixel."""
+    """parameters: count. The others are kMAC per pixel of a 256x256 picture; total counts once what both ways share."""
 
     parameters: int
     encode: float

@@ -31,7 +31,7 @@ class LDCNBlock(nn.Module):
         residual: bool = True,
     ) -> None:
         super().__init__()
-        if channels % groups or kernel_size % 2 == 0 or mask not in ("sigmoid", "softmax", "none"):
+        if groups < 1 or channels % groups or kernel_size % 2 == 0 or mask not in ("sigmoid", "softmax", "none"):
             raise DkicError(
                 "LDCNBlock needs groups that divide channels, an odd kernel_size and mask sigmoid, softmax or none; "
                 f"not {channels} channels, {groups} groups, kernel_size {kernel_size}, mask {mask!r}"
@@ -60,4 +60,3 @@ class LDCNBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, kernel_size={self.kernel_size}, mask={self.mask!r}"
-

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dkic.entropy.tables import Tables, gaussian_tables
 from dkic.errors import DkicError
@@ -63,7 +63,8 @@ def save_weights(path: Path, model: DKIC, quality: int, about: dict[str, Any]) -
     tensors |= {_TABLES + name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in tables.to_arrays().items()}
     head = {"format": FORMAT, "quality": quality, "config": model.config.to_dict(), "about": about}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, {"dkic": json.dumps(head, sort_keys=True)})
+    # Not save_file, whose files nobody but the owner may read.
+    temporary.write_bytes(save(tensors, {"dkic": json.dumps(head, sort_keys=True)}))
     temporary.replace(path)
 
 
@@ -122,7 +123,7 @@ def find_by_hash(model_hash: bytes) -> Path:
             return path
     shipped = ", ".join(shipped_models()) or "none"
     raise DkicError(
-        f"it was made with model {model_hash.hex()}, which is not among the shipped ones ({shipped}); give its weights with --model"
+        f"it was made with model {model_hash.hex()}, which is none of the shipped ones ({shipped}); give its weights with --model"
     )
 
 

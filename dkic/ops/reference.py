@@ -44,7 +44,7 @@ def ldcn(
         for dx, wx in ((0, 1 - fx), (1, fx)):
             cy, cx = (y0 + dy).long(), (x0 + dx).long()
             valid = (cy >= 0) & (cy < h) & (cx >= 0) & (cx < w)
-            index = torch.where(valid, cy * w + cx, 0).reshape(n, groups, 1, -1)
+            index = torch.where(valid, cy * w + cx, 0).flatten(2).unsqueeze(2)
             corner = image.gather(3, index.expand(-1, -1, c // groups, -1)).reshape(n, groups, c // groups, k, ho, wo)
             weight = wy * wx
             if mask is not None:

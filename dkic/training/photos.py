@@ -22,7 +22,8 @@ class PhotoFolder:
 
     Args:
         folder: searched recursively for .png, .jpg, .webp, .tiff, .ppm and the like.
-        crop: side of the square crops, in pixels; smaller photographs are skipped and counted in `skipped`.
+        crop: side of the square crops, in pixels; smaller photographs are skipped and counted in `skipped`, as are those that
+            can't be read, some of which (a truncated file, one with transparency) show only when they are first drawn.
         cache_bytes: memory for decoded pictures.
 
     Raises:
@@ -43,7 +44,7 @@ class PhotoFolder:
             try:
                 with Image.open(path) as image:
                     width, height = image.size
-            except (OSError, Image.DecompressionBombError):
+            except Exception:  # a damaged file makes Pillow's readers raise anything
                 self.skipped["unreadable"] += 1
                 continue
             if min(width, height) < crop:
@@ -54,18 +55,19 @@ class PhotoFolder:
         if not self.paths:
             raise DkicError(f"{folder}: no photograph of at least {crop}x{crop} pixels in it (skipped: {self.skipped})")
         self._chance = np.array(areas, dtype=np.float64) / sum(areas)
+        self._folder, self._unreadable = folder, set[Path]()
         self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()
         self._cache_left = cache_bytes
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.paths) - len(self._unreadable)
 
     def batch(self, size: int, seed: int, step: int) -> Tensor:
         """`[size, 3, crop, crop]` float32 in [0, 1], channels_last: the same for the same seed and step."""
         rng = np.random.default_rng((seed, step))
         out = np.empty((size, self.crop, self.crop, 3), dtype=np.uint8)
         for i in range(size):
-            pixels = self._pixels(self.paths[rng.choice(len(self.paths), p=self._chance)])
+            pixels = self._draw(rng)
             top, left = (rng.integers(side - self.crop + 1) for side in pixels.shape[:2])
             crop = pixels[top : top + self.crop, left : left + self.crop]
             if rng.integers(2):
@@ -74,6 +76,20 @@ class PhotoFolder:
                 crop = crop.transpose(1, 0, 2)
             out[i] = crop
         return torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(255)
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        """A photograph's pixels; where one can't be read, another is drawn, which is as reproducible as the files are."""
+        reason: DkicError | None = None
+        while len(self):
+            path = self.paths[rng.choice(len(self.paths), p=self._chance)]
+            if path not in self._unreadable:
+                try:
+                    return self._pixels(path)
+                except DkicError as error:
+                    reason = error
+                    self._unreadable.add(path)
+                    self.skipped["unreadable"] += 1
+        raise DkicError(f"{self._folder}: none of its photographs can be read ({reason})")
 
     def _pixels(self, path: Path) -> np.ndarray:
         if path in self._cache:

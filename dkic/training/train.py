@@ -85,7 +85,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.model.parameters(), settings.learning_rate)
 
     def train_step(self) -> StepResult:
-        """One step of Adam. A loss that is not finite raises DkicError before anything is changed."""
+        """One step of Adam. A loss or gradient that is not finite raises DkicError before anything is changed."""
         s = self.settings
         x = self.photos.batch(s.batch, s.seed, self.step)
         for group in self.optimizer.param_groups:
@@ -96,10 +96,12 @@ class Trainer:
         mse = (out.x_hat - x).square().mean()
         loss = bpp + s.lambda_ * 255**2 * mse
         if not math.isfinite(loss.item()):
-            raise DkicError(f"the loss became {loss.item()} at step {self.step}; resume from the checkpoint with a lower --lr")
+            raise DkicError(f"the loss became {loss.item()} at step {self.step}; train anew with a lower --lr")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
+        if not norm.isfinite():
+            raise DkicError(f"the gradient became {norm.item()} at step {self.step}; train anew with a lower --lr")
         self.optimizer.step()
         self.step += 1
         return StepResult(self.step, loss.item(), bpp.item(), -10 * math.log10(max(mse.item(), 1e-10)))
@@ -119,8 +121,11 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's contents (see load_checkpoint)."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise DkicError(f"the checkpoint does not fit {self.settings.preset} as this version of dkic has it") from error
         self.step = state["step"]
 
 
@@ -130,6 +135,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if set(state) != {"settings", "config", "step", "model", "optimizer"}:
             raise ValueError("other contents")
+        TrainSettings(**state["settings"])
         return state
     except FileNotFoundError:
         raise DkicError(f"{path}: no checkpoint there to resume from") from None
@@ -167,13 +173,16 @@ def train_folder(
     if path.exists() and not resume:
         raise DkicError(f"{path} exists: add --resume to continue that run, or give another --out")
     photos = PhotoFolder(folder, settings.crop)
-    log(f"{len(photos)} photographs; skipped: " + ", ".join(f"{n} {why}" for why, n in photos.skipped.items()))
+    found = len(photos)
+    log(f"{found} photographs; skipped: " + ", ".join(f"{n} {why}" for why, n in photos.skipped.items()))
     trainer = Trainer(settings, photos)
     if resume:
         trainer.restore(load_checkpoint(path))
     try:
         out.mkdir(parents=True, exist_ok=True)
         _run(trainer, out, minutes)
+        if len(photos) < found:
+            log(f"{found - len(photos)} of the photographs could not be read to their end and were left out")
         weights = out / f"{settings.preset}-q{quality}.safetensors"
         about = {"lambda": settings.lambda_, "steps": trainer.step, "batch": settings.batch, "crop": settings.crop}
         save_weights(weights, trainer.model, quality, about | {"photographs": len(photos)})

@@ -208,10 +208,9 @@ def test_nan_stays_in_its_pixel(axis):
     actual = ldcn(x, offset, mask)
     reached = torch.zeros(actual.shape, dtype=torch.bool)
     reached[1, 0:3, 3, 5] = True
-    assert torch.equal(actual.isnan(), reached)
+    assert torch.equal(actual.isnan(), reached)  # (torchvision 0.29 ends the process here)
     assert torch.equal(actual[~reached], expected[~reached])
     assert torch.equal(reference.ldcn(x, offset, mask).isnan(), reached)
-    assert torch.equal(torchvision_ldcn(x, offset, mask, PLAIN).isnan(), reached)
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
@@ -221,7 +220,9 @@ def test_what_is_not_sampled_does_not_matter(place, bad):
     x, offset, mask = PLAIN.tensors()
     clean = of_kernel(PLAIN, (x, offset, mask))
     x[1, 0, place[0], place[1]] = bad
-    actual, expected = of_kernel(PLAIN, (x, offset, mask)), of_reference(PLAIN, (x, offset, mask))
+    actual, expected = (
+        [torch.where(t.isfinite(), t, math.nan) for t in of(PLAIN, (x, offset, mask))] for of in (of_kernel, of_reference)
+    )  # inf minus inf or inf: that depends on the order of the sums
     assert_all_close(actual, expected, equal_nan=True, **tolerances.FLOAT64)
     reached = ~actual[0].isfinite()
     assert reached.any() and not reached[0].any() and not reached[1, 1:].any() and not reached.all()

@@ -1,0 +1,304 @@
+"""The codec on real pixels: round trips, exactness between processes, rate, quality levels, and what it refuses."""
+
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from command_line import dkic_process
+from PIL import Image, ImageCms
+from photographs import crop, photograph
+
+import dkic
+from dkic.coding.codec import ARITHMETIC, Codec, analyse
+from dkic.coding.container import crc32c, pack, unpack
+from dkic.coding.image_io import Picture, read_picture
+from dkic.entropy.tables import SCALES
+from dkic.errors import DkicError, FormatError
+from dkic.evaluation.metrics import psnr
+from dkic.models import DKIC, PRESETS
+from dkic.models.weights_file import load_weights, save_weights
+from dkic.ops.reference import gaussian_bits
+
+SIZES = [(1, 1), (1, 200), (200, 1), (63, 65), (64, 64), (70, 130)]  # height, width
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return dkic.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def small(codec) -> bytes:
+    return codec.compress(crop(64, 64))
+
+
+@pytest.fixture(scope="module")
+def levels(tmp_path_factory) -> Codec:
+    """Untrained, two qualities: the second's latent is larger, so its files are."""
+    folder = tmp_path_factory.mktemp("levels")
+    for quality, gain in ((2, 1), (7, 30)):
+        torch.manual_seed(0)
+        model = DKIC(PRESETS["tiny"])
+        with torch.no_grad():
+            model.g_a[-1].weight.mul_(gain)
+        save_weights(folder / f"untrained-q{quality}.safetensors", model, quality, {})
+    return dkic.load(folder)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_any_size_comes_back_in_its_size(codec, height, width):
+    image = crop(height, width)
+    data = codec.compress(image)
+    decoded = codec.decompress(data, "numpy")
+    assert decoded.dtype == np.uint8 and decoded.shape == image.shape
+    header = unpack(data).header
+    assert (header.height, header.width, header.quality, header.arithmetic) == (height, width, codec.qualities[-1], ARITHMETIC)
+
+
+def test_every_kind_of_input_gives_the_same_file(codec, tmp_path):
+    image = crop(48, 80)
+    path = tmp_path / "picture.png"
+    Image.fromarray(image).save(path)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    inputs = [image, Image.fromarray(image), tensor, tensor.float() / 255, tensor.double() / 255, path, str(path), Picture(image)]
+    inputs += [np.asfortranarray(image), tensor.contiguous()]
+    assert len({codec.compress(given) for given in inputs}) == 1
+
+
+def test_every_kind_of_output_holds_the_same_pixels(codec, small):
+    pixels = codec.decompress(small, "numpy")
+    image = codec.decompress(small)
+    assert isinstance(image, Image.Image) and image.mode == "RGB"
+    tensor = codec.decompress(small, "torch")
+    assert tensor.dtype == torch.uint8 and tensor.shape == (3, 64, 64)
+    assert np.array_equal(image, pixels)
+    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), pixels)
+    assert np.array_equal(codec.decompress(small, "picture").pixels, pixels)
+    assert np.array_equal(codec.decompress(memoryview(small), "numpy"), pixels)
+
+
+def test_grayscale_stays_grayscale(codec):
+    gray = Image.fromarray(crop(50, 70)).convert("L")
+    data = codec.compress(gray)
+    assert unpack(data).header.grayscale
+    decoded = codec.decompress(data)
+    assert decoded.mode == "L" and decoded.size == gray.size
+    pixels = codec.decompress(data, "numpy")
+    assert np.array_equal(pixels, np.repeat(np.asarray(decoded)[:, :, None], 3, axis=2))
+    assert data == codec.compress(np.asarray(gray))
+
+
+def test_the_icc_profile_is_kept(codec):
+    image = Image.fromarray(crop(40, 40))
+    image.info["icc_profile"] = SRGB
+    assert codec.decompress(codec.compress(image)).info["icc_profile"] == SRGB
+    assert codec.decompress(codec.compress(crop(40, 40)), "picture").icc is None
+
+
+@pytest.mark.parametrize(
+    ("threads", "environment"),
+    [("1", {}), ("2", {"OMP_WAIT_POLICY": "passive"}), ("1", {"DKIC_CPU_CAPABILITY": "default"})],
+    ids=["one thread", "two threads", "baseline instructions"],
+)
+def test_a_fresh_process_decodes_every_symbol(codec, tmp_path, threads, environment):
+    """The files hold their symbols' checksum; a pixel may round to its neighbour where sums are taken in another order."""
+    expected = {}
+    for height, width in [*SIZES, (200, 260)]:
+        data = codec.compress(crop(height, width))
+        (tmp_path / f"{height}x{width}.dkic").write_bytes(data)
+        expected[f"{height}x{width}"] = codec.decompress(data, "numpy")
+    done = dkic_process("decompress", *tmp_path.glob("*.dkic"), "-o", tmp_path / "out", "--threads", threads, **environment)
+    assert done.status == 0, done.err
+    for name, pixels in expected.items():
+        decoded = read_picture(tmp_path / "out" / f"{name}.png").pixels
+        assert np.abs(decoded.astype(int) - pixels).max() <= 1, name
+
+
+def test_the_same_picture_gives_the_same_file(codec, small):
+    assert codec.compress(crop(64, 64)) == small
+
+
+def test_the_input_is_left_alone(codec):
+    image = crop(30, 30)
+    codec.compress(image)
+    assert np.array_equal(image, crop(30, 30))
+
+
+@pytest.fixture(scope="module")
+def demo_file(codec) -> bytes:
+    return codec.compress(photograph())
+
+
+@torch.inference_mode()
+def test_estimated_bits_are_the_files(codec, demo_file):
+    level = codec._levels[codec.qualities[-1]]
+    x = torch.from_numpy(photograph().copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
+    (z, z_tables), *y = analyse(x, level)
+    bits = level.tables.ideal_bits(z.numpy(), z_tables.numpy())
+    scales = torch.from_numpy(SCALES)
+    for symbols, indexes in y:
+        bits += gaussian_bits(symbols.double(), scales[indexes.long()]).sum().item()
+    payload = len(unpack(demo_file).picture)
+    assert abs(payload - bits / 8) <= 0.005 * bits / 8 + 16  # 16: the symbols' checksum and the coder's state
+    assert len(demo_file) - payload <= 40
+
+
+@torch.inference_mode()
+def test_the_checksum_is_that_of_the_symbols_in_coding_order(codec, small):
+    level = codec._levels[codec.qualities[-1]]
+    x = torch.from_numpy(crop(64, 64)).permute(2, 0, 1).unsqueeze(0).float() / 255
+    symbols = np.concatenate([s.numpy() for s, _ in analyse(x, level)]).astype("<i4")
+    assert unpack(small).picture[:4] == crc32c(symbols.tobytes()).to_bytes(4, "little")
+
+
+def test_the_photograph_is_decoded_well(codec, demo_file):
+    quality = psnr(photograph(), codec.decompress(demo_file, "numpy"))
+    assert quality > 27, f"PSNR {quality:.2f} dB"
+
+
+# Quality levels
+
+
+def test_quality_chooses_the_level_and_the_highest_is_the_default(levels):
+    assert levels.qualities == [2, 7]
+    image = crop(64, 64)
+    low, high = levels.compress(image, quality=2), levels.compress(image, quality=7)
+    assert unpack(low).header.quality == 2 and unpack(high).header.quality == 7
+    assert unpack(low).header.model_hash != unpack(high).header.model_hash
+    assert levels.compress(image) == high
+    assert len(low) < len(high)
+    assert levels.decompress(low).size == levels.decompress(high).size == (64, 64)
+
+
+def test_target_bpp_takes_the_highest_level_that_fits(levels):
+    image = crop(64, 64)
+    low, high = levels.compress(image, quality=2), levels.compress(image, quality=7)
+    low_bpp, high_bpp = (len(data) * 8 / 64**2 for data in (low, high))
+    assert levels.compress(image, target_bpp=high_bpp) == high
+    assert levels.compress(image, target_bpp=(low_bpp + high_bpp) / 2) == low
+    assert levels.compress(image, target_bpp=low_bpp) == low
+    for target in (low_bpp * 0.9, 0, -1, math.nan):
+        with pytest.raises(DkicError, match=f"no quality level reaches .* the lowest takes {low_bpp:.3f}"):
+            levels.compress(image, target_bpp=target)
+    with pytest.raises(DkicError, match="not both"):
+        levels.compress(image, quality=2, target_bpp=1)
+
+
+@pytest.mark.parametrize("quality", [0, 3, -1, 256, "high"])
+def test_an_unknown_quality_is_refused_with_those_there_are(levels, quality):
+    with pytest.raises(DkicError, match=f"no quality {quality}; it has 2, 7"):
+        levels.compress(crop(8, 8), quality=quality)
+
+
+def test_a_quality_may_be_any_number_that_equals_it(levels):
+    image = crop(8, 8)
+    assert levels.compress(image, quality=2.0) == levels.compress(image, quality=np.int64(2)) == levels.compress(image, quality=2)
+
+
+def test_two_levels_of_one_quality_are_refused(levels):
+    level = levels._levels[2]
+    with pytest.raises(DkicError, match="two weights files have the same quality"):
+        Codec([level, level])
+
+
+# What can't be decoded
+
+
+def altered(data: bytes, picture: bytes | None = None, **header: object) -> bytes:
+    """A container whose checksums are right."""
+    file = unpack(data)
+    return pack(replace(file, header=replace(file.header, **header), picture=file.picture if picture is None else picture))
+
+
+def refusal(codec: Codec, data: bytes, error: type[DkicError] = FormatError) -> str:
+    with pytest.raises(error) as caught:
+        codec.decompress(data)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_another_models_file_names_both_models(codec, levels, small):
+    message = refusal(levels, small, DkicError)
+    assert unpack(small).header.model_hash.hex() in message
+    assert all(level.hash.hex() in message for level in levels._levels.values())
+
+
+@pytest.mark.parametrize("arithmetic", [0, 2, 15])
+def test_another_arithmetic_mode_is_refused(codec, small, arithmetic):
+    message = refusal(codec, altered(small, arithmetic=arithmetic))
+    assert message.startswith("header: ") and f"number {arithmetic}" in message and "float64-1" in message
+
+
+def test_symbols_unlike_those_coded_are_refused(codec, small):
+    picture = unpack(small).picture
+    message = refusal(codec, altered(small, bytes([picture[0] ^ 1]) + picture[1:]))
+    assert message.startswith("picture section: the file was made under other arithmetic") and "checksum" in message
+
+
+def test_a_changed_stream_is_refused_though_the_sections_checksum_is_right(codec, small):
+    picture = unpack(small).picture
+    chosen = random.Random(0)
+    for position in chosen.sample(range(4, len(picture)), 12):
+        changed = bytearray(picture)
+        changed[position] ^= chosen.randrange(1, 256)
+        assert refusal(codec, altered(small, bytes(changed))).startswith("picture section: the file was made under other arithmetic")
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 64), (64, 65), (640, 640)])
+def test_a_stream_of_another_size_is_refused(codec, small, width, height):
+    assert refusal(codec, altered(small, width=width, height=height)).startswith("picture section: ")
+
+
+def test_a_larger_pictures_stream_is_refused(codec, small):
+    assert refusal(codec, altered(codec.compress(crop(128, 64)), height=64)).startswith("picture section: ")
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 9])
+def test_a_stub_of_a_stream_is_refused(codec, small, length):
+    assert refusal(codec, altered(small, unpack(small).picture[:length])).startswith("picture section: ")
+
+
+@pytest.mark.parametrize("data", [None, "DKIC", 7, [1, 2]])
+def test_what_is_not_bytes_is_refused(codec, data):
+    assert "bytes" in refusal(codec, data, DkicError)
+
+
+def test_an_unknown_output_is_refused(codec, small):
+    with pytest.raises(DkicError, match="pil, numpy, torch or picture, not jax"):
+        codec.decompress(small, "jax")
+
+
+# Loading
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "meta", "nonsense", torch.device("cuda")])
+def test_a_device_that_does_not_serve_is_named(device):
+    with pytest.raises(DkicError, match=str(device).partition(":")[0]):
+        dkic.load("tiny", device=device)
+
+
+@pytest.mark.parametrize("model", ["no-such-model", "", "../tiny", "tiny*", "no/such/file.safetensors"])
+def test_a_missing_model_is_refused_with_those_there_are(model):
+    with pytest.raises(DkicError, match="no model .* shipped names .*tiny"):
+        dkic.load(model)
+
+
+def test_a_weights_file_can_be_loaded_by_its_path(codec, small):
+    level = codec._levels[codec.qualities[-1]]
+    for path in (level.path, str(level.path)):
+        assert dkic.load(path).compress(crop(64, 64)) == small
+    assert load_weights(level.path).hash == level.hash
+
+
+def test_weights_that_give_no_number_are_refused(levels):
+    level = levels._levels[2]
+    broken = DKIC(PRESETS["tiny"]).eval()
+    broken.h_s.double(), broken.context.double()
+    torch.nn.init.constant_(broken.g_a[-1].bias, math.nan)
+    with pytest.raises(DkicError, match="weights are broken"):
+        Codec([replace(level, model=broken)]).compress(crop(8, 8))

@@ -1,0 +1,222 @@
+"""Bad .dkic files: every one is refused, in one line that names the section, before any network runs or memory is taken."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from command_line import dkic, dkic_process
+from PIL import Image
+from photographs import crop
+
+import dkic as package
+from dkic.coding import codec as codec_module
+from dkic.coding.container import crc32c, unpack
+from dkic.errors import FormatError
+
+SECTIONS = ("header: ", "picture section: ", "ICC section: ", "after the ")
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return package.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def good(codec) -> bytes:
+    """64x48, with both sections."""
+    image = Image.fromarray(crop(48, 64))
+    image.info["icc_profile"] = b"not a profile that anybody reads"
+    return codec.compress(image)
+
+
+@pytest.fixture
+def refusal(codec, monkeypatch):
+    """The sentence that a file is refused with, no network having run."""
+
+    def decode(file, level):
+        raise AssertionError("a damaged file reached the networks")
+
+    monkeypatch.setattr(codec_module, "decode", decode)
+
+    def refusal(data: bytes) -> str:
+        with pytest.raises(FormatError) as caught:
+            codec.decompress(data)
+        message = str(caught.value)
+        assert message.startswith(SECTIONS) and "\n" not in message
+        return message
+
+    return refusal
+
+
+def header_claiming(width: int, height: int, model_hash: bytes) -> bytes:
+    """A header with the right checksum, which `pack` would not write for every size."""
+
+    def varint(value: int) -> bytes:
+        return bytes([value & 0x7F | 0x80]) + varint(value >> 7) if value > 0x7F else bytes([value])
+
+    head = b"DKIC" + bytes([1, 1, 1]) + model_hash + varint(width) + varint(height)
+    return head + crc32c(head).to_bytes(4, "little")
+
+
+def claiming(good: bytes, width: int, height: int) -> bytes:
+    """`good`'s picture section behind a header for another size; the profile is left out."""
+    file = unpack(good)
+    key = len(file.picture) << 3 | 1
+    key_bytes = bytes([key & 0x7F | 0x80, key >> 7])
+    section = key_bytes + crc32c(file.picture, crc32c(key_bytes)).to_bytes(4, "little") + file.picture
+    return header_claiming(width, height, file.header.model_hash) + section
+
+
+def test_the_file_itself_is_sound(codec, good):
+    assert codec.decompress(good).size == (64, 48)
+    assert codec.decompress(claiming(good, 64, 48)).size == (64, 48)
+
+
+def test_empty(refusal):
+    assert refusal(b"").startswith("header: the file is empty")
+
+
+@pytest.mark.parametrize("data", [b"PNG", b"\x89PNG\r\n\x1a\n" + bytes(100), b"dkic", b"D", b"DKI", bytes(200), b"hello world\n"])
+def test_wrong_magic(refusal, data):
+    assert refusal(data).startswith("header: ")
+
+
+@pytest.mark.parametrize("version", [2, 77, 255])
+def test_a_future_version(refusal, good, version):
+    message = refusal(good[:4] + bytes([version]) + good[5:])
+    assert f"version {version}" in message and "newer dkic" in message
+
+
+def test_every_truncation(refusal, good):
+    for length in range(len(good)):
+        refusal(good[:length])
+
+
+def test_every_change_of_a_single_byte(refusal, good):
+    changed = bytearray(good)
+    for position, byte in enumerate(good):
+        for other in range(256):
+            if other != byte:
+                changed[position] = other
+                refusal(bytes(changed))
+        changed[position] = byte
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\n", b"DKIC", bytes(1000)])
+def test_trailing_bytes(refusal, good, tail):
+    refusal(good + tail)
+    refusal(good + good)
+
+
+def test_a_billion_squared(refusal, good):
+    message = refusal(claiming(good, 10**9, 10**9))
+    assert message.startswith("header: ") and "1000000000 x 1000000000" in message
+
+
+MEASURE = """
+import json, resource, sys
+import dkic
+from dkic.errors import FormatError
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+codec = dkic.load("tiny")
+good, *claims = sys.argv[1:]
+codec.decompress(open(good, "rb").read())
+found = []
+for path in claims:
+    before = peak()
+    try:
+        codec.decompress(open(path, "rb").read())
+        said = "decoded"
+    except FormatError as error:
+        said = str(error)
+    found.append((said, peak() - before))
+print(json.dumps(found))
+"""
+
+
+def test_a_claim_takes_no_memory(good, tmp_path):
+    """In a process of its own: peak memory only grows, so what came before would hide it."""
+    claims = {"billion": (10**9, 10**9), "largest": (2**14, 2**14), "widest": (2**28, 1), "highest": (1, 2**28)}
+    (tmp_path / "good").write_bytes(good)
+    for name, size in claims.items():
+        (tmp_path / name).write_bytes(claiming(good, *size))
+    command = [sys.executable, "-c", MEASURE, *(str(tmp_path / name) for name in ("good", *claims))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == len(claims)
+    for name, (said, megabytes) in zip(claims, found, strict=True):
+        assert said.startswith("header: " if name == "billion" else "picture section: "), said
+        assert megabytes < 500, f"{name}: {megabytes:.0f} MB"
+
+
+# The same through the command
+
+
+def damaged(good: bytes) -> dict[str, tuple[bytes, str]]:
+    """Name -> contents and the section that is named."""
+    flipped = bytearray(good)
+    flipped[-1] ^= 1
+    middle = bytearray(good)
+    middle[60] ^= 0x80
+    return {
+        "empty": (b"", "header"),
+        "text": (b"just some text\n", "header"),
+        "magic": (b"DKIX" + good[4:], "header"),
+        "version": (good[:4] + b"\x09" + good[5:], "header"),
+        "size": (good[:15] + bytes([good[15] ^ 1]) + good[16:], "header"),
+        "cut-header": (good[:12], "header"),
+        "cut-picture": (good[:100], "picture section"),
+        "cut-icc": (good[:-3], "ICC section"),
+        "changed-picture": (bytes(middle), "picture section"),
+        "changed-icc": (bytes(flipped), "ICC section"),
+        "trailing": (good + b"x", "after the ICC section"),
+        "billion": (claiming(good, 10**9, 10**9), "header"),
+        "other-size": (claiming(good, 640, 480), "picture section"),
+    }
+
+
+def check_lines(lines: list[str], cases: dict[str, tuple[bytes, str]], folder) -> None:
+    assert len(lines) == len(cases)
+    for line, (name, (_, section)) in zip(lines, cases.items(), strict=True):
+        assert line.startswith(f"dkic: {folder / name}.dkic: {section}: "), line
+
+
+def test_the_command_names_file_and_section_and_writes_nothing(good, tmp_path):
+    cases = damaged(good)
+    for name, (data, _) in cases.items():
+        path = tmp_path / f"{name}.dkic"
+        path.write_bytes(data)
+        result = dkic("decompress", path, "-o", tmp_path / "out.png")
+        assert (result.status, result.out) == (1, "")
+        check_lines(result.err.splitlines(), {name: cases[name]}, tmp_path)
+        path.unlink()
+    assert not list(tmp_path.iterdir())
+
+
+def test_info_names_file_and_section(good, tmp_path):
+    cases = damaged(good)
+    del cases["other-size"]  # a container without fault
+    for name, (data, _) in cases.items():
+        path = tmp_path / f"{name}.dkic"
+        path.write_bytes(data)
+        result = dkic("info", path)
+        assert (result.status, result.out) == (1, "")
+        check_lines(result.err.splitlines(), {name: cases[name]}, tmp_path)
+
+
+def test_a_folder_of_them_in_a_fresh_process(good, tmp_path):
+    cases = damaged(good)
+    for name, (data, _) in cases.items():
+        (tmp_path / f"{name}.dkic").write_bytes(data)
+    (tmp_path / "good.dkic").write_bytes(good)
+    files = [tmp_path / f"{name}.dkic" for name in (*cases, "good")]
+    result = dkic_process("decompress", *files, "-o", tmp_path / "out")
+    assert result.status == 1 and "Traceback" not in result.err
+    check_lines([line for line in result.err.splitlines() if line.startswith("dkic: ")], cases, tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+    assert "good.png: 64x48" in result.out
