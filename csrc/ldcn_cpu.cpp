@@ -2,6 +2,7 @@
 // Schemas, fake kernels, autograd and the user's error messages are in dkic/ops/; the arithmetic is in ldcn_kernel.cpp.
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 
 #include "stable_abi.h"
 
@@ -13,23 +14,28 @@ struct Choice {
   const LdcnKernel* kernel;
 };
 
+// Not STD_TORCH_CHECK: this is for the user to read, without a file and a line before it.
+void need(bool met, const char* what, const char* asked) {
+  if (!met) throw std::runtime_error(std::string("DKIC_CPU_CAPABILITY ") + what + " " + asked);
+}
+
 // The best instruction set of this machine, or what DKIC_CPU_CAPABILITY (default, avx2, avx512) allows.
 Choice choose() {
   const char* asked = std::getenv("DKIC_CPU_CAPABILITY");
 #if defined(__x86_64__)
   const bool any = !asked || !*asked, plain = asked && !std::strcmp(asked, "default");
   const bool avx2_asked = asked && !std::strcmp(asked, "avx2"), avx512_asked = asked && !std::strcmp(asked, "avx512");
-  STD_TORCH_CHECK(any || plain || avx2_asked || avx512_asked, "DKIC_CPU_CAPABILITY must be default, avx2 or avx512, and is ", asked);
+  need(any || plain || avx2_asked || avx512_asked, "must be default, avx2 or avx512, and is", asked);
   __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  // Clang 14 can't be asked for F16C; every CPU with AVX2 has it.
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-  STD_TORCH_CHECK(!avx512_asked || has_avx512, "DKIC_CPU_CAPABILITY is avx512, which this CPU does not have");
-  STD_TORCH_CHECK(!avx2_asked || has_avx2, "DKIC_CPU_CAPABILITY is avx2, which this CPU does not have");
+  need((!avx512_asked || has_avx512) && (!avx2_asked || has_avx2), "must be one that this CPU has, and is", asked);
   if (has_avx512 && (any || avx512_asked)) return {"avx512", &avx512::ldcn_kernel};
   if (has_avx2 && !plain) return {"avx2", &avx2::ldcn_kernel};
 #else
-  STD_TORCH_CHECK(!asked || !*asked || !std::strcmp(asked, "default"), "DKIC_CPU_CAPABILITY must be default here, and is ", asked);
+  need(!asked || !*asked || !std::strcmp(asked, "default"), "must be default on this kind of CPU, and is", asked);
 #endif
   return {"default", &baseline::ldcn_kernel};
 }

@@ -206,7 +206,7 @@ def demo(out: str) -> None:
 @click.option("--crop", type=int, default=128, show_default=True, help="Side of a crop; a multiple of 64.")
 @click.option("--lr", "learning_rate", type=float, default=1e-3, show_default=True, help="Adam's first learning rate.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of crops, noise and first weights.")
-@click.option("--quality", type=click.IntRange(1, 255), default=1, show_default=True, help="Quality level that the weights state.")
+@click.option("--quality", type=click.IntRange(1, 255), default=1, show_default=True, help="Quality level the weights state.")
 @click.option("--resume", is_flag=True, help="Continue RUN exactly; of its settings only --steps may change.")
 @THREADS
 @click.pass_context

@@ -6,7 +6,7 @@
     decode  the mirror image of it;  y_hat -> g_s -> x_hat -> image_io
 
 The picture section is 4 bytes, the CRC32C of all symbols as little-endian int32 in coding order, then the rANS stream of z
-(each channel with its own table) and of y (slice after slice, pass after pass). The size implies the padding, to a multiple of 64.
+(each channel with its own table) and of y (slice after slice, pass after pass). The size implies the padding to a multiple of 64.
 """
 
 from __future__ import annotations

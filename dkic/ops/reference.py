@@ -1,5 +1,7 @@
 """The ops in plain PyTorch: slow, differentiable, and the specification that the kernels are tested against."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,10 +59,12 @@ def ldcn(
 def gaussian_bits(v: Tensor, scale: Tensor) -> Tensor:
     """Bits of the unit bin around v under a zero-mean Gaussian: -log2(Phi((v + 1/2) / scale) - Phi((v - 1/2) / scale)).
 
-    v, scale: tensors of one shape; scale > 0. Worked out in log space on the tail's side, so that neither value nor gradient
-    is lost however small the probability is.
+    v, scale: tensors of one shape; scale > 0. The result has the dtype of v. Worked out in log space on the tail's side, so
+    that neither value nor gradient is lost however small the probability is; and in float64, since at a large scale the two
+    edges of the bin differ by less than float32 can tell.
     """
-    v = v.abs()  # the bin of -v is as likely, and its upper tail does not cancel
+    dtype = v.dtype
+    v, scale = v.abs().double(), scale.double()  # the bin of -v is as likely, and its upper tail does not cancel
     upper = torch.special.log_ndtr((0.5 - v) / scale)
     lower = torch.special.log_ndtr((-0.5 - v) / scale)
-    return -(upper + torch.log(-torch.expm1(lower - upper))) / torch.log(torch.tensor(2.0, dtype=v.dtype))
+    return (-(upper + torch.log(-torch.expm1(lower - upper))) / math.log(2)).to(dtype)

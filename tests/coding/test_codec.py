@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from command_line import dkic_process
-from PIL import Image, ImageCms
 from photographs import crop, photograph
+from PIL import Image, ImageCms
 
 import dkic
 from dkic.coding.codec import ARITHMETIC, Codec, analyse
@@ -246,7 +246,9 @@ def test_a_changed_stream_is_refused_though_the_sections_checksum_is_right(codec
     for position in chosen.sample(range(4, len(picture)), 12):
         changed = bytearray(picture)
         changed[position] ^= chosen.randrange(1, 256)
-        assert refusal(codec, altered(small, bytes(changed))).startswith("picture section: the file was made under other arithmetic")
+        assert refusal(codec, altered(small, bytes(changed))).startswith(
+            "picture section: the file was made under other arithmetic"
+        )
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 64), (64, 65), (640, 640)])

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 from command_line import dkic, dkic_process
-from PIL import Image
 from photographs import crop
+from PIL import Image
 
 import dkic as package
 from dkic.coding import codec as codec_module
@@ -49,23 +49,17 @@ def refusal(codec, monkeypatch):
     return refusal
 
 
-def header_claiming(width: int, height: int, model_hash: bytes) -> bytes:
-    """A header with the right checksum, which `pack` would not write for every size."""
-
-    def varint(value: int) -> bytes:
-        return bytes([value & 0x7F | 0x80]) + varint(value >> 7) if value > 0x7F else bytes([value])
-
-    head = b"DKIC" + bytes([1, 1, 1]) + model_hash + varint(width) + varint(height)
-    return head + crc32c(head).to_bytes(4, "little")
+def varint(value: int) -> bytes:
+    return bytes([value & 0x7F | 0x80]) + varint(value >> 7) if value > 0x7F else bytes([value])
 
 
 def claiming(good: bytes, width: int, height: int) -> bytes:
-    """`good`'s picture section behind a header for another size; the profile is left out."""
+    """`good`'s picture section behind a header for any size, which `pack` would not write, with the right checksums."""
     file = unpack(good)
-    key = len(file.picture) << 3 | 1
-    key_bytes = bytes([key & 0x7F | 0x80, key >> 7])
-    section = key_bytes + crc32c(file.picture, crc32c(key_bytes)).to_bytes(4, "little") + file.picture
-    return header_claiming(width, height, file.header.model_hash) + section
+    head = b"DKIC" + bytes([1, file.header.arithmetic, 1]) + file.header.model_hash + varint(width) + varint(height)
+    key = varint(len(file.picture) << 3 | 1)
+    section = key + crc32c(file.picture, crc32c(key)).to_bytes(4, "little") + file.picture
+    return head + crc32c(head).to_bytes(4, "little") + section
 
 
 def test_the_file_itself_is_sound(codec, good):
@@ -161,8 +155,10 @@ def damaged(good: bytes) -> dict[str, tuple[bytes, str]]:
     """Name -> contents and the section that is named."""
     flipped = bytearray(good)
     flipped[-1] ^= 1
-    middle = bytearray(good)
-    middle[60] ^= 0x80
+    picture = unpack(good).picture
+    middle = good.index(picture) + len(picture) // 2
+    changed = bytearray(good)
+    changed[middle] ^= 0x80
     return {
         "empty": (b"", "header"),
         "text": (b"just some text\n", "header"),
@@ -170,9 +166,9 @@ def damaged(good: bytes) -> dict[str, tuple[bytes, str]]:
         "version": (good[:4] + b"\x09" + good[5:], "header"),
         "size": (good[:15] + bytes([good[15] ^ 1]) + good[16:], "header"),
         "cut-header": (good[:12], "header"),
-        "cut-picture": (good[:100], "picture section"),
+        "cut-picture": (good[:middle], "picture section"),
         "cut-icc": (good[:-3], "ICC section"),
-        "changed-picture": (bytes(middle), "picture section"),
+        "changed-picture": (bytes(changed), "picture section"),
         "changed-icc": (bytes(flipped), "ICC section"),
         "trailing": (good + b"x", "after the ICC section"),
         "billion": (claiming(good, 10**9, 10**9), "header"),

@@ -1,0 +1,56 @@
+"""ldcn beside torchvision's deform_conv2d (groups = C, weights 1): forward, and forward with backward, float32.
+
+Each gets its inputs in the layout it is fastest with: torchvision NCHW (it copies anything else), dkic channels_last. Making
+the inputs is not timed; the result is compared with the peer's before it is.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from ops.op_cases import LdcnCase
+from peers import torchvision_ldcn
+from problem_sizes import LDCN_PROBLEMS
+from torch import Tensor
+
+from dkic.ops import ldcn
+
+LAYOUTS = {"torchvision": torch.contiguous_format, "dkic": torch.channels_last}
+ROUNDS = {("torchvision", "forward"): 5, ("torchvision", "forward+backward"): 3, "dkic": 30}
+
+# Sums of 36 products, and over channels and pixels for the gradients, in float32 and in different orders.
+CLOSE = {"rtol": 1e-3, "atol": 1e-3}
+
+
+def calls(case: LdcnCase, implementation: str) -> dict[str, Callable[[], list[Tensor]]]:
+    """What is timed: "forward" gives [y], "forward+backward" the gradients of x, offset and mask too."""
+    layout = LAYOUTS[implementation]
+    leaves = [t.contiguous(memory_format=layout).requires_grad_() for t in case.tensors(torch.float32)]
+    grad_y = case.grad_y(torch.float32).contiguous(memory_format=layout)
+    weight = torch.ones(case.channels, 1, *case.kernel_size)
+
+    def op(*tensors: Tensor) -> Tensor:
+        if implementation == "dkic":
+            return ldcn(*tensors, **case.geometry)
+        return torchvision_ldcn(*tensors, weight, **case.geometry)
+
+    def forward() -> list[Tensor]:
+        with torch.no_grad():
+            return [op(*leaves)]
+
+    def both() -> list[Tensor]:
+        y = op(*leaves)
+        return [y.detach(), *torch.autograd.grad(y, leaves, grad_y)]
+
+    return {"forward": forward, "forward+backward": both}
+
+
+@pytest.mark.parametrize("implementation", ["torchvision", "dkic"])  # the peer first: see conftest.py
+@pytest.mark.parametrize("work", ["forward", "forward+backward"])
+@pytest.mark.parametrize("case", LDCN_PROBLEMS, ids=str)
+def test_ldcn(case, work, implementation, measure):
+    call = calls(case, implementation)[work]
+    if implementation == "dkic":
+        torch.testing.assert_close(call(), calls(case, "torchvision")[work](), **CLOSE)
+    rounds = ROUNDS.get((implementation, work)) or ROUNDS[implementation]
+    measure(f"ldcn {work} {case}", implementation, call, rounds)

@@ -1,0 +1,52 @@
+"""Rounding, and the grids of coded means and scales."""
+
+import numpy as np
+import torch
+
+from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, round_ste, scale_of_index
+from dkic.entropy.tables import SCALES
+
+
+def test_whole_indexes_are_the_tables_scales():
+    scales = scale_of_index(torch.arange(64, dtype=torch.float64))
+    np.testing.assert_allclose(scales.numpy(), SCALES, rtol=1e-12)
+    assert SCALE_INDEX_MAX == len(SCALES) - 1 == 63
+
+
+def test_the_coded_index_is_the_nearest_scale_in_log():
+    index = torch.rand(10_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 80 - 8
+    log_scale = np.log(scale_of_index(index).numpy())
+    nearest = np.abs(log_scale[:, None] - np.log(SCALES)).argmin(1)
+    coded = coded_index(index)
+    assert coded.dtype == torch.uint8
+    assert np.array_equal(coded.numpy(), nearest)
+
+
+def test_the_coded_index_stays_in_the_table():
+    index = torch.tensor([-1e30, -1.0, -0.4, 63.4, 64.0, 255.6, 1e30, torch.inf, -torch.inf])
+    assert coded_index(index).tolist() == [0, 0, 0, 63, 63, 63, 63, 63, 0]
+
+
+def test_the_coded_mean_is_the_nearest_64th():
+    mean = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 20
+    coded = coded_mean(mean)
+    assert torch.equal(coded * 64, (coded * 64).round())
+    assert (coded - mean).abs().max() <= 1 / 128
+    assert torch.equal(coded_mean(coded), coded)
+
+
+def test_errors_below_a_grids_middle_do_not_reach_it():
+    """Two machines' float64 networks differ by 1e-13: both grids swallow that."""
+    index = torch.arange(64, dtype=torch.float64)
+    mean = torch.arange(-640, 640, dtype=torch.float64) / 64
+    for error in (-0.4, -1e-13, 1e-13, 0.4):
+        assert torch.equal(coded_index(index + error), coded_index(index))
+        assert torch.equal(coded_mean(mean + error / 64), mean)
+
+
+def test_rounding_is_to_even_and_its_gradient_passes_straight_through():
+    t = torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.4, 2.6], requires_grad=True)
+    rounded = round_ste(t)
+    assert rounded.tolist() == [-2, 0, 0, 2, 2, 3]
+    (rounded * torch.arange(6.0)).sum().backward()
+    assert t.grad.tolist() == [0, 1, 2, 3, 4, 5]

@@ -1,0 +1,65 @@
+"""The model's config, and what a model of each preset costs."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dkic.errors import DkicError
+from dkic.models import DKIC, PRESETS, LDCNBlock, ModelConfig, SliceSpec
+from dkic.models.complexity import complexity
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_config_survives_json(preset):
+    config = PRESETS[preset]
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_wrong_keys_are_named():
+    values = PRESETS["tiny"].to_dict()
+    with pytest.raises(DkicError, match=r"unknown or missing: \['depth'\]"):
+        ModelConfig.from_dict(values | {"depth": 3})
+    del values["hyper_groups"]
+    with pytest.raises(DkicError, match=r"unknown or missing: \['hyper_groups'\]"):
+        ModelConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(("channels", "passes"), [(0, 1), (-1, 2), (8, 3), (8, 0), (8, 8)])
+def test_a_slice_that_can_not_be_is_refused(channels, passes):
+    with pytest.raises(DkicError, match="1, 2 or 4 passes"):
+        SliceSpec(channels, passes)
+
+
+def test_the_latent_is_its_slices():
+    config = replace(PRESETS["tiny"], slices=(SliceSpec(3, 4), SliceSpec(5, 1)))
+    assert config.latent_channels == 8
+    assert DKIC(config).g_a(torch.zeros(1, 3, 64, 64)).shape == (1, 8, 4, 4)
+
+
+def test_tiny_is_for_the_cpu():
+    cost = complexity(PRESETS["tiny"])
+    assert cost.parameters <= 3_200_000
+    assert cost.encode <= 40 and cost.decode <= 40
+
+
+def test_base_stays_within_elics_cost():
+    cost = complexity(PRESETS["base"])
+    assert cost.total <= 574
+
+
+def test_complexity_is_what_pytorch_counts_and_the_taps():
+    model = DKIC(PRESETS["tiny"])
+    taps = []
+    for block in model.modules():
+        if isinstance(block, LDCNBlock):  # each tap blends 4 corners for every channel of every pixel
+            block.register_forward_hook(lambda block, _, y: taps.append(9 * 4 * y.numel()))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 64, 64))
+    convolutions = counter.get_flop_counts()["Global"][torch.ops.aten.convolution] / 2
+    cost = complexity(PRESETS["tiny"])
+    assert cost.total == pytest.approx((convolutions + sum(taps)) / 64**2 / 1000)
+    assert cost.parameters == sum(p.numel() for p in model.parameters())
+    assert max(cost.encode, cost.decode) < cost.total < cost.encode + cost.decode

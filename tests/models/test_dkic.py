@@ -1,0 +1,64 @@
+"""The whole network in training: shapes, rate, determinism, and that nothing in it is dead."""
+
+import pytest
+import torch
+from photographs import crop
+
+from dkic.models import DKIC, PRESETS
+
+# The prior's last layer is linear and has no factor to use; one is there, and in checkpoints, all the same.
+UNUSED = ["prior.factors.3"]
+
+
+def batch(n: int = 2, height: int = 64, width: int = 128) -> torch.Tensor:
+    pictures = [crop(height, width, top=100 + 60 * i) for i in range(n)]
+    return torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in pictures]).float() / 255
+
+
+@pytest.fixture
+def model() -> DKIC:
+    torch.manual_seed(0)
+    return DKIC(PRESETS["tiny"])
+
+
+def test_shapes_and_rate(model):
+    out = model(batch())
+    assert out.x_hat.shape == (2, 3, 64, 128)
+    assert out.bits.shape == (2,) and (out.bits > 0).all() and out.bits.isfinite().all()
+
+
+def test_a_batch_is_its_pictures(model):
+    """Bits belong to their picture: with the noise fixed at zero, alone and together give the same."""
+    x = batch()
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dkic.models.dkic._noisy", lambda t, generator: t)
+        together = model(x).bits
+        alone = torch.cat([model(picture[None]).bits for picture in x])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=0)
+
+
+def test_the_generator_decides_the_noise(model):
+    x = batch()
+    with torch.no_grad():
+        first, again, other = (model(x, torch.Generator().manual_seed(seed)).bits for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_every_parameter_learns(model):
+    """Two steps: the branch of offset and mask begins at zero, so that what stands before it gets no gradient in the first."""
+    with torch.no_grad():
+        model.h_a[-1].weight.mul_(100)  # z is all zeros once rounded at the start, and h_s would have nothing to learn from
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    x, learned = batch(), set()
+    for step in range(2):
+        out = model(x, torch.Generator().manual_seed(step))
+        loss = out.bits.sum() / x[:, 0].numel() + 436 * (out.x_hat - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        without = [name for name, p in model.named_parameters() if p.grad is None]
+        assert without == UNUSED
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
+        learned |= {name for name, gradient in gradients.items() if gradient.any()}
+        optimizer.step()
+    assert sorted({name for name, _ in model.named_parameters()} - learned) == UNUSED

@@ -1,0 +1,152 @@
+"""Weights files: written, read back the same, found by name and hash, and refused in one line."""
+
+import hashlib
+import json
+import math
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dkic.entropy.tables import gaussian_tables
+from dkic.errors import DkicError
+from dkic.models import DKIC, PRESETS
+from dkic.models import weights_file as module
+from dkic.models.weights_file import file_hash, find_by_hash, find_weights, load_weights, save_weights, shipped_models
+
+
+@pytest.fixture(scope="module")
+def model() -> DKIC:
+    torch.manual_seed(0)
+    return DKIC(PRESETS["tiny"])
+
+
+@pytest.fixture
+def path(model, tmp_path):
+    save_weights(tmp_path / "new-q4.safetensors", model, 4, {"steps": 7})
+    return tmp_path / "new-q4.safetensors"
+
+
+def test_what_is_saved_is_loaded(model, path):
+    weights = load_weights(path)
+    assert (weights.path, weights.quality, weights.about) == (path, 4, {"steps": 7})
+    assert weights.model.config == model.config and not weights.model.training
+    saved, loaded = model.state_dict(), weights.model.state_dict()
+    for name in saved:
+        if not name.startswith("prior."):
+            assert torch.equal(saved[name].half().double(), loaded[name].double()), name
+    assert {p.dtype for p in weights.model.g_a.parameters()} == {torch.float32}
+    assert {p.dtype for p in [*weights.model.h_s.parameters(), *weights.model.context.parameters()]} == {torch.float64}
+    assert not any(p.requires_grad for p in weights.model.parameters())
+    tables = gaussian_tables().concat(model.prior.tables())
+    assert np.array_equal(weights.tables.frequencies, tables.frequencies)
+    assert np.array_equal(weights.tables.offset, tables.offset)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file is left
+
+
+def test_it_is_small_and_others_may_read_it(path):
+    assert path.stat().st_size <= 8_000_000
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_the_hash_is_the_files(path):
+    digest = hashlib.sha256(path.read_bytes()).digest()[:8]
+    assert load_weights(path).hash == file_hash(path) == digest
+
+
+def test_weights_that_float16_can_not_hold_are_not_written(tmp_path):
+    model = DKIC(PRESETS["tiny"])
+    for value in (math.nan, math.inf, 1e6):
+        torch.nn.init.constant_(model.g_s[0][0].bias, value)
+        with pytest.raises(DkicError, match=r"g_s\.0\.0\.bias"):
+            save_weights(tmp_path / "w.safetensors", model, 1, {})
+    assert not list(tmp_path.iterdir())
+
+
+def refusal(path) -> str:
+    with pytest.raises(DkicError) as caught:
+        load_weights(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message
+
+
+def test_a_damaged_file_is_refused(path):
+    data = path.read_bytes()
+    for bad in (b"", b"hello", data[:7], data[:1000], data[:-1], data + b"x", b"\xff" * 100):
+        path.write_bytes(bad)
+        refusal(path)
+    path.unlink()
+    refusal(path)
+    path.mkdir()
+    refusal(path)
+
+
+def rewritten(path, head: object = None, **tensors: torch.Tensor | None):
+    """The file with another head, or with tensors changed or (None) left out."""
+    contents = load_file(path) | tensors
+    with open(path, "rb") as file:
+        old = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]["dkic"]
+    save_file({k: v for k, v in contents.items() if v is not None}, path, {"dkic": old if head is None else json.dumps(head)})
+    return json.loads(old)
+
+
+def test_other_contents_are_refused(path):
+    head = rewritten(path)
+    original = path.read_bytes()
+    load_weights(path)
+    config = head["config"]
+    heads = [
+        5,
+        {},
+        head | {"format": 2},
+        head | {"config": 3},
+        head | {"config": config | {"depth": 1}},
+        head | {"config": config | {"hyper_channels": 32}},
+        head | {"config": config | {"groups": [1, 3, 0]}},
+        head | {"config": config | {"slices": [[8, 4]]}},
+        head | {"quality": "high"},
+        {k: v for k, v in head.items() if k != "quality"},
+        head | {"about": 3},
+    ]
+    for bad in heads:
+        rewritten(path, bad)
+        refusal(path)
+        path.write_bytes(original)
+    name, table = "g_a.0.weight", "tables.frequencies"
+    wrong = load_file(path)[table]
+    for tensors in ({name: None}, {"extra": torch.zeros(1)}, {name: torch.zeros(2)}, {table: None}, {table: wrong + 1}):
+        rewritten(path, **tensors)
+        refusal(path)
+        path.write_bytes(original)
+
+
+def test_other_safetensors_are_not_dkic_weights(tmp_path):
+    save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
+    assert "not dkic weights" in refusal(tmp_path / "a.safetensors")
+
+
+def test_models_are_found_by_name_file_and_folder(path, monkeypatch):
+    assert find_weights(path) == find_weights(path.parent) == find_weights(str(path)) == [path]
+    monkeypatch.setattr(module, "SHIPPED", path.parent)
+    assert find_weights("new") == [path]
+    assert shipped_models() == ["new"]
+    assert find_by_hash(file_hash(path)) == path
+    with pytest.raises(DkicError, match=re.escape("(new)")):
+        find_weights("old")
+    with pytest.raises(DkicError, match="0102030405060708.*--model"):
+        find_by_hash(bytes(range(1, 9)))
+
+
+def test_what_ships_loads():
+    assert "tiny" in shipped_models()
+    for name in shipped_models():
+        for path in find_weights(name):
+            weights = load_weights(path)
+            assert path.stem == f"{name}-q{weights.quality}" and find_by_hash(weights.hash) == path
+            assert path.stat().st_size <= 8_000_000

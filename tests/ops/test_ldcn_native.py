@@ -1,0 +1,157 @@
+"""The compiled kernels: threads, instruction sets, ways to import them, and what happens where they are not built."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ops.op_cases import LDCN_FEW, PLAIN, LdcnCase
+
+import dkic
+from dkic.ops import backends, ldcn
+
+TESTS = Path(__file__).resolve().parents[1]
+PACKAGE = Path(dkic.__file__).resolve().parent
+
+
+def python(*arguments: str, cwd: Path = TESTS, **environment: str) -> subprocess.CompletedProcess:
+    """Runs Python in a process of its own, with dkic and the tests' modules to import."""
+    path = os.pathsep.join(map(str, (PACKAGE.parent, TESTS)))
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "case", [*LDCN_FEW, LdcnCase("G 1", groups=1, depth=67, height=20), LdcnCase("batch 33", batch=33)], ids=str
+)
+def test_results_do_not_depend_on_the_number_of_threads(case, dtype, threads):
+    def outcome(count: int) -> list[torch.Tensor]:
+        threads(count)
+        tensors = [t if t is None else t.requires_grad_() for t in case.tensors(dtype)]
+        y = ldcn(*tensors, **case.geometry)
+        return [y, *torch.autograd.grad(y, [t for t in tensors if t is not None], case.grad_y(dtype))]
+
+    one = outcome(1)
+    for count in (2, 3, 3):
+        assert all(map(torch.equal, outcome(count), one))
+
+
+# ---- Instruction sets ----
+
+CAPABILITIES = ["default", "avx2", "avx512"]
+
+
+def capability() -> str:
+    """What the kernels use in this process: the best there is, unless DKIC_CPU_CAPABILITY says otherwise."""
+    tell = ctypes.CDLL(str(backends.NATIVE / "libdkic_cpu.so")).dkic_cpu_capability
+    tell.restype = ctypes.c_char_p
+    return tell().decode()
+
+
+def test_capability_is_what_was_asked_for():
+    assert capability() in CAPABILITIES
+    assert capability() == (os.environ.get("DKIC_CPU_CAPABILITY") or capability())
+
+
+@pytest.mark.parametrize("asked", CAPABILITIES)
+def test_every_instruction_set_passes(asked):
+    if CAPABILITIES.index(asked) > CAPABILITIES.index(capability()):
+        code = "from dkic.ops import ldcn; from ops.op_cases import PLAIN; ldcn(*PLAIN.tensors())"
+        refused = python("-c", code, DKIC_CPU_CAPABILITY=asked)
+        message = f"RuntimeError: DKIC_CPU_CAPABILITY must be one that this CPU has, and is {asked}\n"
+        assert refused.returncode == 1 and refused.stderr.endswith(message)
+        pytest.skip(f"this CPU has no {asked}, and says so")
+    files = [f"ops/{name}.py" for name in ("test_ldcn", "test_ldcn_precision", "test_ldcn_native")]
+    chosen = "test_equals_reference or outside or precision or what_was_asked"
+    run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files, DKIC_CPU_CAPABILITY=asked)
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]
+
+
+def test_an_unknown_instruction_set_is_refused():
+    """Also where there is nothing to compute, and at every call."""
+    code = """if True:
+        import os
+        from dkic.ops import ldcn
+        from ops.op_cases import PLAIN, with_batch
+        for value in ("sse9", "AVX2", "sse9"):
+            os.environ["DKIC_CPU_CAPABILITY"] = value
+            for batch in (2, 0):
+                try: ldcn(*with_batch(PLAIN, batch).tensors())
+                except RuntimeError as error: print(error)
+        os.environ["DKIC_CPU_CAPABILITY"] = "default"
+        ldcn(*PLAIN.tensors())
+    """
+    run = python("-c", code, OMP_NUM_THREADS="2")
+    assert run.returncode == 0, run.stderr
+    expected = [f"DKIC_CPU_CAPABILITY must be default, avx2 or avx512, and is {v}" for v in ("sse9", "AVX2", "sse9")]
+    assert run.stdout.splitlines() == [line for line in expected for _ in range(2)]
+
+
+# ---- Importing ----
+
+CALL = "x = torch.ones(1, 4, 5, 6); assert op(x, torch.zeros(1, 18, 5, 6)).shape == x.shape; print('works')"
+
+
+@pytest.mark.parametrize(
+    "imported",
+    [
+        "from dkic.ops import ldcn as op",
+        "from dkic.ops.ldcn import ldcn as op",
+        "import dkic.ops.ldcn; op = dkic.ops.ldcn",
+    ],
+)
+def test_import(imported):
+    run = python("-c", f"{imported}; import torch; {CALL}")
+    assert run.stdout == "works\n", run.stderr
+
+
+def copy_of_package(folder: Path) -> Path:
+    """dkic without its native libraries."""
+    shutil.copytree(PACKAGE, folder / "dkic", ignore=shutil.ignore_patterns("*.so", "__pycache__", "weights", "demo"))
+    return folder
+
+
+USE = (
+    "import dkic, dkic.ops, torch; assert dkic.__file__.startswith({folder!r}); print('imported')\n"
+    "try: dkic.ops.ldcn(torch.ones(1, 4, 5, 6), torch.zeros(1, 18, 5, 6))\n"
+    "except RuntimeError as error: print(error)"
+)
+
+
+def test_without_the_library_the_first_use_says_what_to_do(tmp_path):
+    folder = str(copy_of_package(tmp_path))
+    run = python("-c", USE.format(folder=folder), cwd=tmp_path, PYTHONPATH=folder)
+    assert run.returncode == 0, run.stderr
+    imported, *message = run.stdout.splitlines()
+    assert imported == "imported" and len(message) == 1
+    assert message[0].startswith("dkic's CPU kernels are not built: ")
+    assert "python3 -m pip install -e ." in message[0]
+
+
+def test_a_library_that_does_not_load_is_reported(tmp_path):
+    folder = copy_of_package(tmp_path)
+    (folder / "dkic" / "_native" / "libdkic_cpu.so").write_bytes(b"not a library")
+    run = python("-c", USE.format(folder=str(folder)), cwd=tmp_path, PYTHONPATH=str(folder))
+    assert run.returncode == 0, run.stderr
+    imported, *message = run.stdout.splitlines()
+    assert imported == "imported" and len(message) == 1
+    assert message[0].startswith(f"dkic's CPU kernels do not load into torch {torch.__version__} (")
+    assert "python3 -m pip install -e ." in message[0]

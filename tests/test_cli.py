@@ -1,0 +1,323 @@
+"""The `dkic` command as a user meets it: exit statuses, messages, and that nothing is lost or left half done."""
+
+import numpy as np
+import pytest
+import torch
+from command_line import dkic, dkic_process
+from photographs import crop
+from PIL import Image
+
+from dkic import cli
+from dkic.coding import codec as codec_module
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """a.png, b.jpg and c.webp; text.png is text."""
+    Image.fromarray(crop(48, 64)).save(tmp_path / "a.png")
+    Image.fromarray(crop(50, 30)).save(tmp_path / "b.jpg", quality=95)
+    Image.fromarray(crop(33, 40)).save(tmp_path / "c.webp", lossless=True)
+    (tmp_path / "text.png").write_text("this is text\n")
+    return tmp_path
+
+
+@pytest.fixture
+def coded(folder):
+    path = folder / "coded.dkic"
+    assert dkic("compress", folder / "a.png", "-o", path).status == 0
+    return path
+
+
+def files(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def failure(*arguments: object, status: int = 1) -> str:
+    """The one line that the command fails with."""
+    result = dkic(*arguments)
+    lines = result.err.splitlines()
+    assert result.status == status and result.out == "" and len(lines) == 1, result
+    assert lines[0].startswith("dkic: ") and result.err.endswith("\n")
+    return lines[0].removeprefix("dkic: ")
+
+
+def wrong_usage(*arguments: object) -> str:
+    """What the command says where it was called wrongly: click's error line, or ours."""
+    result = dkic(*arguments)
+    assert result.status == 2 and result.out == "", result
+    last = result.err.splitlines()[-1]
+    assert last.startswith(("Error: ", "dkic: "))
+    return last
+
+
+# One picture
+
+
+def test_there_and_back(folder):
+    result = dkic("compress", folder / "a.png", "-o", folder / "x.dkic")
+    size = (folder / "x.dkic").stat().st_size
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith(f"{folder / 'a.png'} -> {folder / 'x.dkic'}: {size} bytes, {size * 8 / 48 / 64:.3f} bpp, ")
+    result = dkic("decompress", folder / "x.dkic", "-o", folder / "x.png")
+    assert (result.status, result.err) == (0, "")
+    assert f"{folder / 'x.png'}: 64x48, decoded in " in result.out
+    with Image.open(folder / "x.png") as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (64, 48))
+        expected = codec_module.load("tiny").decompress((folder / "x.dkic").read_bytes(), "numpy")
+        assert np.array_equal(picture, expected)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [("jpg", "JPEG"), ("webp", "WEBP"), ("tiff", "TIFF"), ("ppm", "PPM"), ("BMP", "BMP")]
+)
+def test_the_suffix_says_what_is_written(folder, coded, suffix, kind):
+    assert dkic("decompress", coded, "-o", folder / f"x.{suffix}").status == 0
+    with Image.open(folder / f"x.{suffix}") as picture:
+        assert (picture.format, picture.size) == (kind, (64, 48))
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x", "x.dkic", "x.pgm"])
+def test_a_suffix_that_does_not_serve_is_refused(folder, coded, name):
+    before = files(folder)
+    assert str(folder / name) in failure("decompress", coded, "-o", folder / name)
+    assert files(folder) == before
+
+
+def test_exif_orientation_is_applied(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter, clockwise
+    Image.fromarray(crop(20, 90)).save(folder / "turned.jpg", exif=exif)
+    assert dkic("compress", folder / "turned.jpg", "-o", folder / "t.dkic").status == 0
+    assert "size: 20x90\n" in dkic("info", folder / "t.dkic").out
+
+
+def test_grayscale_stays_so(folder):
+    Image.fromarray(crop(20, 30)).convert("L").save(folder / "gray.png")
+    assert dkic("compress", folder / "gray.png", "-o", folder / "g.dkic").status == 0
+    assert "size: 30x20, grayscale\n" in dkic("info", folder / "g.dkic").out
+    assert dkic("decompress", folder / "g.dkic", "-o", folder / "g.pgm").status == 0
+    with Image.open(folder / "g.pgm") as picture:
+        assert (picture.mode, picture.size) == ("L", (30, 20))
+
+
+# Several
+
+
+def test_several_pictures_go_into_a_folder(folder):
+    inputs = [folder / name for name in ("a.png", "b.jpg", "c.webp")]
+    result = dkic("compress", *inputs, "-o", folder / "made" / "here")
+    assert result.status == 0
+    coded = [folder / "made" / "here" / f"{name}.dkic" for name in "abc"]
+    assert sorted(coded[0].parent.iterdir()) == coded
+    assert [line.partition(" -> ")[0] for line in result.out.splitlines()] == [str(path) for path in inputs]
+    assert dkic("decompress", *coded, "-o", folder / "back").status == 0
+    assert sorted(path.name for path in (folder / "back").iterdir()) == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize("out", ["there", "new/"])
+def test_one_picture_goes_into_a_folder_too(folder, out):
+    (folder / "there").mkdir()
+    assert dkic("compress", folder / "a.png", "-o", f"{folder}/{out}").status == 0
+    assert (folder / out / "a.dkic").is_file()
+
+
+def test_one_that_fails_does_not_stop_the_others(folder):
+    names = ("a.png", "text.png", "missing.png", "b.jpg")
+    result = dkic("compress", *(folder / name for name in names), "-o", folder / "out")
+    assert result.status == 1
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.dkic", "b.dkic"]
+    complaints = [line for line in result.err.splitlines() if line.startswith("dkic: ")]
+    assert [line.split(": ")[1] for line in complaints] == [str(folder / "text.png"), str(folder / "missing.png")]
+
+
+def test_outputs_of_one_name_are_refused_before_anything_is_done(folder):
+    Image.fromarray(crop(8, 8)).save(folder / "a.bmp")
+    said = wrong_usage("compress", folder / "a.png", folder / "b.jpg", folder / "a.bmp", "-o", folder / "out")
+    assert said == f"Error: {folder / 'a.png'} and {folder / 'a.bmp'} would both become {folder / 'out' / 'a.dkic'}"
+    assert not (folder / "out").exists()
+
+
+def test_several_pictures_need_a_folder(folder, coded):
+    before = files(folder)
+    assert "must be a folder" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", coded)
+    assert "can't be made" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", coded / "below")
+    assert files(folder) == before
+
+
+# What is there stays
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_an_existing_output_is_kept_without_force(folder, coded, command):
+    source, target = (folder / "a.png", folder / "o.dkic") if command == "compress" else (coded, folder / "o.png")
+    target.write_bytes(b"precious")
+    said = failure(command, source, "-o", target)
+    assert said.startswith(f"{target}: the file exists") and "--force" in said
+    assert target.read_bytes() == b"precious"
+    assert dkic(command, source, "-o", target, "--force").status == 0
+    assert target.read_bytes() != b"precious"
+
+
+def test_a_failure_leaves_an_existing_output_whole(folder):
+    (folder / "o.dkic").write_bytes(b"precious")
+    before = files(folder)
+    failure("compress", folder / "text.png", "-o", folder / "o.dkic", "--force")
+    assert files(folder) == before
+
+
+def test_the_input_is_never_the_output(folder):
+    before = files(folder)
+    assert "is the input itself" in wrong_usage("compress", folder / "a.png", "-o", folder / "a.png", "--force")
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("out", ["missing/o.dkic", "a.png/o.dkic", "/proc/o.dkic", "/dev/null"])
+def test_a_place_that_can_not_be_written_is_named(folder, out):
+    before = files(folder)
+    path = folder / out  # an absolute one stays what it is
+    assert failure("compress", folder / "a.png", "-o", path, "--force").startswith(f"{path}: ")
+    assert files(folder) == before
+
+
+# Wrong pictures and wrong options
+
+
+def test_pictures_that_dkic_does_not_code_are_refused_with_what_to_do(folder):
+    transparent = Image.fromarray(crop(20, 20))
+    transparent.putalpha(128)
+    transparent.save(folder / "alpha.png")
+    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 100).save(folder / "deep.png")
+    (folder / "empty.png").touch()
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:1000])
+    before = files(folder)
+    for name, advice in (
+        ("alpha.png", "-flatten"),
+        ("deep.png", "-depth 8"),
+        ("text.png", "not a PNG, JPEG, WebP"),
+        ("empty.png", "empty"),
+        ("cut.png", "truncated"),
+        ("missing.png", "No such file"),
+        (".", "Is a directory"),
+    ):
+        said = failure("compress", folder / name, "-o", folder / "o.dkic")
+        assert said.startswith(f"{folder / name}: ") and advice in said
+    assert files(folder) == before
+
+
+def test_decompressing_what_is_no_dkic_file(folder):
+    assert "header: the file begins with" in failure("decompress", folder / "a.png", "-o", folder / "o.png")
+    assert "No such file" in failure("decompress", folder / "missing.dkic", "-o", folder / "o.png")
+    assert "Is a directory" in failure("decompress", folder, "-o", folder / "o.png")
+    assert not (folder / "o.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bogus"], "No such option"),
+        (["--quality", "high"], "not a valid integer"),
+        (["--quality", "255"], "--quality: model tiny has quality "),
+        (["--quality", "-1"], "--quality: model tiny has quality "),
+        (["--threads", "0"], "--threads"),
+        (["--threads", "many"], "--threads"),
+        (["--model", "nonesuch"], "no model nonesuch: "),
+        (["--model", "missing/w.safetensors"], "no model missing/w.safetensors: "),
+        (["--model", __file__], "not a safetensors file"),
+        (["--model", "long" * 2000], "File name too long"),
+    ],
+)
+def test_wrong_options(folder, options, said):
+    before = files(folder)
+    assert said in wrong_usage("compress", folder / "a.png", "-o", folder / "o.dkic", *options)
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_what_is_left_out_is_asked_for(folder, command):
+    assert "Missing argument 'IN...'" in wrong_usage(command, "-o", folder / "o")
+    assert "Missing option '-o' / '--out'" in wrong_usage(command, folder / "a.png")
+    assert "File name too long" in wrong_usage(command, folder / "a.png", "-o", folder / ("long" * 2000))
+
+
+def test_unknown_commands():
+    assert "No such command 'squash'" in wrong_usage("squash")
+    assert dkic().status == 2
+
+
+def test_a_picture_that_memory_does_not_hold_is_one_line(folder, monkeypatch):
+    def no_memory(*_: object) -> None:
+        torch.empty(2**60)
+
+    monkeypatch.setattr(codec_module, "encode", no_memory)
+    said = failure("compress", folder / "a.png", "-o", folder / "o.dkic")
+    assert said == f"{folder / 'a.png'}: not enough memory for this picture"
+
+
+def test_a_mistake_of_ours_is_not_hidden(folder, monkeypatch):
+    def wrong(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(codec_module, "encode", wrong)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        dkic("compress", folder / "a.png", "-o", folder / "o.dkic")
+
+
+# The other commands
+
+
+def facts(*arguments: object) -> dict[str, str]:
+    result = dkic("info", *arguments)
+    assert (result.status, result.err) == (0, "")
+    return dict(line.split(": ", 1) for line in result.out.splitlines())
+
+
+def test_info_on_a_file(coded):
+    found = facts(coded)
+    size = coded.stat().st_size
+    assert found["size"] == "64x48"
+    assert found["bytes"] == f"{size} ({size * 8 / 64 / 48:.3f} bits per pixel)"
+    assert "(tiny-q" in found["model"] and "quality" in found["model"]
+    assert found["arithmetic"] == "float64-1" and found["ICC profile"] == "none"
+    assert 0 < int(found["picture section"].removesuffix(" bytes")) < size
+
+
+@pytest.mark.parametrize("model", ["tiny", "base"])
+def test_info_on_a_preset(model):
+    found = facts("--model", model)
+    assert found["parameters"].endswith(" M")
+    assert all(found[way].split()[1:4] == ["kMAC", "per", "pixel"] for way in ("encoding", "decoding", "encoding and decoding"))
+
+
+def test_info_on_a_weights_file():
+    path = codec_module.find_weights("tiny")[0]
+    lines = dkic("info", "--model", path).out.splitlines()
+    weights = codec_module.load_weights(path)
+    assert lines[0] == f"weights: {path}, quality {weights.quality}, hash {weights.hash.hex()}"
+    assert weights.about and all(f"trained: {key}: {value}" in lines for key, value in weights.about.items())
+
+
+def test_info_wants_one_of_two(coded):
+    assert "give a .dkic file or --model" in wrong_usage("info")
+    assert "give a .dkic file or --model" in wrong_usage("info", coded, "--model", "tiny")
+    assert "no model nonesuch" in wrong_usage("info", "--model", "nonesuch")
+
+
+def test_doctor_is_content():
+    result = dkic("doctor")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith("dkic: ") and "entropy coder: built" in result.out
+
+
+@pytest.mark.parametrize("command", [None, *cli.cli.commands])
+def test_help(command):
+    result = dkic(*filter(None, [command, "--help"]))
+    assert result.status == 0 and result.out.startswith(f"Usage: dkic {command or ''}".rstrip())
+    assert "..." not in result.out.replace("IN...", "").replace("[ARGS]...", "")  # nothing is cut short
+
+
+def test_as_a_module_in_a_process_of_its_own(folder):
+    result = dkic_process("--version")
+    assert result.status == 0 and result.out.startswith("dkic, version ")
+    result = dkic_process("compress", folder / "text.png", folder / "a.png", "-o", folder / "out", "--threads", "1")
+    assert result.status == 1 and "Traceback" not in result.err
+    assert (folder / "out" / "a.dkic").is_file() and not (folder / "out" / "text.dkic").exists()
