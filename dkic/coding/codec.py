@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from dkic.coding.rans import Decoder, Encoder
 from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
-from dkic.models.slice_context import take_cells
+from dkic.models.slice_context import Cells, take_cells
 from dkic.models.weights_file import Weights, find_weights, load_weights
 from dkic.ops import backends
 
@@ -89,6 +89,14 @@ class Codec:
         header = Header(picture.width, picture.height, level.hash, level.quality, ARITHMETIC, picture.grayscale)
         return pack(DkicFile(header, encode(x, level), picture.icc))
 
+    @overload
+    def decompress(self, data: bytes, output: Literal["pil"] = "pil") -> Image.Image: ...
+    @overload
+    def decompress(self, data: bytes, output: Literal["numpy"]) -> np.ndarray: ...
+    @overload
+    def decompress(self, data: bytes, output: Literal["torch"]) -> Tensor: ...
+    @overload
+    def decompress(self, data: bytes, output: Literal["picture"]) -> Picture: ...
     @torch.inference_mode()
     def decompress(
         self, data: bytes, output: Literal["pil", "numpy", "torch", "picture"] = "pil"
@@ -160,7 +168,7 @@ def analyse(x: Tensor, level: Weights) -> list[tuple[Tensor, Tensor]]:
     z = model.h_a(y).round()
     coded.append((_flat(z), _z_indexes(z.shape)))
 
-    def visit(channels: slice, cells, mean: Tensor, scale_index: Tensor) -> Tensor:
+    def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
         mean = coded_mean(mean)
         symbols = (take_cells(y[:, channels], cells).double() - mean).round()
         coded.append((_flat(symbols), coded_index(scale_index).flatten()))
@@ -182,7 +190,7 @@ def decode(file: DkicFile, level: Weights) -> Tensor:
     model, crc = level.model, 0
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
 
-    def visit(channels: slice, cells, mean: Tensor, scale_index: Tensor) -> Tensor:
+    def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
         return pull(coded_index(scale_index).flatten()).view(mean.shape) + coded_mean(mean)
 
     def pull(indexes: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dkic.entropy.quantization import SCALE_INDEX_MAX, round_ste, scale_of_index
 from dkic.models.analysis import Analysis
 from dkic.models.config import ModelConfig
 from dkic.models.hyperprior import FactorizedPrior, HyperAnalysis, HyperSynthesis
-from dkic.models.slice_context import SliceContext, take_cells
+from dkic.models.slice_context import Cells, SliceContext, take_cells
 from dkic.models.synthesis import Synthesis
 from dkic.ops.reference import gaussian_bits
 
@@ -51,7 +51,7 @@ class DKIC(nn.Module):
         z = self.h_a(y)
         bits = self.prior.bits(_noisy(z, generator)).sum((1, 2, 3))
 
-        def visit(channels: slice, cells, mean: Tensor, scale_index: Tensor) -> Tensor:
+        def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
             nonlocal bits
             residual = take_cells(y[:, channels], cells) - mean
             scale = scale_of_index(scale_index.clamp(0, SCALE_INDEX_MAX))

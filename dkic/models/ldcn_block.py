@@ -42,8 +42,8 @@ class LDCNBlock(nn.Module):
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.offset_mask = nn.Conv2d(channels, self.taps * (2 if mask == "none" else 3), 1)
         self.project = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.offset_mask.weight)
-        nn.init.zeros_(self.offset_mask.bias)
+        for parameter in self.offset_mask.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         offset_mask = self.offset_mask(self.depthwise(x))

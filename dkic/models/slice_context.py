@@ -54,7 +54,7 @@ class PassContext(nn.Module):
 
     def forward(self, features: Tensor, known: Tensor | None, cells: Cells) -> tuple[Tensor, Tensor]:
         t = take_cells(features, cells)
-        if self.spatial is not None:
+        if self.spatial is not None and known is not None:
             # A stride of 2 from the cell's corner gives the convolution at this cell's pixels alone.
             padded = F.pad(known, (2, 2, 2, 2))
             h, w = known.shape[-2:]

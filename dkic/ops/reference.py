@@ -41,7 +41,7 @@ def ldcn(
     y0, x0 = (position.detach().nan_to_num().floor() for position in (py, px))
     fy, fx = py - y0, px - x0
     image = x.reshape(n, groups, c // groups, h * w)
-    y = 0
+    y = x.new_zeros(())
     for dy, wy in ((0, 1 - fy), (1, fy)):
         for dx, wx in ((0, 1 - fx), (1, fx)):
             cy, cx = (y0 + dy).long(), (x0 + dx).long()
