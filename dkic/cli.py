@@ -3,6 +3,7 @@
 Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
 """
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -33,14 +34,16 @@ THREADS = click.option(
 
 def main() -> None:
     """Entry point of the `dkic` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal can't show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="dkic")
     except DkicError as error:  # what is wrong with an option, before any input was touched
         click.echo(f"dkic: {error}", err=True)
         sys.exit(2)
-    except OSError as error:  # a name that no file can have
-        click.echo(f"dkic: {error.filename}: {error.strerror}", err=True)
-        sys.exit(2)
+    except OSError as error:  # a name that no file can have; or nothing more can be printed
+        click.echo(f"dkic: {error.filename or 'standard output'}: {error.strerror}", err=True)
+        sys.exit(2 if error.filename else 1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

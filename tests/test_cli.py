@@ -315,6 +315,13 @@ def test_help(command):
     assert "..." not in result.out.replace("IN...", "").replace("[ARGS]...", "")  # nothing is cut short
 
 
+def test_a_name_that_the_terminal_can_not_show(folder):
+    (folder / "a.png").rename(folder / "\u00e9\udcff.png")  # a letter beyond ASCII and a byte that is no UTF-8
+    result = dkic_process("compress", folder / "\u00e9\udcff.png", "-o", folder / "o.dkic", PYTHONIOENCODING="ascii")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith(f"{folder}/\\xe9\\udcff.png -> ")
+
+
 def test_as_a_module_in_a_process_of_its_own(folder):
     result = dkic_process("--version")
     assert result.status == 0 and result.out.startswith("dkic, version ")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ops.op_cases import LDCN_FEW, PLAIN, LdcnCase
+from ops.op_cases import LDCN_FEW, LdcnCase
 
 import dkic
 from dkic.ops import backends, ldcn
