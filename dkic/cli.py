@@ -225,7 +225,11 @@ def train(
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }
     settings = settings_of(Path(out), options, given, resume)
-    weights = train_folder(Path(folder), settings, Path(out), quality=quality, resume=resume, minutes=minutes, log=click.echo)
+    try:
+        weights = train_folder(Path(folder), settings, Path(out), quality=quality, resume=resume, minutes=minutes, log=click.echo)
+    except DkicError as error:
+        click.echo(f"dkic: {error}", err=True)
+        sys.exit(1)
     click.echo(f"{weights}: try it with `dkic compress photo.png -o photo.dkic --model {weights}`")
 
 

@@ -60,15 +60,15 @@ class FactorizedPrior(nn.Module):
             start = torch.log(torch.expm1(torch.tensor(1 / scale / after)))
             self.matrices.append(nn.Parameter(start.expand(channels, after, before).clone()))
             self.biases.append(nn.Parameter(torch.rand(channels, after, 1) - 0.5))
-            self.factors.append(nn.Parameter(torch.zeros(channels, after, 1)))
+        for width in self.WIDTHS[1:-1]:
+            self.factors.append(nn.Parameter(torch.zeros(channels, width, 1)))
 
     def logits(self, z: Tensor) -> Tensor:
         """logit P(Z <= z) for z `[channels, 1, n]`."""
-        last = len(self.matrices) - 1
-        for i, (matrix, bias, factor) in enumerate(zip(self.matrices, self.biases, self.factors, strict=True)):
+        for i, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
             z = F.softplus(matrix) @ z + bias
-            if i < last:
-                z = z + factor.tanh() * z.tanh()
+            if i < len(self.factors):
+                z = z + self.factors[i].tanh() * z.tanh()
         return z
 
     def probability(self, z: Tensor) -> Tensor:
