@@ -20,9 +20,11 @@ struct Accumulator<double> {
   using index = int64_t;
 };
 
-constexpr int64_t kTile = 144;  // taps worked out at once where K allows: 16 positions of a 3x3 kernel, 7 KB of buffer
+constexpr int64_t kPrefetchRows = 6;
+constexpr int64_t kTile = 144;  // taps worked out at once where K allows: 16 positions of a 3x3 kernel, 8 KB of buffer
 
-// The taps of some positions of one output row in one group, entry [position * K + tap].
+// The taps of up to `positions` neighbouring positions of one output row in one group. Tap k of position p is entry
+// p * position_step + k * tap_step: in the order in which offset lies in memory, so that it is read in runs.
 template <class T>
 struct Taps {
   using A = typename Accumulator<T>::type;
@@ -30,93 +32,167 @@ struct Taps {
   static constexpr int W = kVectorBytes / int(sizeof(A));
 
   explicit Taps(const LdcnArguments& a)
-      : args(a), k(a.kernel_h * a.kernel_w), positions(k < kTile ? kTile / k : 1) {
-    const int64_t size = (positions * k + W - 1) / W * W;
-    memory = new A[size * 9]();  // zeroed: lanes past the last tap are computed too
+      : args(a),
+        k(a.kernel_h * a.kernel_w),
+        positions(minimum(k < kTile ? kTile / k : 1, a.out_width)),
+        channels_adjacent(a.offset.c == 1),
+        position_step(channels_adjacent ? k : 1),
+        tap_step(channels_adjacent ? 1 : positions),
+        // of x, whose layout is the caller's, and of grad_x
+        narrow(fits_int32(a.x.h, a.height) && fits_int32(a.x.w, a.width) && fits_int32(a.width * a.channels, a.height)) {
+    size = (positions * k + W - 1) / W * W;
+    memory = new A[size * 11]();  // zeroed: lanes past the last tap are computed too
     A* p = memory;
-    A** const arrays[] = {&row, &column, &dy, &dx, &m, &w00, &w01, &w10, &w11};
-    for (A** array : arrays) *array = p, p += size;
-    low_y = new I[size * 2]();
-    low_x = low_y + size;
-    inside = new uint8_t[size]();
+    A** const arrays[] = {&row, &column, &fraction_y, &fraction_x, &m, &weights, nullptr, nullptr, nullptr, &offsets};
+    for (A** array : arrays) {
+      if (array) *array = p;
+      p += size;
+    }
+    start = new int64_t[size]();
+    inside = new I[size]();
   }
   ~Taps() {
     delete[] memory;
-    delete[] low_y;
+    delete[] start;
     delete[] inside;
   }
   Taps(const Taps&) = delete;
   Taps& operator=(const Taps&) = delete;
 
-  // Undisplaced sampling positions of output row `oh`, columns [ow, ow + count).
-  void place(int64_t oh, int64_t ow, int64_t count) {
-    for (int64_t p = 0, t = 0; p < count; ++p)
-      for (int64_t i = 0; i < args.kernel_h; ++i)
-        for (int64_t j = 0; j < args.kernel_w; ++j, ++t) {
+  int64_t count_from(int64_t ow) const { return minimum(positions, args.out_width - ow); }
+
+  // Undisplaced sampling positions of output row `oh`, from column 0.
+  void place(int64_t oh) {
+    for (int64_t p = 0; p < positions; ++p)
+      for (int64_t i = 0, tap = 0; i < args.kernel_h; ++i)
+        for (int64_t j = 0; j < args.kernel_w; ++j, ++tap) {
+          const int64_t t = p * position_step + tap * tap_step;
           row[t] = A(oh * args.stride_h - args.padding_h + i * args.dilation_h);
-          column[t] = A((ow + p) * args.stride_w - args.padding_w + j * args.dilation_w);
+          column[t] = A(p * args.stride_w - args.padding_w + j * args.dilation_w);
         }
   }
 
-  // Reads offset and mask of image n, group g, and works out every tap placed before.
-  void compute(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
-    gather(dy, args.offset, n, g * k * 2, 2, oh, ow, count);
-    gather(dx, args.offset, n, g * k * 2 + 1, 2, oh, ow, count);
-    if (args.mask.data)
-      gather(m, args.mask, n, g * k, 1, oh, ow, count);
-    else
-      for (int64_t t = 0; t < count * k; ++t) m[t] = A(1);
-    for (int64_t t = 0; t < count * k; t += W) {
-      const auto y = sample_axis<A, I, W>(load<W>(row + t) + load<W>(dy + t), A(args.height));
-      const auto x = sample_axis<A, I, W>(load<W>(column + t) + load<W>(dx + t), A(args.width));
-      const Vector<A, W> mask = load<W>(m + t);
-      store<W>(dy + t, y.fraction);
-      store<W>(dx + t, x.fraction);
+  // Works out every tap of output columns [ow, ow + count) of the placed row, in group g of image n; corner (0, 0) of a tap starts
+  // at start[t] in an image whose rows and columns are h and w elements apart.
+  void compute(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count, int64_t h, int64_t w) {
+    gather_offsets(n, g, oh, ow, count);
+    if (args.mask.data) gather_mask(n, g, oh, ow, count);
+    const A shift = A(ow * args.stride_w), height = A(args.height), width = A(args.width);
+    const int64_t end = channels_adjacent ? count * k : positions * k;
+    // Local copies: the compiler can't know that stores through the members leave the members alone.
+    const A *const rows = row, *const columns = column, *const from = offsets, *const masks = args.mask.data ? m : nullptr;
+    A *const into_y = fraction_y, *const into_x = fraction_x, *const into_weights = weights;
+    int64_t* const into_start = start;
+    I* const into_inside = inside;
+    const int64_t array = size;
+    const bool adjacent = channels_adjacent, multiply_narrow = narrow;
+    for (int64_t t = 0; t < end; t += W) {
+      Vector<A, W> dy, dx;
+      if (adjacent) {
+        const auto low = load<W>(from + 2 * t), high = load<W>(from + 2 * t + W);
+        dy = even_lanes<A, W>(low, high), dx = odd_lanes<A, W>(low, high);
+      } else {
+        dy = load<W>(from + t), dx = load<W>(from + array + t);
+      }
+      const auto y = sample_axis<A, I, W>(load<W>(rows + t) + dy, height);
+      const auto x = sample_axis<A, I, W>((load<W>(columns + t) + shift) + dx, width);
+      store<W>(into_y + t, y.fraction);
+      store<W>(into_x + t, x.fraction);
+      const Vector<A, W> mask = masks ? load<W>(masks + t) : Vector<A, W>{} + A(1);
       const auto my = mask * y.fraction, mx = mask - my;
       const auto v11 = my * x.fraction, v01 = mx * x.fraction;
-      store<W>(w00 + t, mx - v01);
-      store<W>(w01 + t, v01);
-      store<W>(w10 + t, my - v11);
-      store<W>(w11 + t, v11);
-      std::memcpy(low_y + t, &y.low, sizeof y.low);
-      std::memcpy(low_x + t, &x.low, sizeof x.low);
+      store<W>(into_weights + t, mx - v01);
+      store<W>(into_weights + array + t, v01);
+      store<W>(into_weights + 2 * array + t, my - v11);
+      store<W>(into_weights + 3 * array + t, v11);
+      if (multiply_narrow) {
+        const auto low = __builtin_convertvector(y.low * I(h) + x.low * I(w), Vector<int64_t, W>);
+        std::memcpy(into_start + t, &low, sizeof low);
+      } else {
+        for (int lane = 0; lane < W; ++lane) into_start[t + lane] = int64_t(y.low[lane]) * h + int64_t(x.low[lane]) * w;
+      }
       const auto corners = (y.low_inside & x.low_inside & I(1)) | (y.low_inside & x.high_inside & I(2)) |
                            (y.high_inside & x.low_inside & I(4)) | (y.high_inside & x.high_inside & I(8));
-      const auto bytes = __builtin_convertvector(corners, Vector<uint8_t, W>);
-      std::memcpy(inside + t, &bytes, sizeof bytes);
+      std::memcpy(into_inside + t, &corners, sizeof corners);
     }
+  }
+
+  A mask_at(int64_t t) const { return args.mask.data ? m[t] : A(1); }
+
+  // Whether all corners of all taps of the position whose first tap is `first` lie inside: true but at the picture's border.
+  bool all_inside(int64_t first) const {
+    I all = 15;
+    for (int64_t i = 0; i < k; ++i) all &= inside[first + i * tap_step];
+    return all == 15;
   }
 
   const LdcnArguments& args;
   const int64_t k, positions;
-  A *row, *column, *m, *w00, *w01, *w10, *w11;  // weights carry the mask
-  A *dy, *dx;                                   // offsets; fractions after compute()
-  I *low_y, *low_x;
-  uint8_t* inside;  // bits 1 2 4 8: corners (0,0) (0,1) (1,0) (1,1) lie inside
+  const bool channels_adjacent;
+  const int64_t position_step, tap_step;
+  int64_t size;  // of each array
+  A *row, *column, *fraction_y, *fraction_x, *m;
+  A* weights;  // of corners (0,0) (0,1) (1,0) (1,1), an array each, one after the other; they carry the mask
+  int64_t* start;
+  I* inside;  // bits 1 2 4 8: corners (0,0) (0,1) (1,0) (1,1) lie inside
 
  private:
+  static int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
+  // Whether a row or column beyond the last, times its step, can be multiplied and added in int32.
+  static bool fits_int32(int64_t step, int64_t size) { return step >= 0 && step <= (int64_t(1) << 30) / (size + 2); }
+
+  // Copies a run of offsets or masks, and asks for the run one output row (`below` elements) further down, which is needed
+  // soon and which the hardware, seeing many short runs, does not foresee.
   template <class S>
-  void gather_as(A* out, const Strided& from, int64_t start, int64_t channel_step, int64_t count) {
-    const S* base = static_cast<const S*>(from.data) + start;
-    for (int64_t p = 0; p < count; ++p)
-      for (int64_t tap = 0; tap < k; ++tap) out[p * k + tap] = load<1>(base + p * from.w + tap * channel_step)[0];
-  }
-  void gather_as_double(A* out, const Strided& from, int64_t start, int64_t channel_step, int64_t count) {
-    const double* base = static_cast<const double*>(from.data) + start;
-    for (int64_t p = 0; p < count; ++p)
-      for (int64_t tap = 0; tap < k; ++tap) out[p * k + tap] = A(base[p * from.w + tap * channel_step]);
-  }
-  void gather(A* out, const Strided& from, int64_t n, int64_t channel, int64_t step, int64_t oh, int64_t ow, int64_t count) {
-    const int64_t start = n * from.n + channel * from.c + oh * from.h + ow * from.w;
-    switch (from.type) {
-      case Scalar::f32: return gather_as<float>(out, from, start, step * from.c, count);
-      case Scalar::f64: return gather_as_double(out, from, start, step * from.c, count);
-      case Scalar::f16: return gather_as<half>(out, from, start, step * from.c, count);
-      case Scalar::bf16: return gather_as<bfloat16>(out, from, start, step * from.c, count);
+  static void copy(A* to, const S* from, int64_t step, int64_t count, int64_t below) {
+    prefetch(from + below, step == 1 ? count : 1);
+    if (step == 1) {
+      constexpr int L = kVectorBytes / int(sizeof(S) > sizeof(A) ? sizeof(S) : sizeof(A));
+      int64_t i = 0;
+      for (; i + L <= count; i += L) store<L>(to + i, __builtin_convertvector(load<L>(from + i), Vector<A, L>));
+      for (; i < count; ++i) to[i] = A(load<1>(from + i)[0]);
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i] = A(load<1>(from + i * step)[0]);
     }
   }
+  // Calls f with `from`'s data as a typed pointer to output pixel (n, channel, oh, ow).
+  template <class F>
+  static void typed(const Strided& from, int64_t n, int64_t channel, int64_t oh, int64_t ow, const F& f) {
+    const int64_t at = n * from.n + channel * from.c + oh * from.h + ow * from.w;
+    switch (from.type) {
+      case Scalar::f32: return f(static_cast<const float*>(from.data) + at);
+      case Scalar::f64: return f(static_cast<const double*>(from.data) + at);
+      case Scalar::f16: return f(static_cast<const half*>(from.data) + at);
+      case Scalar::bf16: return f(static_cast<const bfloat16*>(from.data) + at);
+    }
+  }
+  void gather_offsets(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
+    const Strided& from = args.offset;
+    const int64_t below = oh + 1 < args.out_height ? from.h : 0;
+    typed(from, n, g * k * 2, oh, ow, [&](auto* base) {
+      if (channels_adjacent) {
+        for (int64_t p = 0; p < count; ++p) copy(offsets + p * k * 2, base + p * from.w, 1, k * 2, below);
+      } else {
+        for (int64_t tap = 0; tap < k; ++tap) {
+          copy(offsets + tap * tap_step, base + 2 * tap * from.c, from.w, count, below);
+          copy(offsets + size + tap * tap_step, base + (2 * tap + 1) * from.c, from.w, count, below);
+        }
+      }
+    });
+  }
+  void gather_mask(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
+    const Strided& from = args.mask;
+    const int64_t below = oh + 1 < args.out_height ? from.h : 0;
+    typed(from, n, g * k, oh, ow, [&](auto* base) {
+      if (channels_adjacent)
+        for (int64_t p = 0; p < count; ++p) copy(m + p * k, base + p * from.w, from.c, k, below);
+      else
+        for (int64_t tap = 0; tap < k; ++tap) copy(m + tap * tap_step, base + tap * from.c, from.w, count, below);
+    });
+  }
 
-  A* memory;
+  const bool narrow;
+  A *memory, *offsets;  // offsets: two arrays long; dy and dx side by side where channels are adjacent, else all dy and then all dx
 };
 
 // Calls block.template run<W, NV>(channel) so that [0, depth) is covered: as many as 4 full vectors at once, narrower ones for the rest.
@@ -132,12 +208,10 @@ inline void cover_channels(int64_t channel, int64_t depth, const Block& block) {
     if (channel < depth) cover_channels<A, W / 2>(channel, depth, block);
 }
 
-// The image of one sample and group: corner (y, x) of it starts at base + y * h + x * w.
-template <class T>
+// Distances, in elements, from a tap's corner (0, 0) to the three others.
 struct Corners {
   int64_t h, w;
-  int64_t at(const Taps<T>& taps, int64_t t) const { return int64_t(taps.low_y[t]) * h + int64_t(taps.low_x[t]) * w; }
-  int64_t corner(int bit) const { return (bit & 2 ? h : 0) + (bit & 1 ? w : 0); }
+  int64_t operator[](int bit) const { return (bit & 2 ? h : 0) + (bit & 1 ? w : 0); }
 };
 
 template <class T>
@@ -145,72 +219,102 @@ struct Blend {
   using A = typename Accumulator<T>::type;
   const Taps<T>& taps;
   int64_t first;  // the position's first tap
+  bool inside;    // all of its taps' corners are
   const T* x;
-  Corners<T> corners;
+  Corners corner;
   T* y;
 
   template <int W, int NV>
   void run(int64_t channel) const {
     using V = Vector<A, W>;
     V sum[NV] = {};
-    for (int64_t t = first; t < first + taps.k; ++t) {
-      const T* q = x + corners.at(taps, t) + channel;
-      const A weight[4] = {taps.w00[t], taps.w01[t], taps.w10[t], taps.w11[t]};
-      if (taps.inside[t] == 15) {
-        const T *q01 = q + corners.w, *q10 = q + corners.h, *q11 = q10 + corners.w;
+    const int64_t* start = taps.start + first;
+    const A* weight = taps.weights + first;
+    const int64_t step = taps.tap_step, size = taps.size;
+    const T* base = x + channel;
+    if (inside) [[likely]] {
+      for (int64_t tap = taps.k; tap > 0; --tap, start += step, weight += step) {
+        const T *q = base + *start, *q01 = q + corner.w, *q10 = q + corner.h, *q11 = q10 + corner.w;
+        const A w00 = weight[0], w01 = weight[size], w10 = weight[2 * size], w11 = weight[3 * size];
         for (int v = 0; v < NV; ++v)
-          sum[v] += (weight[0] * load<W>(q + v * W) + weight[1] * load<W>(q01 + v * W)) +
-                    (weight[2] * load<W>(q10 + v * W) + weight[3] * load<W>(q11 + v * W));
-      } else {
-        for (int bit = 0; bit < 4; ++bit)
-          if (taps.inside[t] >> bit & 1)
-            for (int v = 0; v < NV; ++v) sum[v] += weight[bit] * load<W>(q + corners.corner(bit) + v * W);
+          sum[v] += (w00 * load<W>(q + v * W) + w01 * load<W>(q01 + v * W)) + (w10 * load<W>(q10 + v * W) + w11 * load<W>(q11 + v * W));
       }
+    } else {
+      for (int64_t tap = 0; tap < taps.k; ++tap)
+        for (int bit = 0; bit < 4; ++bit)
+          if (taps.inside[first + tap * step] >> bit & 1)
+            for (int v = 0; v < NV; ++v)
+              sum[v] += weight[bit * size + tap * step] * load<W>(base + start[tap * step] + corner[bit] + v * W);
     }
     for (int v = 0; v < NV; ++v) store<W>(y + channel + v * W, sum[v]);
   }
 };
 
+// Calls f(n, oh, ow, count) for all positions of rows [first, last), in strips of taps.positions columns from top to bottom: what a
+// strip's taps reach (13 rows of 28 pixels, 280 KB at 192 channels and offsets of 5 pixels) stays in the second-level cache
+// from one row to the next, which whole rows (1.3 MB) don't.
+template <class T, class F>
+void for_positions(const LdcnArguments& a, Taps<T>& taps, int64_t first, int64_t last, const F& f) {
+  for (int64_t ow = 0; ow < a.out_width; ow += taps.positions)
+    for (int64_t r = first; r < last; ++r) {
+      taps.place(r % a.out_height);
+      f(r / a.out_height, r % a.out_height, ow, taps.count_from(ow));
+    }
+}
+
 template <class T>
 void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
   Taps<T> taps(a);
   const int64_t depth = a.channels / a.groups;
-  const T* x = static_cast<const T*>(a.x.data);
-  for (int64_t r = first; r < last; ++r) {
-    const int64_t n = r / a.out_height, oh = r % a.out_height;
-    T* y = static_cast<T*>(a.y) + r * a.out_width * a.channels;
-    for (int64_t ow = 0; ow < a.out_width; ow += taps.positions) {
-      const int64_t count = a.out_width - ow < taps.positions ? a.out_width - ow : taps.positions;
-      taps.place(oh, ow, count);
-      for (int64_t g = 0; g < a.groups; ++g) {
-        taps.compute(n, g, oh, ow, count);
-        for (int64_t p = 0; p < count; ++p)
-          cover_channels<typename Taps<T>::A>(
-              0, depth, Blend<T>{taps, p * taps.k, x + n * a.x.n + g * depth, {a.x.h, a.x.w}, y + (ow + p) * a.channels + g * depth});
+  for_positions(a, taps, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count) {
+    const T* x = static_cast<const T*>(a.x.data) + n * a.x.n;
+    T* y = static_cast<T*>(a.y) + ((n * a.out_height + oh) * a.out_width + ow) * a.channels;
+    // Likewise for x, so far down that offsets of a few pixels don't reach there yet, and for y.
+    const int64_t ahead = oh * a.stride_h - a.padding_h + a.dilation_h * (a.kernel_h - 1) + kPrefetchRows;
+    const int64_t column = ow * a.stride_w, columns = column + count <= a.width ? count : 0;
+    for (int64_t g = 0; g < a.groups; ++g, x += depth, y += depth) {
+      if (ahead >= 0 && ahead < a.height)
+        for (int64_t p = 0; p < columns; ++p) prefetch(x + ahead * a.x.h + (column + p) * a.x.w, depth);
+      if (oh + 1 < a.out_height)
+        for (int64_t p = 0; p < count; ++p) prefetch(y + (a.out_width + p) * a.channels, depth);
+      taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
+      for (int64_t p = 0; p < count; ++p) {
+        const int64_t first_tap = p * taps.position_step;
+        cover_channels<typename Taps<T>::A>(
+            0, depth, Blend<T>{taps, first_tap, taps.all_inside(first_tap), x, {a.x.h, a.x.w}, y + p * a.channels});
       }
     }
-  }
+  });
 }
 
-// Dot products of a tap's four corners with grad_y, over the channels.
+// Adds the dot products of a tap's four corners with grad_y, over the channels, to dot[4].
 template <class T>
 struct Dots {
   using A = typename Accumulator<T>::type;
   const T *q, *grad_y;
-  Corners<T> corners;
-  uint8_t inside;
-  A* dot;  // [4]
+  Corners corner;
+  int inside;
+  A* dot;
 
   template <int W, int NV>
   void run(int64_t channel) const {
     using V = Vector<A, W>;
     V sums[4] = {};
-    for (int v = 0; v < NV; ++v) {
-      const V g = load<W>(grad_y + channel + v * W);
+    if (inside == 15) [[likely]] {
+      const T *q00 = q + channel, *q01 = q00 + corner[1], *q10 = q00 + corner[2], *q11 = q00 + corner[3];
+      for (int v = 0; v < NV; ++v) {
+        const V g = load<W>(grad_y + channel + v * W);
+        sums[0] += g * load<W>(q00 + v * W);
+        sums[1] += g * load<W>(q01 + v * W);
+        sums[2] += g * load<W>(q10 + v * W);
+        sums[3] += g * load<W>(q11 + v * W);
+      }
+    } else {
       for (int bit = 0; bit < 4; ++bit)
-        if (inside >> bit & 1) sums[bit] += g * load<W>(q + corners.corner(bit) + channel + v * W);
+        if (inside >> bit & 1)
+          for (int v = 0; v < NV; ++v) sums[bit] += load<W>(grad_y + channel + v * W) * load<W>(q + corner[bit] + channel + v * W);
     }
-    for (int bit = 0; bit < 4; ++bit) dot[bit] += sum<A, W>(sums[bit]);
+    add_sums<A, W>(dot, sums);
   }
 };
 
@@ -219,40 +323,32 @@ void backward_sample_rows(const LdcnArguments& a, int64_t first, int64_t last) {
   using A = typename Accumulator<T>::type;
   Taps<T> taps(a);
   const int64_t depth = a.channels / a.groups, k = taps.k;
-  for (int64_t r = first; r < last; ++r) {
-    const int64_t n = r / a.out_height, oh = r % a.out_height;
-    for (int64_t ow = 0; ow < a.out_width; ow += taps.positions) {
-      const int64_t count = a.out_width - ow < taps.positions ? a.out_width - ow : taps.positions;
-      taps.place(oh, ow, count);
-      for (int64_t g = 0; g < a.groups; ++g) {
-        taps.compute(n, g, oh, ow, count);
-        const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + g * depth;
-        for (int64_t p = 0; p < count; ++p) {
-          const int64_t cell = (r * a.out_width + ow + p) * a.groups + g;
-          const T* grad_y = static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + oh * a.grad_y.h + (ow + p) * a.grad_y.w + g * depth;
-          A* grad_offset = a.grad_offset ? static_cast<A*>(a.grad_offset) + cell * k * 2 : nullptr;
-          A* grad_mask = a.grad_mask ? static_cast<A*>(a.grad_mask) + cell * k : nullptr;
-          for (int64_t tap = 0; tap < k; ++tap) {
-            const int64_t t = p * k + tap;
-            const Corners<T> corners{a.x.h, a.x.w};
-            A dot[4] = {};
-            if (taps.inside[t] == 15)
-              cover_channels<A>(0, depth, Dots<T>{x + corners.at(taps, t), grad_y, corners, 15, dot});
-            else if (taps.inside[t])
-              cover_channels<A>(0, depth, Dots<T>{x + corners.at(taps, t), grad_y, corners, taps.inside[t], dot});
-            const A fy = taps.dy[t], fx = taps.dx[t], m = taps.m[t];
-            const A top = dot[0] + fx * (dot[1] - dot[0]), bottom = dot[2] + fx * (dot[3] - dot[2]);
-            const bool outside = !taps.inside[t];
-            if (grad_offset) {
-              grad_offset[tap * 2] = outside ? A(0) : m * (bottom - top);
-              grad_offset[tap * 2 + 1] = outside ? A(0) : m * (dot[1] - dot[0] + fy * (dot[3] - dot[2] - dot[1] + dot[0]));
-            }
-            if (grad_mask) grad_mask[tap] = outside ? A(0) : top + fy * (bottom - top);
+  for_positions(a, taps, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count) {
+    for (int64_t g = 0; g < a.groups; ++g) {
+      const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + g * depth;
+      taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
+      for (int64_t p = 0; p < count; ++p) {
+        const int64_t cell = (((n * a.out_height + oh) * a.out_width) + ow + p) * a.groups + g;
+        const T* grad_y = static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + oh * a.grad_y.h + (ow + p) * a.grad_y.w + g * depth;
+        A* grad_offset = a.grad_offset ? static_cast<A*>(a.grad_offset) + cell * k * 2 : nullptr;
+        A* grad_mask = a.grad_mask ? static_cast<A*>(a.grad_mask) + cell * k : nullptr;
+        for (int64_t tap = 0; tap < k; ++tap) {
+          const int64_t t = p * taps.position_step + tap * taps.tap_step;
+          A dot[4] = {};
+          if (taps.inside[t])
+            cover_channels<A>(0, depth, Dots<T>{x + taps.start[t], grad_y, {a.x.h, a.x.w}, int(taps.inside[t]), dot});
+          const A fy = taps.fraction_y[t], fx = taps.fraction_x[t], m = taps.mask_at(t);
+          const A top = dot[0] + fx * (dot[1] - dot[0]), bottom = dot[2] + fx * (dot[3] - dot[2]);
+          const bool outside = !taps.inside[t];
+          if (grad_offset) {
+            grad_offset[tap * 2] = outside ? A(0) : m * (bottom - top);
+            grad_offset[tap * 2 + 1] = outside ? A(0) : m * (dot[1] - dot[0] + fy * (dot[3] - dot[2] - dot[1] + dot[0]));
           }
+          if (grad_mask) grad_mask[tap] = outside ? A(0) : top + fy * (bottom - top);
         }
       }
     }
-  }
+  });
 }
 
 // Adds weight * grad_y to the four corners of every tap of a position.
@@ -261,22 +357,34 @@ struct Scatter {
   using A = typename Accumulator<T>::type;
   const Taps<T>& taps;
   int64_t first;
+  bool inside;
   const T* grad_y;
-  Corners<T> corners;
+  Corners corner;
   A* grad_x;
 
   template <int W, int NV>
   void run(int64_t channel) const {
     Vector<A, W> g[NV];
     for (int v = 0; v < NV; ++v) g[v] = load<W>(grad_y + channel + v * W);
-    for (int64_t t = first; t < first + taps.k; ++t) {
-      A* q = grad_x + corners.at(taps, t) + channel;
-      const A weight[4] = {taps.w00[t], taps.w01[t], taps.w10[t], taps.w11[t]};
-      for (int bit = 0; bit < 4; ++bit)
-        if (taps.inside[t] >> bit & 1) {
-          A* corner = q + corners.corner(bit);
-          for (int v = 0; v < NV; ++v) store<W>(corner + v * W, load<W>(corner + v * W) + weight[bit] * g[v]);
-        }
+    const auto add = [&](A* q, A weight) {
+      for (int v = 0; v < NV; ++v) store<W>(q + v * W, load<W>(q + v * W) + weight * g[v]);
+    };
+    const int64_t* start = taps.start + first;
+    const A* weight = taps.weights + first;
+    const int64_t step = taps.tap_step, size = taps.size;
+    A* base = grad_x + channel;
+    if (inside) [[likely]] {
+      for (int64_t tap = taps.k; tap > 0; --tap, start += step, weight += step) {
+        A *q = base + *start, *q10 = q + corner.h;
+        add(q, weight[0]);
+        add(q + corner.w, weight[size]);
+        add(q10, weight[2 * size]);
+        add(q10 + corner.w, weight[3 * size]);
+      }
+    } else {
+      for (int64_t tap = 0; tap < taps.k; ++tap)
+        for (int bit = 0; bit < 4; ++bit)
+          if (taps.inside[first + tap * step] >> bit & 1) add(base + start[tap * step] + corner[bit], weight[bit * size + tap * step]);
     }
   }
 };
@@ -286,21 +394,25 @@ void backward_x_pieces(const LdcnArguments& a, int64_t first, int64_t last) {
   using A = typename Accumulator<T>::type;
   Taps<T> taps(a);
   const int64_t depth = a.channels / a.groups, blocks = ldcn_channel_blocks(a);
+  const int64_t h = a.width * a.channels, w = a.channels;  // of grad_x
   for (int64_t piece = first; piece < last; ++piece) {
     const int64_t n = piece / blocks / a.groups, g = piece / blocks % a.groups, block = piece % blocks;
     const int64_t begin = depth * block / blocks, end = depth * (block + 1) / blocks;
-    A* grad_x = static_cast<A*>(a.grad_x) + n * a.height * a.width * a.channels + g * depth;
+    A* grad_x = static_cast<A*>(a.grad_x) + n * a.height * h + g * depth;
     const T* grad_y = static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + g * depth;
-    for (int64_t oh = 0; oh < a.out_height; ++oh)
+    for (int64_t oh = 0; oh < a.out_height; ++oh) {
+      taps.place(oh);
       for (int64_t ow = 0; ow < a.out_width; ow += taps.positions) {
-        const int64_t count = a.out_width - ow < taps.positions ? a.out_width - ow : taps.positions;
-        taps.place(oh, ow, count);
-        taps.compute(n, g, oh, ow, count);
-        for (int64_t p = 0; p < count; ++p)
+        const int64_t count = taps.count_from(ow);
+        taps.compute(n, g, oh, ow, count, h, w);
+        for (int64_t p = 0; p < count; ++p) {
+          const int64_t first_tap = p * taps.position_step;
           cover_channels<A>(begin, end,
-                            Scatter<T>{taps, p * taps.k, grad_y + oh * a.grad_y.h + (ow + p) * a.grad_y.w,
-                                       {a.width * a.channels, a.channels}, grad_x});
+                            Scatter<T>{taps, first_tap, taps.all_inside(first_tap), grad_y + oh * a.grad_y.h + (ow + p) * a.grad_y.w,
+                                       {h, w}, grad_x});
+        }
       }
+    }
   }
 }
 
