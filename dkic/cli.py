@@ -204,6 +204,7 @@ def demo(out: str) -> None:
 @click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
 @click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="loss = bpp + lambda * 255^2 * MSE.")
 @click.option("--steps", type=int, default=100_000, show_default=True, help="Length of the learning-rate schedule.")
+@click.option("--warmup-steps", type=int, help="First steps, with 8 times the lambda.  [default: a quarter of --steps]")
 @click.option("--minutes", type=click.FloatRange(min=0), help="Stop, with a checkpoint, after this time.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
 @click.option("--crop", type=int, default=128, show_default=True, help="Side of a crop; a multiple of 64.")
@@ -217,17 +218,19 @@ def train(
     context: click.Context, folder: str, out: str, minutes: float | None, quality: int, resume: bool, **options: Any
 ) -> None:
     """Train on the photographs in DIR for rate and mean squared error."""
-    from dkic.training.train import settings_of, train_folder
+    from dkic.training.train import TrainingFailed, settings_of, train_folder
 
     given = {
         name: value
         for name, value in options.items()
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }
+    if options["warmup_steps"] is None:
+        options["warmup_steps"] = options["steps"] // 4
     settings = settings_of(Path(out), options, given, resume)
     try:
         weights = train_folder(Path(folder), settings, Path(out), quality=quality, resume=resume, minutes=minutes, log=click.echo)
-    except DkicError as error:
+    except TrainingFailed as error:
         click.echo(f"dkic: {error}", err=True)
         sys.exit(1)
     click.echo(f"{weights}: try it with `dkic compress photo.png -o photo.dkic --model {weights}`")

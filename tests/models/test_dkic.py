@@ -7,7 +7,6 @@ from photographs import crop
 from dkic.models import DKIC, PRESETS
 
 
-
 def batch(n: int = 2, height: int = 64, width: int = 128) -> torch.Tensor:
     pictures = [crop(height, width, top=100 + 60 * i) for i in range(n)]
     return torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in pictures]).float() / 255
