@@ -97,7 +97,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.model.parameters(), settings.learning_rate)
 
     def train_step(self) -> StepResult:
-        """One step of Adam. A loss or gradient that is not finite raises DkicError before anything is changed."""
+        """One step of Adam. A loss or gradient that is not finite raises TrainingFailed before anything is changed."""
         s = self.settings
         x = self.photos.batch(s.batch, s.seed, self.step)
         for group in self.optimizer.param_groups:
@@ -114,7 +114,7 @@ class Trainer:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
         if not norm.isfinite():
-            raise DkicError(f"the gradient became {norm.item()} at step {self.step}; train anew with a lower --lr")
+            raise TrainingFailed(f"the gradient became {norm.item()} at step {self.step}; train anew with a lower --lr")
         self.optimizer.step()
         self.step += 1
         return StepResult(self.step, loss.item(), bpp.item(), -10 * math.log10(max(mse.item(), 1e-10)))
@@ -193,6 +193,9 @@ def train_folder(
         trainer.restore(load_checkpoint(path))
     try:
         out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DkicError(f"{out}: the folder can't be made ({error.strerror or error})") from error
+    try:
         _run(trainer, out, minutes)
         if len(photos) < found:
             log(f"{found - len(photos)} of the photographs could not be read to their end and were left out")
