@@ -194,7 +194,7 @@ def train_folder(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DkicError(f"{out}: the folder can't be made ({error.strerror or error})") from error
+        raise DkicError(f"{out}: can't be written ({error.strerror or error})") from error
     try:
         _run(trainer, out, minutes)
         if len(photos) < found:
