@@ -55,11 +55,13 @@ bool pair_from(int64_t least, const std::vector<int64_t>& v) {
   return v.size() == 2 && v[0] >= least && v[1] >= least && v[0] < (1 << 24) && v[1] < (1 << 24);
 }
 
-LdcnArguments arguments(const Tensor& x, const Tensor& offset, const std::optional<Tensor>& mask, const std::vector<int64_t>& kernel_size,
-                        const std::vector<int64_t>& stride, const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation) {
+LdcnArguments arguments(const Tensor& x, const Tensor& offset, const std::optional<Tensor>& mask,
+                        const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& stride,
+                        const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation) {
   LdcnArguments a{};
-  STD_TORCH_CHECK(pair_from(1, kernel_size) && pair_from(1, stride) && pair_from(0, padding) && pair_from(1, dilation),
-                  "ldcn: kernel_size, stride and dilation must be two positive integers, padding two integers >= 0, all below 2^24");
+  STD_TORCH_CHECK(
+      pair_from(1, kernel_size) && pair_from(1, stride) && pair_from(0, padding) && pair_from(1, dilation),
+      "ldcn: kernel_size, stride and dilation must be two positive integers, padding two integers >= 0, all below 2^24");
   a.x = strided(x, "x");
   a.offset = strided(offset, "offset");
   if (mask) a.mask = strided(*mask, "mask");
@@ -97,12 +99,12 @@ Tensor ldcn(const Tensor& x_in, const Tensor& offset, const std::optional<Tensor
 std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const Tensor& x_in, const Tensor& offset,
                                                  const std::optional<Tensor>& mask, const std::vector<int64_t>& kernel_size,
                                                  const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                                                 const std::vector<int64_t>& dilation, bool need_x, bool need_offset, bool need_mask,
-                                                 bool /*deterministic: it always is here*/) {
+                                                 const std::vector<int64_t>& dilation, bool need_x, bool need_offset,
+                                                 bool need_mask, bool /*deterministic: it always is here*/) {
   const Tensor x = channels_adjacent(x_in), grad_y = channels_adjacent(grad_y_in);
   LdcnArguments a = arguments(x, offset, mask, kernel_size, stride, padding, dilation);
-  STD_TORCH_CHECK(grad_y.dim() == 4 && grad_y.size(0) == a.batch && grad_y.size(1) == a.channels && grad_y.size(2) == a.out_height &&
-                      grad_y.size(3) == a.out_width && grad_y.scalar_type() == x.scalar_type(),
+  STD_TORCH_CHECK(grad_y.dim() == 4 && grad_y.size(0) == a.batch && grad_y.size(1) == a.channels &&
+                      grad_y.size(2) == a.out_height && grad_y.size(3) == a.out_width && grad_y.scalar_type() == x.scalar_type(),
                   "ldcn_backward: grad_y must have the shape and dtype of ldcn's result");
   a.grad_y = strided(grad_y, "grad_y");
   const ScalarType sum_type = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;

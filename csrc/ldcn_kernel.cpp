@@ -1,201 +1,21 @@
 // Lite DCN aggregation on the CPU. Compiled once per instruction set (DKIC_ISA); ldcn_cpu.cpp chooses one at run time.
 //
-// What costs is the arithmetic of the taps (position, floor, weights, addresses), not the sum over channels. So taps are worked out
-// a vector at a time, once per (position, group), into a small buffer; then each position's channels are streamed over its taps.
+// What costs is the arithmetic of the taps (position, floor, weights, addresses), not the sum over channels. So taps are worked
+// out a vector at a time, once per (position, group), into a small buffer; then each position's channels are streamed over its
+// taps.
 #include "ldcn_kernel.h"
 
-#include "bilinear.h"
+#include "ldcn_taps.h"
 
 namespace dkic::DKIC_ISA {
 namespace {
 
-template <class T>
-struct Accumulator {
-  using type = float;
-  using index = int32_t;
-};
-template <>
-struct Accumulator<double> {
-  using type = double;
-  using index = int64_t;
-};
-
+// How many rows below the kernel x is asked for ahead of its use. With the other prefetches it took the forward of
+// 1x192x128x128, G=8 from 21 to 15 ms on one thread.
 constexpr int64_t kPrefetchRows = 6;
-constexpr int64_t kTile = 144;  // taps worked out at once where K allows: 16 positions of a 3x3 kernel, 8 KB of buffer
 
-// The taps of up to `positions` neighbouring positions of one output row in one group. Tap k of position p is entry
-// p * position_step + k * tap_step: in the order in which offset lies in memory, so that it is read in runs.
-template <class T>
-struct Taps {
-  using A = typename Accumulator<T>::type;
-  using I = typename Accumulator<T>::index;
-  static constexpr int W = kVectorBytes / int(sizeof(A));
-
-  explicit Taps(const LdcnArguments& a)
-      : args(a),
-        k(a.kernel_h * a.kernel_w),
-        positions(minimum(k < kTile ? kTile / k : 1, a.out_width)),
-        channels_adjacent(a.offset.c == 1),
-        position_step(channels_adjacent ? k : 1),
-        tap_step(channels_adjacent ? 1 : positions),
-        // of x, whose layout is the caller's, and of grad_x
-        narrow(fits_int32(a.x.h, a.height) && fits_int32(a.x.w, a.width) && fits_int32(a.width * a.channels, a.height)) {
-    size = (positions * k + W - 1) / W * W;
-    memory = new A[size * 11]();  // zeroed: lanes past the last tap are computed too
-    A* p = memory;
-    A** const arrays[] = {&row, &column, &fraction_y, &fraction_x, &m, &weights, nullptr, nullptr, nullptr, &offsets};
-    for (A** array : arrays) {
-      if (array) *array = p;
-      p += size;
-    }
-    start = new int64_t[size]();
-    inside = new I[size]();
-  }
-  ~Taps() {
-    delete[] memory;
-    delete[] start;
-    delete[] inside;
-  }
-  Taps(const Taps&) = delete;
-  Taps& operator=(const Taps&) = delete;
-
-  int64_t count_from(int64_t ow) const { return minimum(positions, args.out_width - ow); }
-
-  // Undisplaced sampling positions of output row `oh`, from column 0.
-  void place(int64_t oh) {
-    for (int64_t p = 0; p < positions; ++p)
-      for (int64_t i = 0, tap = 0; i < args.kernel_h; ++i)
-        for (int64_t j = 0; j < args.kernel_w; ++j, ++tap) {
-          const int64_t t = p * position_step + tap * tap_step;
-          row[t] = A(oh * args.stride_h - args.padding_h + i * args.dilation_h);
-          column[t] = A(p * args.stride_w - args.padding_w + j * args.dilation_w);
-        }
-  }
-
-  // Works out every tap of output columns [ow, ow + count) of the placed row, in group g of image n; corner (0, 0) of a tap starts
-  // at start[t] in an image whose rows and columns are h and w elements apart.
-  void compute(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count, int64_t h, int64_t w) {
-    gather_offsets(n, g, oh, ow, count);
-    if (args.mask.data) gather_mask(n, g, oh, ow, count);
-    const A shift = A(ow * args.stride_w), height = A(args.height), width = A(args.width);
-    const int64_t end = channels_adjacent ? count * k : positions * k;
-    // Local copies: the compiler can't know that stores through the members leave the members alone.
-    const A *const rows = row, *const columns = column, *const from = offsets, *const masks = args.mask.data ? m : nullptr;
-    A *const into_y = fraction_y, *const into_x = fraction_x, *const into_weights = weights;
-    int64_t* const into_start = start;
-    I* const into_inside = inside;
-    const int64_t array = size;
-    const bool adjacent = channels_adjacent, multiply_narrow = narrow;
-    for (int64_t t = 0; t < end; t += W) {
-      Vector<A, W> dy, dx;
-      if (adjacent) {
-        const auto low = load<W>(from + 2 * t), high = load<W>(from + 2 * t + W);
-        dy = even_lanes<A, W>(low, high), dx = odd_lanes<A, W>(low, high);
-      } else {
-        dy = load<W>(from + t), dx = load<W>(from + array + t);
-      }
-      const auto y = sample_axis<A, I, W>(load<W>(rows + t) + dy, height);
-      const auto x = sample_axis<A, I, W>((load<W>(columns + t) + shift) + dx, width);
-      store<W>(into_y + t, y.fraction);
-      store<W>(into_x + t, x.fraction);
-      const Vector<A, W> mask = masks ? load<W>(masks + t) : Vector<A, W>{} + A(1);
-      const auto my = mask * y.fraction, mx = mask - my;
-      const auto v11 = my * x.fraction, v01 = mx * x.fraction;
-      store<W>(into_weights + t, mx - v01);
-      store<W>(into_weights + array + t, v01);
-      store<W>(into_weights + 2 * array + t, my - v11);
-      store<W>(into_weights + 3 * array + t, v11);
-      if (multiply_narrow) {
-        const auto low = __builtin_convertvector(y.low * I(h) + x.low * I(w), Vector<int64_t, W>);
-        std::memcpy(into_start + t, &low, sizeof low);
-      } else {
-        for (int lane = 0; lane < W; ++lane) into_start[t + lane] = int64_t(y.low[lane]) * h + int64_t(x.low[lane]) * w;
-      }
-      const auto corners = (y.low_inside & x.low_inside & I(1)) | (y.low_inside & x.high_inside & I(2)) |
-                           (y.high_inside & x.low_inside & I(4)) | (y.high_inside & x.high_inside & I(8));
-      std::memcpy(into_inside + t, &corners, sizeof corners);
-    }
-  }
-
-  A mask_at(int64_t t) const { return args.mask.data ? m[t] : A(1); }
-
-  // Whether all corners of all taps of the position whose first tap is `first` lie inside: true but at the picture's border.
-  bool all_inside(int64_t first) const {
-    I all = 15;
-    for (int64_t i = 0; i < k; ++i) all &= inside[first + i * tap_step];
-    return all == 15;
-  }
-
-  const LdcnArguments& args;
-  const int64_t k, positions;
-  const bool channels_adjacent;
-  const int64_t position_step, tap_step;
-  int64_t size;  // of each array
-  A *row, *column, *fraction_y, *fraction_x, *m;
-  A* weights;  // of corners (0,0) (0,1) (1,0) (1,1), an array each, one after the other; they carry the mask
-  int64_t* start;
-  I* inside;  // bits 1 2 4 8: corners (0,0) (0,1) (1,0) (1,1) lie inside
-
- private:
-  static int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
-  // Whether a row or column beyond the last, times its step, can be multiplied and added in int32.
-  static bool fits_int32(int64_t step, int64_t size) { return step >= 0 && step <= (int64_t(1) << 30) / (size + 2); }
-
-  // Copies a run of offsets or masks, and asks for the run one output row (`below` elements) further down, which is needed
-  // soon and which the hardware, seeing many short runs, does not foresee.
-  template <class S>
-  static void copy(A* to, const S* from, int64_t step, int64_t count, int64_t below) {
-    prefetch(from + below, step == 1 ? count : 1);
-    if (step == 1) {
-      constexpr int L = kVectorBytes / int(sizeof(S) > sizeof(A) ? sizeof(S) : sizeof(A));
-      int64_t i = 0;
-      for (; i + L <= count; i += L) store<L>(to + i, __builtin_convertvector(load<L>(from + i), Vector<A, L>));
-      for (; i < count; ++i) to[i] = A(load<1>(from + i)[0]);
-    } else {
-      for (int64_t i = 0; i < count; ++i) to[i] = A(load<1>(from + i * step)[0]);
-    }
-  }
-  // Calls f with `from`'s data as a typed pointer to output pixel (n, channel, oh, ow).
-  template <class F>
-  static void typed(const Strided& from, int64_t n, int64_t channel, int64_t oh, int64_t ow, const F& f) {
-    const int64_t at = n * from.n + channel * from.c + oh * from.h + ow * from.w;
-    switch (from.type) {
-      case Scalar::f32: return f(static_cast<const float*>(from.data) + at);
-      case Scalar::f64: return f(static_cast<const double*>(from.data) + at);
-      case Scalar::f16: return f(static_cast<const half*>(from.data) + at);
-      case Scalar::bf16: return f(static_cast<const bfloat16*>(from.data) + at);
-    }
-  }
-  void gather_offsets(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
-    const Strided& from = args.offset;
-    const int64_t below = oh + 1 < args.out_height ? from.h : 0;
-    typed(from, n, g * k * 2, oh, ow, [&](auto* base) {
-      if (channels_adjacent) {
-        for (int64_t p = 0; p < count; ++p) copy(offsets + p * k * 2, base + p * from.w, 1, k * 2, below);
-      } else {
-        for (int64_t tap = 0; tap < k; ++tap) {
-          copy(offsets + tap * tap_step, base + 2 * tap * from.c, from.w, count, below);
-          copy(offsets + size + tap * tap_step, base + (2 * tap + 1) * from.c, from.w, count, below);
-        }
-      }
-    });
-  }
-  void gather_mask(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
-    const Strided& from = args.mask;
-    const int64_t below = oh + 1 < args.out_height ? from.h : 0;
-    typed(from, n, g * k, oh, ow, [&](auto* base) {
-      if (channels_adjacent)
-        for (int64_t p = 0; p < count; ++p) copy(m + p * k, base + p * from.w, from.c, k, below);
-      else
-        for (int64_t tap = 0; tap < k; ++tap) copy(m + tap * tap_step, base + tap * from.c, from.w, count, below);
-    });
-  }
-
-  const bool narrow;
-  A *memory, *offsets;  // offsets: two arrays long; dy and dx side by side where channels are adjacent, else all dy and then all dx
-};
-
-// Calls block.template run<W, NV>(channel) so that [0, depth) is covered: as many as 4 full vectors at once, narrower ones for the rest.
+// Calls block.template run<W, NV>(channel) so that [0, depth) is covered: as many as 4 full vectors at once, narrower ones for
+// the rest.
 template <class A, int W = kVectorBytes / int(sizeof(A)), class Block>
 inline void cover_channels(int64_t channel, int64_t depth, const Block& block) {
   if constexpr (W == kVectorBytes / int(sizeof(A))) {
@@ -237,7 +57,8 @@ struct Blend {
         const T *q = base + *start, *q01 = q + corner.w, *q10 = q + corner.h, *q11 = q10 + corner.w;
         const A w00 = weight[0], w01 = weight[size], w10 = weight[2 * size], w11 = weight[3 * size];
         for (int v = 0; v < NV; ++v)
-          sum[v] += (w00 * load<W>(q + v * W) + w01 * load<W>(q01 + v * W)) + (w10 * load<W>(q10 + v * W) + w11 * load<W>(q11 + v * W));
+          sum[v] +=
+              (w00 * load<W>(q + v * W) + w01 * load<W>(q01 + v * W)) + (w10 * load<W>(q10 + v * W) + w11 * load<W>(q11 + v * W));
       }
     } else {
       for (int64_t tap = 0; tap < taps.k; ++tap)
@@ -250,8 +71,8 @@ struct Blend {
   }
 };
 
-// Calls f(n, oh, ow, count) for all positions of rows [first, last), in strips of taps.positions columns from top to bottom: what a
-// strip's taps reach (13 rows of 28 pixels, 280 KB at 192 channels and offsets of 5 pixels) stays in the second-level cache
+// Calls f(n, oh, ow, count) for all positions of rows [first, last), in strips of taps.positions columns from top to bottom: what
+// a strip's taps reach (13 rows of 28 pixels, 280 KB at 192 channels and offsets of 5 pixels) stays in the second-level cache
 // from one row to the next, which whole rows (1.3 MB) don't.
 template <class T, class F>
 void for_positions(const LdcnArguments& a, Taps<T>& taps, int64_t first, int64_t last, const F& f) {
@@ -312,7 +133,8 @@ struct Dots {
     } else {
       for (int bit = 0; bit < 4; ++bit)
         if (inside >> bit & 1)
-          for (int v = 0; v < NV; ++v) sums[bit] += load<W>(grad_y + channel + v * W) * load<W>(q + corner[bit] + channel + v * W);
+          for (int v = 0; v < NV; ++v)
+            sums[bit] += load<W>(grad_y + channel + v * W) * load<W>(q + corner[bit] + channel + v * W);
     }
     add_sums<A, W>(dot, sums);
   }
@@ -329,7 +151,8 @@ void backward_sample_rows(const LdcnArguments& a, int64_t first, int64_t last) {
       taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
       for (int64_t p = 0; p < count; ++p) {
         const int64_t cell = (((n * a.out_height + oh) * a.out_width) + ow + p) * a.groups + g;
-        const T* grad_y = static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + oh * a.grad_y.h + (ow + p) * a.grad_y.w + g * depth;
+        const T* grad_y =
+            static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + oh * a.grad_y.h + (ow + p) * a.grad_y.w + g * depth;
         A* grad_offset = a.grad_offset ? static_cast<A*>(a.grad_offset) + cell * k * 2 : nullptr;
         A* grad_mask = a.grad_mask ? static_cast<A*>(a.grad_mask) + cell * k : nullptr;
         for (int64_t tap = 0; tap < k; ++tap) {
@@ -384,7 +207,8 @@ struct Scatter {
     } else {
       for (int64_t tap = 0; tap < taps.k; ++tap)
         for (int bit = 0; bit < 4; ++bit)
-          if (taps.inside[first + tap * step] >> bit & 1) add(base + start[tap * step] + corner[bit], weight[bit * size + tap * step]);
+          if (taps.inside[first + tap * step] >> bit & 1)
+            add(base + start[tap * step] + corner[bit], weight[bit * size + tap * step]);
     }
   }
 };
@@ -407,9 +231,10 @@ void backward_x_pieces(const LdcnArguments& a, int64_t first, int64_t last) {
         taps.compute(n, g, oh, ow, count, h, w);
         for (int64_t p = 0; p < count; ++p) {
           const int64_t first_tap = p * taps.position_step;
-          cover_channels<A>(begin, end,
-                            Scatter<T>{taps, first_tap, taps.all_inside(first_tap), grad_y + oh * a.grad_y.h + (ow + p) * a.grad_y.w,
-                                       {h, w}, grad_x});
+          cover_channels<A>(
+              begin, end,
+              Scatter<T>{
+                  taps, first_tap, taps.all_inside(first_tap), grad_y + oh * a.grad_y.h + (ow + p) * a.grad_y.w, {h, w}, grad_x});
         }
       }
     }
@@ -419,10 +244,14 @@ void backward_x_pieces(const LdcnArguments& a, int64_t first, int64_t last) {
 template <template <class> class F>
 void dispatch(const LdcnArguments& a, int64_t first, int64_t last) {
   switch (a.x.type) {
-    case Scalar::f32: return F<float>::run(a, first, last);
-    case Scalar::f64: return F<double>::run(a, first, last);
-    case Scalar::f16: return F<half>::run(a, first, last);
-    case Scalar::bf16: return F<bfloat16>::run(a, first, last);
+    case Scalar::f32:
+      return F<float>::run(a, first, last);
+    case Scalar::f64:
+      return F<double>::run(a, first, last);
+    case Scalar::f16:
+      return F<half>::run(a, first, last);
+    case Scalar::bf16:
+      return F<bfloat16>::run(a, first, last);
   }
 }
 template <class T>

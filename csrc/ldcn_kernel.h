@@ -14,18 +14,18 @@ struct Strided {
 };
 
 struct LdcnArguments {
-  int64_t batch, channels, height, width;       // of x
+  int64_t batch, channels, height, width;  // of x
   int64_t groups, out_height, out_width;
   int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
-  Strided x;       // channel stride 1
+  Strided x;  // channel stride 1
   Strided offset;
   Strided mask;    // data == nullptr: ones
   Strided grad_y;  // backward only; channel stride 1, type of x
   // Results are NHWC without gaps: y in x's type, gradients in float (double where x is double).
   void* y;
-  void* grad_x;       // zeroed by the caller
+  void* grad_x;  // zeroed by the caller
   void* grad_offset;
-  void* grad_mask;    // nullptr: not wanted
+  void* grad_mask;  // nullptr: not wanted
 };
 
 // Work is cut by shape alone, never by the number of threads, and no two pieces write one address: results do not depend on it.

@@ -9,8 +9,7 @@
 
 namespace dkic::rans {
 
-static_assert(std::endian::native == std::endian::little,
-              "words are copied to and from the stream as they lie in memory");
+static_assert(std::endian::native == std::endian::little, "words are copied to and from the stream as they lie in memory");
 
 namespace {
 
@@ -39,8 +38,7 @@ EncodeEntry make_entry(std::uint32_t start, std::uint32_t frequency) {
   }
   const int shift = bit_width(frequency - 1);
   __extension__ using uint128 = unsigned __int128;
-  entry.reciprocal =
-      static_cast<std::uint64_t>(((static_cast<uint128>(1) << (shift + 63)) + frequency - 1) / frequency);
+  entry.reciprocal = static_cast<std::uint64_t>(((static_cast<uint128>(1) << (shift + 63)) + frequency - 1) / frequency);
   entry.bias = start;
   entry.shift = static_cast<std::uint8_t>(shift - 1);
   return entry;
@@ -92,8 +90,7 @@ std::uint64_t push_escape(std::uint64_t state, WordStack& words, const Table& ta
   const auto distance = static_cast<std::uint64_t>(above >= 0 ? 2 * above : 2 * below + 1);
   const std::uint64_t value = distance + (1ull << table.escape_order);
   const int bits = bit_width(value) - 1;
-  for (int done = 0; done < bits; done += 16)
-    push_bits(state, words, value >> done, std::min(16, bits - done));
+  for (int done = 0; done < bits; done += 16) push_bits(state, words, value >> done, std::min(16, bits - done));
   push_bits(state, words, 0, 1);
   for (int one = table.escape_order; one < bits; ++one) push_bits(state, words, 1, 1);
   return state;
@@ -150,13 +147,11 @@ void push_chunks(const TableSet& set, std::span<const Chunk> chunks, std::size_t
 }
 
 template <typename Symbol>
-std::uint64_t chunk_cost(const TableSet& set, const Symbol* symbols, const Chunk& chunk,
-                         std::uint64_t enough) {
+std::uint64_t chunk_cost(const TableSet& set, const Symbol* symbols, const Chunk& chunk, std::uint64_t enough) {
   std::uint64_t cost = 0;
   for (std::size_t i = 0; i < chunk.count && cost < enough; ++i) {
     const Table& table = set.tables[chunk.indexes[i]];
-    const std::uint32_t number =
-        static_cast<std::uint32_t>(std::int32_t{symbols[i]}) - static_cast<std::uint32_t>(table.offset);
+    const std::uint32_t number = static_cast<std::uint32_t>(std::int32_t{symbols[i]}) - static_cast<std::uint32_t>(table.offset);
     cost += set.costs[table.first + std::min(number, table.escape)];
   }
   return cost;
@@ -168,8 +163,7 @@ std::size_t choose_lanes(const TableSet& set, std::span<const Chunk> chunks) {
   std::uint64_t cost = 0;
   for (const Chunk& chunk : chunks) {
     const std::uint64_t enough = max_lanes * cost_per_lane - cost;
-    cost += chunk.wide ? chunk_cost(set, chunk.wide, chunk, enough)
-                       : chunk_cost(set, chunk.narrow, chunk, enough);
+    cost += chunk.wide ? chunk_cost(set, chunk.wide, chunk, enough) : chunk_cost(set, chunk.narrow, chunk, enough);
     if (cost >= max_lanes * cost_per_lane) return max_lanes;
   }
   return std::bit_floor(std::max<std::uint64_t>(1, cost / cost_per_lane));
@@ -179,23 +173,21 @@ void check_indexes(std::span<const std::uint8_t> indexes, std::size_t count) {
   if (indexes.empty()) return;
   const std::size_t largest = *std::max_element(indexes.begin(), indexes.end());
   if (largest >= count)
-    throw std::invalid_argument("indexes must be below the number of tables, " + std::to_string(count) +
-                                ", got " + std::to_string(largest));
+    throw std::invalid_argument("indexes must be below the number of tables, " + std::to_string(count) + ", got " +
+                                std::to_string(largest));
 }
 
 }  // namespace
 
-TableSet::TableSet(std::span<const std::int32_t> frequencies, std::size_t columns,
-                   std::span<const std::int32_t> length, std::span<const std::int32_t> offset)
+TableSet::TableSet(std::span<const std::int32_t> frequencies, std::size_t columns, std::span<const std::int32_t> length,
+                   std::span<const std::int32_t> offset)
     : count_(length.size()) {
   if (count_ == 0 || count_ > max_tables || offset.size() != count_ || columns > probability_one ||
       frequencies.size() != count_ * columns)
-    throw std::invalid_argument(
-        "1 to 256 tables are needed, with a length, an offset and a row of frequencies each");
+    throw std::invalid_argument("1 to 256 tables are needed, with a length, an offset and a row of frequencies each");
   for (std::size_t row = 0; row < count_; ++row) {
     if (length[row] < 1 || static_cast<std::size_t>(length[row]) > columns)
-      throw std::invalid_argument("the length of table " + std::to_string(row) +
-                                  " must be 1 to the row's size");
+      throw std::invalid_argument("the length of table " + std::to_string(row) + " must be 1 to the row's size");
     add(row, frequencies.subspan(row * columns, static_cast<std::size_t>(length[row])), offset[row]);
   }
   std::fill(tables.begin() + static_cast<std::ptrdiff_t>(count_), tables.end(), tables[0]);
@@ -217,8 +209,7 @@ void TableSet::add(std::size_t row, std::span<const std::int32_t> frequencies, s
   std::uint32_t start = 0;
   for (const std::int32_t frequency : frequencies) {
     if (frequency < 1 || static_cast<std::uint32_t>(frequency) > probability_one - start)
-      throw std::invalid_argument("the frequencies of table " + std::to_string(row) +
-                                  " must be at least 1 and sum to 65536");
+      throw std::invalid_argument("the frequencies of table " + std::to_string(row) + " must be at least 1 and sum to 65536");
     starts.push_back(start);
     encode_entries.push_back(make_entry(start, static_cast<std::uint32_t>(frequency)));
     costs.push_back(static_cast<std::uint16_t>((probability_bits - std::log2(frequency)) * cost_one_bit));
@@ -266,8 +257,7 @@ std::string encode(const TableSet& tables, std::span<const Chunk> chunks, std::s
   return data;
 }
 
-Decoder::Decoder(std::span<const std::uint8_t> data, std::shared_ptr<const TableSet> tables)
-    : tables_(std::move(tables)) {
+Decoder::Decoder(std::span<const std::uint8_t> data, std::shared_ptr<const TableSet> tables) : tables_(std::move(tables)) {
   states_.fill(0);
   states_[0] = state_min;
   if (!data.empty()) {
@@ -281,8 +271,7 @@ Decoder::Decoder(std::span<const std::uint8_t> data, std::shared_ptr<const Table
     std::memcpy(states_.data() + 1, data.data() + 1 + first_bytes, 8 * (lanes_ - 1));
     const bool padded = first_bytes > 5 && states_[0] >> (8 * (first_bytes - 1)) == 0;
     for (std::size_t lane = 0; lane < lanes_; ++lane)
-      if (padded || states_[lane] < state_min || states_[lane] >> 63)
-        throw Damaged("a coder state is out of range");
+      if (padded || states_[lane] < state_min || states_[lane] >> 63) throw Damaged("a coder state is out of range");
     data = data.subspan(fixed + first_bytes);
     end_ = data.size() / 4;
   }
@@ -380,8 +369,7 @@ void Decoder::pull(std::span<const std::uint8_t> indexes, std::int32_t* symbols)
 }
 
 void Decoder::finish() const {
-  if (next_ != end_)
-    throw Damaged(std::to_string(4 * (end_ - next_)) + " bytes are left after its last symbol");
+  if (next_ != end_) throw Damaged(std::to_string(4 * (end_ - next_)) + " bytes are left after its last symbol");
   for (std::size_t lane = 0; lane < lanes_; ++lane)
     if (states_[lane] != state_min) throw Damaged("a coder state does not end where coding began");
 }

@@ -55,8 +55,8 @@ class TableSet {
  public:
   // frequencies: rows x columns; row t holds length[t] frequencies, each >= 1 with the sum 2^16, the last the
   // escape's. Throws std::invalid_argument.
-  TableSet(std::span<const std::int32_t> frequencies, std::size_t columns,
-           std::span<const std::int32_t> length, std::span<const std::int32_t> offset);
+  TableSet(std::span<const std::int32_t> frequencies, std::size_t columns, std::span<const std::int32_t> length,
+           std::span<const std::int32_t> offset);
 
   std::size_t count() const { return count_; }
 

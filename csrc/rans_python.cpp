@@ -25,18 +25,15 @@ std::span<const Value> flat_span(const py::array& array, const char* what) {
 }
 
 std::span<const std::uint8_t> byte_span(const py::buffer_info& info) {
-  if (info.itemsize != 1 || info.ndim != 1 || info.strides[0] != 1)
-    throw py::type_error("data must be contiguous bytes");
+  if (info.itemsize != 1 || info.ndim != 1 || info.strides[0] != 1) throw py::type_error("data must be contiguous bytes");
   return {static_cast<const std::uint8_t*>(info.ptr), static_cast<std::size_t>(info.size)};
 }
 
-std::shared_ptr<rans::TableSet> make_tables(const py::array& frequencies, const py::array& length,
-                                            const py::array& offset) {
+std::shared_ptr<rans::TableSet> make_tables(const py::array& frequencies, const py::array& length, const py::array& offset) {
   if (!py::isinstance<py::array_t<std::int32_t, py::array::c_style>>(frequencies) || frequencies.ndim() != 2)
     throw py::type_error("frequencies must be a contiguous int32 array of two dimensions");
   return std::make_shared<rans::TableSet>(
-      std::span(static_cast<const std::int32_t*>(frequencies.data()),
-                static_cast<std::size_t>(frequencies.size())),
+      std::span(static_cast<const std::int32_t*>(frequencies.data()), static_cast<std::size_t>(frequencies.size())),
       static_cast<std::size_t>(frequencies.shape(1)),
       flat_span<std::int32_t>(length, "length must be a contiguous 1-d int32 array"),
       flat_span<std::int32_t>(offset, "offset must be a contiguous 1-d int32 array"));
@@ -44,19 +41,16 @@ std::shared_ptr<rans::TableSet> make_tables(const py::array& frequencies, const 
 
 rans::Chunk make_chunk(const py::array& symbols, const py::array& indexes) {
   const auto index_span = flat_span<std::uint8_t>(indexes, "indexes must be a contiguous 1-d uint8 array");
-  if (symbols.size() != indexes.size())
-    throw std::invalid_argument("symbols and indexes must have the same length");
+  if (symbols.size() != indexes.size()) throw std::invalid_argument("symbols and indexes must have the same length");
   if (is_flat<std::int16_t>(symbols))
     return {static_cast<const std::int16_t*>(symbols.data()), nullptr, index_span.data(), index_span.size()};
-  return {nullptr,
-          flat_span<std::int32_t>(symbols, "symbols must be a contiguous 1-d int16 or int32 array").data(),
+  return {nullptr, flat_span<std::int32_t>(symbols, "symbols must be a contiguous 1-d int16 or int32 array").data(),
           index_span.data(), index_span.size()};
 }
 
 py::bytes encode(const rans::TableSet& tables, const py::list& pairs, std::size_t lanes) {
   std::vector<rans::Chunk> chunks;
-  std::vector<py::array>
-      kept;  // the arrays live as long as the GIL is given away, whatever becomes of the list
+  std::vector<py::array> kept;  // the arrays live as long as the GIL is given away, whatever becomes of the list
   for (const auto& pair : pairs) {
     auto [symbols, indexes] = pair.cast<std::pair<py::array, py::array>>();
     chunks.push_back(make_chunk(symbols, indexes));

@@ -96,10 +96,8 @@ inline Vector<float, W> load(const half* p) {
     return bit_cast<Vector<float, W>>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #endif
 #if defined(__F16C__)
-  if constexpr (W == 8)
-    return bit_cast<Vector<float, W>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-  if constexpr (W == 4)
-    return bit_cast<Vector<float, W>>(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  if constexpr (W == 8) return bit_cast<Vector<float, W>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  if constexpr (W == 4) return bit_cast<Vector<float, W>>(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #endif
   Vector<float, W> v;
   for (int i = 0; i < W; ++i) v[i] = to_float(p[i]);
@@ -184,9 +182,8 @@ inline void add_sums(T* to, const Vector<T, W> (&v)[4]) {
   if constexpr (W < 4) {
     for (int i = 0; i < 4; ++i) to[i] += sum<T, W>(v[i]);
   } else if constexpr (W > 4) {
-    const Vector<T, W / 2> half[4] = {
-        low_half<T, W>(v[0]) + high_half<T, W>(v[0]), low_half<T, W>(v[1]) + high_half<T, W>(v[1]),
-        low_half<T, W>(v[2]) + high_half<T, W>(v[2]), low_half<T, W>(v[3]) + high_half<T, W>(v[3])};
+    const Vector<T, W / 2> half[4] = {low_half<T, W>(v[0]) + high_half<T, W>(v[0]), low_half<T, W>(v[1]) + high_half<T, W>(v[1]),
+                                      low_half<T, W>(v[2]) + high_half<T, W>(v[2]), low_half<T, W>(v[3]) + high_half<T, W>(v[3])};
     add_sums<T, W / 2>(to, half);
   } else {
     const auto pairs01 = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5) + __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7);

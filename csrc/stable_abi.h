@@ -21,11 +21,16 @@ using torch::stable::Tensor;
 
 inline Scalar scalar_of(const Tensor& t, const char* name) {
   switch (t.scalar_type()) {
-    case ScalarType::Float: return Scalar::f32;
-    case ScalarType::Double: return Scalar::f64;
-    case ScalarType::Half: return Scalar::f16;
-    case ScalarType::BFloat16: return Scalar::bf16;
-    default: STD_TORCH_CHECK(false, name, " must be float32, float64, float16 or bfloat16");
+    case ScalarType::Float:
+      return Scalar::f32;
+    case ScalarType::Double:
+      return Scalar::f64;
+    case ScalarType::Half:
+      return Scalar::f16;
+    case ScalarType::BFloat16:
+      return Scalar::bf16;
+    default:
+      STD_TORCH_CHECK(false, name, " must be float32, float64, float16 or bfloat16");
   }
 }
 
