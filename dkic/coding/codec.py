@@ -165,12 +165,13 @@ def analyse(x: Tensor, level: Weights) -> list[tuple[Tensor, Tensor]]:
     """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass."""
     model, coded = level.model, []
     y = model.g_a(_padded(x))
-    z = model.h_a(y).round()
+    # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
+    z = model.h_a(y).round().contiguous()
     coded.append((_flat(z), _z_indexes(z.shape)))
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
         mean = coded_mean(mean)
-        symbols = (take_cells(y[:, channels], cells).double() - mean).round()
+        symbols = (take_cells(y[:, channels], cells).double() - mean).round().contiguous()
         coded.append((_flat(symbols), coded_index(scale_index).flatten()))
         return symbols + mean
 
