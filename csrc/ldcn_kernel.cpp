@@ -65,7 +65,7 @@ struct Blend {
         for (int bit = 0; bit < 4; ++bit)
           if (taps.inside[first + tap * step] >> bit & 1)
             for (int v = 0; v < NV; ++v)
-              sum[v] += weight[bit * size + tap * step] * load<W>(base + start[tap * step] + corner[bit] + v * W);
+              sum[v] += weight[bit * size + tap * step] * load<W>(base + (start[tap * step] + corner[bit]) + v * W);
     }
     for (int v = 0; v < NV; ++v) store<W>(y + channel + v * W, sum[v]);
   }

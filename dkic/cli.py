@@ -4,6 +4,7 @@ Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
 """
 
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -28,7 +29,7 @@ def _set_threads(_context: click.Context, _parameter: click.Parameter, threads: 
 
 
 THREADS = click.option(
-    "--threads", type=click.IntRange(min=1), callback=_set_threads, expose_value=False, help="CPU threads; all cores by default."
+    "--threads", type=click.IntRange(1, 256), callback=_set_threads, expose_value=False, help="CPU threads; all cores by default."
 )
 
 
@@ -63,7 +64,8 @@ def compress(inputs: tuple[str, ...], out: str, quality: int | None, model: str,
     """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files."""
     targets = _targets(inputs, out, ".dkic")
     from dkic.coding.codec import load
-    from dkic.coding.image_io import check_output, read_picture, write_atomically
+    from dkic.coding.image_io import read_picture
+    from dkic.output_file import check_output, write_atomically
 
     codec = load(model)
     if quality is not None and quality not in codec.qualities:
@@ -93,14 +95,16 @@ def decompress(inputs: tuple[str, ...], out: str, model: str | None, force: bool
     targets = _targets(inputs, out, ".png")
     from dkic.coding.codec import Codec, load
     from dkic.coding.container import unpack
-    from dkic.coding.image_io import check_output, write_picture
+    from dkic.coding.image_io import picture_suffix, write_picture
     from dkic.models.weights_file import find_by_hash
+    from dkic.output_file import check_output
 
     given = load(model) if model else None
     loaded: dict[bytes, Codec] = {}
 
     def one(source: str, target: Path) -> str:
         check_output(target, force)
+        picture_suffix(target)
         data = _read_dkic(source)
         model_hash = unpack(data).header.model_hash
         codec = given or loaded.get(model_hash)
@@ -202,7 +206,7 @@ def demo(out: str) -> None:
 @click.argument("folder", metavar="DIR")
 @click.option("--out", required=True, metavar="RUN", help="Folder for checkpoint, log and weights.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
-@click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="loss = bpp + lambda * 255^2 * MSE.")
+@click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="Weight of the MSE, after the warm-up.")
 @click.option("--steps", type=int, default=100_000, show_default=True, help="Length of the learning-rate schedule.")
 @click.option("--warmup-steps", type=int, help="First steps, with 8 times the lambda.  [default: a quarter of --steps]")
 @click.option("--minutes", type=click.FloatRange(min=0), help="Stop, with a checkpoint, after this time.")
@@ -217,7 +221,7 @@ def demo(out: str) -> None:
 def train(
     context: click.Context, folder: str, out: str, minutes: float | None, quality: int, resume: bool, **options: Any
 ) -> None:
-    """Train on the photographs in DIR for rate and mean squared error."""
+    """Train on the photographs in DIR for rate and mean squared error: loss = bpp + lambda * 255^2 * MSE."""
     from dkic.training.train import TrainingFailed, settings_of, train_folder
 
     given = {
@@ -238,22 +242,37 @@ def train(
 
 def _targets(inputs: tuple[str, ...], out: str, suffix: str) -> list[Path]:
     """The output of every input; a usage error where two would get the same, or an input would be overwritten."""
+    if not out:
+        raise click.UsageError("-o: the name of the output is empty")
     if len(inputs) == 1 and not Path(out).is_dir() and not out.endswith("/"):
-        if Path(out).exists() and Path(inputs[0]).exists() and Path(out).samefile(inputs[0]):
-            raise click.UsageError(f"-o: {out} is the input itself")
-        return [Path(out)]
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise click.UsageError(f"-o: there are several inputs, so {out} must be a folder, and it is a file")
-    targets = [folder / (Path(source).stem + suffix) for source in inputs]
-    for i, target in enumerate(targets):
-        if target in targets[:i]:
-            raise click.UsageError(f"{inputs[targets.index(target)]} and {inputs[i]} would both become {target}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.UsageError(f"-o: the folder {out} can't be made ({error.strerror})") from None
+        targets = [Path(out)]
+    else:
+        folder = Path(out)
+        if folder.exists() and not folder.is_dir():
+            raise click.UsageError(f"-o: {out} must be a folder, and it is a file")
+        targets = [folder / (Path(source).stem + suffix) for source in inputs]
+    files = {_identity(source) for source in inputs} - {None}
+    source_of: dict[Path, str] = {}
+    for source, target in zip(inputs, targets, strict=True):
+        if source_of.setdefault(target, source) is not source:
+            raise click.UsageError(f"{source_of[target]} and {source} would both become {target}")
+        if _identity(target) in files:
+            raise click.UsageError(f"-o: {target} is an input itself")
+    if targets[0] != Path(out):
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"-o: the folder {out} can't be made ({error.strerror})") from None
     return targets
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever it is called; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path], str]) -> None:
@@ -264,7 +283,7 @@ def _each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path
     pairs = list(zip(inputs, targets, strict=True))
     for source, target in tqdm(pairs, unit="file", disable=None if len(pairs) > 1 else True):
         try:
-            tqdm.write(one(source, target))
+            said = one(source, target)
         except (DkicError, OSError, MemoryError, RuntimeError) as error:
             no_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's is a RuntimeError
             if isinstance(error, RuntimeError) and not no_memory:
@@ -273,6 +292,8 @@ def _each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path
             text = "not enough memory for this picture" if no_memory else str(error)
             text = text if text.startswith((source, str(target))) else f"{source}: {text}"
             tqdm.write(f"dkic: {text}", file=sys.stderr)
+        else:
+            tqdm.write(said)
     sys.exit(1 if failed else 0)
 
 

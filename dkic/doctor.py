@@ -1,6 +1,5 @@
 """What `dkic doctor` prints: what this installation is made of, what is missing, and what repairs it."""
 
-import ctypes
 import importlib
 import os
 import platform
@@ -12,7 +11,6 @@ from pathlib import Path
 import dkic
 
 PACKAGE = Path(dkic.__file__).parent
-CAPABILITIES = ("default", "avx2", "avx512")
 GET_TORCH = "run `python3 -m pip install 'torch>=2.10'`"
 GET_DKIC = "run `python3 -m pip install -e .` in dkic's source folder, or install dkic's package again"
 
@@ -88,18 +86,16 @@ def _threads() -> str:
 
 
 def _cpu_kernels() -> str:
-    import torch  # noqa: F401  (the kernels are linked against its libraries, loaded by this import)
+    from dkic.ops.backends import CAPABILITIES, cpu_capability  # imports torch, whose libraries the kernels are linked against
 
     path = PACKAGE / "_native" / "libdkic_cpu.so"
     if not path.exists():
         raise _Missing(f"{path.name} is not built")
-    query = ctypes.CDLL(str(path)).dkic_cpu_capability
-    query.restype = ctypes.c_char_p
-    answer = query().decode()
-    if answer not in CAPABILITIES:  # then it is the reason why none was chosen
-        raise _Missing(answer, "unset DKIC_CPU_CAPABILITY")
+    capability = cpu_capability(path)
+    if capability not in CAPABILITIES:  # then it is the reason why none was chosen
+        raise _Missing(capability, "unset DKIC_CPU_CAPABILITY")
     asked = os.environ.get("DKIC_CPU_CAPABILITY")
-    return f"built, use {answer} instructions (DKIC_CPU_CAPABILITY is {asked or 'not set'})"
+    return f"built, use {capability} instructions (DKIC_CPU_CAPABILITY is {asked or 'not set'})"
 
 
 def _entropy_coder() -> str:

@@ -166,8 +166,12 @@ def test_a_failure_leaves_an_existing_output_whole(folder):
 
 
 def test_the_input_is_never_the_output(folder):
+    (folder / "picture.dkic").write_bytes((folder / "a.png").read_bytes())  # a name that -o FOLDER gives as well
     before = files(folder)
-    assert "is the input itself" in wrong_usage("compress", folder / "a.png", "-o", folder / "a.png", "--force")
+    assert "is an input itself" in wrong_usage("compress", folder / "a.png", "-o", folder / "a.png", "--force")
+    assert "is an input itself" in wrong_usage("compress", folder / "picture.dkic", "-o", folder, "--force")
+    assert "is an input itself" in wrong_usage("compress", folder / "picture.dkic", folder / "a.png", "-o", folder, "--force")
+    assert "is empty" in wrong_usage("compress", folder / "a.png", "-o", "", "--force")
     assert files(folder) == before
 
 
@@ -222,7 +226,7 @@ def test_decompressing_what_is_no_dkic_file(folder):
         (["--threads", "many"], "--threads"),
         (["--model", "nonesuch"], "no model nonesuch: "),
         (["--model", "missing/w.safetensors"], "no model missing/w.safetensors: "),
-        (["--model", __file__], "not a safetensors file"),
+        (["--model", __file__], "not a weights file that can be read"),
         (["--model", "long" * 2000], "File name too long"),
     ],
 )

@@ -97,7 +97,6 @@ class Codec:
     def decompress(self, data: bytes, output: Literal["torch"]) -> Tensor: ...
     @overload
     def decompress(self, data: bytes, output: Literal["picture"]) -> Picture: ...
-    @torch.inference_mode()
     def decompress(
         self, data: bytes, output: Literal["pil", "numpy", "torch", "picture"] = "pil"
     ) -> Image.Image | np.ndarray | Tensor | Picture:
@@ -119,10 +118,7 @@ class Codec:
         if level is None:
             have = ", ".join(level.hash.hex() for level in self._levels.values())
             raise DkicError(f"the file was made with model {header.model_hash.hex()}, and this is {have}; load that model")
-        x_hat = decode(file, level)
-        pixels = x_hat[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-        if header.grayscale:
-            pixels = np.repeat(pixels[:, :, 1:2], 3, axis=2)
+        pixels = _decoded_pixels(file, level)
         if output == "numpy":
             return pixels
         if output == "torch":
@@ -177,6 +173,14 @@ def analyse(x: Tensor, level: Weights) -> list[tuple[Tensor, Tensor]]:
 
     model.context(model.h_s(z.double()), visit)
     return coded
+
+
+@torch.inference_mode()
+def _decoded_pixels(file: DkicFile, level: Weights) -> np.ndarray:
+    """uint8 `[H, W, 3]`; three equal channels where the file is grayscale."""
+    x_hat = decode(file, level)
+    pixels = x_hat[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return np.repeat(pixels[:, :, 1:2], 3, axis=2) if file.header.grayscale else pixels
 
 
 def decode(file: DkicFile, level: Weights) -> Tensor:

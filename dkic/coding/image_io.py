@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
 import struct
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -29,6 +27,7 @@ from PIL import Image
 
 from dkic.coding.container import MAX_PIXELS, check_size
 from dkic.errors import DkicError
+from dkic.output_file import reason, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -135,14 +134,20 @@ def to_pil(picture: Picture) -> Image.Image:
     return image
 
 
+def picture_suffix(path: str | os.PathLike[str]) -> str:
+    """The suffix of a picture's file name, in lower case. Raises DkicError where `write_picture` writes no such format."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _WRITE_FORMATS:
+        raise DkicError(f"{path}: the name must end in one of {', '.join(_WRITE_FORMATS)}")
+    return suffix
+
+
 def write_picture(picture: Picture, path: str | os.PathLike[str], force: bool = False) -> None:
     """Writes `picture` to `path` in the format of its suffix, whole or not at all; see `write_atomically`.
 
     A grayscale picture is written with one channel; WebP always has three, so a profile for gray is left out.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in _WRITE_FORMATS:
-        raise DkicError(f"{path}: the name must end in one of {', '.join(_WRITE_FORMATS)}")
+    suffix = picture_suffix(path)
     if suffix == ".pgm" and not picture.grayscale:
         raise DkicError(f"{path}: a .pgm holds grayscale only, and the picture has colours; take .ppm")
     image_format, options = _WRITE_FORMATS[suffix]
@@ -154,58 +159,9 @@ def write_picture(picture: Picture, path: str | os.PathLike[str], force: bool = 
         try:
             to_pil(picture).save(file, image_format, icc_profile=icc, **options)
         except (ValueError, OverflowError, struct.error) as error:
-            raise DkicError(f"{path}: can't be written as {image_format} ({_reason(error)})") from error
+            raise DkicError(f"{path}: can't be written as {image_format} ({reason(error)})") from error
 
     write_atomically(path, save, force)
-
-
-def write_atomically(
-    path: str | os.PathLike[str], data: bytes | Callable[[IO[bytes]], object], force: bool = False
-) -> None:
-    """Writes `data`, or what `data(file)` writes, to a file beside `path`, then renames that to `path`.
-
-    So `path` is never there in part, and nothing is left behind when writing fails. A symbolic link stays
-    one, and what it points to is written. Raises DkicError, which begins with the path, where `check_output`
-    or the system does; what `data` raises of its own passes through.
-    """
-    target = check_output(path, force)
-    part = target.with_name(f".dkic-{secrets.token_hex(8)}.part")
-    try:
-        # Not tempfile's 0600: a new file gets the permissions of the umask, an overwritten one keeps its own.
-        with open(part, "x+b") as file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data)
-        if target.exists():
-            shutil.copymode(target, part)
-        os.replace(part, target)
-    except OSError as error:
-        raise DkicError(f"{path}: can't be written ({_reason(error)})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def check_output(path: str | os.PathLike[str], force: bool = False) -> Path:
-    """The file that writing to `path` makes, links followed; it is cheap, so call it before long work too.
-
-    Raises DkicError where that can't be: no such directory, or `path` is a directory or a device, or it
-    exists and `force` is false.
-    """
-    try:
-        target = Path(os.path.realpath(path))
-    except (OSError, ValueError) as error:
-        raise DkicError(f"{path}: can't be written ({_reason(error)})") from error
-    if not os.path.isdir(target.parent):
-        raise DkicError(f"{path}: the directory {target.parent} does not exist; make it first")
-    if os.path.isdir(target):
-        raise DkicError(f"{path}: this is a directory, and the name of a file is needed")
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise DkicError(f"{path}: this is not a regular file, and dkic writes no other")
-    if os.path.exists(target) and not force:
-        raise DkicError(f"{path}: the file exists; overwrite it with --force (force=True in Python)")
-    return target
 
 
 def _from_pil(image: Image.Image, name: str) -> Picture:
@@ -294,11 +250,6 @@ def _gray_picture(gray: np.ndarray, icc: bytes | None = None) -> Picture:
     return Picture(np.repeat(gray[:, :, None], 3, axis=2), grayscale=True, icc=icc)
 
 
-def _reason(error: BaseException) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return text.splitlines()[0]
-
-
 _pillow_lock = threading.Lock()
 _pillow_users = 0
 _pillow_restore = contextlib.ExitStack()
@@ -331,7 +282,7 @@ def _pillow(name: str) -> Iterator[None]:
         raise DkicError(f"{name}: this is not a {formats} picture, or its beginning is damaged") from error
     except Exception as error:
         # A damaged file makes Pillow's readers raise anything: SyntaxError, struct.error, MemoryError ...
-        raise DkicError(f"{name}: can't be read as a picture ({_reason(error)})") from error
+        raise DkicError(f"{name}: can't be read as a picture ({reason(error)})") from error
     finally:
         with _pillow_lock:
             _pillow_users -= 1

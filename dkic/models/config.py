@@ -6,7 +6,21 @@ The paper gives neither widths nor groups nor the direction of the asymmetry; ev
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from dkic.entropy.tables import MAX_TABLES, SCALES
 from dkic.errors import DkicError
+
+# A weights file states its config, so these bound what a damaged one can make dkic do. They leave
+# `base`, the largest preset, room to grow by two to five times.
+MAX_CHANNELS = 1024
+MAX_BOTTLENECKS = 16
+MAX_SLICES = 16
+# Every channel of z has its own table, after those of the Gaussians, and a table's index is one byte.
+MAX_HYPER_CHANNELS = MAX_TABLES - len(SCALES)
+
+
+def _within(value: object, low: int, high: int) -> bool:
+    """Whether it is an int (True is none) in these bounds, which JSON doesn't promise."""
+    return type(value) is int and low <= value <= high
 
 
 @dataclass(frozen=True)
@@ -20,8 +34,9 @@ class SliceSpec:
     passes: int
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or self.passes not in (1, 2, 4):
-            raise DkicError(f"a slice needs channels >= 1 and 1, 2 or 4 passes, not {self.channels} and {self.passes}")
+        if not _within(self.channels, 1, MAX_CHANNELS) or not _within(self.passes, 1, 4) or self.passes == 3:
+            given = f"{self.channels!r:.40} and {self.passes!r:.40}"
+            raise DkicError(f"a slice needs 1 to {MAX_CHANNELS} channels and 1, 2 or 4 passes, not {given}")
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,30 @@ class ModelConfig:
     hyper_groups: int
     hyper_features: int
     context_channels: int
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("widths", 2, MAX_CHANNELS),  # a bottleneck is half as wide
+            ("groups", 1, MAX_CHANNELS),
+            ("bottlenecks", 0, MAX_BOTTLENECKS),
+        ):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or len(values) != 3 or not all(_within(v, low, high) for v in values):
+                raise DkicError(f"{name} must be 3 whole numbers from {low} to {high}, not {values!r:.40}")
+        for name, high in (
+            ("hyper_channels", MAX_HYPER_CHANNELS),
+            ("hyper_groups", MAX_HYPER_CHANNELS),
+            ("hyper_features", MAX_CHANNELS),
+            ("context_channels", MAX_CHANNELS),
+        ):
+            if not _within(getattr(self, name), 1, high):
+                raise DkicError(f"{name} must be a whole number from 1 to {high}, not {getattr(self, name)!r:.40}")
+        slices = self.slices
+        if not isinstance(slices, tuple) or not 1 <= len(slices) <= MAX_SLICES or self.latent_channels > MAX_CHANNELS:
+            raise DkicError(f"there must be 1 to {MAX_SLICES} slices, with at most {MAX_CHANNELS} channels together")
+        for width, groups in zip((*self.widths, self.hyper_channels), (*self.groups, self.hyper_groups), strict=True):
+            if width % groups:
+                raise DkicError(f"groups must divide the channels they split, and {groups} does not divide {width}")
 
     @property
     def latent_channels(self) -> int:

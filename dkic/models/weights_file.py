@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch.overrides import TorchFunctionMode
 
 from dkic.entropy.tables import Tables, gaussian_tables
 from dkic.errors import DkicError
 from dkic.models.config import ModelConfig
 from dkic.models.dkic import DKIC
+from dkic.output_file import reason, write_atomically
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 FORMAT = 1
@@ -52,6 +54,7 @@ def file_hash(path: Path) -> bytes:
 
 def save_weights(path: Path, model: DKIC, quality: int, about: dict[str, Any]) -> None:
     """Write a model for use. quality: its level, 1 to 255, rising with the rate; about: JSON facts worth keeping."""
+    _check_quality(quality)
     tables = gaussian_tables().concat(model.prior.tables())
     tensors = {
         name: value.detach().to(torch.float16).contiguous()
@@ -62,10 +65,7 @@ def save_weights(path: Path, model: DKIC, quality: int, about: dict[str, Any]) -
         raise DkicError(f"{path}: not written, since {broken[0]} holds values that float16 can't")
     tensors |= {_TABLES + name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in tables.to_arrays().items()}
     head = {"format": FORMAT, "quality": quality, "config": model.config.to_dict(), "about": about}
-    temporary = path.with_name(path.name + ".tmp")
-    # Not save_file, whose files nobody but the owner may read.
-    temporary.write_bytes(save(tensors, {"dkic": json.dumps(head, sort_keys=True)}))
-    temporary.replace(path)
+    write_atomically(path, save(tensors, {"dkic": json.dumps(head, sort_keys=True)}), force=True)
 
 
 def load_weights(path: Path) -> Weights:
@@ -73,25 +73,55 @@ def load_weights(path: Path) -> Weights:
     try:
         with safe_open(path, "pt") as file:
             head = json.loads((file.metadata() or {}).get("dkic", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise DkicError(f"{path}: not a safetensors file that can be read ({error})") from None
-    if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise DkicError(f"{path}: not dkic weights of format {FORMAT}")
+            if not isinstance(head, dict) or head.get("format") != FORMAT:
+                raise DkicError(f"not dkic weights of format {FORMAT}")
+            return _weights(path, head, file)
+    except DkicError as error:
+        raise DkicError(f"{path}: {error}") from None
+    # RuntimeError includes RecursionError (JSON nested too deeply); AttributeError is for a dtype that this torch lacks.
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, MemoryError) as error:
+        raise DkicError(f"{path}: not a weights file that can be read ({reason(error)})") from None
+
+
+def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
+    """What an open file holds. Nothing is allocated before its tensors are known to be those of its config."""
     try:
+        _check_quality(head["quality"])
+        if not isinstance(head["about"], dict):
+            raise DkicError("about must be an object")
         config = ModelConfig.from_dict(head["config"])
-        arrays = {n.removeprefix(_TABLES): t.numpy() for n, t in tensors.items() if n.startswith(_TABLES)}
-        tables = Tables.from_arrays(arrays)
-        model = DKIC(config)
-        missing = model.load_state_dict({n: t for n, t in tensors.items() if not n.startswith(_TABLES)}, strict=False)
-        if missing.unexpected_keys or not all(name.startswith(_TRAINING_ONLY) for name in missing.missing_keys):
-            raise DkicError("the tensors' names do not fit the config")
-        weights = Weights(path, _for_coding(model), tables, file_hash(path), int(head["quality"]), dict(head["about"]))
-    except (DkicError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise DkicError(f"{path}: damaged weights file ({str(error).splitlines()[0]})") from None
-    if len(tables) != len(gaussian_tables()) + config.hyper_channels:
-        raise DkicError(f"{path}: damaged weights file (it holds {len(tables)} tables)")
-    return weights
+        with _LayersWithoutMemory():
+            model = DKIC(config)
+        shapes = {n: list(t.shape) for n, t in model.state_dict().items() if not n.startswith(_TRAINING_ONLY)}
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+        if shapes != {name: shape for name, shape in found.items() if not name.startswith(_TABLES)}:
+            raise DkicError("the tensors' names or shapes do not fit the config")
+        tables = Tables.from_arrays({n.removeprefix(_TABLES): file.get_tensor(n).numpy() for n in found.keys() - shapes.keys()})
+        if len(tables) != len(gaussian_tables()) + config.hyper_channels:
+            raise DkicError(f"it holds {len(tables)} tables")
+        tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in shapes}
+        if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
+            raise DkicError(f"{broken[0]} holds values that are not finite")
+    except (DkicError, KeyError) as error:
+        raise DkicError(f"damaged weights file ({reason(error)})") from None
+    model.load_state_dict(tensors, strict=False, assign=True)
+    return Weights(path, _for_coding(model), tables, file_hash(path), head["quality"], head["about"])
+
+
+class _LayersWithoutMemory(TorchFunctionMode):
+    """Makes layers' parameters on the meta device; the small prior, which no file holds, is made as ever.
+
+    Under torch.device("meta") the prior's arithmetic would import torch's compiler, and loading take 3 s longer.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return function(*args, **kwargs | {"device": "meta"} if function is torch.empty else kwargs)
+
+
+def _check_quality(quality: object) -> None:
+    if type(quality) is not int or not 1 <= quality <= 255:
+        raise DkicError(f"quality must be a whole number from 1 to 255, not {quality!r:.40}")
 
 
 def _for_coding(model: DKIC) -> DKIC:

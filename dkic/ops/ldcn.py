@@ -7,6 +7,8 @@ from dkic.ops import backends
 from dkic.ops.reference import Pair
 from dkic.ops.schemas import library
 
+Sizes = tuple[int, int]
+_SIZE_LIMIT = 2**24  # positions are float32, exact for integers up to here
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -64,7 +66,9 @@ def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) 
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def _check(x, offset, mask, kernel, stride, padding, dilation) -> None:
+def _check(
+    x: Tensor, offset: Tensor, mask: Tensor | None, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
+) -> None:
     named = [("x", x), ("offset", offset)] + ([("mask", mask)] if mask is not None else [])
     for name, t in named:
         if not isinstance(t, Tensor):
@@ -80,7 +84,11 @@ def _check(x, offset, mask, kernel, stride, padding, dilation) -> None:
     ):  # fmt: skip
         if min(values) < least:
             raise ValueError(f"ldcn: {name} must be at least {least}, and is {values}")
+        if max(values) >= _SIZE_LIMIT:
+            raise ValueError(f"ldcn: {name} must be below 2^24, and is {values}")
     n, c, h, w = x.shape
+    if max(h, w) >= _SIZE_LIMIT:
+        raise ValueError(f"ldcn: x must be below 2^24 pixels high and wide, and is {h}x{w}")
     k = kernel[0] * kernel[1]
     size = [_out_size(*along) for along in zip((h, w), kernel, stride, padding, dilation, strict=True)]
     if h < 1 or w < 1 or min(size) < 1:

@@ -1,5 +1,6 @@
 """Random crops from a folder of photographs, reproducible from (seed, step) alone."""
 
+import hashlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -25,6 +26,8 @@ class PhotoFolder:
         crop: side of the square crops, in pixels; smaller photographs are skipped and counted in `skipped`, as are those that
             can't be read, some of which (a truncated file, one with transparency) show only when they are first drawn.
         cache_bytes: memory for decoded pictures.
+
+    Attributes: `fingerprint` is the same for folders with the same photographs, by name and size.
 
     Raises:
         DkicError: no photograph that is large enough.
@@ -54,6 +57,8 @@ class PhotoFolder:
             areas.append(min(width * height, self.AREA_CAP))
         if not self.paths:
             raise DkicError(f"{folder}: no photograph of at least {crop}x{crop} pixels in it (skipped: {self.skipped})")
+        listing = "\n".join(f"{path.relative_to(folder)} {area}" for path, area in zip(self.paths, areas, strict=True))
+        self.fingerprint = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
         self._chance = np.array(areas, dtype=np.float64) / sum(areas)
         self._folder, self._unreadable = folder, set[Path]()
         self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()

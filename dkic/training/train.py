@@ -4,8 +4,8 @@ Everything random is drawn from (seed, step), so a checkpoint needs no generator
 """
 
 import contextlib
+import io
 import math
-import os
 import signal
 import threading
 import time
@@ -21,6 +21,7 @@ from dkic.errors import DkicError
 from dkic.models import DKIC, PRESETS
 from dkic.models.config import ModelConfig
 from dkic.models.weights_file import save_weights
+from dkic.output_file import reason, write_atomically
 from dkic.training.photos import PhotoFolder
 
 CHECKPOINT = "checkpoint.pt"
@@ -67,8 +68,8 @@ class TrainSettings:
             raise DkicError(f"--lr must be above 0, not {self.learning_rate}")
         if self.warmup_steps < 0:
             raise DkicError(f"--warmup-steps must be at least 0, not {self.warmup_steps}")
-        if self.seed < 0:
-            raise DkicError(f"--seed must be at least 0, not {self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise DkicError(f"--seed must be at least 0 and below 2^32, not {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -120,21 +121,26 @@ class Trainer:
         return StepResult(self.step, loss.item(), bpp.item(), -10 * math.log10(max(mse.item(), 1e-10)))
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint to a temporary name and rename it."""
+        """Write a checkpoint, whole or not at all."""
         state = {
             "settings": asdict(self.settings),
             "config": self.config.to_dict(),
+            "photos": self.photos.fingerprint,
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        temporary = path.with_name(path.name + ".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        content = io.BytesIO()  # into a file, torch.save would tell a full disk by a RuntimeError
+        torch.save(state, content)
+        write_atomically(path, content.getvalue(), force=True)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's contents (see load_checkpoint)."""
+        if state["photos"] != self.photos.fingerprint:
+            raise DkicError("the folder holds other photographs than those that the run began with, so it can't continue exactly")
         try:
+            if state["config"] != self.config.to_dict():
+                raise ValueError("another shape")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
@@ -146,7 +152,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's contents; what is not one is a DkicError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if set(state) != {"settings", "config", "step", "model", "optimizer"}:
+        if set(state) != {"settings", "config", "photos", "step", "model", "optimizer"}:
             raise ValueError("other contents")
         TrainSettings(**state["settings"])
         return state
@@ -194,16 +200,19 @@ def train_folder(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DkicError(f"{out}: can't be written ({error.strerror or error})") from error
+        raise DkicError(f"{out}: can't be written ({reason(error)})") from error
     try:
         _run(trainer, out, minutes)
         if len(photos) < found:
             log(f"{found - len(photos)} of the photographs could not be read to their end and were left out")
         weights = out / f"{settings.preset}-q{quality}.safetensors"
         about = {"lambda": settings.lambda_, "steps": trainer.step, "batch": settings.batch, "crop": settings.crop}
+        about |= {"warmup_steps": settings.warmup_steps}
         save_weights(weights, trainer.model, quality, about | {"photographs": len(photos)})
     except OSError as error:
-        raise TrainingFailed(f"{out}: can't be written ({error.strerror or error})") from error
+        raise TrainingFailed(f"{out}: can't be written ({reason(error)})") from error
+    except DkicError as error:
+        raise TrainingFailed(str(error)) from error
     return weights
 
 

@@ -308,3 +308,9 @@ def test_weights_that_give_no_number_are_refused(levels):
     torch.nn.init.constant_(broken.g_a[-1].bias, math.nan)
     with pytest.raises(DkicError, match="weights are broken"):
         Codec([replace(level, model=broken)]).compress(crop(8, 8))
+
+
+def test_results_are_ordinary_arrays_that_can_be_written_to(codec, demo_file):
+    small = codec.compress(crop(16, 16))
+    codec.decompress(small, "torch").requires_grad_(False).add_(1)
+    codec.decompress(small, "numpy")[:] = 0

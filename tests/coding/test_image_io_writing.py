@@ -9,14 +9,13 @@ from PIL import Image, ImageCms
 
 from dkic.coding.image_io import (
     Picture,
-    check_output,
     picture_from,
     read_picture,
     to_pil,
-    write_atomically,
     write_picture,
 )
 from dkic.errors import DkicError
+from dkic.output_file import check_output, write_atomically
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 # A profile's bytes 16 to 20 name its colour space; nothing here looks further.

@@ -27,10 +27,33 @@ def test_wrong_keys_are_named():
         ModelConfig.from_dict(values)
 
 
-@pytest.mark.parametrize(("channels", "passes"), [(0, 1), (-1, 2), (8, 3), (8, 0), (8, 8)])
+@pytest.mark.parametrize(
+    ("channels", "passes"), [(0, 1), (-1, 2), (8, 3), (8, 0), (8, 8), (1025, 1), (True, 1), (8, 2.0), ("8", 1)]
+)
 def test_a_slice_that_can_not_be_is_refused(channels, passes):
     with pytest.raises(DkicError, match="1, 2 or 4 passes"):
         SliceSpec(channels, passes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("widths", v) for v in ((24, 48, 3000), (24, 48), (0, 48, 96), (24.0, 48, 96), [24, 48, 96], 24, "abc")),
+        *(("groups", v) for v in ((1, 3, 0), (1, 3, 5), (True, 3, 6))),
+        *(("bottlenecks", v) for v in ((1, 2, 10**9), (1, 2, -1))),
+        *(("slices", v) for v in ((), (SliceSpec(1, 1),) * 17, (SliceSpec(1024, 1), SliceSpec(1, 1)), [SliceSpec(8, 1)])),
+        *(("hyper_channels", v) for v in (0, 193, 65, None)),
+        *(("hyper_groups", v) for v in (0, 3, 4.0)),
+        *((name, v) for name in ("hyper_features", "context_channels") for v in (0, 1025, 2.5, True, "96")),
+    ],
+)
+def test_a_shape_that_can_not_be_is_refused(name, value):
+    with pytest.raises(DkicError, match="must"):
+        replace(PRESETS["tiny"], **{name: value})
+
+
+def test_every_table_has_an_index_of_one_byte():
+    assert replace(PRESETS["tiny"], hyper_channels=192).hyper_channels == 192
 
 
 def test_the_latent_is_its_slices():

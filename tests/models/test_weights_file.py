@@ -101,6 +101,7 @@ def test_other_contents_are_refused(path):
     original = path.read_bytes()
     load_weights(path)
     config = head["config"]
+    qualities = (math.inf, math.nan, 0, -1, 256, 2.7, "3", True, None, 10**100)
     heads = [
         5,
         {},
@@ -110,8 +111,11 @@ def test_other_contents_are_refused(path):
         head | {"config": config | {"hyper_channels": 32}},
         head | {"config": config | {"groups": [1, 3, 0]}},
         head | {"config": config | {"slices": [[8, 4]]}},
-        head | {"quality": "high"},
+        head | {"config": [1, 2]},
+        head | {"config": config | {"slices": "ab"}},
+        *(head | {"quality": quality} for quality in qualities),
         {k: v for k, v in head.items() if k != "quality"},
+        {k: v for k, v in head.items() if k != "config"},
         head | {"about": 3},
     ]
     for bad in heads:
@@ -124,6 +128,62 @@ def test_other_contents_are_refused(path):
         rewritten(path, **tensors)
         refusal(path)
         path.write_bytes(original)
+
+
+def test_a_head_that_json_can_not_nest_is_refused(tmp_path):
+    for text in ("[" * 200_000, '{"format": 1, "about": ' + '{"a":' * 200_000, "9" * 20_000):
+        save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors", {"dkic": text})
+        refusal(tmp_path / "a.safetensors")
+
+
+def test_absurd_sizes_are_refused_before_memory_is_taken(path, monkeypatch):
+    head = rewritten(path)
+    original = path.read_bytes()
+    config = head["config"]
+    made: list[DKIC] = []
+    monkeypatch.setattr(module, "DKIC", lambda config: made.append(DKIC(config)) or made[-1])
+    largest = {"widths": [1024] * 3, "groups": [1] * 3, "bottlenecks": [16] * 3, "hyper_features": 1024, "context_channels": 1024}
+    cases = [
+        ({"widths": [3000] * 3}, "widths"),
+        ({"bottlenecks": [10**9] * 3}, "bottlenecks"),
+        ({"hyper_channels": 193}, "hyper_channels"),
+        ({"slices": config["slices"] * 100_000}, "slices"),
+        (largest, "do not fit the config"),
+    ]
+    for change, why in cases:
+        rewritten(path, head | {"config": config | change})
+        assert why in refusal(path)
+        path.write_bytes(original)
+    assert len(made) == 1  # the largest there may be
+    assert all(p.is_meta for name, p in made[0].named_parameters() if not name.startswith("prior."))
+
+
+def test_weights_that_are_not_finite_are_refused(path):
+    for value in (math.nan, math.inf, -math.inf):
+        rewritten(path, **{"context.features.0.0.bias": torch.full((96,), value)})
+        assert "context.features.0.0.bias" in refusal(path)
+
+
+def test_nothing_is_left_without_memory(path):
+    model = load_weights(path).model
+    assert not any(t.is_meta for t in model.state_dict().values())
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.g_s.parameters() if p.ndim == 4)
+    with torch.no_grad():
+        assert model.float()(torch.zeros(1, 3, 64, 64)).bits.isfinite()
+
+
+@pytest.mark.parametrize("quality", [0, 256, 2.5, True])
+def test_a_quality_that_no_file_can_state_is_not_written(model, tmp_path, quality):
+    with pytest.raises(DkicError, match="1 to 255"):
+        save_weights(tmp_path / "w.safetensors", model, quality, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_saving_overwrites_and_names_a_folder_that_is_not_there(model, path):
+    save_weights(path, model, 5, {})
+    assert load_weights(path).quality == 5
+    with pytest.raises(DkicError, match="does not exist"):
+        save_weights(path.parent / "none" / "w.safetensors", model, 5, {})
 
 
 def test_other_safetensors_are_not_dkic_weights(tmp_path):

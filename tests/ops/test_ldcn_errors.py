@@ -58,7 +58,8 @@ WRONG = [
     (dict(dilation=0), ValueError, "dilation must be at least 1, and is (0, 0)"),
     (dict(dilation=5), ValueError, "x must be at least as large as the dilated kernel, and is 7x9 with padding (1, 1)"),
     (dict(stride=2), ValueError, "offset must have shape [2, 36, 4, 5], and has [2, 36, 7, 9]"),
-    (dict(padding=2**62), ValueError, f"offset must have shape [2, 36, {2**63 + 5}, {2**63 + 7}], and has [2, 36, 7, 9]"),
+    (dict(padding=2**62), ValueError, f"padding must be below 2^24, and is ({2**62}, {2**62})"),
+    (dict(stride=(1, 2**24)), ValueError, f"stride must be below 2^24, and is (1, {2**24})"),
     *(
         (dict([(name, wrong)]), TypeError, f"{name} must be an int or a pair (height, width) of ints, and is {wrong!r}")
         for name in PLAIN.geometry
@@ -183,8 +184,10 @@ def test_tensors_on_meta_beside_others_read_nothing(name):
 
 def test_an_image_of_2_to_the_24_rows_is_refused():
     x, offset = torch.zeros(1, 1, 1, 1).expand(-1, -1, 2**24, -1), torch.zeros(1, 2, 1, 1).expand(-1, -1, 2**24, -1)
-    with pytest.raises(RuntimeError, match=r"height and width of x must be below 2\^24"):
+    with pytest.raises(ValueError, match=r"x must be below 2\^24 pixels high and wide, and is 16777216x1"):
         ldcn(x, offset, kernel_size=1, padding=0)
+    with pytest.raises(RuntimeError, match=r"height and width of x must be below 2\^24"):
+        torch.ops.dkic.ldcn(x, offset, None, [1, 1], [1, 1], [0, 0], [1, 1])
 
 
 def test_the_largest_geometry_gives_zero():

@@ -1,0 +1,67 @@
+"""Another machine's arithmetic: what it may differ by is absorbed by the grids of means and scales, and more is noticed."""
+
+import pytest
+import torch
+from photographs import crop
+
+from dkic.coding.codec import Codec, analyse
+from dkic.errors import FormatError
+from dkic.models.weights_file import Weights, find_weights, load_weights
+
+
+def elsewhere(error: float) -> Weights:
+    """The shipped level with each parameter of the entropy model off by a relative error, freshly loaded."""
+    level = load_weights(find_weights("tiny")[0])
+    generator = torch.Generator().manual_seed(0)
+    for part in (level.model.h_s, level.model.context):
+        for parameter in part.parameters():
+            assert parameter.dtype == torch.float64
+            parameter.mul_(1 + error * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return level
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    return torch.from_numpy(crop(256, 256)).permute(2, 0, 1).unsqueeze(0).float() / 255
+
+
+@pytest.fixture(scope="module")
+def file() -> bytes:
+    level = load_weights(find_weights("tiny")[0])
+    return Codec([level]).compress(crop(256, 256), level.quality)
+
+
+def test_a_file_is_decoded_the_same_where_arithmetic_differs_in_the_last_bits(file, x):
+    here, there = elsewhere(0), elsewhere(1e-12)
+    name = "0.0.weight"
+    assert not torch.equal(here.model.h_s.get_parameter(name), there.model.h_s.get_parameter(name))
+    assert (Codec([here]).decompress(file, "numpy") == Codec([there]).decompress(file, "numpy")).all()
+    with torch.inference_mode():
+        same(analyse(x, here), analyse(x, there))
+
+
+def test_a_file_from_other_arithmetic_is_refused(file):
+    with pytest.raises(FormatError, match="the file was made under other arithmetic than this machine's"):
+        Codec([elsewhere(1e-3)]).decompress(file)
+
+
+def test_one_thread_or_two_code_the_same(x):
+    level = load_weights(find_weights("tiny")[0])
+    before = torch.get_num_threads()
+    coded = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            # What float32 sees is the encoder's own affair; the decoder repeats only what follows z and the symbols.
+            with torch.inference_mode():
+                coded.append(analyse(x, level))
+    finally:
+        torch.set_num_threads(before)
+    same(*coded)
+
+
+def same(ours: list, theirs: list) -> None:
+    """Equal symbols and equal table indexes, pass after pass."""
+    assert len(ours) == len(theirs) > 1
+    for (symbols, indexes), (others, other_indexes) in zip(ours, theirs, strict=True):
+        assert torch.equal(symbols, others) and torch.equal(indexes, other_indexes)
