@@ -2,7 +2,6 @@
 
 import gc
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -249,7 +248,7 @@ def test_damage_is_an_error_or_other_symbols(lanes):
     symbols, indexes = rng.integers(-3, 4, 60).astype(np.int32), rng.integers(0, 4, 60).astype(np.uint8)
     symbols[::7] = rng.integers(INT32.min, INT32.max, len(symbols[::7]))
     data = native_encode(symbols, indexes, SMALL, lanes)
-    start = time.monotonic()
+
     for end in range(len(data)):
         assert decode_whatever(data[:end], indexes, SMALL) is None
     for at in range(len(data)):
@@ -259,7 +258,6 @@ def test_damage_is_an_error_or_other_symbols(lanes):
             assert decoded is None or native_encode(decoded, indexes, SMALL, 1 << damaged[0]) == damaged
     for value in range(256):
         assert decode_whatever(data + bytes([value]), indexes, SMALL) is None
-    assert time.monotonic() - start < 60
 
 
 @settings(max_examples=300, deadline=None)
