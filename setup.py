@@ -47,7 +47,7 @@ LIBRARIES = [
     Library(
         "dkic/_native/libdkic_cpu.so",
         against="torch",
-        sources=["csrc/ldcn_cpu.cpp"],
+        sources=["csrc/cpu_capability.cpp", "csrc/ldcn_cpu.cpp"],
         sources_per_isa=["csrc/ldcn_kernel.cpp"],
     ),
     Library(

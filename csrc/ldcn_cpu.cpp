@@ -1,49 +1,10 @@
 // dkic::ldcn and dkic::ldcn_backward on the CPU: checks that guard memory, outputs, and cutting the work for threads.
 // Schemas, fake kernels, autograd and the user's error messages are in dkic/ops/; the arithmetic is in ldcn_kernel.cpp.
-#include <cstdlib>
-#include <cstring>
-#include <stdexcept>
-
+#include "ldcn_kernel.h"
 #include "stable_abi.h"
 
 namespace dkic {
 namespace {
-
-struct Choice {
-  const char* capability;
-  const LdcnKernel* kernel;
-};
-
-// Not STD_TORCH_CHECK: this is for the user to read, without a file and a line before it.
-void need(bool met, const char* what, const char* asked) {
-  if (!met) throw std::runtime_error(std::string("DKIC_CPU_CAPABILITY ") + what + " " + asked);
-}
-
-// The best instruction set of this machine, or what DKIC_CPU_CAPABILITY (default, avx2, avx512) allows.
-Choice choose() {
-  const char* asked = std::getenv("DKIC_CPU_CAPABILITY");
-#if defined(__x86_64__)
-  const bool any = !asked || !*asked, plain = asked && !std::strcmp(asked, "default");
-  const bool avx2_asked = asked && !std::strcmp(asked, "avx2"), avx512_asked = asked && !std::strcmp(asked, "avx512");
-  need(any || plain || avx2_asked || avx512_asked, "must be default, avx2 or avx512, and is", asked);
-  __builtin_cpu_init();
-  // Clang 14 can't be asked for F16C; every CPU with AVX2 has it.
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-  need((!avx512_asked || has_avx512) && (!avx2_asked || has_avx2), "must be one that this CPU has, and is", asked);
-  if (has_avx512 && (any || avx512_asked)) return {"avx512", &avx512::ldcn_kernel};
-  if (has_avx2 && !plain) return {"avx2", &avx2::ldcn_kernel};
-#else
-  need(!asked || !*asked || !std::strcmp(asked, "default"), "must be default on this kind of CPU, and is", asked);
-#endif
-  return {"default", &baseline::ldcn_kernel};
-}
-
-const Choice& choice() {
-  static const Choice chosen = choose();
-  return chosen;
-}
 
 int64_t out_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
   const int64_t free = size + 2 * padding - dilation * (kernel - 1) - 1;
@@ -89,7 +50,7 @@ Tensor ldcn(const Tensor& x_in, const Tensor& offset, const std::optional<Tensor
   LdcnArguments a = arguments(x, offset, mask, kernel_size, stride, padding, dilation);
   Tensor y = empty_nhwc(x, a.batch, a.channels, a.out_height, a.out_width, x.scalar_type());
   a.y = y.mutable_data_ptr();
-  const LdcnKernel& kernel = *choice().kernel;
+  const LdcnKernel& kernel = DKIC_CHOSEN(ldcn_kernel);
   if (a.out_width > 0)
     torch::stable::parallel_for(0, a.batch * a.out_height, 1,
                                 [&](int64_t first, int64_t last) { kernel.forward(a, first, last); });
@@ -109,7 +70,7 @@ std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const 
   a.grad_y = strided(grad_y, "grad_y");
   const ScalarType sum_type = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   const int64_t k = a.kernel_h * a.kernel_w;
-  const LdcnKernel& kernel = *choice().kernel;
+  const LdcnKernel& kernel = DKIC_CHOSEN(ldcn_kernel);
   need_mask = need_mask && mask;
 
   Tensor grad_x = empty_vector(x, x.scalar_type()), grad_offset = empty_vector(x, offset.scalar_type());
@@ -147,16 +108,4 @@ std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const 
 STABLE_TORCH_LIBRARY_IMPL(dkic, CPU, m) {
   m.impl("ldcn", TORCH_BOX(&dkic::ldcn));
   m.impl("ldcn_backward", TORCH_BOX(&dkic::ldcn_backward));
-}
-
-// For `dkic doctor`: the instruction set the kernels use here, or the reason why there is none.
-extern "C" __attribute__((visibility("default"))) const char* dkic_cpu_capability() {
-  static const std::string answer = [] {
-    try {
-      return std::string(dkic::choice().capability);
-    } catch (const std::exception& error) {
-      return std::string(error.what());
-    }
-  }();
-  return answer.c_str();
 }

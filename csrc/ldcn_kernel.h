@@ -1,17 +1,9 @@
 // What ldcn_cpu.cpp (torch) and ldcn_kernel.cpp (compiled once per instruction set, torch-free) say to each other.
 #pragma once
-#include <cstdint>
+#include "cpu_capability.h"
+#include "strided.h"
 
 namespace dkic {
-
-enum class Scalar : int { f32, f64, f16, bf16 };
-
-// A [batch, channels, height, width] tensor; strides count elements.
-struct Strided {
-  const void* data;
-  Scalar type;
-  int64_t n, c, h, w;
-};
 
 struct LdcnArguments {
   int64_t batch, channels, height, width;  // of x
@@ -46,16 +38,6 @@ static inline int64_t ldcn_channel_blocks(const LdcnArguments& a) {
   return wanted < most ? wanted : most;
 }
 
-namespace baseline {
-extern const LdcnKernel ldcn_kernel;
-}
-#if defined(__x86_64__)
-namespace avx2 {
-extern const LdcnKernel ldcn_kernel;
-}
-namespace avx512 {
-extern const LdcnKernel ldcn_kernel;
-}
-#endif
+DKIC_DECLARE_KERNEL(LdcnKernel, ldcn_kernel)
 
 }  // namespace dkic

@@ -11,7 +11,7 @@
 #include <tuple>
 #include <vector>
 
-#include "ldcn_kernel.h"
+#include "strided.h"
 
 namespace dkic {
 
