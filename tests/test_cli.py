@@ -1,5 +1,8 @@
 """The `dkic` command as a user meets it: exit statuses, messages, and that nothing is lost or left half done."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -223,6 +226,7 @@ def test_decompressing_what_is_no_dkic_file(folder):
         (["--quality", "255"], "--quality: model tiny has quality "),
         (["--quality", "-1"], "--quality: model tiny has quality "),
         (["--threads", "0"], "--threads"),
+        (["--threads", "257"], "--threads"),
         (["--threads", "many"], "--threads"),
         (["--model", "nonesuch"], "no model nonesuch: "),
         (["--model", "missing/w.safetensors"], "no model missing/w.safetensors: "),
@@ -324,6 +328,19 @@ def test_a_name_that_the_terminal_can_not_show(folder):
     result = dkic_process("compress", folder / "\u00e9\udcff.png", "-o", folder / "o.dkic", PYTHONIOENCODING="ascii")
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith(f"{folder}/\\xe9\\udcff.png -> ")
+
+
+def test_an_instruction_set_that_there_is_none_of(folder):
+    result = dkic_process("compress", folder / "a.png", "-o", folder / "o.dkic", DKIC_CPU_CAPABILITY="sse9")
+    said = "dkic: DKIC_CPU_CAPABILITY must be default, avx2 or avx512, and is sse9\n"
+    assert result == (2, "", said) and not (folder / "o.dkic").exists()
+
+
+def test_an_output_that_is_full_is_not_blamed_on_an_input(folder):
+    command = [sys.executable, "-m", "dkic", "compress", str(folder / "a.png"), "-o", str(folder / "o.dkic")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "dkic: standard output: No space left on device\n")
 
 
 def test_as_a_module_in_a_process_of_its_own(folder):

@@ -209,6 +209,16 @@ def test_a_resumed_run_keeps_its_settings(folder, run, option, value):
     assert f"--{option} was " in refusal(folder, run, "--resume", f"--{option}", value)
 
 
+def test_a_resumed_run_keeps_its_photographs(folder, run, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("0.png", "1.png"):
+        (other / name).write_bytes((folder / name).read_bytes())
+    before = (run / CHECKPOINT).read_bytes()
+    assert "other photographs than those that the run began with" in refusal(other, run, "--resume")
+    assert (run / CHECKPOINT).read_bytes() == before
+
+
 def test_a_resumed_run_may_change_its_length_and_repeat_a_setting(run):
     options = dataclasses.asdict(SETTINGS) | {"steps": 9}
     options.pop("clip_norm")
