@@ -68,8 +68,9 @@ def save_weights(path: Path, model: DKIC, quality: int, about: dict[str, Any]) -
     write_atomically(path, save(tensors, {"dkic": json.dumps(head, sort_keys=True)}), force=True)
 
 
-def load_weights(path: Path) -> Weights:
+def load_weights(path: str | Path) -> Weights:
     """Read a weights file. Raises DkicError where it can't be read, or is not one."""
+    path = Path(path)
     try:
         with safe_open(path, "pt") as file:
             head = json.loads((file.metadata() or {}).get("dkic", "null"))

@@ -207,7 +207,7 @@ def train_folder(
             log(f"{found - len(photos)} of the photographs could not be read to their end and were left out")
         weights = out / f"{settings.preset}-q{quality}.safetensors"
         about = {"lambda": settings.lambda_, "steps": trainer.step, "batch": settings.batch, "crop": settings.crop}
-        about |= {"warmup_steps": settings.warmup_steps}
+        about |= {"warmup_steps": settings.warmup_steps, "seed": settings.seed}
         save_weights(weights, trainer.model, quality, about | {"photographs": len(photos)})
     except OSError as error:
         raise TrainingFailed(f"{out}: can't be written ({reason(error)})") from error
