@@ -1,8 +1,10 @@
-"""Timing two implementations of one problem beside each other, and telling their ratio."""
+"""Timing several implementations of one problem beside each other, and telling their ratios."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
+from time import perf_counter
 
 import pytest
 import torch
@@ -10,6 +12,12 @@ from problem_sizes import THREADS
 
 OURS = "dkic"
 MEDIANS = pytest.StashKey[dict[str, dict[str, float]]]()  # work -> implementation -> seconds
+BANDWIDTHS = pytest.StashKey[dict[torch.device, float]]()  # bytes a second
+COPIED_BYTES = 2**28  # far beyond any cache
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--threads", type=int, default=THREADS, help=f"threads of every implementation ({THREADS})")
 
 
 def cpu_name() -> str:
@@ -18,39 +26,109 @@ def cpu_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+@pytest.fixture(scope="session")
+def commit() -> str:
+    """The commit that is timed, with "-dirty" where files differ from it; "unknown" outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
+def threads(request) -> Iterator[None]:
     """All is timed with the same number of threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(request.config.getoption("threads"))
     yield
     torch.set_num_threads(before)
 
 
+def on_device(call: Callable[[], object], seconds: list[float]) -> Callable[[], None]:
+    """`call`, waited for; appends the time between two events on the GPU around it, from which Python's time is absent."""
+
+    def timed() -> None:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3)
+
+    return timed
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written a second by the best of ten large copies, with the threads that are set."""
+    source = torch.ones(COPIED_BYTES // 8, dtype=torch.float64, device=device)
+    target, seconds = torch.empty_like(source), []
+
+    def copy() -> None:
+        target.copy_(source)
+
+    if device.type == "cuda":
+        timed = on_device(copy, seconds)
+        for _ in range(11):
+            timed()
+    else:
+        for _ in range(11):
+            start = perf_counter()
+            copy()
+            seconds.append(perf_counter() - start)
+    return 2 * COPIED_BYTES / min(seconds)
+
+
 @pytest.fixture
-def measure(benchmark, request) -> Callable[..., None]:
+def measure(benchmark, request, commit) -> Callable[..., None]:
     """`measure(work, implementation, call, rounds)`: times `call()`, one call a round, after one to warm up.
 
     Rows of the same `work` form a group. The peer's come first, so that our row can state the ratio of the two medians.
+    bytes_moved: what the work must at least read and write; gives GB/s and its share of a large copy's.
+    device: where the work is done. On a GPU what counts is the time between two events on it.
     """
 
-    def run(work: str, implementation: str, call: Callable[[], object], rounds: int) -> None:
+    def run(
+        work: str,
+        implementation: str,
+        call: Callable[[], object],
+        rounds: int,
+        *,
+        bytes_moved: int | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        device = torch.device(device)
         benchmark.group = work
         benchmark.extra_info.update(
-            implementation=implementation, torch=torch.__version__, cpu=cpu_name(), threads=torch.get_num_threads()
+            implementation=implementation,
+            torch=torch.__version__,
+            commit=commit,
+            cpu=cpu_name(),
+            threads=torch.get_num_threads(),
         )
+        seconds: list[float] = []
+        if device.type == "cuda":
+            benchmark.extra_info["gpu"] = torch.cuda.get_device_name(device)
+            call = on_device(call, seconds)
         benchmark.pedantic(call, rounds=rounds, iterations=1, warmup_rounds=1)
         if benchmark.disabled:
             return
-        stats = benchmark.stats.stats
+        seconds = seconds[1:] or benchmark.stats.stats.data
+        middle = median(seconds)
         medians = request.config.stash.setdefault(MEDIANS, {}).setdefault(work, {})
-        medians[implementation] = stats.median
-        fifths = quantiles(stats.data, n=5, method="inclusive")
-        benchmark.extra_info.update(percentile_20=fifths[0], percentile_80=fifths[-1])
+        medians[implementation] = middle
+        fifths = quantiles(seconds, n=5, method="inclusive") if len(seconds) > 1 else [middle]
+        benchmark.extra_info.update(median=middle, percentile_20=fifths[0], percentile_80=fifths[-1])
+        if bytes_moved is not None:
+            bandwidths = request.config.stash.setdefault(BANDWIDTHS, {})
+            if device not in bandwidths:
+                bandwidths[device] = copy_bandwidth(device)
+            speed = bytes_moved / middle
+            benchmark.extra_info.update(gb_per_s=speed / 1e9, share_of_copy_bandwidth=speed / bandwidths[device])
         if implementation == OURS:
-            for peer, median in medians.items():
+            for peer, other in medians.items():
                 if peer != OURS:
-                    benchmark.extra_info[f"times_faster_than_{peer}"] = median / stats.median
+                    benchmark.extra_info[f"times_faster_than_{peer}"] = other / middle
 
     return run
 
@@ -58,12 +136,12 @@ def measure(benchmark, request) -> Callable[..., None]:
 def pytest_terminal_summary(terminalreporter, config) -> None:
     """One line for each work that was timed with us and with a peer."""
     lines = [
-        f"{work}: {OURS} {1e3 * medians[OURS]:.2f} ms, {peer} {1e3 * median:.2f} ms: {median / medians[OURS]:.1f} times faster"
+        f"{work}: {OURS} {1e3 * medians[OURS]:.2f} ms, {peer} {1e3 * other:.2f} ms: {other / medians[OURS]:.1f} times faster"
         for work, medians in config.stash.get(MEDIANS, {}).items()
         if OURS in medians
-        for peer, median in medians.items()
+        for peer, other in medians.items()
         if peer != OURS
     ]
     if lines:
-        terminalreporter.section(f"medians of this run, {THREADS} threads")
+        terminalreporter.section(f"medians of this run, {config.getoption('threads')} threads")
         terminalreporter.write_line("\n".join(lines))

@@ -1,5 +1,11 @@
 """What dkic is timed against: other people's functions, called so that they compute the same thing."""
 
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from compressai.entropy_models import GaussianConditional
+from constriction import stream
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
@@ -13,3 +19,42 @@ def torchvision_ldcn(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Ten
     """
     geometry.pop("kernel_size", None)
     return deform_conv2d(x, offset, weight, mask=mask, **geometry)
+
+
+def gaussian_conditional(scales: np.ndarray) -> GaussianConditional:
+    """CompressAI's tables for zero-mean Gaussians of these scales, made as its models make them."""
+    model = GaussianConditional(None)
+    model.update_scale_table(torch.from_numpy(scales).float())
+    return model
+
+
+def compressai_gaussian(symbols: Tensor, indexes: Tensor, scales: np.ndarray) -> tuple[Callable, Callable, Callable]:
+    """(encode, decode, bytes_of) on CompressAI's interface: float32 `[1, n]` and int32 indexes, lists made inside."""
+    model, y, index = gaussian_conditional(scales), symbols.float().unsqueeze(0), indexes.int().unsqueeze(0)
+    return lambda: model.compress(y, index), lambda strings: model.decompress(strings, index), lambda strings: len(strings[0])
+
+
+def compressai_lists(symbols: Tensor, indexes: Tensor, scales: np.ndarray) -> tuple[Callable, Callable, Callable]:
+    """(encode, decode, bytes_of) on the C++ coder inside, given lists that were made before."""
+    model, y, index = gaussian_conditional(scales), symbols.tolist(), indexes.tolist()
+    tables = model._quantized_cdf.tolist(), model._cdf_length.tolist(), model._offset.tolist()
+    coder = model.entropy_coder
+    return (
+        lambda: coder.encode_with_indexes(y, index, *tables),
+        lambda string: coder.decode_with_indexes(string, index, *tables),
+        len,
+    )
+
+
+def constriction_coder(symbols: Tensor, indexes: Tensor, scales: np.ndarray) -> tuple[Callable, Callable, Callable]:
+    """(encode, decode, bytes_of) by an ANS coder that integrates the Gaussian anew for every symbol, up to its largest one."""
+    y, scale, mean = symbols.numpy(), scales[indexes.numpy()], np.zeros(len(symbols))
+    bound = int(np.abs(y).max())
+    model = stream.model.QuantizedGaussian(-bound, bound)
+
+    def encode() -> np.ndarray:
+        coder = stream.stack.AnsCoder()
+        coder.encode_reverse(y, model, mean, scale)
+        return coder.get_compressed()
+
+    return encode, lambda words: stream.stack.AnsCoder(words).decode(model, mean, scale), lambda words: words.nbytes

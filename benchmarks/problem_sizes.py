@@ -1,11 +1,20 @@
-"""The problems that are timed; the same kind of object as the tests' cases (tests/ops/op_cases.py)."""
+"""The problems that are timed; the same kind of objects as the tests' cases (tests/ops/op_cases.py, tests/coding/rans_cases.py)."""
 
+from coding.rans_cases import RANS_CASES
 from ops.op_cases import LdcnCase
 
-# The aggregation of a codec's synthesis at a quarter of a 512x512 picture.
-LDCN_PROBLEMS = [
-    LdcnCase(f"1x192x128x128 G={groups}", batch=1, groups=groups, depth=192 // groups, height=128, width=128)
-    for groups in (8, 12)
-]
+
+def ldcn_problem(side: int, groups: int) -> LdcnCase:
+    """The aggregation in a codec's synthesis, 192 channels, at a quarter of a picture of `4 * side` pixels square."""
+    name = f"1x192x{side}x{side} G={groups}"
+    return LdcnCase(name, batch=1, groups=groups, depth=192 // groups, height=side, width=side)
+
+
+LDCN_PROBLEMS = [ldcn_problem(128, groups) for groups in (8, 12)]
+
+RANS_PROBLEMS = RANS_CASES
+
+# Sides of the square pictures by which growth is judged.
+GROWTH_SIDES = (256, 512, 1024, 2048)
 
 THREADS = 2

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from coding import rans_oracle
+from coding.rans_cases import RANS_CASES, gaussian_bytes, gaussian_symbols
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dkic._native import _rans
 from dkic.coding import rans
-from dkic.entropy.tables import SCALES, Tables, gaussian_tables, tables_from_pmf
+from dkic.entropy.tables import Tables, gaussian_tables, tables_from_pmf
 from dkic.errors import DkicError, FormatError
 
 INT32 = np.iinfo(np.int32)
@@ -34,14 +35,6 @@ SMALL = make_tables(
 )
 # The longest: every slot a symbol of its own; and a long one with most of the mass on one symbol.
 LONG = make_tables([[1] * 65536, [1] * 999 + [65536 - 1499] + [1] * 500], [-30000, -700])
-
-
-def gaussian_symbols(
-    n: int, seed: int = 0, largest_index: int = 63, dtype: type = np.int32
-) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    indexes = rng.integers(0, largest_index + 1, n).astype(np.uint8)
-    return np.rint(rng.normal(size=n) * SCALES[indexes]).astype(dtype), indexes
 
 
 def native_encode(symbols: np.ndarray, indexes: np.ndarray, tables: Tables, lanes: int) -> bytes:
@@ -203,30 +196,13 @@ def test_lanes_follow_the_coded_size():
             assert rans_oracle.choose_lanes(symbols.tolist(), indexes.tolist(), row) == lanes
 
 
-def gaussian_bytes(symbols: np.ndarray, indexes: np.ndarray) -> float:
-    """What an ideal coder needs with the Gaussians themselves, without any table."""
-    size = torch.from_numpy(symbols).abs().double()
-    scale = torch.from_numpy(SCALES)[indexes.astype(np.int64)]
-    inner = torch.special.log_ndtr(-(size - 0.5) / scale)
-    outer = torch.special.log_ndtr(-(size + 0.5) / scale)
-    return float(-(inner + torch.log(-torch.expm1(outer - inner))).sum() / np.log(2) / 8)
-
-
-@pytest.mark.parametrize(
-    ("n", "largest_index", "least", "most", "share", "extra"),
-    [
-        (491_520, 63, 280_000, 282_000, 0.001, 0),
-        (5_000, 63, 2800, 2900, 0.002, 16),
-        # Most symbols almost certain, as in a 768 x 512 picture at 0.075 bpp.
-        (491_520, 6, 3000, 4500, 0.002, 16),
-    ],
-)
-def test_size_is_the_entropy(n, largest_index, least, most, share, extra):
-    symbols, indexes = gaussian_symbols(n, largest_index=largest_index)
+@pytest.mark.parametrize("case", RANS_CASES, ids=str)
+def test_size_is_the_entropy(case):
+    symbols, indexes = case.symbols()
     data = rans.encode(symbols, indexes, GAUSSIAN)
-    assert least < len(data) < most
+    assert case.least < len(data) < case.most
     for entropy in (gaussian_bytes(symbols, indexes), GAUSSIAN.ideal_bits(symbols, indexes) / 8):
-        assert entropy * (1 - share) < len(data) <= entropy * (1 + share) + extra
+        assert entropy * (1 - case.share) < len(data) <= entropy * (1 + case.share) + case.extra
     np.testing.assert_array_equal(rans.decode(data, indexes, GAUSSIAN), symbols)
 
 
