@@ -1,10 +1,12 @@
 """The rANS coder beside CompressAI's and constriction's: int32 symbols and uint8 indexes as tensors to bytes, and back.
 
-"compressai" is `GaussianConditional.compress` and `.decompress`, whose interface is tensors to bytes and back as ours is; "compressai,
-lists made" the coder inside it, its lists made before the clock starts and no tensor made of what it decodes; "constriction" its
-ANS coder with a quantized Gaussian, numpy arrays in and out; "copy" a copy of the symbols and indexes. Each gets its inputs in the
-dtypes that it takes. Every implementation has the same 64 scales, and its decoded symbols are compared with what was encoded before it
-is timed.
+* "compressai": `GaussianConditional.compress` and `.decompress`, tensors to bytes and back as ours.
+* "compressai, lists made": the coder inside it; its lists are made before the clock starts, and no tensor of what it decodes.
+* "constriction": its ANS coder with a quantized Gaussian, numpy arrays in and out.
+* "copy": a copy of the symbols and indexes, the floor.
+
+Each gets its inputs in the dtypes that it takes, all have the same 64 scales, and what each decodes is compared with the symbols
+before it is timed.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,11 @@
-"""The problems that are timed; the same kind of objects as the tests' cases (tests/ops/op_cases.py, tests/coding/rans_cases.py)."""
+"""The problems that are timed; objects as the tests' cases (tests/ops/op_cases.py, tests/coding/rans_cases.py)."""
 
 from coding.rans_cases import RANS_CASES
 from ops.op_cases import LdcnCase
 
 
 def ldcn_problem(side: int, groups: int) -> LdcnCase:
-    """The aggregation in a codec's synthesis, 192 channels, at a quarter of a picture of `4 * side` pixels square."""
+    """The aggregation of a codec's synthesis at a quarter of a square picture with sides of `4 * side` pixels."""
     name = f"1x192x{side}x{side} G={groups}"
     return LdcnCase(name, batch=1, groups=groups, depth=192 // groups, height=side, width=side)
 

@@ -1,0 +1,72 @@
+"""The codec at 768x512: `base` beside CompressAI's Elic2022Official, and `tiny`; pixels in memory to bytes, and back to pixels.
+
+`base` ships without weights, so it is timed with seeded initial ones (whole_codecs.py), and so is its peer. Networks cost the
+same with any weights; but the bits are not those of a trained model, and what coding them costs depends on them a little: every
+row says how many bytes it made. `tiny` has the weights that ship. Files and start-up are not timed; nor is the check before it
+that the decoder's y_hat is the encoder's, bit for bit.
+"""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from photographs import photograph
+from whole_codecs import Elic, Ours, save_untrained
+
+HERE = Path(__file__).resolve().parent
+ROUNDS = {"Elic2022Official": 3, "base": 5, "tiny": 15}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("base") / "base-untrained.safetensors"
+    save_untrained("base", path)
+    return path
+
+
+@cache
+def elic() -> Elic:
+    return Elic()
+
+
+@cache
+def checked(model: str | Path) -> Ours:
+    """Our codec, once its decoder was seen to find the encoder's y_hat."""
+    codec, seen = Ours(model), []
+    hook = codec.model.context.register_forward_hook(lambda module, inputs, y_hat: seen.append(y_hat))
+    codec.decompress(codec.compress(photograph()))
+    hook.remove()
+    encoded, decoded = seen
+    assert torch.equal(encoded, decoded) and encoded.count_nonzero() > 0
+    return codec
+
+
+def peak_memory(model: str | Path) -> int:
+    """Bytes, of a fresh process (peak_memory.py)."""
+    paths = [str(HERE.parent / "tests"), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, str(HERE / "peak_memory.py"), str(model), str(torch.get_num_threads())]
+    child = subprocess.run(command, env=os.environ | {"PYTHONPATH": ":".join(paths)}, stdout=subprocess.PIPE, check=True)
+    return int(child.stdout)
+
+
+@pytest.mark.parametrize(
+    "preset, implementation", [("base", "Elic2022Official"), ("base", "dkic"), ("tiny", "dkic")]
+)  # the peer first: see conftest.py
+@pytest.mark.parametrize("work", ["encode", "decode"])
+def test_codec(preset, implementation, work, base, measure, benchmark):
+    model = base if preset == "base" else preset
+    codec = checked(model) if implementation == "dkic" else elic()
+    pixels = photograph()
+    coded = codec.compress(pixels)
+    decoded = codec.decompress(coded)
+    assert decoded.shape == pixels.shape and decoded.dtype == pixels.dtype
+    benchmark.extra_info["bytes"] = codec.bytes_of(coded)
+    if implementation == "dkic" and work == "decode":
+        benchmark.extra_info["peak_memory"] = peak_memory(model)
+    call = (lambda: codec.compress(pixels)) if work == "encode" else (lambda: codec.decompress(coded))
+    rounds = ROUNDS.get(implementation) or ROUNDS[preset]
+    measure(f"codec {preset} {work}, 768x512", implementation, call, rounds)

@@ -1,0 +1,43 @@
+"""How time grows with the picture: the ops as in a codec for a picture of that size, and the codec `tiny`.
+
+report.py fits a + b * pixels to the medians, and says a and the largest deviation from the line.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from problem_sizes import GROWTH_SIDES, ldcn_problem
+from whole_codecs import Ours, picture
+
+from dkic.ops import ldcn
+
+
+def ldcn_forward(side: int) -> Callable[[], object]:
+    case = ldcn_problem(side // 4, groups=8)
+    x, offset, mask = (t.contiguous(memory_format=torch.channels_last) for t in case.tensors(torch.float32))
+    return torch.no_grad()(lambda: ldcn(x, offset, mask, **case.geometry))
+
+
+def codec_encode(side: int) -> Callable[[], object]:
+    codec, pixels = Ours("tiny"), picture(side, side)
+    return lambda: codec.compress(pixels)
+
+
+def codec_decode(side: int) -> Callable[[], object]:
+    codec = Ours("tiny")
+    data = codec.compress(picture(side, side))
+    return lambda: codec.decompress(data)
+
+
+# Each makes its inputs for a square picture with this side, in pixels, and returns what is timed. What is computed is checked
+# elsewhere: by the op's own benchmark, and in a codec's file by the checksum of all decoded symbols.
+GROWING = {"ldcn": ldcn_forward, "codec tiny encode": codec_encode, "codec tiny decode": codec_decode}
+
+
+@pytest.mark.parametrize("side", GROWTH_SIDES)
+@pytest.mark.parametrize("what", GROWING)
+def test_growth(what, side, measure, benchmark):
+    benchmark.extra_info.update(growth=what, pixels=side**2)
+    rounds = max(3, 20 * GROWTH_SIDES[0] ** 2 // side**2)
+    measure(f"growth: {what}, {side}x{side}", "dkic", GROWING[what](side), rounds)

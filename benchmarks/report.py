@@ -1,0 +1,190 @@
+"""The README's table and two charts from what pytest-benchmark wrote.
+
+    pytest benchmarks --benchmark-only --benchmark-json results.json
+    python -m benchmarks.report results.json
+
+Nothing but the JSON is read. The table takes the place of what stands between the README's lines `<!-- benchmarks -->` and
+`<!-- /benchmarks -->`; the charts go to benchmarks/results/.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.charts import chart_growth, chart_ratios
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+OURS = "dkic"
+MOST_DEVIATION = 0.25  # of a size's median from the line of growth
+
+
+@dataclass(frozen=True)
+class Row:
+    """One timed call. seconds: the median; facts: pytest-benchmark's extra_info."""
+
+    work: str
+    implementation: str
+    seconds: float
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Seconds by pixels of one thing, and the line a + b * pixels through them. worst: the largest |seconds / line - 1|."""
+
+    name: str
+    pixels: tuple[int, ...]
+    seconds: tuple[float, ...]
+    a: float
+    b: float
+    worst: float
+
+
+def rows_of(results: dict[str, Any]) -> list[Row]:
+    """The rows of pytest-benchmark's JSON, in the order in which they ran. Raises ValueError where it has none of ours."""
+    rows = []
+    for entry in results.get("benchmarks", []):
+        facts = entry["extra_info"]
+        if "implementation" in facts:
+            rows.append(Row(entry["group"], facts["implementation"], facts.get("median", entry["stats"]["median"]), facts))
+    if not any(row.implementation == OURS for row in rows):
+        raise ValueError(f"the results hold no row of {OURS}'s; run `pytest benchmarks --benchmark-only --benchmark-json FILE`")
+    return rows
+
+
+def works(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by what they time, ours first, then the others in the order in which they ran; growth's are not among them."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if "growth" not in row.facts:
+            found.setdefault(row.work, []).append(row)
+    return {
+        work: sorted(group, key=lambda row: row.implementation != OURS)
+        for work, group in found.items()
+        if any(row.implementation == OURS for row in group)
+    }
+
+
+def line(pixels: Iterable[int], seconds: Iterable[float]) -> tuple[float, float]:
+    """a and b of a + b * pixels with the least squares of deviations relative to `seconds`: each size counts as much."""
+    n, t = np.array(list(pixels), float), np.array(list(seconds))
+    a, b = np.linalg.lstsq(np.stack([1 / t, n / t], axis=1), np.ones(len(t)), rcond=None)[0]
+    return float(a), float(b)
+
+
+def growths(rows: Iterable[Row]) -> list[Growth]:
+    """A line for each thing timed at three sizes or more."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        if "growth" in row.facts:
+            points.setdefault(row.facts["growth"], []).append((row.facts["pixels"], row.seconds))
+    found = []
+    for name, of_name in points.items():
+        if len(of_name) >= 3:
+            pixels, seconds = zip(*sorted(of_name), strict=True)
+            a, b = line(pixels, seconds)
+            worst = max(abs(t / (a + b * n) - 1) for n, t in zip(pixels, seconds, strict=True))
+            found.append(Growth(name, pixels, seconds, a, b, worst))
+    return found
+
+
+def time_text(seconds: float) -> str:
+    """Three digits, with a unit that fits."""
+    for unit, size in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
+        if abs(seconds) >= size or unit == "µs":
+            return f"{seconds / size:#.3g}".rstrip(".") + f" {unit}"
+    raise AssertionError
+
+
+def file_notes(facts: dict[str, Any]) -> list[str]:
+    """What a row knows of the bytes it made."""
+    texts = [f"{facts['bytes']:,} bytes"] if "bytes" in facts else []
+    return texts + ([f"{facts['over_ideal']:+.2%} of the ideal"] if "over_ideal" in facts else [])
+
+
+def notes(facts: dict[str, Any]) -> str:
+    """What a row of ours knows beside its time."""
+    texts = file_notes(facts)
+    if "gb_per_s" in facts:
+        texts.append(f"{facts['gb_per_s']:.3g} GB/s, {facts['share_of_copy_bandwidth']:.0%} of a large copy's")
+    if "peak_memory" in facts:
+        texts.append(f"peak memory {facts['peak_memory'] / 1e9:.2f} GB")
+    return "; ".join(texts)
+
+
+def bracketed(texts: list[str]) -> list[str]:
+    return [f"({'; '.join(texts)})"] if texts else []
+
+
+def times(own: Row, other: Row) -> str:
+    """How many times as fast we are, to three digits."""
+    ratio = other.seconds / own.seconds
+    return f"{ratio:.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
+
+
+def table(rows: list[Row]) -> str:
+    """The README's text between the markers."""
+    ours = next(row.facts for row in rows if row.implementation == OURS)
+    machine = ", ".join(str(ours[name]) for name in ("gpu", "cpu") if name in ours)
+    lines = [
+        f"Medians on {machine}, {ours['threads']} threads, torch {ours['torch']}, commit {ours['commit']}:",
+        "",
+        f"| work | {OURS} | notes | beside it | times as fast |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for work, (own, *others) in works(rows).items():
+        cells = [
+            (" ".join([other.implementation, time_text(other.seconds), *bracketed(file_notes(other.facts))]), times(own, other))
+            for other in others
+        ]
+        first, *rest = cells or [("", "")]
+        lines.append(f"| {work} | {time_text(own.seconds)} | {notes(own.facts)} | {first[0]} | {first[1]} |")
+        lines += [f"| | | | {beside} | {ratio} |" for beside, ratio in rest]
+    if found := growths(rows):
+        lines += [
+            "",
+            "Time by the size of the picture, 256x256 to 2048x2048, as a + b * pixels:",
+            "",
+            f"| work | a | b, per megapixel | largest deviation (at most {MOST_DEVIATION:.0%} wanted) |",
+            "| --- | --- | --- | --- |",
+        ]
+        lines += [f"| {g.name} | {time_text(g.a)} | {time_text(g.b * 1e6)} | {g.worst:.0%} |" for g in found]
+    return "\n".join(lines)
+
+
+def splice(text: str, inside: str) -> str:
+    """`text` with what stands between the markers replaced. Raises ValueError unless each marker is there once, in order."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"it needs the lines {BEGIN} and {END}, once each and in this order")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{inside}\n{END}{rest.split(END)[1]}"
+
+
+@click.command()
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=ROOT / "README.md")
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=ROOT / "benchmarks" / "results")
+def main(results: Path, readme: Path, folder: Path) -> None:
+    """Write RESULTS, pytest-benchmark's JSON, into the README and two charts."""
+    try:
+        rows = rows_of(json.loads(results.read_text()))
+    except ValueError as error:
+        raise click.ClickException(f"{results}: {error}") from None
+    try:
+        text = splice(readme.read_text(), table(rows))
+    except ValueError as error:
+        raise click.ClickException(f"{readme}: {error}") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    chart_ratios(works(rows), folder / "ratios.png")
+    chart_growth(growths(rows), folder / "growth.png")
+    readme.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""benchmarks/report.py on results made by hand: what the README says of them, and when it refuses to say anything."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MACHINE = {"torch": "9.9.9", "commit": "abcdef0", "cpu": "A CPU", "threads": 2}
+
+
+def entry(group: str, implementation: str, median: float, **facts) -> dict:
+    """A benchmark as pytest-benchmark writes it; what the report has no use for is left out."""
+    return {"group": group, "stats": {"median": median}, "extra_info": MACHINE | {"implementation": implementation} | facts}
+
+
+def growth(name: str, pixels: int, median: float) -> dict:
+    return entry(f"growth: {name}, {pixels}", "dkic", median, growth=name, pixels=pixels)
+
+
+RESULTS = [
+    entry("an op", "its peer", 0.5),
+    entry("an op", "a floor", 0.002),
+    entry("an op", "dkic", 0.004, gb_per_s=12.345, share_of_copy_bandwidth=0.5),
+    entry("coding", "its peer", 2e-5, bytes=1010, over_ideal=0.01),
+    entry("coding", "dkic", 4e-5, bytes=1001, over_ideal=0.001),
+    entry("alone", "dkic", 1.5, peak_memory=1_234_000_000),
+    entry("a peer alone", "its peer", 1.0),
+    # 0.25 s + 1 s a megapixel
+    *(growth("straight", n, 0.25 + n / 1e6) for n in (4_000_000, 1_000_000, 250_000)),
+    *(growth("bent", n, t) for n, t in ((1_000_000, 1.0), (2_000_000, 2.0), (4_000_000, 8.0))),
+    *(growth("too few", n, 1.0) for n in (1, 2)),
+]
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Runs the report on benchmarks and a README; gives the finished process."""
+
+    def run(benchmarks: list[dict], readme: str) -> subprocess.CompletedProcess:
+        (tmp_path / "results.json").write_text(json.dumps({"benchmarks": benchmarks}))
+        (tmp_path / "README.md").write_text(readme)
+        command = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "results.json")]
+        command += ["--readme", str(tmp_path / "README.md"), "--folder", str(tmp_path / "charts")]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    return run
+
+
+README = "before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n"
+
+
+def test_the_table_and_the_charts(report, tmp_path):
+    child = report(RESULTS, README)
+    assert child.returncode == 0, child.stderr
+    text = (tmp_path / "README.md").read_text()
+    before, rest = text.split("<!-- benchmarks -->")
+    table, after = rest.split("<!-- /benchmarks -->")
+    assert (before, after) == ("before\n", "\nafter\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    assert rows[2:7] == [
+        ["an op", "4.00 ms", "12.3 GB/s, 50% of a large copy's", "its peer 500 ms", "125x"],
+        ["", "", "", "a floor 2.00 ms", "0.5x"],
+        ["coding", "40.0 µs", "1,001 bytes; +0.10% of the ideal", "its peer 20.0 µs (1,010 bytes; +1.00% of the ideal)", "0.5x"],
+        ["alone", "1.50 s", "peak memory 1.23 GB", "", ""],
+        ["work", "a", "b, per megapixel", "largest deviation (at most 25% wanted)"],
+    ]
+    assert rows[8] == ["straight", "250 ms", "1.00 s", "0%"]
+    assert rows[9][0] == "bent" and 25 < int(rows[9][3].rstrip("%")) < 50
+    assert len(rows) == 10 and "old" not in text and "a peer alone" not in text and "too few" not in text
+    assert "Medians on A CPU, 2 threads, torch 9.9.9, commit abcdef0:" in table
+    for name in ("ratios.png", "growth.png"):
+        assert (tmp_path / "charts" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_writing_it_again_changes_nothing(report, tmp_path):
+    report(RESULTS, README)
+    once = (tmp_path / "README.md").read_text()
+    assert report(RESULTS, once).returncode == 0
+    assert (tmp_path / "README.md").read_text() == once
+
+
+@pytest.mark.parametrize("readme", ["none", README + README, "<!-- /benchmarks -->\n<!-- benchmarks -->\n"])
+def test_a_readme_without_the_two_markers_is_left_alone(report, tmp_path, readme):
+    child = report(RESULTS, readme)
+    assert child.returncode == 1 and "once each and in this order" in child.stderr
+    assert (tmp_path / "README.md").read_text() == readme and not (tmp_path / "charts").exists()
+
+
+@pytest.mark.parametrize("benchmarks", [[], [entry("an op", "its peer", 0.5)]])
+def test_results_without_a_row_of_ours_are_refused(report, tmp_path, benchmarks):
+    child = report(benchmarks, README)
+    assert child.returncode == 1 and "hold no row of dkic's" in child.stderr
+    assert (tmp_path / "README.md").read_text() == README
