@@ -69,4 +69,4 @@ def test_codec(preset, implementation, work, base, measure, benchmark):
         benchmark.extra_info["peak_memory"] = peak_memory(model)
     call = (lambda: codec.compress(pixels)) if work == "encode" else (lambda: codec.decompress(coded))
     rounds = ROUNDS.get(implementation) or ROUNDS[preset]
-    measure(f"codec {preset} {work}, 768x512", implementation, call, rounds)
+    measure(f"codec {preset}{', untrained,' if preset == 'base' else ''} {work}, 768x512", implementation, call, rounds)

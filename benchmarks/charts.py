@@ -12,38 +12,31 @@ from matplotlib.ticker import FuncFormatter
 if TYPE_CHECKING:
     from benchmarks.report import Growth, Row
 
-OUR_COLOUR, PEER_COLOUR, OTHER_COLOUR = "#1f6fb4", "#8c8c8c", "#d9d9d9"
+OUR_COLOUR, OTHER_COLOUR = "#1f6fb4", "#8c8c8c"
 
 
 def chart_ratios(works: dict[str, list[Row]], path: Path) -> None:
-    """Speed of every implementation of a work on a log scale, its peer being 1. Works: ours first, then the peer, then others."""
-    compared = {work: group for work, group in works.items() if len(group) > 1}
-    bars: list[tuple[str, float, str]] = []
-    for work, (ours, peer, *others) in compared.items():
-        bars.append((f"{work}\n{ours.implementation}", peer.seconds / ours.seconds, OUR_COLOUR))
-        bars.append((f"{peer.implementation} = 1", 1.0, PEER_COLOUR))
-        bars += [(other.implementation, peer.seconds / other.seconds, OTHER_COLOUR) for other in others]
-    figure = Figure(figsize=(9, 1.2 + 0.3 * len(bars)), layout="constrained")
+    """Speed of every implementation on a log scale, one line a work, its peer being 1. A work's rows: ours, the peer, others."""
+    compared = [(work, group) for work, group in works.items() if len(group) > 1]
+    figure = Figure(figsize=(10, 1.3 + 0.42 * len(compared)), layout="constrained")
     axes = figure.add_subplot()
-    places = np.arange(len(bars))[::-1]
-    speeds = [speed for _, speed, _ in bars]
-    axes.barh(places, np.array(speeds) - 1, left=1, height=0.7, color=[colour for _, _, colour in bars])
-    for place, speed in zip(places, speeds, strict=True):
-        axes.annotate(
-            f"{speed:.3g}",
-            (speed, place),
-            xytext=(4 if speed >= 1 else -4, 0),
-            textcoords="offset points",
-            ha="left" if speed >= 1 else "right",
-            va="center",
-            fontsize=8,
-        )
-    axes.set_yticks(places, [label for label, _, _ in bars], fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlim(min(speeds + [1]) / 3, max(speeds + [1]) * 3)
     axes.axvline(1, color="black", linewidth=0.8)
+    for place, (_, (ours, peer, *others)) in enumerate(compared):
+        for i, row in enumerate((ours, *others)):
+            speed = peer.seconds / row.seconds
+            colour = OUR_COLOUR if row is ours else OTHER_COLOUR
+            axes.plot(speed, place, "o", color=colour, markersize=9 if row is ours else 5)
+            label = f"{speed:.3g}x" if row is ours else row.implementation
+            beside = (0, 7 if i % 2 == 0 else -13)  # neighbours' labels do not meet
+            axes.annotate(label, (speed, place), beside, textcoords="offset points", ha="center", fontsize=7, color=colour)
+        axes.plot([1, peer.seconds / ours.seconds], [place, place], color=OUR_COLOUR, linewidth=1.5, zorder=0)
+    axes.set_yticks(range(len(compared)), [f"{work}\nbeside {group[1].implementation}" for work, group in compared], fontsize=8)
+    axes.set_ylim(len(compared) - 0.4, -0.6)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low / 1.5, high * 1.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
-    axes.set_xlabel("speed, the peer = 1 (further right is faster)")
+    axes.set_xlabel("speed, the peer = 1 (further right is faster; blue: dkic)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 

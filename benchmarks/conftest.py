@@ -62,7 +62,8 @@ def on_device(call: Callable[[], object], seconds: list[float]) -> Callable[[], 
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes read and written a second by the best of ten large copies, with the threads that are set."""
     source = torch.ones(COPIED_BYTES // 8, dtype=torch.float64, device=device)
-    target, seconds = torch.empty_like(source), []
+    target = torch.empty_like(source)
+    seconds: list[float] = []
 
     def copy() -> None:
         target.copy_(source)

@@ -105,7 +105,7 @@ def time_text(seconds: float) -> str:
 def file_notes(facts: dict[str, Any]) -> list[str]:
     """What a row knows of the bytes it made."""
     texts = [f"{facts['bytes']:,} bytes"] if "bytes" in facts else []
-    return texts + ([f"{facts['over_ideal']:+.2%} of the ideal"] if "over_ideal" in facts else [])
+    return texts + ([f"{facts['over_ideal']:+.2%} over the ideal"] if "over_ideal" in facts else [])
 
 
 def notes(facts: dict[str, Any]) -> str:
@@ -131,9 +131,10 @@ def times(own: Row, other: Row) -> str:
 def table(rows: list[Row]) -> str:
     """The README's text between the markers."""
     ours = next(row.facts for row in rows if row.implementation == OURS)
+    threads = "1 thread" if ours["threads"] == 1 else f"{ours['threads']} threads"
     machine = ", ".join(str(ours[name]) for name in ("gpu", "cpu") if name in ours)
     lines = [
-        f"Medians on {machine}, {ours['threads']} threads, torch {ours['torch']}, commit {ours['commit']}:",
+        f"Medians on {machine}, {threads}, torch {ours['torch']}, commit {ours['commit']}:",
         "",
         f"| work | {OURS} | notes | beside it | times as fast |",
         "| --- | --- | --- | --- | --- |",

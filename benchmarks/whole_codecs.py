@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from compressai.models import Elic2022Official
 from photographs import photograph
-from torch import nn
 
 import dkic
 from dkic.coding.codec import Codec
@@ -32,11 +31,11 @@ def save_untrained(preset: str, path: Path) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = DKIC(PRESETS[preset])
+        model = DKIC(PRESETS[preset]).requires_grad_(False)
         for module in model.modules():
             if isinstance(module, LDCNBlock):
                 module.offset_mask.reset_parameters()
-                nn.init.normal_(module.offset_mask.bias)
+                module.offset_mask.bias.normal_()
     save_weights(path, model, 1, {})
 
 
