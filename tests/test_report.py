@@ -24,7 +24,7 @@ RESULTS = [
     entry("an op", "its peer", 0.5),
     entry("an op", "a floor", 0.002),
     entry("an op", "dkic", 0.004, gb_per_s=12.345, share_of_copy_bandwidth=0.5),
-    entry("coding", "its peer", 2e-5, bytes=1010, over_ideal=0.01),
+    entry("coding", "its peer", 2e-5, bytes=102, over_ideal=0.01),
     entry("coding", "dkic", 4e-5, bytes=101, over_ideal=0.001),
     entry("alone", "dkic", 1.5, peak_memory=1_234_000_000),
     entry("a peer alone", "its peer", 1.0),
@@ -63,7 +63,7 @@ def test_the_table_and_the_charts(report, tmp_path):
     assert rows[2:7] == [
         ["an op", "4.00 ms", "12.3 GB/s, 50% of a large copy's", "its peer 500 ms", "125x"],
         ["", "", "", "a floor 2.00 ms", "0.5x"],
-        ["coding", "40.0 µs", "101 bytes; +0.10% over the ideal", "its peer 20.0 µs (1,010 bytes; +1.00% over the ideal)", "0.5x"],
+        ["coding", "40.0 µs", "101 bytes; +0.10% over the ideal", "its peer 20.0 µs (102 bytes; +1.00% over the ideal)", "0.5x"],
         ["alone", "1.50 s", "peak memory 1.23 GB", "", ""],
         ["work", "a", "b, per megapixel", "largest deviation (at most 25% wanted)"],
     ]
