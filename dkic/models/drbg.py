@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from dkic.models.ldcn_block import LDCNBlock
+from dkic.models.ldcn_block import LDCNBlock, plus_branch
 
 
 class ResidualBottleneck(nn.Module):
@@ -19,7 +19,7 @@ class ResidualBottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return plus_branch(x, self.body(x))
 
 
 class DRBG(nn.Module):
@@ -40,4 +40,4 @@ class DRBG(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return plus_branch(x, self.body(x))

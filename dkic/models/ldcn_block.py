@@ -8,6 +8,14 @@ from dkic.errors import DkicError
 from dkic.ops import ldcn
 
 
+def plus_branch(x: Tensor, branch: Tensor) -> Tensor:
+    """x + branch. It overwrites branch, a tensor of no other use: for a large picture, making another one costs more than adding.
+
+    Not where autocast has made branch of a lower precision than x, and so than the sum.
+    """
+    return branch.add_(x) if branch.dtype == x.dtype else x + branch
+
+
 class LDCNBlock(nn.Module):
     """x + project(ldcn(value(x), offset(x), mask(x))): a dynamic kernel with weights shared by all taps.
 
@@ -56,7 +64,7 @@ class LDCNBlock(nn.Module):
             mask = mask.unflatten(1, (self.groups, -1)).softmax(2).flatten(1, 2)
         pad = self.kernel_size // 2
         y = self.project(ldcn(self.value(x), offset, mask, kernel_size=self.kernel_size, padding=pad))
-        return x + y if self.residual else y
+        return plus_branch(x, y) if self.residual else y
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, kernel_size={self.kernel_size}, mask={self.mask!r}"

@@ -90,3 +90,17 @@ def test_drbg_skips_over_its_body():
     torch.nn.init.zeros_(block.body[-1].weight), torch.nn.init.zeros_(block.body[-1].bias)
     x = torch.randn(1, 12, 6, 6)
     assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("block", [LDCNBlock(6, 2), DRBG(6, 2, 1)], ids=["LDCNBlock", "DRBG"])
+def test_the_skip_leaves_its_input_alone_and_keeps_its_precision_under_autocast(block):
+    x = torch.linspace(-3, 3, 6 * 7 * 5).reshape(1, 6, 7, 5).requires_grad_()
+    before = x.detach().clone()
+    for layer in block.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(x)
+    assert y.dtype == torch.float32 and torch.equal(y, before) and torch.equal(x, before)
+    y.sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
