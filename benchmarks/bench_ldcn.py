@@ -49,7 +49,10 @@ def calls(case: LdcnCase, implementation: str) -> dict[str, Callable[[], list[Te
 @pytest.mark.parametrize("work", ["forward", "forward+backward"])
 @pytest.mark.parametrize("case", LDCN_PROBLEMS, ids=str)
 def test_ldcn(case, work, implementation, measure):
-    call = calls(case, implementation)[work]
+    call, moved = calls(case, implementation)[work], None
     if implementation == "dkic":
-        torch.testing.assert_close(call(), calls(case, "torchvision")[work](), **CLOSE)
-    measure(f"ldcn {work} {case}", implementation, call, ROUNDS[implementation][work])
+        results = call()
+        torch.testing.assert_close(results, calls(case, "torchvision")[work](), **CLOSE)
+        given = [*case.tensors(torch.float32), *([case.grad_y(torch.float32)] if work != "forward" else [])]
+        moved = sum(t.nbytes for t in (*given, *results))
+    measure(f"ldcn {work} {case}", implementation, call, ROUNDS[implementation][work], bytes_moved=moved)

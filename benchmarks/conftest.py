@@ -137,7 +137,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
 def pytest_terminal_summary(terminalreporter, config) -> None:
     """One line for each work that was timed with us and with a peer."""
     lines = [
-        f"{work}: {OURS} {1e3 * medians[OURS]:.2f} ms, {peer} {1e3 * other:.2f} ms: {other / medians[OURS]:.1f} times faster"
+        f"{work}: {OURS} {1e3 * medians[OURS]:.2f} ms, {peer} {1e3 * other:.2f} ms: {other / medians[OURS]:.3g} times faster"
         for work, medians in config.stash.get(MEDIANS, {}).items()
         if OURS in medians
         for peer, other in medians.items()
