@@ -96,6 +96,7 @@ def growths(rows: Iterable[Row]) -> list[Growth]:
 
 def time_text(seconds: float) -> str:
     """Three digits, with a unit that fits."""
+    seconds = float(f"{seconds:.3g}")  # first, so that no 999.9 ms becomes 1000
     for unit, size in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
         if abs(seconds) >= size or unit == "µs":
             return f"{seconds / size:#.3g}".rstrip(".") + f" {unit}"
