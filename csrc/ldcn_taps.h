@@ -1,5 +1,5 @@
 // The taps of a deformable aggregation: where each samples, with which weights, and whether it may. Included by ldcn_kernel.cpp
-// alone.
+// and deform_conv2d_kernel.cpp.
 #pragma once
 #include "bilinear.h"
 #include "ldcn_kernel.h"

@@ -1,5 +1,6 @@
 // The only file that includes torch headers: LibTorch's stable ABI, so that one build serves later torch versions.
 #pragma once
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -51,6 +52,23 @@ inline Tensor empty_nhwc(const Tensor& like, int64_t n, int64_t c, int64_t h, in
 
 inline Tensor empty_vector(const Tensor& like, ScalarType type) {
   return torch::stable::empty(std::vector<int64_t>{0}, type, std::nullopt, like.device());
+}
+
+inline int64_t element_size(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
+
+// A matrix in memory that somebody else owns, as a tensor.
+inline Tensor matrix(void* data, ScalarType type, int64_t rows, int64_t columns, int64_t row_step, int64_t column_step = 1) {
+  const std::vector<int64_t> shape{rows, columns}, steps{row_step, column_step};
+  return torch::stable::from_blob(data, shape, steps, torch::stable::Device(torch::headeronly::DeviceType::CPU), type);
+}
+
+// out = a b, or out += a b, by ATen's GEMM. Not through the dispatcher: on a thread of parallel_for nothing keeps it from
+// autograd, autocast and tracing, which are done with by then.
+inline void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
+}
+inline void add_product(const Tensor& out, const Tensor& a, const Tensor& b) {
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
 }
 
 }  // namespace dkic

@@ -1,9 +1,10 @@
 """Custom kernels for learned image codecs, with autograd and `torch.compile`.
 
-    from dkic.ops import ldcn
+    from dkic.ops import deform_conv2d, ldcn
 """
 
-# The function takes the name of the module that defines it: `import dkic.ops.ldcn; dkic.ops.ldcn(x, ...)` calls it too.
+# A function takes the name of the module that defines it: `import dkic.ops.ldcn; dkic.ops.ldcn(x, ...)` calls it too.
+from dkic.ops.deform_conv2d import deform_conv2d
 from dkic.ops.ldcn import ldcn
 
-__all__ = ["ldcn"]
+__all__ = ["deform_conv2d", "ldcn"]

@@ -4,12 +4,9 @@ import torch
 from torch import Tensor
 
 from dkic.ops import backends
+from dkic.ops.deform_arguments import check_samples, pair_of
 from dkic.ops.reference import Pair
 from dkic.ops.schemas import library
-
-Sizes = tuple[int, int]
-_SIZE_LIMIT = 2**24  # positions are float32, exact for integers up to here
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def ldcn(
@@ -47,61 +44,12 @@ def ldcn(
         TypeError, ValueError: an argument is not as above; the message names it.
         RuntimeError: the kernels for x's device are not built; the message says what to do.
     """
-    kernel, strides = _pair("kernel_size", kernel_size), _pair("stride", stride)
-    pads, dilations = _pair("padding", padding), _pair("dilation", dilation)
-    _check(x, offset, mask, kernel, strides, pads, dilations)
+    kernel, strides = pair_of("ldcn", "kernel_size", kernel_size), pair_of("ldcn", "stride", stride)
+    pads, dilations = pair_of("ldcn", "padding", padding), pair_of("ldcn", "dilation", dilation)
+    check_samples("ldcn", ("x", x), offset, mask, kernel, strides, pads, dilations)
     if not torch.compiler.is_compiling() and (reason := backends.why_not(x.device)):
         raise RuntimeError(reason)
     return torch.ops.dkic.ldcn(x, offset, mask, kernel, strides, pads, dilations)
-
-
-def _pair(name: str, value: Pair) -> tuple[int, int]:
-    values = (value, value) if isinstance(value, int) else value
-    if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, int) for v in values):
-        raise TypeError(f"ldcn: {name} must be an int or a pair (height, width) of ints, and is {value!r}")
-    return values[0], values[1]
-
-
-def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _check(
-    x: Tensor, offset: Tensor, mask: Tensor | None, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
-) -> None:
-    named = [("x", x), ("offset", offset)] + ([("mask", mask)] if mask is not None else [])
-    for name, t in named:
-        if not isinstance(t, Tensor):
-            raise TypeError(f"ldcn: {name} must be a tensor, and is a {type(t).__name__}")
-        if t.dtype not in _FLOATS:
-            raise TypeError(f"ldcn: {name} must be float32, float64, float16 or bfloat16, and is {str(t.dtype)[6:]}")
-        if t.dim() != 4:
-            raise ValueError(f"ldcn: {name} must have 4 dimensions, and has shape {list(t.shape)}")
-        if t.device != x.device:
-            raise ValueError(f"ldcn: {name} must be on x's device {x.device}, and is on {t.device}")
-    for name, values, least in (
-        ("kernel_size", kernel, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
-    ):  # fmt: skip
-        if min(values) < least:
-            raise ValueError(f"ldcn: {name} must be at least {least}, and is {values}")
-        if max(values) >= _SIZE_LIMIT:
-            raise ValueError(f"ldcn: {name} must be below 2^24, and is {values}")
-    n, c, h, w = x.shape
-    if max(h, w) >= _SIZE_LIMIT:
-        raise ValueError(f"ldcn: x must be below 2^24 pixels high and wide, and is {h}x{w}")
-    k = kernel[0] * kernel[1]
-    size = [_out_size(*along) for along in zip((h, w), kernel, stride, padding, dilation, strict=True)]
-    if h < 1 or w < 1 or min(size) < 1:
-        raise ValueError(f"ldcn: x must be at least as large as the dilated kernel, and is {h}x{w} with padding {padding}")
-    groups = offset.shape[1] // (2 * k)
-    if groups == 0 or offset.shape[1] != groups * k * 2 or c % groups or c == 0:
-        raise ValueError(
-            f"ldcn: offset must have G*{k}*2 channels for a {kernel[0]}x{kernel[1]} kernel, with G dividing x's {c} channels, "
-            f"and has {offset.shape[1]}"
-        )
-    for name, t, channels in (("offset", offset, groups * k * 2), ("mask", mask, groups * k)):
-        if t is not None and (t.shape[0] != n or t.shape[1] != channels or t.shape[2] != size[0] or t.shape[3] != size[1]):
-            raise ValueError(f"ldcn: {name} must have shape {[n, channels, *size]}, and has {list(t.shape)}")
 
 
 @torch.library.register_fake("dkic::ldcn", lib=library)

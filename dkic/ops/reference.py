@@ -24,6 +24,32 @@ def ldcn(
     dilation: Pair = 1,
 ) -> Tensor:
     """See `dkic.ops.ldcn`. Computes in the dtype of x, so pass float64 for a reference."""
+    return samples(x, offset, mask, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation).sum(2)
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """See `dkic.ops.deform_conv2d`. Computes in the dtype of input, so pass float64 for a reference."""
+    o, depth, kh, kw = weight.shape
+    columns = samples(input, offset, mask, kernel_size=(kh, kw), stride=stride, padding=padding, dilation=dilation)
+    n, c, k, ho, wo = columns.shape
+    columns = columns.reshape(n, c // depth, depth, k, ho, wo)
+    y = torch.einsum("ngckhw,gock->ngohw", columns, weight.reshape(c // depth, -1, depth, k)).reshape(n, o, ho, wo)
+    return y if bias is None else y + bias.view(-1, 1, 1)
+
+
+def samples(
+    x: Tensor, offset: Tensor, mask: Tensor | None, *, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Every tap's bilinear sample times its mask, `[N, C, K, Ho, Wo]`."""
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = pair(kernel_size), pair(stride), pair(padding), pair(dilation)
     n, c, h, w = x.shape
     k = kh * kw
@@ -41,7 +67,7 @@ def ldcn(
     y0, x0 = (position.detach().nan_to_num().floor() for position in (py, px))
     fy, fx = py - y0, px - x0
     image = x.reshape(n, groups, c // groups, h * w)
-    y = x.new_zeros(())
+    sampled = x.new_zeros(())
     for dy, wy in ((0, 1 - fy), (1, fy)):
         for dx, wx in ((0, 1 - fx), (1, fx)):
             cy, cx = (y0 + dy).long(), (x0 + dx).long()
@@ -52,8 +78,8 @@ def ldcn(
             if mask is not None:
                 weight = weight * mask.to(x.dtype).reshape(n, groups, k, ho, wo)
             # Both are 0 where there is no corner: 0 times what lies elsewhere would let inf and NaN in.
-            y = y + (torch.where(valid.unsqueeze(2), corner, 0) * torch.where(valid, weight, 0).unsqueeze(2)).sum(3)
-    return y.reshape(n, c, ho, wo)
+            sampled = sampled + torch.where(valid.unsqueeze(2), corner, 0) * torch.where(valid, weight, 0).unsqueeze(2)
+    return sampled.reshape(n, c, k, ho, wo)
 
 
 def gaussian_bits(v: Tensor, scale: Tensor) -> Tensor:

@@ -1,0 +1,73 @@
+"""The arguments of the ops that sample an image at learned positions: their checks, and what to say where one is wrong."""
+
+import torch
+from torch import Tensor
+
+from dkic.ops.reference import Pair
+
+Sizes = tuple[int, int]
+_SIZE_LIMIT = 2**24  # positions are float32, exact for integers up to here
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def pair_of(op: str, name: str, value: Pair) -> Sizes:
+    """An int or a pair of ints as a pair (height, width), else a TypeError that names the argument."""
+    values = (value, value) if isinstance(value, int) else value
+    if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, int) for v in values):
+        raise TypeError(f"{op}: {name} must be an int or a pair (height, width) of ints, and is {value!r}")
+    return values[0], values[1]
+
+
+def check_tensor(op: str, name: str, t: Tensor, image: tuple[str, Tensor], dimensions: int = 4) -> None:
+    """A floating tensor of so many dimensions on the device of the image, which is given with its name."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, and is a {type(t).__name__}")
+    if t.dtype not in _FLOATS:
+        raise TypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, and is {str(t.dtype)[6:]}")
+    if t.dim() != dimensions:
+        raise ValueError(f"{op}: {name} must have {dimensions} dimension{'s'[: dimensions > 1]}, and has shape {list(t.shape)}")
+    if t.device != image[1].device:
+        raise ValueError(f"{op}: {name} must be on {image[0]}'s device {image[1].device}, and is on {t.device}")
+
+
+def check_samples(
+    op: str,
+    image: tuple[str, Tensor],
+    offset: Tensor,
+    mask: Tensor | None,
+    kernel: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+) -> None:
+    """Image, offset and mask fit each other and the geometry."""
+    what, x = image
+    for name, t in (image, ("offset", offset)) + (() if mask is None else (("mask", mask),)):
+        check_tensor(op, name, t, image)
+    for name, values, least in (
+        ("kernel_size", kernel, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
+    ):  # fmt: skip
+        if min(values) < least:
+            raise ValueError(f"{op}: {name} must be at least {least}, and is {values}")
+        if max(values) >= _SIZE_LIMIT:
+            raise ValueError(f"{op}: {name} must be below 2^24, and is {values}")
+    n, c, h, w = x.shape
+    if max(h, w) >= _SIZE_LIMIT:
+        raise ValueError(f"{op}: {what} must be below 2^24 pixels high and wide, and is {h}x{w}")
+    k = kernel[0] * kernel[1]
+    size = [_out_size(*along) for along in zip((h, w), kernel, stride, padding, dilation, strict=True)]
+    if h < 1 or w < 1 or min(size) < 1:
+        raise ValueError(f"{op}: {what} must be at least as large as the dilated kernel, and is {h}x{w} with padding {padding}")
+    groups = offset.shape[1] // (2 * k)
+    if groups == 0 or offset.shape[1] != groups * k * 2 or c % groups or c == 0:
+        raise ValueError(
+            f"{op}: offset must have G*{k}*2 channels for a {kernel[0]}x{kernel[1]} kernel, with G dividing {what}'s {c} channels, "
+            f"and has {offset.shape[1]}"
+        )
+    for name, t, channels in (("offset", offset, groups * k * 2), ("mask", mask, groups * k)):
+        if t is not None and (t.shape[0] != n or t.shape[1] != channels or t.shape[2] != size[0] or t.shape[3] != size[1]):
+            raise ValueError(f"{op}: {name} must have shape {[n, channels, *size]}, and has {list(t.shape)}")
+
+
+def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

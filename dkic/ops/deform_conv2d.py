@@ -1,0 +1,140 @@
+"""Deformable convolution, modulated or not: torchvision's function, as a drop-in."""
+
+import torch
+from torch import Tensor
+
+from dkic.ops import backends
+from dkic.ops.deform_arguments import check_samples, check_tensor, pair_of
+from dkic.ops.reference import Pair
+from dkic.ops.schemas import library
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Convolution whose taps sample the input at learned positions, with learned weights (DCNv2, arXiv 1811.11168).
+
+    Signature and meaning are those of `torchvision.ops.deform_conv2d`:
+
+        y[n, o, p] = bias[o] + sum_{c, k} weight[o, c, k] * mask[n, g, k, p]
+                               * bilinear(input[n, c], p*stride - padding + k*dilation + offset[n, g, k, p])
+
+    over the channels c of o's weight group; g is c's offset group.
+
+    Args:
+        input: `[N, C, H, W]`, float32, float64, float16 or bfloat16. channels_last is the fast path.
+        offset: `[N, G*K*2, Ho, Wo]`, displacements in pixels, (dy, dx) interleaved per tap; K = kernel height * width, the
+            number of offset groups G follows from the shape and divides C.
+        weight: `[O, C/groups, kernel height, kernel width]`, input's dtype; the number of weight groups, which divides O too,
+            follows from the shape. In channels_last it is not copied.
+        bias: `[O]`, input's dtype; None means zeros.
+        stride, padding, dilation: an int or (height, width).
+        mask: `[N, G*K, Ho, Wo]`, the taps' weights; None means ones.
+
+    offset and mask may have another floating dtype than input; under autocast, input, weight and bias are cast, those two are
+    not. Positions and sums are float32 (float64 where input is float64). Outside the image the input is 0; a sample at or beyond
+    -1 or H (W) is 0 as a whole. The result on the CPU does not depend on the number of threads.
+
+    Memory beside arguments and results, forward as well as backward: up to 32 MB whatever the image's size, a copy of the weight
+    and, in half precision, the gradient of input once more in float32. An input that is not channels_last is copied up to 16 MB;
+    a larger one is read as it lies, slower.
+
+    Returns:
+        y `[N, O, Ho, Wo]` in the dtype of input, channels_last.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+        RuntimeError: the kernels for input's device are not built; the message says what to do.
+    """
+    strides, pads = pair_of("deform_conv2d", "stride", stride), pair_of("deform_conv2d", "padding", padding)
+    dilations = pair_of("deform_conv2d", "dilation", dilation)
+    _check(input, offset, weight, bias, strides, pads, dilations, mask)
+    if not torch.compiler.is_compiling() and (reason := backends.why_not(input.device)):
+        raise RuntimeError(reason)
+    return torch.ops.dkic.deform_conv2d(input, offset, weight, bias, mask, strides, pads, dilations)
+
+
+def _check(input, offset, weight, bias, stride, padding, dilation, mask) -> None:
+    image = ("input", input)
+    check_tensor("deform_conv2d", *image, image)
+    check_tensor("deform_conv2d", "weight", weight, image)
+    check_samples("deform_conv2d", image, offset, mask, tuple(weight.shape[2:]), stride, padding, dilation)
+    (o, depth, kh, kw), c = weight.shape, input.shape[1]
+    if depth == 0 or c % depth or o == 0 or o % (c // depth):
+        raise ValueError(
+            f"deform_conv2d: weight must have shape [O, {c}/groups, {kh}, {kw}], with groups dividing both input's {c} channels "
+            f"and O, and has {list(weight.shape)}"
+        )
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is None:
+            continue
+        check_tensor("deform_conv2d", name, t, image, dimensions=4 if t is weight else 1)
+        if t.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise TypeError(f"deform_conv2d: {name} must have input's dtype {str(input.dtype)[6:]}, and is {str(t.dtype)[6:]}")
+    if bias is not None and bias.shape[0] != o:
+        raise ValueError(f"deform_conv2d: bias must have shape {[o]}, and has {list(bias.shape)}")
+
+
+@torch.library.register_fake("dkic::deform_conv2d", lib=library)
+def _deform_conv2d_fake(input, offset, weight, bias, mask, stride, padding, dilation):
+    shape = (input.shape[0], weight.shape[0], offset.shape[2], offset.shape[3])
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("dkic::deform_conv2d_backward", lib=library)
+def _deform_conv2d_backward_fake(
+    grad_y, input, offset, weight, mask, stride, padding, dilation,
+    need_input, need_offset, need_weight, need_bias, need_mask, deterministic,
+):  # fmt: skip
+    def like(t, needed):
+        return torch.empty_like(t, memory_format=torch.channels_last) if needed else t.new_empty((0,))
+
+    return (
+        like(input, need_input),
+        like(offset, need_offset),
+        like(weight, need_weight),
+        weight.new_empty((weight.shape[0] if need_bias else 0,)),
+        like(offset if mask is None else mask, need_mask and mask is not None),
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    input, offset, weight, _, mask, *ctx.geometry = inputs
+    ctx.save_for_backward(input, offset, weight, mask)
+
+
+def _backward(ctx, grad_y):
+    input, offset, weight, mask = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:5]
+    gradients = torch.ops.dkic.deform_conv2d_backward(
+        grad_y, input, offset, weight, mask, *ctx.geometry, *needed, torch.are_deterministic_algorithms_enabled()
+    )
+    return *(gradient if need else None for gradient, need in zip(gradients, needed, strict=True)), None, None, None
+
+
+def _no_double_backward(ctx, *grads):
+    raise NotImplementedError("dkic.ops.deform_conv2d has no second derivative: its backward can't be differentiated.")
+
+
+torch.library.register_autograd("dkic::deform_conv2d", _backward, setup_context=_setup_context, lib=library)
+torch.library.register_autograd("dkic::deform_conv2d_backward", _no_double_backward, lib=library)
+
+
+@torch.library.impl(library, "deform_conv2d", "AutocastCPU")
+def _autocast_cpu(input, offset, weight, bias, mask, stride, padding, dilation):
+    # offset and mask keep their dtype: bfloat16 positions would move in steps of whole pixels beyond 256.
+    def cast(t):
+        return t if t is None or t.dtype == torch.float64 else t.to(torch.get_autocast_dtype("cpu"))
+
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
+        return torch.ops.dkic.deform_conv2d(cast(input), offset, cast(weight), cast(bias), mask, stride, padding, dilation)
+
+
+backends.load_cpu()  # ops must be registered before they are first traced; a missing library is reported when it is used
