@@ -4,6 +4,9 @@
 //
 // Samples are written to columns of a block of positions at a time, small enough for the second-level cache, and multiplied
 // there. All is cut by shape alone, and each product runs on one thread, so that results don't depend on the number of threads.
+#include <algorithm>
+#include <numeric>
+
 #include "deform_arguments.h"
 #include "deform_conv2d_kernel.h"
 #include "stable_abi.h"
@@ -19,6 +22,9 @@ constexpr int64_t kCopy = 16 << 20;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Into how many parts, of channels, the work on an offset group is cut in backward: 8 for all groups would be good.
+int64_t wanted_parts(const DeformConv2dArguments& a) { return divide_up(8, a.groups); }
+
 DeformConv2dArguments arguments(const Tensor& x, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask,
                                 const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                                 const std::vector<int64_t>& dilation) {
@@ -30,6 +36,12 @@ DeformConv2dArguments arguments(const Tensor& x, const Tensor& offset, const Ten
   STD_TORCH_CHECK(depth > 0 && a.channels % depth == 0 && weight.size(0) > 0 && weight.size(0) % (a.channels / depth) == 0,
                   "deform_conv2d: the shape of weight does not fit input");
   a.out_channels = weight.size(0), a.weight_groups = a.channels / depth;
+  a.run = std::gcd(depth, a.channels / a.groups);
+  // Few groups leave little to share in backward: then runs are cut, but not below 16 channels.
+  int64_t cuts = 1;
+  for (int64_t more = 2; cuts < wanted_parts(a) && a.run / more >= 16; ++more)
+    if (a.run % more == 0) cuts = more;
+  a.run /= cuts;
   return a;
 }
 
@@ -42,26 +54,32 @@ Tensor to_sample(const Tensor& x) {
 
 ScalarType sum_type(const Tensor& x) { return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
 
-// In a column's order: [out_channels][taps][channels of a weight group].
-Tensor in_column_order(const Tensor& weight) {
-  return torch::stable::contiguous(torch::stable::to(weight, sum_type(weight)), MemoryFormat::ChannelsLast);
+// In the order of columns: [out_channels][runs of a weight group][tap][channels of a run].
+Tensor in_column_order(const DeformConv2dArguments& a, const Tensor& weight) {
+  const std::vector<int64_t> shape{a.out_channels, weight.size(1) / a.run, a.run, a.kernel_h * a.kernel_w};
+  const Tensor sum = torch::stable::to(weight, sum_type(weight));
+  return torch::stable::contiguous(torch::stable::transpose(torch::stable::reshape(sum, shape), 2, 3));
+}
+Tensor from_column_order(const Tensor& grad_weight, const Tensor& weight) {
+  const std::vector<int64_t> shape{weight.size(0), weight.size(1), weight.size(2), weight.size(3)};
+  const Tensor rounded = torch::stable::to(torch::stable::transpose(grad_weight, 2, 3), weight.scalar_type());
+  return torch::stable::reshape(torch::stable::contiguous(rounded), shape);
 }
 
 Tensor workspace(const Tensor& like, int64_t numbers, ScalarType type) {
   return torch::stable::empty(std::vector<int64_t>{numbers}, type, std::nullopt, like.device());
 }
 
-template <class T>
-T* offset_by(const Tensor& t, int64_t elements) {
-  return static_cast<T*>(t.mutable_data_ptr()) + elements * element_size(t.scalar_type());
+void* address(const Tensor& t, int64_t element) {
+  return static_cast<char*>(t.mutable_data_ptr()) + element * element_size(t.scalar_type());
 }
-// A matrix that begins `elements` behind t's first number.
-Tensor part(const Tensor& t, int64_t elements, int64_t rows, int64_t columns, int64_t row_step, int64_t column_step = 1) {
-  return matrix(offset_by<char>(t, elements), t.scalar_type(), rows, columns, row_step, column_step);
+// A matrix that begins at t's number `element`.
+Tensor part(const Tensor& t, int64_t element, int64_t rows, int64_t columns, int64_t row_step, int64_t column_step = 1) {
+  return matrix(address(t, element), t.scalar_type(), rows, columns, row_step, column_step);
 }
 
-// Calls f(first, last) for pieces [0, pieces), on at most `workers` >= 2 threads. Within parallel_for a product runs on one thread;
-// but a lone range is not handed to a thread, and a product there would be spread over all: hence a second, empty one.
+// Calls f(first, last) for pieces [0, pieces), on at most `workers` >= 2 threads. Within parallel_for a product runs on one
+// thread; but a lone range is not handed to a thread, and a product there would be spread over all: hence a second, empty one.
 template <class F>
 void for_pieces(int64_t pieces, int64_t workers, const F& f) {
   const int64_t range = pieces > 2 ? pieces : 2;
@@ -75,11 +93,11 @@ void for_pieces(int64_t pieces, const F& f) {
   for_pieces(pieces, pieces + 2, f);
 }
 
-// How many positions a block has whose work takes `bytes` a position: what fits into kBlock, but few enough for 16 blocks.
-int64_t positions_a_block(int64_t bytes, int64_t positions) {
+// How many output pixels a block has whose work takes `bytes` a pixel: what fits into kBlock, but few enough for 16 blocks.
+int64_t pixels_a_block(int64_t bytes, int64_t pixels) {
   int64_t block = kBlock / bytes;
   if (block > 1024) block = 1024;
-  const int64_t share = divide_up(positions, 16 * 16) * 16;
+  const int64_t share = divide_up(pixels, 16 * 16) * 16;
   if (block > share && share >= 32) block = share;
   return block >= 16 ? block / 16 * 16 : block > 0 ? block : 1;
 }
@@ -100,18 +118,19 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
     a.bias = bias_sum.const_data_ptr();
   }
   const DeformConv2dKernel& kernel = DKIC_CHOSEN(deform_conv2d_kernel);
-  const int64_t positions = a.batch * a.out_area(), length = a.column_length();
-  if (positions == 0) return y;
+  const int64_t pixels = a.batch * a.out_height * a.out_width;
+  if (pixels == 0) return y;
 
-  const Tensor w = in_column_order(weight);
+  const Tensor w = in_column_order(a, weight);
+  const int64_t length = a.channels * a.kernel_h * a.kernel_w;
   const int64_t group_length = length / a.weight_groups, group_channels = a.out_channels / a.weight_groups;
-  const int64_t bytes = (length + a.out_channels) * element_size(type), block = positions_a_block(bytes, positions);
+  const int64_t bytes = (length + a.out_channels) * element_size(type), block = pixels_a_block(bytes, pixels);
   const int64_t workers = kWorkspace / (block * bytes);
-  for_pieces(divide_up(positions, block), workers < 2 ? 2 : workers, [&](int64_t first_block, int64_t last_block) {
+  for_pieces(divide_up(pixels, block), workers < 2 ? 2 : workers, [&](int64_t first_block, int64_t last_block) {
     const Tensor columns = workspace(x, block * length, type), rows = workspace(x, block * a.out_channels, type);
     for (int64_t b = first_block; b < last_block; ++b) {
-      const int64_t first = b * block, last = first + block < positions ? first + block : positions;
-      kernel.columns(a, first, last, columns.mutable_data_ptr());
+      const int64_t first = b * block, last = first + block < pixels ? first + block : pixels;
+      kernel.columns(a, {first, last, 0, a.channels}, columns.mutable_data_ptr());
       for (int64_t g = 0; g < a.weight_groups; ++g)
         multiply(part(rows, g * group_channels, last - first, group_channels, a.out_channels),
                  part(columns, g * group_length, last - first, group_length, length),
@@ -127,66 +146,97 @@ struct Wanted {
   bool samples() const { return offset || mask; }
 };
 
-// Goes over the positions in steps of several blocks. In each step: the columns and their gradient, and with them the gradients
-// of offset and mask, block by block; the gradient of x, by channels; that of the weight, by parts of a column.
-void backward_steps(const DeformConv2dArguments& a, const Wanted& wanted, const Tensor& w, const Tensor& grad_weight,
-                    const Tensor& grad_bias) {
+// A part of backward's work: the channels [begin, end), of one offset group. Parts need nothing of each other, but that the
+// gradients of offset and mask are sums over a group's parts.
+struct Part {
+  int64_t begin, end;
+};
+
+int64_t parts_a_group(const DeformConv2dArguments& a) {
+  const int64_t wanted = wanted_parts(a), most = a.channels / a.groups / (a.run < 16 ? 16 : a.run);
+  return most < 1 ? 1 : wanted < most ? wanted : most;
+}
+
+Part part_of(const DeformConv2dArguments& a, int64_t index) {
+  const int64_t parts = parts_a_group(a), runs = a.channels / a.groups / a.run, g = index / parts, i = index % parts;
+  return {(g * runs + runs * i / parts) * a.run, (g * runs + runs * (i + 1) / parts) * a.run};
+}
+
+// Calls f(column, length, channel, at) for the weight groups that a part touches: columns [column, column + length) of the
+// part belong to out_channels from `channel` on, and to the weight from its number `at` on.
+template <class F>
+void for_weight_groups(const DeformConv2dArguments& a, Part part, const F& f) {
+  const int64_t depth = a.channels / a.weight_groups, k = a.kernel_h * a.kernel_w, group = a.out_channels / a.weight_groups;
+  for (int64_t begin = part.begin, end; begin < part.end; begin = end) {
+    const int64_t g = begin / depth;
+    end = (g + 1) * depth < part.end ? (g + 1) * depth : part.end;
+    f((begin - part.begin) * k, (end - begin) * k, g * group, (g * group * depth + begin % depth) * k);
+  }
+}
+
+// Goes over the output pixels block by block, in each part by part: the columns' gradient, from which those of x, offset and mask
+// come, and the columns, from which that of the weight comes, while both are in the second-level cache.
+void backward_blocks(const DeformConv2dArguments& a, const Wanted& wanted, const Tensor& w, const Tensor& grad_weight,
+                     const Tensor& grad_bias) {
   const DeformConv2dKernel& kernel = DKIC_CHOSEN(deform_conv2d_kernel);
   const ScalarType type = w.scalar_type();
-  const int64_t positions = a.batch * a.out_area(), length = a.column_length(), out_channels = a.out_channels;
-  const int64_t group_length = length / a.weight_groups, group_channels = out_channels / a.weight_groups;
-  const int64_t bytes = (2 * length + out_channels) * element_size(type), block = positions_a_block(bytes, positions);
-  int64_t step = kWorkspace / (block * bytes);
-  step = block * (step > 16 ? 16 : step > 0 ? step : 1);
-  // 8 parts of the columns, or fewer of at least 64 numbers, share the work on the gradient of a weight.
-  const int64_t parts_by_length = divide_up(8, a.weight_groups), most_parts = group_length / 64 > 1 ? group_length / 64 : 1;
-  const int64_t parts = parts_by_length < most_parts ? parts_by_length : most_parts;
+  const int64_t pixels = a.batch * a.out_height * a.out_width, k = a.kernel_h * a.kernel_w;
+  const int64_t group_channels = a.out_channels / a.weight_groups, group_length = a.channels / a.weight_groups * k;
+  const int64_t parts = a.groups * parts_a_group(a);
+  int64_t longest = 0;
+  for (int64_t i = 0; i < parts; ++i) longest = std::max(longest, (part_of(a, i).end - part_of(a, i).begin) * k);
+  const int64_t shared_bytes = (a.out_channels + 1 + parts * k * 3) * element_size(type);
+  const int64_t part_bytes = 2 * longest * element_size(type);
+  int64_t block = pixels_a_block(part_bytes, pixels);
+  block = std::max(std::min(block, kWorkspace / (shared_bytes + 2 * part_bytes)), int64_t(1));
+  const int64_t workers = (kWorkspace - block * shared_bytes) / (block * part_bytes);
 
-  const bool need_grad_columns = wanted.x || wanted.samples();
-  const Tensor rows = workspace(w, step * out_channels, type), ones = workspace(w, step, type);
-  const Tensor columns = workspace(w, wanted.weight ? step * length : 0, type);
-  const Tensor grad_columns = workspace(w, need_grad_columns ? step * length : 0, type);
+  const Tensor rows = workspace(w, block * a.out_channels, type), ones = workspace(w, block, type);
+  const Tensor sample_gradients = workspace(w, wanted.samples() ? block * parts * k * 3 : 0, type);
   torch::stable::fill_(const_cast<Tensor&>(ones), 1);
-
-  for (int64_t begin = 0; begin < positions; begin += step) {
-    const int64_t end = begin + step < positions ? begin + step : positions, count = end - begin;
-    for_pieces(divide_up(count, block), [&](int64_t first_block, int64_t last_block) {
-      for (int64_t b = first_block; b < last_block; ++b) {
-        const int64_t at = b * block, size = at + block < count ? block : count - at, first = begin + at, last = first + size;
-        kernel.read_rows(a, first, last, offset_by<char>(rows, at * out_channels));
-        for (int64_t g = 0; need_grad_columns && g < a.weight_groups; ++g)
-          multiply(part(grad_columns, at * length + g * group_length, size, group_length, length),
-                   part(rows, at * out_channels + g * group_channels, size, group_channels, out_channels),
-                   part(w, g * group_channels * group_length, group_channels, group_length, group_length));
-        void* block_columns = wanted.weight ? offset_by<char>(columns, at * length) : nullptr;
-        if (wanted.samples())
-          kernel.backward_samples(a, first, last, offset_by<char>(grad_columns, at * length), block_columns);
-        else if (wanted.weight)
-          kernel.columns(a, first, last, block_columns);
-      }
+  for (int64_t first = 0; first < pixels; first += block) {
+    const int64_t count = std::min(block, pixels - first), some = 32;
+    for_pieces(divide_up(count, some), [&](int64_t begin, int64_t end) {
+      const int64_t from = begin * some, to = std::min(end * some, count);
+      kernel.read_rows(a, first + from, first + to, address(rows, from * a.out_channels));
     });
-    if (wanted.x) {
-      const int64_t images = (end - 1) / a.out_area() - begin / a.out_area() + 1;
-      const int64_t pieces = images * a.groups * a.channel_blocks();
-      for_pieces(pieces, [&](int64_t first, int64_t last) {
-        for (; first < last; ++first) kernel.backward_x(a, begin, end, grad_columns.const_data_ptr(), first);
-      });
-    }
-    const int64_t products = wanted.weight ? a.weight_groups * parts : 0, pieces = products + wanted.bias;
-    for_pieces(pieces, [&](int64_t first, int64_t last) {
-      for (; first < last; ++first) {
-        if (first == products) {
-          add_product(part(grad_bias, 0, 1, out_channels, out_channels), part(ones, 0, 1, count, count),
-                      part(rows, 0, count, out_channels, out_channels));
-        } else {
-          const int64_t g = first / parts, from = group_length * (first % parts) / parts;
-          const int64_t to = group_length * (first % parts + 1) / parts;
-          add_product(part(grad_weight, g * group_channels * group_length + from, group_channels, to - from, group_length),
-                      part(rows, g * group_channels, group_channels, count, 1, out_channels),
-                      part(columns, g * group_length + from, count, to - from, length));
+    for_pieces(parts + wanted.bias, workers < 2 ? 2 : workers, [&](int64_t begin, int64_t end) {
+      const Tensor columns = workspace(w, block * longest, type), grad_columns = workspace(w, block * longest, type);
+      for (int64_t i = begin; i < end; ++i) {
+        if (i == parts) {
+          add_product(part(grad_bias, 0, 1, a.out_channels, a.out_channels), part(ones, 0, 1, count, count),
+                      part(rows, 0, count, a.out_channels, a.out_channels));
+          continue;
         }
+        const Part channels = part_of(a, i);
+        const DeformConv2dRange range{first, first + count, channels.begin, channels.end};
+        const int64_t length = (channels.end - channels.begin) * k;
+        if (wanted.x || wanted.samples())
+          for_weight_groups(a, channels, [&](int64_t column, int64_t columns_here, int64_t channel, int64_t at) {
+            multiply(part(grad_columns, column, count, columns_here, length),
+                     part(rows, channel, count, group_channels, a.out_channels),
+                     part(w, at, group_channels, columns_here, group_length));
+          });
+        if (wanted.samples())
+          kernel.backward_samples(a, range, grad_columns.const_data_ptr(), wanted.weight ? columns.mutable_data_ptr() : nullptr,
+                                  address(sample_gradients, i * k * 3), parts * k * 3);
+        else if (wanted.weight)
+          kernel.columns(a, range, columns.mutable_data_ptr());
+        if (wanted.x) kernel.backward_x(a, range, grad_columns.const_data_ptr());
+        if (wanted.weight)
+          for_weight_groups(a, channels, [&](int64_t column, int64_t columns_here, int64_t channel, int64_t at) {
+            add_product(part(grad_weight, at, group_channels, columns_here, group_length),
+                        part(rows, channel, group_channels, count, 1, a.out_channels),
+                        part(columns, column, count, columns_here, length));
+          });
       }
     });
+    if (wanted.samples())
+      for_pieces(divide_up(count, some), [&](int64_t begin, int64_t end) {
+        const int64_t from = begin * some, to = std::min(end * some, count);
+        kernel.write_sample_gradients(a, first + from, first + to, address(sample_gradients, from * parts * k * 3),
+                                      parts_a_group(a));
+      });
   }
 }
 
@@ -202,7 +252,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                   "deform_conv2d_backward: grad_y must have the shape and dtype of deform_conv2d's result");
   a.grad_y = strided(grad_y, "grad_y");
   const ScalarType type = sum_type(x), mask_type = mask ? mask->scalar_type() : offset.scalar_type();
-  const int64_t k = a.taps();
+  const int64_t k = a.kernel_h * a.kernel_w;
   const Wanted wanted{need_input, need_offset, need_weight, need_bias, need_mask && mask};
 
   Tensor x_sum = empty_vector(x, x.scalar_type()), grad_offset = empty_vector(x, offset.scalar_type());
@@ -222,16 +272,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     a.grad_mask = grad_mask.mutable_data_ptr();
   }
   if (wanted.weight) {
-    weight_sum = empty_nhwc(x, a.out_channels, weight.size(1), a.kernel_h, a.kernel_w, type);
+    const std::vector<int64_t> shape{a.out_channels, weight.size(1) / a.run, k, a.run};
+    weight_sum = torch::stable::empty(shape, type, std::nullopt, x.device());
     torch::stable::zero_(weight_sum);
   }
   if (wanted.bias) {
     bias_sum = workspace(x, a.out_channels, type);
     torch::stable::zero_(bias_sum);
   }
-  if (a.batch * a.out_area() > 0) backward_steps(a, wanted, in_column_order(weight), weight_sum, bias_sum);
+  if (a.batch * a.out_height * a.out_width > 0) backward_blocks(a, wanted, in_column_order(a, weight), weight_sum, bias_sum);
+  if (wanted.weight) weight_sum = from_column_order(weight_sum, weight);
   const auto rounded = [&](const Tensor& sum) { return torch::stable::to(sum, x.scalar_type()); };
-  return {rounded(x_sum), grad_offset, rounded(weight_sum), rounded(bias_sum), grad_mask};
+  return {rounded(x_sum), grad_offset, weight_sum, rounded(bias_sum), grad_mask};
 }
 
 }  // namespace

@@ -9,133 +9,180 @@ namespace dkic::DKIC_ISA {
 namespace {
 
 using Arguments = DeformConv2dArguments;
+using Range = DeformConv2dRange;
 
-// Calls f(n, oh, ow, count, at) for positions [first, last) in runs within a row, none longer than `longest`; `at` counts from
-// `first`.
+// Calls f(n, oh, ow, count, at) for pixels [first, last) in runs within a row and a strip; `at` counts from `first`. Strips are
+// `strip` columns wide and go from top to bottom: what a block's taps reach is smaller than it would be in whole rows.
 template <class F>
-void for_runs(const Arguments& a, int64_t first, int64_t last, int64_t longest, const F& f) {
-  for (int64_t position = first; position < last;) {
-    const int64_t n = position / a.out_area(), oh = position / a.out_width % a.out_height, ow = position % a.out_width;
-    int64_t count = a.out_width - ow;
-    if (count > longest) count = longest;
-    if (count > last - position) count = last - position;
-    f(n, oh, ow, count, position - first);
-    position += count;
+void for_pixels(const Arguments& a, int64_t strip, int64_t first, int64_t last, const F& f) {
+  const int64_t area = a.out_height * a.out_width;
+  for (int64_t pixel = first; pixel < last;) {
+    const int64_t n = pixel / area, left = pixel % area / (strip * a.out_height) * strip;
+    const int64_t width = a.out_width - left < strip ? a.out_width - left : strip, within = pixel % area - left * a.out_height;
+    int64_t count = width - within % width;
+    if (count > last - pixel) count = last - pixel;
+    f(n, within / width, left + within % width, count, pixel - first);
+    pixel += count;
   }
 }
 
-// Calls f(channel, count, column) for runs of neighbouring channels in [first, last): side by side in x and in a column, where
-// `column` is the place of the first in tap 0, and tap_step(a) later comes that of the next tap.
+// Calls f(channel, count, column) for runs of neighbouring channels in [begin, end): `count` lie side by side in the image and
+// in a column, tap after tap a.run later; `column` counts from the column of `begin`.
 template <class F>
-void for_channels(const Arguments& a, int64_t first, int64_t last, const F& f) {
-  const int64_t depth = a.channels / a.weight_groups;
-  for (int64_t channel = first; channel < last;) {
-    const int64_t group = channel / depth, within = channel % depth;
-    int64_t count = a.x.c == 1 ? depth - within : 1;
-    if (count > last - channel) count = last - channel;
-    f(channel, count, group * a.taps() * depth + within);
-    channel += count;
+void for_channels(const Arguments& a, int64_t begin, int64_t end, bool side_by_side, const F& f) {
+  const int64_t count = side_by_side ? a.run : 1, k = a.kernel_h * a.kernel_w;
+  for (int64_t channel = begin; channel < end; channel += count) {
+    const int64_t within = channel % a.run;
+    f(channel, count, (channel - within - begin) * k + within);
   }
 }
-int64_t tap_step(const Arguments& a) { return a.channels / a.weight_groups; }
 
-// The four corners' weights of tap t, 0 where one lies outside (they may be NaN there), and the sample they give.
-template <class A>
-struct Weights {
-  template <class T>
-  Weights(const Taps<T>& taps, int64_t t) {
-    for (int bit = 0; bit < 4; ++bit) w[bit] = taps.inside[t] >> bit & 1 ? taps.weights[bit * taps.size + t] : A(0);
+// The taps of one pixel, in an image whose rows and columns are h and w elements apart.
+template <class T>
+struct PixelTaps {
+  using A = typename Accumulator<T>::type;
+  PixelTaps(const Taps<T>& taps, int64_t pixel, int64_t h, int64_t w)
+      : k(taps.k),
+        step(taps.tap_step),
+        array(taps.size),
+        first(pixel * taps.position_step),
+        all_inside(taps.all_inside(first)),
+        start(taps.start + first),
+        weights(taps.weights + first),
+        inside(taps.inside + first),
+        corner{h, w} {}
+
+  // Calls f(bit, weight) for the corners of a tap that lie inside.
+  template <class F>
+  void for_corners(int64_t tap, const F& f) const {
+    for (int bit = 0; bit < 4; ++bit)
+      if (all_inside || inside[tap * step] >> bit & 1) f(bit, weights[tap * step + bit * array]);
   }
-  template <int W>
-  Vector<A, W> blend(const Vector<A, W> (&v)[4]) const {
-    return (w[0] * v[0] + w[1] * v[1]) + (w[2] * v[2] + w[3] * v[3]);
-  }
-  A w[4];
+
+  const int64_t k, step, array, first;
+  const bool all_inside;
+  const int64_t* start;
+  const A* weights;
+  const typename Accumulator<T>::index* inside;
+  const Corners corner;
 };
 
-// The corners of a sample around q, those that lie inside; 0 in the place of the others.
-template <int W, class T, class V>
-inline void load_corners(V (&v)[4], const T* q, const Corners& corner, int inside) {
-  if (inside == 15) [[likely]] {
-    for (int bit = 0; bit < 4; ++bit) v[bit] = load<W>(q + corner[bit]);
-  } else {
-    for (int bit = 0; bit < 4; ++bit) v[bit] = inside >> bit & 1 ? load<W>(q + corner[bit]) : V{};
-  }
-}
-
-// Writes a tap's samples of some channels to a column.
+// Writes a pixel's samples of a run of channels to its column.
 template <class T>
 struct Sample {
   using A = typename Accumulator<T>::type;
-  const T* q;
-  Corners corner;
-  int inside;
-  Weights<A> weights;
+  const PixelTaps<T>& taps;
+  const T* x;
   A* column;
+  int64_t tap_step;
 
   template <int W, int NV>
   void run(int64_t channel) const {
-    for (int v = 0; v < NV; ++v) {
-      Vector<A, W> corners[4];
-      load_corners<W>(corners, q + channel + v * W, corner, inside);
-      store<W>(column + channel + v * W, weights.template blend<W>(corners));
+    A* to = column + channel;
+    for (int64_t tap = 0; tap < taps.k; ++tap, to += tap_step) {
+      const T* q = x + channel + taps.start[tap * taps.step];
+      Vector<A, W> sum[NV] = {};
+      taps.for_corners(tap, [&](int bit, A weight) {
+        for (int v = 0; v < NV; ++v) sum[v] += weight * load<W>(q + taps.corner[bit] + v * W);
+      });
+      for (int v = 0; v < NV; ++v) store<W>(to + v * W, sum[v]);
     }
   }
 };
 
 template <class T>
-void columns(const Arguments& a, int64_t first, int64_t last, void* into) {
+void columns(const Arguments& a, Range range, void* into) {
   using A = typename Accumulator<T>::type;
   Taps<T> taps(a);
-  const int64_t depth = a.channels / a.groups;
-  for_runs(a, first, last, taps.positions, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
+  const int64_t depth = a.channels / a.groups, length = (range.end - range.begin) * taps.k;
+  for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
     taps.place(oh);
-    for (int64_t g = 0; g < a.groups; ++g) {
+    for (int64_t begin = range.begin, end; begin < range.end; begin = end) {
+      const int64_t g = begin / depth;
+      end = (g + 1) * depth < range.end ? (g + 1) * depth : range.end;
       taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
-      for_channels(a, g * depth, (g + 1) * depth, [&](int64_t channel, int64_t channels, int64_t column) {
+      for_channels(a, begin, end, a.x.c == 1, [&](int64_t channel, int64_t channels, int64_t column) {
         const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + channel * a.x.c;
-        for (int64_t p = 0; p < count; ++p) {
-          A* to = static_cast<A*>(into) + (at + p) * a.column_length() + column;
-          int64_t t = p * taps.position_step;
-          for (int64_t tap = 0; tap < taps.k; ++tap, t += taps.tap_step, to += tap_step(a))
-            cover_channels<A>(0, channels,
-                              Sample<T>{x + taps.start[t], {a.x.h, a.x.w}, int(taps.inside[t]), Weights<A>(taps, t), to});
+        A* to = static_cast<A*>(into) + at * length + (begin - range.begin) * taps.k + column;
+        for (int64_t p = 0; p < count; ++p, to += length) {
+          const PixelTaps<T> pixel(taps, p, a.x.h, a.x.w);
+          cover_channels<A>(0, channels, Sample<T>{pixel, x, to, a.run});
         }
       });
     }
   });
 }
 
-// Adds the dot products of a tap's four corners with its gradient, over some channels, to dot[4]; and does what Sample does,
-// where a column is wanted.
+// Adds the dot products of each tap's four corners with its gradient, over a run of channels, to dots [tap][4]; and writes the
+// samples to the column, where one is wanted.
 template <class T>
 struct Dots {
   using A = typename Accumulator<T>::type;
-  const T* q;
-  Corners corner;
-  int inside;
-  Weights<A> weights;
+  const PixelTaps<T>& taps;
+  const T* x;
   const A* grad;
-  A* column;
-  A* dot;
+  A *column, *dots;
+  int64_t tap_step;
 
   template <int W, int NV>
   void run(int64_t channel) const {
     using V = Vector<A, W>;
-    V sums[4] = {};
-    for (int v = 0; v < NV; ++v) {
-      V corners[4];
-      load_corners<W>(corners, q + channel + v * W, corner, inside);
-      const V g = load<W>(grad + channel + v * W);
-      for (int bit = 0; bit < 4; ++bit) {
-        // A corner outside counts nothing, even where the gradient is infinite.
-        if (inside == 15 || inside >> bit & 1) sums[bit] += g * corners[bit];
+    const A* from = grad + channel;
+    A* to = column + (column ? channel : 0);
+    for (int64_t tap = 0; tap < taps.k; ++tap, from += tap_step) {
+      const T* q = x + channel + taps.start[tap * taps.step];
+      V dot[4] = {}, sum[NV] = {};
+      taps.for_corners(tap, [&](int bit, A weight) {
+        for (int v = 0; v < NV; ++v) {
+          const V corner = load<W>(q + taps.corner[bit] + v * W);
+          dot[bit] += load<W>(from + v * W) * corner;
+          sum[v] += weight * corner;
+        }
+      });
+      add_sums<A, W>(dots + 4 * tap, dot);
+      if (column) {
+        for (int v = 0; v < NV; ++v) store<W>(to + v * W, sum[v]);
+        to += tap_step;
       }
-      if (column) store<W>(column + channel + v * W, weights.template blend<W>(corners));
     }
-    add_sums<A, W>(dot, sums);
   }
 };
+
+template <class T>
+void backward_samples(const Arguments& a, Range range, const void* grad_columns, void* into, void* parts, int64_t step) {
+  using A = typename Accumulator<T>::type;
+  Taps<T> taps(a);
+  const int64_t k = taps.k, length = (range.end - range.begin) * k, g = range.begin / (a.channels / a.groups);
+  A* dots = new A[taps.positions * k * 4];
+  for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
+    taps.place(oh);
+    taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
+    std::memset(dots, 0, sizeof(A) * taps.positions * k * 4);
+    for_channels(a, range.begin, range.end, a.x.c == 1, [&](int64_t channel, int64_t channels, int64_t column) {
+      const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + channel * a.x.c;
+      for (int64_t p = 0; p < count; ++p) {
+        const PixelTaps<T> pixel(taps, p, a.x.h, a.x.w);
+        const int64_t i = (at + p) * length + column;
+        A* to = into ? static_cast<A*>(into) + i : nullptr;
+        cover_channels<A>(0, channels, Dots<T>{pixel, x, static_cast<const A*>(grad_columns) + i, to, dots + p * k * 4, a.run});
+      }
+    });
+    for (int64_t p = 0; p < count; ++p) {
+      A* part = static_cast<A*>(parts) + (at + p) * step;
+      const A* dot = dots + p * k * 4;
+      for (int64_t tap = 0; tap < k; ++tap, dot += 4, part += 3) {
+        const int64_t t = p * taps.position_step + tap * taps.tap_step;
+        const A fy = taps.fraction_y[t], fx = taps.fraction_x[t], m = taps.mask_at(t);
+        const A top = dot[0] + fx * (dot[1] - dot[0]), bottom = dot[2] + fx * (dot[3] - dot[2]);
+        const bool outside = !taps.inside[t];
+        part[0] = outside ? A(0) : m * (bottom - top);
+        part[1] = outside ? A(0) : m * (dot[1] - dot[0] + fy * (dot[3] - dot[2] - dot[1] + dot[0]));
+        part[2] = outside ? A(0) : top + fy * (bottom - top);
+      }
+    }
+  });
+  delete[] dots;
+}
 
 // to[i] = value, in to's type.
 template <class A>
@@ -157,91 +204,66 @@ void write(void* to, Scalar type, int64_t i, A value) {
 }
 
 template <class T>
-void backward_samples(const Arguments& a, int64_t first, int64_t last, const void* grad_columns, void* into) {
+void write_sample_gradients(const Arguments& a, int64_t first, int64_t last, const void* all_parts, int64_t parts_a_group) {
   using A = typename Accumulator<T>::type;
-  Taps<T> taps(a);
-  const int64_t depth = a.channels / a.groups, k = taps.k;
-  A* dots = new A[taps.size * 4];
-  for_runs(a, first, last, taps.positions, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
-    taps.place(oh);
-    for (int64_t g = 0; g < a.groups; ++g) {
-      taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
-      std::memset(dots, 0, sizeof(A) * taps.size * 4);
-      for_channels(a, g * depth, (g + 1) * depth, [&](int64_t channel, int64_t channels, int64_t column) {
-        const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + channel * a.x.c;
-        for (int64_t p = 0; p < count; ++p) {
-          int64_t i = (at + p) * a.column_length() + column, t = p * taps.position_step;
-          for (int64_t tap = 0; tap < k; ++tap, t += taps.tap_step, i += tap_step(a))
-            cover_channels<A>(0, channels,
-                              Dots<T>{x + taps.start[t],
-                                      {a.x.h, a.x.w},
-                                      int(taps.inside[t]),
-                                      Weights<A>(taps, t),
-                                      static_cast<const A*>(grad_columns) + i,
-                                      into ? static_cast<A*>(into) + i : nullptr,
-                                      dots + 4 * t});
+  const int64_t k = a.kernel_h * a.kernel_w;
+  const A* parts = static_cast<const A*>(all_parts);
+  for_pixels(a, Taps<T>(a).positions, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t) {
+    for (int64_t i = ((n * a.out_height + oh) * a.out_width + ow) * a.groups, end = i + count * a.groups; i < end; ++i) {
+      for (int64_t tap = 0; tap < k; ++tap) {
+        A sums[3] = {};
+        for (int64_t part = 0; part < parts_a_group; ++part)
+          for (int j = 0; j < 3; ++j) sums[j] += parts[(part * k + tap) * 3 + j];
+        if (a.grad_offset) {
+          write(a.grad_offset, a.offset.type, (i * k + tap) * 2, sums[0]);
+          write(a.grad_offset, a.offset.type, (i * k + tap) * 2 + 1, sums[1]);
         }
-      });
-      for (int64_t p = 0; p < count; ++p)
-        for (int64_t tap = 0; tap < k; ++tap) {
-          const int64_t t = p * taps.position_step + tap * taps.tap_step, cell = (first + at + p) * a.groups + g;
-          const A *dot = dots + 4 * t, fy = taps.fraction_y[t], fx = taps.fraction_x[t], m = taps.mask_at(t);
-          const A top = dot[0] + fx * (dot[1] - dot[0]), bottom = dot[2] + fx * (dot[3] - dot[2]);
-          const bool outside = !taps.inside[t];
-          if (a.grad_offset) {
-            const A by_x = dot[1] - dot[0] + fy * (dot[3] - dot[2] - dot[1] + dot[0]);
-            write(a.grad_offset, a.offset.type, (cell * k + tap) * 2, outside ? A(0) : m * (bottom - top));
-            write(a.grad_offset, a.offset.type, (cell * k + tap) * 2 + 1, outside ? A(0) : m * by_x);
-          }
-          if (a.grad_mask) write(a.grad_mask, a.mask.type, cell * k + tap, outside ? A(0) : top + fy * (bottom - top));
-        }
+        if (a.grad_mask) write(a.grad_mask, a.mask.type, i * k + tap, sums[2]);
+      }
+      parts += parts_a_group * k * 3;
     }
   });
-  delete[] dots;
 }
 
-// Adds weight times gradient to the four corners of a tap, for some channels.
-template <class A>
+// Adds weight times gradient to the four corners of a pixel's taps, for a run of channels.
+template <class T>
 struct Scatter {
-  A* q;
-  Corners corner;
-  int inside;
-  Weights<A> weights;
+  using A = typename Accumulator<T>::type;
+  const PixelTaps<T>& taps;
   const A* grad;
+  A* grad_x;
+  int64_t tap_step;
 
   template <int W, int NV>
   void run(int64_t channel) const {
-    Vector<A, W> g[NV];
-    for (int v = 0; v < NV; ++v) g[v] = load<W>(grad + channel + v * W);
-    for (int bit = 0; bit < 4; ++bit) {
-      if (inside != 15 && !(inside >> bit & 1)) continue;
-      A* to = q + corner[bit] + channel;
-      for (int v = 0; v < NV; ++v) store<W>(to + v * W, load<W>(to + v * W) + weights.w[bit] * g[v]);
+    const A* from = grad + channel;
+    for (int64_t tap = 0; tap < taps.k; ++tap, from += tap_step) {
+      A* q = grad_x + channel + taps.start[tap * taps.step];
+      Vector<A, W> g[NV];
+      for (int v = 0; v < NV; ++v) g[v] = load<W>(from + v * W);
+      taps.for_corners(tap, [&](int bit, A weight) {
+        A* to = q + taps.corner[bit];
+        for (int v = 0; v < NV; ++v) store<W>(to + v * W, load<W>(to + v * W) + weight * g[v]);
+      });
     }
   }
 };
 
 template <class T>
-void backward_x(const Arguments& a, int64_t first, int64_t last, const void* grad_columns, int64_t piece) {
+void backward_x(const Arguments& a, Range range, const void* grad_columns) {
   using A = typename Accumulator<T>::type;
   Taps<T> taps(a);
-  const int64_t depth = a.channels / a.groups, blocks = a.channel_blocks();
-  const int64_t image = first / a.out_area() + piece / blocks / a.groups, g = piece / blocks % a.groups, block = piece % blocks;
-  const int64_t begin = g * depth + depth * block / blocks, end = g * depth + depth * (block + 1) / blocks;
-  const int64_t image_first = image * a.out_area(), image_last = image_first + a.out_area();
-  const int64_t from = first > image_first ? first : image_first, to = last < image_last ? last : image_last;
+  const int64_t length = (range.end - range.begin) * taps.k, g = range.begin / (a.channels / a.groups);
   const int64_t h = a.width * a.channels, w = a.channels;  // of grad_x
-  for_runs(a, from, to, taps.positions, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
+  for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
     taps.place(oh);
     taps.compute(n, g, oh, ow, count, h, w);
-    for_channels(a, begin, end, [&](int64_t channel, int64_t channels, int64_t column) {
+    for_channels(a, range.begin, range.end, true, [&](int64_t channel, int64_t channels, int64_t column) {
       A* grad_x = static_cast<A*>(a.grad_x) + n * a.height * h + channel;
-      for (int64_t p = 0; p < count; ++p) {
-        const A* grad = static_cast<const A*>(grad_columns) + (from - first + at + p) * a.column_length() + column;
-        int64_t t = p * taps.position_step;
-        for (int64_t tap = 0; tap < taps.k; ++tap, t += taps.tap_step, grad += tap_step(a))
-          cover_channels<A>(0, channels,
-                            Scatter<A>{grad_x + taps.start[t], {h, w}, int(taps.inside[t]), Weights<A>(taps, t), grad});
+      const A* grad = static_cast<const A*>(grad_columns) + at * length + column;
+      for (int64_t p = 0; p < count; ++p, grad += length) {
+        const PixelTaps<T> pixel(taps, p, h, w);
+        cover_channels<A>(0, channels, Scatter<T>{pixel, grad, grad_x, a.run});
       }
     });
   });
@@ -255,30 +277,30 @@ struct AddBias {
 
   template <int W, int NV>
   void run(int64_t channel) const {
-    for (int v = 0; v < NV; ++v) {
-      const int64_t i = channel + v * W;
+    for (int64_t i = channel; i < channel + W * NV; i += W)
       store<W>(y + i, bias ? load<W>(row + i) + load<W>(bias + i) : load<W>(row + i));
-    }
   }
 };
 
 template <class T>
 void write_rows(const Arguments& a, int64_t first, int64_t last, const void* rows) {
   using A = typename Accumulator<T>::type;
-  const A *row = static_cast<const A*>(rows), *bias = static_cast<const A*>(a.bias);
-  for (int64_t position = first; position < last; ++position, row += a.out_channels)
-    cover_channels<A>(0, a.out_channels, AddBias<T>{row, bias, static_cast<T*>(a.y) + position * a.out_channels});
+  for_pixels(a, Taps<T>(a).positions, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
+    const A *row = static_cast<const A*>(rows) + at * a.out_channels, *bias = static_cast<const A*>(a.bias);
+    T* y = static_cast<T*>(a.y) + ((n * a.out_height + oh) * a.out_width + ow) * a.out_channels;
+    for (int64_t p = 0; p < count; ++p, row += a.out_channels, y += a.out_channels)
+      cover_channels<A>(0, a.out_channels, AddBias<T>{row, bias, y});
+  });
 }
 
 template <class T>
 struct Widen {
-  using A = typename Accumulator<T>::type;
   const T* from;
-  A* to;
+  typename Accumulator<T>::type* to;
 
   template <int W, int NV>
   void run(int64_t channel) const {
-    for (int v = 0; v < NV; ++v) store<W>(to + channel + v * W, load<W>(from + channel + v * W));
+    for (int64_t i = channel; i < channel + W * NV; i += W) store<W>(to + i, load<W>(from + i));
   }
 };
 
@@ -286,7 +308,7 @@ template <class T>
 void read_rows(const Arguments& a, int64_t first, int64_t last, void* rows) {
   using A = typename Accumulator<T>::type;
   const Strided& from = a.grad_y;
-  for_runs(a, first, last, a.out_width, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
+  for_pixels(a, Taps<T>(a).positions, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
     const T* grad_y = static_cast<const T*>(from.data) + n * from.n + oh * from.h + ow * from.w;
     A* row = static_cast<A*>(rows) + at * a.out_channels;
     if (from.c == 1) {
@@ -318,20 +340,21 @@ void dispatch(const Arguments& a, const F& f) {
 }  // namespace
 
 extern const DeformConv2dKernel deform_conv2d_kernel = {
-    [](const Arguments& a, int64_t first, int64_t last, void* into) {
-      dispatch(a, [&]<class T>() { columns<T>(a, first, last, into); });
-    },
+    [](const Arguments& a, Range range, void* into) { dispatch(a, [&]<class T>() { columns<T>(a, range, into); }); },
     [](const Arguments& a, int64_t first, int64_t last, const void* rows) {
       dispatch(a, [&]<class T>() { write_rows<T>(a, first, last, rows); });
     },
     [](const Arguments& a, int64_t first, int64_t last, void* rows) {
       dispatch(a, [&]<class T>() { read_rows<T>(a, first, last, rows); });
     },
-    [](const Arguments& a, int64_t first, int64_t last, const void* grad_columns, void* into) {
-      dispatch(a, [&]<class T>() { backward_samples<T>(a, first, last, grad_columns, into); });
+    [](const Arguments& a, Range range, const void* grad_columns, void* into, void* parts, int64_t step) {
+      dispatch(a, [&]<class T>() { backward_samples<T>(a, range, grad_columns, into, parts, step); });
     },
-    [](const Arguments& a, int64_t first, int64_t last, const void* grad_columns, int64_t piece) {
-      dispatch(a, [&]<class T>() { backward_x<T>(a, first, last, grad_columns, piece); });
+    [](const Arguments& a, int64_t first, int64_t last, const void* parts, int64_t parts_a_group) {
+      dispatch(a, [&]<class T>() { write_sample_gradients<T>(a, first, last, parts, parts_a_group); });
+    },
+    [](const Arguments& a, Range range, const void* grad_columns) {
+      dispatch(a, [&]<class T>() { backward_x<T>(a, range, grad_columns); });
     },
 };
 

@@ -61,8 +61,8 @@ def check_samples(
     groups = offset.shape[1] // (2 * k)
     if groups == 0 or offset.shape[1] != groups * k * 2 or c % groups or c == 0:
         raise ValueError(
-            f"{op}: offset must have G*{k}*2 channels for a {kernel[0]}x{kernel[1]} kernel, with G dividing {what}'s {c} channels, "
-            f"and has {offset.shape[1]}"
+            f"{op}: offset must have G*{k}*2 channels for a {kernel[0]}x{kernel[1]} kernel, with G dividing {what}'s {c} "
+            f"channels, and has {offset.shape[1]}"
         )
     for name, t, channels in (("offset", offset, groups * k * 2), ("mask", mask, groups * k)):
         if t is not None and (t.shape[0] != n or t.shape[1] != channels or t.shape[2] != size[0] or t.shape[3] != size[1]):

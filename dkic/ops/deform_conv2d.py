@@ -33,7 +33,7 @@ def deform_conv2d(
         offset: `[N, G*K*2, Ho, Wo]`, displacements in pixels, (dy, dx) interleaved per tap; K = kernel height * width, the
             number of offset groups G follows from the shape and divides C.
         weight: `[O, C/groups, kernel height, kernel width]`, input's dtype; the number of weight groups, which divides O too,
-            follows from the shape. In channels_last it is not copied.
+            follows from the shape.
         bias: `[O]`, input's dtype; None means zeros.
         stride, padding, dilation: an int or (height, width).
         mask: `[N, G*K, Ho, Wo]`, the taps' weights; None means ones.
@@ -99,7 +99,7 @@ def _deform_conv2d_backward_fake(
     return (
         like(input, need_input),
         like(offset, need_offset),
-        like(weight, need_weight),
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if need_weight else like(weight, False),
         weight.new_empty((weight.shape[0] if need_bias else 0,)),
         like(offset if mask is None else mask, need_mask and mask is not None),
     )
