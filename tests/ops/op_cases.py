@@ -120,6 +120,88 @@ LDCN_FEW = [case for case in LDCN_CASES if case.name in ("plain", "no mask", "al
 LDCN_STATISTICS = LdcnCase("statistics", batch=2, groups=2, depth=24, height=14, width=16)
 
 
+@dataclass(frozen=True)
+class DeformConv2dCase(LdcnCase):
+    """One call of `dkic.ops.deform_conv2d`; `groups` are the offset's."""
+
+    weight_groups: int = 1
+    out_channels: int = 4
+    biased: bool = True
+
+    @property
+    def geometry(self) -> dict[str, Pair]:
+        """The keyword arguments of `deform_conv2d`."""
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+
+    def tensors(
+        self, dtype: torch.dtype = torch.float64, *, spread: float = 2.0, position_dtype: torch.dtype | None = None
+    ) -> tuple[Tensor | None, ...]:
+        """input, offset, weight, bias and mask, the same at every call. Of weight's products y has a variance near 1."""
+        x, offset, mask = super().tensors(dtype, spread=spread, position_dtype=position_dtype)
+        generator = torch.Generator().manual_seed(2)
+        shape = (self.out_channels, self.channels // self.weight_groups, *self.kernel_size)
+        weight = torch.randn(shape, generator=generator, dtype=torch.float64) / (shape[1] * self.taps) ** 0.5
+        bias = torch.randn(self.out_channels, generator=generator, dtype=torch.float64)
+        return x, offset, weight.to(dtype), bias.to(dtype) if self.biased else None, mask
+
+    def grad_y(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """A gradient of y, the same at every call."""
+        generator = torch.Generator().manual_seed(1)
+        shape = (self.batch, self.out_channels, *self.out_size)
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+PLAIN_CONV = DeformConv2dCase("plain")
+# torchvision's own test (test/test_ops.py, TestDeformConv), with all its options at once.
+TORCHVISION_CONV = DeformConv2dCase(
+    "torchvision's test", batch=33, groups=3, depth=2, height=5, width=4, weight_groups=2, out_channels=2,
+    kernel_size=(3, 2), stride=(2, 1), padding=(1, 0), dilation=(2, 1),
+)  # fmt: skip
+
+DEFORM_CONV2D_CASES = [
+    PLAIN_CONV,
+    TORCHVISION_CONV,
+    replace(TORCHVISION_CONV, name="torchvision's test, no mask", masked=False),
+    replace(TORCHVISION_CONV, name="torchvision's test, no bias", biased=False),
+    replace(TORCHVISION_CONV, name="torchvision's test, batch 1", batch=1),
+    replace(TORCHVISION_CONV, name="torchvision's test, batch 0", batch=0),
+    DeformConv2dCase("no mask, no bias", masked=False, biased=False),
+    # kernels; 13x13 has more taps than the taps' buffer is made for
+    DeformConv2dCase("kernel 1x1", kernel_size=(1, 1), padding=(0, 0)),
+    DeformConv2dCase("kernel 5x5", kernel_size=(5, 5), padding=(2, 2)),
+    DeformConv2dCase("kernel 13x13", kernel_size=(13, 13), padding=(6, 6)),
+    DeformConv2dCase("kernel as large as x", kernel_size=(7, 9), padding=(0, 0)),
+    # geometry
+    DeformConv2dCase("stride beyond x", stride=(50, 60)),
+    DeformConv2dCase("padding beyond the kernel", padding=(4, 6)),
+    # sizes: strips of 16 columns, blocks of 32 pixels and more, over rows and images
+    DeformConv2dCase("image 1x1", height=1, width=1),
+    DeformConv2dCase("image 1x17", height=1, width=17),
+    DeformConv2dCase("image 17x1", height=17, width=1),
+    DeformConv2dCase("rows of three strips", batch=3, height=11, width=35),
+    DeformConv2dCase("many blocks", batch=2, groups=1, depth=40, height=37, width=41, out_channels=3),
+    # offset groups and weight groups: equal, one within the other, and neither; with few offset groups backward cuts channels
+    DeformConv2dCase("one channel", groups=1, depth=1, out_channels=1),
+    *(
+        DeformConv2dCase(f"G {groups} D {depth}, {weight_groups} weight groups", batch=1, groups=groups, depth=depth,
+                         weight_groups=weight_groups, out_channels=out_channels, height=6, width=19)
+        for groups, depth, weight_groups, out_channels in (
+            (1, 12, 1, 5), (1, 12, 12, 12), (1, 12, 12, 24), (12, 1, 1, 5), (12, 1, 12, 12), (4, 3, 3, 6), (3, 4, 6, 6), (2, 6, 6, 12),
+            (1, 67, 1, 3), (1, 100, 1, 7), (1, 128, 1, 3), (1, 128, 4, 4), (2, 64, 1, 33), (8, 24, 1, 16), (8, 24, 2, 2),
+        )
+    ),
+]  # fmt: skip
+
+# A few that take different paths, for what is too slow to do with all.
+DEFORM_CONV2D_FEW = [
+    case
+    for case in DEFORM_CONV2D_CASES
+    if case.name in ("plain", "torchvision's test", "no mask, no bias", "many blocks", "G 1 D 128, 4 weight groups")
+]
+
+DEFORM_CONV2D_STATISTICS = DeformConv2dCase("statistics", batch=2, groups=2, depth=24, height=14, width=16, out_channels=20)
+
+
 def with_batch(case: LdcnCase, batch: int) -> LdcnCase:
     """The same case with another batch size."""
     return replace(case, batch=batch)

@@ -1,34 +1,15 @@
 """The compiled kernels: threads, instruction sets, ways to import them, and what happens where they are not built."""
 
-import ctypes
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from ops.op_cases import LDCN_FEW, LdcnCase
+from ops.python_process import CAPABILITIES, PACKAGE, capability, python
 
-import dkic
-from dkic.ops import backends, ldcn
-
-TESTS = Path(__file__).resolve().parents[1]
-PACKAGE = Path(dkic.__file__).resolve().parent
-
-
-def python(*arguments: str, cwd: Path = TESTS, **environment: str) -> subprocess.CompletedProcess:
-    """Runs Python in a process of its own, with dkic and the tests' modules to import."""
-    path = os.pathsep.join(map(str, (PACKAGE.parent, TESTS)))
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+from dkic.ops import ldcn
 
 
 @pytest.fixture
@@ -55,15 +36,6 @@ def test_results_do_not_depend_on_the_number_of_threads(case, dtype, threads):
 
 
 # ---- Instruction sets ----
-
-CAPABILITIES = ["default", "avx2", "avx512"]
-
-
-def capability() -> str:
-    """What the kernels use in this process: the best there is, unless DKIC_CPU_CAPABILITY says otherwise."""
-    tell = ctypes.CDLL(str(backends.NATIVE / "libdkic_cpu.so")).dkic_cpu_capability
-    tell.restype = ctypes.c_char_p
-    return tell().decode()
 
 
 def test_capability_is_what_was_asked_for():

@@ -1,0 +1,203 @@
+"""dkic.ops.deform_conv2d gives what its specification and torchvision give, in every shape, layout and position."""
+
+import inspect
+import math
+
+import pytest
+import torch
+import torchvision
+from ops import tolerances
+from ops.layouts import LAYOUTS
+from ops.op_cases import DEFORM_CONV2D_CASES, DEFORM_CONV2D_FEW, PLAIN_CONV, TORCHVISION_CONV, DeformConv2dCase
+from torch import Tensor
+
+from dkic.ops import deform_conv2d, reference
+
+NAMES = ("input", "offset", "weight", "bias", "mask")
+
+
+def results(op, case: DeformConv2dCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor | None = None) -> dict[str, Tensor]:
+    """y and all gradients, by name."""
+    named = {name: t.detach().requires_grad_() for name, t in zip(NAMES, tensors, strict=True) if t is not None}
+    y = op(**named, **case.geometry)
+    grad_y = case.grad_y(y.dtype) if grad_y is None else grad_y
+    return {"y": y.detach(), **dict(zip(named, torch.autograd.grad(y, list(named.values()), grad_y), strict=True))}
+
+
+def assert_all_close(actual: dict[str, Tensor], expected: dict[str, Tensor], **tolerance) -> None:
+    assert actual.keys() == expected.keys()
+    for name, t in actual.items():
+        torch.testing.assert_close(t, expected[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+def assert_all_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, t in actual.items():
+        assert torch.equal(t, expected[name]), name
+
+
+@pytest.mark.parametrize("case", DEFORM_CONV2D_CASES, ids=str)
+def test_equals_reference(case):
+    tensors = case.tensors()
+    expected = results(reference.deform_conv2d, case, tensors)
+    assert_all_close(results(deform_conv2d, case, tensors), expected, **tolerances.FLOAT64)
+
+
+@pytest.mark.parametrize("case", DEFORM_CONV2D_CASES, ids=str)
+def test_equals_torchvision(case):
+    tensors = case.tensors()
+    expected = results(torchvision.ops.deform_conv2d, case, tensors)
+    assert_all_close(results(deform_conv2d, case, tensors), expected, **tolerances.FLOAT64)
+
+
+def test_signature_is_torchvisions():
+    ours, theirs = (inspect.signature(op).parameters for op in (deform_conv2d, torchvision.ops.deform_conv2d))
+    assert list(ours) == list(theirs)
+    for name, parameter in ours.items():
+        assert parameter.kind == theirs[name].kind
+        default = theirs[name].default
+        assert parameter.default == (default[0] if isinstance(default, tuple) else default)
+
+
+def test_serves_torchvisions_module(monkeypatch):
+    """A model of torchvision's layers runs on our function."""
+    layer = torchvision.ops.DeformConv2d(6, 4, 3, stride=2, padding=1, groups=2).double()
+    x, offset, mask = torch.randn(2, 6, 9, 8).double(), torch.randn(2, 18, 5, 4).double(), torch.rand(2, 9, 5, 4).double()
+    expected = layer(x, offset, mask)
+    monkeypatch.setattr(torchvision.ops.deform_conv, "deform_conv2d", deform_conv2d)
+    torch.testing.assert_close(layer(x, offset, mask), expected, **tolerances.FLOAT64)
+
+
+def test_without_displacement_it_is_a_convolution():
+    case = DeformConv2dCase("", groups=2, depth=8, out_channels=6, weight_groups=2, stride=(2, 1), dilation=(1, 2))
+    x, offset, weight, bias, _ = case.tensors()
+    expected = torch.nn.functional.conv2d(x, weight, bias, groups=2, **case.geometry)
+    actual = deform_conv2d(x, torch.zeros_like(offset), weight, bias, **case.geometry)
+    torch.testing.assert_close(actual, expected, **tolerances.FLOAT64)
+
+
+def test_an_int_serves_for_a_pair():
+    x, offset, weight, bias, mask = PLAIN_CONV.tensors()
+    expected = deform_conv2d(x, offset, weight, bias, (1, 1), (1, 1), (1, 1), mask)
+    assert torch.equal(deform_conv2d(x, offset, weight, bias, 1, [1, 1], 1, mask), expected)
+
+
+# ---- Layouts ----
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", [PLAIN_CONV, TORCHVISION_CONV], ids=str)
+@pytest.mark.parametrize("which", ["input", "offset", "weight", "mask", "grad_y"])
+def test_any_layout_gives_the_same(which, case, layout):
+    arguments = dict(zip(NAMES, case.tensors(), strict=True), grad_y=case.grad_y())
+    expected = results(deform_conv2d, case, tuple(arguments[name] for name in NAMES))
+    arguments[which] = layout(before := arguments[which])
+    assert torch.equal(arguments[which], before) and arguments[which].stride() != before.stride()
+    assert_all_equal(
+        results(deform_conv2d, case, tuple(arguments[name] for name in NAMES), arguments["grad_y"]), expected
+    )
+
+
+@pytest.mark.parametrize("which", ["input", "offset", "weight", "mask", "grad_y"])
+@pytest.mark.parametrize("axes", [(0,), (1,), (2, 3), (0, 1, 2, 3)])
+def test_expanded_arguments(which, axes):
+    arguments = dict(zip(NAMES, PLAIN_CONV.tensors(), strict=True), grad_y=PLAIN_CONV.grad_y())
+    t = arguments[which]
+    outcomes = []
+    for make in (lambda t: t, lambda t: t.contiguous()):
+        arguments[which] = make(t[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(4))].expand(t.shape))
+        outcomes.append(
+            results(deform_conv2d, PLAIN_CONV, tuple(arguments[name] for name in NAMES), arguments["grad_y"])
+        )
+    assert_all_equal(*outcomes)
+
+
+def test_strided_bias():
+    *others, bias, mask = PLAIN_CONV.tensors()
+    strided = torch.stack([bias, bias + 1], 1)[:, 0]
+    assert strided.stride() == (2,)
+    expected = deform_conv2d(*others, bias, padding=1, mask=mask)
+    assert torch.equal(deform_conv2d(*others, strided, padding=1, mask=mask), expected)
+
+
+@pytest.mark.parametrize("weight_groups", [1, 4])
+def test_a_large_image_of_another_layout_is_read_as_it_lies(weight_groups):
+    """Beyond 16 MB NCHW is not copied to NHWC, but read through its strides."""
+    case = DeformConv2dCase(
+        "", batch=1, groups=2, depth=16, height=512, width=513, weight_groups=weight_groups, stride=(16, 16), out_channels=8
+    )
+    tensors = list(case.tensors(torch.float32))
+    assert tensors[0].nbytes > 2**24 and tensors[0].is_contiguous()
+    actual = results(deform_conv2d, case, tuple(tensors))
+    tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)
+    # One channel at a time, where the compiler may fuse another of two products with their sum.
+    assert_all_close(actual, results(deform_conv2d, case, tuple(tensors)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("case", DEFORM_CONV2D_FEW, ids=str)
+def test_layout_of_the_results(case, layout):
+    """channels_last, but for the weight's gradient, whose layout is that of most weights."""
+    tensors = tuple(t.contiguous(memory_format=layout) if t is not None and t.dim() == 4 else t for t in case.tensors())
+    for name, t in results(deform_conv2d, case, tensors).items():
+        contiguous = torch.contiguous_format if name in ("weight", "bias") else torch.channels_last
+        assert t.is_contiguous(memory_format=contiguous), name
+
+
+WANTED = [{name} for name in NAMES] + [{"weight", "bias"}, {"input", "offset"}, {"offset", "mask"}, {"input", "weight"}]
+
+
+@pytest.mark.parametrize("wanted", WANTED, ids=" ".join)
+@pytest.mark.parametrize("case", [PLAIN_CONV, TORCHVISION_CONV], ids=str)
+def test_only_the_gradients_that_are_wanted(case, wanted):
+    tensors = dict(zip(NAMES, case.tensors(), strict=True))
+    expected = results(deform_conv2d, case, tuple(tensors.values()))
+    for name, t in tensors.items():
+        t.requires_grad_(name in wanted)
+    deform_conv2d(**tensors, **case.geometry).backward(case.grad_y())
+    for name, t in tensors.items():
+        assert torch.equal(t.grad, expected[name]) if name in wanted else t.grad is None
+
+
+# ---- Positions ----
+
+
+@pytest.mark.parametrize("far", [1e9, -1e9, 1e300, math.inf, -math.inf])
+@pytest.mark.parametrize("axis", ["rows", "columns", "both"])
+def test_far_outside_is_zero(far, axis):
+    tensors = PLAIN_CONV.tensors()
+    axes = {"rows": [0], "columns": [1], "both": [0, 1]}[axis]
+    tensors[1].view(2, -1, 2, 7, 9)[:, ::3, axes] = far
+    actual = results(deform_conv2d, PLAIN_CONV, tensors)
+    assert_all_close(actual, results(reference.deform_conv2d, PLAIN_CONV, tensors), **tolerances.FLOAT64)
+    assert all(t.isfinite().all() for t in actual.values())
+    assert not actual["offset"].view(2, -1, 2, 7, 9)[:, ::3].any() and not actual["mask"].view(2, -1, 7, 9)[:, ::3].any()
+
+
+@pytest.mark.parametrize("case", [PLAIN_CONV, TORCHVISION_CONV], ids=str)
+def test_offsets_on_integers(case):
+    x, offset, *others = case.tensors()
+    tensors = x, offset.round(), *others
+    expected = results(reference.deform_conv2d, case, tensors)
+    assert_all_close(results(deform_conv2d, case, tensors), expected, **tolerances.FLOAT64)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_nan_stays_in_its_pixel(axis):
+    x, offset, weight, bias, mask = PLAIN_CONV.tensors(spread=0.1)
+    expected = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+    offset[1, 2 * 4 + axis, 3, 5] = math.nan  # the middle tap of group 0
+    actual = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+    reached = torch.zeros(actual.shape, dtype=torch.bool)
+    reached[1, :, 3, 5] = True
+    assert actual[reached].isnan().all() and torch.equal(actual[~reached], expected[~reached])
+
+
+def test_infinite_pixels_reach_only_their_neighbours():
+    x, offset, weight, bias, mask = PLAIN_CONV.tensors(spread=0.1)
+    clean = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+    x[1, 4, 3, 5] = math.inf
+    actual = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+    reached = torch.zeros(actual.shape, dtype=torch.bool)
+    reached[1, :, 1:6, 3:8] = True
+    assert torch.equal(actual[~reached], clean[~reached]) and not actual[1, :, 3, 5].isfinite().any()
