@@ -185,15 +185,14 @@ void backward_blocks(const DeformConv2dArguments& a, const Wanted& wanted, const
   const int64_t parts = a.groups * parts_a_group(a);
   int64_t longest = 0;
   for (int64_t i = 0; i < parts; ++i) longest = std::max(longest, (part_of(a, i).end - part_of(a, i).begin) * k);
-  const int64_t shared_bytes = (a.out_channels + 1 + parts * k * 3) * element_size(type);
+  const int64_t shared_bytes = (a.out_channels + parts * k * 3) * element_size(type);
   const int64_t part_bytes = 2 * longest * element_size(type);
   int64_t block = pixels_a_block(part_bytes, pixels);
   block = std::max(std::min(block, kWorkspace / (shared_bytes + 2 * part_bytes)), int64_t(1));
   const int64_t workers = (kWorkspace - block * shared_bytes) / (block * part_bytes);
 
-  const Tensor rows = workspace(w, block * a.out_channels, type), ones = workspace(w, block, type);
+  const Tensor rows = workspace(w, block * a.out_channels, type);
   const Tensor sample_gradients = workspace(w, wanted.samples() ? block * parts * k * 3 : 0, type);
-  torch::stable::fill_(const_cast<Tensor&>(ones), 1);
   for (int64_t first = 0; first < pixels; first += block) {
     const int64_t count = std::min(block, pixels - first), some = 32;
     for_pieces(divide_up(count, some), [&](int64_t begin, int64_t end) {
@@ -204,8 +203,7 @@ void backward_blocks(const DeformConv2dArguments& a, const Wanted& wanted, const
       const Tensor columns = workspace(w, block * longest, type), grad_columns = workspace(w, block * longest, type);
       for (int64_t i = begin; i < end; ++i) {
         if (i == parts) {
-          add_product(part(grad_bias, 0, 1, a.out_channels, a.out_channels), part(ones, 0, 1, count, count),
-                      part(rows, 0, count, a.out_channels, a.out_channels));
+          kernel.sum_rows(a, count, rows.const_data_ptr(), grad_bias.mutable_data_ptr<double>());
           continue;
         }
         const Part channels = part_of(a, i);
@@ -277,7 +275,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     torch::stable::zero_(weight_sum);
   }
   if (wanted.bias) {
-    bias_sum = workspace(x, a.out_channels, type);
+    bias_sum = workspace(x, a.out_channels, ScalarType::Double);
     torch::stable::zero_(bias_sum);
   }
   if (a.batch * a.out_height * a.out_width > 0) backward_blocks(a, wanted, in_column_order(a, weight), weight_sum, bias_sum);

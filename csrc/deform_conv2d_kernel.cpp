@@ -322,6 +322,13 @@ void read_rows(const Arguments& a, int64_t first, int64_t last, void* rows) {
   });
 }
 
+template <class T>
+void sum_rows(const Arguments& a, int64_t count, const void* rows, double* sums) {
+  const auto* row = static_cast<const typename Accumulator<T>::type*>(rows);
+  for (int64_t i = 0; i < count; ++i, row += a.out_channels)
+    for (int64_t c = 0; c < a.out_channels; ++c) sums[c] += double(row[c]);
+}
+
 // Calls f.template operator()<T>() with x's type.
 template <class F>
 void dispatch(const Arguments& a, const F& f) {
@@ -346,6 +353,9 @@ extern const DeformConv2dKernel deform_conv2d_kernel = {
     },
     [](const Arguments& a, int64_t first, int64_t last, void* rows) {
       dispatch(a, [&]<class T>() { read_rows<T>(a, first, last, rows); });
+    },
+    [](const Arguments& a, int64_t count, const void* rows, double* sums) {
+      dispatch(a, [&]<class T>() { sum_rows<T>(a, count, rows, sums); });
     },
     [](const Arguments& a, Range range, const void* grad_columns, void* into, void* parts, int64_t step) {
       dispatch(a, [&]<class T>() { backward_samples<T>(a, range, grad_columns, into, parts, step); });

@@ -26,6 +26,8 @@ struct DeformConv2dKernel {
   void (*write_rows)(const DeformConv2dArguments&, int64_t first, int64_t last, const void* rows);
   // rows = grad_y, of any strides
   void (*read_rows)(const DeformConv2dArguments&, int64_t first, int64_t last, void* rows);
+  // Adds `count` rows to sums [out_channels], which is double whatever x is: it is one long sum.
+  void (*sum_rows)(const DeformConv2dArguments&, int64_t count, const void* rows, double* sums);
   // For channels of one offset group: their part of the gradients of offset and mask, `parts` [pixels][tap][y, x, mask], where
   // the next pixel's begin `step` numbers later; and the columns once more, unless nullptr.
   void (*backward_samples)(const DeformConv2dArguments&, DeformConv2dRange, const void* grad_columns, void* columns, void* parts,
