@@ -37,6 +37,15 @@ void for_channels(const Arguments& a, int64_t begin, int64_t end, bool side_by_s
   }
 }
 
+// Which of a tap's corners lie inside.
+struct AllInside {
+  constexpr bool operator()(int) const { return true; }
+};
+struct Inside {
+  int bits;
+  bool operator()(int bit) const { return bits >> bit & 1; }
+};
+
 // The taps of one pixel, in an image whose rows and columns are h and w elements apart.
 template <class T>
 struct PixelTaps {
@@ -52,11 +61,18 @@ struct PixelTaps {
         inside(taps.inside + first),
         corner{h, w} {}
 
-  // Calls f(bit, weight) for the corners of a tap that lie inside.
+  // Calls f(tap, start, weights, inside) for all taps; `weights` of the corners are `array` apart. In a loop of its own where all
+  // corners of all taps lie inside, as they do but at the picture's border: `inside` is a constant there.
   template <class F>
-  void for_corners(int64_t tap, const F& f) const {
-    for (int bit = 0; bit < 4; ++bit)
-      if (all_inside || inside[tap * step] >> bit & 1) f(bit, weights[tap * step + bit * array]);
+  void for_taps(const F& f) const {
+    const int64_t *tap_start = start, taps = k, by = step;
+    const A* weight = weights;
+    if (all_inside) [[likely]] {
+      for (int64_t tap = 0; tap < taps; ++tap, tap_start += by, weight += by) f(tap, *tap_start, weight, AllInside{});
+    } else {
+      for (int64_t tap = 0; tap < taps; ++tap, tap_start += by, weight += by)
+        f(tap, *tap_start, weight, Inside{int(inside[tap * by])});
+    }
   }
 
   const int64_t k, step, array, first;
@@ -66,6 +82,14 @@ struct PixelTaps {
   const typename Accumulator<T>::index* inside;
   const Corners corner;
 };
+
+// The sample around q; a corner outside counts nothing, even where its weight is NaN.
+template <class A, int W, class T, class Inside>
+inline Vector<A, W> blend(const T* q, const Corners& corner, const A* weight, int64_t array, const Inside& inside) {
+  Vector<A, W> product[4];
+  for (int bit = 0; bit < 4; ++bit) product[bit] = inside(bit) ? weight[bit * array] * load<W>(q + corner[bit]) : Vector<A, W>{};
+  return (product[0] + product[1]) + (product[2] + product[3]);
+}
 
 // Writes a pixel's samples of a run of channels to its column.
 template <class T>
@@ -78,15 +102,14 @@ struct Sample {
 
   template <int W, int NV>
   void run(int64_t channel) const {
+    const T* from = x + channel;
     A* to = column + channel;
-    for (int64_t tap = 0; tap < taps.k; ++tap, to += tap_step) {
-      const T* q = x + channel + taps.start[tap * taps.step];
-      Vector<A, W> sum[NV] = {};
-      taps.for_corners(tap, [&](int bit, A weight) {
-        for (int v = 0; v < NV; ++v) sum[v] += weight * load<W>(q + taps.corner[bit] + v * W);
-      });
-      for (int v = 0; v < NV; ++v) store<W>(to + v * W, sum[v]);
-    }
+    const int64_t array = taps.array, by = tap_step;
+    const Corners corner = taps.corner;
+    taps.for_taps([=](int64_t tap, int64_t start, const A* weight, auto inside) {
+      for (int v = 0; v < NV; ++v)
+        store<W>(to + tap * by + v * W, blend<A, W>(from + start + v * W, corner, weight, array, inside));
+    });
   }
 };
 
@@ -127,24 +150,22 @@ struct Dots {
   template <int W, int NV>
   void run(int64_t channel) const {
     using V = Vector<A, W>;
-    const A* from = grad + channel;
-    A* to = column + (column ? channel : 0);
-    for (int64_t tap = 0; tap < taps.k; ++tap, from += tap_step) {
-      const T* q = x + channel + taps.start[tap * taps.step];
-      V dot[4] = {}, sum[NV] = {};
-      taps.for_corners(tap, [&](int bit, A weight) {
-        for (int v = 0; v < NV; ++v) {
-          const V corner = load<W>(q + taps.corner[bit] + v * W);
-          dot[bit] += load<W>(from + v * W) * corner;
-          sum[v] += weight * corner;
-        }
-      });
-      add_sums<A, W>(dots + 4 * tap, dot);
-      if (column) {
-        for (int v = 0; v < NV; ++v) store<W>(to + v * W, sum[v]);
-        to += tap_step;
+    const T* from = x + channel;
+    const A* from_grad = grad + channel;
+    A *to = column ? column + channel : nullptr, *sums = dots;
+    const int64_t array = taps.array, by = tap_step;
+    const Corners corner = taps.corner;
+    taps.for_taps([=](int64_t tap, int64_t start, const A* weight, auto inside) {
+      V dot[4] = {};
+      for (int v = 0; v < NV; ++v) {
+        const T* q = from + start + v * W;
+        const V g = load<W>(from_grad + tap * by + v * W);
+        for (int bit = 0; bit < 4; ++bit)
+          if (inside(bit)) dot[bit] += g * load<W>(q + corner[bit]);
+        if (to) store<W>(to + tap * by + v * W, blend<A, W>(q, corner, weight, array, inside));
       }
-    }
+      add_sums<A, W>(sums + 4 * tap, dot);
+    });
   }
 };
 
@@ -237,15 +258,18 @@ struct Scatter {
   template <int W, int NV>
   void run(int64_t channel) const {
     const A* from = grad + channel;
-    for (int64_t tap = 0; tap < taps.k; ++tap, from += tap_step) {
-      A* q = grad_x + channel + taps.start[tap * taps.step];
+    A* into = grad_x + channel;
+    const int64_t array = taps.array, by = tap_step;
+    const Corners corner = taps.corner;
+    taps.for_taps([=](int64_t tap, int64_t start, const A* weight, auto inside) {
       Vector<A, W> g[NV];
-      for (int v = 0; v < NV; ++v) g[v] = load<W>(from + v * W);
-      taps.for_corners(tap, [&](int bit, A weight) {
-        A* to = q + taps.corner[bit];
-        for (int v = 0; v < NV; ++v) store<W>(to + v * W, load<W>(to + v * W) + weight * g[v]);
-      });
-    }
+      for (int v = 0; v < NV; ++v) g[v] = load<W>(from + tap * by + v * W);
+      for (int bit = 0; bit < 4; ++bit) {
+        if (!inside(bit)) continue;
+        A* to = into + start + corner[bit];
+        for (int v = 0; v < NV; ++v) store<W>(to + v * W, load<W>(to + v * W) + weight[bit * array] * g[v]);
+      }
+    });
   }
 };
 
