@@ -1,7 +1,7 @@
 """The problems that are timed; objects as the tests' cases (tests/ops/op_cases.py, tests/coding/rans_cases.py)."""
 
 from coding.rans_cases import RANS_CASES
-from ops.op_cases import LdcnCase
+from ops.op_cases import DeformConv2dCase, LdcnCase
 
 
 def ldcn_problem(side: int, groups: int) -> LdcnCase:
@@ -16,5 +16,10 @@ RANS_PROBLEMS = RANS_CASES
 
 # Sides of the square pictures by which growth is judged.
 GROWTH_SIDES = (256, 512, 1024, 2048)
+
+# A whole convolution of the same size.
+DEFORM_CONV2D_PROBLEMS = [
+    DeformConv2dCase("192->192 3x3 128x128 G=8", batch=1, groups=8, depth=24, height=128, width=128, out_channels=192)
+]
 
 THREADS = 2

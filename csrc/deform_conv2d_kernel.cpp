@@ -113,6 +113,20 @@ struct Sample {
   }
 };
 
+// Asks for the pixels of x that taps of the run reach from the row of its undisplaced kernel's last tap on, or all of them, for
+// offsets of up to kReach: the products between one block's columns and the next have driven them out of the second-level cache.
+constexpr int64_t kReach = 6;
+
+template <class T>
+void prefetch_reached(const Arguments& a, int64_t n, int64_t oh, int64_t ow, int64_t count, bool all, const Range& range) {
+  const int64_t top = oh * a.stride_h - a.padding_h, left = ow * a.stride_w - a.padding_w;
+  const int64_t last = top + a.dilation_h * (a.kernel_h - 1) + kReach, first = all ? top - kReach : last;
+  const int64_t right = left + (count - 1) * a.stride_w + a.dilation_w * (a.kernel_w - 1) + kReach;
+  for (int64_t h = first < 0 ? 0 : first; h <= last && h < a.height; ++h)
+    for (int64_t w = left < kReach ? 0 : left - kReach; w <= right && w < a.width; ++w)
+      prefetch(static_cast<const T*>(a.x.data) + n * a.x.n + h * a.x.h + w * a.x.w + range.begin, range.end - range.begin);
+}
+
 template <class T>
 void columns(const Arguments& a, Range range, void* into) {
   using A = typename Accumulator<T>::type;
@@ -120,6 +134,7 @@ void columns(const Arguments& a, Range range, void* into) {
   const int64_t depth = a.channels / a.groups, length = (range.end - range.begin) * taps.k;
   for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
     taps.place(oh);
+    if (a.x.c == 1) prefetch_reached<T>(a, n, oh, ow, count, at == 0, range);
     for (int64_t begin = range.begin, end; begin < range.end; begin = end) {
       const int64_t g = begin / depth;
       end = (g + 1) * depth < range.end ? (g + 1) * depth : range.end;

@@ -1,0 +1,75 @@
+"""deform_conv2d beside torchvision's and, as the floor, beside F.conv2d of the same shape: forward, and with backward, float32.
+
+Each gets its inputs in the layout it is fastest with: torchvision NCHW (it copies anything else), the others channels_last. Making
+the inputs is not timed; the result is compared with torchvision's before it is. Where F.conv2d has no offset it has no gradients
+of offset and mask either, and its result is another: it says what the matrix product alone costs.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from ops.op_cases import DeformConv2dCase
+from problem_sizes import DEFORM_CONV2D_PROBLEMS
+from torch import Tensor
+
+from dkic.ops import deform_conv2d
+
+LAYOUTS = {"torchvision": torch.contiguous_format, "F.conv2d": torch.channels_last, "dkic": torch.channels_last}
+ROUNDS = {
+    "torchvision": {"forward": 5, "forward+backward": 3},
+    "F.conv2d": {"forward": 30, "forward+backward": 20},
+    "dkic": {"forward": 30, "forward+backward": 20},
+}
+
+# Sums of 1728 products of numbers near 1, and over channels and pixels for the gradients, in float32 and in different orders.
+# An offset's gradient has a step where its position is rounded to the other side of a pixel, so a few may differ.
+CLOSE = {"rtol": 1e-3, "atol": 1e-3}
+FEW = 1e-4
+
+
+def calls(case: DeformConv2dCase, implementation: str) -> dict[str, Callable[[], list[Tensor]]]:
+    """What is timed: "forward" gives [y], "forward+backward" the gradients of all tensors too."""
+
+    def laid_out(t: Tensor) -> Tensor:
+        return t.contiguous(memory_format=LAYOUTS[implementation]) if t.dim() == 4 else t
+
+    leaves = [laid_out(t).requires_grad_() for t in case.tensors(torch.float32) if t is not None]
+    grad_y = laid_out(case.grad_y(torch.float32))
+    if implementation == "F.conv2d":
+        leaves = [leaves[0], *leaves[2:4]]
+
+    def op(x: Tensor, *others: Tensor) -> Tensor:
+        if implementation == "F.conv2d":
+            return torch.nn.functional.conv2d(x, *others, **case.geometry)
+        offset, weight, bias, mask = others
+        function = deform_conv2d if implementation == "dkic" else torchvision.ops.deform_conv2d
+        return function(x, offset, weight, bias, **case.geometry, mask=mask)
+
+    def forward() -> list[Tensor]:
+        with torch.no_grad():
+            return [op(*leaves)]
+
+    def both() -> list[Tensor]:
+        y = op(*leaves)
+        return [y.detach(), *torch.autograd.grad(y, leaves, grad_y)]
+
+    return {"forward": forward, "forward+backward": both}
+
+
+def assert_same(actual: list[Tensor], expected: list[Tensor]) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        scale = e.abs().mean()
+        wrong = ~torch.isclose(a / scale, e / scale, **CLOSE)
+        assert wrong.float().mean() < FEW, f"{int(wrong.sum())} of {wrong.numel()} numbers differ from torchvision's"
+
+
+@pytest.mark.parametrize("implementation", ["torchvision", "F.conv2d", "dkic"])  # the peers first: see conftest.py
+@pytest.mark.parametrize("work", ["forward", "forward+backward"])
+@pytest.mark.parametrize("case", DEFORM_CONV2D_PROBLEMS, ids=str)
+def test_deform_conv2d(case, work, implementation, measure):
+    call = calls(case, implementation)[work]
+    if implementation == "dkic":
+        assert_same(call(), calls(case, "torchvision")[work]())
+    measure(f"deform_conv2d {work} {case}", implementation, call, ROUNDS[implementation][work])

@@ -1,0 +1,85 @@
+"""deform_conv2d's compiled kernels: threads, instruction sets, and the memory they take."""
+
+import pytest
+import torch
+from ops.op_cases import DEFORM_CONV2D_FEW, DeformConv2dCase
+from ops.python_process import CAPABILITIES, capability, python
+from ops.test_deform_conv2d import assert_all_equal, results
+
+from dkic.ops import deform_conv2d
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        *DEFORM_CONV2D_FEW,
+        # products large enough for BLAS to share among threads, were it allowed to; the second in a single block
+        DeformConv2dCase("wide", batch=1, groups=8, depth=24, height=40, width=41, out_channels=192),
+        DeformConv2dCase("one block", batch=1, groups=1, depth=512, height=5, width=6, out_channels=512),
+    ],
+    ids=str,
+)
+def test_results_do_not_depend_on_the_number_of_threads(case, dtype, threads):
+    outcomes = []
+    for count in (1, 2, 3, 3):
+        threads(count)
+        outcomes.append(results(deform_conv2d, case, case.tensors(dtype)))
+    for outcome in outcomes[1:]:
+        assert_all_equal(outcome, outcomes[0])
+
+
+@pytest.mark.parametrize("asked", CAPABILITIES)
+def test_every_instruction_set_passes(asked):
+    if CAPABILITIES.index(asked) > CAPABILITIES.index(capability()):
+        pytest.skip(f"this CPU has no {asked} (test_ldcn_native.py: and says so)")
+    files = [f"ops/{name}.py" for name in ("test_deform_conv2d", "test_deform_conv2d_precision")]
+    chosen = "test_equals_reference or outside or precision or nan_stays or read_as_it_lies"
+    run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files, DKIC_CPU_CAPABILITY=asked)
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]
+
+
+# The most memory that a process of its own ever held, before and after the op, less what the op returns. A small call comes
+# first: it loads the library and lets BLAS allocate what it keeps.
+PEAK = """if True:
+    import resource, sys, torch
+    from dkic.ops import deform_conv2d
+    kind, layout, threads, size = sys.argv[1], getattr(torch, sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(threads)
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def tensors(size):
+        x, offset, mask = (torch.randn(1, c, size, size).contiguous(memory_format=layout) for c in (64, 36, 18))
+        return [t.requires_grad_(kind == "backward") for t in (x, offset, torch.randn(64, 64, 3, 3), torch.randn(64), mask)]
+    def call(t):
+        y = deform_conv2d(*t[:4], padding=1, mask=t[4])
+        if kind == "forward": return [y]
+        grad_y = y.detach()  # of y's shape, and no memory of its own
+        return [y, *torch.autograd.grad(y, t, grad_y)]
+    call(tensors(64))
+    large = tensors(size)
+    before = peak()
+    results = call(large)
+    extra = peak() - before - sum(t.nbytes for t in results)
+    del results
+    print(extra)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous_format"])
+@pytest.mark.parametrize("kind", ["forward", "backward"])
+def test_memory_does_not_grow_with_the_image(kind, layout, threads):
+    """At most 32 MB beside arguments and results, where x alone has 67 MB and its columns would have 604."""
+    run = python("-c", PEAK, kind, layout, str(threads), "512", OMP_NUM_THREADS=str(threads))
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) <= 32 * 2**20
+    # Results that are counted were allocated: the measure sees what it should.
+    assert int(run.stdout) > -(2**20)
