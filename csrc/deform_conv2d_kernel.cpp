@@ -113,8 +113,9 @@ struct Sample {
   }
 };
 
-// Asks for the pixels of x that taps of the run reach from the row of its undisplaced kernel's last tap on, or all of them, for
-// offsets of up to kReach: the products between one block's columns and the next have driven them out of the second-level cache.
+// Asks for the pixels of x that a run's taps reach with offsets of up to kReach: all of them, or the last row, which the run
+// above did not. The products after every block drive them out of the second-level cache. (1x192x128x128, 192 outputs: 145 to 138
+// ms.)
 constexpr int64_t kReach = 6;
 
 template <class T>

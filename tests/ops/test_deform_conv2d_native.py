@@ -46,15 +46,17 @@ def test_every_instruction_set_passes(asked):
     assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]
 
 
-# The most memory that a process of its own ever held, before and after the op, less what the op returns. A small call comes
-# first: it loads the library and lets BLAS allocate what it keeps.
+# How far a process's memory rises above what it holds before the op, less what the op returns. A small call comes first: it loads
+# the library and lets BLAS allocate what it keeps.
 PEAK = """if True:
-    import resource, sys, torch
+    import sys, torch
+    from pathlib import Path
     from dkic.ops import deform_conv2d
     kind, layout, threads, size = sys.argv[1], getattr(torch, sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(threads)
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def memory(line):
+        text = Path("/proc/self/status").read_text()
+        return 1024 * int(text.split(line + ":")[1].split()[0])
     def tensors(size):
         x, offset, mask = (torch.randn(1, c, size, size).contiguous(memory_format=layout) for c in (64, 36, 18))
         return [t.requires_grad_(kind == "backward") for t in (x, offset, torch.randn(64, 64, 3, 3), torch.randn(64), mask)]
@@ -65,10 +67,10 @@ PEAK = """if True:
         return [y, *torch.autograd.grad(y, t, grad_y)]
     call(tensors(64))
     large = tensors(size)
-    before = peak()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = memory("VmRSS")
     results = call(large)
-    extra = peak() - before - sum(t.nbytes for t in results)
-    del results
+    extra = memory("VmHWM") - before - sum(t.nbytes for t in results)
     print(extra)
 """
 

@@ -33,14 +33,19 @@ def largest(t: Tensor) -> float:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", DEFORM_CONV2D_FEW, ids=str)
 def test_error_beside_plain_pytorch(case, dtype):
-    """All in one dtype: against the reference in float64, at most twice the reference's own error in that dtype."""
+    """All in one dtype: against the reference in float64, at most twice the reference's own error in that dtype.
+
+    Twice as a root mean square (it is 1.1 at most); the largest of thousands of errors is one throw of the dice, and may be twice
+    that.
+    """
     tensors, grad_y = case.tensors(dtype, spread=1.0), case.grad_y(dtype)
     exact = results(reference.deform_conv2d, case, as_float64(tensors), grad_y.double())
     plain = results(reference.deform_conv2d, case, tensors, grad_y)
     for name, actual in results(deform_conv2d, case, tensors, grad_y).items():
         assert actual.dtype == dtype, name
-        error, allowed = largest(actual - exact[name]), largest(plain[name] - exact[name])
-        assert error <= tolerances.PLAIN_FACTOR * allowed, f"{name}: {error} against {allowed}"
+        error, allowed = actual - exact[name], plain[name] - exact[name]
+        assert error.norm() <= tolerances.PLAIN_FACTOR * allowed.norm(), f"{name}: {error.norm()} against {allowed.norm()}"
+        assert largest(error) <= 2 * tolerances.PLAIN_FACTOR * largest(allowed), f"{name}: {largest(error)}"
 
 
 @pytest.mark.parametrize("position_dtype", [torch.float32, None], ids=["positions float32", "positions half"])
