@@ -1,8 +1,8 @@
-"""deform_conv2d beside torchvision's and, as the floor, beside F.conv2d of the same shape: forward, and with backward, float32.
+"""deform_conv2d beside torchvision's and, as the floor, F.conv2d of the same shape: forward, and with backward, float32.
 
-Each gets its inputs in the layout it is fastest with: torchvision NCHW (it copies anything else), the others channels_last. Making
-the inputs is not timed; the result is compared with torchvision's before it is. Where F.conv2d has no offset it has no gradients
-of offset and mask either, and its result is another: it says what the matrix product alone costs.
+Each gets its inputs in the layout it is fastest with: torchvision NCHW (it copies anything else), the others channels_last.
+Making the inputs is not timed; the result is compared with torchvision's before it is. F.conv2d samples nothing, and has no
+gradients of offset and mask: it says what the matrix products alone cost.
 """
 
 from collections.abc import Callable

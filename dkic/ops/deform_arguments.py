@@ -42,8 +42,10 @@ def check_samples(
 ) -> None:
     """Image, offset and mask fit each other and the geometry."""
     what, x = image
-    for name, t in (image, ("offset", offset)) + (() if mask is None else (("mask", mask),)):
-        check_tensor(op, name, t, image)
+    check_tensor(op, what, x, image)
+    check_tensor(op, "offset", offset, image)
+    if mask is not None:
+        check_tensor(op, "mask", mask, image)
     for name, values, least in (
         ("kernel_size", kernel, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
     ):  # fmt: skip
@@ -64,9 +66,10 @@ def check_samples(
             f"{op}: offset must have G*{k}*2 channels for a {kernel[0]}x{kernel[1]} kernel, with G dividing {what}'s {c} "
             f"channels, and has {offset.shape[1]}"
         )
-    for name, t, channels in (("offset", offset, groups * k * 2), ("mask", mask, groups * k)):
-        if t is not None and (t.shape[0] != n or t.shape[1] != channels or t.shape[2] != size[0] or t.shape[3] != size[1]):
-            raise ValueError(f"{op}: {name} must have shape {[n, channels, *size]}, and has {list(t.shape)}")
+    shaped: list[tuple[str, Tensor | None, int]] = [("offset", offset, groups * k * 2), ("mask", mask, groups * k)]
+    for name, given, channels in shaped:
+        if given is not None and any(have != want for have, want in zip(given.shape, (n, channels, *size), strict=True)):
+            raise ValueError(f"{op}: {name} must have shape {[n, channels, *size]}, and has {list(given.shape)}")
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

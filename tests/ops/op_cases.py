@@ -186,8 +186,9 @@ DEFORM_CONV2D_CASES = [
         DeformConv2dCase(f"G {groups} D {depth}, {weight_groups} weight groups", batch=1, groups=groups, depth=depth,
                          weight_groups=weight_groups, out_channels=out_channels, height=6, width=19)
         for groups, depth, weight_groups, out_channels in (
-            (1, 12, 1, 5), (1, 12, 12, 12), (1, 12, 12, 24), (12, 1, 1, 5), (12, 1, 12, 12), (4, 3, 3, 6), (3, 4, 6, 6),
-            (2, 6, 6, 12), (1, 67, 1, 3), (1, 100, 1, 7), (1, 128, 1, 3), (1, 128, 4, 4), (2, 64, 1, 33), (8, 24, 1, 16), (8, 24, 2, 2),
+            (1, 12, 1, 5), (1, 12, 12, 12), (1, 12, 12, 24), (12, 1, 1, 5), (12, 1, 12, 12), (4, 3, 3, 6),
+            (3, 4, 6, 6), (2, 6, 6, 12), (1, 67, 1, 3), (1, 100, 1, 7), (1, 128, 1, 3), (1, 128, 4, 4),
+            (2, 64, 1, 33), (8, 24, 1, 16), (8, 24, 2, 2),
         )
     ),
 ]  # fmt: skip

@@ -1,0 +1,94 @@
+// The loops of deform_conv2d_kernel.cpp, which alone includes this: over pixels, runs of channels, and a pixel's taps.
+#pragma once
+#include "cover_channels.h"
+#include "deform_conv2d_kernel.h"
+#include "ldcn_taps.h"
+
+namespace dkic::DKIC_ISA {
+namespace {
+
+using Arguments = DeformConv2dArguments;
+using Range = DeformConv2dRange;
+
+// Calls f(n, oh, ow, count, at) for pixels [first, last) in runs within a row and a strip; `at` counts from `first`. Strips are
+// `strip` columns wide and go from top to bottom: what a block's taps reach is smaller than it would be in whole rows.
+template <class F>
+void for_pixels(const Arguments& a, int64_t strip, int64_t first, int64_t last, const F& f) {
+  const int64_t area = a.out_height * a.out_width;
+  for (int64_t pixel = first; pixel < last;) {
+    const int64_t n = pixel / area, left = pixel % area / (strip * a.out_height) * strip;
+    const int64_t width = a.out_width - left < strip ? a.out_width - left : strip, within = pixel % area - left * a.out_height;
+    int64_t count = width - within % width;
+    if (count > last - pixel) count = last - pixel;
+    f(n, within / width, left + within % width, count, pixel - first);
+    pixel += count;
+  }
+}
+
+// Calls f(channel, count, column) for runs of neighbouring channels in [begin, end): `count` lie side by side in the image and
+// in a column, tap after tap a.run later; `column` counts from the column of `begin`.
+template <class F>
+void for_channels(const Arguments& a, int64_t begin, int64_t end, bool side_by_side, const F& f) {
+  const int64_t count = side_by_side ? a.run : 1, k = a.kernel_h * a.kernel_w;
+  for (int64_t channel = begin; channel < end; channel += count) {
+    const int64_t within = channel % a.run;
+    f(channel, count, (channel - within - begin) * k + within);
+  }
+}
+
+// Which of a tap's corners lie inside.
+struct AllInside {
+  constexpr bool operator()(int) const { return true; }
+};
+struct Inside {
+  int bits;
+  bool operator()(int bit) const { return bits >> bit & 1; }
+};
+
+// The taps of one pixel, in an image whose rows and columns are h and w elements apart.
+template <class T>
+struct PixelTaps {
+  using A = typename Accumulator<T>::type;
+  PixelTaps(const Taps<T>& taps, int64_t pixel, int64_t h, int64_t w)
+      : k(taps.k),
+        step(taps.tap_step),
+        array(taps.size),
+        first(pixel * taps.position_step),
+        all_inside(taps.all_inside(first)),
+        start(taps.start + first),
+        weights(taps.weights + first),
+        inside(taps.inside + first),
+        corner{h, w} {}
+
+  // Calls f(tap, start, weights, inside) for all taps; `weights` of the corners are `array` apart. In a loop of its own where all
+  // corners of all taps lie inside, as they do but at the picture's border: `inside` is a constant there.
+  template <class F>
+  void for_taps(const F& f) const {
+    const int64_t *tap_start = start, taps = k, by = step;
+    const A* weight = weights;
+    if (all_inside) [[likely]] {
+      for (int64_t tap = 0; tap < taps; ++tap, tap_start += by, weight += by) f(tap, *tap_start, weight, AllInside{});
+    } else {
+      for (int64_t tap = 0; tap < taps; ++tap, tap_start += by, weight += by)
+        f(tap, *tap_start, weight, Inside{int(inside[tap * by])});
+    }
+  }
+
+  const int64_t k, step, array, first;
+  const bool all_inside;
+  const int64_t* start;
+  const A* weights;
+  const typename Accumulator<T>::index* inside;
+  const Corners corner;
+};
+
+// The sample around q; a corner outside counts nothing, even where its weight is NaN.
+template <class A, int W, class T, class Inside>
+inline Vector<A, W> blend(const T* q, const Corners& corner, const A* weight, int64_t array, const Inside& inside) {
+  Vector<A, W> product[4];
+  for (int bit = 0; bit < 4; ++bit) product[bit] = inside(bit) ? weight[bit * array] * load<W>(q + corner[bit]) : Vector<A, W>{};
+  return (product[0] + product[1]) + (product[2] + product[3]);
+}
+
+}  // namespace
+}  // namespace dkic::DKIC_ISA
