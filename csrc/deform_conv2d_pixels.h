@@ -82,12 +82,14 @@ struct PixelTaps {
   const Corners corner;
 };
 
-// The sample around q; a corner outside counts nothing, even where its weight is NaN.
+// The sample around q; a corner outside counts nothing, even where its weight is NaN. A chain of sums, not a tree: of a tree's
+// two products the compiler may fuse either with their sum, and so differ from one caller to the next.
 template <class A, int W, class T, class Inside>
 inline Vector<A, W> blend(const T* q, const Corners& corner, const A* weight, int64_t array, const Inside& inside) {
-  Vector<A, W> product[4];
-  for (int bit = 0; bit < 4; ++bit) product[bit] = inside(bit) ? weight[bit * array] * load<W>(q + corner[bit]) : Vector<A, W>{};
-  return (product[0] + product[1]) + (product[2] + product[3]);
+  Vector<A, W> sum = {};
+  for (int bit = 0; bit < 4; ++bit)
+    if (inside(bit)) sum += weight[bit * array] * load<W>(q + corner[bit]);
+  return sum;
 }
 
 }  // namespace
