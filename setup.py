@@ -47,8 +47,19 @@ LIBRARIES = [
     Library(
         "dkic/_native/libdkic_cpu.so",
         against="torch",
-        sources=["csrc/cpu_capability.cpp", "csrc/ldcn_cpu.cpp", "csrc/deform_conv2d_cpu.cpp"],
-        sources_per_isa=["csrc/ldcn_kernel.cpp", "csrc/deform_conv2d_kernel.cpp"],
+        sources=[
+            "csrc/cpu_capability.cpp",
+            "csrc/deform_conv2d_cpu.cpp",
+            "csrc/gaussian_likelihood_cpu.cpp",
+            "csrc/gaussian_symbols_cpu.cpp",
+            "csrc/ldcn_cpu.cpp",
+        ],
+        sources_per_isa=[
+            "csrc/deform_conv2d_kernel.cpp",
+            "csrc/gaussian_likelihood_kernel.cpp",
+            "csrc/gaussian_symbols_kernel.cpp",
+            "csrc/ldcn_kernel.cpp",
+        ],
     ),
     Library(
         "dkic/_native/_rans" + sysconfig.get_config_var("EXT_SUFFIX"),

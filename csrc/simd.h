@@ -122,6 +122,15 @@ inline void store(half* p, Vector<float, W> v) {
   for (int i = 0; i < W; ++i) p[i] = to_half(v[i]);
 }
 
+// To the nearest integer, half to even.
+template <class T, int W>
+inline Vector<T, W> nearest(Vector<T, W> x) {
+  using V = Vector<T, W>;
+  const T all_integers = sizeof(T) == 8 ? T(0x1p52) : T(0x1p23);  // from here on
+  const V shift = x < T(0) ? V{} - all_integers : V{} + all_integers, rounded = (x + shift) - shift;
+  return (x < all_integers) & (x > -all_integers) ? rounded : x;
+}
+
 // Asks for the cache lines of count elements.
 template <class T>
 inline void prefetch(const T* p, int64_t count) {

@@ -22,3 +22,18 @@ library.define(
     "int[2] padding, int[2] dilation, bool need_input, bool need_offset, bool need_weight, bool need_bias, bool need_mask, "
     "bool deterministic) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
+
+# Either rounded, or a noise that is given, or one drawn from seed (one int64 number), or none of them. y_hat is empty where it
+# would be y itself; bits are [N] where sum. by_v and by_scale, the bits' derivatives, are empty where not needed.
+library.define(
+    "gaussian_likelihood(Tensor y, Tensor scale, Tensor? mean, Tensor? noise, Tensor? seed, bool rounded, float scale_min, "
+    "bool sum, bool need_v, bool need_scale) -> (Tensor y_hat, Tensor bits, Tensor by_v, Tensor by_scale)"
+)
+library.define(
+    "gaussian_likelihood_backward(Tensor? grad_y_hat, Tensor grad_bits, Tensor by_v, Tensor by_scale, Tensor scale, "
+    "float scale_min, bool need_y, bool need_scale, bool need_mean) -> (Tensor grad_y, Tensor grad_scale, Tensor grad_mean)"
+)
+library.define(
+    "gaussian_symbols(Tensor y, Tensor scale, Tensor? mean, float scale_first, float scale_last, int scale_count) "
+    "-> (Tensor symbols, Tensor index)"
+)

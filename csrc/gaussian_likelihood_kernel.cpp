@@ -1,0 +1,180 @@
+// The Gaussian likelihood of a latent on the CPU, in one pass: noise or rounding, bits, their derivatives and their sum. Compiled
+// once per instruction set (DKIC_ISA); gaussian_likelihood_cpu.cpp chooses one at run time.
+#include "gaussian_likelihood_kernel.h"
+
+#include "gaussian_bits.h"
+#include "philox.h"
+#include "walk_tiles.h"
+
+namespace dkic::DKIC_ISA {
+namespace {
+
+// The noise of element e of sample n is a word of the Philox block with counter (b, n), b = e / 64 * 16 + e % 16: word e / 16
+// % 4. So 64 elements in order take 16 whole blocks, a vector of each word.
+template <class T>
+void draw_in_order(uint64_t seed, int64_t n, int64_t first, int count, T* noise) {
+  for (int done = 0; done < count; done += 4 * kPhiloxLanes) {
+    PhiloxLanes lanes;
+    for (int i = 0; i < kPhiloxLanes; ++i) lanes.set(i, uint64_t((first + done) / 4 + i), uint64_t(n));
+    lanes.draw(seed);
+    for (int word = 0; word < 4; ++word)
+      for (int i = 0; i < kPhiloxLanes; ++i) noise[done + word * kPhiloxLanes + i] = centred<T>(lanes.word[word][i]);
+  }
+}
+
+// The same for elements in another order: of every block one word only is of use.
+template <class T>
+void draw_strided(const GaussianLikelihoodArguments& a, int64_t n, int64_t first, int count, T* noise) {
+  int64_t index[kTile];
+  for (int i = 0; i < count; ++i) {
+    int64_t position = first + i, e = 0;
+    for (int axis = a.walk.axes - 1; axis >= 0; --axis) {
+      e += position % a.walk.size[axis] * a.index_stride[axis];
+      position /= a.walk.size[axis];
+    }
+    index[i] = e;
+  }
+  for (int i = count; i < kTile; ++i) index[i] = 0;
+  for (int done = 0; done < count; done += kPhiloxLanes) {
+    PhiloxLanes lanes;
+    for (int i = 0; i < kPhiloxLanes; ++i) lanes.set(i, uint64_t(index[done + i] / 64 * 16 + index[done + i] % 16), uint64_t(n));
+    lanes.draw(a.seed);
+    for (int i = 0; i < kPhiloxLanes; ++i) noise[done + i] = centred<T>(lanes.word[index[done + i] / 16 % 4][i]);
+  }
+}
+
+template <class T>
+struct Forward {
+  static constexpr int W = kVectorBytes / int(sizeof(T));
+  static constexpr Scalar kType = sizeof(T) == 8 ? Scalar::f64 : Scalar::f32;
+  using V = Vector<T, W>;
+
+  const GaussianLikelihoodArguments& a;
+  // Zero where not read: lanes past the last element are worked out too, and no tensor is read as one of zeros.
+  alignas(64) T y[kTile]{}, scale[kTile]{}, mean[kTile]{}, noise[kTile]{};
+  alignas(64) T y_hat[kTile]{}, bits[kTile]{}, by_v[kTile]{}, by_scale[kTile]{};
+
+  void chunk(int64_t number) {
+    double total = 0;
+    for_tiles(a.walk, number, [&](int64_t n, int64_t first, int count, int64_t position) {
+      if (a.by_v || a.by_scale) {
+        tile<true>(n, first, count, position);
+      } else {
+        tile<false>(n, first, count, position);
+      }
+      if (a.sums) total += sum_of(a.bits && count == kTile ? static_cast<const T*>(a.bits) + position : bits, count);
+    });
+    if (a.sums) a.sums[number] = total;
+  }
+
+  template <bool kDerivatives>
+  void tile(int64_t n, int64_t first, int count, int64_t position) {
+    const T* y_from = read_tile(a.walk, a.y, n, first, count, y);
+    const T* scale_from = read_tile(a.walk, a.scale, n, first, count, scale);
+    const T* mean_from = a.mean.data ? read_tile(a.walk, a.mean, n, first, count, mean) : mean;
+    const T* noise_from = a.noise.data ? read_tile(a.walk, a.noise, n, first, count, noise) : noise;
+    if (a.drawn) {
+      if (a.in_order) {
+        draw_in_order(a.seed, n, first, count, noise);
+      } else {
+        draw_strided(a, n, first, count, noise);
+      }
+    }
+    T* to_y_hat = a.y_hat ? tile_of_result(a.y_hat, a.y.type, position, count, y_hat) : y_hat;
+    T* to_bits = a.bits ? tile_of_result(a.bits, kType, position, count, bits) : bits;
+    T* to_v = a.by_v ? tile_of_result(a.by_v, kType, position, count, by_v) : by_v;
+    T* to_scale = a.by_scale ? tile_of_result(a.by_scale, kType, position, count, by_scale) : by_scale;
+    const T least = T(a.scale_min);
+    for (int i = 0; i < count; i += W) {
+      const V m = load<W>(mean_from + i), u = load<W>(noise_from + i), value = load<W>(y_from + i);
+      const V v = a.rounded ? nearest<T, W>(value - m) : (value - m) + u;
+      store<W>(to_y_hat + i, a.rounded ? v + m : value + u);
+      V s = load<W>(scale_from + i);
+      s = s < least ? V{} + least : s;  // NaN stays
+      const auto result = GaussianBits<T, W>::template of<kDerivatives>(v, s);
+      store<W>(to_bits + i, result.bits);
+      if constexpr (kDerivatives) {
+        store<W>(to_v + i, result.by_v);
+        store<W>(to_scale + i, result.by_scale);
+      }
+    }
+    if (a.y_hat) write_tile(a.y_hat, a.y.type, position, count, to_y_hat);
+    if (a.bits) write_tile(a.bits, kType, position, count, to_bits);
+    if (a.by_v) write_tile(a.by_v, kType, position, count, to_v);
+    if (a.by_scale) write_tile(a.by_scale, kType, position, count, to_scale);
+  }
+
+  static double sum_of(const T* values, int count) {
+    Vector<double, W> lanes{};
+    int i = 0;
+    for (; i + W <= count; i += W) lanes += __builtin_convertvector(load<W>(values + i), Vector<double, W>);
+    double total = sum<double, W>(lanes);
+    for (; i < count; ++i) total += double(values[i]);
+    return total;
+  }
+};
+
+template <class T>
+struct Backward {
+  static constexpr int W = kVectorBytes / int(sizeof(T));
+  static constexpr Scalar kType = sizeof(T) == 8 ? Scalar::f64 : Scalar::f32;
+  using V = Vector<T, W>;
+
+  const GaussianLikelihoodBackwardArguments& a;
+  alignas(64) T grad_y_hat[kTile]{}, grad_bits[kTile]{}, by_v[kTile]{}, by_scale[kTile]{}, scale[kTile]{};
+  alignas(64) T grad_y[kTile]{}, grad_scale[kTile]{}, grad_mean[kTile]{};
+
+  void chunk(int64_t number) {
+    for_tiles(a.walk, number, [&](int64_t n, int64_t first, int count, int64_t position) { tile(n, first, count, position); });
+  }
+
+  void tile(int64_t n, int64_t first, int count, int64_t position) {
+    const auto read = [&](const Walked& t, T* buffer) -> const T* {
+      return t.data ? read_tile(a.walk, t, n, first, count, buffer) : buffer;
+    };
+    const T *y_hat_from = read(a.grad_y_hat, grad_y_hat), *bits_from = read(a.grad_bits, grad_bits);
+    if (a.grad_y || a.grad_mean) {
+      const T* slope = read(a.by_v, by_v);
+      T* to_y = a.grad_y ? tile_of_result(a.grad_y, kType, position, count, grad_y) : grad_y;
+      T* to_mean = a.grad_mean ? tile_of_result(a.grad_mean, kType, position, count, grad_mean) : grad_mean;
+      for (int i = 0; i < count; i += W) {
+        const V by_bits = load<W>(bits_from + i) * load<W>(slope + i);
+        store<W>(to_y + i, load<W>(y_hat_from + i) + by_bits);
+        store<W>(to_mean + i, -by_bits);
+      }
+      if (a.grad_y) write_tile(a.grad_y, kType, position, count, to_y);
+      if (a.grad_mean) write_tile(a.grad_mean, kType, position, count, to_mean);
+    }
+    if (a.grad_scale) {
+      const T *slope = read(a.by_scale, by_scale), *scale_from = read(a.scale, scale);
+      T* to_scale = tile_of_result(a.grad_scale, kType, position, count, grad_scale);
+      for (int i = 0; i < count; i += W) {
+        const V g = load<W>(bits_from + i) * load<W>(slope + i);
+        // Below scale_min a step down the gradient may only lead up.
+        store<W>(to_scale + i, (load<W>(scale_from + i) < T(a.scale_min)) & (g > T(0)) ? V{} : g);
+      }
+      write_tile(a.grad_scale, kType, position, count, to_scale);
+    }
+  }
+};
+
+template <template <class> class Pass, class Arguments>
+void run(const Arguments& a, int64_t first, int64_t last) {
+  const auto chunks = [&](auto& pass) {
+    for (int64_t number = first; number < last; ++number) pass.chunk(number);
+  };
+  if (a.is_double) {
+    Pass<double> pass{a};
+    chunks(pass);
+  } else {
+    Pass<float> pass{a};
+    chunks(pass);
+  }
+}
+
+}  // namespace
+
+extern const GaussianLikelihoodKernel gaussian_likelihood_kernel = {run<Forward, GaussianLikelihoodArguments>,
+                                                                    run<Backward, GaussianLikelihoodBackwardArguments>};
+
+}  // namespace dkic::DKIC_ISA

@@ -1,0 +1,109 @@
+// Reading and writing the elements of a Walk tile by tile, whatever their strides and types.
+#pragma once
+#include "simd.h"
+#include "walk.h"
+
+namespace dkic::DKIC_ISA {
+
+constexpr int kTile = 256;
+
+// Calls f(n, first, count, position) for the tiles of a chunk: elements [first, first + count) of sample n,
+// whose results begin at `position`.
+template <class F>
+void for_tiles(const Walk& walk, int64_t chunk, const F& f) {
+  const int64_t chunks = chunks_of_sample(walk), n = chunk / chunks, begin = chunk % chunks * kWalkChunk;
+  const int64_t end = begin + kWalkChunk < walk.elements ? begin + kWalkChunk : walk.elements;
+  for (int64_t first = begin; first < end; first += kTile)
+    f(n, first, int(end - first < kTile ? end - first : kTile), n * walk.elements + first);
+}
+
+inline float to_number(float x) { return x; }
+inline double to_number(double x) { return x; }
+inline float to_number(half x) { return to_float(x); }
+inline float to_number(bfloat16 x) { return to_float(x); }
+
+// Calls f with a value of the C++ type that `type` stands for.
+template <class F>
+inline void with_type(Scalar type, const F& f) {
+  switch (type) {
+    case Scalar::f32:
+      return f(float{});
+    case Scalar::f64:
+      return f(double{});
+    case Scalar::f16:
+      return f(half{});
+    case Scalar::bf16:
+      return f(bfloat16{});
+  }
+}
+
+template <class T>
+inline bool is_of_type(Scalar type) {
+  return type == (sizeof(T) == 8 ? Scalar::f64 : Scalar::f32);
+}
+
+template <class From, class T>
+inline void read_run(const From* from, int64_t stride, T* to, int64_t count) {
+  constexpr int W = kVectorBytes / int(sizeof(T));
+  int64_t i = 0;
+  if constexpr (sizeof(From) <= 4 && sizeof(T) == 4)
+    if (stride == 1)
+      for (; i + W <= count; i += W) store<W>(to + i, load<W>(from + i));
+  for (; i < count; ++i) to[i] = T(to_number(from[i * stride]));
+}
+
+// Elements [first, first + count) of sample n, converted; from the tensor's own memory where it can be had so, else in `buffer`.
+template <class T>
+const T* read_tile(const Walk& walk, const Walked& t, int64_t n, int64_t first, int count, T* buffer) {
+  const int inner = walk.axes - 1;
+  int64_t position = first, offset = n * t.batch_stride, at[kWalkAxes];
+  for (int axis = inner; axis >= 0; --axis) {
+    at[axis] = position % walk.size[axis];
+    position /= walk.size[axis];
+    offset += at[axis] * t.stride[axis];
+  }
+  const int64_t stride = t.stride[inner], run = walk.size[inner];
+  if (is_of_type<T>(t.type) && count == kTile && stride == 1 && at[inner] + count <= run)
+    return static_cast<const T*>(t.data) + offset;
+  for (int done = 0; done < count;) {
+    const int64_t rest = run - at[inner], length = rest < count - done ? rest : count - done;
+    with_type(t.type,
+              [&](auto type) { read_run(static_cast<const decltype(type)*>(t.data) + offset, stride, buffer + done, length); });
+    done += int(length);
+    // On to the next run, carrying where an axis is at its end.
+    offset -= at[inner] * stride;
+    at[inner] = 0;
+    for (int axis = inner - 1; axis >= 0; --axis) {
+      offset += t.stride[axis];
+      if (++at[axis] < walk.size[axis]) break;
+      offset -= walk.size[axis] * t.stride[axis];
+      at[axis] = 0;
+    }
+  }
+  return buffer;
+}
+
+// Where a tile's results are computed into: the result itself, or a buffer that write_tile copies from.
+template <class T>
+inline T* tile_of_result(void* result, Scalar type, int64_t position, int count, T* buffer) {
+  return is_of_type<T>(type) && count == kTile ? static_cast<T*>(result) + position : buffer;
+}
+
+template <class T>
+inline void write_tile(void* result, Scalar type, int64_t position, int count, const T* from) {
+  constexpr int W = kVectorBytes / int(sizeof(T));
+  with_type(type, [&](auto element) {
+    using To = decltype(element);
+    To* to = static_cast<To*>(result) + position;
+    if (static_cast<const void*>(to) == from) return;
+    if constexpr (sizeof(To) == sizeof(T)) {
+      for (int i = 0; i < count; ++i) to[i] = from[i];
+    } else if constexpr (sizeof(To) < sizeof(T)) {  // a double never goes where floats are computed
+      alignas(64) To narrow[kTile];
+      for (int i = 0; i < kTile; i += W) store<W>(narrow + i, __builtin_convertvector(load<W>(from + i), Vector<float, W>));
+      for (int i = 0; i < count; ++i) to[i] = narrow[i];
+    }
+  });
+}
+
+}  // namespace dkic::DKIC_ISA
