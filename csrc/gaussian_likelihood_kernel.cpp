@@ -9,37 +9,39 @@
 namespace dkic::DKIC_ISA {
 namespace {
 
-// The noise of element e of sample n is a word of the Philox block with counter (b, n), b = e / 64 * 16 + e % 16: word e / 16
-// % 4. So 64 elements in order take 16 whole blocks, a vector of each word.
+// The noise of element e of sample n is a word of the Philox block with counter (e / 64 * 16 + e % 16, n): word e / 16 % 4. So 64
+// elements in order take 16 whole blocks, and each vector of words serves neighbours.
 template <class T>
 void draw_in_order(uint64_t seed, int64_t n, int64_t first, int count, T* noise) {
-  for (int done = 0; done < count; done += 4 * kPhiloxLanes) {
-    PhiloxLanes lanes;
-    for (int i = 0; i < kPhiloxLanes; ++i) lanes.set(i, uint64_t((first + done) / 4 + i), uint64_t(n));
-    lanes.draw(seed);
-    for (int word = 0; word < 4; ++word)
-      for (int i = 0; i < kPhiloxLanes; ++i) noise[done + word * kPhiloxLanes + i] = centred<T>(lanes.word[word][i]);
-  }
+  using V = Philox::V;
+  constexpr int W = Philox::W;
+  V lane;
+  for (int i = 0; i < W; ++i) lane[i] = uint64_t(i);
+  for (int done = 0; done < count; done += 64)
+    for (int block = 0; block < 16; block += W) {
+      Philox philox(lane + uint64_t((first + done) / 4 + block), V{} + uint64_t(n));
+      philox.draw(seed);
+      for (int word = 0; word < 4; ++word) store<W>(noise + done + word * 16 + block, centred<T>(philox.word[word]));
+    }
 }
 
 // The same for elements in another order: of every block one word only is of use.
 template <class T>
 void draw_strided(const GaussianLikelihoodArguments& a, int64_t n, int64_t first, int count, T* noise) {
-  int64_t index[kTile];
-  for (int i = 0; i < count; ++i) {
-    int64_t position = first + i, e = 0;
-    for (int axis = a.walk.axes - 1; axis >= 0; --axis) {
-      e += position % a.walk.size[axis] * a.index_stride[axis];
-      position /= a.walk.size[axis];
-    }
-    index[i] = e;
-  }
-  for (int i = count; i < kTile; ++i) index[i] = 0;
-  for (int done = 0; done < count; done += kPhiloxLanes) {
-    PhiloxLanes lanes;
-    for (int i = 0; i < kPhiloxLanes; ++i) lanes.set(i, uint64_t(index[done + i] / 64 * 16 + index[done + i] % 16), uint64_t(n));
-    lanes.draw(a.seed);
-    for (int i = 0; i < kPhiloxLanes; ++i) noise[done + i] = centred<T>(lanes.word[index[done + i] / 16 % 4][i]);
+  using V = Philox::V;
+  constexpr int W = Philox::W;
+  alignas(64) uint64_t element[kTile]{};
+  for_runs(a.walk, a.index_stride, first, count, [&](int done, int64_t number, int length) {
+    for (int i = 0; i < length; ++i) element[done + i] = uint64_t(number + i * a.index_stride[a.walk.axes - 1]);
+  });
+  for (int done = 0; done < count; done += W) {
+    V e;
+    std::memcpy(&e, element + done, sizeof e);
+    Philox philox((e >> 6 << 4) | (e & 15), V{} + uint64_t(n));
+    philox.draw(a.seed);
+    const V odd = (e >> 4 & 1) != 0, high = (e >> 5 & 1) != 0;
+    const V low_words = odd ? philox.word[1] : philox.word[0], high_words = odd ? philox.word[3] : philox.word[2];
+    store<W>(noise + done, centred<T>(high ? high_words : low_words));
   }
 }
 

@@ -52,35 +52,50 @@ inline void read_run(const From* from, int64_t stride, T* to, int64_t count) {
   for (; i < count; ++i) to[i] = T(to_number(from[i * stride]));
 }
 
-// Elements [first, first + count) of sample n, converted; from the tensor's own memory where it can be had so, else in `buffer`.
-template <class T>
-const T* read_tile(const Walk& walk, const Walked& t, int64_t n, int64_t first, int count, T* buffer) {
+// Calls f(done, offset, length) for the runs along the innermost axis that elements [first, first + count) of a sample are made
+// of: elements first + done and on, `offset` from the sample's first.
+template <class F>
+inline void for_runs(const Walk& walk, const int64_t* stride, int64_t first, int count, const F& f) {
   const int inner = walk.axes - 1;
-  int64_t position = first, offset = n * t.batch_stride, at[kWalkAxes];
+  int64_t position = first, offset = 0, at[kWalkAxes];
   for (int axis = inner; axis >= 0; --axis) {
     at[axis] = position % walk.size[axis];
     position /= walk.size[axis];
-    offset += at[axis] * t.stride[axis];
+    offset += at[axis] * stride[axis];
   }
-  const int64_t stride = t.stride[inner], run = walk.size[inner];
-  if (is_of_type<T>(t.type) && count == kTile && stride == 1 && at[inner] + count <= run)
-    return static_cast<const T*>(t.data) + offset;
   for (int done = 0; done < count;) {
-    const int64_t rest = run - at[inner], length = rest < count - done ? rest : count - done;
-    with_type(t.type,
-              [&](auto type) { read_run(static_cast<const decltype(type)*>(t.data) + offset, stride, buffer + done, length); });
-    done += int(length);
+    const int64_t rest = walk.size[inner] - at[inner];
+    const int length = rest < count - done ? int(rest) : count - done;
+    f(done, offset, length);
+    done += length;
     // On to the next run, carrying where an axis is at its end.
-    offset -= at[inner] * stride;
+    offset -= at[inner] * stride[inner];
     at[inner] = 0;
     for (int axis = inner - 1; axis >= 0; --axis) {
-      offset += t.stride[axis];
+      offset += stride[axis];
       if (++at[axis] < walk.size[axis]) break;
-      offset -= walk.size[axis] * t.stride[axis];
+      offset -= walk.size[axis] * stride[axis];
       at[axis] = 0;
     }
   }
-  return buffer;
+}
+
+// Elements [first, first + count) of sample n, converted; from the tensor's own memory where it can be had so, else in `buffer`.
+template <class T>
+const T* read_tile(const Walk& walk, const Walked& t, int64_t n, int64_t first, int count, T* buffer) {
+  const int64_t stride = t.stride[walk.axes - 1];
+  const bool direct = stride == 1 && is_of_type<T>(t.type);
+  const T* tile = buffer;
+  for_runs(walk, t.stride, first, count, [&](int done, int64_t offset, int length) {
+    offset += n * t.batch_stride;
+    if (direct && length == kTile) {
+      tile = static_cast<const T*>(t.data) + offset;
+    } else {
+      with_type(t.type,
+                [&](auto type) { read_run(static_cast<const decltype(type)*>(t.data) + offset, stride, buffer + done, length); });
+    }
+  });
+  return tile;
 }
 
 // Where a tile's results are computed into: the result itself, or a buffer that write_tile copies from.
