@@ -68,9 +68,18 @@ struct GaussianFit<double> {
 template <int N, class T, class V>
 inline V polynomial(const T (&c)[N], V x) {
   V sum = V{} + c[N - 1];
+  if constexpr (N <= 12) {
 #pragma GCC unroll 32
-  for (int i = N - 2; i >= 0; --i) sum = sum * x + c[i];
-  return sum;
+    for (int i = N - 2; i >= 0; --i) sum = sum * x + c[i];
+    return sum;
+  } else {  // odd powers apart from even ones: two chains of operations in the place of one twice as long
+    static_assert(N % 2 == 1);
+    const V square = x * x;
+    V odd = V{} + c[N - 2];
+#pragma GCC unroll 32
+    for (int i = N - 3; i > 0; i -= 2) sum = sum * square + c[i], odd = odd * square + c[i - 1];
+    return odd * x + (sum * square + c[0]);
+  }
 }
 
 template <class T, int W>
@@ -107,7 +116,7 @@ struct GaussianBits {
     V before = V{} + T(1), g = p, even = before, odd = p, narrow_sum = before;
 #pragma GCC unroll 32  // so that the divisions are done at compile time
     for (int j = 2; j <= Fit::kSeries; ++j) {
-      const V next = (p * g - c * before) * (T(1) / T(j));
+      const V next = p * (T(1) / T(j)) * g - c * (T(1) / T(j)) * before;
       before = g, g = next;
       if (j % 2) {
         odd += g;
@@ -127,11 +136,9 @@ struct GaussianBits {
       const V above = centre ? density + density : narrow ? V{} + T(1) : V{} + T(2);
       const V below = centre ? factor : narrow ? h * narrow_sum : tail;
       const V scale = above / below * r * kLog2E;
-      odd = narrow ? odd : T(0.5) - T(0.5) * fall;
-      even = narrow ? even : T(0.5) + T(0.5) * fall;
-      const V slope = odd * scale;
+      const V slope = (narrow ? odd : T(0.5) - T(0.5) * fall) * scale;
       result.by_v = v < T(0) ? -slope : slope;
-      result.by_scale = h * even * scale - u * slope;
+      result.by_scale = (narrow ? h * even - u * odd : T(0.5) * (y * fall - x)) * scale;
     }
     return result;
   }
