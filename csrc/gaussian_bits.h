@@ -136,9 +136,10 @@ struct GaussianBits {
       const V above = centre ? density + density : narrow ? V{} + T(1) : V{} + T(2);
       const V below = centre ? factor : narrow ? h * narrow_sum : tail;
       const V scale = above / below * r * kLog2E;
+      // u + h, not y: another use of that product would change how the bits above are fused, and so their last digit.
       const V slope = (narrow ? odd : T(0.5) - T(0.5) * fall) * scale;
       result.by_v = v < T(0) ? -slope : slope;
-      result.by_scale = (narrow ? h * even - u * odd : T(0.5) * (y * fall - x)) * scale;
+      result.by_scale = (narrow ? h * even - u * odd : T(0.5) * ((u + h) * fall - x)) * scale;
     }
     return result;
   }

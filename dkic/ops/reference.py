@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 Pair = int | tuple[int, int]
+_WORD = 0xFFFFFFFF
 
 
 def pair(value: Pair) -> tuple[int, int]:
@@ -94,3 +95,74 @@ def gaussian_bits(v: Tensor, scale: Tensor) -> Tensor:
     upper = torch.special.log_ndtr((0.5 - v) / scale)
     lower = torch.special.log_ndtr((-0.5 - v) / scale)
     return (-(upper + torch.log(-torch.expm1(lower - upper))) / math.log(2)).to(dtype)
+
+
+class _AtLeast(torch.autograd.Function):
+    """max(x, bound); below the bound a gradient passes only where a step down it would raise x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:
+        ctx.below = x < bound
+        return torch.where(ctx.below, bound, x)  # NaN stays
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.where(ctx.below & (grad > 0), 0, grad), None
+
+
+def gaussian_likelihood(
+    y: Tensor,
+    scale: Tensor,
+    mean: Tensor | None = None,
+    *,
+    quantize: str,
+    noise: Tensor | None = None,
+    seed: int | None = None,
+    scale_min: float = 0.11,
+    reduction: str = "none",
+) -> tuple[Tensor, Tensor]:
+    """See `dkic.ops.gaussian_likelihood`; `seed` is what that draws from its generator. Pass float64 for a reference."""
+    mean = torch.zeros_like(y) if mean is None else mean
+    residual = y - mean
+    if quantize == "round":
+        residual = residual + (residual.round() - residual).detach()
+        y_hat = residual + mean
+    elif quantize == "noise":
+        u = gaussian_noise(y.shape, seed or 0).to(y) if noise is None else noise
+        residual, y_hat = residual + u, y + u
+    else:
+        y_hat = y
+    bits = gaussian_bits(residual, _AtLeast.apply(scale, scale_min))
+    return y_hat, bits.flatten(1).sum(1) if reduction == "sum" and bits.dim() > 1 else bits
+
+
+def philox(counter: Tensor, key: int) -> Tensor:
+    """Philox 4x32-10 (Salmon et al. 2011): 32-bit words `[..., 4]` in int64 -> random words of that shape."""
+    word = list(counter.unbind(-1))
+    keys = [key & _WORD, key >> 32 & _WORD]
+    for _ in range(10):
+        # A product is of 64 bits and may wrap around to below 0; its two halves are right all the same.
+        product0, product1 = word[0] * 0xD2511F53, word[2] * 0xCD9E8D57
+        word = [
+            (product1 >> 32 & _WORD) ^ word[1] ^ keys[0],
+            product1 & _WORD,
+            (product0 >> 32 & _WORD) ^ word[3] ^ keys[1],
+            product0 & _WORD,
+        ]
+        keys = [(keys[0] + 0x9E3779B9) & _WORD, (keys[1] + 0xBB67AE85) & _WORD]
+    return torch.stack(word, -1)
+
+
+def gaussian_noise(shape: torch.Size | tuple[int, ...], seed: int) -> Tensor:
+    """The noise that `gaussian_likelihood` draws: multiples of 2^-24 in [-1/2, 1/2), float64.
+
+    Element e (row by row) of sample n is word e // 16 % 4 of the Philox block with counter (e // 64 * 16 + e % 16, n), of 64 bits
+    each, the lower word first.
+    """
+    n = torch.arange(shape[0]).view(-1, 1)
+    e = torch.arange(math.prod(shape[1:]))
+    block = e // 64 * 16 + e % 16
+    counter = torch.stack(torch.broadcast_tensors(block & _WORD, block >> 32, n & _WORD, n >> 32), -1)
+    index = (e // 16 % 4).view(1, -1, 1).expand(shape[0], -1, 1)
+    word = philox(counter, seed).gather(-1, index).squeeze(-1)
+    return ((word >> 8).double() * 2.0**-24 - 0.5).reshape(shape)

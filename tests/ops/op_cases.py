@@ -206,3 +206,63 @@ DEFORM_CONV2D_STATISTICS = DeformConv2dCase("statistics", batch=2, groups=2, dep
 def with_batch(case: LdcnCase, batch: int) -> LdcnCase:
     """The same case with another batch size."""
     return replace(case, batch=batch)
+
+
+@dataclass(frozen=True)
+class LikelihoodCase:
+    """One call of `dkic.ops.gaussian_likelihood`."""
+
+    name: str
+    shape: tuple[int, ...]
+    has_mean: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+    def tensors(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor | None]:
+        """y, scale and mean, the same at every call. Scales are 0.02 to 60, so some are below scale_min; some are 0 or below."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def uniform(low: float, high: float) -> Tensor:
+            return torch.rand(self.shape, generator=generator, dtype=torch.float64) * (high - low) + low
+
+        scale = torch.exp(uniform(-4, 4.1))
+        scale.view(-1)[3::17] *= -1
+        scale.view(-1)[4::19] = 0
+        mean = uniform(-3, 3)
+        y = mean + scale.abs() * uniform(-4, 4) + uniform(-0.6, 0.6)
+        return y.to(dtype), scale.to(dtype), mean.to(dtype) if self.has_mean else None
+
+    def noise(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """A noise to give, the same at every call."""
+        generator = torch.Generator().manual_seed(2)
+        return torch.rand(self.shape, generator=generator, dtype=torch.float64).sub(0.5).to(dtype)
+
+    def gradients(self, reduction: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        """Gradients of y_hat and bits, of both signs, the same at every call."""
+        generator = torch.Generator().manual_seed(1)
+        shape = self.shape if reduction == "none" else self.shape[:1]
+        grad_y_hat = torch.randn(self.shape, generator=generator, dtype=torch.float64)
+        return grad_y_hat.to(dtype), torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+LATENT = LikelihoodCase("latent", (2, 6, 5, 7))
+
+# Sizes beside those of a vector (up to 16), of a tile (256) and of a chunk (4096), and every rank.
+LIKELIHOOD_CASES = [
+    LATENT,
+    LikelihoodCase("no mean", (2, 6, 5, 7), has_mean=False),
+    LikelihoodCase("no sample", (0, 3, 2, 2)),
+    LikelihoodCase("no channel", (2, 0, 3, 3)),
+    LikelihoodCase("nothing in two ways", (0, 0)),
+    LikelihoodCase("one number", (1,)),
+    LikelihoodCase("one number, rank 4", (1, 1, 1, 1)),
+    *(LikelihoodCase(f"row of {n}", (1, n)) for n in (1, 3, 8, 15, 16, 17, 63, 64, 65, 255, 256, 257, 4095, 4096, 4097, 8500)),
+    LikelihoodCase("samples of one number", (70,)),
+    LikelihoodCase("rank 2", (33, 29)),
+    LikelihoodCase("rank 3", (3, 10, 41)),
+    LikelihoodCase("rank 5", (2, 3, 4, 5, 6)),
+    LikelihoodCase("rank 7", (2, 3, 1, 2, 4, 2, 3)),
+    LikelihoodCase("pixels only", (2, 1, 20, 31)),
+    LikelihoodCase("channels only", (2, 300, 1, 1)),
+]  # fmt: skip

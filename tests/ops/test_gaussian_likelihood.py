@@ -1,0 +1,259 @@
+"""dkic.ops.gaussian_likelihood gives what its specification gives, in every shape, layout, dtype and way to quantise."""
+
+import math
+
+import pytest
+import torch
+from ops import tolerances
+from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
+from torch import Tensor
+
+from dkic.ops import gaussian_likelihood, reference
+
+NAMES = ("y", "scale", "mean")
+MODES = ("noise", "round", "none")
+
+
+def options(case: LikelihoodCase, quantize: str, dtype: torch.dtype = torch.float64) -> dict:
+    return {"quantize": quantize, **({"noise": case.noise(dtype)} if quantize == "noise" else {})}
+
+
+def results(call, tensors, gradients, **options) -> list[Tensor]:
+    """y_hat, bits and the gradients of y, scale and mean (where there is one)."""
+    tensors = tuple(t if t is None else t.detach().requires_grad_() for t in tensors)
+    outputs = call(*tensors, **options)
+    wanted = [t for t in tensors if t is not None]
+    return [*(t.detach() for t in outputs), *torch.autograd.grad(outputs, wanted, gradients)]
+
+
+def assert_all_close(actual: list[Tensor], expected: list[Tensor], **tolerance) -> None:
+    for name, a, e in zip(("y_hat", "bits", *NAMES), actual, expected, strict=False):
+        torch.testing.assert_close(a, e, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.parametrize("quantize", MODES)
+@pytest.mark.parametrize("case", LIKELIHOOD_CASES, ids=str)
+def test_equals_reference(case, quantize, reduction):
+    arguments = case.tensors(), case.gradients(reduction)
+    chosen = {**options(case, quantize), "reduction": reduction}
+    expected = results(reference.gaussian_likelihood, *arguments, **chosen)
+    assert_all_close(results(gaussian_likelihood, *arguments, **chosen), expected, **tolerances.LIKELIHOOD)
+
+
+def test_none_gives_y_itself():
+    y, scale, mean = LATENT.tensors()
+    assert gaussian_likelihood(y, scale, mean, quantize="none")[0] is y
+
+
+def test_halves_are_rounded_to_even():
+    y = torch.tensor([[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 8388609.0, -3e38, 0.49999997]])
+    assert torch.equal(gaussian_likelihood(y, torch.ones_like(y), quantize="round")[0], y.round())
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_without_a_gradient_to_take_the_result_is_the_same(reduction):
+    case = LikelihoodCase("", (2, 3000))
+    tensors = case.tensors(torch.float32)
+    with_gradient = gaussian_likelihood(*(t.requires_grad_() for t in tensors), quantize="round", reduction=reduction)
+    with torch.no_grad():
+        without = gaussian_likelihood(*tensors, quantize="round", reduction=reduction)
+    assert all(map(torch.equal, with_gradient, without))
+
+
+@pytest.mark.parametrize("wanted", ["y", "scale", "mean", "y scale", "scale mean"])
+@pytest.mark.parametrize("quantize", MODES)
+def test_only_the_gradients_that_are_wanted(wanted, quantize):
+    tensors, gradients, chosen = LATENT.tensors(), LATENT.gradients("none"), options(LATENT, quantize)
+    expected = results(gaussian_likelihood, tensors, gradients, **chosen)[2:]
+    for name, t in zip(NAMES, tensors, strict=True):
+        t.requires_grad_(name in wanted.split())
+    y_hat, bits = gaussian_likelihood(*tensors, **chosen)
+    torch.autograd.backward((y_hat, bits) if y_hat.requires_grad else bits, gradients if y_hat.requires_grad else gradients[1])
+    for name, t, e in zip(NAMES, tensors, expected, strict=True):
+        assert torch.equal(t.grad, e) if name in wanted.split() else t.grad is None
+
+
+@pytest.mark.parametrize("quantize", ["noise", "round"])
+def test_one_result_alone_has_a_gradient(quantize):
+    tensors, (grad_y_hat, grad_bits) = [t.requires_grad_() for t in LATENT.tensors()], LATENT.gradients("none")
+    y_hat, bits = gaussian_likelihood(*tensors, **options(LATENT, quantize))
+    by_y, *others = torch.autograd.grad(y_hat, tensors, grad_y_hat, retain_graph=True, allow_unused=True)
+    assert torch.equal(by_y, grad_y_hat) and others == [None, None]
+    by_y, _, by_mean = torch.autograd.grad(bits, tensors, grad_bits)
+    assert torch.equal(by_y, -by_mean) and by_y.any()
+
+
+# ---- Layouts ----
+
+
+def around(t: Tensor, memory_format: torch.memory_format) -> Tensor:
+    return torch.cat([t.new_full(t.shape, 7), t, t.new_full(t.shape, 8)], 1).contiguous(memory_format=memory_format)
+
+
+def channels_last(t: Tensor) -> Tensor:
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+def channel_slice(t: Tensor) -> Tensor:
+    return around(t, torch.contiguous_format)[:, t.shape[1] : 2 * t.shape[1]]
+
+
+def channels_last_slice(t: Tensor) -> Tensor:
+    return around(t, torch.channels_last)[:, t.shape[1] : 2 * t.shape[1]]
+
+
+def every_second(t: Tensor) -> Tensor:
+    return torch.stack([t, t.new_full(t.shape, 7)], -1).flatten(3)[..., ::2]
+
+
+def rows_and_columns_swapped(t: Tensor) -> Tensor:
+    return t.transpose(2, 3).contiguous().transpose(2, 3)
+
+
+def batch_innermost(t: Tensor) -> Tensor:
+    return t.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+LAYOUTS = [channels_last, channel_slice, channels_last_slice, every_second, rows_and_columns_swapped, batch_innermost]
+WIDE = LikelihoodCase("wide", (2, 40, 9, 17))  # more than a tile along every way through it
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("which", [*NAMES, "noise", "grad_y_hat", "grad_bits", "all"])
+def test_any_layout_gives_the_same(which, layout, dtype):
+    bits_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    arguments = dict(zip(NAMES, WIDE.tensors(dtype), strict=True), noise=WIDE.noise(dtype))
+    arguments.update(grad_y_hat=WIDE.gradients("none", dtype)[0], grad_bits=WIDE.gradients("none", bits_dtype)[1])
+
+    def outcome() -> list[Tensor]:
+        tensors, gradients = list(arguments.values())[:3], list(arguments.values())[4:]
+        return results(gaussian_likelihood, tensors, gradients, quantize="noise", noise=arguments["noise"])
+
+    expected = outcome()
+    for name, before in arguments.items():
+        if which in (name, "all"):
+            arguments[name] = layout(before)
+            assert torch.equal(arguments[name], before) and arguments[name].stride() != before.stride()
+    assert all(map(torch.equal, outcome(), expected))
+
+
+@pytest.mark.parametrize("which", NAMES)
+@pytest.mark.parametrize("axes", [(0,), (1,), (2, 3), (0, 1, 2, 3)])
+def test_expanded_arguments(which, axes):
+    arguments = dict(zip(NAMES, LATENT.tensors(), strict=True))
+    t = arguments[which][tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(4))]
+    outcomes = []
+    for layout in (torch.Tensor.contiguous, torch.Tensor.clone):
+        arguments[which] = layout(t.expand(LATENT.shape), memory_format=torch.preserve_format) if layout is torch.Tensor.clone else t.expand(LATENT.shape)
+        outcomes.append(results(gaussian_likelihood, arguments.values(), LATENT.gradients("none"), quantize="round"))
+    assert all(map(torch.equal, *outcomes))
+
+
+def test_more_axes_than_a_walk_has():
+    case = LikelihoodCase("", (2, 3, 2, 4, 2, 3, 2))
+    y, scale, mean = case.tensors()
+    expected = results(gaussian_likelihood, (y, scale, mean), case.gradients("none"), quantize="round")
+    turned = tuple(t.permute(6, 2, 4, 0, 5, 1, 3).contiguous().permute(3, 5, 1, 6, 2, 4, 0) for t in (y, scale))
+    assert all(map(torch.equal, results(gaussian_likelihood, (*turned, mean), case.gradients("none"), quantize="round"), expected))
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (2, 3, 4, 5, 2)])
+def test_results_have_the_layout_of_y(shape):
+    case = LikelihoodCase("", shape)
+    last = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    for memory_format in (torch.contiguous_format, last):
+        tensors = [t.contiguous(memory_format=memory_format) for t in case.tensors()]
+        for t in results(gaussian_likelihood, tensors, case.gradients("none"), quantize="round"):
+            assert t.is_contiguous(memory_format=memory_format)
+
+
+def test_sums_in_another_layout():
+    """The order of additions is another, in float64."""
+    tensors = WIDE.tensors(torch.float32)
+    one, other = (
+        gaussian_likelihood(*map(layout, tensors), quantize="round", reduction="sum")[1] for layout in (channels_last, channel_slice)
+    )
+    torch.testing.assert_close(one, other, rtol=2.0**-23, atol=0)
+
+
+def test_sums_are_of_float64():
+    y = torch.full((1, 2**22), 0.0)
+    one = gaussian_likelihood(y[:, :1], torch.ones(1, 1), quantize="none")[1]
+    total = gaussian_likelihood(y, torch.ones_like(y), quantize="none", reduction="sum")[1]
+    assert total.item() == one.item() * 2**22
+
+
+# ---- Dtypes ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("quantize", MODES)
+def test_halves_are_computed_in_float32(dtype, quantize):
+    """To the bit: what float32 gives for the same numbers, y_hat and gradients rounded."""
+    case = LikelihoodCase("", (2, 5, 9, 11))
+    tensors, (grad_y_hat, grad_bits) = case.tensors(dtype), case.gradients("none", torch.float32)
+    chosen = options(case, quantize, dtype)
+    actual = results(gaussian_likelihood, tensors, (grad_y_hat.to(dtype), grad_bits), **chosen)
+    chosen = {name: value.float() if isinstance(value, Tensor) else value for name, value in chosen.items()}
+    gradients = (grad_y_hat.to(dtype).float(), grad_bits)
+    expected = results(gaussian_likelihood, [t.float() for t in tensors], gradients, **chosen)
+    assert actual[1].dtype == torch.float32 and all(t.dtype == dtype for t in (actual[0], *actual[2:]))
+    if quantize == "none":  # y_hat's gradient is added outside, in the half type
+        actual, expected = [*actual[:2], *actual[3:]], [*expected[:2], *expected[3:]]
+    assert all(torch.equal(a, e.to(a.dtype)) for a, e in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32, torch.float16), (torch.float32, torch.float64, torch.bfloat16)])
+def test_mixed_dtypes(dtypes):
+    tensors = [t.to(dtype) for t, dtype in zip(LATENT.tensors(), dtypes, strict=True)]
+    computed = torch.float64 if torch.float64 in dtypes else torch.float32
+    gradients = LATENT.gradients("none", computed)
+    grad_y_hat = gradients[0].to(dtypes[0])
+    actual = results(gaussian_likelihood, tensors, (grad_y_hat, gradients[1]), quantize="round")
+    assert [t.dtype for t in actual] == [dtypes[0], computed, *dtypes]
+    expected = results(gaussian_likelihood, [t.to(computed) for t in tensors], (grad_y_hat.to(computed), gradients[1]), quantize="round")
+    assert all(torch.equal(a, e.to(a.dtype)) for a, e in zip(actual, expected, strict=True))
+
+
+# ---- The bound of the scale, and numbers that are none ----
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.3, 0.1, 0.0, -0.0, -5.0, -math.inf])
+def test_below_scale_min(scale):
+    """Bits are those at scale_min; a gradient passes where it would raise the scale only: where the residual is large."""
+    y = torch.tensor([[0.0, 4.0]], dtype=torch.float64)
+    scale_min = 0.5
+    leaf = torch.full_like(y, scale, requires_grad=True)
+    bits = gaussian_likelihood(y, leaf, quantize="none", scale_min=scale_min)[1]
+    bound = torch.full_like(y, scale_min, requires_grad=True)
+    at_bound = gaussian_likelihood(y, bound, quantize="none", scale_min=0.01)[1]
+    assert torch.equal(bits, at_bound)
+    (gradient,), (expected,) = (torch.autograd.grad(b.sum(), t) for b, t in ((bits, leaf), (at_bound, bound)))
+    assert expected[0, 0] > 0 > expected[0, 1]
+    assert gradient[0, 1] == expected[0, 1]
+    assert gradient[0, 0] == (expected[0, 0] if scale == scale_min else 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("which", [*NAMES, "noise"])
+def test_nan_propagates_and_to_no_other_element(which, dtype):
+    arguments = dict(zip(NAMES, LATENT.tensors(dtype), strict=True), noise=LATENT.noise(dtype))
+    arguments[which][1, 2, 3, 4] = math.nan
+    computed = torch.float64 if dtype == torch.float64 else torch.float32
+    gradients = torch.ones(LATENT.shape, dtype=dtype), torch.ones(LATENT.shape, dtype=computed)
+    tensors = [arguments[name] for name in NAMES]
+    y_hat, bits, *by = results(gaussian_likelihood, tensors, gradients, quantize="noise", noise=arguments["noise"])
+    for name, t in (("y_hat", y_hat), ("bits", bits), *zip(NAMES, by, strict=True)):
+        expected = torch.zeros(LATENT.shape, dtype=torch.bool)
+        expected[1, 2, 3, 4] = not (name == "y_hat" and which in ("scale", "mean"))
+        assert torch.equal(t.isnan(), expected), name
+
+
+def test_a_residual_that_the_mean_hides():
+    """y_hat - mean would cancel; the residual is kept."""
+    mean = torch.full((1, 4), 2.0**20)
+    u = torch.tensor([[0.25, -0.25, 0.4, 0.001]])
+    bits = gaussian_likelihood(mean, torch.full_like(mean, 0.3), mean, quantize="noise", noise=u)[1]
+    assert torch.equal(bits, gaussian_likelihood(u, torch.full_like(mean, 0.3), quantize="none")[1])
