@@ -1,7 +1,7 @@
 """The problems that are timed; objects as the tests' cases (tests/ops/op_cases.py, tests/coding/rans_cases.py)."""
 
 from coding.rans_cases import RANS_CASES
-from ops.op_cases import DeformConv2dCase, LdcnCase
+from ops.op_cases import DeformConv2dCase, LdcnCase, LikelihoodCase
 
 
 def ldcn_problem(side: int, groups: int) -> LdcnCase:
@@ -21,5 +21,8 @@ GROWTH_SIDES = (256, 512, 1024, 2048)
 DEFORM_CONV2D_PROBLEMS = [
     DeformConv2dCase("192->192 3x3 128x128 G=8", batch=1, groups=8, depth=24, height=128, width=128, out_channels=192)
 ]
+
+# The latent of a 768x512 picture at a sixteenth, 320 channels.
+LIKELIHOOD_PROBLEMS = [LikelihoodCase("1x320x48x32", (1, 320, 48, 32))]
 
 THREADS = 2

@@ -143,10 +143,9 @@ def test_any_layout_gives_the_same(which, layout, dtype):
 @pytest.mark.parametrize("axes", [(0,), (1,), (2, 3), (0, 1, 2, 3)])
 def test_expanded_arguments(which, axes):
     arguments = dict(zip(NAMES, LATENT.tensors(), strict=True))
-    t = arguments[which][tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(4))]
+    one = arguments[which][tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(4))]
     outcomes = []
-    for layout in (torch.Tensor.contiguous, torch.Tensor.clone):
-        arguments[which] = layout(t.expand(LATENT.shape), memory_format=torch.preserve_format) if layout is torch.Tensor.clone else t.expand(LATENT.shape)
+    for arguments[which] in (one.expand(LATENT.shape), one.expand(LATENT.shape).contiguous()):
         outcomes.append(results(gaussian_likelihood, arguments.values(), LATENT.gradients("none"), quantize="round"))
     assert all(map(torch.equal, *outcomes))
 
@@ -154,9 +153,12 @@ def test_expanded_arguments(which, axes):
 def test_more_axes_than_a_walk_has():
     case = LikelihoodCase("", (2, 3, 2, 4, 2, 3, 2))
     y, scale, mean = case.tensors()
-    expected = results(gaussian_likelihood, (y, scale, mean), case.gradients("none"), quantize="round")
-    turned = tuple(t.permute(6, 2, 4, 0, 5, 1, 3).contiguous().permute(3, 5, 1, 6, 2, 4, 0) for t in (y, scale))
-    assert all(map(torch.equal, results(gaussian_likelihood, (*turned, mean), case.gradients("none"), quantize="round"), expected))
+    turned = [t.permute(6, 2, 4, 0, 5, 1, 3).contiguous().permute(3, 5, 1, 6, 2, 4, 0) for t in (y, scale)]
+    outcomes = [
+        results(gaussian_likelihood, tensors, case.gradients("none"), quantize="round")
+        for tensors in ((y, scale, mean), (*turned, mean))
+    ]
+    assert all(map(torch.equal, *outcomes))
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (2, 3, 4, 5, 2)])
@@ -173,7 +175,8 @@ def test_sums_in_another_layout():
     """The order of additions is another, in float64."""
     tensors = WIDE.tensors(torch.float32)
     one, other = (
-        gaussian_likelihood(*map(layout, tensors), quantize="round", reduction="sum")[1] for layout in (channels_last, channel_slice)
+        gaussian_likelihood(*map(layout, tensors), quantize="round", reduction="sum")[1]
+        for layout in (channels_last, channel_slice)
     )
     torch.testing.assert_close(one, other, rtol=2.0**-23, atol=0)
 
@@ -205,7 +208,9 @@ def test_halves_are_computed_in_float32(dtype, quantize):
     assert all(torch.equal(a, e.to(a.dtype)) for a, e in zip(actual, expected, strict=True))
 
 
-@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32, torch.float16), (torch.float32, torch.float64, torch.bfloat16)])
+@pytest.mark.parametrize(
+    "dtypes", [(torch.bfloat16, torch.float32, torch.float16), (torch.float32, torch.float64, torch.bfloat16)], ids=str
+)
 def test_mixed_dtypes(dtypes):
     tensors = [t.to(dtype) for t, dtype in zip(LATENT.tensors(), dtypes, strict=True)]
     computed = torch.float64 if torch.float64 in dtypes else torch.float32
@@ -213,7 +218,8 @@ def test_mixed_dtypes(dtypes):
     grad_y_hat = gradients[0].to(dtypes[0])
     actual = results(gaussian_likelihood, tensors, (grad_y_hat, gradients[1]), quantize="round")
     assert [t.dtype for t in actual] == [dtypes[0], computed, *dtypes]
-    expected = results(gaussian_likelihood, [t.to(computed) for t in tensors], (grad_y_hat.to(computed), gradients[1]), quantize="round")
+    same = [t.to(computed) for t in tensors]
+    expected = results(gaussian_likelihood, same, (grad_y_hat.to(computed), gradients[1]), quantize="round")
     assert all(torch.equal(a, e.to(a.dtype)) for a, e in zip(actual, expected, strict=True))
 
 

@@ -1,0 +1,100 @@
+"""gaussian_likelihood beside CompressAI's GaussianConditional: forward, and forward with backward, with noise and rounded, float32.
+
+Peers give likelihoods; the logarithm that makes them bits is timed with them, since that is what a loss takes. "compiled" is the
+same formula through torch.compile; "copy" copies as many maps as there are results: the floor. A result is compared with the
+formula in float64 before it is timed.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from ops.op_cases import LikelihoodCase
+from peers import compressai_likelihood, plain_gaussian
+from problem_sizes import LIKELIHOOD_PROBLEMS
+from torch import Tensor
+
+from dkic.ops import gaussian_likelihood, gaussian_symbols, reference
+
+IMPLEMENTATIONS = ("compressai", "compiled", "copy", "dkic")  # the peers first: see conftest.py
+ROUNDS = 30
+
+# The peers' own accuracy: a difference of two error functions, and the noise of its float32.
+CLOSE = {"rtol": 1e-3, "atol": 1e-3}
+
+
+def latent(case: LikelihoodCase) -> list[Tensor]:
+    """y, scale and mean of a kind that a codec has: scales of 0.11 to 12, residuals of that size."""
+    generator = torch.Generator().manual_seed(0)
+    scale = 0.11 * 110 ** torch.rand(case.shape, generator=generator)
+    mean = torch.randn(case.shape, generator=generator)
+    y = mean + scale * torch.randn(case.shape, generator=generator).clamp(-3, 3)
+    return [t.requires_grad_() for t in (y, scale, mean)]
+
+
+def calls(case: LikelihoodCase, implementation: str, quantize: str) -> dict[str, Callable[[], list[Tensor]]]:
+    """What is timed: "forward" gives y_hat and bits, "forward+backward" the gradients of y, scale and mean too."""
+    leaves = latent(case)
+    gradients = case.gradients("none", torch.float32)
+
+    def op() -> tuple[Tensor, Tensor]:
+        if implementation == "dkic":
+            return gaussian_likelihood(*leaves, quantize=quantize)
+        return PEERS[implementation](*leaves, quantize == "noise")
+
+    def forward() -> list[Tensor]:
+        with torch.no_grad():
+            return list(op())
+
+    def both() -> list[Tensor]:
+        outputs = op()
+        return [*(t.detach() for t in outputs), *torch.autograd.grad(outputs, leaves, gradients)]
+
+    if implementation == "copy":
+        maps = [t.detach() for t in (*leaves, *gradients)]
+        return {"forward": lambda: [t.clone() for t in maps[:2]], "forward+backward": lambda: [t.clone() for t in maps]}
+    return {"forward": forward, "forward+backward": both}
+
+
+PEERS = {"compressai": compressai_likelihood(), "compiled": torch.compile(plain_gaussian)}
+
+
+def check(case: LikelihoodCase, implementation: str, quantize: str) -> None:
+    """The result is right: bits for the residual that y_hat tells of."""
+    y, scale, mean = (t.detach().double() for t in latent(case))
+    y_hat, bits, *_ = calls(case, implementation, quantize)["forward"]()
+    residual = y_hat.double() - mean
+    torch.testing.assert_close(bits.double(), reference.gaussian_bits(residual, scale.clamp_min(0.11)), **CLOSE)
+    if quantize == "round":
+        torch.testing.assert_close(residual, (y - mean).round(), atol=1e-5, rtol=0)
+    assert (y_hat - y).abs().max() <= 0.5 + 1e-5
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("work", ["forward", "forward+backward"])
+@pytest.mark.parametrize("quantize", ["noise", "round"])
+@pytest.mark.parametrize("case", LIKELIHOOD_PROBLEMS, ids=str)
+def test_gaussian_likelihood(case, quantize, work, implementation, measure):
+    if implementation != "copy":
+        check(case, implementation, quantize)
+    measure(f"gaussian_likelihood {quantize} {work} {case}", implementation, calls(case, implementation, quantize)[work], ROUNDS)
+
+
+@pytest.mark.parametrize("implementation", ["compressai", "dkic"])
+@pytest.mark.parametrize("case", LIKELIHOOD_PROBLEMS, ids=str)
+def test_gaussian_symbols(case, implementation, measure):
+    """Symbols and indexes; CompressAI's index is that of the first table whose scale is not below."""
+    from compressai.entropy_models import GaussianConditional
+
+    y, scale, mean = (t.detach() for t in latent(case))
+    peer = GaussianConditional(torch.exp(torch.linspace(-2.2073, 5.5452, 64)).tolist())
+
+    def compressai() -> tuple[Tensor, Tensor]:
+        return peer.quantize(y, "symbols", mean), peer.build_indexes(scale)
+
+    def dkic() -> tuple[Tensor, Tensor]:
+        return gaussian_symbols(y, scale, mean)
+
+    for ours, theirs in zip(dkic(), compressai(), strict=True):
+        assert (ours.int() - theirs).abs().max() <= 1
+    measure(f"gaussian_symbols {case}", implementation, {"compressai": compressai, "dkic": dkic}[implementation], ROUNDS)
