@@ -17,7 +17,8 @@ template <class T>
 struct GaussianFit;
 
 // Polynomials, lowest power first. mills: (z + 4) M(z) in w = (z - 4) / (z + 4), on all of z >= 0; exponential: (e^r - 1 - r) /
-// r^2 on |r| <= ln(2) / 2; Chebyshev series, cut. logarithm: fdlibm's for ln((1 + t) / (1 - t)) = 2 t + t^3 (...), in t^2.
+// r^2 on |r| <= ln(2) / 2. logarithm: (ln(1 + f) - f + f^2/2) / f^3 where 1 + f is between the roots of 1/2 and 2. All are
+// Chebyshev series, cut.
 template <>
 struct GaussianFit<float> {
   using Int = int32_t;
@@ -26,12 +27,12 @@ struct GaussianFit<float> {
   static constexpr Int kRootHalf = 0x3f3504f3;
   static constexpr float kRound = 0x1.8p23f, kLeastExponent = -80;
   static constexpr float kLn2High = 0x1.62ep-1f, kLn2Low = 0x1.0bfbe8p-15f;
-  static constexpr int kSeries = 9;
-  static constexpr float mills[] = {1.893219064f,     -1.523770884f,     0.9704095376f,    -0.4675417197f,
-                                    0.1513919463f,    -0.01889425496f,   -0.008722952689f, 0.004065851591f,
-                                    0.0003350193591f, -0.0005403633229f, -4.339179843e-6f, 5.309786728e-5f};
+  static constexpr int kSeries = 3;
+  static constexpr float mills[] = {1.893219055f,    -1.523770314f,    0.9704099614f,   -0.4675531274f,   0.1513885563f,
+                                    -0.01883037159f, -0.008713460733f, 0.003919832456f, 0.0003241714095f, -0.0003943441879f};
   static constexpr float exponential[] = {0.5000000014f, 0.1666657336f, 0.04166645678f, 0.008363776467f, 0.001393454452f};
-  static constexpr float logarithm[] = {0.66666662693f, 0.40000972152f, 0.28498786688f, 0.24279078841f};
+  static constexpr float logarithm[] = {0.3333332856f, -0.2500029861f, 0.200014781f, -0.1664212806f,
+                                        0.1420180616f, -0.1297352998f, 0.127159354f, -0.08101671582f};
 };
 
 template <>
@@ -42,7 +43,7 @@ struct GaussianFit<double> {
   static constexpr Int kRootHalf = 0x3fe6a09e667f3bcd;
   static constexpr double kRound = 0x1.8p52, kLeastExponent = -700;
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
-  static constexpr int kSeries = 19;
+  static constexpr int kSeries = 9;
   static constexpr double mills[] = {
       1.89321906330848526,     -1.52377091081998509,    0.970409554867617658,   -0.467540962998187209,   0.151391762311048338,
       -0.0189004508654876507,  -0.00872229524821574951, 0.00408785572651232705, 0.000334244365073039038, -0.000579269606700228909,
@@ -60,9 +61,12 @@ struct GaussianFit<double> {
                                            2.75572610279678502e-7,
                                            2.5106275452329115e-8,
                                            2.09189622869788227e-9};
-  static constexpr double logarithm[] = {6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01,
-                                         2.222219843214978396e-01, 1.818357216161805012e-01, 1.531383769920937332e-01,
-                                         1.479819860511658591e-01};
+  static constexpr double logarithm[] = {
+      0.333333333333333336,   -0.250000000000000416,  0.199999999999996255,   -0.166666666666412623,  0.142857142858037482,
+      -0.125000000045977988,  0.111111111050487899,   -0.09999999619405885,   0.0909090907842007702,  -0.0833335037475112781,
+      0.0769232523136170062,  -0.0714241577667420106, 0.0666584120571688431,  -0.0625660350374677158, 0.05900373216362723,
+      -0.0550410948390593441, 0.0505580943779026282,  -0.0511113131725444388, 0.0592919416188954111,  -0.0547956274552156868,
+      0.0239120176329894483};
 };
 
 template <int N, class T, class V>
@@ -82,11 +86,29 @@ inline V polynomial(const T (&c)[N], V x) {
   }
 }
 
+constexpr double factorial(int n) { return n < 2 ? 1 : n * factorial(n - 1); }
+
+// Taylor coefficients, to the power N: of x^i y^j in the mean over t = 0 ... 1 of cosh(sqrt(x) t) e^(y t^2), and of
+// cosh(sqrt(x)), sinh(sqrt(x)) / sqrt(x) and e^y.
+template <class T, int N>
+struct Taylor {
+  T mean[N + 1][N + 1], cosine[N + 1], sine[N + 1], exponential[N + 2];
+  constexpr Taylor() : mean{}, cosine{}, sine{}, exponential{} {
+    for (int i = 0; i <= N; ++i) {
+      for (int j = 0; i + j <= N; ++j) mean[i][j] = T(1 / (factorial(2 * i) * factorial(j) * (2 * (i + j) + 1)));
+      cosine[i] = T(1 / factorial(2 * i)), sine[i] = T(1 / factorial(2 * i + 1));
+    }
+    for (int j = 0; j < N + 2; ++j) exponential[j] = T(1 / factorial(j));
+  }
+};
+
 template <class T, int W>
 struct GaussianBits {
   using Fit = GaussianFit<T>;
   using V = Vector<T, W>;
   using VI = Vector<typename Fit::Int, W>;
+  static constexpr int kSeries = Fit::kSeries;
+  static constexpr Taylor<T, kSeries> kTaylor{};
 
   V bits, by_v, by_scale;  // by_*: derivatives, left unset unless wanted
 
@@ -102,7 +124,7 @@ struct GaussianBits {
     const V square_high = T(-0.5) * x_head * x_head, square_low = -x_rest * (x_head + T(0.5) * x_rest);  // sum: -x^2/2
 
     const V p = u * h, c = h * h;
-    const VI narrow = (h < T(0.45)) & (p < T(0.35)), centre = (x < T(0)) & ~narrow;
+    const VI narrow = (h < T(0.38)) & (p < T(0.33)), centre = (x < T(0)) & ~narrow;
     const V fall = exponential(T(-2) * p, V{});  // phi(y) / phi(x)
     const V mills_x = mills(absolute(x)), mills_y = mills(y);
 
@@ -111,31 +133,33 @@ struct GaussianBits {
     const V outside = density * (mills_x + fall * mills_y);  // 1 - P at the centre
     const V tail = mills_x - fall * mills_y;
 
-    // g_j = He_j(u) h^j / j! are the Taylor terms of phi over the bin: the even ones, over j + 1, sum to P / (2 h phi(u)); the
-    // odd ones to half the difference of phi at the two ends, the even ones to half the sum.
-    V before = V{} + T(1), g = p, even = before, odd = p, narrow_sum = before;
-#pragma GCC unroll 32  // so that the divisions are done at compile time
-    for (int j = 2; j <= Fit::kSeries; ++j) {
-      const V next = p * (T(1) / T(j)) * g - c * (T(1) / T(j)) * before;
-      before = g, g = next;
-      if (j % 2) {
-        odd += g;
-      } else {
-        even += g, narrow_sum += g * (T(1) / T(j + 1));
-      }
+    // P / (2 h phi(u)) is the mean over w = 0 ... h of cosh(u w) e^(-w^2/2), here in powers of (u h)^2 and -h^2/2.
+    const V square = p * p, half = T(-0.5) * c;
+    V narrow_sum = V{};
+#pragma GCC unroll 32
+    for (int i = kSeries; i >= 0; --i) {
+      V coefficient = V{} + kTaylor.mean[i][kSeries - i];
+#pragma GCC unroll 32
+      for (int j = kSeries - i - 1; j >= 0; --j) coefficient = coefficient * half + kTaylor.mean[i][j];
+      narrow_sum = narrow_sum * square + coefficient;
     }
 
-    // ln P = exponent + ln(factor); they have one sign, so nothing cancels.
-    V exponent = centre ? V{} : square_high + square_low, factor = centre ? T(1) - outside : kPhi0 * tail;
-    exponent = narrow ? T(-0.5) * u * u : exponent;
-    factor = narrow ? T(2) * kPhi0 * h * narrow_sum : factor;
-    constexpr T kLog2E = T(1.44269504088896340736);
+    // ln P = exponent + ln(factor); they have one sign, or nearly, so little cancels.
+    constexpr T kLog2E = T(1.44269504088896340736), kLnPhi0 = T(-0.91893853320467274178);
+    V exponent = square_high + (square_low + kLnPhi0), factor = tail;
+    exponent = narrow ? T(-0.5) * u * u + kLnPhi0 : exponent;
+    factor = narrow ? (h + h) * narrow_sum : factor;
+    exponent = centre ? V{} : exponent;
+    factor = centre ? T(1) - outside : factor;
+    const Logarithm log = logarithm(factor, centre, outside);
     GaussianBits result;
-    result.bits = (exponent + logarithm(factor, centre, outside)) * -kLog2E;
+    result.bits = -((exponent + log.rest) * kLog2E + log.power);
     if constexpr (kDerivatives) {
-      const V above = centre ? density + density : narrow ? V{} + T(1) : V{} + T(2);
-      const V below = centre ? factor : narrow ? h * narrow_sum : tail;
-      const V scale = above / below * r * kLog2E;
+      const V above = T(2) * kLog2E * (centre ? density : V{} + T(1)) * r;
+      const V scale = above / factor;
+      // Where narrow, phi(x) -+ phi(y) are 2 phi(u) e^(-h^2/2) times the hyperbolic sine and cosine of u h.
+      const V middle = polynomial(kTaylor.exponential, half);
+      const V odd = p * polynomial(kTaylor.sine, square) * middle, even = polynomial(kTaylor.cosine, square) * middle;
       // u + h, not y: another use of that product would change how the bits above are fused, and so their last digit.
       const V slope = (narrow ? odd : T(0.5) - T(0.5) * fall) * scale;
       result.by_v = v < T(0) ? -slope : slope;
@@ -147,7 +171,7 @@ struct GaussianBits {
  private:
   static inline V absolute(V x) { return bit_cast<V>(bit_cast<VI>(x) & ~sign_bit()); }
   static inline V head(V x) { return bit_cast<V>(bit_cast<VI>(x) & Fit::kHead); }
-  static inline VI sign_bit() { return bit_cast<VI>(V{} - T(0)) | bit_cast<VI>(-V{}); }
+  static inline VI sign_bit() { return bit_cast<VI>(-V{}); }
 
   // M(z) for z >= 0; relative error 3e-8 in float before rounding, 1e-15 in double.
   static inline V mills(V z) {
@@ -166,15 +190,15 @@ struct GaussianBits {
     return bit_cast<V>(bit_cast<VI>(e) + (bit_cast<VI>(shifted) << Fit::kMantissa));
   }
 
-  // ln x; where x is near 1 and `given`, of 1 - complement.
-  static inline V logarithm(V x, VI given, V complement) {
+  // x = 2^power e^rest; where x is near 1 and `given`, of 1 - complement.
+  struct Logarithm {
+    V power, rest;
+  };
+  static inline Logarithm logarithm(V x, VI given, V complement) {
     const VI k = (bit_cast<VI>(x) - Fit::kRootHalf) >> Fit::kMantissa;
     V f = bit_cast<V>(bit_cast<VI>(x) - (k << Fit::kMantissa)) - T(1);
     f = given & (k == 0) ? -complement : f;
-    const V t = f / (f + T(2)), square = t * t, half = T(0.5) * f * f;
-    const V rest = half - t * (half + square * polynomial(Fit::logarithm, square));
-    const V n = __builtin_convertvector(k, V);
-    return n * Fit::kLn2High - ((rest - n * Fit::kLn2Low) - f);
+    return {__builtin_convertvector(k, V), f + f * f * (f * polynomial(Fit::logarithm, f) - T(0.5))};
   }
 };
 

@@ -5,7 +5,7 @@
 
 namespace dkic::DKIC_ISA {
 
-constexpr int kTile = 256;
+constexpr int kTile = 512;
 
 // Calls f(n, first, count, position) for the tiles of a chunk: elements [first, first + count) of sample n,
 // whose results begin at `position`.
