@@ -23,18 +23,22 @@ ROUNDS = 30
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
 
-def latent(case: LikelihoodCase) -> list[Tensor]:
-    """y, scale and mean of a kind that a codec has: scales of 0.11 to 12, residuals of that size."""
+def latent(case: LikelihoodCase, scattered: bool) -> list[Tensor]:
+    """y, scale and mean: scales of 0.11 to 12, residuals of that size.
+
+    In a codec the scale goes with the channel and varies little beside that; scattered, it is another one at every element.
+    """
     generator = torch.Generator().manual_seed(0)
-    scale = 0.11 * 110 ** torch.rand(case.shape, generator=generator)
+    index = torch.rand(case.shape if scattered else (*case.shape[:2], 1, 1), generator=generator)
+    scale = 0.11 * 110 ** (index + 0.05 * torch.randn(case.shape, generator=generator)).clamp(0, 1)
     mean = torch.randn(case.shape, generator=generator)
     y = mean + scale * torch.randn(case.shape, generator=generator).clamp(-3, 3)
     return [t.requires_grad_() for t in (y, scale, mean)]
 
 
-def calls(case: LikelihoodCase, implementation: str, quantize: str) -> dict[str, Callable[[], list[Tensor]]]:
+def calls(case: LikelihoodCase, implementation: str, quantize: str, scattered: bool) -> dict[str, Callable[[], list[Tensor]]]:
     """What is timed: "forward" gives y_hat and bits, "forward+backward" the gradients of y, scale and mean too."""
-    leaves = latent(case)
+    leaves = latent(case, scattered)
     gradients = case.gradients("none", torch.float32)
 
     def op() -> tuple[Tensor, Tensor]:
@@ -59,10 +63,10 @@ def calls(case: LikelihoodCase, implementation: str, quantize: str) -> dict[str,
 PEERS = {"compressai": compressai_likelihood(), "compiled": torch.compile(plain_gaussian)}
 
 
-def check(case: LikelihoodCase, implementation: str, quantize: str) -> None:
+def check(case: LikelihoodCase, implementation: str, quantize: str, scattered: bool) -> None:
     """The result is right: bits for the residual that y_hat tells of."""
-    y, scale, mean = (t.detach().double() for t in latent(case))
-    y_hat, bits, *_ = calls(case, implementation, quantize)["forward"]()
+    y, scale, mean = (t.detach().double() for t in latent(case, scattered))
+    y_hat, bits, *_ = calls(case, implementation, quantize, scattered)["forward"]()
     residual = y_hat.double() - mean
     torch.testing.assert_close(bits.double(), reference.gaussian_bits(residual, scale.clamp_min(0.11)), **CLOSE)
     if quantize == "round":
@@ -73,11 +77,14 @@ def check(case: LikelihoodCase, implementation: str, quantize: str) -> None:
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("work", ["forward", "forward+backward"])
 @pytest.mark.parametrize("quantize", ["noise", "round"])
+@pytest.mark.parametrize("scattered", [False, True], ids=["by channel", "scattered"])
 @pytest.mark.parametrize("case", LIKELIHOOD_PROBLEMS, ids=str)
-def test_gaussian_likelihood(case, quantize, work, implementation, measure):
+def test_gaussian_likelihood(case, scattered, quantize, work, implementation, measure):
     if implementation != "copy":
-        check(case, implementation, quantize)
-    measure(f"gaussian_likelihood {quantize} {work} {case}", implementation, calls(case, implementation, quantize)[work], ROUNDS)
+        check(case, implementation, quantize, scattered)
+    call = calls(case, implementation, quantize, scattered)[work]
+    scales = "scattered scales" if scattered else "scales by channel"
+    measure(f"gaussian_likelihood {quantize} {work} {case}, {scales}", implementation, call, ROUNDS)
 
 
 @pytest.mark.parametrize("implementation", ["compressai", "dkic"])
@@ -86,7 +93,7 @@ def test_gaussian_symbols(case, implementation, measure):
     """Symbols and indexes; CompressAI's index is that of the first table whose scale is not below."""
     from compressai.entropy_models import GaussianConditional
 
-    y, scale, mean = (t.detach() for t in latent(case))
+    y, scale, mean = (t.detach() for t in latent(case, scattered=True))
     peer = GaussianConditional(torch.exp(torch.linspace(-2.2073, 5.5452, 64)).tolist())
 
     def compressai() -> tuple[Tensor, Tensor]:

@@ -116,32 +116,38 @@ struct GaussianBits {
   template <bool kDerivatives>
   static inline GaussianBits of(V v, V s) {
     const V a = absolute(v), upper = a + T(0.5), lower = a - T(0.5), r = T(1) / s;
-    const V u = a * r, h = T(0.5) * r, y = upper * r;
-    // x, with half as many bits again: where P is nearly 1 its complement goes with e^(-x^2/2), and x^2/2 comes to 10 and more.
-    const V x_head = head(lower * r), s_head = head(s), lower_rest = a - (lower + T(0.5));
-    const V x_rest = (((lower - x_head * s_head) - x_head * (s - s_head)) + lower_rest) * r;
-    const V x = x_head + x_rest;
-    const V square_high = T(-0.5) * x_head * x_head, square_low = -x_rest * (x_head + T(0.5) * x_rest);  // sum: -x^2/2
+    const V u = a * r, h = T(0.5) * r, y = upper * r, p = u * h;
+    const VI narrow = (h < T(0.38)) & (p < T(0.33)), centre = (lower < T(0)) & ~narrow;
 
-    const V p = u * h, c = h * h;
-    const VI narrow = (h < T(0.38)) & (p < T(0.33)), centre = (x < T(0)) & ~narrow;
-    const V fall = exponential(T(-2) * p, V{});  // phi(y) / phi(x)
-    const V mills_x = mills(absolute(x)), mills_y = mills(y);
-
-    constexpr T kPhi0 = T(0.39894228040143267794);
-    const V density = kPhi0 * exponential(centre ? square_high : V{}, centre ? square_low : V{});
-    const V outside = density * (mills_x + fall * mills_y);  // 1 - P at the centre
-    const V tail = mills_x - fall * mills_y;
+    V x{}, square_high{}, square_low{};  // -x^2/2 in two parts
+    V fall{}, tail{}, density{}, outside{};
+    if (any(~narrow)) {
+      // x, with half as many bits again: where P is nearly 1 its complement goes with e^(-x^2/2), and x^2/2 comes to 10 and more.
+      const V near_x = lower * r, x_head = head(near_x), s_head = head(s), lower_rest = a - (lower + T(0.5));
+      const V x_rest = (((lower - x_head * s_head) - x_head * (s - s_head)) + lower_rest) * r;
+      x = x_head + x_rest;
+      square_high = T(-0.5) * x_head * x_head, square_low = -x_rest * (x_head + T(0.5) * x_rest);
+      fall = exponential(T(-2) * p, V{});  // phi(y) / phi(x)
+      const V mills_x = mills(absolute(near_x)), mills_y = mills(y);
+      tail = mills_x - fall * mills_y;
+      if (any(centre)) {
+        constexpr T kPhi0 = T(0.39894228040143267794);
+        density = kPhi0 * exponential(centre ? square_high : V{}, centre ? square_low : V{});
+        outside = density * (mills_x + fall * mills_y);  // 1 - P
+      }
+    }
 
     // P / (2 h phi(u)) is the mean over w = 0 ... h of cosh(u w) e^(-w^2/2), here in powers of (u h)^2 and -h^2/2.
-    const V square = p * p, half = T(-0.5) * c;
-    V narrow_sum = V{};
+    const V square = p * p, half = T(-0.5) * h * h;
+    V narrow_sum{};
+    if (any(narrow)) {
 #pragma GCC unroll 32
-    for (int i = kSeries; i >= 0; --i) {
-      V coefficient = V{} + kTaylor.mean[i][kSeries - i];
+      for (int i = kSeries; i >= 0; --i) {
+        V coefficient = V{} + kTaylor.mean[i][kSeries - i];
 #pragma GCC unroll 32
-      for (int j = kSeries - i - 1; j >= 0; --j) coefficient = coefficient * half + kTaylor.mean[i][j];
-      narrow_sum = narrow_sum * square + coefficient;
+        for (int j = kSeries - i - 1; j >= 0; --j) coefficient = coefficient * half + kTaylor.mean[i][j];
+        narrow_sum = narrow_sum * square + coefficient;
+      }
     }
 
     // ln P = exponent + ln(factor); they have one sign, or nearly, so little cancels.
@@ -158,8 +164,11 @@ struct GaussianBits {
       const V above = T(2) * kLog2E * (centre ? density : V{} + T(1)) * r;
       const V scale = above / factor;
       // Where narrow, phi(x) -+ phi(y) are 2 phi(u) e^(-h^2/2) times the hyperbolic sine and cosine of u h.
-      const V middle = polynomial(kTaylor.exponential, half);
-      const V odd = p * polynomial(kTaylor.sine, square) * middle, even = polynomial(kTaylor.cosine, square) * middle;
+      V odd{}, even{};
+      if (any(narrow)) {
+        const V middle = polynomial(kTaylor.exponential, half);
+        odd = p * polynomial(kTaylor.sine, square) * middle, even = polynomial(kTaylor.cosine, square) * middle;
+      }
       // u + h, not y: another use of that product would change how the bits above are fused, and so their last digit.
       const V slope = (narrow ? odd : T(0.5) - T(0.5) * fall) * scale;
       result.by_v = v < T(0) ? -slope : slope;

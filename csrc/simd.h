@@ -131,6 +131,24 @@ inline Vector<T, W> nearest(Vector<T, W> x) {
   return (x < all_integers) & (x > -all_integers) ? rounded : x;
 }
 
+// Whether any lane of a comparison's result is true.
+template <class V>
+inline bool any(const V& mask) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return _mm512_test_epi32_mask(bit_cast<__m512i>(mask), bit_cast<__m512i>(mask)) != 0;
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32) return _mm256_movemask_epi8(bit_cast<__m256i>(mask)) != 0;
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof(V) == 16) return _mm_movemask_epi8(bit_cast<__m128i>(mask)) != 0;
+#endif
+  uint64_t words[sizeof(V) / 8], found = 0;
+  std::memcpy(words, &mask, sizeof words);
+  for (const uint64_t word : words) found |= word;
+  return found != 0;
+}
+
 // Asks for the cache lines of count elements.
 template <class T>
 inline void prefetch(const T* p, int64_t count) {
