@@ -1,13 +1,14 @@
 // Bits of a unit bin under a Gaussian, and their derivatives: -log2 P, P = Phi((v + 1/2) / s) - Phi((v - 1/2) / s).
 //
-// Torch-free, branch-free and vectorised; every lane is worked out three ways and takes the one that is exact there. With a =
-// |v|, u = a / s, h = 1 / (2 s), the bin is [x, y] = [u - h, u + h]; phi is the density and M = (1 - Phi) / phi Mills' ratio:
+// Torch-free and vectorised. There are three ways to work a lane out; a vector takes those that its lanes need, and each lane the
+// one that is exact there. With a = |v|, u = a / s, h = 1 / (2 s), the bin is [x, y] = [u - h, u + h]; phi is the density and
+// M = (1 - Phi) / phi Mills' ratio:
 //
 //   tail    x >= 0          P = phi(x) (M(x) - e^(-2 u h) M(y)), so that ln P = -x^2/2 + ..., however far out
 //   centre  x < 0           P = 1 - phi(x) (M(-x) + e^(-2 u h) M(y)), through log1p: exact where P is nearly 1
 //   narrow  h and u h small P = 2 h phi(u) (1 + (u^2 - 1) h^2/6 + ...), where the tail's difference would cancel
 //
-// In float all of it stays within 5e-7 (relative for the bits, times |g| + 1/s for a derivative g), in double within 1e-14.
+// In float all of it stays within 8e-7 (relative for the bits, times |g| + 1/s for a derivative g), in double within 1e-14.
 #pragma once
 #include "simd.h"
 

@@ -50,6 +50,22 @@ def test_bits_and_gradients_are_exact(dtype, reduction):
         assert ((gradient.double() - e).abs() / (e.abs() + 1 / scale.double())).max() <= TOLERANCE[dtype]
 
 
+def test_float32_beside_float64_everywhere():
+    """At two million points, half of them where one way to work the bits out gives over to another."""
+    r, s, sign, near = torch.rand(4, 2**21, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    s = torch.where(near < 0.5, 0.11 * 20**s, 0.11 * (256 / 0.11) ** s).float().clamp(0.11, 256)
+    v = torch.where(near < 0.5, 2 * r, s.double() * 1e-3 * 1e6**r) * (sign - 0.5).sign()
+    outcomes = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [t.float().to(dtype)[None].requires_grad_() for t in (v, s)]
+        bits = gaussian_likelihood(*leaves, quantize="none", scale_min=0.1)[1]
+        outcomes.append([t.detach().double() for t in (bits, *torch.autograd.grad(bits.sum(), leaves))])
+    single, double = outcomes
+    assert ((single[0] - double[0]).abs() / double[0]).max() <= TOLERANCE[torch.float32]
+    for got, expected in zip(single[1:], double[1:], strict=True):
+        assert ((got - expected).abs() / (expected.abs() + 1 / s.double())).max() <= TOLERANCE[torch.float32]
+
+
 def test_half_types_give_the_bits_of_their_numbers():
     v, scale, _ = points(torch.float32)
     for dtype in (torch.float16, torch.bfloat16):
