@@ -11,16 +11,20 @@
 namespace dkic::DKIC_ISA {
 namespace {
 
-// How many rows below the kernel x is asked for ahead of its use. With the other prefetches it took the forward of
-// 1x192x128x128, G=8 from 21 to 15 ms on one thread.
-constexpr int64_t kPrefetchRows = 6;
+// How many rows below the kernel x is asked for ahead of its use.
+constexpr int64_t kPrefetchRows = 8;
+
+// Positions are walked in strips a tile wide, these in blocks of rows, and a block group by group: what a group's taps reach then
+// stays in the first-level cache from one row to the next, and what a block's reach (20 rows of 28 pixels, 430 KB at 192 channels
+// and offsets of 5 pixels) in the second. Rows of a block, with the forward's ms at 1x192x128x128, G=8, one thread of Zen 4:
+// 1: 13.3, 4: 10.5, 8: 10.5, 16: 10.8.
+constexpr int64_t kBlockRows = 8;
 
 template <class T>
 struct Blend {
   using A = typename Accumulator<T>::type;
   const Taps<T>& taps;
   int64_t first;  // the position's first tap
-  bool inside;    // all of its taps' corners are
   const T* x;
   Corners corner;
   T* y;
@@ -28,131 +32,157 @@ struct Blend {
   template <int W, int NV>
   void run(int64_t channel) const {
     using V = Vector<A, W>;
-    V sum[NV] = {};
+    V top[NV] = {}, bottom[NV] = {};  // rows of corners, apart: a chain of additions half as long
+    const auto add = [](V* sum, A weight, const T* q) {
+      for (int v = 0; v < NV; ++v) sum[v] += weight * load<W>(q + v * W);
+    };
+    const auto* inside = taps.inside + first;
     const int64_t* start = taps.start + first;
     const A* weight = taps.weights + first;
     const int64_t step = taps.tap_step, size = taps.size;
     const T* base = x + channel;
-    if (inside) [[likely]] {
-      for (int64_t tap = taps.k; tap > 0; --tap, start += step, weight += step) {
-        const T *q = base + *start, *q01 = q + corner.w, *q10 = q + corner.h, *q11 = q10 + corner.w;
-        const A w00 = weight[0], w01 = weight[size], w10 = weight[2 * size], w11 = weight[3 * size];
-        for (int v = 0; v < NV; ++v)
-          sum[v] +=
-              (w00 * load<W>(q + v * W) + w01 * load<W>(q01 + v * W)) + (w10 * load<W>(q10 + v * W) + w11 * load<W>(q11 + v * W));
+    for (int64_t tap = taps.k; tap > 0; --tap, start += step, weight += step, inside += step) {
+      const T *q = base + *start, *q10 = q + corner.h;
+      if (*inside == 15) [[likely]] {
+        add(top, weight[0], q);
+        add(bottom, weight[2 * size], q10);
+        add(top, weight[size], q + corner.w);
+        add(bottom, weight[3 * size], q10 + corner.w);
+      } else {
+        if (*inside & 1) add(top, weight[0], q);
+        if (*inside & 4) add(bottom, weight[2 * size], q10);
+        if (*inside & 2) add(top, weight[size], q + corner.w);
+        if (*inside & 8) add(bottom, weight[3 * size], q10 + corner.w);
       }
-    } else {
-      for (int64_t tap = 0; tap < taps.k; ++tap)
-        for (int bit = 0; bit < 4; ++bit)
-          if (taps.inside[first + tap * step] >> bit & 1)
-            for (int v = 0; v < NV; ++v)
-              sum[v] += weight[bit * size + tap * step] * load<W>(base + (start[tap * step] + corner[bit]) + v * W);
     }
-    for (int v = 0; v < NV; ++v) store<W>(y + channel + v * W, sum[v]);
+    for (int v = 0; v < NV; ++v) store<W>(y + channel + v * W, top[v] + bottom[v]);
   }
 };
 
-// Calls f(n, oh, ow, count) for all positions of rows [first, last), in strips of taps.positions columns from top to bottom: what
-// a strip's taps reach (13 rows of 28 pixels, 280 KB at 192 channels and offsets of 5 pixels) stays in the second-level cache
-// from one row to the next, which whole rows (1.3 MB) don't.
+// Calls f(n, g, oh, ow, count) for all groups and positions of rows [first, last).
 template <class T, class F>
 void for_positions(const LdcnArguments& a, Taps<T>& taps, int64_t first, int64_t last, const F& f) {
   for (int64_t ow = 0; ow < a.out_width; ow += taps.positions)
-    for (int64_t r = first; r < last; ++r) {
-      taps.place(r % a.out_height);
-      f(r / a.out_height, r % a.out_height, ow, taps.count_from(ow));
-    }
+    for (int64_t top = first; top < last; top += kBlockRows)
+      for (int64_t g = 0; g < a.groups; ++g)
+        for (int64_t r = top; r < last && r < top + kBlockRows; ++r)
+          f(r / a.out_height, g, r % a.out_height, ow, taps.count_from(ow));
 }
 
 template <class T>
 void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
   Taps<T> taps(a);
   const int64_t depth = a.channels / a.groups;
-  for_positions(a, taps, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count) {
-    const T* x = static_cast<const T*>(a.x.data) + n * a.x.n;
-    T* y = static_cast<T*>(a.y) + ((n * a.out_height + oh) * a.out_width + ow) * a.channels;
-    // Likewise for x, so far down that offsets of a few pixels don't reach there yet, and for y.
+  for_positions(a, taps, first, last, [&](int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
+    const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + g * depth;
+    T* y = static_cast<T*>(a.y) + ((n * a.out_height + oh) * a.out_width + ow) * a.channels + g * depth;
+    // So far down that offsets of a few pixels don't reach there yet.
     const int64_t ahead = oh * a.stride_h - a.padding_h + a.dilation_h * (a.kernel_h - 1) + kPrefetchRows;
     const int64_t column = ow * a.stride_w, columns = column + count <= a.width ? count : 0;
-    for (int64_t g = 0; g < a.groups; ++g, x += depth, y += depth) {
-      if (ahead >= 0 && ahead < a.height)
-        for (int64_t p = 0; p < columns; ++p) prefetch(x + ahead * a.x.h + (column + p) * a.x.w, depth);
-      if (oh + 1 < a.out_height)
-        for (int64_t p = 0; p < count; ++p) prefetch(y + (a.out_width + p) * a.channels, depth);
-      taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
-      for (int64_t p = 0; p < count; ++p) {
-        const int64_t first_tap = p * taps.position_step;
-        cover_channels<typename Taps<T>::A>(
-            0, depth, Blend<T>{taps, first_tap, taps.all_inside(first_tap), x, {a.x.h, a.x.w}, y + p * a.channels});
-      }
+    if (ahead >= 0 && ahead < a.height)
+      for (int64_t p = 0; p < columns; ++p) prefetch(x + ahead * a.x.h + (column + p) * a.x.w, depth);
+    taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
+    for (int64_t p = 0; p < count; ++p) {
+      const int64_t first_tap = p * taps.position_step;
+      cover_channels<typename Taps<T>::A>(0, depth, Blend<T>{taps, first_tap, x, {a.x.h, a.x.w}, y + p * a.channels});
     }
   });
 }
 
-// Adds the dot products of a tap's four corners with grad_y, over the channels, to dot[4].
+// Adds, for every tap t of a position, the dot products of its four corners with grad_y, over the channels, to dots[4 * t].
 template <class T>
 struct Dots {
   using A = typename Accumulator<T>::type;
-  const T *q, *grad_y;
+  const Taps<T>& taps;
+  int64_t first;
+  const T *x, *grad_y;
   Corners corner;
-  int inside;
-  A* dot;
+  A* dots;
 
   template <int W, int NV>
   void run(int64_t channel) const {
     using V = Vector<A, W>;
-    V sums[4] = {};
-    if (inside == 15) [[likely]] {
-      const T *q00 = q + channel, *q01 = q00 + corner[1], *q10 = q00 + corner[2], *q11 = q00 + corner[3];
-      for (int v = 0; v < NV; ++v) {
-        const V g = load<W>(grad_y + channel + v * W);
-        sums[0] += g * load<W>(q00 + v * W);
-        sums[1] += g * load<W>(q01 + v * W);
-        sums[2] += g * load<W>(q10 + v * W);
-        sums[3] += g * load<W>(q11 + v * W);
+    V g[NV];
+    for (int v = 0; v < NV; ++v) g[v] = load<W>(grad_y + channel + v * W);
+    const auto dot = [&](const T* q) {
+      V sum = g[0] * load<W>(q);
+      for (int v = 1; v < NV; ++v) sum += g[v] * load<W>(q + v * W);
+      return sum;
+    };
+    const auto* inside = taps.inside + first;
+    const int64_t* start = taps.start + first;
+    const int64_t step = taps.tap_step;
+    A* to = dots + 4 * first;
+    for (int64_t tap = taps.k; tap > 0; --tap, start += step, inside += step, to += 4 * step) {
+      const T *q = x + channel + *start, *q10 = q + corner.h;
+      if (*inside == 15) [[likely]] {
+        const V sums[4] = {dot(q), dot(q + corner.w), dot(q10), dot(q10 + corner.w)};
+        add_sums<A, W>(to, sums);
+      } else if (*inside) {
+        const V sums[4] = {*inside & 1 ? dot(q) : V{}, *inside & 2 ? dot(q + corner.w) : V{}, *inside & 4 ? dot(q10) : V{},
+                           *inside & 8 ? dot(q10 + corner.w) : V{}};
+        add_sums<A, W>(to, sums);
       }
-    } else {
-      for (int bit = 0; bit < 4; ++bit)
-        if (inside >> bit & 1)
-          for (int v = 0; v < NV; ++v)
-            sums[bit] += load<W>(grad_y + channel + v * W) * load<W>(q + corner[bit] + channel + v * W);
     }
-    add_sums<A, W>(dot, sums);
   }
 };
+
+// From the dot products of every tap: its gradients along y, along x, and of the mask, an array each.
+template <class T>
+void finish_samples(const Taps<T>& taps, const typename Accumulator<T>::type* dots, typename Accumulator<T>::type* gradients) {
+  using A = typename Accumulator<T>::type;
+  constexpr int W = Taps<T>::W;
+  using V = Vector<A, W>;
+  const int64_t size = taps.size;
+  for (int64_t t = 0; t < size; t += W) {
+    const A* from = dots + 4 * t;
+    const V corners02[2] = {even_lanes<A, W>(load<W>(from), load<W>(from + W)),
+                            even_lanes<A, W>(load<W>(from + 2 * W), load<W>(from + 3 * W))};
+    const V corners13[2] = {odd_lanes<A, W>(load<W>(from), load<W>(from + W)),
+                            odd_lanes<A, W>(load<W>(from + 2 * W), load<W>(from + 3 * W))};
+    const V dot00 = even_lanes<A, W>(corners02[0], corners02[1]), dot10 = odd_lanes<A, W>(corners02[0], corners02[1]);
+    const V dot01 = even_lanes<A, W>(corners13[0], corners13[1]), dot11 = odd_lanes<A, W>(corners13[0], corners13[1]);
+    const V fy = load<W>(taps.fraction_y + t), fx = load<W>(taps.fraction_x + t);
+    const V m = taps.args.mask.data ? load<W>(taps.m + t) : V{} + A(1);
+    const V top = dot00 + fx * (dot01 - dot00), bottom = dot10 + fx * (dot11 - dot10);
+    Vector<typename Taps<T>::I, W> inside;
+    std::memcpy(&inside, taps.inside + t, sizeof inside);
+    const auto store_inside = [&](A* to, V gradient) { store<W>(to + t, inside != 0 ? gradient : V{}); };
+    store_inside(gradients, m * (bottom - top));
+    store_inside(gradients + size, m * (dot01 - dot00 + fy * (dot11 - dot10 - dot01 + dot00)));
+    store_inside(gradients + 2 * size, top + fy * (bottom - top));
+  }
+}
 
 template <class T>
 void backward_sample_rows(const LdcnArguments& a, int64_t first, int64_t last) {
   using A = typename Accumulator<T>::type;
   Taps<T> taps(a);
-  const int64_t depth = a.channels / a.groups, k = taps.k;
-  for_positions(a, taps, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count) {
-    for (int64_t g = 0; g < a.groups; ++g) {
-      const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + g * depth;
-      taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
-      for (int64_t p = 0; p < count; ++p) {
-        const int64_t cell = (((n * a.out_height + oh) * a.out_width) + ow + p) * a.groups + g;
-        const T* grad_y =
-            static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + oh * a.grad_y.h + (ow + p) * a.grad_y.w + g * depth;
-        A* grad_offset = a.grad_offset ? static_cast<A*>(a.grad_offset) + cell * k * 2 : nullptr;
-        A* grad_mask = a.grad_mask ? static_cast<A*>(a.grad_mask) + cell * k : nullptr;
-        for (int64_t tap = 0; tap < k; ++tap) {
-          const int64_t t = p * taps.position_step + tap * taps.tap_step;
-          A dot[4] = {};
-          if (taps.inside[t])
-            cover_channels<A>(0, depth, Dots<T>{x + taps.start[t], grad_y, {a.x.h, a.x.w}, int(taps.inside[t]), dot});
-          const A fy = taps.fraction_y[t], fx = taps.fraction_x[t], m = taps.mask_at(t);
-          const A top = dot[0] + fx * (dot[1] - dot[0]), bottom = dot[2] + fx * (dot[3] - dot[2]);
-          const bool outside = !taps.inside[t];
-          if (grad_offset) {
-            grad_offset[tap * 2] = outside ? A(0) : m * (bottom - top);
-            grad_offset[tap * 2 + 1] = outside ? A(0) : m * (dot[1] - dot[0] + fy * (dot[3] - dot[2] - dot[1] + dot[0]));
-          }
-          if (grad_mask) grad_mask[tap] = outside ? A(0) : top + fy * (bottom - top);
-        }
+  const int64_t depth = a.channels / a.groups, k = taps.k, size = taps.size;
+  A* const dots = new A[size * 7];  // 4 a tap, then the 3 gradients
+  A* const gradients = dots + size * 4;
+  for_positions(a, taps, first, last, [&](int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
+    const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + g * depth;
+    const T* grad_y = static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + oh * a.grad_y.h + ow * a.grad_y.w + g * depth;
+    taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
+    std::memset(dots, 0, size_t(size) * 4 * sizeof(A));
+    constexpr int W =
+        (kVectorBytes < 32 ? kVectorBytes : 32) / int(sizeof(A));  // the sum over 64 bytes' lanes costs more than it saves
+    for (int64_t p = 0; p < count; ++p)
+      cover_with<A, W>(0, depth, Dots<T>{taps, p * taps.position_step, x, grad_y + p * a.grad_y.w, {a.x.h, a.x.w}, dots});
+    finish_samples(taps, dots, gradients);
+    for (int64_t p = 0; p < count; ++p) {
+      const int64_t cell = ((n * a.out_height + oh) * a.out_width + ow + p) * a.groups + g;
+      A* grad_offset = a.grad_offset ? static_cast<A*>(a.grad_offset) + cell * k * 2 : nullptr;
+      A* grad_mask = a.grad_mask ? static_cast<A*>(a.grad_mask) + cell * k : nullptr;
+      const A* from = gradients + p * taps.position_step;
+      for (int64_t tap = 0; tap < k; ++tap, from += taps.tap_step) {
+        if (grad_offset) grad_offset[tap * 2] = from[0], grad_offset[tap * 2 + 1] = from[size];
+        if (grad_mask) grad_mask[tap] = from[2 * size];
       }
     }
   });
+  delete[] dots;
 }
 
 // Adds weight * grad_y to the four corners of every tap of a position.
@@ -205,8 +235,7 @@ void backward_x_pieces(const LdcnArguments& a, int64_t first, int64_t last) {
     const int64_t begin = depth * block / blocks, end = depth * (block + 1) / blocks;
     A* grad_x = static_cast<A*>(a.grad_x) + n * a.height * h + g * depth;
     const T* grad_y = static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + g * depth;
-    for (int64_t oh = 0; oh < a.out_height; ++oh) {
-      taps.place(oh);
+    for (int64_t oh = 0; oh < a.out_height; ++oh)
       for (int64_t ow = 0; ow < a.out_width; ow += taps.positions) {
         const int64_t count = taps.count_from(ow);
         taps.compute(n, g, oh, ow, count, h, w);
@@ -218,7 +247,6 @@ void backward_x_pieces(const LdcnArguments& a, int64_t first, int64_t last) {
                   taps, first_tap, taps.all_inside(first_tap), grad_y + oh * a.grad_y.h + (ow + p) * a.grad_y.w, {h, w}, grad_x});
         }
       }
-    }
   }
 }
 

@@ -47,6 +47,14 @@ struct Taps {
     }
     start = new int64_t[size]();
     inside = new I[size]();
+    // Undisplaced sampling positions of output row 0, from column 0, before the padding.
+    for (int64_t p = 0; p < positions; ++p)
+      for (int64_t i = 0, tap = 0; i < a.kernel_h; ++i)
+        for (int64_t j = 0; j < a.kernel_w; ++j, ++tap) {
+          const int64_t t = p * position_step + tap * tap_step;
+          row[t] = A(i * a.dilation_h);
+          column[t] = A(p * a.stride_w + j * a.dilation_w);
+        }
   }
   ~Taps() {
     delete[] memory;
@@ -58,23 +66,13 @@ struct Taps {
 
   int64_t count_from(int64_t ow) const { return minimum(positions, args.out_width - ow); }
 
-  // Undisplaced sampling positions of output row `oh`, from column 0.
-  void place(int64_t oh) {
-    for (int64_t p = 0; p < positions; ++p)
-      for (int64_t i = 0, tap = 0; i < args.kernel_h; ++i)
-        for (int64_t j = 0; j < args.kernel_w; ++j, ++tap) {
-          const int64_t t = p * position_step + tap * tap_step;
-          row[t] = A(oh * args.stride_h - args.padding_h + i * args.dilation_h);
-          column[t] = A(p * args.stride_w - args.padding_w + j * args.dilation_w);
-        }
-  }
-
-  // Works out every tap of output columns [ow, ow + count) of the placed row, in group g of image n; corner (0, 0) of a tap
+  // Works out every tap of output columns [ow, ow + count) of row oh, in group g of image n; corner (0, 0) of a tap
   // starts at start[t] in an image whose rows and columns are h and w elements apart.
   void compute(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count, int64_t h, int64_t w) {
     gather_offsets(n, g, oh, ow, count);
     if (args.mask.data) gather_mask(n, g, oh, ow, count);
-    const A shift = A(ow * args.stride_w), height = A(args.height), width = A(args.width);
+    const A down = A(oh * args.stride_h - args.padding_h), right = A(ow * args.stride_w - args.padding_w);
+    const A height = A(args.height), width = A(args.width);
     const int64_t end = channels_adjacent ? count * k : positions * k;
     // Local copies: the compiler can't know that stores through the members leave the members alone.
     const A *const rows = row, *const columns = column, *const from = offsets, *const masks = args.mask.data ? m : nullptr;
@@ -91,8 +89,8 @@ struct Taps {
       } else {
         dy = load<W>(from + t), dx = load<W>(from + array + t);
       }
-      const auto y = sample_axis<A, I, W>(load<W>(rows + t) + dy, height);
-      const auto x = sample_axis<A, I, W>((load<W>(columns + t) + shift) + dx, width);
+      const auto y = sample_axis<A, I, W>((load<W>(rows + t) + down) + dy, height);
+      const auto x = sample_axis<A, I, W>((load<W>(columns + t) + right) + dx, width);
       store<W>(into_y + t, y.fraction);
       store<W>(into_x + t, x.fraction);
       const Vector<A, W> mask = masks ? load<W>(masks + t) : Vector<A, W>{} + A(1);
@@ -113,8 +111,6 @@ struct Taps {
       std::memcpy(into_inside + t, &corners, sizeof corners);
     }
   }
-
-  A mask_at(int64_t t) const { return args.mask.data ? m[t] : A(1); }
 
   // Whether all corners of all taps of the position whose first tap is `first` lie inside: true but at the picture's border.
   bool all_inside(int64_t first) const {
@@ -145,9 +141,13 @@ struct Taps {
     prefetch(from + below, step == 1 ? count : 1);
     if (step == 1) {
       constexpr int L = kVectorBytes / int(sizeof(S) > sizeof(A) ? sizeof(S) : sizeof(A));
-      int64_t i = 0;
-      for (; i + L <= count; i += L) store<L>(to + i, __builtin_convertvector(load<L>(from + i), Vector<A, L>));
-      for (; i < count; ++i) to[i] = A(load<1>(from + i)[0]);
+      const auto some = [&](int64_t i) { store<L>(to + i, __builtin_convertvector(load<L>(from + i), Vector<A, L>)); };
+      if (count >= L) {
+        for (int64_t i = 0; i < count - L; i += L) some(i);
+        some(count - L);  // the last whole vector overlaps the one before: no rest is left
+      } else {
+        for (int64_t i = 0; i < count; ++i) to[i] = A(load<1>(from + i)[0]);
+      }
     } else {
       for (int64_t i = 0; i < count; ++i) to[i] = A(load<1>(from + i * step)[0]);
     }
