@@ -63,12 +63,10 @@ std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const 
     if (need_mask) grad_mask = torch::stable::to(mask_sum, mask->scalar_type());
   }
   if (need_x) {
-    Tensor x_sum = empty_nhwc(x, a.batch, a.channels, a.height, a.width, sum_type);
-    torch::stable::zero_(x_sum);
-    a.grad_x = x_sum.mutable_data_ptr();
+    grad_x = empty_nhwc(x, a.batch, a.channels, a.height, a.width, x.scalar_type());
+    a.grad_x = grad_x.mutable_data_ptr();
     torch::stable::parallel_for(0, a.batch * a.groups * ldcn_channel_blocks(a), 1,
                                 [&](int64_t first, int64_t last) { kernel.backward_x(a, first, last); });
-    grad_x = torch::stable::to(x_sum, x.scalar_type());
   }
   return {grad_x, grad_offset, grad_mask};
 }

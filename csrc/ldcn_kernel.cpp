@@ -34,7 +34,9 @@ struct Blend {
     using V = Vector<A, W>;
     V top[NV] = {}, bottom[NV] = {};  // rows of corners, apart: a chain of additions half as long
     const auto add = [](V* sum, A weight, const T* q) {
-      for (int v = 0; v < NV; ++v) sum[v] += weight * load<W>(q + v * W);
+      V values[NV];
+      load_each<W>(q, values);
+      for (int v = 0; v < NV; ++v) sum[v] += weight * values[v];
     };
     const auto* inside = taps.inside + first;
     const int64_t* start = taps.start + first;
@@ -55,7 +57,8 @@ struct Blend {
         if (*inside & 8) add(bottom, weight[3 * size], q10 + corner.w);
       }
     }
-    for (int v = 0; v < NV; ++v) store<W>(y + channel + v * W, top[v] + bottom[v]);
+    for (int v = 0; v < NV; ++v) top[v] += bottom[v];
+    store_each<W>(y + channel, top);
   }
 };
 
@@ -77,10 +80,10 @@ void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
     const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + g * depth;
     T* y = static_cast<T*>(a.y) + ((n * a.out_height + oh) * a.out_width + ow) * a.channels + g * depth;
     // So far down that offsets of a few pixels don't reach there yet.
-    const int64_t ahead = oh * a.stride_h - a.padding_h + a.dilation_h * (a.kernel_h - 1) + kPrefetchRows;
-    const int64_t column = ow * a.stride_w, columns = column + count <= a.width ? count : 0;
-    if (ahead >= 0 && ahead < a.height)
-      for (int64_t p = 0; p < columns; ++p) prefetch(x + ahead * a.x.h + (column + p) * a.x.w, depth);
+    const int64_t row = oh * a.stride_h - a.padding_h + a.dilation_h * (a.kernel_h - 1) + kPrefetchRows;
+    const int64_t column = ow * a.stride_w;
+    if (row >= 0 && row < a.height && column + count <= a.width)
+      for (int64_t p = 0; p < count; ++p) prefetch(x + row * a.x.h + (column + p) * a.x.w, depth);
     taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
     for (int64_t p = 0; p < count; ++p) {
       const int64_t first_tap = p * taps.position_step;
@@ -103,10 +106,12 @@ struct Dots {
   void run(int64_t channel) const {
     using V = Vector<A, W>;
     V g[NV];
-    for (int v = 0; v < NV; ++v) g[v] = load<W>(grad_y + channel + v * W);
+    load_each<W>(grad_y + channel, g);
     const auto dot = [&](const T* q) {
-      V sum = g[0] * load<W>(q);
-      for (int v = 1; v < NV; ++v) sum += g[v] * load<W>(q + v * W);
+      V values[NV];
+      load_each<W>(q, values);
+      V sum = g[0] * values[0];
+      for (int v = 1; v < NV; ++v) sum += g[v] * values[v];
       return sum;
     };
     const auto* inside = taps.inside + first;
@@ -191,7 +196,6 @@ struct Scatter {
   using A = typename Accumulator<T>::type;
   const Taps<T>& taps;
   int64_t first;
-  bool inside;
   const T* grad_y;
   Corners corner;
   A* grad_x;
@@ -203,24 +207,37 @@ struct Scatter {
     const auto add = [&](A* q, A weight) {
       for (int v = 0; v < NV; ++v) store<W>(q + v * W, load<W>(q + v * W) + weight * g[v]);
     };
+    const auto* inside = taps.inside + first;
     const int64_t* start = taps.start + first;
     const A* weight = taps.weights + first;
     const int64_t step = taps.tap_step, size = taps.size;
     A* base = grad_x + channel;
-    if (inside) [[likely]] {
-      for (int64_t tap = taps.k; tap > 0; --tap, start += step, weight += step) {
-        A *q = base + *start, *q10 = q + corner.h;
+    for (int64_t tap = taps.k; tap > 0; --tap, start += step, weight += step, inside += step) {
+      A *q = base + *start, *q10 = q + corner.h;
+      if (*inside == 15) [[likely]] {
         add(q, weight[0]);
         add(q + corner.w, weight[size]);
         add(q10, weight[2 * size]);
         add(q10 + corner.w, weight[3 * size]);
+      } else {
+        if (*inside & 1) add(q, weight[0]);
+        if (*inside & 2) add(q + corner.w, weight[size]);
+        if (*inside & 4) add(q10, weight[2 * size]);
+        if (*inside & 8) add(q10 + corner.w, weight[3 * size]);
       }
-    } else {
-      for (int64_t tap = 0; tap < taps.k; ++tap)
-        for (int bit = 0; bit < 4; ++bit)
-          if (taps.inside[first + tap * step] >> bit & 1)
-            add(base + start[tap * step] + corner[bit], weight[bit * size + tap * step]);
     }
+  }
+};
+
+// Rounds sums to T.
+template <class T>
+struct Convert {
+  const typename Accumulator<T>::type* from;
+  T* to;
+
+  template <int W, int NV>
+  void run(int64_t channel) const {
+    for (int v = 0; v < NV; ++v) store<W>(to + channel + v * W, load<W>(from + channel + v * W));
   }
 };
 
@@ -229,25 +246,29 @@ void backward_x_pieces(const LdcnArguments& a, int64_t first, int64_t last) {
   using A = typename Accumulator<T>::type;
   Taps<T> taps(a);
   const int64_t depth = a.channels / a.groups, blocks = ldcn_channel_blocks(a);
-  const int64_t h = a.width * a.channels, w = a.channels;  // of grad_x
+  // A piece is summed in a plane of its own, without the other groups' channels between its pixels: all of the first-level
+  // cache serves it, and rows a cache line apart from a power of two don't fall on one another there.
+  const int64_t most = (depth + blocks - 1) / blocks, h = a.width * most + 64 / int64_t(sizeof(A)), w = most;
+  A* const plane = new A[a.height * h];
   for (int64_t piece = first; piece < last; ++piece) {
     const int64_t n = piece / blocks / a.groups, g = piece / blocks % a.groups, block = piece % blocks;
-    const int64_t begin = depth * block / blocks, end = depth * (block + 1) / blocks;
-    A* grad_x = static_cast<A*>(a.grad_x) + n * a.height * h + g * depth;
-    const T* grad_y = static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + g * depth;
-    for (int64_t oh = 0; oh < a.out_height; ++oh)
-      for (int64_t ow = 0; ow < a.out_width; ow += taps.positions) {
+    const int64_t begin = depth * block / blocks, channels = depth * (block + 1) / blocks - begin;
+    const T* grad_y = static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + g * depth + begin;
+    std::memset(plane, 0, size_t(a.height * h) * sizeof(A));
+    for (int64_t ow = 0; ow < a.out_width; ow += taps.positions)
+      for (int64_t oh = 0; oh < a.out_height; ++oh) {
         const int64_t count = taps.count_from(ow);
+        const T* from = grad_y + oh * a.grad_y.h + ow * a.grad_y.w;
         taps.compute(n, g, oh, ow, count, h, w);
-        for (int64_t p = 0; p < count; ++p) {
-          const int64_t first_tap = p * taps.position_step;
-          cover_channels<A>(
-              begin, end,
-              Scatter<T>{
-                  taps, first_tap, taps.all_inside(first_tap), grad_y + oh * a.grad_y.h + (ow + p) * a.grad_y.w, {h, w}, grad_x});
-        }
+        for (int64_t p = 0; p < count; ++p)
+          cover_channels<A>(0, channels, Scatter<T>{taps, p * taps.position_step, from + p * a.grad_y.w, {h, w}, plane});
       }
+    T* grad_x = static_cast<T*>(a.grad_x) + n * a.height * a.width * a.channels + g * depth + begin;
+    for (int64_t row = 0; row < a.height; ++row)
+      for (int64_t column = 0; column < a.width; ++column)
+        cover_channels<A>(0, channels, Convert<T>{plane + row * h + column * w, grad_x + (row * a.width + column) * a.channels});
   }
+  delete[] plane;
 }
 
 template <template <class> class F>

@@ -13,9 +13,9 @@ struct LdcnArguments {
   Strided offset;
   Strided mask;    // data == nullptr: ones
   Strided grad_y;  // backward only; channel stride 1, type of x
-  // Results are NHWC without gaps: y in x's type, gradients in float (double where x is double).
+  // Results are NHWC without gaps: y and grad_x in x's type, the others in float (double where x is double).
   void* y;
-  void* grad_x;  // zeroed by the caller
+  void* grad_x;
   void* grad_offset;
   void* grad_mask;  // nullptr: not wanted
 };

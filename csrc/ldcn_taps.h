@@ -35,8 +35,8 @@ struct Taps {
         channels_adjacent(a.offset.c == 1),
         position_step(channels_adjacent ? k : 1),
         tap_step(channels_adjacent ? 1 : positions),
-        // of x, whose layout is the caller's, and of grad_x
-        narrow(fits_int32(a.x.h, a.height) && fits_int32(a.x.w, a.width) && fits_int32(a.width * a.channels, a.height)) {
+        // of x, whose layout is the caller's, and of the plane that its gradient is summed in
+        narrow(fits_int32(a.x.h, a.height) && fits_int32(a.x.w, a.width) && fits_int32(a.width * a.channels + 64, a.height)) {
     size = (positions * k + W - 1) / W * W;
     memory = new A[size * 11]();  // zeroed: lanes past the last tap are computed too
     A* p = memory;
@@ -110,13 +110,6 @@ struct Taps {
                            (y.high_inside & x.low_inside & I(4)) | (y.high_inside & x.high_inside & I(8));
       std::memcpy(into_inside + t, &corners, sizeof corners);
     }
-  }
-
-  // Whether all corners of all taps of the position whose first tap is `first` lie inside: true but at the picture's border.
-  bool all_inside(int64_t first) const {
-    I all = 15;
-    for (int64_t i = 0; i < k; ++i) all &= inside[first + i * tap_step];
-    return all == 15;
   }
 
   const LdcnArguments& args;

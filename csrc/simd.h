@@ -46,28 +46,25 @@ inline To bit_cast(const From& from) {
   return to;
 }
 
-inline float to_float(half h) {
-  const uint32_t sign = uint32_t(h.bits & 0x8000u) << 16, rest = h.bits & 0x7fffu;
-  if (rest >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+// half's bits in the lower half of each lane, to float and (rounding to nearest even) back.
+template <int W>
+inline Vector<float, W> half_to_float(Vector<int32_t, W> bits) {
+  using V = Vector<float, W>;
+  using VI = Vector<int32_t, W>;
+  const VI sign = (bits & 0x8000) << 16, rest = (bits & 0x7fff) << 13;
   // The exponent is rebiased by a multiplication with 2^112, which is exact for subnormals too.
-  return bit_cast<float>(sign | bit_cast<uint32_t>(bit_cast<float>(rest << 13) * 0x1p112f));
+  const VI finite = bit_cast<VI>(bit_cast<V>(rest) * 0x1p112f);
+  return bit_cast<V>(sign | (rest >= 0x0f800000 ? rest | 0x7f800000 : finite));
 }
-
-inline half to_half(float f) {
-  const uint32_t bits = bit_cast<uint32_t>(f), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
-  if (rest > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};
-  if (rest >= 0x47800000u) return {uint16_t(sign | 0x7c00u)};
-  if (rest < 0x38800000u)  // subnormal in half: adding 0.5 lets the adder round to the right bit
-    return {uint16_t(sign | (bit_cast<uint32_t>(bit_cast<float>(rest) + 0.5f) - 0x3f000000u))};
-  return {uint16_t(sign | (rest + 0xc8000fffu + (rest >> 13 & 1u)) >> 13)};
-}
-
-inline float to_float(bfloat16 b) { return bit_cast<float>(uint32_t(b.bits) << 16); }
-
-inline bfloat16 to_bfloat16(float f) {
-  const uint32_t bits = bit_cast<uint32_t>(f);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return {uint16_t(bits >> 16 | 0x40u)};
-  return {uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+template <int W>
+inline Vector<int32_t, W> float_to_half(Vector<float, W> v) {
+  using VI = Vector<int32_t, W>;
+  const VI bits = bit_cast<VI>(v), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff, zero = {};
+  const VI normal = (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13;
+  // subnormal in half: adding 0.5 lets the adder round to the right bit
+  const VI small = bit_cast<VI>(bit_cast<Vector<float, W>>(rest) + 0.5f) - 0x3f000000;
+  const VI finite = rest < 0x38800000 ? small : normal, special = rest > 0x7f800000 ? zero + 0x7e00 : zero + 0x7c00;
+  return sign | (rest >= 0x47800000 ? special : finite);
 }
 
 // load<W>(p): W elements from an unaligned address, as the type arithmetic is done in (float; double for double).
@@ -99,9 +96,26 @@ inline Vector<float, W> load(const half* p) {
   if constexpr (W == 8) return bit_cast<Vector<float, W>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   if constexpr (W == 4) return bit_cast<Vector<float, W>>(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #endif
-  Vector<float, W> v;
-  for (int i = 0; i < W; ++i) v[i] = to_float(p[i]);
-  return v;
+  Vector<uint16_t, W> bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return half_to_float<W>(__builtin_convertvector(bits, Vector<int32_t, W>));
+}
+
+// load_each<W>(p, v): NV vectors one after the other, in an order of lanes of the type's own that store_each undoes. Two vectors
+// of bfloat16 come as the even and the odd elements of one: half the loads, and no widening.
+template <int W, class T, class V, int NV>
+inline void load_each(const T* p, V (&v)[NV]) {
+  for (int i = 0; i < NV; ++i) v[i] = load<W>(p + i * W);
+}
+template <int W, class V, int NV>
+inline void load_each(const bfloat16* p, V (&v)[NV]) {
+  for (int i = 0; i + 1 < NV; i += 2) {
+    Vector<uint32_t, W> pairs;
+    std::memcpy(&pairs, p + i * W, sizeof pairs);
+    v[i] = bit_cast<V>(pairs << 16);
+    v[i + 1] = bit_cast<V>(pairs & 0xffff0000u);
+  }
+  if constexpr (NV % 2) v[NV - 1] = load<W>(p + (NV - 1) * W);
 }
 
 // store<W>(p, v): rounds to nearest even.
@@ -113,13 +127,46 @@ template <int W>
 inline void store(double* p, Vector<double, W> v) {
   std::memcpy(p, &v, sizeof v);
 }
+// bfloat16's bits in the lower half of each lane.
+template <int W>
+inline Vector<uint32_t, W> round_to_bfloat16(Vector<float, W> v) {
+  const auto bits = bit_cast<Vector<uint32_t, W>>(v);
+  const Vector<uint32_t, W> rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16, nan = bits >> 16 | 0x40u;
+  return (bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
+}
 template <int W>
 inline void store(bfloat16* p, Vector<float, W> v) {
-  for (int i = 0; i < W; ++i) p[i] = to_bfloat16(v[i]);
+  const auto bits = __builtin_convertvector(round_to_bfloat16<W>(v), Vector<uint16_t, W>);
+  std::memcpy(p, &bits, sizeof bits);
 }
 template <int W>
 inline void store(half* p, Vector<float, W> v) {
-  for (int i = 0; i < W; ++i) p[i] = to_half(v[i]);
+#if defined(__AVX512F__)
+  if constexpr (W == 16)
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                               _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+#endif
+#if defined(__F16C__)
+  if constexpr (W == 8)
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+  if constexpr (W == 4)
+    return _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_cvtps_ph(bit_cast<__m128>(v), _MM_FROUND_TO_NEAREST_INT));
+#endif
+  const auto bits = __builtin_convertvector(float_to_half<W>(v), Vector<uint16_t, W>);
+  std::memcpy(p, &bits, sizeof bits);
+}
+
+template <int W, class T, class V, int NV>
+inline void store_each(T* p, const V (&v)[NV]) {
+  for (int i = 0; i < NV; ++i) store<W>(p + i * W, v[i]);
+}
+template <int W, class V, int NV>
+inline void store_each(bfloat16* p, const V (&v)[NV]) {
+  for (int i = 0; i + 1 < NV; i += 2) {
+    const auto pairs = round_to_bfloat16<W>(v[i]) | round_to_bfloat16<W>(v[i + 1]) << 16;
+    std::memcpy(p + i * W, &pairs, sizeof pairs);
+  }
+  if constexpr (NV % 2) store<W>(p + (NV - 1) * W, v[NV - 1]);
 }
 
 // To the nearest integer, half to even.
