@@ -197,7 +197,7 @@ inline bool any(const V& mask) {
 }
 
 // Asks for the cache lines of count elements, into the second-level cache: the first is too small to keep what is not needed at
-// once (ldcn's forward took 12.4 ms with it as the aim, and 11.3 ms so).
+// once (ldcn's forward took 12.4 ms with it as the aim, and 11.4 ms so).
 template <class T>
 inline void prefetch(const T* p, int64_t count) {
   const char *line = reinterpret_cast<const char*>(uintptr_t(p) & ~uintptr_t(63)),
