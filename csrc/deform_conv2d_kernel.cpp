@@ -50,7 +50,6 @@ void columns(const Arguments& a, Range range, void* into) {
   Taps<T> taps(a);
   const int64_t depth = a.channels / a.groups, length = (range.end - range.begin) * taps.k;
   for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
-    taps.place(oh);
     if (a.x.c == 1) prefetch_reached<T>(a, n, oh, ow, count, at == 0, range);
     for (int64_t begin = range.begin, end; begin < range.end; begin = end) {
       const int64_t g = begin / depth;
@@ -108,7 +107,6 @@ void backward_samples(const Arguments& a, Range range, const void* grad_columns,
   const int64_t k = taps.k, length = (range.end - range.begin) * k, g = range.begin / (a.channels / a.groups);
   A* dots = new A[taps.positions * k * 4];
   for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
-    taps.place(oh);
     taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
     std::memset(dots, 0, sizeof(A) * taps.positions * k * 4);
     for_channels(a, range.begin, range.end, a.x.c == 1, [&](int64_t channel, int64_t channels, int64_t column) {
@@ -125,7 +123,7 @@ void backward_samples(const Arguments& a, Range range, const void* grad_columns,
       const A* dot = dots + p * k * 4;
       for (int64_t tap = 0; tap < k; ++tap, dot += 4, part += 3) {
         const int64_t t = p * taps.position_step + tap * taps.tap_step;
-        const A fy = taps.fraction_y[t], fx = taps.fraction_x[t], m = taps.mask_at(t);
+        const A fy = taps.fraction_y[t], fx = taps.fraction_x[t], m = a.mask.data ? taps.m[t] : A(1);
         const A top = dot[0] + fx * (dot[1] - dot[0]), bottom = dot[2] + fx * (dot[3] - dot[2]);
         const bool outside = !taps.inside[t];
         part[0] = outside ? A(0) : m * (bottom - top);
@@ -148,10 +146,10 @@ void write(void* to, Scalar type, int64_t i, A value) {
       static_cast<double*>(to)[i] = double(value);
       break;
     case Scalar::f16:
-      static_cast<half*>(to)[i] = to_half(float(value));
+      store<1>(static_cast<half*>(to) + i, Vector<float, 1>{float(value)});
       break;
     case Scalar::bf16:
-      static_cast<bfloat16*>(to)[i] = to_bfloat16(float(value));
+      store<1>(static_cast<bfloat16*>(to) + i, Vector<float, 1>{float(value)});
       break;
   }
 }
@@ -212,7 +210,6 @@ void backward_x(const Arguments& a, Range range, const void* grad_columns) {
   const int64_t length = (range.end - range.begin) * taps.k, g = range.begin / (a.channels / a.groups);
   const int64_t h = a.width * a.channels, w = a.channels;  // of grad_x
   for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
-    taps.place(oh);
     taps.compute(n, g, oh, ow, count, h, w);
     for_channels(a, range.begin, range.end, true, [&](int64_t channel, int64_t channels, int64_t column) {
       A* grad_x = static_cast<A*>(a.grad_x) + n * a.height * h + channel;

@@ -54,11 +54,14 @@ struct PixelTaps {
         step(taps.tap_step),
         array(taps.size),
         first(pixel * taps.position_step),
-        all_inside(taps.all_inside(first)),
         start(taps.start + first),
         weights(taps.weights + first),
         inside(taps.inside + first),
-        corner{h, w} {}
+        corner{h, w} {
+    int all = 15;
+    for (int64_t tap = 0; tap < k; ++tap) all &= int(inside[tap * step]);
+    all_inside = all == 15;
+  }
 
   // Calls f(tap, start, weights, inside) for all taps; `weights` of the corners are `array` apart. In a loop of its own where all
   // corners of all taps lie inside, as they do but at the picture's border: `inside` is a constant there.
@@ -75,7 +78,7 @@ struct PixelTaps {
   }
 
   const int64_t k, step, array, first;
-  const bool all_inside;
+  bool all_inside;
   const int64_t* start;
   const A* weights;
   const typename Accumulator<T>::index* inside;
