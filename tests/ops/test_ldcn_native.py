@@ -45,7 +45,9 @@ def test_capability_is_what_was_asked_for():
 
 @pytest.mark.parametrize("asked", CAPABILITIES)
 def test_every_instruction_set_passes(asked):
-    if CAPABILITIES.index(asked) > CAPABILITIES.index(capability()):
+    # Of the machine, not of this process, which DKIC_CPU_CAPABILITY may hold below it.
+    best = python("-c", "from ops.test_ldcn_native import capability; print(capability())", DKIC_CPU_CAPABILITY="").stdout.strip()
+    if CAPABILITIES.index(asked) > CAPABILITIES.index(best):
         code = "from dkic.ops import ldcn; from ops.op_cases import PLAIN; ldcn(*PLAIN.tensors())"
         refused = python("-c", code, DKIC_CPU_CAPABILITY=asked)
         message = f"RuntimeError: DKIC_CPU_CAPABILITY must be one that this CPU has, and is {asked}\n"
