@@ -17,10 +17,10 @@ void for_tiles(const Walk& walk, int64_t chunk, const F& f) {
     f(n, first, int(end - first < kTile ? end - first : kTile), n * walk.elements + first);
 }
 
-inline float to_number(float x) { return x; }
-inline double to_number(double x) { return x; }
-inline float to_number(half x) { return to_float(x); }
-inline float to_number(bfloat16 x) { return to_float(x); }
+template <class T>
+inline auto to_number(T x) {
+  return load<1>(&x)[0];
+}
 
 // Calls f with a value of the C++ type that `type` stands for.
 template <class F>
