@@ -44,6 +44,7 @@ def gaussian_likelihood(
         noise: u, in the shape of y, for quantize="noise"; it gets no gradient. None: drawn, a multiple of 2^-24.
         generator: where the noise's seed is drawn from; None: torch's own. For one seed the noise of an element depends on its
             sample's number in the batch and its number in the sample alone, not on layout, dtype or threads (Philox 4x32-10).
+            torch.compile can't trace a generator: compiled, give the noise or leave this None.
         scale_min: lower bound of s, above 0. Below it scale's gradient passes only where a step down it would raise scale.
         reduction: "none": bits of every element; "sum": of every sample, `[N]`, summed in float64.
 
