@@ -10,13 +10,21 @@ import torch
 from problem_sizes import GROWTH_SIDES, ldcn_problem
 from whole_codecs import Ours, picture
 
-from dkic.ops import ldcn
+from dkic.ops import gaussian_likelihood, ldcn
 
 
 def ldcn_forward(side: int) -> Callable[[], object]:
     case = ldcn_problem(side // 4, groups=8)
     x, offset, mask = (t.contiguous(memory_format=torch.channels_last) for t in case.tensors(torch.float32))
     return torch.no_grad()(lambda: ldcn(x, offset, mask, **case.geometry))
+
+
+def likelihood_forward(side: int) -> Callable[[], object]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 320, side // 16, side // 16)
+    y, mean = (torch.randn(shape, generator=generator) for _ in range(2))
+    scale = 0.11 * 110 ** torch.rand(shape, generator=generator)
+    return torch.no_grad()(lambda: gaussian_likelihood(y, scale, mean, quantize="round"))
 
 
 def codec_encode(side: int) -> Callable[[], object]:
@@ -32,7 +40,12 @@ def codec_decode(side: int) -> Callable[[], object]:
 
 # Each makes its inputs for a square picture with this side, in pixels, and returns what is timed. What is computed is checked
 # elsewhere: by the op's own benchmark, and in a codec's file by the checksum of all decoded symbols.
-GROWING = {"ldcn": ldcn_forward, "codec tiny encode": codec_encode, "codec tiny decode": codec_decode}
+GROWING = {
+    "ldcn": ldcn_forward,
+    "gaussian_likelihood": likelihood_forward,
+    "codec tiny encode": codec_encode,
+    "codec tiny decode": codec_decode,
+}
 
 
 @pytest.mark.parametrize("side", GROWTH_SIDES)

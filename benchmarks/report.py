@@ -4,7 +4,8 @@
     python -m benchmarks.report results.json
 
 Nothing but the JSON is read. The table takes the place of what stands between the README's lines `<!-- benchmarks -->` and
-`<!-- /benchmarks -->`; the charts go to benchmarks/results/.
+`<!-- /benchmarks -->`; the charts go to benchmarks/results/, and with them results.json: every row's median and facts, without
+the single rounds and what else pytest-benchmark writes about the machine.
 """
 
 import json
@@ -183,6 +184,8 @@ def main(results: Path, readme: Path, folder: Path) -> None:
     except ValueError as error:
         raise click.ClickException(f"{readme}: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
+    kept = [{"group": r.work, "stats": {"median": r.seconds}, "extra_info": r.facts} for r in rows]
+    (folder / "results.json").write_text(json.dumps({"benchmarks": kept}, indent=1) + "\n")
     chart_ratios(works(rows), folder / "ratios.png")
     chart_growth(growths(rows), folder / "growth.png")
     readme.write_text(text)

@@ -71,6 +71,9 @@ def test_the_table_and_the_charts(report, tmp_path):
     assert rows[9][0] == "bent" and 25 < int(rows[9][3].rstrip("%")) < 50
     assert len(rows) == 10 and "old" not in text and "a peer alone" not in text and "too few" not in text
     assert "Medians on A CPU, 2 threads, torch 9.9.9, commit abcdef0:" in table
+    # What is kept says the same.
+    assert report(json.loads((tmp_path / "charts" / "results.json").read_text())["benchmarks"], README).returncode == 0
+    assert (tmp_path / "README.md").read_text() == text
     for name in ("ratios.png", "growth.png"):
         assert (tmp_path / "charts" / name).read_bytes().startswith(b"\x89PNG")
 
