@@ -1,7 +1,8 @@
 // The bilinear sample of a zero-padded image: position, the four corners' weights, and which corners lie inside.
 //
 // Torch-free and vectorised over taps. Semantics are torchvision's: a corner beyond the border counts 0, and a position at or
-// beyond -1 or the size is outside as a whole (its gradient is 0 too). A NaN position yields NaN weights on corner (0, 0).
+// beyond -1 or the size is outside as a whole. So is its gradient: torchvision's, at exactly -1, is the inner side's. A NaN
+// position yields NaN weights on corner (0, 0).
 #pragma once
 #include "simd.h"
 

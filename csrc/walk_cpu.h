@@ -1,5 +1,7 @@
 // Making a walk out of torch's tensors, and running a kernel along it.
 #pragma once
+#include <algorithm>
+
 #include "stable_abi.h"
 #include "walk.h"
 
@@ -31,7 +33,7 @@ struct Operand {
 };
 
 inline Operand operand(const Tensor& t, const Shape& shape, const char* name) {
-  STD_TORCH_CHECK(t.is_cpu() && shape_of(t) == shape, name, " must be on the CPU and have the shape of scale");
+  STD_TORCH_CHECK(t.is_cpu() && shape_of(t) == shape, name, " must be on the CPU and have the shape of the others");
   Operand result{t.const_data_ptr(), scalar_of(t, name), {}};
   for (int64_t axis = 0; axis < t.dim(); ++axis) result.strides.push_back(t.stride(axis));
   return result;
@@ -51,9 +53,11 @@ inline std::optional<Walk> walk_through(const Shape& shape, bool channels_last, 
   Walk walk{shape[0], 1, 0, {}};
   walked.clear();
   for (const Operand& o : operands) walked.push_back({o.data, o.type, o.strides[0], {}});
+  // Without elements strides mean nothing, and no copy of such a tensor has better ones.
+  const bool empty = std::find(shape.begin(), shape.end(), 0) != shape.end();
   for (const size_t axis : axes) {
     walk.elements *= shape[axis];
-    if (shape[axis] == 1) continue;
+    if (shape[axis] == 1 || empty) continue;
     bool merges = walk.axes > 0;
     for (size_t i = 0; i < operands.size() && merges; ++i)
       merges = walked[i].stride[walk.axes - 1] == operands[i].strides[axis] * shape[axis];

@@ -40,7 +40,8 @@ def deform_conv2d(
 
     offset and mask may have another floating dtype than input; under autocast, input, weight and bias are cast, those two are
     not. Positions and sums are float32 (float64 where input is float64). Outside the image the input is 0; a sample at or beyond
-    -1 or H (W) is 0 as a whole. The result on the CPU does not depend on the number of threads.
+    -1 or H (W) is 0 as a whole, and so are its gradients (at exactly -1 torchvision gives offset the gradient of the inner side:
+    the one difference from it). The result on the CPU does not depend on the number of threads.
 
     Memory beside arguments and results, forward as well as backward: up to 32 MB whatever the image's size, a copy of the weight
     and, in half precision, the gradient of input once more in float32. An input that is not channels_last is copied up to 16 MB;

@@ -1,6 +1,5 @@
 """Gaussian likelihood of a latent: noise or rounding, and the bits of every element, in one pass."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,6 +12,7 @@ from dkic.ops.schemas import library
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 QUANTIZE = ("noise", "round", "none")
 REDUCTIONS = ("none", "sum")
+LEAST_SCALE, MOST_SCALE = 1e-4, 1e8  # float32 holds what the formula makes of these
 
 
 def gaussian_likelihood(
@@ -45,7 +45,7 @@ def gaussian_likelihood(
         generator: where the noise's seed is drawn from; None: torch's own. For one seed the noise of an element depends on its
             sample's number in the batch and its number in the sample alone, not on layout, dtype or threads (Philox 4x32-10).
             torch.compile can't trace a generator: compiled, give the noise or leave this None.
-        scale_min: lower bound of s, above 0. Below it scale's gradient passes only where a step down it would raise scale.
+        scale_min: lower bound of s, 0.0001 to 1e8. Below it scale's gradient passes only where a step down it would raise scale.
         reduction: "none": bits of every element; "sum": of every sample, `[N]`, summed in float64.
 
     Tensors may have any strides (slices of channels and expanded tensors are read in place) and different dtypes; no shape is
@@ -99,8 +99,8 @@ def _check_options(
             raise ValueError(f"gaussian_likelihood: {name} must be one of {', '.join(choices)}, and is {value!r}")
     if not isinstance(scale_min, (int, float)):
         raise TypeError(f"gaussian_likelihood: scale_min must be a number, and is a {type(scale_min).__name__}")
-    if not 0 < scale_min < math.inf:
-        raise ValueError(f"gaussian_likelihood: scale_min must be above 0 and finite, and is {scale_min}")
+    if not LEAST_SCALE <= scale_min <= MOST_SCALE:
+        raise ValueError(f"gaussian_likelihood: scale_min must be from {LEAST_SCALE:g} to {MOST_SCALE:g}, and is {scale_min}")
     for name, given in (("noise", noise), ("generator", generator)):
         if given is not None and quantize != "noise":
             raise ValueError(f"gaussian_likelihood: {name} must be None for quantize={quantize!r}, which draws no noise")

@@ -34,8 +34,8 @@ def ldcn(
         kernel_size, stride, padding, dilation: an int or (height, width).
 
     offset and mask may have another floating dtype than x. Positions and sums are float32 (float64 where x is float64). Outside
-    the image x is 0; a sample at or beyond -1 or H (W) is 0 as a whole. The result on the CPU does not depend on the
-    number of threads.
+    the image x is 0; a sample at or beyond -1 or H (W) is 0 as a whole, and so are its gradients (at exactly -1 torchvision gives
+    offset the gradient of the inner side). The result on the CPU does not depend on the number of threads.
 
     Returns:
         y `[N, C, Ho, Wo]` in the dtype of x, channels_last.

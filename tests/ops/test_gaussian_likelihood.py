@@ -8,7 +8,7 @@ from ops import tolerances
 from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
 from torch import Tensor
 
-from dkic.ops import gaussian_likelihood, reference
+from dkic.ops import gaussian_likelihood, gaussian_symbols, reference
 
 NAMES = ("y", "scale", "mean")
 MODES = ("noise", "round", "none")
@@ -263,3 +263,17 @@ def test_a_residual_that_the_mean_hides():
     u = torch.tensor([[0.25, -0.25, 0.4, 0.001]])
     bits = gaussian_likelihood(mean, torch.full_like(mean, 0.3), mean, quantize="noise", noise=u)[1]
     assert torch.equal(bits, gaussian_likelihood(u, torch.full_like(mean, 0.3), quantize="none")[1])
+
+
+def test_no_elements_whatever_the_strides():
+    y, scale = torch.empty(0, 2, 3, 4, 5, 6, 7).permute(0, 6, 5, 4, 3, 2, 1), torch.ones(0, 7, 6, 5, 4, 3, 2)
+    y = y.requires_grad_()
+    y_hat, bits = gaussian_likelihood(y, scale, quantize="round")
+    assert y_hat.shape == bits.shape == y.shape
+    bits.sum().backward()
+    assert y.grad.shape == y.shape
+    symbols, index = gaussian_symbols(y.detach(), scale)
+    assert symbols.shape == index.shape == y.shape
+    total = gaussian_likelihood(torch.empty(3, 0, 2, 3, 4, 5, 6).permute(0, 6, 5, 4, 3, 2, 1), torch.ones(3, 6, 5, 4, 3, 2, 0),
+                                quantize="round", reduction="sum")[1]  # fmt: skip
+    assert torch.equal(total, torch.zeros(3))

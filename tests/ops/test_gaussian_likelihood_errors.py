@@ -47,8 +47,8 @@ WRONG = [
     (dict(scale_min="0.11"), TypeError, "scale_min must be a number, and is a str"),
     (dict(scale_min=torch.tensor(0.11)), TypeError, "scale_min must be a number, and is a Tensor"),
     *(
-        (dict(scale_min=wrong), ValueError, f"scale_min must be above 0 and finite, and is {wrong}")
-        for wrong in (0, -0.1, math.inf, math.nan)
+        (dict(scale_min=wrong), ValueError, f"scale_min must be from 0.0001 to 1e+08, and is {wrong}")
+        for wrong in (0, -0.1, 1e-46, 1e39, math.inf, math.nan)
     ),
     (dict(quantize="round"), ValueError, "noise must be None for quantize='round', which draws no noise"),
     (
