@@ -8,6 +8,15 @@
 
 namespace dkic::DKIC_ISA {
 
+template <class I>
+struct UnsignedOf {
+  using type = uint32_t;
+};
+template <>
+struct UnsignedOf<int64_t> {
+  using type = uint64_t;
+};
+
 // Along one axis: floor of the position, the fraction towards the next sample, and masks (0 or ~0) of the two corners inside.
 template <class T, class I, int W>
 struct AxisSample {
@@ -21,20 +30,20 @@ inline AxisSample<T, I, W> sample_axis(Vector<T, W> position, T size) {
   static_assert(sizeof(T) == sizeof(I));
   using V = Vector<T, W>;
   using VI = Vector<I, W>;
+  using Unsigned = Vector<typename UnsignedOf<I>::type, W>;
   const V zero = {}, below = zero - T(2), above = zero + (size + T(1));
   // Clamped before the conversion to an integer, which is undefined out of range; NaN goes to 0.
-  V p = position < below ? below : position;
-  p = p > above ? above : p;
-  p = p == p ? p : zero;
-  VI low = __builtin_convertvector(p, VI);
-  low += __builtin_convertvector(low, V) > p;  // a true comparison is -1: truncation becomes floor
-  const VI last = VI{} + I(size) - I(1);
-  const VI inside = (p > T(-1)) & (p < size);
+  V p = position > below ? position : below;
+  p = p < above ? p : above;
+  p = position == position ? p : zero;
+  const V low = floor_of<T, W>(p);
   AxisSample<T, I, W> s;
-  s.low = low;
-  s.fraction = position - __builtin_convertvector(low, V);
-  s.low_inside = inside & (low >= I(0));
-  s.high_inside = inside & (low < last);
+  s.low = __builtin_convertvector(low, VI);
+  s.fraction = position - low;
+  // Unsigned: what lies before the first is beyond the last too.
+  const Unsigned count = Unsigned{} + typename UnsignedOf<I>::type(size);
+  s.low_inside = bit_cast<Unsigned>(s.low) < count;
+  s.high_inside = (bit_cast<Unsigned>(s.low + I(1)) < count) & (p > T(-1));
   return s;
 }
 

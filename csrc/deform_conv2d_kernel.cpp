@@ -20,11 +20,10 @@ struct Sample {
   void run(int64_t channel) const {
     const T* from = x + channel;
     A* to = column + channel;
-    const int64_t array = taps.array, by = tap_step;
+    const int64_t by = tap_step;
     const Corners corner = taps.corner;
-    taps.for_taps([=](int64_t tap, int64_t start, const A* weight, auto inside) {
-      for (int v = 0; v < NV; ++v)
-        store<W>(to + tap * by + v * W, blend<A, W>(from + start + v * W, corner, weight, array, inside));
+    taps.for_taps([=](int64_t number, const Tap<T>& tap, auto inside) {
+      for (int v = 0; v < NV; ++v) store<W>(to + number * by + v * W, blend<W>(from + tap.start() + v * W, corner, tap, inside));
     });
   }
 };
@@ -84,18 +83,18 @@ struct Dots {
     const T* from = x + channel;
     const A* from_grad = grad + channel;
     A *to = column ? column + channel : nullptr, *sums = dots;
-    const int64_t array = taps.array, by = tap_step;
+    const int64_t by = tap_step;
     const Corners corner = taps.corner;
-    taps.for_taps([=](int64_t tap, int64_t start, const A* weight, auto inside) {
+    taps.for_taps([=](int64_t number, const Tap<T>& tap, auto inside) {
       V dot[4] = {};
       for (int v = 0; v < NV; ++v) {
-        const T* q = from + start + v * W;
-        const V g = load<W>(from_grad + tap * by + v * W);
+        const T* q = from + tap.start() + v * W;
+        const V g = load<W>(from_grad + number * by + v * W);
         for (int bit = 0; bit < 4; ++bit)
           if (inside(bit)) dot[bit] += g * load<W>(q + corner[bit]);
-        if (to) store<W>(to + tap * by + v * W, blend<A, W>(q, corner, weight, array, inside));
+        if (to) store<W>(to + number * by + v * W, blend<W>(q, corner, tap, inside));
       }
-      add_sums<A, W>(sums + 4 * tap, dot);
+      add_sums<A, W>(sums + 4 * number, dot);
     });
   }
 };
@@ -121,11 +120,12 @@ void backward_samples(const Arguments& a, Range range, const void* grad_columns,
     for (int64_t p = 0; p < count; ++p) {
       A* part = static_cast<A*>(parts) + (at + p) * step;
       const A* dot = dots + p * k * 4;
-      for (int64_t tap = 0; tap < k; ++tap, dot += 4, part += 3) {
-        const int64_t t = p * taps.position_step + tap * taps.tap_step;
-        const A fy = taps.fraction_y[t], fx = taps.fraction_x[t], m = a.mask.data ? taps.m[t] : A(1);
+      for (int64_t number = 0; number < k; ++number, dot += 4, part += 3) {
+        const int64_t t = p * taps.position_step + number * taps.tap_step;
+        const Tap<T> tap = taps[t];
+        const A fy = tap.fraction_y(), fx = tap.fraction_x(), m = a.mask.data ? taps.m[t] : A(1);
         const A top = dot[0] + fx * (dot[1] - dot[0]), bottom = dot[2] + fx * (dot[3] - dot[2]);
-        const bool outside = !taps.inside[t];
+        const bool outside = !tap.inside();
         part[0] = outside ? A(0) : m * (bottom - top);
         part[1] = outside ? A(0) : m * (dot[1] - dot[0] + fy * (dot[3] - dot[2] - dot[1] + dot[0]));
         part[2] = outside ? A(0) : top + fy * (bottom - top);
@@ -189,15 +189,15 @@ struct Scatter {
   void run(int64_t channel) const {
     const A* from = grad + channel;
     A* into = grad_x + channel;
-    const int64_t array = taps.array, by = tap_step;
+    const int64_t by = tap_step;
     const Corners corner = taps.corner;
-    taps.for_taps([=](int64_t tap, int64_t start, const A* weight, auto inside) {
+    taps.for_taps([=](int64_t number, const Tap<T>& tap, auto inside) {
       Vector<A, W> g[NV];
-      for (int v = 0; v < NV; ++v) g[v] = load<W>(from + tap * by + v * W);
+      for (int v = 0; v < NV; ++v) g[v] = load<W>(from + number * by + v * W);
       for (int bit = 0; bit < 4; ++bit) {
         if (!inside(bit)) continue;
-        A* to = into + start + corner[bit];
-        for (int v = 0; v < NV; ++v) store<W>(to + v * W, load<W>(to + v * W) + weight[bit * array] * g[v]);
+        A* to = into + tap.start() + corner[bit];
+        for (int v = 0; v < NV; ++v) store<W>(to + v * W, load<W>(to + v * W) + tap.weight(bit) * g[v]);
       }
     });
   }

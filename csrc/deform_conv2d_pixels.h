@@ -2,7 +2,7 @@
 #pragma once
 #include "cover_channels.h"
 #include "deform_conv2d_kernel.h"
-#include "ldcn_taps.h"
+#include "deform_taps.h"
 
 namespace dkic::DKIC_ISA {
 namespace {
@@ -48,50 +48,42 @@ struct Inside {
 // The taps of one pixel, in an image whose rows and columns are h and w elements apart.
 template <class T>
 struct PixelTaps {
-  using A = typename Accumulator<T>::type;
-  PixelTaps(const Taps<T>& taps, int64_t pixel, int64_t h, int64_t w)
-      : k(taps.k),
-        step(taps.tap_step),
-        array(taps.size),
-        first(pixel * taps.position_step),
-        start(taps.start + first),
-        weights(taps.weights + first),
-        inside(taps.inside + first),
-        corner{h, w} {
-    int all = 15;
-    for (int64_t tap = 0; tap < k; ++tap) all &= int(inside[tap * step]);
-    all_inside = all == 15;
-  }
+  PixelTaps(const Taps<T>& all, int64_t pixel, int64_t h, int64_t w)
+      : taps(all), first(pixel * all.position_step), corner{h, w}, all_inside(all.all_inside || inside_everywhere()) {}
 
-  // Calls f(tap, start, weights, inside) for all taps; `weights` of the corners are `array` apart. In a loop of its own where all
-  // corners of all taps lie inside, as they do but at the picture's border: `inside` is a constant there.
+  // Calls f(number, tap, inside) for all taps. In a loop of its own where all corners of all taps lie inside, as they do but at
+  // the picture's border: `inside` is a constant there.
   template <class F>
   void for_taps(const F& f) const {
-    const int64_t *tap_start = start, taps = k, by = step;
-    const A* weight = weights;
+    const int64_t step = taps.tap_step, k = taps.k;
+    int64_t t = first;
     if (all_inside) [[likely]] {
-      for (int64_t tap = 0; tap < taps; ++tap, tap_start += by, weight += by) f(tap, *tap_start, weight, AllInside{});
+      for (int64_t number = 0; number < k; ++number, t += step) f(number, taps[t], AllInside{});
     } else {
-      for (int64_t tap = 0; tap < taps; ++tap, tap_start += by, weight += by)
-        f(tap, *tap_start, weight, Inside{int(inside[tap * by])});
+      for (int64_t number = 0; number < k; ++number, t += step) f(number, taps[t], Inside{taps[t].inside()});
     }
   }
 
-  const int64_t k, step, array, first;
-  bool all_inside;
-  const int64_t* start;
-  const A* weights;
-  const typename Accumulator<T>::index* inside;
+  const Taps<T>& taps;
+  const int64_t first;
   const Corners corner;
+  const bool all_inside;
+
+ private:
+  bool inside_everywhere() const {
+    int all = 15;
+    for (int64_t number = 0; number < taps.k; ++number) all &= taps[first + number * taps.tap_step].inside();
+    return all == 15;
+  }
 };
 
 // The sample around q; a corner outside counts nothing, even where its weight is NaN. A chain of sums, not a tree: of a tree's
 // two products the compiler may fuse either with their sum, and so differ from one caller to the next.
-template <class A, int W, class T, class Inside>
-inline Vector<A, W> blend(const T* q, const Corners& corner, const A* weight, int64_t array, const Inside& inside) {
-  Vector<A, W> sum = {};
+template <int W, class T, class Inside>
+inline auto blend(const T* q, const Corners& corner, const Tap<T>& tap, const Inside& inside) {
+  Vector<typename Accumulator<T>::type, W> sum = {};
   for (int bit = 0; bit < 4; ++bit)
-    if (inside(bit)) sum += weight[bit * array] * load<W>(q + corner[bit]);
+    if (inside(bit)) sum += tap.weight(bit) * load<W>(q + corner[bit]);
   return sum;
 }
 

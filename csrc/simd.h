@@ -38,6 +38,16 @@ struct VectorOf {
 template <class T, int W>
 using Vector = typename VectorOf<T, W>::type;
 
+// The integer of a number's size.
+template <class T>
+struct IntOf {
+  using type = int32_t;
+};
+template <>
+struct IntOf<double> {
+  using type = int64_t;
+};
+
 template <class To, class From>
 inline To bit_cast(const From& from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -82,6 +92,19 @@ inline Vector<double, W> load(const double* p) {
 }
 template <int W>
 inline Vector<float, W> load(const bfloat16* p) {
+  // By the instruction: GCC 12 takes such a vector apart (14.6 ms in the place of 10.5 for ldcn at 16 channels).
+#if defined(__AVX512F__)
+  if constexpr (W == 16) {
+    const __m512i wide = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return bit_cast<Vector<float, W>>(_mm512_maskz_slli_epi32(0xffff, wide, 16));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (W == 8) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return bit_cast<Vector<float, W>>(_mm256_slli_epi32(wide, 16));
+  }
+#endif
   Vector<uint16_t, W> bits;
   std::memcpy(&bits, p, sizeof bits);
   return bit_cast<Vector<float, W>>(__builtin_convertvector(bits, Vector<uint32_t, W>) << 16);
@@ -169,6 +192,32 @@ inline void store_each(bfloat16* p, const V (&v)[NV]) {
   if constexpr (NV % 2) store<W>(p + (NV - 1) * W, v[NV - 1]);
 }
 
+// Integers, as int64. By the instruction: GCC 12 takes vectors twice as wide as its registers through memory.
+template <int W>
+inline void store_int64(int64_t* p, Vector<int32_t, W> v) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16) {
+    const __m512i low = _mm512_maskz_cvtepi32_epi64(0xff, _mm512_castsi512_si256(bit_cast<__m512i>(v)));
+    const __m512i high = _mm512_maskz_cvtepi32_epi64(0xff, _mm512_maskz_extracti64x4_epi64(0xff, bit_cast<__m512i>(v), 1));
+    _mm512_storeu_si512(p, low);
+    return _mm512_storeu_si512(p + 8, high);
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (W == 8) {
+    const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(bit_cast<__m256i>(v)));
+    const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(bit_cast<__m256i>(v), 1));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), low);
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 4), high);
+  }
+#endif
+  for (int i = 0; i < W; ++i) p[i] = v[i];
+}
+template <int W>
+inline void store_int64(int64_t* p, Vector<int64_t, W> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
 // To the nearest integer, half to even.
 template <class T, int W>
 inline Vector<T, W> nearest(Vector<T, W> x) {
@@ -176,6 +225,26 @@ inline Vector<T, W> nearest(Vector<T, W> x) {
   const T all_integers = sizeof(T) == 8 ? T(0x1p52) : T(0x1p23);  // from here on
   const V shift = x < T(0) ? V{} - all_integers : V{} + all_integers, rounded = (x + shift) - shift;
   return (x < all_integers) & (x > -all_integers) ? rounded : x;
+}
+
+// The largest integer not above x, for |x| < 2^31 (2^63 in double).
+template <class T, int W>
+inline Vector<T, W> floor_of(Vector<T, W> x) {
+#if defined(__AVX512F__)
+  if constexpr (W * sizeof(T) == 64) {
+    if constexpr (sizeof(T) == 4) return bit_cast<Vector<T, W>>(_mm512_maskz_roundscale_ps(0xffff, bit_cast<__m512>(x), 1));
+    if constexpr (sizeof(T) == 8) return bit_cast<Vector<T, W>>(_mm512_maskz_roundscale_pd(0xff, bit_cast<__m512d>(x), 1));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (W * sizeof(T) == 32) {
+    if constexpr (sizeof(T) == 4) return bit_cast<Vector<T, W>>(_mm256_floor_ps(bit_cast<__m256>(x)));
+    if constexpr (sizeof(T) == 8) return bit_cast<Vector<T, W>>(_mm256_floor_pd(bit_cast<__m256d>(x)));
+  }
+#endif
+  using Int = typename IntOf<T>::type;
+  const Vector<T, W> truncated = __builtin_convertvector(__builtin_convertvector(x, Vector<Int, W>), Vector<T, W>);
+  return truncated > x ? truncated - T(1) : truncated;
 }
 
 // Whether any lane of a comparison's result is true.

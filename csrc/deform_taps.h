@@ -18,7 +18,34 @@ struct Accumulator<double> {
   using index = int64_t;
 };
 
-constexpr int64_t kTile = 144;  // taps worked out at once where K allows: 16 positions of a 3x3 kernel, 8 KB of buffer
+constexpr int64_t kTile = 144;  // taps worked out at once where K allows: 16 positions of a 3x3 kernel, 6 KB of blocks
+
+// What is known of as many taps as a vector has lanes. The arrays' distances are the compiler's to know: a loop over taps then
+// needs one register for all of them, where pointers into longer arrays spilled (ldcn's forward: 10.0 ms with them, 8.7 without).
+template <class T>
+struct TapBlock {
+  using A = typename Accumulator<T>::type;
+  using I = typename Accumulator<T>::index;
+  static constexpr int W = kVectorBytes / int(sizeof(A));
+
+  alignas(64) A weight[4][W];  // of corners (0,0) (0,1) (1,0) (1,1), with the mask in them; 0 of a corner outside
+  int64_t start[W];            // of corner (0,0), in elements
+  I inside[W];                 // bits 1 2 4 8: corners (0,0) (0,1) (1,0) (1,1) lie inside
+  A fraction_y[W], fraction_x[W];
+};
+
+// One of a block's taps.
+template <class T>
+struct Tap {
+  using A = typename Accumulator<T>::type;
+  const TapBlock<T>& block;
+  uint64_t lane;
+  A weight(int corner) const { return block.weight[corner][lane]; }
+  int64_t start() const { return block.start[lane]; }
+  int inside() const { return int(block.inside[lane]); }
+  A fraction_y() const { return block.fraction_y[lane]; }
+  A fraction_x() const { return block.fraction_x[lane]; }
+};
 
 // The taps of up to `positions` neighbouring positions of one output row in one group. Tap k of position p is entry
 // p * position_step + k * tap_step: in the order in which offset lies in memory, so that it is read in runs.
@@ -26,7 +53,7 @@ template <class T>
 struct Taps {
   using A = typename Accumulator<T>::type;
   using I = typename Accumulator<T>::index;
-  static constexpr int W = kVectorBytes / int(sizeof(A));
+  static constexpr int W = TapBlock<T>::W;
 
   explicit Taps(const LdcnArguments& a)
       : args(a),
@@ -38,15 +65,9 @@ struct Taps {
         // of x, whose layout is the caller's, and of the plane that its gradient is summed in
         narrow(fits_int32(a.x.h, a.height) && fits_int32(a.x.w, a.width) && fits_int32(a.width * a.channels + 64, a.height)) {
     size = (positions * k + W - 1) / W * W;
-    memory = new A[size * 11]();  // zeroed: lanes past the last tap are computed too
-    A* p = memory;
-    A** const arrays[] = {&row, &column, &fraction_y, &fraction_x, &m, &weights, nullptr, nullptr, nullptr, &offsets};
-    for (A** array : arrays) {
-      if (array) *array = p;
-      p += size;
-    }
-    start = new int64_t[size]();
-    inside = new I[size]();
+    memory = new A[size * 5]();  // zeroed: lanes past the last tap are computed too
+    row = memory, column = memory + size, m = memory + 2 * size, offsets = memory + 3 * size;
+    blocks = new TapBlock<T>[size_t(size / W)]();
     // Undisplaced sampling positions of output row 0, from column 0, before the padding.
     for (int64_t p = 0; p < positions; ++p)
       for (int64_t i = 0, tap = 0; i < a.kernel_h; ++i)
@@ -58,16 +79,17 @@ struct Taps {
   }
   ~Taps() {
     delete[] memory;
-    delete[] start;
-    delete[] inside;
+    delete[] blocks;
   }
   Taps(const Taps&) = delete;
   Taps& operator=(const Taps&) = delete;
 
   int64_t count_from(int64_t ow) const { return minimum(positions, args.out_width - ow); }
 
+  Tap<T> operator[](int64_t t) const { return {blocks[uint64_t(t) / W], uint64_t(t) % W}; }
+
   // Works out every tap of output columns [ow, ow + count) of row oh, in group g of image n; corner (0, 0) of a tap
-  // starts at start[t] in an image whose rows and columns are h and w elements apart.
+  // starts at its start() in an image whose rows and columns are h and w elements apart.
   void compute(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count, int64_t h, int64_t w) {
     gather_offsets(n, g, oh, ow, count);
     if (args.mask.data) gather_mask(n, g, oh, ow, count);
@@ -76,12 +98,11 @@ struct Taps {
     const int64_t end = channels_adjacent ? count * k : positions * k;
     // Local copies: the compiler can't know that stores through the members leave the members alone.
     const A *const rows = row, *const columns = column, *const from = offsets, *const masks = args.mask.data ? m : nullptr;
-    A *const into_y = fraction_y, *const into_x = fraction_x, *const into_weights = weights;
-    int64_t* const into_start = start;
-    I* const into_inside = inside;
+    TapBlock<T>* block = blocks;
     const int64_t array = size;
     const bool adjacent = channels_adjacent, multiply_narrow = narrow;
-    for (int64_t t = 0; t < end; t += W) {
+    Vector<I, W> all = Vector<I, W>{} + I(15);
+    for (int64_t t = 0; t < end; t += W, ++block) {
       Vector<A, W> dy, dx;
       if (adjacent) {
         const auto low = load<W>(from + 2 * t), high = load<W>(from + 2 * t + W);
@@ -91,25 +112,25 @@ struct Taps {
       }
       const auto y = sample_axis<A, I, W>((load<W>(rows + t) + down) + dy, height);
       const auto x = sample_axis<A, I, W>((load<W>(columns + t) + right) + dx, width);
-      store<W>(into_y + t, y.fraction);
-      store<W>(into_x + t, x.fraction);
+      store<W>(block->fraction_y, y.fraction);
+      store<W>(block->fraction_x, x.fraction);
       const Vector<A, W> mask = masks ? load<W>(masks + t) : Vector<A, W>{} + A(1);
       const auto my = mask * y.fraction, mx = mask - my;
       const auto v11 = my * x.fraction, v01 = mx * x.fraction;
-      store<W>(into_weights + t, mx - v01);
-      store<W>(into_weights + array + t, v01);
-      store<W>(into_weights + 2 * array + t, my - v11);
-      store<W>(into_weights + 3 * array + t, v11);
+      const Vector<I, W> inside[4] = {y.low_inside & x.low_inside, y.low_inside & x.high_inside, y.high_inside & x.low_inside,
+                                      y.high_inside & x.high_inside};
+      const Vector<A, W> weight[4] = {mx - v01, v01, my - v11, v11}, zero{};
+      for (int corner = 0; corner < 4; ++corner) store<W>(block->weight[corner], inside[corner] ? weight[corner] : zero);
       if (multiply_narrow) {
-        const auto low = __builtin_convertvector(y.low * I(h) + x.low * I(w), Vector<int64_t, W>);
-        std::memcpy(into_start + t, &low, sizeof low);
+        store_int64<W>(block->start, y.low * I(h) + x.low * I(w));
       } else {
-        for (int lane = 0; lane < W; ++lane) into_start[t + lane] = int64_t(y.low[lane]) * h + int64_t(x.low[lane]) * w;
+        for (int lane = 0; lane < W; ++lane) block->start[lane] = int64_t(y.low[lane]) * h + int64_t(x.low[lane]) * w;
       }
-      const auto corners = (y.low_inside & x.low_inside & I(1)) | (y.low_inside & x.high_inside & I(2)) |
-                           (y.high_inside & x.low_inside & I(4)) | (y.high_inside & x.high_inside & I(8));
-      std::memcpy(into_inside + t, &corners, sizeof corners);
+      const Vector<I, W> corners = (inside[0] & I(1)) | (inside[1] & I(2)) | (inside[2] & I(4)) | (inside[3] & I(8));
+      all &= corners;
+      std::memcpy(block->inside, &corners, sizeof corners);
     }
+    all_inside = !any(all != I(15));
   }
 
   const LdcnArguments& args;
@@ -117,15 +138,24 @@ struct Taps {
   const bool channels_adjacent;
   const int64_t position_step, tap_step;
   int64_t size;  // of each array
-  A *row, *column, *fraction_y, *fraction_x, *m;
-  A* weights;  // of corners (0,0) (0,1) (1,0) (1,1), an array each, one after the other; they carry the mask
-  int64_t* start;
-  I* inside;  // bits 1 2 4 8: corners (0,0) (0,1) (1,0) (1,1) lie inside
+  A *row, *column, *m;
+  TapBlock<T>* blocks;
+  bool all_inside;  // all corners of all of them
 
  private:
   static int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
   // Whether a row or column beyond the last, times its step, can be multiplied and added in int32.
   static bool fits_int32(int64_t step, int64_t size) { return step >= 0 && step <= (int64_t(1) << 30) / (size + 2); }
+
+  // By vectors, of which the last overlaps the one before: no rest is left.
+  template <int L, class S>
+  static void copy_run(A* to, const S* from, int64_t count) {
+    const auto some = [&](int64_t i) { store<L>(to + i, __builtin_convertvector(load<L>(from + i), Vector<A, L>)); };
+    if constexpr (L > 1)
+      if (count < L) return copy_run<L / 2>(to, from, count);
+    for (int64_t i = 0; i < count - L; i += L) some(i);
+    if (count > 0) some(count - L);
+  }
 
   // Copies a run of offsets or masks, and asks for the run one output row (`below` elements) further down, which is needed
   // soon and which the hardware, seeing many short runs, does not foresee.
@@ -133,14 +163,7 @@ struct Taps {
   static void copy(A* to, const S* from, int64_t step, int64_t count, int64_t below) {
     prefetch(from + below, step == 1 ? count : 1);
     if (step == 1) {
-      constexpr int L = kVectorBytes / int(sizeof(S) > sizeof(A) ? sizeof(S) : sizeof(A));
-      const auto some = [&](int64_t i) { store<L>(to + i, __builtin_convertvector(load<L>(from + i), Vector<A, L>)); };
-      if (count >= L) {
-        for (int64_t i = 0; i < count - L; i += L) some(i);
-        some(count - L);  // the last whole vector overlaps the one before: no rest is left
-      } else {
-        for (int64_t i = 0; i < count; ++i) to[i] = A(load<1>(from + i)[0]);
-      }
+      copy_run<kVectorBytes / int(sizeof(S) > sizeof(A) ? sizeof(S) : sizeof(A))>(to, from, count);
     } else {
       for (int64_t i = 0; i < count; ++i) to[i] = A(load<1>(from + i * step)[0]);
     }
