@@ -10,6 +10,8 @@ import pytest
 import torch
 from problem_sizes import THREADS
 
+from dkic.memory import keep_freed_memory
+
 OURS = "dkic"
 MEDIANS = pytest.StashKey[dict[str, dict[str, float]]]()  # work -> implementation -> seconds
 BANDWIDTHS = pytest.StashKey[dict[torch.device, float]]()  # bytes a second
@@ -34,6 +36,12 @@ def commit() -> str:
         return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def freed_memory() -> None:
+    """Freed memory is used again, by all implementations alike, so that no time depends on what was freed just before."""
+    keep_freed_memory()
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,10 @@ import torch
 from photographs import photograph
 
 import dkic
+from dkic.memory import keep_freed_memory
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the `dkic` command does
     torch.set_num_threads(int(sys.argv[2]))
     codec = dkic.load(sys.argv[1])
     codec.decompress(codec.compress(photograph()), "numpy")

@@ -15,6 +15,7 @@ import click
 
 import dkic
 from dkic.errors import DkicError
+from dkic.memory import keep_freed_memory
 
 INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
 OUT = click.option("-o", "--out", required=True, metavar="OUT", help="A file; or a folder, where there are several inputs.")
@@ -51,6 +52,7 @@ def main() -> None:
 @click.version_option(dkic.__version__, prog_name="dkic")
 def cli() -> None:
     """Learned image compression: pictures to small .dkic files and back."""
+    keep_freed_memory()
 
 
 @cli.command(short_help="Compress pictures to .dkic files.")

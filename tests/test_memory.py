@@ -1,0 +1,36 @@
+"""keep_freed_memory: large blocks are used again without a page fault, in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+PAGE = 4096
+BLOCK = 2**26  # above glibc's largest threshold for giving blocks back
+
+# Page faults that filling a block costs where blocks of its size were freed before.
+FAULTS = f"""
+import resource
+import torch
+from dkic.memory import keep_freed_memory
+
+assert keep_freed_memory() if KEPT else True
+fill = lambda: torch.empty({BLOCK}, dtype=torch.uint8).fill_(1) is None
+for _ in range(8):  # small blocks find their places in between
+    fill()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+fill()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(kept: bool) -> int:
+    code = FAULTS.replace("KEPT", str(kept))
+    return int(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
+
+
+def test_blocks_are_used_again():
+    pages = BLOCK // PAGE
+    if faults(kept=False) < pages / 2:
+        pytest.skip("this system's pages are larger, or its allocator keeps large blocks by itself")
+    assert faults(kept=True) < pages / 100
