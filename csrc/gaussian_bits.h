@@ -70,20 +70,21 @@ struct GaussianFit<double> {
       0.0239120176329894483};
 };
 
+// Odd powers apart from even ones: two chains of operations in the place of one twice as long. It is the length of its chains that
+// a vector's time goes with here, not the number of operations.
 template <int N, class T, class V>
 inline V polynomial(const T (&c)[N], V x) {
-  V sum = V{} + c[N - 1];
-  if constexpr (N <= 12) {
-#pragma GCC unroll 32
+  if constexpr (N <= 3) {
+    V sum = V{} + c[N - 1];
     for (int i = N - 2; i >= 0; --i) sum = sum * x + c[i];
     return sum;
-  } else {  // odd powers apart from even ones: two chains of operations in the place of one twice as long
-    static_assert(N % 2 == 1);
+  } else {
     const V square = x * x;
-    V odd = V{} + c[N - 2];
+    V high = V{} + c[N - 1], low = V{} + c[N - 2];  // of powers N - 1 and N - 2
 #pragma GCC unroll 32
-    for (int i = N - 3; i > 0; i -= 2) sum = sum * square + c[i], odd = odd * square + c[i - 1];
-    return odd * x + (sum * square + c[0]);
+    for (int i = N - 3; i > 0; i -= 2) high = high * square + c[i], low = low * square + c[i - 1];
+    if constexpr (N % 2) return low * x + (high * square + c[0]);
+    else return high * x + low;
   }
 }
 
@@ -108,6 +109,7 @@ struct GaussianBits {
   using Fit = GaussianFit<T>;
   using V = Vector<T, W>;
   using VI = Vector<typename Fit::Int, W>;
+  using M = Mask<T, W>;
   static constexpr int kSeries = Fit::kSeries;
   static constexpr Taylor<T, kSeries> kTaylor{};
 
@@ -118,22 +120,35 @@ struct GaussianBits {
   static inline GaussianBits of(V v, V s) {
     const V a = absolute(v), upper = a + T(0.5), lower = a - T(0.5), r = T(1) / s;
     const V u = a * r, h = T(0.5) * r, y = upper * r, p = u * h;
-    const VI narrow = (h < T(0.38)) & (p < T(0.33)), centre = (lower < T(0)) & ~narrow;
+    const V zero{}, one = zero + T(1);
+    const M narrow = M::less(h, zero + T(0.38)) & M::less(p, zero + T(0.33)), centre = M::less(lower, zero) & ~narrow;
 
     V x{}, square_high{}, square_low{};  // -x^2/2 in two parts
     V fall{}, tail{}, density{}, outside{};
-    if (any(~narrow)) {
+    if ((~narrow).any()) {
       // x, with half as many bits again: where P is nearly 1 its complement goes with e^(-x^2/2), and x^2/2 comes to 10 and more.
-      const V near_x = lower * r, x_head = head(near_x), s_head = head(s), lower_rest = a - (lower + T(0.5));
-      const V x_rest = (((lower - x_head * s_head) - x_head * (s - s_head)) + lower_rest) * r;
-      x = x_head + x_rest;
-      square_high = T(-0.5) * x_head * x_head, square_low = -x_rest * (x_head + T(0.5) * x_rest);
-      fall = exponential(T(-2) * p, V{});  // phi(y) / phi(x)
-      const V mills_x = mills(absolute(near_x)), mills_y = mills(y);
+      const V near_x = lower * r, lower_rest = a - (lower + T(0.5));
+      if constexpr (kFused) {
+        const V x_rest = (fused<T, W>(-near_x, s, lower) + lower_rest) * r, half_x = T(-0.5) * near_x;
+        x = near_x + x_rest;
+        square_high = half_x * near_x;
+        square_low = fused<T, W>(half_x, near_x, -square_high) - x_rest * (near_x + T(0.5) * x_rest);
+      } else {
+        const V x_head = head(near_x), s_head = head(s);
+        const V x_rest = (((lower - x_head * s_head) - x_head * (s - s_head)) + lower_rest) * r;
+        x = x_head + x_rest;
+        square_high = T(-0.5) * x_head * x_head, square_low = -x_rest * (x_head + T(0.5) * x_rest);
+      }
+      // Where v is 0, as is most of a rounded latent, phi(y) / phi(x) is 1 and one exponential serves.
+      const M at_zero = centre & M::equal(p, zero), beside = centre & ~at_zero;
+      const V power = exponential(at_zero.choose(square_high, T(-2) * p), at_zero.choose(square_low, zero));
+      fall = at_zero.choose(one, power);  // phi(y) / phi(x)
+      V mills_x, mills_y;
+      mills(absolute(near_x), y, mills_x, mills_y);
       tail = mills_x - fall * mills_y;
-      if (any(centre)) {
+      if (centre.any()) {
         constexpr T kPhi0 = T(0.39894228040143267794);
-        density = kPhi0 * exponential(centre ? square_high : V{}, centre ? square_low : V{});
+        density = kPhi0 * (beside.any() ? at_zero.choose(power, exponential(square_high, square_low)) : power);
         outside = density * (mills_x + fall * mills_y);  // 1 - P
       }
     }
@@ -141,7 +156,7 @@ struct GaussianBits {
     // P / (2 h phi(u)) is the mean over w = 0 ... h of cosh(u w) e^(-w^2/2), here in powers of (u h)^2 and -h^2/2.
     const V square = p * p, half = T(-0.5) * h * h;
     V narrow_sum{};
-    if (any(narrow)) {
+    if (narrow.any()) {
 #pragma GCC unroll 32
       for (int i = kSeries; i >= 0; --i) {
         V coefficient = V{} + kTaylor.mean[i][kSeries - i];
@@ -154,26 +169,24 @@ struct GaussianBits {
     // ln P = exponent + ln(factor); they have one sign, or nearly, so little cancels.
     constexpr T kLog2E = T(1.44269504088896340736), kLnPhi0 = T(-0.91893853320467274178);
     V exponent = square_high + (square_low + kLnPhi0), factor = tail;
-    exponent = narrow ? T(-0.5) * u * u + kLnPhi0 : exponent;
-    factor = narrow ? (h + h) * narrow_sum : factor;
-    exponent = centre ? V{} : exponent;
-    factor = centre ? T(1) - outside : factor;
+    exponent = centre.choose(zero, narrow.choose(T(-0.5) * u * u + kLnPhi0, exponent));
+    factor = centre.choose(one - outside, narrow.choose((h + h) * narrow_sum, factor));
     const Logarithm log = logarithm(factor, centre, outside);
     GaussianBits result;
     result.bits = -((exponent + log.rest) * kLog2E + log.power);
     if constexpr (kDerivatives) {
-      const V above = T(2) * kLog2E * (centre ? density : V{} + T(1)) * r;
+      const V above = T(2) * kLog2E * centre.choose(density, one) * r;
       const V scale = above / factor;
       // Where narrow, phi(x) -+ phi(y) are 2 phi(u) e^(-h^2/2) times the hyperbolic sine and cosine of u h.
       V odd{}, even{};
-      if (any(narrow)) {
+      if (narrow.any()) {
         const V middle = polynomial(kTaylor.exponential, half);
         odd = p * polynomial(kTaylor.sine, square) * middle, even = polynomial(kTaylor.cosine, square) * middle;
       }
       // u + h, not y: another use of that product would change how the bits above are fused, and so their last digit.
-      const V slope = (narrow ? odd : T(0.5) - T(0.5) * fall) * scale;
-      result.by_v = v < T(0) ? -slope : slope;
-      result.by_scale = (narrow ? h * even - u * odd : T(0.5) * ((u + h) * fall - x)) * scale;
+      const V slope = narrow.choose(odd, T(0.5) - T(0.5) * fall) * scale;
+      result.by_v = M::less(v, zero).choose(-slope, slope);
+      result.by_scale = narrow.choose(h * even - u * odd, T(0.5) * ((u + h) * fall - x)) * scale;
     }
     return result;
   }
@@ -183,17 +196,21 @@ struct GaussianBits {
   static inline V head(V x) { return bit_cast<V>(bit_cast<VI>(x) & Fit::kHead); }
   static inline VI sign_bit() { return bit_cast<VI>(-V{}); }
 
-  // M(z) for z >= 0; relative error 3e-8 in float before rounding, 1e-15 in double.
-  static inline V mills(V z) {
-    const V inverse = T(1) / (z + T(4));
-    return polynomial(Fit::mills, (z - T(4)) * inverse) * inverse;
+  // M(z) for two z >= 0 at the price of one division, which costs as much as a whole polynomial; relative error 3e-8 in float before
+  // rounding, 1e-15 in double.
+  static inline void mills(V z0, V z1, V& m0, V& m1) {
+    const V far0 = z0 + T(4), far1 = z1 + T(4), inverse = T(1) / (far0 * far1);
+    const V inverse0 = inverse * far1, inverse1 = inverse * far0;
+    m0 = polynomial(Fit::mills, (z0 - T(4)) * inverse0) * inverse0;
+    m1 = polynomial(Fit::mills, (z1 - T(4)) * inverse1) * inverse1;
   }
 
   // e^(high + low), |low| much below |high|; at least e^kLeastExponent, so that 2^k below stays a normal number.
   static inline V exponential(V high, V low) {
-    const VI least = high < Fit::kLeastExponent;
-    high = least ? V{} + Fit::kLeastExponent : high;
-    low = least ? V{} : low;
+    const V bound = V{} + Fit::kLeastExponent;
+    const M least = M::less(high, bound);
+    high = least.choose(bound, high);
+    low = least.choose(V{}, low);
     const V shifted = high * T(1.44269504088896340736) + Fit::kRound, k = shifted - Fit::kRound;
     const V f = (high - k * Fit::kLn2High) + (low - k * Fit::kLn2Low);
     const V e = T(1) + (f + f * f * polynomial(Fit::exponential, f));
@@ -204,11 +221,12 @@ struct GaussianBits {
   struct Logarithm {
     V power, rest;
   };
-  static inline Logarithm logarithm(V x, VI given, V complement) {
+  static inline Logarithm logarithm(V x, M given, V complement) {
     const VI k = (bit_cast<VI>(x) - Fit::kRootHalf) >> Fit::kMantissa;
     V f = bit_cast<V>(bit_cast<VI>(x) - (k << Fit::kMantissa)) - T(1);
-    f = given & (k == 0) ? -complement : f;
-    return {__builtin_convertvector(k, V), f + f * f * (f * polynomial(Fit::logarithm, f) - T(0.5))};
+    const V power = __builtin_convertvector(k, V);
+    f = (given & M::equal(power, V{})).choose(-complement, f);
+    return {power, f + f * f * (f * polynomial(Fit::logarithm, f) - T(0.5))};
   }
 };
 
