@@ -10,12 +10,10 @@ namespace {
 template <class T>
 struct Accumulator {
   using type = float;
-  using index = int32_t;
 };
 template <>
 struct Accumulator<double> {
   using type = double;
-  using index = int64_t;
 };
 
 constexpr int64_t kTile = 144;  // taps worked out at once where K allows: 16 positions of a 3x3 kernel, 6 KB of blocks
@@ -25,7 +23,7 @@ constexpr int64_t kTile = 144;  // taps worked out at once where K allows: 16 po
 template <class T>
 struct TapBlock {
   using A = typename Accumulator<T>::type;
-  using I = typename Accumulator<T>::index;
+  using I = typename IntOf<A>::type;
   static constexpr int W = kVectorBytes / int(sizeof(A));
 
   alignas(64) A weight[4][W];  // of corners (0,0) (0,1) (1,0) (1,1), with the mask in them; 0 of a corner outside
@@ -52,7 +50,7 @@ struct Tap {
 template <class T>
 struct Taps {
   using A = typename Accumulator<T>::type;
-  using I = typename Accumulator<T>::index;
+  using I = typename IntOf<A>::type;
   static constexpr int W = TapBlock<T>::W;
 
   explicit Taps(const LdcnArguments& a)

@@ -22,10 +22,9 @@ struct GaussianFit;
 // Chebyshev series, cut.
 template <>
 struct GaussianFit<float> {
-  using Int = int32_t;
   static constexpr int kMantissa = 23;
-  static constexpr Int kHead = ~0xfff;  // keeps 12 bits: products of two such heads are exact
-  static constexpr Int kRootHalf = 0x3f3504f3;
+  static constexpr IntOf<float>::type kHead = ~0xfff;  // keeps 12 bits: products of two such heads are exact
+  static constexpr IntOf<float>::type kRootHalf = 0x3f3504f3;
   static constexpr float kRound = 0x1.8p23f, kLeastExponent = -80;
   static constexpr float kLn2High = 0x1.62ep-1f, kLn2Low = 0x1.0bfbe8p-15f;
   static constexpr int kSeries = 3;
@@ -38,10 +37,9 @@ struct GaussianFit<float> {
 
 template <>
 struct GaussianFit<double> {
-  using Int = int64_t;
   static constexpr int kMantissa = 52;
-  static constexpr Int kHead = ~0x7ffffff;  // 26 bits
-  static constexpr Int kRootHalf = 0x3fe6a09e667f3bcd;
+  static constexpr IntOf<double>::type kHead = ~0x7ffffff;  // 26 bits
+  static constexpr IntOf<double>::type kRootHalf = 0x3fe6a09e667f3bcd;
   static constexpr double kRound = 0x1.8p52, kLeastExponent = -700;
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
   static constexpr int kSeries = 9;
@@ -108,7 +106,7 @@ template <class T, int W>
 struct GaussianBits {
   using Fit = GaussianFit<T>;
   using V = Vector<T, W>;
-  using VI = Vector<typename Fit::Int, W>;
+  using VI = Vector<typename IntOf<T>::type, W>;
   using M = Mask<T, W>;
   static constexpr int kSeries = Fit::kSeries;
   static constexpr Taylor<T, kSeries> kTaylor{};

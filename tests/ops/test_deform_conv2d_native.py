@@ -23,6 +23,9 @@ def threads():
         *DEFORM_CONV2D_FEW,
         # products large enough for BLAS to share among threads, were it allowed to; the second in a single block
         DeformConv2dCase("wide", batch=1, groups=8, depth=24, height=40, width=41, out_channels=192),
+        # blocks of few pixels, alone and after others
+        DeformConv2dCase("few pixels", batch=1, groups=8, depth=24, height=2, width=4, out_channels=192),
+        DeformConv2dCase("few pixels at the end", batch=1, groups=8, depth=24, height=20, width=21, out_channels=192),
         DeformConv2dCase("one block", batch=1, groups=1, depth=512, height=5, width=6, out_channels=512),
     ],
     ids=str,
