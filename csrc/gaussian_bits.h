@@ -27,7 +27,7 @@ struct GaussianFit<float> {
   static constexpr IntOf<float>::type kRootHalf = 0x3f3504f3;
   static constexpr float kRound = 0x1.8p23f, kLeastExponent = -80;
   static constexpr float kLn2High = 0x1.62ep-1f, kLn2Low = 0x1.0bfbe8p-15f;
-  static constexpr int kSeries = 3;
+  static constexpr int kSeries = 4;
   static constexpr float mills[] = {1.893219055f,    -1.523770314f,    0.9704099614f,   -0.4675531274f,   0.1513885563f,
                                     -0.01883037159f, -0.008713460733f, 0.003919832456f, 0.0003241714095f, -0.0003943441879f};
   static constexpr float exponential[] = {0.5000000014f, 0.1666657336f, 0.04166645678f, 0.008363776467f, 0.001393454452f};
@@ -119,7 +119,7 @@ struct GaussianBits {
     const V a = absolute(v), upper = a + T(0.5), lower = a - T(0.5), r = T(1) / s;
     const V u = a * r, h = T(0.5) * r, y = upper * r, p = u * h;
     const V zero{}, one = zero + T(1);
-    const M narrow = M::less(h, zero + T(0.38)) & M::less(p, zero + T(0.33)), centre = M::less(lower, zero) & ~narrow;
+    const M narrow = M::less(h, zero + T(0.45)) & M::less(p, zero + T(0.7)), centre = M::less(lower, zero) & ~narrow;
 
     V x{}, square_high{}, square_low{};  // -x^2/2 in two parts
     V fall{}, tail{}, density{}, outside{};
