@@ -32,19 +32,39 @@ struct Blend {
   T* y;
   int64_t y_step;
 
-  template <int W, int NV>
+  // Half a vector of channels before or after the NV whole ones.
+  enum class Half { none, first, last };
+
+  void cover(int64_t depth) const {
+    // At 24 channels one walk over the taps with 64 bytes and 32 takes 5 % less than with 3 times 32 (11 % for float16); the half
+    // comes where the whole vector does not straddle cache lines then.
+    constexpr int W = kVectorBytes / int(sizeof(A));
+    if constexpr (kVectorBytes == 64)
+      if (depth == W + W / 2) {
+        const bool aligned = reinterpret_cast<uintptr_t>(x) % (W * sizeof(T)) == 0;
+        return aligned ? run<W, 1, Half::last>(0) : run<W, 1, Half::first>(0);
+      }
+    cover_channels<A>(0, depth, *this);
+  }
+
+  template <int W, int NV, Half kHalf = Half::none>
   void run(int64_t channel) const {
+    constexpr int H = W / 2, kWhole = kHalf == Half::first ? H : 0, kRest = kHalf == Half::first ? 0 : NV * W;
+    struct Sum {
+      Vector<A, W> whole[NV] = {};
+      Vector<A, kHalf == Half::none ? 1 : H> half = {};
+      [[gnu::always_inline]] void add(A weight, const T* q) {
+        Vector<A, W> values[NV];
+        load_each<W>(q + kWhole, values);
+        for (int v = 0; v < NV; ++v) whole[v] += weight * values[v];
+        if constexpr (kHalf != Half::none) half += weight * load<H>(q + kRest);
+      }
+    };
     const T *base = x + channel, *nothing = zeros + channel;
     T* to = y + channel;
     const int64_t step = taps.tap_step, position_step = taps.position_step, k = taps.k;
     for (int64_t p = 0; p < count; ++p, to += y_step) {
-      using V = Vector<A, W>;
-      V top[NV] = {}, bottom[NV] = {};  // apart: chains of additions half as long, 4 to 8 % for half types
-      const auto add = [](V* sum, A weight, const T* q) __attribute__((always_inline)) {
-        V values[NV];
-        load_each<W>(q, values);
-        for (int v = 0; v < NV; ++v) sum[v] += weight * values[v];
-      };
+      Sum top, bottom;  // apart: chains of additions half as long, 4 to 8 % for half types
       int64_t t = p * position_step;
       for (int64_t left = k; left > 0; --left, t += step) {
         const Tap<T> tap = taps[t];
@@ -54,13 +74,14 @@ struct Blend {
           q00 = inside & 1 ? q00 : nothing, q01 = inside & 2 ? q01 : nothing;
           q10 = inside & 4 ? q10 : nothing, q11 = inside & 8 ? q11 : nothing;
         }
-        add(top, tap.weight(0), q00);
-        add(bottom, tap.weight(2), q10);
-        add(top, tap.weight(1), q01);
-        add(bottom, tap.weight(3), q11);
+        top.add(tap.weight(0), q00);
+        bottom.add(tap.weight(2), q10);
+        top.add(tap.weight(1), q01);
+        bottom.add(tap.weight(3), q11);
       }
-      for (int v = 0; v < NV; ++v) top[v] += bottom[v];
-      store_each<W>(to, top);
+      for (int v = 0; v < NV; ++v) top.whole[v] += bottom.whole[v];
+      store_each<W>(to + kWhole, top.whole);
+      if constexpr (kHalf != Half::none) store<H>(to + kRest, top.half + bottom.half);
     }
   }
 };
@@ -82,7 +103,6 @@ void for_positions(const LdcnArguments& a, Taps<T>& taps, int64_t first, int64_t
 
 template <class T>
 void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
-  using A = typename Accumulator<T>::type;
   Taps<T> taps(a);
   const int64_t depth = a.channels / a.groups;
   const T* const zeros = new T[size_t(depth)]();
@@ -96,7 +116,7 @@ void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
       for (int64_t p = 0; p < count; ++p) prefetch(x + row * a.x.h + (column + p) * a.x.w, depth);
     taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
     const auto blend = [&](auto all_inside) {
-      cover_channels<A>(0, depth, Blend<T, all_inside.value>{taps, count, x, zeros, {a.x.h, a.x.w}, y, a.channels});
+      Blend<T, all_inside.value>{taps, count, x, zeros, {a.x.h, a.x.w}, y, a.channels}.cover(depth);
     };
     if (taps.all_inside) {
       blend(Constant<true>{});

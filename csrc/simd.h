@@ -206,10 +206,10 @@ template <int W>
 inline void store_int64(int64_t* p, Vector<int32_t, W> v) {
 #if defined(__AVX512F__)
   if constexpr (W == 16) {
-    const __m512i low = _mm512_maskz_cvtepi32_epi64(0xff, _mm512_castsi512_si256(bit_cast<__m512i>(v)));
-    const __m512i high = _mm512_maskz_cvtepi32_epi64(0xff, _mm512_maskz_extracti64x4_epi64(0xff, bit_cast<__m512i>(v), 1));
-    _mm512_storeu_si512(p, low);
-    return _mm512_storeu_si512(p + 8, high);
+    const __m256i low = _mm512_maskz_extracti64x4_epi64(0xff, bit_cast<__m512i>(v), 0);
+    const __m256i high = _mm512_maskz_extracti64x4_epi64(0xff, bit_cast<__m512i>(v), 1);
+    _mm512_storeu_si512(p, _mm512_maskz_cvtepi32_epi64(0xff, low));
+    return _mm512_storeu_si512(p + 8, _mm512_maskz_cvtepi32_epi64(0xff, high));
   }
 #endif
 #if defined(__AVX2__)
