@@ -44,6 +44,7 @@ def examine() -> list[Finding]:
         _look("torch", _torch, GET_TORCH),
         _look("threads", _threads, GET_TORCH),
         _look("CPU kernels", _cpu_kernels, GET_DKIC),
+        *_ops(),
         _look("entropy coder", _entropy_coder, GET_DKIC),
         _look("models", _models, GET_DKIC),
     ]
@@ -96,6 +97,19 @@ def _cpu_kernels() -> str:
         raise _Missing(capability, "unset DKIC_CPU_CAPABILITY")
     asked = os.environ.get("DKIC_CPU_CAPABILITY")
     return f"built, use {capability} instructions (DKIC_CPU_CAPABILITY is {asked or 'not set'})"
+
+
+def _ops() -> list[Finding]:
+    """Of every op, the backends that run here, and why others do not. The GPU's may be missing in a healthy installation."""
+    try:
+        from dkic.ops import backends
+    except (ImportError, OSError, AttributeError):
+        return []  # the line about torch says why
+    lines = []
+    for op, names in backends.OPS.items():
+        reasons = {name: backends.missing(name) for name in names}
+        lines.append(Finding(op, "; ".join(f"{name}: {reason or 'runs'}" for name, reason in reasons.items())))
+    return lines
 
 
 def _entropy_coder() -> str:

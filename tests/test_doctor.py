@@ -25,6 +25,15 @@ def test_this_installation_is_healthy():
     assert doctor.healthy(), doctor.report()
 
 
+def test_backends_of_every_op_are_listed():
+    from dkic.ops import backends
+
+    found = findings()
+    for op, names in backends.OPS.items():
+        assert found[op].ok and [part.partition(":")[0] for part in found[op].value.split("; ")] == list(names)
+        assert found[op].value.startswith("cpu: runs")
+
+
 def test_parts_that_are_not_there_are_named_with_their_repair(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "PACKAGE", tmp_path)
     monkeypatch.setitem(sys.modules, "dkic._native._rans", None)  # import raises ImportError

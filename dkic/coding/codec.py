@@ -143,7 +143,7 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
         raise DkicError(f"no such device: {device!r}; use cpu") from None
     if device.type != "cpu":
         raise DkicError(f"dkic runs its codec on the CPU only so far, not on {device}")
-    if reason := backends.why_not(device):
+    if reason := backends.load_cpu():
         raise DkicError(reason)
     return Codec([load_weights(path) for path in find_weights(model)])
 

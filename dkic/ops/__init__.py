@@ -4,9 +4,10 @@
 """
 
 # A function takes the name of the module that defines it: `import dkic.ops.ldcn; dkic.ops.ldcn(x, ...)` calls it too.
+from dkic.ops.backends import set_backend
 from dkic.ops.deform_conv2d import deform_conv2d
 from dkic.ops.gaussian_likelihood import gaussian_likelihood
 from dkic.ops.gaussian_symbols import gaussian_symbols
 from dkic.ops.ldcn import ldcn
 
-__all__ = ["deform_conv2d", "gaussian_likelihood", "gaussian_symbols", "ldcn"]
+__all__ = ["deform_conv2d", "gaussian_likelihood", "gaussian_symbols", "ldcn", "set_backend"]

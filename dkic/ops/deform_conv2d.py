@@ -57,7 +57,7 @@ def deform_conv2d(
     strides, pads = pair_of("deform_conv2d", "stride", stride), pair_of("deform_conv2d", "padding", padding)
     dilations = pair_of("deform_conv2d", "dilation", dilation)
     _check(input, offset, weight, bias, strides, pads, dilations, mask)
-    if not torch.compiler.is_compiling() and (reason := backends.why_not(input.device)):
+    if not torch.compiler.is_compiling() and (reason := backends.why_not("deform_conv2d", input.device)):
         raise RuntimeError(reason)
     return torch.ops.dkic.deform_conv2d(input, offset, weight, bias, mask, strides, pads, dilations)
 

@@ -62,7 +62,7 @@ def gaussian_likelihood(
     """
     check_tensors("gaussian_likelihood", y, {"scale": scale, "mean": mean, "noise": noise}, optional=("mean", "noise"))
     _check_options(quantize, noise, generator, scale_min, reduction)
-    if not torch.compiler.is_compiling() and (reason := backends.why_not(y.device)):
+    if not torch.compiler.is_compiling() and (reason := backends.why_not("gaussian_likelihood", y.device)):
         raise RuntimeError(reason)
     seed = None
     if quantize == "noise" and noise is None:
@@ -110,7 +110,7 @@ def _check_options(
         raise ValueError("gaussian_likelihood: noise must not require a gradient, and does")
 
 
-def _empty(like: Tensor, dtype: torch.dtype, wanted: bool = True) -> Tensor:
+def empty_result(like: Tensor, dtype: torch.dtype, wanted: bool = True) -> Tensor:
     """As the native code lays results out."""
     if not wanted:
         return like.new_empty((0,), dtype=dtype)
@@ -125,10 +125,10 @@ def _fake(y, scale, mean, noise, seed, rounded, scale_min, sum, need_v, need_sca
     is_double = any(t is not None and t.dtype == torch.float64 for t in (y, scale, mean, noise))
     dtype = torch.float64 if is_double else torch.float32
     return (
-        _empty(y, y.dtype, rounded or noise is not None or seed is not None),
-        y.new_empty((y.shape[0],), dtype=dtype) if sum else _empty(y, dtype),
-        _empty(y, dtype, need_v),
-        _empty(y, dtype, need_scale),
+        empty_result(y, y.dtype, rounded or noise is not None or seed is not None),
+        y.new_empty((y.shape[0],), dtype=dtype) if sum else empty_result(y, dtype),
+        empty_result(y, dtype, need_v),
+        empty_result(y, dtype, need_scale),
     )
 
 
@@ -136,7 +136,17 @@ def _fake(y, scale, mean, noise, seed, rounded, scale_min, sum, need_v, need_sca
 def _backward_fake(grad_y_hat, grad_bits, by_v, by_scale, scale, scale_min, need_y, need_scale, need_mean):
     like = by_v if need_y or need_mean else by_scale if need_scale else scale
     dtype = torch.float64 if grad_bits.dtype == torch.float64 else torch.float32
-    return tuple(_empty(like, dtype, needed) for needed in (need_y, need_scale, need_mean))
+    return tuple(empty_result(like, dtype, needed) for needed in (need_y, need_scale, need_mean))
+
+
+@torch.library.impl("dkic::gaussian_likelihood", "CUDA", lib=library)
+def _cuda(*arguments):
+    return backends.triton_kernels("gaussian_likelihood").forward(*arguments)
+
+
+@torch.library.impl("dkic::gaussian_likelihood_backward", "CUDA", lib=library)
+def _backward_cuda(*arguments):
+    return backends.triton_kernels("gaussian_likelihood").backward(*arguments)
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -31,7 +31,7 @@ def gaussian_symbols(y: Tensor, scale: Tensor, mean: Tensor | None = None) -> tu
         RuntimeError: y - mean is not finite or beyond int32, or scale is NaN; or the kernels for y's device are not built.
     """
     check_tensors("gaussian_symbols", y, {"scale": scale, "mean": mean}, optional=("mean",))
-    if not torch.compiler.is_compiling() and (reason := backends.why_not(y.device)):
+    if not torch.compiler.is_compiling() and (reason := backends.why_not("gaussian_symbols", y.device)):
         raise RuntimeError(reason)
     return torch.ops.dkic.gaussian_symbols(y, scale, mean, SCALE_FIRST, SCALE_LAST, SCALE_COUNT)
 

@@ -47,7 +47,7 @@ def ldcn(
     kernel, strides = pair_of("ldcn", "kernel_size", kernel_size), pair_of("ldcn", "stride", stride)
     pads, dilations = pair_of("ldcn", "padding", padding), pair_of("ldcn", "dilation", dilation)
     check_samples("ldcn", ("x", x), offset, mask, kernel, strides, pads, dilations)
-    if not torch.compiler.is_compiling() and (reason := backends.why_not(x.device)):
+    if not torch.compiler.is_compiling() and (reason := backends.why_not("ldcn", x.device)):
         raise RuntimeError(reason)
     return torch.ops.dkic.ldcn(x, offset, mask, kernel, strides, pads, dilations)
 

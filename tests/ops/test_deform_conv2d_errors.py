@@ -85,7 +85,7 @@ def test_a_wrong_argument_is_named(changes, exception, message):
 def test_a_device_without_kernels_is_refused(monkeypatch):
     from dkic.ops import backends
 
-    monkeypatch.setattr(backends, "why_not", lambda device: "There is none.")
+    monkeypatch.setattr(backends, "why_not", lambda op, device: "There is none.")
     with pytest.raises(RuntimeError, match=r"^There is none\.$"):
         deform_conv2d(**changed())
 

@@ -1,0 +1,104 @@
+"""Compiles Triton kernels for a GPU that need not be there, as their launchers would; prints what ptxas made of each, as JSON.
+
+Run as `python compile_triton.py 86`, the GPU's compute capability. test_triton_compile.py reads what comes out.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from ops.op_cases import LikelihoodCase
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+from dkic.ops import gaussian_likelihood_triton
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+class AbsentGpu:
+    """What Triton asks a driver before it compiles a kernel."""
+
+    def __init__(self, capability: int):
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def usage(kernel, problem: str) -> dict:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        text = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    counts = {name.lower(): int(re.search(rf"\b{name}:(\d+)", text).group(1)) for name in ("REG", "STACK", "LOCAL", "SHARED")}
+    ptx = kernel.asm["ptx"]
+    return {
+        "kernel": kernel.metadata.name.lstrip("_"),
+        "problem": problem,
+        "warps": kernel.metadata.num_warps,
+        "loads_of_16_bytes": len(re.findall(r"ld\.global.*\.v4\.b32", ptx)),
+        "stores_of_16_bytes": len(re.findall(r"st\.global.*\.v4\.b32", ptx)),
+        "rounding_to_bfloat16": sorted(set(re.findall(r"cvt\.(\w+)\.(?:relu\.)?bf16(?:x2)?\.f32", ptx))),
+        **counts,
+    }
+
+
+def channels_last_slice(t: torch.Tensor) -> torch.Tensor:
+    return torch.cat([t, t], 1).contiguous(memory_format=torch.channels_last)[:, : t.shape[1]]
+
+
+def swapped(t: torch.Tensor) -> torch.Tensor:
+    return channels_last_slice(t).transpose(2, 3)
+
+
+def likelihood(dtype: torch.dtype, shape: tuple[int, ...], layout, mode: str) -> None:
+    case = LikelihoodCase("", shape)
+    y, scale, mean = (layout(t) for t in case.tensors(dtype))
+    noise, seed = case.noise(dtype) if mode == "given" else None, torch.tensor(1) if mode == "drawn" else None
+    args = y, scale, mean, noise, seed, mode == "round", 0.11
+    gaussian_likelihood_triton.forward(*args, True, False, False)
+    _, bits, by_v, by_scale = gaussian_likelihood_triton.forward(*args, False, True, True)
+    gaussian_likelihood_triton.backward(y, bits, by_v, by_scale, scale, 0.11, True, True, True)
+
+
+# Whole vectors and none; one axis and several.
+PROBLEMS = [
+    (torch.float32, (2, 192, 16, 16), torch.Tensor.contiguous, "drawn"),
+    (torch.float32, (2, 31, 5, 7), torch.Tensor.contiguous, "given"),
+    (torch.float32, (2, 192, 16, 16), channels_last_slice, "round"),
+    (torch.float32, (2, 31, 5, 7), swapped, "drawn"),
+    (torch.float64, (2, 31, 5, 7), swapped, "drawn"),
+    (torch.bfloat16, (2, 192, 16, 16), torch.Tensor.contiguous, "round"),
+    (torch.bfloat16, (2, 31, 5, 7), swapped, "drawn"),
+]
+
+
+def main() -> None:
+    driver.set_active(AbsentGpu(int(sys.argv[1])))
+    compiled = {}
+
+    def launcher(self, grid):
+        return lambda *args, **options: compiled.setdefault(self.run(*args, grid=grid, warmup=True, **options), problem)
+
+    JITFunction.__getitem__ = launcher
+    for dtype, shape, layout, mode in PROBLEMS:
+        problem = f"{str(dtype)[6:]} {list(shape)} {layout.__name__} {mode}"
+        likelihood(dtype, shape, layout, mode)
+    print(json.dumps([usage(kernel, problem) for kernel, problem in compiled.items()]))
+
+
+if __name__ == "__main__":
+    main()

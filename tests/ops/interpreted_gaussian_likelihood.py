@@ -1,0 +1,254 @@
+"""The Gaussian likelihood's Triton kernels in Triton's interpreter; test_gaussian_likelihood_triton.py runs this file.
+
+The interpreter fuses no product with a sum, as a GPU may: so accuracy is measured with every one of them fused, too.
+"""
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+from ops import tolerances
+from ops.layouts import LAYOUTS
+from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
+from ops.test_gaussian_likelihood_precision import TOLERANCE, points
+from torch import Tensor
+from triton.runtime.interpreter import InterpreterBuilder
+
+from dkic.ops import reference
+from dkic.ops.gaussian_likelihood_triton import backward, draw, forward
+from dkic.ops.walk_triton import offset_of
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+SEED = torch.tensor(-1234567890123456789)
+# A sample takes a program at least, and the interpreter runs one in milliseconds.
+CASES = [case for case in LIKELIHOOD_CASES if case.shape != (70,)] + [LikelihoodCase("samples of one number", (5,))]
+MODES = ("drawn", "given", "round", "none")
+
+
+def arguments(case, mode, tensors=None, *, dtype=torch.float32, sum=False, derivatives=True) -> tuple:
+    """Those of dkic::gaussian_likelihood."""
+    y, scale, mean = case.tensors(dtype) if tensors is None else tensors
+    noise, seed = case.noise(dtype) if mode == "given" else None, SEED if mode == "drawn" else None
+    return y, scale, mean, noise, seed, mode == "round", 0.11, sum, derivatives, derivatives
+
+
+def assert_as_on_the_cpu(args: tuple, tolerance: float) -> None:
+    """The same shapes, dtypes, layouts and quantised values; bits and derivatives to twice the error allowed to each."""
+    scale = args[1].double().clamp_min(0.11)
+    actual, expected = forward(*args), torch.ops.dkic.gaussian_likelihood(*args)
+    for a, e in zip(actual, expected, strict=True):
+        assert (a.shape, a.dtype) == (e.shape, e.dtype) and (a.stride() == e.stride() or not a.numel())
+    if actual[0].dtype == torch.bfloat16:  # the interpreter cuts the digits off where a GPU rounds; see test_triton_compile.py
+        torch.testing.assert_close(actual[0], expected[0], rtol=2.0**-7, atol=0)
+    else:
+        assert torch.equal(actual[0], expected[0])
+    floor = (0.0, 1 / scale, 1 / scale)
+    for a, e, f in zip(actual[1:], expected[1:], floor, strict=True):
+        if a.numel():
+            a, e = a.double(), e.double()
+            assert ((a - e).abs() <= 2 * tolerance * (e.abs() + f)).all()
+
+
+@pytest.mark.parametrize(("mode", "sum"), [("drawn", False), ("given", True), ("round", True), ("none", False)])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_the_cpu(case, mode, sum):
+    assert_as_on_the_cpu(arguments(case, mode, sum=sum), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("others", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_pair_of_dtypes(dtype, others, mode):
+    y, scale, mean = LATENT.tensors()
+    args = arguments(LATENT, mode, (y.to(dtype), scale.to(others), mean.to(others)), dtype=others)
+    assert_as_on_the_cpu(args, TOLERANCE[torch.float64 if torch.float64 in (dtype, others) else torch.float32])
+
+
+@pytest.mark.parametrize("mode", ("drawn", "round"))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides_are_read_in_place(layout, mode, monkeypatch):
+    case = LikelihoodCase("", (2, 6, 9, 17))
+    tensors = [layout(t) for t in case.tensors(torch.float32)]
+    monkeypatch.setattr(Tensor, "contiguous", None, raising=False)
+    assert_as_on_the_cpu(arguments(case, mode, tensors), TOLERANCE[torch.float32])
+    together = forward(*arguments(case, mode, tensors))
+    for a, b in zip(together, forward(*arguments(case, mode)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_axes_that_never_merge():
+    case = LikelihoodCase("", (2, 3, 4, 2, 5))
+    around = [torch.cat([t, t], -1).transpose(1, 3).contiguous().transpose(1, 3)[..., :5] for t in case.tensors(torch.float32)]
+    assert_as_on_the_cpu(arguments(case, "drawn", around), TOLERANCE[torch.float32])
+    case = LikelihoodCase("", (2, 3, 4, 2, 5, 2, 3))  # more axes than a kernel walks: copied
+    around = [t.permute(6, 5, 4, 3, 2, 1, 0).contiguous().permute(6, 5, 4, 3, 2, 1, 0) for t in case.tensors(torch.float32)]
+    assert_as_on_the_cpu(arguments(case, "drawn", around), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("sum", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_equal_the_reference(mode, sum):
+    tensors = [t.requires_grad_() for t in LATENT.tensors()]
+    grad_y_hat, grad_bits = LATENT.gradients("sum" if sum else "none")
+    noise = {"drawn": reference.gaussian_noise(LATENT.shape, SEED.item()), "given": LATENT.noise()}.get(mode)
+    quantize = mode if noise is None else "noise"
+    outputs = reference.gaussian_likelihood(*tensors, quantize=quantize, noise=noise, reduction="sum" if sum else "none")
+    expected = torch.autograd.grad(outputs, tensors, (grad_y_hat, grad_bits))
+    args = arguments(LATENT, mode, [t.detach() for t in tensors], dtype=torch.float64, sum=sum)
+    _, bits, by_v, by_scale = forward(*args)
+    torch.testing.assert_close(bits, outputs[1].detach(), **tolerances.LIKELIHOOD)
+    gradients = backward(grad_y_hat, grad_bits, by_v, by_scale, args[1], 0.11, True, True, True)
+    for a, e in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a, e, **tolerances.LIKELIHOOD)
+
+
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True), (True, True, True)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [None, *LAYOUTS])
+def test_backward_equals_the_cpu(layout, dtype, wanted):
+    layout = layout or (lambda t: t)
+    y, scale, mean = (layout(t) for t in LATENT.tensors(dtype))
+    grad_y_hat, grad_bits = LATENT.gradients("none", dtype)
+    computed = torch.float64 if dtype == torch.float64 else torch.float32
+    _, _, by_v, by_scale = torch.ops.dkic.gaussian_likelihood(y, scale, mean, None, SEED, False, 0.11, False, True, True)
+    for grads in ((layout(grad_y_hat), grad_bits), (None, layout(grad_bits)), (grad_y_hat, grad_bits[:, 0, 0, 0].clone())):
+        args = grads[0], grads[1].to(computed), by_v, by_scale, scale, 0.11, *wanted
+        for a, e in zip(backward(*args), torch.ops.dkic.gaussian_likelihood_backward(*args), strict=True):
+            assert a.stride() == e.stride() and a.dtype == e.dtype
+            torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("seed", [0, 12345678901234567, -(2**63)])
+@pytest.mark.parametrize("shape", [(1,), (2, 63), (3, 65), (1, 1025), (2, 3, 11, 7), (0, 4)], ids=str)
+def test_noise_is_the_reference_s_to_the_bit(shape, seed):
+    for dtype in (torch.float32, torch.float64):
+        zeros, ones = torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)
+        noise = forward(zeros, ones, None, None, torch.tensor(seed), False, 0.11, False, False, False)[0]
+        assert noise.dtype == dtype and torch.equal(noise.double(), reference.gaussian_noise(shape, seed))
+
+
+@triton.jit
+def _draw(seed, n, e, to):
+    at = tl.arange(0, 16)
+    tl.store(to + at, draw(seed, tl.load(n + at), tl.load(e + at)))
+
+
+def test_noise_beyond_32_bits():
+    """The counters' upper words; no tensor here is so large."""
+    n, e = torch.arange(16) * 2**33 + 5, torch.arange(16) * (2**36 + 17) + 3
+    to = torch.empty(16, dtype=torch.int32)
+    _draw[(1,)](SEED, n, e, to)
+    block, mask = e // 64 * 16 + e % 16, 0xFFFFFFFF
+    words = reference.philox(torch.stack([block & mask, block >> 32, n & mask, n >> 32], -1), SEED.item())
+    assert torch.equal(to.long(), (words.gather(1, (e // 16 % 4)[:, None])[:, 0] >> 8) - 2**23)
+
+
+@triton.jit
+def _offsets(size, stride, to):
+    at = tl.arange(0, 16)
+    tl.store(to + at, offset_of(tl.full((), 3, tl.int64), at, size, stride))
+
+
+def test_offsets_have_64_bits():
+    to = torch.empty(16, dtype=torch.int64)
+    _offsets[(1,)]((2, 8), (2**40, 2**33, -(2**32)), to)
+    assert to.tolist() == [3 * 2**40 + i // 8 * 2**33 - i % 8 * 2**32 for i in range(16)]
+
+
+@pytest.fixture
+def fused(request, monkeypatch):
+    """Where True, every float32 sum with a product in it is rounded once. (The product is exact in float64.)"""
+    if not request.param:
+        return False
+    multiply, add, subtract, negate = (getattr(InterpreterBuilder, f"create_{name}") for name in ("fmul", "fadd", "fsub", "fneg"))
+
+    def fmul(self, a, b):
+        result = multiply(self, a, b)
+        if result.data.dtype == np.float32:
+            result.product = a.data.astype(np.float64) * b.data.astype(np.float64)
+        return result
+
+    def fneg(self, a):
+        result = negate(self, a)
+        if hasattr(a, "product"):
+            result.product = -a.product
+        return result
+
+    def fuse(plain, sign):
+        def sum_of(self, a, b):
+            result = plain(self, a, b)
+            if hasattr(a, "product"):
+                result.data = (a.product + sign * b.data.astype(np.float64)).astype(np.float32)
+            elif hasattr(b, "product"):
+                result.data = (a.data.astype(np.float64) + sign * b.product).astype(np.float32)
+            return result
+
+        return sum_of
+
+    replaced = {"fmul": fmul, "fneg": fneg, "fadd": fuse(add, 1), "fsub": fuse(subtract, -1)}
+    for name, function in replaced.items():
+        monkeypatch.setattr(InterpreterBuilder, f"create_{name}", function)
+    return True
+
+
+def errors(v: Tensor, scale: Tensor, expected: Tensor) -> list[float]:
+    """The largest: of bits relative to themselves, of a derivative g relative to |g| + 1 / scale."""
+    _, *got = forward(v, scale, None, None, None, False, 0.1, False, True, True)
+    assert all(t.isfinite().all() for t in got)
+    floors = (0.0, 1 / scale.double(), 1 / scale.double())
+    return [((g.double() - e).abs() / (e.abs() + f)).max().item() for g, e, f in zip(got, expected, floors, strict=True)]
+
+
+@pytest.mark.parametrize(("dtype", "fused"), [(torch.float32, False), (torch.float32, True), (torch.float64, False)],
+                         indirect=["fused"])  # fmt: skip
+def test_bits_and_derivatives_are_exact(dtype, fused):
+    v, scale, exact = points(dtype)
+    found = errors(v, scale, torch.tensor(exact, dtype=torch.float64).T[:, None])
+    print(f"errors of bits, by_v and by_scale: {found}")
+    assert max(found) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("fused", [False, True], indirect=True)
+def test_float32_beside_float64_everywhere(fused):
+    """Half of the points where one way to work the bits out gives over to another."""
+    r, s, sign, near = torch.rand(4, 2**16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    s = torch.where(near < 0.5, 0.11 * 20**s, 0.11 * (256 / 0.11) ** s).float().clamp(0.11, 256)[None]
+    v = (torch.where(near < 0.5, 2 * r, s.double() * 1e-3 * 1e6**r) * (sign - 0.5).sign()).float()
+    double = torch.ops.dkic.gaussian_likelihood(v.double(), s.double(), None, None, None, False, 0.1, False, True, True)
+    found = errors(v, s, torch.stack(double[1:]))
+    print(f"errors of bits, by_v and by_scale: {found}")
+    assert max(found) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 1e13), (torch.float64, 1e100)], ids=str)
+def test_far_beyond_there_is_no_inf_or_nan(dtype, far):
+    scale = torch.tensor([1e-3, 0.11, 1.0, 1e3, 1e8], dtype=dtype).repeat_interleave(5)[None]
+    v = torch.tensor([0.0, 0.5, 3.0, 1e6, far], dtype=dtype).repeat(5)[None]
+    _, bits, by_v, by_scale = forward(v, scale, None, None, None, False, 1e-4, False, True, True)
+    assert all(t.isfinite().all() for t in (bits, by_v, by_scale)) and (bits >= 0).all()
+    assert not by_v[v == 0].any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nan_comes_back_as_nan(mode):
+    for which in range(3):
+        tensors = LATENT.tensors(torch.float32)
+        tensors[which][1, 2, 3, 4] = torch.nan
+        bits = forward(*arguments(LATENT, mode, tensors))[1]
+        assert bits.isnan().nonzero().tolist() == [[1, 2, 3, 4]]
+
+
+def test_halves_are_rounded_to_even():
+    y = torch.tensor([[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 8388609.0, -3e38, 0.49999997]])
+    assert torch.equal(forward(y, torch.ones_like(y), None, None, None, True, 0.11, False, False, False)[0], y.round())
+
+
+def test_what_guards_memory():
+    y, scale, mean, *rest = arguments(LATENT, "none")
+    for wrong in ((y, scale[:1], mean), (y, scale, mean[0]), (y, scale.to("meta"), mean), (y.sum(), scale.sum(), None)):
+        with pytest.raises(RuntimeError, match="gaussian_likelihood: "):
+            forward(*wrong, *rest)
+    for seed in (torch.tensor([1, 2]), torch.tensor(1.0)):
+        with pytest.raises(RuntimeError, match="seed must be one int64 number"):
+            forward(y, scale, mean, None, seed, *rest[2:])
