@@ -12,7 +12,7 @@ OPS = {
     "ldcn": ("cpu",),
     "deform_conv2d": ("cpu",),
     "gaussian_likelihood": ("cpu", "triton"),
-    "gaussian_symbols": ("cpu",),
+    "gaussian_symbols": ("cpu", "triton"),
 }
 DEVICES = {"cpu": "cpu", "triton": "cuda"}  # the type of the tensors that a backend takes
 _chosen: dict[str, str] = {}

@@ -11,26 +11,13 @@ from torch import Tensor
 
 from dkic.ops.gaussian_bits_triton import gaussian_bits
 from dkic.ops.gaussian_likelihood import empty_result
-from dkic.ops.walk_triton import channels_innermost, check, offset_of, place, strides_of, walk_through
+from dkic.ops.walk_triton import channels_innermost, check, nearest, offset_of, place, read, strides_of, walk_through
 
 # Elements of a program. In float64 a thread has one, since its polynomials are three times as long and its registers pairs.
 BLOCK = {torch.float32: 512, torch.float64: 128}
 SUM_BLOCK = 256
 REGISTERS = 80  # of a thread, at most: half of all warps fit into a multiprocessor of compute capability 8.6, and nothing spills
 TYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
-
-
-@triton.jit
-def _read(t, n, element, inside, size, stride, TYPE: tl.constexpr):
-    return tl.load(t + offset_of(n, element, size, stride), mask=inside, other=0.0).to(TYPE)
-
-
-@triton.jit
-def nearest(x):
-    """To the nearest integer, half to even."""
-    all_integers = 4503599627370496.0 if x.dtype == tl.float64 else 8388608.0  # from here on
-    shift = tl.where(x < 0.0, x * 0.0 - all_integers, x * 0.0 + all_integers)
-    return tl.where(tl.abs(x) < all_integers, (x + shift) - shift, x)
 
 
 @triton.jit
@@ -54,15 +41,15 @@ def _forward(
     ROUNDED: tl.constexpr, SCALE_MIN: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     n, element, inside = place(elements, chunks, BLOCK, WIDE)
-    value = _read(y, n, element, inside, size, y_stride, TYPE)
-    s = _read(scale, n, element, inside, size, scale_stride, TYPE)
-    m = value * 0.0 if mean is None else _read(mean, n, element, inside, size, mean_stride, TYPE)
+    value = read(y, n, element, inside, size, y_stride, TYPE)
+    s = read(scale, n, element, inside, size, scale_stride, TYPE)
+    m = value * 0.0 if mean is None else read(mean, n, element, inside, size, mean_stride, TYPE)
     v = value - m
     if ROUNDED:
         v = nearest(v)
         value = v + m
     elif noise is not None:
-        u = _read(noise, n, element, inside, size, noise_stride, TYPE)
+        u = read(noise, n, element, inside, size, noise_stride, TYPE)
         v, value = v + u, value + u
     elif seed is not None:
         u = draw(seed, n, offset_of(n, element, size, number_stride)).to(TYPE) * 5.9604644775390625e-08  # 2^-24
@@ -102,19 +89,19 @@ def _backward(
     SCALE_MIN: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     n, element, inside = place(elements, chunks, BLOCK, WIDE)
-    grad = _read(grad_bits, n, element, inside, size, bits_stride, TYPE)
+    grad = read(grad_bits, n, element, inside, size, bits_stride, TYPE)
     position = n * elements + element
     if by_v is not None:
-        by_bits = grad * _read(by_v, n, element, inside, size, by_v_stride, TYPE)
+        by_bits = grad * read(by_v, n, element, inside, size, by_v_stride, TYPE)
         if grad_mean is not None:
             tl.store(grad_mean + position, -by_bits, mask=inside)
         if grad_y is not None:
             if grad_y_hat is not None:
-                by_bits += _read(grad_y_hat, n, element, inside, size, y_hat_stride, TYPE)
+                by_bits += read(grad_y_hat, n, element, inside, size, y_hat_stride, TYPE)
             tl.store(grad_y + position, by_bits, mask=inside)
     if grad_scale is not None:
-        g = grad * _read(by_scale, n, element, inside, size, by_scale_stride, TYPE)
-        below = _read(scale, n, element, inside, size, scale_stride, TYPE) < SCALE_MIN
+        g = grad * read(by_scale, n, element, inside, size, by_scale_stride, TYPE)
+        below = read(scale, n, element, inside, size, scale_stride, TYPE) < SCALE_MIN
         # Below scale_min a step down the gradient may only lead up.
         tl.store(grad_scale + position, tl.where(below & (g > 0.0), 0.0, g), mask=inside)
 

@@ -28,7 +28,8 @@ def gaussian_symbols(y: Tensor, scale: Tensor, mean: Tensor | None = None) -> tu
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
-        RuntimeError: y - mean is not finite or beyond int32, or scale is NaN; or the kernels for y's device are not built.
+        RuntimeError: y - mean is not finite or beyond int32, or scale is NaN (to know it, a call on a GPU waits for its kernel);
+            or the kernels for y's device are not built.
     """
     check_tensors("gaussian_symbols", y, {"scale": scale, "mean": mean}, optional=("mean",))
     if not torch.compiler.is_compiling() and (reason := backends.why_not("gaussian_symbols", y.device)):
@@ -39,3 +40,8 @@ def gaussian_symbols(y: Tensor, scale: Tensor, mean: Tensor | None = None) -> tu
 @torch.library.register_fake("dkic::gaussian_symbols", lib=library)
 def _fake(y, scale, mean, scale_first, scale_last, scale_count):
     return y.new_empty(y.shape, dtype=torch.int32), y.new_empty(y.shape, dtype=torch.uint8)
+
+
+@torch.library.impl("dkic::gaussian_symbols", "CUDA", lib=library)
+def _cuda(*arguments):
+    return backends.triton_kernels("gaussian_symbols").forward(*arguments)

@@ -86,3 +86,16 @@ def offset_of(n, element, size, stride):
         offset += (rest % size[i]).to(tl.int64) * stride[i + 1]
         rest = rest // size[i]
     return offset + rest.to(tl.int64) * stride[1]
+
+
+@triton.jit
+def read(t, n, element, inside, size, stride, TYPE: tl.constexpr):
+    return tl.load(t + offset_of(n, element, size, stride), mask=inside, other=0.0).to(TYPE)
+
+
+@triton.jit
+def nearest(x):
+    """To the nearest integer, half to even."""
+    all_integers = 4503599627370496.0 if x.dtype == tl.float64 else 8388608.0  # from here on
+    shift = tl.where(x < 0.0, x * 0.0 - all_integers, x * 0.0 + all_integers)
+    return tl.where(tl.abs(x) < all_integers, (x + shift) - shift, x)

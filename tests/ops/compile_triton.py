@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from dkic.ops import gaussian_likelihood_triton
+from dkic.ops import gaussian_likelihood_triton, gaussian_symbols_triton
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -64,13 +64,14 @@ def swapped(t: torch.Tensor) -> torch.Tensor:
     return channels_last_slice(t).transpose(2, 3)
 
 
-def likelihood(dtype: torch.dtype, shape: tuple[int, ...], layout, mode: str) -> None:
+def launch(dtype: torch.dtype, shape: tuple[int, ...], layout, mode: str) -> None:
     case = LikelihoodCase("", shape)
     y, scale, mean = (layout(t) for t in case.tensors(dtype))
     noise, seed = case.noise(dtype) if mode == "given" else None, torch.tensor(1) if mode == "drawn" else None
     args = y, scale, mean, noise, seed, mode == "round", 0.11
     gaussian_likelihood_triton.forward(*args, True, False, False)
     _, bits, by_v, by_scale = gaussian_likelihood_triton.forward(*args, False, True, True)
+    gaussian_symbols_triton.forward(y, scale, mean, 0.11, 256.0, 64)
     gaussian_likelihood_triton.backward(y, bits, by_v, by_scale, scale, 0.11, True, True, True)
 
 
@@ -96,7 +97,7 @@ def main() -> None:
     JITFunction.__getitem__ = launcher
     for dtype, shape, layout, mode in PROBLEMS:
         problem = f"{str(dtype)[6:]} {list(shape)} {layout.__name__} {mode}"
-        likelihood(dtype, shape, layout, mode)
+        launch(dtype, shape, layout, mode)
     print(json.dumps([usage(kernel, problem) for kernel, problem in compiled.items()]))
 
 

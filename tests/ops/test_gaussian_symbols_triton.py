@@ -1,0 +1,33 @@
+"""The symbols' Triton kernel: in Triton's interpreter, which needs no GPU, and on a GPU where there is one."""
+
+import pytest
+import torch
+from ops.op_cases import LIKELIHOOD_CASES, LikelihoodCase
+from ops.python_process import python
+
+from dkic.ops import backends, gaussian_symbols
+
+pytest.importorskip("triton")
+
+
+def test_passes_in_the_interpreter():
+    run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "ops/interpreted_gaussian_symbols.py", TRITON_INTERPRET="1")
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(backends.find_triton() is not None, reason=backends.find_triton() or "")
+class TestOnAGpu:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("case", LIKELIHOOD_CASES, ids=str)
+    def test_equals_the_cpu(self, case, dtype):
+        tensors = case.tensors(dtype)
+        found = gaussian_symbols(*(None if t is None else t.cuda() for t in tensors))
+        assert all(torch.equal(a.cpu(), e) for a, e in zip(found, gaussian_symbols(*tensors), strict=True))
+
+    @pytest.mark.parametrize("which", [0, 1, 2])
+    def test_what_has_no_symbol_is_refused(self, which):
+        tensors = [t.cuda() for t in LikelihoodCase("", (2, 3, 50, 60)).tensors(torch.float32)]
+        tensors[which][1, 2, 30, 40] = torch.nan
+        with pytest.raises(RuntimeError, match="y - mean must be finite and within int32, and scale must not be NaN"):
+            gaussian_symbols(*tensors)
