@@ -70,6 +70,8 @@ def missing(backend: str) -> str | None:
 def set_backend(op: str, backend: str | None) -> None:
     """Have an op run on one backend alone: from now on it refuses tensors that this backend does not take.
 
+    A call under `torch.compile` runs where its tensors are, whatever was chosen.
+
     Args:
         op: "ldcn", "deform_conv2d", "gaussian_likelihood" or "gaussian_symbols".
         backend: "cpu" or "triton"; None: again whichever takes the device of the tensors.

@@ -98,6 +98,9 @@ def main() -> None:
     for dtype, shape, layout, mode in PROBLEMS:
         problem = f"{str(dtype)[6:]} {list(shape)} {layout.__name__} {mode}"
         launch(dtype, shape, layout, mode)
+    problem = "elements whose numbers have 64 bits"
+    y = torch.ones(1).expand(1, 2**30 + 1)
+    gaussian_likelihood_triton.forward(y, y, None, None, None, False, 0.11, True, False, False)
     print(json.dumps([usage(kernel, problem) for kernel, problem in compiled.items()]))
 
 

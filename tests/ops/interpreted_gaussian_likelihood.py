@@ -56,7 +56,7 @@ def test_equals_the_cpu(case, mode, sum):
     assert_as_on_the_cpu(arguments(case, mode, sum=sum), TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["drawn", "round"])
 @pytest.mark.parametrize("others", DTYPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_pair_of_dtypes(dtype, others, mode):

@@ -29,6 +29,7 @@ def occupancy(kernel: dict, capability: int) -> float:
 
 def test_every_kernel_is_compiled(compiled):
     assert {kernel["kernel"] for kernel in compiled[1]} == set(CEILING)
+    assert any(kernel["problem"] == "elements whose numbers have 64 bits" for kernel in compiled[1])
 
 
 def test_nothing_spills(compiled):
