@@ -43,11 +43,13 @@ def _forward(
     n, element, inside = place(elements, chunks, BLOCK, WIDE)
     value = read(y, n, element, inside, size, y_stride, TYPE)
     s = read(scale, n, element, inside, size, scale_stride, TYPE)
-    m = value * 0.0 if mean is None else read(mean, n, element, inside, size, mean_stride, TYPE)
-    v = value - m
+    v = value
+    if mean is not None:
+        m = read(mean, n, element, inside, size, mean_stride, TYPE)
+        v = value - m
     if ROUNDED:
         v = nearest(v)
-        value = v + m
+        value = v if mean is None else v + m
     elif noise is not None:
         u = read(noise, n, element, inside, size, noise_stride, TYPE)
         v, value = v + u, value + u
@@ -151,7 +153,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dkic::gaussian_likelihood_backward. RuntimeError: arguments that the op itself would not pass."""
     if grad_bits.dim() == 1 and grad_bits.shape[0] == scale.shape[0]:  # of the sums
-        grad_bits = grad_bits.view(-1, *(1,) * (scale.dim() - 1)).expand(scale.shape)
+        grad_bits = grad_bits.view(grad_bits.shape[0], *(1,) * (scale.dim() - 1)).expand(scale.shape)
     slope_v = by_v if need_y or need_mean else None
     slope_scale = by_scale if need_scale else None
     operands = (grad_y_hat, grad_bits, slope_v, slope_scale, scale)

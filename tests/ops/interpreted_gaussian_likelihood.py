@@ -239,6 +239,15 @@ def test_nan_comes_back_as_nan(mode):
         assert bits.isnan().nonzero().tolist() == [[1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", [LATENT, LikelihoodCase("no mean", (2, 33), has_mean=False)], ids=str)
+def test_infinity_is_quantised_as_on_the_cpu(case, mode):
+    y, *others = case.tensors(torch.float32)
+    y.view(-1)[7:9] = torch.tensor([torch.inf, -torch.inf])
+    args = arguments(case, mode, (y, *others))
+    assert torch.equal(forward(*args)[0], torch.ops.dkic.gaussian_likelihood(*args)[0])
+
+
 def test_halves_are_rounded_to_even():
     y = torch.tensor([[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 8388609.0, -3e38, 0.49999997]])
     assert torch.equal(forward(y, torch.ones_like(y), None, None, None, True, 0.11, False, False, False)[0], y.round())
