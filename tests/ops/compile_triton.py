@@ -52,6 +52,7 @@ def usage(kernel, problem: str) -> dict:
         "loads_of_16_bytes": len(re.findall(r"ld\.global.*\.v4\.b32", ptx)),
         "stores_of_16_bytes": len(re.findall(r"st\.global.*\.v4\.b32", ptx)),
         "rounding_to_bfloat16": sorted(set(re.findall(r"cvt\.(\w+)\.(?:relu\.)?bf16(?:x2)?\.f32", ptx))),
+        "approximations": sorted(set(re.findall(r"\b\w+\.(?:approx|full|ftz)\b\S*", ptx))),
         **counts,
     }
 

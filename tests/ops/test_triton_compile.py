@@ -48,6 +48,11 @@ def test_contiguous_float32_moves_by_16_bytes(compiled):
     assert plain and all(k["loads_of_16_bytes"] == 3 and k["stores_of_16_bytes"] in (1, 2, 3, 4) for k in plain)
 
 
+def test_nothing_is_approximated(compiled):
+    """As the interpreter has it: divisions to nearest, subnormal numbers kept, no exponential but ours."""
+    assert [k for k in compiled[1] if k["approximations"]] == []
+
+
 def test_bfloat16_is_rounded_to_nearest(compiled):
     """Triton's interpreter cuts its digits off, so that only compiled code tells."""
     rounded = [k["rounding_to_bfloat16"] for k in compiled[1] if k["kernel"] == "forward" and k["problem"].startswith("bfloat16")]
