@@ -21,8 +21,8 @@ def _taylor_of_mean(n: int) -> tuple[tuple[float, ...], ...]:
     )
 
 
-# Coefficients in float32 and float64, lowest power first. See csrc/gaussian_bits.h for what the first three fit; the others are
-# Taylor's, of sqrt's cosh and of sinh / sqrt, and of the exponential.
+# Coefficients in float32 and float64, lowest power first. See csrc/gaussian_bits.h for what the first three fit; the next are
+# Taylor's: of the mean above, of cosh(sqrt(x)), of sinh(sqrt(x)) / sqrt(x) and of e^x.
 FIT = {
     "mills": (
         (

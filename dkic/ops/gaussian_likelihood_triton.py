@@ -1,4 +1,4 @@
-"""dkic::gaussian_likelihood and its backward as Triton kernels, one launch each: noise or rounding, bits and their derivatives.
+"""dkic::gaussian_likelihood and its backward as Triton kernels: noise or rounding, bits and their derivatives in one launch.
 
 `forward` and `backward` have the schemas of dkic/ops/schemas.py. The noise is the CPU's to the bit, and bits and derivatives are
 within the same bounds of exact arithmetic; only their last digits differ.

@@ -14,7 +14,6 @@ MOST_AXES = 4  # beside the batch's
 class Walk:
     """Samples are walked in the order in which results lie in memory, along `size`; strides count elements, the batch's first."""
 
-    batch: int
     elements: int  # of one sample
     size: tuple[int, ...]
     strides: list[tuple[int, ...]]  # one entry a tensor
@@ -54,7 +53,7 @@ def walk_through(shape: Sequence[int], channels_last: bool, strides: Sequence[Se
     if not size:
         size = [1]
         walked = [[*w, 0] for w in walked]
-    return Walk(shape[0], elements, tuple(size), [tuple(w) for w in walked]) if len(size) <= MOST_AXES else None
+    return Walk(elements, tuple(size), [tuple(w) for w in walked]) if len(size) <= MOST_AXES else None
 
 
 def check(op: str, like: Tensor, tensors: Sequence[Tensor | None]) -> None:
