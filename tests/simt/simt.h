@@ -3,8 +3,9 @@
 //
 // A fiber runs until it waits (at a barrier or in a collective of its warp) or ends; which one goes on next is the caller's
 // choice of Order. What the hardware leaves undefined is an Error here: waiting forever, threads at different barriers, lanes of
-// one mask in different collectives, a vector that is not aligned. Shared memory is a heap block of its own for every block, filled with
-// 0xff (NaN), so that a read before the write, or beyond the end, shows. It is x86-64 only: the switch of stacks is written out.
+// one mask in different collectives, a vector that is not aligned. Shared memory is a heap block of its own for every block,
+// filled with 0xff (NaN), so that a read before the write, or beyond the end, shows. It is x86-64 only: the switch of stacks is
+// written out.
 #pragma once
 #include <algorithm>
 #include <cstddef>

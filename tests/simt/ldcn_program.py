@@ -1,0 +1,72 @@
+"""Runs ldcn's CUDA kernels on the emulator, in a process of its own: tensors in, tensors out."""
+
+import os
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from ops.op_cases import LdcnCase
+from torch import Tensor
+
+TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
+
+
+@dataclass(frozen=True)
+class Results:
+    vector: int  # channels that a lane loads at once, in the forward
+    tensors: list[Tensor]  # y, then the gradients of x, offset and mask (where there is one)
+
+
+def _memory(t: Tensor) -> bytes:
+    """From a tensor's first element to its last, whatever lies between."""
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    flat = t.as_strided((last + 1 if t.numel() else 0,), (1,))
+    return flat.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _packed(t: Tensor | None, lead: int) -> bytes:
+    if t is None:
+        return struct.pack("7q", 0, 0, 0, 0, 0, 0, 0)
+    memory = _memory(t)
+    return struct.pack("7q", TYPES[t.dtype], *t.stride(), lead, len(memory)) + memory
+
+
+def run(
+    program: Path,
+    case: LdcnCase,
+    tensors: tuple[Tensor | None, ...],
+    grad_y: Tensor,
+    *,
+    order: str,
+    blocks: int = 2**40,
+    lead: int = 0,
+) -> Results:
+    """Channels of x and grad_y must lie side by side; x begins `lead` elements after an aligned address."""
+    x, offset, mask = tensors
+    sizes = (case.batch, case.channels, case.height, case.width, case.groups, *case.out_size)
+    geometry = (number for pair in case.geometry.values() for number in pair)
+    problem = struct.pack("17q", *sizes, *geometry, ORDERS[order], blocks)
+    problem += _packed(x, lead) + _packed(offset, 0) + _packed(mask, 0) + _packed(grad_y, 0)
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run([program], input=problem, capture_output=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    (vector,) = struct.unpack_from("i", done.stdout)
+    written, at = bytearray(done.stdout), 4
+    sum_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+
+    def taken(like: Tensor, dtype: torch.dtype) -> Tensor:
+        nonlocal at
+        n, c, h, w = like.shape
+        size = like.numel() * dtype.itemsize
+        values = torch.frombuffer(written[at : at + size], dtype=dtype) if size else torch.empty(0, dtype=dtype)
+        at += size
+        return values.view(n, h, w, c).permute(0, 3, 1, 2)
+
+    y, grad_offset = taken(grad_y, x.dtype), taken(offset, sum_dtype)
+    grad_mask = [] if mask is None else [taken(mask, sum_dtype)]
+    grad_x = taken(x, x.dtype)
+    assert at == len(written)
+    return Results(vector, [y, grad_x, grad_offset, *grad_mask])
