@@ -1,12 +1,13 @@
 """ldcn's CUDA kernels, run on the CPU by the emulator, give what the specification gives."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from ops import tolerances
-from ops.layouts import channels_last
-from ops.op_cases import LDCN_CASES, LDCN_FEW, LdcnCase
+from ops.layouts import channel_slice, channels_last, channels_last_slice, every_second, rows_and_columns_swapped
+from ops.op_cases import LDCN_CASES, LDCN_FEW, PLAIN, LdcnCase
 from simt.compilers import SANITIZERS, SIMT, compile_cpp
 from simt.ldcn_program import run
 from torch import Tensor
@@ -71,3 +72,94 @@ def test_equals_reference(program, case, dtype):
 def test_under_sanitizers(sanitized, case, dtype):
     tensors, grad_y = problem(case, dtype)
     assert_close(run(sanitized, case, tensors, grad_y, order="reverse", blocks=3).tensors, of_reference(case, tensors, grad_y))
+
+
+# ---- Vectors and layouts ----
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_vectors_are_as_wide_as_alignment_lets_them_be(program, dtype):
+    """16 bytes, and less where the group's depth or where x begins leaves no more."""
+    most = 16 // dtype.itemsize
+    for depth, lead, wanted in [(16, 0, most), (16, 2, min(2, most)), (16, 1, 1), (12, 0, min(4, most)), (6, 0, 2), (5, 0, 1)]:
+        case = LdcnCase("small", batch=1, depth=depth, height=4, width=5)
+        tensors, grad_y = problem(case, dtype)
+        results = run(program, case, tensors, grad_y, order="reverse", lead=lead)
+        assert results.vector == wanted, (depth, lead)
+        assert_close(results.tensors, of_reference(case, tensors, grad_y))
+
+
+@pytest.mark.parametrize("position_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_offset_and_mask_of_any_type_and_layout(program, dtype, position_dtype):
+    (x, offset, mask), grad_y = problem(PLAIN, dtype, position_dtype)
+    expected = of_reference(PLAIN, (x, offset, mask), grad_y)
+    offsets = [channels_last(offset), channel_slice(offset), every_second(offset), rows_and_columns_swapped(offset)]
+    masks = [channels_last_slice(mask), mask, every_second(mask), channels_last(mask)]
+    for tensors in zip([x] * 4, offsets, masks, strict=True):
+        assert_close(run(program, PLAIN, tensors, grad_y, order="shuffled").tensors, expected)
+
+
+def test_slices_of_wider_tensors(sanitized):
+    """x and grad_y as channels of a tensor with more of them."""
+    (x, offset, mask), grad_y = problem(PLAIN, torch.float32)
+    expected = of_reference(PLAIN, (x, offset, mask), grad_y)
+    tensors = channels_last_slice(x), channels_last_slice(offset), mask
+    assert_close(run(sanitized, PLAIN, tensors, channels_last_slice(grad_y), order="forward").tensors, expected)
+
+
+# ---- Positions ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_positions_on_integers_and_at_the_edge(program, dtype):
+    """Offsets of whole pixels put many samples on a border, at -1 and at the size."""
+    (x, offset, mask), grad_y = problem(PLAIN, dtype)
+    tensors = x, offset.round(), mask
+    assert_close(run(program, PLAIN, tensors, grad_y, order="forward").tensors, of_reference(PLAIN, tensors, grad_y))
+
+
+@pytest.mark.parametrize("far", [1e9, -1e9, 1e30, -1e30, math.inf, -math.inf])
+def test_far_outside_is_zero(sanitized, far):
+    (x, offset, mask), grad_y = problem(PLAIN, torch.float32)
+    offset.view(2, -1, 2, 7, 9)[:, ::3, 0] = far
+    offset.view(2, -1, 2, 7, 9)[:, 1::3, 1] = far
+    tensors = x, offset, mask
+    results = run(sanitized, PLAIN, tensors, grad_y, order="forward").tensors
+    assert all(t.isfinite().all() for t in results)
+    assert_close(results, of_reference(PLAIN, tensors, grad_y))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_nan_stays_in_its_pixel(sanitized, axis):
+    (x, offset, mask), grad_y = problem(PLAIN, torch.float32)
+    expected = run(sanitized, PLAIN, (x, offset, mask), grad_y, order="forward").tensors[0]
+    offset[1, 2 * 4 + axis, 3, 5] = math.nan  # the middle tap of group 0
+    y = run(sanitized, PLAIN, (x, offset, mask), grad_y, order="forward").tensors[0]
+    reached = torch.zeros(y.shape, dtype=torch.bool)
+    reached[1, 0:3, 3, 5] = True
+    assert torch.equal(y.isnan(), reached) and torch.equal(y[~reached], expected[~reached])
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+@pytest.mark.parametrize("place", [(0, 0), (6, 8), (3, 4)])
+def test_what_is_not_sampled_does_not_matter(program, place, bad):
+    (x, offset, mask), grad_y = problem(PLAIN, torch.float64)
+    x[1, 0, place[0], place[1]] = bad
+    tensors = x, offset, mask
+    actual = run(program, PLAIN, tensors, grad_y, order="forward").tensors
+    # inf minus inf or inf: that depends on the order of the sums
+    actual, expected = (
+        [torch.where(t.isfinite(), t, math.nan) for t in r] for r in (actual, of_reference(PLAIN, tensors, grad_y))
+    )
+    assert actual[0].isnan().any() and not actual[1].isnan().any()
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_order_does_not_change_y_nor_the_samples_gradients(program, dtype):
+    tensors, grad_y = problem(LDCN_FEW[-1], dtype)
+    expected = run(program, LDCN_FEW[-1], tensors, grad_y, order="forward").tensors
+    for order in ("reverse", "shuffled"):
+        actual = run(program, LDCN_FEW[-1], tensors, grad_y, order=order, blocks=1).tensors
+        assert all(torch.equal(actual[i], expected[i]) for i in (0, 2, 3))
