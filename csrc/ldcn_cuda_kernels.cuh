@@ -196,7 +196,8 @@ DKIC_DEVICE void ldcn_forward(const Thread& thread, const LdcnArguments& a, cons
         // As many loads in flight as 64 registers let be: 8, or 4 where sums take more than 4 of them.
         constexpr int kAtOnce = V <= 4 && sizeof(A) == 4 ? 2 : 1;
         for (; entry + kAtOnce <= end; entry += kAtOnce) add_taps<kAtOnce, V>(thread, taps, entry, x, a.x.h, a.x.w, sums);
-        for (; entry < end; ++entry) add_taps<1, V>(thread, taps, entry, x, a.x.h, a.x.w, sums);
+        if constexpr (kAtOnce > 1)
+          if (entry < end) add_taps<1, V>(thread, taps, entry, x, a.x.h, a.x.w, sums);
       }
       if (!busy) continue;
       Pack<T, V> y;
