@@ -1,5 +1,5 @@
 // Every ldcn kernel there is to launch, for test_ldcn_compile.py.
-#include "ldcn_cuda_kernels.cuh"
+#include "ldcn_cuda_fixed.cuh"
 
 namespace dkic::gpu {
 
@@ -7,12 +7,16 @@ namespace dkic::gpu {
   template __global__ void ldcn_forward_kernel<T, V>(LdcnArguments, LdcnPlan);   \
   template __global__ void ldcn_backward_samples_kernel<T, V>(LdcnArguments, LdcnPlan);
 #define DKIC_TYPE(T) template __global__ void ldcn_backward_x_kernel<T>(LdcnArguments, LdcnPlan, SumOf<T>::type*);
+#define DKIC_FIXED(T)                                                                                  \
+  template __global__ void ldcn_backward_x_fixed_kernel<T>(LdcnArguments, LdcnPlan, FixedGradient<T>); \
+  template __global__ void ldcn_round_fixed_kernel<T>(LdcnArguments, FixedGradient<T>);
 #define DKIC_HALF(T)                \
   DKIC_VECTOR(T, 8)                 \
   DKIC_VECTOR(T, 4)                 \
   DKIC_VECTOR(T, 2)                 \
   DKIC_VECTOR(T, 1)                 \
   DKIC_TYPE(T)                      \
+  DKIC_FIXED(T)                     \
   template __global__ void ldcn_round_kernel<T>(const float*, int64_t, T*);
 
 DKIC_HALF(half)
@@ -21,6 +25,7 @@ DKIC_VECTOR(float, 4)
 DKIC_VECTOR(float, 2)
 DKIC_VECTOR(float, 1)
 DKIC_TYPE(float)
+DKIC_FIXED(float)
 DKIC_VECTOR(double, 2)
 DKIC_VECTOR(double, 1)
 DKIC_TYPE(double)

@@ -1,11 +1,11 @@
 // ldcn's CUDA kernels on the emulator: reads a problem from standard input, as test_ldcn_simt.py writes it, and writes y and the
-// gradients of offset, mask and x to standard output. Every tensor is a heap block of its own size, so that AddressSanitizer sees
+// gradients of offset, mask and x (twice: by floating-point sums, and by integers but for double) to standard output. Every tensor is a heap block of its own size, so that AddressSanitizer sees
 // an access beyond it.
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
 
-#include "ldcn_cuda_kernels.cuh"
+#include "ldcn_cuda_fixed.cuh"
 #include "simt.h"
 
 namespace {
@@ -97,6 +97,33 @@ void with_vector(int vector, const F& f) {
   throw std::runtime_error("no such vector");
 }
 
+int64_t blocks_of(int64_t count) { return (count + kLdcnThreads - 1) / kLdcnThreads; }
+
+// The gradient of x by integers.
+template <class T>
+Array<T> backward_x_fixed(const Problem& problem, const LdcnPlan& plan) {
+  const LdcnArguments& a = problem.a;
+  const int64_t size_of_x = a.batch * a.channels * a.height * a.width, pixels = a.batch * a.out_height * a.out_width;
+  auto grad_x = array<T>(size_of_x, 0);
+  const auto sums = array<long long>(size_of_x, 0);
+  const auto largest = array<unsigned>(2, 0);
+  largest[1] = 0x3f800000;  // 1, without a mask
+  const auto find_largest = [&](const Strided& t, int64_t channels, unsigned* to) {
+    *to = 0;
+    simt::launch(launch_of(problem, "ldcn_largest", blocks_of(pixels * channels), 0), [&](const simt::Thread& thread) {
+      ldcn_largest(thread, t, a.batch, channels, a.out_height, a.out_width, to);
+    });
+  };
+  find_largest(a.grad_y, a.channels, &largest[0]);
+  if (a.mask.data) find_largest(a.mask, a.groups * a.kernel_h * a.kernel_w, &largest[1]);
+  const FixedGradient<T> to{sums.get(), grad_x.get(), largest.get()};
+  simt::launch(launch_of(problem, "ldcn_backward_x_fixed", plan.tiles, plan.shared_bytes),
+               [&](const simt::Thread& thread) { ldcn_backward_x_fixed<T>(thread, a, plan, to); });
+  simt::launch(launch_of(problem, "ldcn_round_fixed", blocks_of(size_of_x), 0),
+               [&](const simt::Thread& thread) { ldcn_round_fixed<T>(thread, a, to); });
+  return grad_x;
+}
+
 template <class T>
 void run(Problem& problem) {
   using A = typename SumOf<T>::type;
@@ -121,12 +148,13 @@ void run(Problem& problem) {
   if (a.grad_mask) write(grad_mask, pixels * a.groups * k);
   if constexpr (sizeof(T) == 2) {
     const auto grad_x = array<T>(size_of_x, 0xff);
-    simt::launch(launch_of(problem, "ldcn_round", (size_of_x + kLdcnThreads - 1) / kLdcnThreads, 0),
+    simt::launch(launch_of(problem, "ldcn_round", blocks_of(size_of_x), 0),
                  [&](const simt::Thread& thread) { ldcn_round<T>(thread, sums.get(), size_of_x, grad_x.get()); });
     write(grad_x, size_of_x);
   } else {
     write(sums, size_of_x);
   }
+  if constexpr (sizeof(T) < 8) write(backward_x_fixed<T>(problem, plan), size_of_x);
 }
 
 }  // namespace

@@ -62,9 +62,14 @@ def problem(
 def test_equals_reference(program, case, dtype):
     tensors, grad_y = problem(case, dtype)
     expected = of_reference(case, tensors, grad_y)
-    assert_close(run(program, case, tensors, grad_y, order="forward").tensors, expected)
+    one = run(program, case, tensors, grad_y, order="forward")
     # The same again by few blocks, each with several shares, which finds what one share leaves behind in shared memory.
-    assert_close(run(program, case, tensors, grad_y, order="shuffled", blocks=2).tensors, expected)
+    other = run(program, case, tensors, grad_y, order="shuffled", blocks=2)
+    assert_close(one.tensors, expected)
+    assert_close(other.tensors, expected)
+    if dtype != torch.float64:
+        assert_close([expected[0].to(dtype), one.fixed], expected[:2])
+        assert torch.equal(one.fixed, other.fixed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -163,3 +168,44 @@ def test_order_does_not_change_y_nor_the_samples_gradients(program, dtype):
     for order in ("reverse", "shuffled"):
         actual = run(program, LDCN_FEW[-1], tensors, grad_y, order=order, blocks=1).tensors
         assert all(torch.equal(actual[i], expected[i]) for i in (0, 2, 3))
+
+
+# ---- The gradient of x by integers ----
+
+
+def test_sums_of_floats_depend_on_the_order_and_those_of_integers_do_not(program):
+    case = LDCN_FEW[0]
+    tensors, grad_y = problem(case, torch.float32)
+    results = [run(program, case, tensors, grad_y, order=order) for order in ("forward", "reverse", "shuffled")]
+    assert not all(torch.equal(r.tensors[1], results[0].tensors[1]) for r in results)
+    assert all(torch.equal(r.fixed, results[0].fixed) for r in results)
+
+
+@pytest.mark.parametrize("value", [1e-30, -1.0, 1e30, 3e38], ids=str)
+@pytest.mark.parametrize("mask_value", [None, 1.0, 2.0**-70, 2.0**70], ids=str)
+def test_the_largest_sum_there_can_be(sanitized, value, mask_value):
+    """Every tap of every position adds the largest contribution there is to one pixel."""
+    case = LdcnCase("all to one", batch=1, groups=1, depth=2, height=1, width=1, kernel_size=(5, 5), padding=(4, 4))
+    (x, offset, mask), grad_y = problem(case, torch.float32)
+    ho, wo = case.out_size
+    row = torch.arange(5).view(5, 1, 1, 1) + torch.arange(ho).view(ho, 1) - 4
+    column = torch.arange(5).view(1, 5, 1, 1) + torch.arange(wo) - 4
+    offset = -torch.stack(torch.broadcast_tensors(row, column), 2).reshape(offset.shape).float()
+    mask = None if mask_value is None else torch.full_like(mask, mask_value)
+    grad_y = torch.full_like(grad_y, value)
+    fixed = run(sanitized, case, (x, offset, mask), grad_y, order="forward").fixed
+    contribution = grad_y[0, 0, 0, 0] * (1.0 if mask_value is None else mask_value)
+    exact = (625 * contribution.double()).float() if contribution.isfinite() else torch.tensor(math.nan)
+    torch.testing.assert_close(fixed, exact.expand(fixed.shape), rtol=2.0**-23, atol=2.0**-118, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_what_is_not_finite_shows_where_it_is_added(program, dtype):
+    (x, offset, mask), grad_y = problem(PLAIN, dtype)
+    grad_y[0, 1, 2, 3] = math.inf
+    grad_y[1, 4, 0, 0] = math.nan
+    expected = of_reference(PLAIN, (x, offset, mask), grad_y)[1]
+    fixed = run(program, PLAIN, (x, offset, mask), grad_y, order="forward").fixed
+    assert torch.equal(fixed.isfinite(), expected.isfinite()) and not fixed.isfinite().all()
+    finite = expected.isfinite()
+    assert_close([fixed.new_zeros(1), torch.where(finite, fixed, 0)], [expected.new_zeros(1), torch.where(finite, expected, 0)])
