@@ -2,71 +2,85 @@
 //
 // Every contribution weight * grad_y is multiplied by a power of two and rounded to an integer. The power is the largest that no
 // sum can overflow with: from the largest finite numbers of grad_y and mask, and from how many contributions a sum can have at
-// most, one of every tap. That leaves some 40 bits below the largest contribution, where float has 24.
-//
-// For float and the halves: double would lose by it.
+// most, one of every tap. That leaves some 40 bits below the largest contribution, where float has 24. Double has 53: there a
+// second integer sums what the first leaves over, some 40 bits further down.
 #pragma once
 #include "ldcn_cuda_kernels.cuh"
 
 namespace dkic::gpu {
 
-DKIC_DEVICE unsigned bits_of(float value) {
-  unsigned bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
+// Magnitudes are exponents: of a number below 2^e, e + kExponentBias; 0 of 0.
+constexpr int kExponentBias = 2048;
+constexpr unsigned kMagnitudeOfOne = kExponentBias + 1;
+
+template <class A>
+DKIC_DEVICE bool is_finite(A value) {
+  return value - value == 0;
 }
 
-DKIC_DEVICE bool is_finite(float value) { return value - value == 0; }
-
-// The largest magnitude of t's finite numbers, [n, c, h, w], as a float's bits, which order as the floats do. `largest` begins
-// at 0.
-template <class Thread>
+// The magnitude of the largest finite number of t, [n, c, h, w], whose sums are A. `largest` begins at 0.
+template <class A, class Thread>
 DKIC_DEVICE void ldcn_largest(const Thread& thread, const Strided& t, int64_t n, int64_t c, int64_t h, int64_t w,
                               unsigned* largest) {
-  unsigned most = 0;
+  A most = 0;
   for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < n * c * h * w; i += thread.blocks() * kLdcnThreads) {
     const int64_t pixel = i / c;
-    const float value = read<float>(t, pixel / (h * w) * t.n + i % c * t.c + pixel / w % h * t.h + pixel % w * t.w);
-    const unsigned bits = bits_of(std::fabs(value));
-    if (is_finite(value) && bits > most) most = bits;
+    const A value = std::fabs(read<A>(t, pixel / (h * w) * t.n + i % c * t.c + pixel / w % h * t.h + pixel % w * t.w));
+    if (is_finite(value) && value > most) most = value;
   }
   for (int distance = 16; distance; distance /= 2) {
-    const unsigned other = thread.shuffle_xor(kAllLanes, most, distance);
+    const A other = thread.shuffle_xor(kAllLanes, most, distance);
     most = other > most ? other : most;
   }
-  if (thread.index() % 32 == 0) thread.atomic_max(largest, most);
+  if (thread.index() % 32 == 0 && most > 0) thread.atomic_max(largest, unsigned(std::ilogb(most) + 1 + kExponentBias));
 }
 
-// The exponent of the power of two that contributions are multiplied by. Both largest are floats' bits.
-DKIC_DEVICE int fixed_exponent(const LdcnArguments& a, unsigned largest_grad_y, unsigned largest_mask) {
-  // A float below 2^e has the biased exponent e + 126. One bit is for the rounding of weights and products, and finite
-  // contributions are below 2^128 whatever they come from.
-  const int below = int(largest_grad_y >> 23) - 126 + int(largest_mask >> 23) - 126 + 1;
-  const int contribution = below < 128 ? below : 128;
+// The powers of two that contributions, and what they leave over, are multiplied by, as exponents.
+struct FixedExponents {
+  int first, second;
+};
+
+// largest: the magnitudes of grad_y and mask.
+template <class A>
+DKIC_DEVICE FixedExponents fixed_exponents(const LdcnArguments& a, const unsigned (&largest)[2]) {
+  // The limits of the exponents of finite numbers, and of those whose power of two, and second power, have inverses.
+  constexpr int kMost = sizeof(A) == 8 ? 1024 : 128, kLimit = sizeof(A) == 8 ? 900 : 126;
+  // One bit is for the rounding of weights and products.
+  const int below = int(largest[0] + largest[1]) - 2 * kExponentBias + 1;
   int contributions = 0;  // their number's logarithm, rounded up
   while ((int64_t(1) << contributions) < a.out_height * a.out_width * a.kernel_h * a.kernel_w) ++contributions;
-  const int exponent = 62 - contributions - contribution;
-  return exponent < 126 ? exponent : 126;  // a power that float has, and its inverse: what lies below 2^-127 is lost
+  const int spare = 62 - contributions, exponent = spare - (below < kMost ? below : kMost);
+  const int first = exponent < kLimit ? exponent : kLimit;  // what lies below half its inverse is lost to float
+  return {first, first + spare};
 }
 
 // A contribution that is not finite leaves NaN in the result, in whatever order it comes.
 template <class T>
 struct FixedSum {
+  using A = typename SumOf<T>::type;
   long long* sums;
+  long long* second_sums;  // of double
   T* result;
-  float scale;
+  A scale, inverse, second_scale;
+
   template <class Thread>
-  DKIC_DEVICE void add(const Thread& thread, int64_t at, float value) const {
-    if (is_finite(value)) {
-      thread.atomic_add(sums + at, static_cast<long long>(llrintf(value * scale)));
-    } else {
+  DKIC_DEVICE void add(const Thread& thread, int64_t at, A value) const {
+    if (!is_finite(value)) {
       result[at] = T(NAN);
+      return;
+    }
+    if constexpr (sizeof(T) == 8) {
+      const auto rounded = static_cast<long long>(llrint(value * scale));
+      thread.atomic_add(sums + at, rounded);
+      thread.atomic_add(second_sums + at, static_cast<long long>(llrint((value - A(rounded) * inverse) * second_scale)));
+    } else {
+      thread.atomic_add(sums + at, static_cast<long long>(llrintf(value * scale)));
     }
   }
 };
 
-// What the kernels below share: sums and grad_x begin at 0, both NHWC without gaps; largest[0] of grad_y, largest[1] of mask (of
-// ones, where there is none).
+// What the kernels below share: sums (for double, first all sums and then all second ones) and grad_x begin at 0, NHWC without
+// gaps; largest: the magnitudes of grad_y and of mask (kMagnitudeOfOne where there is none).
 template <class T>
 struct FixedGradient {
   long long* sums;
@@ -74,20 +88,30 @@ struct FixedGradient {
   const unsigned* largest;
 };
 
+DKIC_DEVICE int64_t numbers_of_x(const LdcnArguments& a) { return a.batch * a.channels * a.height * a.width; }
+
 template <class T, class Thread>
 DKIC_DEVICE void ldcn_backward_x_fixed(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan,
                                        const FixedGradient<T>& to) {
-  const int exponent = fixed_exponent(a, to.largest[0], to.largest[1]);
-  ldcn_scatter<T>(thread, a, plan, FixedSum<T>{to.sums, to.grad_x, ldexpf(1, exponent)});
+  using A = typename SumOf<T>::type;
+  const FixedExponents exponents = fixed_exponents<A>(a, {to.largest[0], to.largest[1]});
+  const A scale = std::ldexp(A(1), exponents.first), inverse = std::ldexp(A(1), -exponents.first);
+  const A second_scale = sizeof(A) == 8 ? std::ldexp(A(1), exponents.second) : A(0);
+  ldcn_scatter<T>(thread, a, plan, FixedSum<T>{to.sums, to.sums + numbers_of_x(a), to.grad_x, scale, inverse, second_scale});
 }
 
 // From the sums to grad_x.
 template <class T, class Thread>
 DKIC_DEVICE void ldcn_round_fixed(const Thread& thread, const LdcnArguments& a, const FixedGradient<T>& to) {
-  const float scale = ldexpf(1, -fixed_exponent(a, to.largest[0], to.largest[1]));
-  const int64_t count = a.batch * a.channels * a.height * a.width;
+  using A = typename SumOf<T>::type;
+  const FixedExponents exponents = fixed_exponents<A>(a, {to.largest[0], to.largest[1]});
+  const A scale = std::ldexp(A(1), -exponents.first);
+  const int64_t count = numbers_of_x(a);
   for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < count; i += thread.blocks() * kLdcnThreads) {
-    if (float(to.grad_x[i]) == 0) to.grad_x[i] = T(float(to.sums[i]) * scale);
+    if (!is_finite(A(to.grad_x[i]))) continue;
+    A sum = A(to.sums[i]) * scale;
+    if constexpr (sizeof(A) == 8) sum += A(to.sums[count + i]) * std::ldexp(A(1), -exponents.second);
+    to.grad_x[i] = T(sum);
   }
 }
 
@@ -96,9 +120,10 @@ DKIC_DEVICE void ldcn_round_fixed(const Thread& thread, const LdcnArguments& a, 
 #ifdef __CUDACC__
 namespace dkic::gpu {
 
+template <class A>
 __global__ void __launch_bounds__(kLdcnThreads)
     ldcn_largest_kernel(Strided t, int64_t n, int64_t c, int64_t h, int64_t w, unsigned* largest) {
-  ldcn_largest(CudaThread(), t, n, c, h, w, largest);
+  ldcn_largest<A>(CudaThread(), t, n, c, h, w, largest);
 }
 template <class T>
 __global__ void __launch_bounds__(kLdcnThreads, 3)

@@ -1,6 +1,6 @@
-// ldcn's CUDA kernels on the emulator: reads a problem from standard input, as test_ldcn_simt.py writes it, and writes y and the
-// gradients of offset, mask and x (twice: by floating-point sums, and by integers but for double) to standard output. Every tensor is a heap block of its own size, so that AddressSanitizer sees
-// an access beyond it.
+// ldcn's CUDA kernels on the emulator: reads a problem from standard input, as ldcn_program.py writes it, and writes y and the
+// gradients of offset, mask and x to standard output, that of x twice: by floating-point sums, and by integers. Every tensor is a
+// heap block of its own size, so that AddressSanitizer sees an access beyond it.
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
@@ -105,13 +105,13 @@ Array<T> backward_x_fixed(const Problem& problem, const LdcnPlan& plan) {
   const LdcnArguments& a = problem.a;
   const int64_t size_of_x = a.batch * a.channels * a.height * a.width, pixels = a.batch * a.out_height * a.out_width;
   auto grad_x = array<T>(size_of_x, 0);
-  const auto sums = array<long long>(size_of_x, 0);
+  const auto sums = array<long long>(sizeof(T) == 8 ? 2 * size_of_x : size_of_x, 0);
   const auto largest = array<unsigned>(2, 0);
-  largest[1] = 0x3f800000;  // 1, without a mask
+  largest[1] = kMagnitudeOfOne;  // without a mask
   const auto find_largest = [&](const Strided& t, int64_t channels, unsigned* to) {
     *to = 0;
     simt::launch(launch_of(problem, "ldcn_largest", blocks_of(pixels * channels), 0), [&](const simt::Thread& thread) {
-      ldcn_largest(thread, t, a.batch, channels, a.out_height, a.out_width, to);
+      ldcn_largest<typename SumOf<T>::type>(thread, t, a.batch, channels, a.out_height, a.out_width, to);
     });
   };
   find_largest(a.grad_y, a.channels, &largest[0]);
@@ -154,7 +154,7 @@ void run(Problem& problem) {
   } else {
     write(sums, size_of_x);
   }
-  if constexpr (sizeof(T) < 8) write(backward_x_fixed<T>(problem, plan), size_of_x);
+  write(backward_x_fixed<T>(problem, plan), size_of_x);
 }
 
 }  // namespace

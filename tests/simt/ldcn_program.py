@@ -18,7 +18,7 @@ ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 class Results:
     vector: int  # channels that a lane loads at once, in the forward
     tensors: list[Tensor]  # y, then the gradients of x, offset and mask (where there is one)
-    fixed: Tensor | None  # the gradient of x by sums of integers, but for float64
+    fixed: Tensor  # the gradient of x by sums of integers
 
 
 def _memory(t: Tensor) -> bytes:
@@ -69,6 +69,6 @@ def run(
     y, grad_offset = taken(grad_y, x.dtype), taken(offset, sum_dtype)
     grad_mask = [] if mask is None else [taken(mask, sum_dtype)]
     grad_x = taken(x, x.dtype)
-    fixed = None if x.dtype == torch.float64 else taken(x, x.dtype)
+    fixed = taken(x, x.dtype)
     assert at == len(written)
     return Results(vector, [y, grad_x, grad_offset, *grad_mask], fixed)

@@ -67,9 +67,8 @@ def test_equals_reference(program, case, dtype):
     other = run(program, case, tensors, grad_y, order="shuffled", blocks=2)
     assert_close(one.tensors, expected)
     assert_close(other.tensors, expected)
-    if dtype != torch.float64:
-        assert_close([expected[0].to(dtype), one.fixed], expected[:2])
-        assert torch.equal(one.fixed, other.fixed)
+    assert_close([one.tensors[0], one.fixed], expected[:2])
+    assert torch.equal(one.fixed, other.fixed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -140,7 +139,9 @@ def test_nan_stays_in_its_pixel(sanitized, axis):
     (x, offset, mask), grad_y = problem(PLAIN, torch.float32)
     expected = run(sanitized, PLAIN, (x, offset, mask), grad_y, order="forward").tensors[0]
     offset[1, 2 * 4 + axis, 3, 5] = math.nan  # the middle tap of group 0
-    y = run(sanitized, PLAIN, (x, offset, mask), grad_y, order="forward").tensors[0]
+    results = run(sanitized, PLAIN, (x, offset, mask), grad_y, order="forward").tensors
+    y = results[0]
+    assert_close(results, of_reference(PLAIN, (x, offset, mask), grad_y))
     reached = torch.zeros(y.shape, dtype=torch.bool)
     reached[1, 0:3, 3, 5] = True
     assert torch.equal(y.isnan(), reached) and torch.equal(y[~reached], expected[~reached])
@@ -173,33 +174,38 @@ def test_order_does_not_change_y_nor_the_samples_gradients(program, dtype):
 # ---- The gradient of x by integers ----
 
 
-def test_sums_of_floats_depend_on_the_order_and_those_of_integers_do_not(program):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_sums_of_floats_depend_on_the_order_and_those_of_integers_do_not(program, dtype):
     case = LDCN_FEW[0]
-    tensors, grad_y = problem(case, torch.float32)
+    tensors, grad_y = problem(case, dtype)
     results = [run(program, case, tensors, grad_y, order=order) for order in ("forward", "reverse", "shuffled")]
     assert not all(torch.equal(r.tensors[1], results[0].tensors[1]) for r in results)
     assert all(torch.equal(r.fixed, results[0].fixed) for r in results)
 
 
-@pytest.mark.parametrize("value", [1e-30, -1.0, 1e30, 3e38], ids=str)
-@pytest.mark.parametrize("mask_value", [None, 1.0, 2.0**-70, 2.0**70], ids=str)
-def test_the_largest_sum_there_can_be(sanitized, value, mask_value):
+@pytest.mark.parametrize(
+    "dtype, value",
+    [*((torch.float32, v) for v in (1e-30, -1.0, 1e30, 3e38)), *((torch.float64, v) for v in (1e-250, -1e300, 1e308))],
+)
+@pytest.mark.parametrize("mask_value", [None, 1.0, 2.0**-70, 2.0**70])
+def test_the_largest_sum_there_can_be(sanitized, dtype, value, mask_value):
     """Every tap of every position adds the largest contribution there is to one pixel."""
     case = LdcnCase("all to one", batch=1, groups=1, depth=2, height=1, width=1, kernel_size=(5, 5), padding=(4, 4))
-    (x, offset, mask), grad_y = problem(case, torch.float32)
+    (x, offset, mask), grad_y = problem(case, dtype)
     ho, wo = case.out_size
     row = torch.arange(5).view(5, 1, 1, 1) + torch.arange(ho).view(ho, 1) - 4
     column = torch.arange(5).view(1, 5, 1, 1) + torch.arange(wo) - 4
-    offset = -torch.stack(torch.broadcast_tensors(row, column), 2).reshape(offset.shape).float()
+    offset = -torch.stack(torch.broadcast_tensors(row, column), 2).reshape(offset.shape).to(dtype)
     mask = None if mask_value is None else torch.full_like(mask, mask_value)
     grad_y = torch.full_like(grad_y, value)
     fixed = run(sanitized, case, (x, offset, mask), grad_y, order="forward").fixed
     contribution = grad_y[0, 0, 0, 0] * (1.0 if mask_value is None else mask_value)
-    exact = (625 * contribution.double()).float() if contribution.isfinite() else torch.tensor(math.nan)
-    torch.testing.assert_close(fixed, exact.expand(fixed.shape), rtol=2.0**-23, atol=2.0**-118, equal_nan=True)
+    exact = (625 * contribution.double()).to(dtype) if contribution.isfinite() else torch.tensor(math.nan, dtype=dtype)
+    spacing, lost = (2.0**-52, 0) if dtype == torch.float64 else (2.0**-23, 2.0**-118)
+    torch.testing.assert_close(fixed, exact.expand(fixed.shape), rtol=spacing, atol=lost, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_what_is_not_finite_shows_where_it_is_added(program, dtype):
     (x, offset, mask), grad_y = problem(PLAIN, dtype)
     grad_y[0, 1, 2, 3] = math.inf
