@@ -1,7 +1,7 @@
 // What kernel bodies are written against, so that one source compiles for the GPU and, for tests, for the CPU.
 //
 // A body is a template over the thread it runs as, and asks that for its index, its collectives and its accesses to memory: under
-// nvcc it is CudaThread, in the tests the emulator's counterpart with the same members (tests/simt/simt.h).
+// nvcc it is CudaThread, in the tests the emulator's counterpart, which has all members of it (tests/simt/simt.h).
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -12,20 +12,21 @@ constexpr int kLdcnTaps = 1024;    // whose arithmetic a block keeps at once: 24
 
 // A block has one group's channels at kLdcnThreads / lanes positions, which lie in a tile: its samples overlap most so.
 struct LdcnPlan {
-  int lanes;                   // that share a position: a power of two, at most a warp
-  int tile_height, tile_width;  // positions
-  int chunk;                   // taps of a position that are worked out at once
+  int lanes;                    // that share a position: a power of two, at most a warp
+  int tile_height, tile_width;  // in positions
+  int chunk;                    // taps of a position that are worked out at once
   int64_t tile_rows, tile_columns, tiles;
   size_t shared_bytes;
 };
 
-// Where one of a block's taps samples: numbers are what a kernel needs of it, at 16 bytes.
+// What a kernel needs of a tap beside its place, read from shared memory 16 bytes at once.
 template <class A>
 struct alignas(16) TapNumbers {
   A v[4];
 };
 
-// How many channels of a group one lane may load and store at once, the tensors being aligned as they are: up to 16 bytes.
+// How many channels of a group one lane may load and store at once, up to 16 bytes: as x, `t` (grad_y, or x again) and what is
+// written let it, where they begin and by their strides.
 inline int ldcn_vector(const LdcnArguments& a, const Strided& t, const void* written, int element_size) {
   const auto fits = [&](int64_t v) {
     const auto aligned = [&](const void* p) { return reinterpret_cast<uintptr_t>(p) % uintptr_t(v * element_size) == 0; };

@@ -1,12 +1,19 @@
 """The C++ compiler and nvcc, for tests that build what they run."""
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 SIMT = Path(__file__).resolve().parent
 CSRC = SIMT.parents[1] / "csrc"
+
+needs_emulator = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the emulator switches stacks in x86-64 assembly"
+)
 
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1")
 

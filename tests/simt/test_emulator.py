@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from simt.compilers import SANITIZERS, SIMT, compile_cpp
+from simt.compilers import SANITIZERS, SIMT, compile_cpp, needs_emulator
+
+pytestmark = needs_emulator
 
 ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 

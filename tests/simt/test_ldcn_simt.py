@@ -8,11 +8,13 @@ import torch
 from ops import tolerances
 from ops.layouts import channel_slice, channels_last, channels_last_slice, every_second, rows_and_columns_swapped
 from ops.op_cases import LDCN_CASES, LDCN_FEW, PLAIN, LdcnCase
-from simt.compilers import SANITIZERS, SIMT, compile_cpp
+from simt.compilers import SANITIZERS, SIMT, compile_cpp, needs_emulator
 from simt.ldcn_program import run
 from torch import Tensor
 
 from dkic.ops import reference
+
+pytestmark = needs_emulator
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -91,6 +93,16 @@ def test_vectors_are_as_wide_as_alignment_lets_them_be(program, dtype):
         results = run(program, case, tensors, grad_y, order="reverse", lead=lead)
         assert results.vector == wanted, (depth, lead)
         assert_close(results.tensors, of_reference(case, tensors, grad_y))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rounds_of_channels_over_chunks_of_taps(sanitized, dtype):
+    """More channels than a warp loads at once, one a lane, and more taps than shared memory holds: taps are worked out again."""
+    case = LdcnCase("large", batch=1, groups=1, depth=33, height=5, width=4, kernel_size=(13, 13), padding=(6, 6))
+    tensors, grad_y = problem(case, dtype)
+    results = run(sanitized, case, tensors, grad_y, order="shuffled", blocks=2)
+    assert results.vector == 1
+    assert_close(results.tensors, of_reference(case, tensors, grad_y))
 
 
 @pytest.mark.parametrize("position_dtype", DTYPES, ids=str)
