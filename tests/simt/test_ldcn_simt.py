@@ -96,6 +96,21 @@ def test_vectors_are_as_wide_as_alignment_lets_them_be(program, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("which", ["x", "grad_y"])
+@pytest.mark.parametrize("more", [1, 2])
+def test_pixels_that_lie_an_odd_distance_apart(program, which, more, dtype):
+    """As the first channels of a tensor that has a few more: every pixel is aligned otherwise."""
+    case = LdcnCase("small", batch=1, depth=16, height=4, width=5)
+    (x, offset, mask), grad_y = problem(case, dtype)
+    wide = {"x": x, "grad_y": grad_y}
+    wide[which] = channels_last(torch.cat([wide[which], wide[which][:, :more]], 1))[:, : case.channels]
+    assert wide[which].stride(3) == case.channels + more
+    results = run(program, case, (wide["x"], offset, mask), wide["grad_y"], order="forward")
+    assert results.vector == (more if which == "x" else 16 // dtype.itemsize)
+    assert_close(results.tensors, of_reference(case, (x, offset, mask), grad_y))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rounds_of_channels_over_chunks_of_taps(sanitized, dtype):
     """More channels than a warp loads at once, one a lane, and more taps than shared memory holds: taps are worked out again."""
     case = LdcnCase("large", batch=1, groups=1, depth=33, height=5, width=4, kernel_size=(13, 13), padding=(6, 6))
