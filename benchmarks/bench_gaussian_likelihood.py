@@ -1,4 +1,5 @@
-"""gaussian_likelihood beside CompressAI's GaussianConditional: forward, forward with backward, with noise and rounded, float32.
+"""gaussian_likelihood beside CompressAI's GaussianConditional: forward, forward with backward, with noise and rounded, float32; on
+the CPU and, where there is one, on a GPU.
 
 Peers give likelihoods; the logarithm that makes them bits is timed with them, since that is what a loss takes. "compiled" is the
 same formula through torch.compile; "copy" copies as many maps as there are results: the floor. A result is compared with the
@@ -14,16 +15,19 @@ from peers import compressai_likelihood, plain_gaussian
 from problem_sizes import LIKELIHOOD_PROBLEMS
 from torch import Tensor
 
-from dkic.ops import gaussian_likelihood, gaussian_symbols, reference
+from dkic.ops import backends, gaussian_likelihood, gaussian_symbols, reference
 
 IMPLEMENTATIONS = ("compressai", "compiled", "copy", "dkic")  # the peers first: see conftest.py
 ROUNDS = 30
+WITHOUT_GPU = backends.missing("triton")  # why
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
+ON = {"cpu": "", "cuda": ", GPU"}
 
 # The peers' own accuracy: a difference of two error functions, and the noise of its float32.
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
 
-def latent(case: LikelihoodCase, scattered: bool) -> list[Tensor]:
+def latent(case: LikelihoodCase, scattered: bool, device: str) -> list[Tensor]:
     """y, scale and mean: scales of 0.11 to 12, residuals of that size.
 
     In a codec the scale goes with the channel and varies little beside that; scattered, it is another one at every element.
@@ -33,13 +37,15 @@ def latent(case: LikelihoodCase, scattered: bool) -> list[Tensor]:
     scale = 0.11 * 110 ** (index + 0.05 * torch.randn(case.shape, generator=generator)).clamp(0, 1)
     mean = torch.randn(case.shape, generator=generator)
     y = mean + scale * torch.randn(case.shape, generator=generator).clamp(-3, 3)
-    return [t.requires_grad_() for t in (y, scale, mean)]
+    return [t.to(device).requires_grad_() for t in (y, scale, mean)]
 
 
-def calls(case: LikelihoodCase, implementation: str, quantize: str, scattered: bool) -> dict[str, Callable[[], list[Tensor]]]:
+def calls(
+    case: LikelihoodCase, implementation: str, quantize: str, scattered: bool, device: str
+) -> dict[str, Callable[[], list[Tensor]]]:
     """What is timed: "forward" gives y_hat and bits, "forward+backward" the gradients of y, scale and mean too."""
-    leaves = latent(case, scattered)
-    gradients = case.gradients("none", torch.float32)
+    leaves = latent(case, scattered, device)
+    gradients = [t.to(device) for t in case.gradients("none", torch.float32)]
 
     def op() -> tuple[Tensor, Tensor]:
         if implementation == "dkic":
@@ -63,10 +69,10 @@ def calls(case: LikelihoodCase, implementation: str, quantize: str, scattered: b
 PEERS = {"compressai": compressai_likelihood(), "compiled": torch.compile(plain_gaussian)}
 
 
-def check(case: LikelihoodCase, implementation: str, quantize: str, scattered: bool) -> None:
+def check(case: LikelihoodCase, implementation: str, quantize: str, scattered: bool, device: str) -> None:
     """The result is right: bits for the residual that y_hat tells of."""
-    y, scale, mean = (t.detach().double() for t in latent(case, scattered))
-    y_hat, bits, *_ = calls(case, implementation, quantize, scattered)["forward"]()
+    y, scale, mean = (t.detach().double() for t in latent(case, scattered, device))
+    y_hat, bits, *_ = calls(case, implementation, quantize, scattered, device)["forward"]()
     residual = y_hat.double() - mean
     torch.testing.assert_close(bits.double(), reference.gaussian_bits(residual, scale.clamp_min(0.11)), **CLOSE)
     if quantize == "round":
@@ -75,26 +81,29 @@ def check(case: LikelihoodCase, implementation: str, quantize: str, scattered: b
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("work", ["forward", "forward+backward"])
 @pytest.mark.parametrize("quantize", ["noise", "round"])
 @pytest.mark.parametrize("scattered", [False, True], ids=["by channel", "scattered"])
 @pytest.mark.parametrize("case", LIKELIHOOD_PROBLEMS, ids=str)
-def test_gaussian_likelihood(case, scattered, quantize, work, implementation, measure):
+def test_gaussian_likelihood(case, scattered, quantize, work, device, implementation, measure):
     if implementation != "copy":
-        check(case, implementation, quantize, scattered)
-    call = calls(case, implementation, quantize, scattered)[work]
+        check(case, implementation, quantize, scattered, device)
+    call = calls(case, implementation, quantize, scattered, device)[work]
     scales = "scattered scales" if scattered else "scales by channel"
-    measure(f"gaussian_likelihood {quantize} {work} {case}, {scales}", implementation, call, ROUNDS)
+    work = f"gaussian_likelihood {quantize} {work} {case}, {scales}{ON[device]}"
+    measure(work, implementation, call, ROUNDS, device=device)
 
 
 @pytest.mark.parametrize("implementation", ["compressai", "dkic"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", LIKELIHOOD_PROBLEMS, ids=str)
-def test_gaussian_symbols(case, implementation, measure):
+def test_gaussian_symbols(case, device, implementation, measure):
     """Symbols and indexes; CompressAI's index is that of the first table whose scale is not below."""
     from compressai.entropy_models import GaussianConditional
 
-    y, scale, mean = (t.detach() for t in latent(case, scattered=True))
-    peer = GaussianConditional(torch.exp(torch.linspace(-2.2073, 5.5452, 64)).tolist())
+    y, scale, mean = (t.detach() for t in latent(case, True, device))
+    peer = GaussianConditional(torch.exp(torch.linspace(-2.2073, 5.5452, 64)).tolist()).to(device)
 
     def compressai() -> tuple[Tensor, Tensor]:
         return peer.quantize(y, "symbols", mean), peer.build_indexes(scale)
@@ -104,4 +113,5 @@ def test_gaussian_symbols(case, implementation, measure):
 
     for ours, theirs in zip(dkic(), compressai(), strict=True):
         assert (ours.int() - theirs).abs().max() <= 1
-    measure(f"gaussian_symbols {case}", implementation, {"compressai": compressai, "dkic": dkic}[implementation], ROUNDS)
+    call = {"compressai": compressai, "dkic": dkic}[implementation]
+    measure(f"gaussian_symbols {case}{ON[device]}", implementation, call, ROUNDS, device=device)
