@@ -94,8 +94,9 @@ void for_pieces(int64_t pieces, const F& f) {
   for_pieces(pieces, pieces + 2, f);
 }
 
-// Products with y's pixels as rows have a multiple of this many. Of fewer rows than 16, MKL on Intel's processors adds up one part
-// of the sums after the other where it may use one thread only, and not where it runs on one of several.
+// The forward's products have a multiple of this many pixels as rows. Of fewer than 16, MKL on Intel's processors adds up a sum's
+// parts in another order where it may use one thread only than where it runs on one of several; of long sums (1728 numbers into 8 to
+// 128 outputs, and in float64 shorter ones) it does so whatever the rows: there, one thread's last digits differ from several's.
 constexpr int64_t kRows = 16;
 int64_t whole_rows(int64_t pixels) { return divide_up(pixels, kRows) * kRows; }
 
