@@ -1,5 +1,5 @@
-"""gaussian_likelihood beside CompressAI's GaussianConditional: forward, forward with backward, with noise and rounded, float32; on
-the CPU and, where there is one, on a GPU.
+"""gaussian_likelihood beside CompressAI's GaussianConditional: forward, forward with backward, with noise and rounded, float32;
+on the CPU and, where there is one, on a GPU.
 
 Peers give likelihoods; the logarithm that makes them bits is timed with them, since that is what a loss takes. "compiled" is the
 same formula through torch.compile; "copy" copies as many maps as there are results: the floor. A result is compared with the
