@@ -16,12 +16,19 @@ namespace dkic {
 namespace {
 
 // Beside its arguments and results, and copies of the weight, the op takes no more than kCopy + kWorkspace of memory (where
-// not even two positions' columns fit into that, two positions' columns).
-constexpr int64_t kBlock = 768 << 10;  // columns of a block: with a product's own copies they stay in 1 MB of L2
+// not even twice kRows positions' columns fit into that, so many).
+// Columns and rows of a block, in the second-level cache. 1x192x128x128, 192 outputs, one thread of Sapphire Rapids: 256 KB 88 ms, 512
+// KB 86, 768 KB 96, 3 MB 94.
+constexpr int64_t kBlock = 512 << 10;
 constexpr int64_t kWorkspace = 12 << 20;
 constexpr int64_t kCopy = 16 << 20;
 
+// A product's sums are made in pieces of kSum numbers (of float64, a quarter), its pixels are a multiple of kRows: see `product`.
+constexpr int64_t kSum = 768;
+constexpr int64_t kRows = 4;
+
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t whole_rows(int64_t pixels) { return divide_up(pixels, kRows) * kRows; }
 
 // Into how many parts, of channels, the work on an offset group is cut in backward: 8 for all groups would be good.
 int64_t wanted_parts(const DeformConv2dArguments& a) { return divide_up(8, a.groups); }
@@ -94,19 +101,58 @@ void for_pieces(int64_t pieces, const F& f) {
   for_pieces(pieces, pieces + 2, f);
 }
 
-// The forward's products have a multiple of this many pixels as rows. Of fewer than 16, MKL on Intel's processors adds up a sum's
-// parts in another order where it may use one thread only than where it runs on one of several; of long sums (1728 numbers into 8 to
-// 128 outputs, and in float64 shorter ones) it does so whatever the rows: there, one thread's last digits differ from several's.
-constexpr int64_t kRows = 16;
-int64_t whole_rows(int64_t pixels) { return divide_up(pixels, kRows) * kRows; }
+// out = a b, or out += a b, each sum in pieces of no more numbers than MKL adds up in one way: on Intel's processors it cuts longer
+// ones where it may use one thread only, and not where it runs on one of several. (30,000 random shapes of the layouts used here:
+// none differs at 768 numbers, a fifth does at 896; in float64 none at 192, but for two rows: hence kRows. With numbers of a sum side
+// by side in b, more do.)
+void product(const Tensor& out, const Tensor& a, const Tensor& b, bool add) {
+  const int64_t length = a.size(1), most = a.scalar_type() == ScalarType::Double ? kSum / 4 : kSum;
+  const int64_t piece = divide_up(divide_up(length, divide_up(length, most)), 16) * 16;
+  for (int64_t i = 0; i < length; i += piece, add = true) {
+    const int64_t here = std::min(piece, length - i);
+    const Tensor some_a = part(a, i * a.stride(1), a.size(0), here, a.stride(0), a.stride(1));
+    const Tensor some_b = part(b, i * b.stride(0), here, b.size(1), b.stride(0), b.stride(1));
+    if (add)
+      add_product(out, some_a, some_b);
+    else
+      multiply(out, some_a, some_b);
+  }
+}
+
+// Zeroes the rows of a block beyond its last pixel, if there are any.
+void zero_rows(const Tensor& block, int64_t pixels, int64_t length) {
+  const int64_t size = (whole_rows(pixels) - pixels) * length * element_size(block.scalar_type());
+  if (size > 0) std::memset(address(block, pixels * length), 0, size_t(size));
+}
 
 // How many output pixels a block has whose work takes `bytes` a pixel: what fits into kBlock, but few enough for 16 blocks.
 int64_t pixels_a_block(int64_t bytes, int64_t pixels) {
-  int64_t block = kBlock / bytes;
-  if (block > 1024) block = 1024;
-  const int64_t share = whole_rows(divide_up(pixels, 16));
-  if (block > share && share >= 32) block = share;
-  return block >= kRows ? block / kRows * kRows : kRows;
+  const int64_t share = std::max(whole_rows(divide_up(pixels, 16)), int64_t(32));
+  const int64_t block = std::min({kBlock / bytes, int64_t(1024), share});
+  return std::max(block / kRows * kRows, kRows);
+}
+
+// Channels of x, whole runs.
+struct Channels {
+  int64_t begin, end;
+};
+
+// Calls f(column, columns, g, row) for the weight groups that channels belong to: of the columns of these channels, those from
+// `column` on belong to weight group g, and to its weights from `row` on.
+template <class F>
+void for_weight_groups(const DeformConv2dArguments& a, Channels channels, const F& f) {
+  const int64_t depth = a.channels / a.weight_groups, k = a.kernel_h * a.kernel_w;
+  for (int64_t begin = channels.begin, end; begin < channels.end; begin = end) {
+    const int64_t g = begin / depth;
+    end = std::min((g + 1) * depth, channels.end);
+    f((begin - channels.begin) * k, (end - begin) * k, g, begin % depth * k);
+  }
+}
+
+// Forward takes as many channels at a time as make a sum of one piece: the fewer columns a pixel has, the more pixels fit into a
+// block, and with every block the product goes over the weight once more. (All 192 channels at once: 96 ms for 86.)
+int64_t channels_a_chunk(const DeformConv2dArguments& a) {
+  return std::min(std::max(kSum / (a.kernel_h * a.kernel_w * a.run), int64_t(1)) * a.run, a.channels);
 }
 
 Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -128,21 +174,29 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   const int64_t pixels = a.batch * a.out_height * a.out_width;
   if (pixels == 0) return y;
 
-  const Tensor w = in_column_order(a, weight);
-  const int64_t length = a.channels * a.kernel_h * a.kernel_w;
-  const int64_t group_length = length / a.weight_groups, group_channels = a.out_channels / a.weight_groups;
-  const int64_t bytes = (length + a.out_channels) * element_size(type), block = pixels_a_block(bytes, pixels);
+  const int64_t k = a.kernel_h * a.kernel_w, depth = a.channels / a.weight_groups, group_channels = a.out_channels / a.weight_groups;
+  const std::vector<int64_t> by_group{a.weight_groups, group_channels, depth * k};
+  // [weight group][channels and taps][output channels of the group]
+  const Tensor w =
+      torch::stable::contiguous(torch::stable::transpose(torch::stable::reshape(in_column_order(a, weight), by_group), 1, 2));
+  const int64_t chunk = channels_a_chunk(a);
+  const int64_t bytes = (chunk * k + a.out_channels) * element_size(type), block = pixels_a_block(bytes, pixels);
   const int64_t workers = kWorkspace / (block * bytes);
   for_pieces(divide_up(pixels, block), workers < 2 ? 2 : workers, [&](int64_t first_block, int64_t last_block) {
-    const Tensor columns = workspace(x, block * length, type), rows = workspace(x, block * a.out_channels, type);
+    const Tensor columns = workspace(x, block * chunk * k, type), rows = workspace(x, block * a.out_channels, type);
     for (int64_t b = first_block; b < last_block; ++b) {
-      const int64_t first = b * block, last = first + block < pixels ? first + block : pixels, whole = whole_rows(last - first);
-      kernel.columns(a, {first, last, 0, a.channels}, columns.mutable_data_ptr());
-      std::memset(address(columns, (last - first) * length), 0, size_t((whole - (last - first)) * length * element_size(type)));
-      for (int64_t g = 0; g < a.weight_groups; ++g)
-        multiply(part(rows, g * group_channels, whole, group_channels, a.out_channels),
-                 part(columns, g * group_length, whole, group_length, length),
-                 part(w, g * group_channels * group_length, group_length, group_channels, 1, group_length));
+      const int64_t first = b * block, last = std::min(first + block, pixels), whole = whole_rows(last - first);
+      for (int64_t begin = 0; begin < a.channels; begin += chunk) {
+        const Channels channels{begin, std::min(begin + chunk, a.channels)};
+        const int64_t length = (channels.end - begin) * k;
+        kernel.columns(a, {first, last, begin, channels.end}, columns.mutable_data_ptr());
+        zero_rows(columns, last - first, length);
+        for_weight_groups(a, channels, [&](int64_t column, int64_t columns_here, int64_t g, int64_t row) {
+          product(part(rows, g * group_channels, whole, group_channels, a.out_channels),
+                  part(columns, column, whole, columns_here, length),
+                  part(w, (g * depth * k + row) * group_channels, columns_here, group_channels, group_channels), row > 0);
+        });
+      }
       kernel.write_rows(a, first, last, rows.const_data_ptr());
     }
   });
@@ -154,32 +208,16 @@ struct Wanted {
   bool samples() const { return offset || mask; }
 };
 
-// A part of backward's work: the channels [begin, end), of one offset group. Parts need nothing of each other, but that the
-// gradients of offset and mask are sums over a group's parts.
-struct Part {
-  int64_t begin, end;
-};
-
 int64_t parts_a_group(const DeformConv2dArguments& a) {
   const int64_t wanted = wanted_parts(a), most = a.channels / a.groups / (a.run < 16 ? 16 : a.run);
   return most < 1 ? 1 : wanted < most ? wanted : most;
 }
 
-Part part_of(const DeformConv2dArguments& a, int64_t index) {
+// The channels of a part of backward's work, of one offset group. Parts need nothing of each other, but that the gradients of
+// offset and mask are sums over a group's parts.
+Channels part_of(const DeformConv2dArguments& a, int64_t index) {
   const int64_t parts = parts_a_group(a), runs = a.channels / a.groups / a.run, g = index / parts, i = index % parts;
   return {(g * runs + runs * i / parts) * a.run, (g * runs + runs * (i + 1) / parts) * a.run};
-}
-
-// Calls f(column, length, channel, at) for the weight groups that a part touches: columns [column, column + length) of the
-// part belong to out_channels from `channel` on, and to the weight from its number `at` on.
-template <class F>
-void for_weight_groups(const DeformConv2dArguments& a, Part part, const F& f) {
-  const int64_t depth = a.channels / a.weight_groups, k = a.kernel_h * a.kernel_w, group = a.out_channels / a.weight_groups;
-  for (int64_t begin = part.begin, end; begin < part.end; begin = end) {
-    const int64_t g = begin / depth;
-    end = (g + 1) * depth < part.end ? (g + 1) * depth : part.end;
-    f((begin - part.begin) * k, (end - begin) * k, g * group, (g * group * depth + begin % depth) * k);
-  }
 }
 
 // Goes over the output pixels block by block, in each part by part: the columns' gradient, from which those of x, offset and mask
@@ -190,23 +228,25 @@ void backward_blocks(const DeformConv2dArguments& a, const Wanted& wanted, const
   const ScalarType type = w.scalar_type();
   const int64_t pixels = a.batch * a.out_height * a.out_width, k = a.kernel_h * a.kernel_w;
   const int64_t group_channels = a.out_channels / a.weight_groups, group_length = a.channels / a.weight_groups * k;
+  const int64_t group_weights = group_channels * group_length;
   const int64_t parts = a.groups * parts_a_group(a);
   int64_t longest = 0;
   for (int64_t i = 0; i < parts; ++i) longest = std::max(longest, (part_of(a, i).end - part_of(a, i).begin) * k);
   const int64_t shared_bytes = (a.out_channels + parts * k * 3) * element_size(type);
   const int64_t part_bytes = 2 * longest * element_size(type);
-  int64_t block = pixels_a_block(part_bytes, pixels);
-  block = std::max(std::min(block, kWorkspace / (shared_bytes + 2 * part_bytes)), int64_t(1));
+  const int64_t fit = kWorkspace / (shared_bytes + 2 * part_bytes) / kRows * kRows;
+  const int64_t block = std::max(std::min(pixels_a_block(part_bytes, pixels), fit), kRows);
   const int64_t workers = (kWorkspace - block * shared_bytes) / (block * part_bytes);
 
   const Tensor rows = workspace(w, block * a.out_channels, type);
   const Tensor sample_gradients = workspace(w, wanted.samples() ? block * parts * k * 3 : 0, type);
   for (int64_t first = 0; first < pixels; first += block) {
-    const int64_t count = std::min(block, pixels - first), some = 32;
+    const int64_t count = std::min(block, pixels - first), whole = whole_rows(count), some = 32;
     for_pieces(divide_up(count, some), [&](int64_t begin, int64_t end) {
       const int64_t from = begin * some, to = std::min(end * some, count);
       kernel.read_rows(a, first + from, first + to, address(rows, from * a.out_channels));
     });
+    zero_rows(rows, count, a.out_channels);
     for_pieces(parts + wanted.bias, workers < 2 ? 2 : workers, [&](int64_t begin, int64_t end) {
       const Tensor columns = workspace(w, block * longest, type), grad_columns = workspace(w, block * longest, type);
       for (int64_t i = begin; i < end; ++i) {
@@ -214,14 +254,14 @@ void backward_blocks(const DeformConv2dArguments& a, const Wanted& wanted, const
           kernel.sum_rows(a, count, rows.const_data_ptr(), grad_bias.mutable_data_ptr<double>());
           continue;
         }
-        const Part channels = part_of(a, i);
+        const Channels channels = part_of(a, i);
         const DeformConv2dRange range{first, first + count, channels.begin, channels.end};
         const int64_t length = (channels.end - channels.begin) * k;
         if (wanted.x || wanted.samples())
-          for_weight_groups(a, channels, [&](int64_t column, int64_t columns_here, int64_t channel, int64_t at) {
-            multiply(part(grad_columns, column, count, columns_here, length),
-                     part(rows, channel, count, group_channels, a.out_channels),
-                     part(w, at, group_channels, columns_here, group_length));
+          for_weight_groups(a, channels, [&](int64_t column, int64_t columns_here, int64_t g, int64_t row) {
+            product(part(grad_columns, column, whole, columns_here, length),
+                    part(rows, g * group_channels, whole, group_channels, a.out_channels),
+                    part(w, g * group_weights + row, group_channels, columns_here, group_length), false);
           });
         if (wanted.samples())
           kernel.backward_samples(a, range, grad_columns.const_data_ptr(), wanted.weight ? columns.mutable_data_ptr() : nullptr,
@@ -230,10 +270,10 @@ void backward_blocks(const DeformConv2dArguments& a, const Wanted& wanted, const
           kernel.columns(a, range, columns.mutable_data_ptr());
         if (wanted.x) kernel.backward_x(a, range, grad_columns.const_data_ptr());
         if (wanted.weight)
-          for_weight_groups(a, channels, [&](int64_t column, int64_t columns_here, int64_t channel, int64_t at) {
-            add_product(part(grad_weight, at, group_channels, columns_here, group_length),
-                        part(rows, channel, group_channels, count, 1, a.out_channels),
-                        part(columns, column, count, columns_here, length));
+          for_weight_groups(a, channels, [&](int64_t column, int64_t columns_here, int64_t g, int64_t row) {
+            product(part(grad_weight, g * group_weights + row, group_channels, columns_here, group_length),
+                    part(rows, g * group_channels, group_channels, count, 1, a.out_channels),
+                    part(columns, column, count, columns_here, length), true);
           });
       }
     });

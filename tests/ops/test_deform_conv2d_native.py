@@ -16,7 +16,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     "case",
     [
@@ -27,6 +27,11 @@ def threads():
         DeformConv2dCase("few pixels", batch=1, groups=8, depth=24, height=2, width=4, out_channels=192),
         DeformConv2dCase("few pixels at the end", batch=1, groups=8, depth=24, height=20, width=21, out_channels=192),
         DeformConv2dCase("one block", batch=1, groups=1, depth=512, height=5, width=6, out_channels=512),
+        # sums so long that BLAS would cut them, of which it decides by the number of outputs and of threads
+        DeformConv2dCase("8 outputs", batch=1, groups=8, depth=24, height=20, width=40, out_channels=8),
+        DeformConv2dCase("24 outputs", batch=1, groups=8, depth=24, height=20, width=40, out_channels=24),
+        DeformConv2dCase("64 outputs", batch=1, groups=8, depth=24, height=20, width=40, out_channels=64),
+        DeformConv2dCase("two pixels", batch=1, groups=2, depth=256, height=1, width=2, out_channels=512, weight_groups=2),
     ],
     ids=str,
 )
