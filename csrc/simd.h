@@ -109,9 +109,11 @@ inline Vector<float, W> load(const bfloat16* p) {
   }
 #endif
 #if defined(__AVX2__)
-  if constexpr (W == 8) {
-    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    return bit_cast<Vector<float, W>>(_mm256_slli_epi32(wide, 16));
+  if constexpr (W == 8) {  // into both halves of a register by the load, and there each byte to its place
+    const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const Vector<int8_t, 32> from = {-1, -1, 0, 1, -1, -1, 2,  3,  -1, -1, 4,  5,  -1, -1, 6,  7,
+                                     -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15};
+    return bit_cast<Vector<float, W>>(_mm256_shuffle_epi8(twice, bit_cast<__m256i>(from)));
   }
 #endif
   Vector<uint16_t, W> bits;
@@ -133,6 +135,21 @@ inline Vector<float, W> load(const half* p) {
   return half_to_float<W>(__builtin_convertvector(bits, Vector<int32_t, W>));
 }
 
+#if defined(__AVX512F__)
+// Lanes 4 to 7 and 8 to 11 exchanged: the order in which 16 bfloat16 come by a load and one instruction more.
+inline Vector<float, 16> exchange_quarters(Vector<float, 16> v) {
+  return __builtin_shufflevector(v, v, 0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+inline Vector<float, 16> load_exchanged(const bfloat16* p) {
+  const __m512i twice = _mm512_maskz_broadcast_i64x4(0xff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const Vector<int8_t, 64> from = {-1, -1, 0, 1, -1, -1, 2,  3,  -1, -1, 4,  5,  -1, -1, 6,  7,
+                                   -1, -1, 0, 1, -1, -1, 2,  3,  -1, -1, 4,  5,  -1, -1, 6,  7,
+                                   -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15,
+                                   -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15};
+  return bit_cast<Vector<float, 16>>(_mm512_shuffle_epi8(twice, bit_cast<__m512i>(from)));
+}
+#endif
+
 // load_each<W>(p, v): NV vectors one after the other, in an order of lanes of the type's own that store_each undoes. Two vectors
 // of bfloat16 come as the even and the odd elements of one: half the loads, and no widening.
 template <int W, class T, class V, int NV>
@@ -147,6 +164,12 @@ inline void load_each(const bfloat16* p, V (&v)[NV]) {
     v[i] = bit_cast<V>(pairs << 16);
     v[i + 1] = bit_cast<V>(pairs & 0xffff0000u);
   }
+#if defined(__AVX512F__)
+  if constexpr (NV % 2 && W == 16) {
+    v[NV - 1] = load_exchanged(p + (NV - 1) * W);
+    return;
+  }
+#endif
   if constexpr (NV % 2) v[NV - 1] = load<W>(p + (NV - 1) * W);
 }
 
@@ -198,6 +221,9 @@ inline void store_each(bfloat16* p, const V (&v)[NV]) {
     const auto pairs = round_to_bfloat16<W>(v[i]) | round_to_bfloat16<W>(v[i + 1]) << 16;
     std::memcpy(p + i * W, &pairs, sizeof pairs);
   }
+#if defined(__AVX512F__)
+  if constexpr (NV % 2 && W == 16) return store<W>(p + (NV - 1) * W, exchange_quarters(v[NV - 1]));
+#endif
   if constexpr (NV % 2) store<W>(p + (NV - 1) * W, v[NV - 1]);
 }
 
