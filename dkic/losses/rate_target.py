@@ -34,7 +34,7 @@ class StepSchedule:
 
 @dataclass(frozen=True)
 class RateTarget:
-    """lambda(R, R*) * R of equation 1: lambda_alpha where R is at or above the target R*, else the far smaller lambda_beta.
+    """lambda(R, R*) * R of equation 1: lambda_alpha where R >= R*, the target, else lambda_beta, far smaller.
 
     R is compared as the rate of the quantised latent, which is what a file will have, over the global batch; the
     gradient is that of the noisy rate. With a lambda_alpha that is large enough, training settles at the target.
@@ -81,5 +81,5 @@ class RateTarget:
         """
         if noisy_bpp.shape != quantized_bpp.shape or noisy_bpp.numel() == 0:
             given = f"{list(noisy_bpp.shape)} and {list(quantized_bpp.shape)}"
-            raise ValueError(f"noisy_bpp and quantized_bpp must hold one rate for every picture, and have shapes {given}")
+            raise ValueError(f"noisy_bpp and quantized_bpp must be the pictures' rates `[N]`, and have shapes {given}")
         return self.weight(quantized_bpp, step) * noisy_bpp.mean()

@@ -4,7 +4,7 @@
     L_D = -E[log D(x, x_hat)] - E[log(1 - D(x_hat, x))]
     L_G = -E[log(1 - D(x, x_hat))] - E[log D(x_hat, x)]
 
-The paper prints a parenthesis of equation 4 in another place, and L_G with 1 - log D; these are the formulas that it cites.
+The paper prints a parenthesis of equation 4 elsewhere, and L_G with 1 - log D; these are the formulas that it cites.
 E is the mean over all patches of the global batch: of all processes, where torch.distributed is initialised.
 """
 
