@@ -72,8 +72,8 @@ class RateTarget:
         above = global_mean(quantized_bpp.detach().double()).item() >= self.target_at(step)
         return (self.lambda_alpha if above else self.lambda_beta) * self.lambda_schedule.at(step)
 
-    def loss(self, noisy_bpp: Tensor, quantized_bpp: Tensor, step: int) -> Tensor:
-        """lambda(R, R*) * R as a scalar, R the mean of noisy_bpp over this process' pictures, and its gradient.
+    def loss(self, noisy_bpp: Tensor, quantized_bpp: Tensor, step: int) -> tuple[Tensor, float]:
+        """lambda(R, R*) * R as a scalar, R the mean of noisy_bpp over this process' pictures; and lambda(R, R*).
 
         Args:
             noisy_bpp, quantized_bpp: bits per pixel of every picture `[N]`, with noise and with rounding.
@@ -82,4 +82,5 @@ class RateTarget:
         if noisy_bpp.shape != quantized_bpp.shape or noisy_bpp.numel() == 0:
             given = f"{list(noisy_bpp.shape)} and {list(quantized_bpp.shape)}"
             raise ValueError(f"noisy_bpp and quantized_bpp must be the pictures' rates `[N]`, and have shapes {given}")
-        return self.weight(quantized_bpp, step) * noisy_bpp.mean()
+        weight = self.weight(quantized_bpp, step)
+        return weight * noisy_bpp.mean(), weight

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +15,9 @@ from dkic.models.weights_file import save_weights
 from dkic.output_file import reason
 from dkic.training.photos import PhotoFolder
 from dkic.training.run import CHECKPOINT, Run, StepResult, TrainingFailed, psnr_of, run_steps
+
+if TYPE_CHECKING:  # it needs the extra [train], which training for MSE does not
+    from dkic.training.recipe import Recipe
 
 # Rate that presses from the first step leaves whole dimensions uncoded: a `tiny` run at lambda 0.0067 had no red-green axis after
 # 3,800 steps (a held-out photograph of autumn leaves at 21.0 dB); 1,600 steps at 0.05 from there brought it in (29.3 dB).
@@ -95,41 +99,87 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's contents; what is not one is a DkicError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if set(state) != {"settings", "config", "photos", "step", "model", "optimizer"}:
+        if not {"config", "photos", "step", "model", "optimizer"} <= set(state):
             raise ValueError("other contents")
-        TrainSettings(**state["settings"])
+        _settings_in(state)
         return state
     except FileNotFoundError:
-        raise DkicError(f"{path}: no checkpoint there to resume from") from None
+        raise DkicError(f"{path}: no checkpoint there to go on from") from None
+    except DkicError as error:
+        raise DkicError(f"{path}: {error}") from None
     except Exception as error:  # torch.load raises half a dozen types for a damaged file
         raise DkicError(f"{path}: not a dkic training checkpoint ({type(error).__name__})") from error
 
 
-def settings_of(out: Path, options: Mapping[str, Any], given: Mapping[str, Any], resume: bool) -> TrainSettings:
-    """Settings of a new run from its options; of a resumed one from its checkpoint, where only `steps` may be given anew."""
+def _settings_in(state: Mapping[str, Any]) -> "TrainSettings | Recipe":
+    if "recipe" not in state:
+        return TrainSettings(**state["settings"])
+    _need_train_extra()
+    from dkic.training.recipe import Recipe
+
+    return Recipe.of(state["recipe"])
+
+
+def settings_of(
+    out: Path, options: Mapping[str, Any], given: Mapping[str, Any], resume: bool, config: Path | None = None
+) -> "TrainSettings | Recipe":
+    """Settings of a new run, from its options or the recipe in `config`; of a resumed one, from its checkpoint.
+
+    given: the options that were not left at their defaults. With a recipe there may be none; of those that a resumed
+    run began with, only `steps` may change.
+    """
+    if config is not None and given:
+        raise DkicError(f"{_option(min(given))} can't be given with --config: {config} says it all")
+    recipe = None
+    if config is not None:
+        _need_train_extra()
+        from dkic.training.recipe import read_recipe
+
+        recipe = read_recipe(config)
     if not resume:
-        return TrainSettings(**options)
-    kept = TrainSettings(**load_checkpoint(out / CHECKPOINT)["settings"])
+        return recipe or TrainSettings(**options)
+    kept = _settings_in(load_checkpoint(out / CHECKPOINT))
+    if not isinstance(kept, TrainSettings):
+        if given:
+            raise DkicError(f"{_option(min(given))} can't be given: {out} was begun with a recipe, and keeps it")
+        if recipe not in (None, kept):
+            raise DkicError(f"{config} is not the recipe that {out} was begun with; a resumed run keeps it")
+        return kept
+    if recipe is not None:
+        raise DkicError(f"--config: {out} was begun without a recipe; a resumed run keeps its settings")
     for field in fields(kept):
         if field.name != "steps" and field.name in given and given[field.name] != getattr(kept, field.name):
-            option = {"lambda_": "lambda", "learning_rate": "lr", "warmup_steps": "warmup-steps"}.get(field.name, field.name)
-            raise DkicError(f"--{option} was {getattr(kept, field.name)} in {out}; a resumed run keeps it")
+            raise DkicError(f"{_option(field.name)} was {getattr(kept, field.name)} in {out}; a resumed run keeps it")
     return replace(kept, steps=given.get("steps", kept.steps))
+
+
+def _option(name: str) -> str:
+    """The command's option for a setting."""
+    return "--" + {"lambda_": "lambda", "learning_rate": "lr", "warmup_steps": "warmup-steps"}.get(name, name)
+
+
+def _need_train_extra() -> None:
+    for module in ("pydantic", "yaml", "lpips", "torchvision"):
+        if find_spec(module) is None:
+            raise DkicError(f"training by a recipe needs {module}: pip install 'dkic[train]'")
 
 
 def train_folder(
     folder: Path,
-    settings: TrainSettings,
+    settings: "TrainSettings | Recipe",
     out: Path,
     *,
     quality: int = 1,
     resume: bool = False,
     minutes: float | None = None,
+    start_from: Path | None = None,
+    lpips_backbone: Path | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train until settings.steps are done, `minutes` are over or Ctrl-C; returns the weights file written into `out`.
+    """Train until all steps are done, `minutes` are over or Ctrl-C; returns the weights file written into `out`.
 
-    `out` also gets checkpoint.pt, every 200 steps and at the end, and log.csv with a line per step: step,loss,bpp,psnr.
+    `out` also gets checkpoint.pt, every 200 steps and at the end, and log.csv with a line per step. With a recipe,
+    `start_from` is a checkpoint of another run's first stage, to begin with the second; lpips_backbone: see `LPIPS`.
     """
     path = out / CHECKPOINT
     if path.exists() and not resume:
@@ -137,7 +187,17 @@ def train_folder(
     photos = PhotoFolder(folder, settings.crop)
     found = len(photos)
     log(f"{found} photographs; skipped: " + ", ".join(f"{n} {why}" for why, n in photos.skipped.items()))
-    trainer = Trainer(settings, photos)
+    trainer: Run
+    if isinstance(settings, TrainSettings):
+        if start_from or lpips_backbone:
+            raise DkicError(f"--{'start-from' if start_from else 'lpips-backbone'} needs --config")
+        trainer = Trainer(settings, photos)
+    else:
+        from dkic.training.stages import StagedRun
+
+        trainer = StagedRun(settings, photos, lpips_backbone)
+        if start_from and not resume:
+            trainer.start_from(load_checkpoint(start_from))
     if resume:
         trainer.restore(load_checkpoint(path))
     try:

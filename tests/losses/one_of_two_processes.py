@@ -39,7 +39,7 @@ def results(model: nn.Module, x: Tensor, x_hat: Tensor, rates: Tensor) -> dict[s
     for name, loss in (("D", discriminator_loss), ("G", generator_loss)):
         gradient(name, loss(*model(torch.cat((x, x_hat))).chunk(2)))
     bpp = model(x).square().mean((1, 2, 3))
-    gradient("rate", TARGET.loss(bpp, rates, 0))
+    gradient("rate", TARGET.loss(bpp, rates, 0)[0])
     return out
 
 
