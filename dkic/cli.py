@@ -34,6 +34,9 @@ THREADS = click.option(
 )
 
 
+_FILE = click.Path(path_type=Path)
+
+
 def main() -> None:
     """Entry point of the `dkic` command."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal can't show
@@ -207,6 +210,9 @@ def demo(out: str) -> None:
 @cli.command(short_help="Train on photographs.")
 @click.argument("folder", metavar="DIR")
 @click.option("--out", required=True, metavar="RUN", help="Folder for checkpoint, log and weights.")
+@click.option("--config", type=_FILE, help="A recipe (YAML), for LPIPS and a discriminator, instead of options.")
+@click.option("--start-from", type=_FILE, help="With --config: another RUN/warmed_up.pt, in place of the first stage.")
+@click.option("--lpips-backbone", type=_FILE, help="With --config: the file of LPIPS' ImageNet weights.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
 @click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="Weight of the MSE, after the warm-up.")
 @click.option("--steps", type=int, default=100_000, show_default=True, help="Length of the learning-rate schedule.")
@@ -221,9 +227,21 @@ def demo(out: str) -> None:
 @THREADS
 @click.pass_context
 def train(
-    context: click.Context, folder: str, out: str, minutes: float | None, quality: int, resume: bool, **options: Any
+    context: click.Context,
+    folder: str,
+    out: str,
+    config: Path | None,
+    start_from: Path | None,
+    lpips_backbone: Path | None,
+    minutes: float | None,
+    quality: int,
+    resume: bool,
+    **options: Any,
 ) -> None:
-    """Train on the photographs in DIR for rate and mean squared error: loss = bpp + lambda * 255^2 * MSE."""
+    """Train on the photographs in DIR.
+
+    For rate and mean squared error, loss = bpp + lambda * 255^2 * MSE; or as the recipe in a --config says.
+    """
     from dkic.training.train import TrainingFailed, settings_of, train_folder
 
     given = {
@@ -233,9 +251,19 @@ def train(
     }
     if options["warmup_steps"] is None:
         options["warmup_steps"] = options["steps"] // 4
-    settings = settings_of(Path(out), options, given, resume)
+    settings = settings_of(Path(out), options, given, resume, config)
     try:
-        weights = train_folder(Path(folder), settings, Path(out), quality=quality, resume=resume, minutes=minutes, log=click.echo)
+        weights = train_folder(
+            Path(folder),
+            settings,
+            Path(out),
+            quality=quality,
+            resume=resume,
+            minutes=minutes,
+            start_from=start_from,
+            lpips_backbone=lpips_backbone,
+            log=click.echo,
+        )
     except TrainingFailed as error:
         click.echo(f"dkic: {error}", err=True)
         sys.exit(1)
