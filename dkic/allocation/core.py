@@ -4,7 +4,7 @@ Its variables are moves away from the relaxation's choice. So its numbers are sm
 """
 
 import time
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -103,15 +103,15 @@ class _QuietHighs(Highs):
 
 def _run(solver: Highs) -> None:
     """`solver.run()` that Ctrl-C ends: in a thread of its own, since Python hears of it in the main one alone."""
+
     solver.HandleUserInterrupt = True
-    thread = Thread(target=solver.run, daemon=True)
-    thread.start()
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        solver.cancelSolve()
-        thread.join()
-        raise
+    with ThreadPoolExecutor(1) as thread:
+        solving = thread.submit(solver.run)
+        try:
+            solving.result()
+        except KeyboardInterrupt:
+            solver.cancelSolve()
+            raise  # once the thread has ended
 
 
 def _model(core: Core, slack: float, unit: float) -> Highs:
@@ -133,6 +133,7 @@ def _model(core: Core, slack: float, unit: float) -> Highs:
     lp.a_matrix_.value_ = np.stack([np.ones(moves), core.cost * per_cost], axis=1).ravel()
     solver = _QuietHighs()
     for name, value in {
+        "threads": 1,  # two took as long for cores like these, and both
         "mip_rel_gap": 0.0,
         "mip_feasibility_tolerance": TOLERANCE,
         "primal_feasibility_tolerance": TOLERANCE,

@@ -144,10 +144,9 @@ def _solve(problem: Problem, gap: float, end: float) -> list[_Group]:
     for group in groups:
         group.improve(allowance())
     for group in groups:
-        group.prove(allowance(), end)
-    if problem.cost.size <= SMALL:
-        for group in groups:
+        if problem.cost.size <= SMALL:
             group.prove(0.0, min(end, time.monotonic() + SMALL_SECONDS))
+        group.prove(allowance(), end)
     return groups
 
 

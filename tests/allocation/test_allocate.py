@@ -1,6 +1,7 @@
 """allocate against every choice tried, and what it says of itself against the problem's own numbers."""
 
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from hypothesis.extra.numpy import arrays
 
 from dkic.allocation import Allocation, allocate, core
 from dkic.errors import DkicError
+
+TESTS = Path(__file__).parents[1]
 
 # Few values, so that rates, distortions, slopes and whole options are often equal; tenths, so that sums are rounded.
 TENTHS = st.integers(0, 6).map(lambda k: k / 10)
@@ -49,7 +52,7 @@ def check(found: Allocation, rate: np.ndarray, distortion: np.ndarray, most: flo
 
 @pytest.mark.parametrize("numbers", [TENTHS, WHOLE, REAL], ids=["tenths", "whole", "real"])
 def test_the_optimum_by_trying_every_choice(numbers):
-    @settings(max_examples=1000, deadline=None)
+    @settings(max_examples=600, deadline=None)
     @given(problems(numbers, signed=False) | problems(numbers, signed=True))
     def every(problem):
         rate, distortion, most = problem
@@ -101,7 +104,7 @@ found = allocate(*rate_distortion(1_000_000), 0.15)
 assert found.gap <= 1e-6 and found.rate <= 0.15 * (1 + 1e-12)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-    child = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    child = subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     assert int(child.stdout) * 1024 < 3e9
 
@@ -132,7 +135,7 @@ def test_a_budget_for_the_least_alone():
     assert found.gap == 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(["mean_bpp", "total_bytes", "total_bpp"]))
 def test_kinds_weights_and_limits(seed, kind):
     rng = np.random.default_rng(seed)
@@ -226,6 +229,26 @@ def test_a_time_limit_leaves_a_feasible_choice_and_an_honest_gap():
     assert time.monotonic() - start < 5
     assert found.rate <= 0.3 * (1 + 1e-12) and 0 < found.gap < 1e-3
     assert found.bound <= 60 * 2.7 <= found.objective * (1 + 1e-12)
+
+
+def test_ctrl_c_ends_it():
+    code = """
+from allocation.allocation_cases import rate_distortion
+from dkic.allocation import allocate, core
+run = core._run
+core._run = lambda solver: (print("solving", flush=True), run(solver))
+rate, _ = rate_distortion(300)
+allocate(rate, 100 - rate, 0.15, gap=0)  # as above: not to be solved in minutes
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=TESTS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "solving\n"
+        time.sleep(0.5)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
 
 
 def test_nothing_is_printed(capfd):
