@@ -90,7 +90,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 @pytest.fixture
 def measure(benchmark, request, commit) -> Callable[..., None]:
-    """`measure(work, implementation, call, rounds)`: times `call()`, one call a round, after `warmup` of them that are not timed.
+    """`measure(work, implementation, call, rounds)`: times `call()`, one call a round, after `warmup` calls.
 
     Rows of the same `work` form a group. The peer's come first, so that our row can state the ratio of the two medians.
     bytes_moved: what the work must at least read and write; gives GB/s and its share of a large copy's.
@@ -103,9 +103,9 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
         call: Callable[[], object],
         rounds: int,
         *,
+        warmup: int = 1,
         bytes_moved: int | None = None,
         device: str | torch.device = "cpu",
-        warmup: int = 1,
     ) -> None:
         device = torch.device(device)
         benchmark.group = work
