@@ -1,8 +1,7 @@
-"""The C++ compiler and nvcc, for tests that build what they run."""
+"""The C++ compiler, for tests that build what they run."""
 
 import os
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -26,9 +25,3 @@ def compile_cpp(source: Path, target: Path, *flags: str) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target
-
-
-def find_nvcc() -> str | None:
-    homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
-    found = shutil.which("nvcc")
-    return found or next((nvcc for home in homes if home and (nvcc := shutil.which("nvcc", path=f"{home}/bin"))), None)
