@@ -125,7 +125,7 @@ inline int64_t count_of_x(const LdcnArguments& a) { return a.batch * a.channels 
 
 // Writes a.y.
 template <class T, class Launcher>
-void launch_ldcn_forward(Launcher& launch, const LdcnArguments& a) {
+void launch_ldcn_forward(Launcher&& launch, const LdcnArguments& a) {
   with_vector<T>(ldcn_vector(a, a.x, a.y, sizeof(T)), [&]<int V>() {
     const LdcnPlan plan = ldcn_plan(a, V, sizeof(typename SumOf<T>::type));
     launch(LdcnForward<T, V>{{}, a, plan}, plan.tiles, plan.shared_bytes);
@@ -134,7 +134,7 @@ void launch_ldcn_forward(Launcher& launch, const LdcnArguments& a) {
 
 // Writes a.grad_offset and a.grad_mask.
 template <class T, class Launcher>
-void launch_ldcn_backward_samples(Launcher& launch, const LdcnArguments& a) {
+void launch_ldcn_backward_samples(Launcher&& launch, const LdcnArguments& a) {
   with_vector<T>(ldcn_vector(a, a.grad_y, nullptr, sizeof(T)), [&]<int V>() {
     const LdcnPlan plan = ldcn_plan(a, V, sizeof(typename SumOf<T>::type));
     launch(LdcnBackwardSamples<T, V>{{}, a, plan}, plan.tiles, plan.shared_bytes);
@@ -143,7 +143,7 @@ void launch_ldcn_backward_samples(Launcher& launch, const LdcnArguments& a) {
 
 // Adds to sums, which begin at 0; halves are then rounded into a.grad_x.
 template <class T, class Launcher>
-void launch_ldcn_backward_x(Launcher& launch, const LdcnArguments& a, typename SumOf<T>::type* sums) {
+void launch_ldcn_backward_x(Launcher&& launch, const LdcnArguments& a, typename SumOf<T>::type* sums) {
   const LdcnPlan plan = ldcn_plan(a, 1, sizeof(typename SumOf<T>::type));
   launch(LdcnBackwardX<T>{{}, a, plan, sums}, plan.tiles, plan.shared_bytes);
   if constexpr (sizeof(T) == 2) {
@@ -153,7 +153,7 @@ void launch_ldcn_backward_x(Launcher& launch, const LdcnArguments& a, typename S
 
 // All of it begins at 0: the sums (twice as many as x has numbers, for double), the two largest magnitudes and a.grad_x.
 template <class T, class Launcher>
-void launch_ldcn_backward_x_fixed(Launcher& launch, const LdcnArguments& a, long long* sums, unsigned* largest) {
+void launch_ldcn_backward_x_fixed(Launcher&& launch, const LdcnArguments& a, long long* sums, unsigned* largest) {
   using A = typename SumOf<T>::type;
   const auto find_largest = [&](const Strided& t, int64_t channels, unsigned* to) {
     const int64_t blocks = ldcn_blocks(a.batch * channels * a.out_height * a.out_width);

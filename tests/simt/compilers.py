@@ -18,7 +18,7 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1"
 
 
 def compile_cpp(source: Path, target: Path, *flags: str) -> Path:
-    """An executable made of one file."""
+    """An executable made of one file, unless the flags say otherwise."""
     compiler = os.environ.get("CXX", "g++").split()
     warnings = ("-Wall", "-Wextra", "-Werror")
     command = [*compiler, "-std=c++20", "-O1", *warnings, *flags, f"-I{CSRC}", f"-I{SIMT}", source, "-o", target]

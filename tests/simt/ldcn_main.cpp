@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "emulator.h"
 #include "ldcn_cuda_launches.cuh"
-#include "simt.h"
 
 namespace {
 
@@ -65,17 +65,6 @@ struct Problem {
   int64_t most_blocks;
 };
 
-// The emulator in the place of a GPU. Fewer blocks than there is work: some have several shares.
-struct Emulator {
-  simt::Order order;
-  int64_t most_blocks;
-
-  template <class Body>
-  void operator()(const Body& body, int64_t blocks, size_t shared_bytes = 0) const {
-    simt::launch({Body::kName, std::min(blocks, most_blocks), Body::kThreads, shared_bytes, order}, body);
-  }
-};
-
 template <class T>
 void run(Problem& problem) {
   using A = typename SumOf<T>::type;
@@ -89,7 +78,7 @@ void run(Problem& problem) {
 
   const int vector = ldcn_vector(a, a.x, a.y, sizeof(T));
   const auto grad_x = array<T>(size_of_x, 0xff), grad_x_fixed = array<T>(size_of_x, 0);
-  Emulator launch{problem.order, problem.most_blocks};
+  const simt::Emulator launch{problem.order, problem.most_blocks};
   launch_ldcn_forward<T>(launch, a);
   launch_ldcn_backward_samples<T>(launch, a);
   a.grad_x = grad_x.get();
