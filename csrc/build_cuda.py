@@ -99,8 +99,8 @@ def architectures(nvcc: str) -> list[str]:
     smi = shutil.which("nvidia-smi")
     listing = _output([smi, "--query-gpu=compute_cap", "--format=csv,noheader"]) if smi else ""
     seen = {(int(a), int(b)) for a, b in re.findall(r"^(\d+)\.(\d)$", listing, re.MULTILINE)}
-    # A GPU later than nvcc knows runs PTX of the latest that it does know.
-    chosen = sorted({min(gpu, max(known)) for gpu in seen if known and (gpu in known or gpu > max(known))})
+    # A GPU that nvcc does not know runs code for the latest before it, or is too old for any.
+    chosen = sorted({max(earlier) for gpu in seen if (earlier := [k for k in known if k <= gpu])})
     if not chosen:
         return DEFAULT_ARCHITECTURES
     return [f"{a}.{b}" for a, b in chosen[:-1]] + ["{}.{}+PTX".format(*chosen[-1])]
