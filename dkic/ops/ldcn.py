@@ -114,4 +114,8 @@ _register_autocast("cuda", "AutocastCUDA")
 
 # Ops must be registered before they are first traced; a missing library is reported when it is used.
 backends.load_cpu()
-backends.load_cuda()
+if _without_cuda := backends.load_cuda():
+    # A compiled program gets here without the checks above.
+    @torch.library.impl(library, "ldcn", "CUDA")
+    def _no_cuda(*arguments):
+        raise RuntimeError(_without_cuda)
