@@ -147,7 +147,7 @@ void launch_ldcn_backward_x(Launcher&& launch, const LdcnArguments& a, typename 
   const LdcnPlan plan = ldcn_plan(a, 1, sizeof(typename SumOf<T>::type));
   launch(LdcnBackwardX<T>{{}, a, plan, sums}, plan.tiles, plan.shared_bytes);
   if constexpr (sizeof(T) == 2) {
-    launch(LdcnRound<T>{{}, sums, count_of_x(a), static_cast<T*>(a.grad_x)}, ldcn_blocks(count_of_x(a)), size_t(0));
+    launch(LdcnRound<T>{{}, sums, count_of_x(a), static_cast<T*>(a.grad_x)}, ldcn_blocks(count_of_x(a)));
   }
 }
 
@@ -157,14 +157,14 @@ void launch_ldcn_backward_x_fixed(Launcher&& launch, const LdcnArguments& a, lon
   using A = typename SumOf<T>::type;
   const auto find_largest = [&](const Strided& t, int64_t channels, unsigned* to) {
     const int64_t blocks = ldcn_blocks(a.batch * channels * a.out_height * a.out_width);
-    launch(LdcnLargest<A>{{}, t, a.batch, channels, a.out_height, a.out_width, to}, blocks, size_t(0));
+    launch(LdcnLargest<A>{{}, t, a.batch, channels, a.out_height, a.out_width, to}, blocks);
   };
   find_largest(a.grad_y, a.channels, &largest[0]);
   if (a.mask.data) find_largest(a.mask, a.groups * a.kernel_h * a.kernel_w, &largest[1]);
   const FixedGradient<T> to{count_of_x(a), sums, static_cast<T*>(a.grad_x), largest};
   const LdcnPlan plan = ldcn_plan(a, 1, sizeof(A));
   launch(LdcnBackwardXFixed<T>{{}, a, plan, to}, plan.tiles, plan.shared_bytes);
-  launch(LdcnRoundFixed<T>{{}, a, to}, ldcn_blocks(count_of_x(a)), size_t(0));
+  launch(LdcnRoundFixed<T>{{}, a, to}, ldcn_blocks(count_of_x(a)));
 }
 
 }  // namespace dkic::gpu
