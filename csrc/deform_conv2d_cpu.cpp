@@ -294,10 +294,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     bool /*deterministic: it always is here*/) {
   const Tensor x = to_sample(input);
   DeformConv2dArguments a = arguments(x, offset, weight, mask, stride, padding, dilation);
-  STD_TORCH_CHECK(grad_y.dim() == 4 && grad_y.size(0) == a.batch && grad_y.size(1) == a.out_channels &&
-                      grad_y.size(2) == a.out_height && grad_y.size(3) == a.out_width && grad_y.scalar_type() == x.scalar_type(),
-                  "deform_conv2d_backward: grad_y must have the shape and dtype of deform_conv2d's result");
-  a.grad_y = strided(grad_y, "grad_y");
+  read_grad_y(a, "deform_conv2d", grad_y, x, a.out_channels);
   const ScalarType type = sum_type(x), mask_type = mask ? mask->scalar_type() : offset.scalar_type();
   const int64_t k = a.kernel_h * a.kernel_w;
   const Wanted wanted{need_input, need_offset, need_weight, need_bias, need_mask && mask};
