@@ -75,7 +75,8 @@ def solve_core(
         solver.setOptionValue("time_limit", max(0.0, end - time.monotonic()))
         _run(solver)
         info = solver.getInfo()
-        best = best._replace(bound=max(best.bound, relaxation.objective + info.mip_dual_bound / unit))
+        if np.isfinite(info.mip_dual_bound):  # some choice is feasible, so that infinity would be a failure
+            best = best._replace(bound=max(best.bound, relaxation.objective + info.mip_dual_bound / unit))
         if info.primal_solution_status != SolutionStatus.kSolutionStatusFeasible:  # the time was too short to find any
             break
         moves = np.asarray(solver.getSolution().col_value) > 0.5
@@ -103,7 +104,6 @@ class _QuietHighs(Highs):
 
 def _run(solver: Highs) -> None:
     """`solver.run()` that Ctrl-C ends: in a thread of its own, since Python hears of it in the main one alone."""
-
     solver.HandleUserInterrupt = True
     with ThreadPoolExecutor(1) as thread:
         solving = thread.submit(solver.run)
@@ -133,7 +133,7 @@ def _model(core: Core, slack: float, unit: float) -> Highs:
     lp.a_matrix_.value_ = np.stack([np.ones(moves), core.cost * per_cost], axis=1).ravel()
     solver = _QuietHighs()
     for name, value in {
-        "threads": 1,  # two took as long for cores like these, and both
+        "threads": 1,  # a second one only doubled the processor's time
         "mip_rel_gap": 0.0,
         "mip_feasibility_tolerance": TOLERANCE,
         "primal_feasibility_tolerance": TOLERANCE,

@@ -14,7 +14,7 @@ UNITS: dict[str, str] = {"mean_bpp": "bpp in the mean", "total_bytes": "bytes", 
 FEASIBLE = 1 + 1e-12  # a rate up to so many times its limit is within it, whatever sums and quotients were rounded to
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Choose one option of each picture, so that in every group the costs' sum is at most the capacity.
 

@@ -23,7 +23,7 @@ SMALL_SECONDS = 5.0  # ... for so long
 ROUNDING = 1e-12  # of the sum of |distortion|: an objective so near its bound has met it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Allocation:
     """What `allocate` found. With groups, rate, price and slack are arrays `[G]`.
 
@@ -141,12 +141,14 @@ def _solve(problem: Problem, gap: float, end: float) -> list[_Group]:
         low, high = sum(group.bound for group in groups), sum(group.objective for group in groups)
         return gap * max(low, -high, 0.0) / len(groups)  # what the objective will be is between them
 
+    at_first = allowance()  # bounds rise and objectives fall, so that it may only grow
     for group in groups:
-        group.improve(allowance())
+        group.improve(at_first)
+    near_enough = allowance()
     for group in groups:
         if problem.cost.size <= SMALL:
             group.prove(0.0, min(end, time.monotonic() + SMALL_SECONDS))
-        group.prove(allowance(), end)
+        group.prove(near_enough, end)
     return groups
 
 

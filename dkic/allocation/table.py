@@ -21,7 +21,7 @@ from dkic.errors import DkicError
 from dkic.output_file import check_output, reason, write_atomically
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """images: N names. qualities: `[M]`, rising. size (bytes) and distortion: `[N, M]`, NaN for none. pixels: `[N]`, or None."""
 
@@ -32,7 +32,7 @@ class Table:
     pixels: np.ndarray | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Rows:
     """The columns asked for, and how to name a row: `lines[row]` in a CSV file."""
 

@@ -52,7 +52,7 @@ def check(found: Allocation, rate: np.ndarray, distortion: np.ndarray, most: flo
 
 @pytest.mark.parametrize("numbers", [TENTHS, WHOLE, REAL], ids=["tenths", "whole", "real"])
 def test_the_optimum_by_trying_every_choice(numbers):
-    @settings(max_examples=600, deadline=None)
+    @settings(max_examples=500, deadline=None)
     @given(problems(numbers, signed=False) | problems(numbers, signed=True))
     def every(problem):
         rate, distortion, most = problem
@@ -62,7 +62,7 @@ def test_the_optimum_by_trying_every_choice(numbers):
     every()
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(200))
 def test_the_optimum_of_curves(seed):
     """6 pictures of 5 levels, and a budget that leaves the relaxation a gap."""
     rate, distortion = rate_distortion(6, 5, seed)
@@ -70,15 +70,17 @@ def test_the_optimum_of_curves(seed):
     check(allocate(rate, distortion, most / 6, gap=0), rate, distortion, most, least_distortion(rate, distortion, most))
 
 
-def test_within_the_gap_of_a_proven_optimum():
-    """Problems far too large to try every choice, at two gaps: each result is within its gap of the other's bound."""
-    for n in (30, 100, 1000):
-        for seed in range(2):
-            rate, distortion = rate_distortion(n, 8, seed)
-            exact, near = (allocate(rate, distortion, 0.15, gap=gap) for gap in (0, 1e-4))
-            assert exact.gap == 0 and near.gap <= 1e-4 and near.rate <= 0.15 * (1 + 1e-12)
-            assert exact.objective <= near.objective <= exact.objective * (1 + 1e-4)
-            assert near.bound <= exact.objective
+@pytest.mark.parametrize(("n", "seeds"), [(30, 2), (100, 2), (150, 10), (1000, 1)])
+def test_within_the_gap_of_a_proven_optimum(n, seeds):
+    """Problems far too large to try every choice: what is found at wider gaps is within them of what is found at none."""
+    for seed in range(seeds):
+        rate, distortion = rate_distortion(n, 8, seed)
+        exact = allocate(rate, distortion, 0.15, gap=0)
+        assert exact.gap == 0
+        for gap in (1e-3, 1e-4, 1e-5):
+            near = allocate(rate, distortion, 0.15, gap=gap)
+            assert near.gap <= gap and near.rate <= 0.15 * (1 + 1e-12)
+            assert near.bound * (1 - 1e-12) <= exact.objective <= near.objective * (1 + 1e-12)
             assert near.gap == 0 or n > 125  # at most 1,000 options are solved to the optimum
 
 
@@ -97,12 +99,13 @@ def test_large_problems_are_quick_and_within_the_gap(n, seconds):
 
 def test_a_million_pictures_fit_into_3_gb():
     code = """
-import resource
+from pathlib import Path
 from allocation.allocation_cases import rate_distortion
 from dkic.allocation import allocate
 found = allocate(*rate_distortion(1_000_000), 0.15)
 assert found.gap <= 1e-6 and found.rate <= 0.15 * (1 + 1e-12)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+(line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+print(line.split()[1])  # kB; getrusage's begins at what this process held
 """
     child = subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
@@ -209,16 +212,15 @@ def test_a_choice_that_the_solver_lets_through_is_repaired(monkeypatch):
 
     monkeypatch.setattr(core, "TOLERANCE", 1e-4)
     monkeypatch.setattr(core, "_run", run)
-    problems = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
         rate = rng.integers(1, 6, (6, 4)) + rng.integers(0, 3, (6, 4)) * 1e-8
         distortion = rng.integers(1, 50, (6, 4)) / 7
         found = allocate(rate, distortion, 15, kind="total_bytes", gap=0)
-        problems += found.mip_variables > 0
         assert found.objective == pytest.approx(least_distortion(rate, distortion, 15), rel=1e-9)
         assert found.rate <= 15 * (1 + 1e-12)
-    assert len(runs) > problems > 10  # it was needed
+        assert found.gap < 1e-6
+    assert len(runs) > len({id(solver) for solver in runs}) > 10  # it was needed
 
 
 def test_a_time_limit_leaves_a_feasible_choice_and_an_honest_gap():
