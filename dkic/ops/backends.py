@@ -10,7 +10,7 @@ import torch
 
 OPS = {
     "ldcn": ("cpu",),
-    "deform_conv2d": ("cpu",),
+    "deform_conv2d": ("cpu", "triton"),
     "gaussian_likelihood": ("cpu", "triton"),
     "gaussian_symbols": ("cpu", "triton"),
 }

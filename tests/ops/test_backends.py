@@ -36,7 +36,7 @@ def test_every_op_runs_on_the_cpu(op):
     assert backends.why_not(op, CPU) is None and backends.why_not(op, torch.device("meta")) is None
 
 
-@pytest.mark.parametrize("op", ["gaussian_likelihood", "gaussian_symbols"])
+@pytest.mark.parametrize("op", ["deform_conv2d", "gaussian_likelihood", "gaussian_symbols"])
 def test_a_backend_asked_for_by_name_never_falls_back(op, working_triton):
     set_backend(op, "triton")
     assert backends.why_not(op, CUDA) is None
@@ -76,7 +76,7 @@ def test_a_wrong_name_is_named(op, backend, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("op", ["ldcn", "deform_conv2d"])
+@pytest.mark.parametrize("op", ["ldcn"])
 def test_an_op_without_gpu_kernels_says_so(op):
     assert backends.why_not(op, CUDA) == f"dkic.ops.{op} has no kernels for cuda tensors; move them to the CPU with .cpu()."
 
@@ -100,6 +100,9 @@ def test_what_triton_lacks_is_one_sentence_with_its_repair(cuda, has_triton, has
     assert reason is None if said is None else said in reason and reason.endswith(".")
 
 
-@pytest.mark.parametrize("op", ["gaussian_likelihood", "gaussian_likelihood_backward", "gaussian_symbols"])
+@pytest.mark.parametrize(
+    "op",
+    ["deform_conv2d", "deform_conv2d_backward", "gaussian_likelihood", "gaussian_likelihood_backward", "gaussian_symbols"],
+)
 def test_triton_s_kernels_are_registered_for_cuda(op):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dkic::{op}", "CUDA")
