@@ -1,10 +1,12 @@
 """Builds dkic's native code: writes one build.ninja and runs ninja; everything else is in pyproject.toml.
 
 `build/native/` is kept between builds, so that only what changed is compiled again. The libraries go into
-dkic/_native/ in an editable install, else into the wheel. Environment: CXX, CXXFLAGS, LDFLAGS and MAX_JOBS
-mean what they usually do; DKIC_WERROR=1 makes warnings errors (in a build folder of its own).
+dkic/_native/ in an editable install, else into the wheel. Environment: CXX, CXXFLAGS, LDFLAGS, CUDA_HOME, MAX_JOBS and
+TORCH_CUDA_ARCH_LIST mean what they usually do; DKIC_WERROR=1 makes warnings errors (in a build folder of its own). CUDA
+kernels are built where csrc/build_cuda.py finds what that takes: DKIC_CUDA=0 leaves them out, DKIC_CUDA=1 insists.
 """
 
+import json
 import os
 import platform
 import shlex
@@ -22,6 +24,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc"))
 from build_backend import cxx_compiler, python_headers, stop, torch_to_build_with  # noqa: E402
+from build_cuda import Cuda, NoCuda, cuda_to_build_with  # noqa: E402
 
 # ---- What is built: the one table of sources ----
 
@@ -32,15 +35,19 @@ if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", *ISA_FLAGS["avx2"]]
 
+# A CUDA source is compiled once per type of the data, side by side.
+SCALAR_FLAGS = {scalar: [f"-DDKIC_SCALAR={scalar}"] for scalar in ("f32", "f64", "f16", "bf16")}
+
 
 @dataclass(frozen=True)
 class Library:
     """One shared library."""
 
     path: str
-    against: str  # "torch" (the stable ABI) or "python" (pybind11)
+    against: str  # "torch" (the stable ABI), "torch and CUDA" or "python" (pybind11)
     sources: list[str]
     sources_per_isa: list[str] = field(default_factory=list)
+    sources_per_scalar: list[str] = field(default_factory=list)
 
 
 LIBRARIES = [
@@ -67,10 +74,19 @@ LIBRARIES = [
         sources=["csrc/rans.cpp", "csrc/rans_python.cpp"],
     ),
 ]
+CUDA_LIBRARY = Library(
+    "dkic/_native/libdkic_cuda.so",
+    against="torch and CUDA",
+    sources=["csrc/ldcn_cuda.cpp"],
+    sources_per_scalar=["csrc/ldcn_cuda.cu"],
+)
+# What became of it, for dkic.ops.backends: {"architectures": [...]} or {"reason": ..., "repair": ...}.
+CUDA_RECORD = "dkic/_native/cuda_build.json"
 
 # ---- How it is built ----
 
 CXX_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+NVCC_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
 # The stable ABI of torch 2.10: what is built here runs with every later torch too.
 TORCH_DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000ULL"]
 # No rpath: Python imports torch first, and the loader then knows the library by its name.
@@ -84,7 +100,13 @@ rule compile
   command = {cxx} -MMD -MF $out.d $flags -c $in -o $out
   depfile = $out.d
   deps = gcc
-  description = compile $in $isa
+  description = compile $in $variant
+
+rule compile_cuda
+  command = {nvcc} -MMD -MF $out.d $flags -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+  description = compile $in $variant
 
 rule link
   command = {cxx} -shared $in -o $out $flags
@@ -106,38 +128,54 @@ def stable_path(folder: Path, name: str, target: Path) -> str:
     return str(link.relative_to(ROOT))
 
 
-def flags_against(what: str, folder: Path) -> tuple[list[str], list[str]]:
-    """The compiler's and the linker's flags for building against torch or Python."""
-    if what == "torch":
-        torch = torch_to_build_with()
-        path = stable_path(folder, f"torch-{torch.version}", torch.folder)
-        return ["-isystem", f"{path}/include", *TORCH_DEFINES], [f"-L{path}/lib", *TORCH_LIBRARIES]
-    import pybind11
+def flags_against(what: str, folder: Path, cuda: Cuda | None) -> tuple[list[str], list[str]]:
+    """The C++ compiler's and the linker's flags for building against torch, torch and CUDA, or Python."""
+    if what == "python":
+        import pybind11
 
-    path = stable_path(folder, f"pybind11-{pybind11.__version__}", Path(pybind11.get_include()))
-    return ["-isystem", path, "-isystem", str(python_headers())], []
+        path = stable_path(folder, f"pybind11-{pybind11.__version__}", Path(pybind11.get_include()))
+        return ["-isystem", path, "-isystem", str(python_headers())], []
+    torch = torch_to_build_with()
+    path = stable_path(folder, f"torch-{torch.version}", torch.folder)
+    compile_flags, link_flags = ["-isystem", f"{path}/include", *TORCH_DEFINES], [f"-L{path}/lib", *TORCH_LIBRARIES]
+    if cuda is None or what == "torch":
+        return compile_flags, link_flags
+    cudart = stable_path(folder, f"cudart-{torch.version}", cuda.cudart.parent)
+    return [*compile_flags, "-DUSE_CUDA"], [*link_flags, "-ltorch_cuda", f"-L{cudart}", f"-l:{cuda.cudart.name}"]
 
 
-def ninja_file(folder: Path, extra_flags: list[str]) -> str:
+def nvcc_flags(cuda: Cuda, strict: bool) -> list[str]:
+    """nvcc's flags, with the C++ compiler that it calls."""
+    compiler, *options = cxx_compiler()
+    forwarded = [f"-Xcompiler={option}" for option in options]
+    werror = ["-Werror=all-warnings", "-Xcompiler=-Werror"] if strict else []
+    return [f"-ccbin={compiler}", *forwarded, *NVCC_FLAGS, *cuda.flags, *werror]
+
+
+def ninja_file(folder: Path, libraries: list[Library], cuda: Cuda | None, strict: bool) -> str:
     """The text of build.ninja; every path in it is relative to the root of the project."""
 
     def quoted(words: list[str]) -> str:
         return shlex.join(words).replace("$", "$$")
 
     where = folder.relative_to(ROOT)
-    user_flags, link_flags = (shlex.split(os.environ.get(name, "")) for name in ("CXXFLAGS", "LDFLAGS"))
-    text = RULES.format(folder=where, cxx=quoted(cxx_compiler()))
-    for library in LIBRARIES:
-        compile_against, link_against = flags_against(library.against, folder)
-        units = [(source, "", []) for source in library.sources]
+    user_flags, user_link_flags = (shlex.split(os.environ.get(name, "")) for name in ("CXXFLAGS", "LDFLAGS"))
+    text = RULES.format(folder=where, cxx=quoted(cxx_compiler()), nvcc=quoted([cuda.nvcc if cuda else "nvcc"]))
+    for library in libraries:
+        compile_against, link_against = flags_against(library.against, folder, cuda)
+        cxx_flags = [*CXX_FLAGS, *(["-Werror"] if strict else []), *compile_against]
+        units = [("compile", source, "", [*cxx_flags, *user_flags]) for source in library.sources]
         for source in library.sources_per_isa:
-            units += [(source, isa, [f"-DDKIC_ISA={isa}", *flags]) for isa, flags in ISA_FLAGS.items()]
+            for isa, flags in ISA_FLAGS.items():
+                units.append(("compile", source, isa, [*cxx_flags, f"-DDKIC_ISA={isa}", *flags, *user_flags]))
+        for source in library.sources_per_scalar if cuda else []:
+            for scalar, flags in SCALAR_FLAGS.items():
+                units.append(("compile_cuda", source, scalar, [*nvcc_flags(cuda, strict), *flags]))
         objects = []
-        for source, isa, isa_flags in units:
-            objects.append(f"{where}/{Path(source).stem}{isa and '.' + isa}.o")
-            flags = quoted([*CXX_FLAGS, *extra_flags, *compile_against, *isa_flags, *user_flags])
-            text += f"\nbuild {objects[-1]}: compile {source}\n  flags = {flags}\n  isa = {isa}\n"
-        flags = quoted([*link_against, *link_flags])
+        for rule, source, variant, flags in units:
+            objects.append(f"{where}/{Path(source).name}{variant and '.' + variant}.o")
+            text += f"\nbuild {objects[-1]}: {rule} {source}\n  flags = {quoted(flags)}\n  variant = {variant}\n"
+        flags = quoted([*link_against, *user_link_flags])
         text += f"\nbuild {where}/{library.path}: link {' '.join(objects)}\n  flags = {flags}\n"
     return text
 
@@ -154,14 +192,21 @@ class BuildNative(build_ext):
         strict = os.environ.get("DKIC_WERROR", "") not in ("", "0")
         folder = ROOT / "build" / "native" / (sys.implementation.cache_tag + ("-werror" if strict else ""))
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "build.ninja").write_text(ninja_file(folder, ["-Werror"] if strict else []))
+        found = cuda_to_build_with(torch_to_build_with())
+        cuda, record = (None, found._asdict()) if isinstance(found, NoCuda) else (found, {"architectures": found.architectures})
+        libraries = [*LIBRARIES, CUDA_LIBRARY] if cuda else LIBRARIES
+        (folder / "build.ninja").write_text(ninja_file(folder, libraries, cuda, strict))
         command = [ninja, "-f", str((folder / "build.ninja").relative_to(ROOT))]
         if jobs := os.environ.get("MAX_JOBS"):
             command += ["-j", jobs]
         if subprocess.run(command, cwd=ROOT).returncode != 0:
-            stop("dkic's C++ sources did not compile: the compiler's own messages are above.")
-        for library in LIBRARIES:
-            self.place(folder / library.path, self.destination(library.path))
+            hint = " (DKIC_CUDA=0 leaves out the CUDA sources, .cu)" if cuda else ""
+            stop(f"dkic's sources did not compile: the compiler's own messages are above{hint}.")
+        if not cuda:
+            self.destination(CUDA_LIBRARY.path).unlink(missing_ok=True)  # an earlier build's
+        (folder / CUDA_RECORD).write_text(json.dumps(record) + "\n")
+        for path in (*(library.path for library in libraries), CUDA_RECORD):
+            self.place(folder / path, self.destination(path))
 
     def destination(self, path: str) -> Path:
         return (ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()) / path
@@ -173,7 +218,9 @@ class BuildNative(build_ext):
             os.replace(shutil.copy2(built, folder), destination)
 
     def get_outputs(self) -> list[str]:
-        return [str(Path(self.build_lib) / library.path) for library in LIBRARIES]
+        cuda = Path(self.build_lib) / CUDA_LIBRARY.path
+        paths = [*(library.path for library in LIBRARIES), CUDA_RECORD, *([CUDA_LIBRARY.path] if cuda.exists() else [])]
+        return [str(Path(self.build_lib) / path) for path in paths]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}  # an editable install finds them in the source tree

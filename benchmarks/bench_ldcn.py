@@ -1,5 +1,5 @@
 """ldcn beside torchvision's deform_conv2d (groups = C, weights 1): forward, and forward with backward, float32; and in half
-types (offset and mask stay float32, as under autocast) beside itself in float32.
+types (offset and mask stay float32, as under autocast) beside itself in float32. On the CPU and, where there is one, on a GPU.
 
 Each gets its inputs in the layout it is fastest with: torchvision NCHW (it copies anything else), dkic channels_last. Making
 the inputs is not timed; the result is compared with the peer's before it is.
@@ -14,23 +14,28 @@ from peers import torchvision_ldcn
 from problem_sizes import LDCN_PROBLEMS
 from torch import Tensor
 
-from dkic.ops import ldcn
+from dkic.ops import backends, ldcn
 
 LAYOUTS = {"torchvision": torch.contiguous_format, "dkic": torch.channels_last}
 ROUNDS = {"torchvision": {"forward": 5, "forward+backward": 3}, "dkic": {"forward": 30, "forward+backward": 30}}
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+WITHOUT_GPU = backends.missing("cuda")  # why
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
+ON = {"cpu": "", "cuda": ", GPU"}
 
 # Sums of 36 products, and over channels and pixels for the gradients, in float32 and in different orders.
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
 
-def calls(case: LdcnCase, implementation: str, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], list[Tensor]]]:
+def calls(
+    case: LdcnCase, implementation: str, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> dict[str, Callable[[], list[Tensor]]]:
     """What is timed: "forward" gives [y], "forward+backward" the gradients of x, offset and mask too. x is of `dtype`."""
     layout = LAYOUTS[implementation]
     tensors = case.tensors(dtype, position_dtype=torch.float32)
-    leaves = [t.contiguous(memory_format=layout).requires_grad_() for t in tensors]
-    grad_y = case.grad_y(dtype).contiguous(memory_format=layout)
-    weight = torch.ones(case.channels, 1, *case.kernel_size)
+    leaves = [t.to(device).contiguous(memory_format=layout).requires_grad_() for t in tensors]
+    grad_y = case.grad_y(dtype).to(device).contiguous(memory_format=layout)
+    weight = torch.ones(case.channels, 1, *case.kernel_size, device=device)
 
     def op(*tensors: Tensor) -> Tensor:
         if implementation == "dkic":
@@ -49,26 +54,29 @@ def calls(case: LdcnCase, implementation: str, dtype: torch.dtype = torch.float3
 
 
 @pytest.mark.parametrize("implementation", ["torchvision", "dkic"])  # the peer first: see conftest.py
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("work", ["forward", "forward+backward"])
 @pytest.mark.parametrize("case", LDCN_PROBLEMS, ids=str)
-def test_ldcn(case, work, implementation, measure):
-    call, moved = calls(case, implementation)[work], None
+def test_ldcn(case, work, device, implementation, measure):
+    call, moved = calls(case, implementation, device=device)[work], None
     if implementation == "dkic":
         results = call()
-        torch.testing.assert_close(results, calls(case, "torchvision")[work](), **CLOSE)
+        torch.testing.assert_close(results, calls(case, "torchvision", device=device)[work](), **CLOSE)
         given = [*case.tensors(torch.float32), *([case.grad_y(torch.float32)] if work != "forward" else [])]
         moved = sum(t.nbytes for t in (*given, *results))
-    measure(f"ldcn {work} {case}", implementation, call, ROUNDS[implementation][work], bytes_moved=moved)
+    name = f"ldcn {work} {case}{ON[device]}"
+    measure(name, implementation, call, ROUNDS[implementation][work], bytes_moved=moved, device=device)
 
 
 @pytest.mark.parametrize("implementation", ["dkic float32", "dkic"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("work", ["forward", "forward+backward"])
 @pytest.mark.parametrize("name", HALVES)
 @pytest.mark.parametrize("case", LDCN_PROBLEMS, ids=str)
-def test_ldcn_half(case, name, work, implementation, measure):
-    call = calls(case, "dkic", HALVES[name] if implementation == "dkic" else torch.float32)[work]
+def test_ldcn_half(case, name, work, device, implementation, measure):
+    call = calls(case, "dkic", HALVES[name] if implementation == "dkic" else torch.float32, device)[work]
     if implementation == "dkic":  # y is rounded once, from what float32 gives for the rounded inputs
-        x, offset, mask = case.tensors(HALVES[name], position_dtype=torch.float32)
+        x, offset, mask = (t.to(device) for t in case.tensors(HALVES[name], position_dtype=torch.float32))
         expected = ldcn(x.float(), offset, mask, **case.geometry)
         torch.testing.assert_close(call()[0].float(), expected, rtol=2.0**-7, atol=1e-3)
-    measure(f"ldcn {name} {work} {case}", implementation, call, ROUNDS["dkic"][work])
+    measure(f"ldcn {name} {work} {case}{ON[device]}", implementation, call, ROUNDS["dkic"][work], device=device)

@@ -90,7 +90,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 @pytest.fixture
 def measure(benchmark, request, commit) -> Callable[..., None]:
-    """`measure(work, implementation, call, rounds)`: times `call()`, one call a round, after one to warm up.
+    """`measure(work, implementation, call, rounds)`: times `call()`, one call a round, after `warmup` calls.
 
     Rows of the same `work` form a group. The peer's come first, so that our row can state the ratio of the two medians.
     bytes_moved: what the work must at least read and write; gives GB/s and its share of a large copy's.
@@ -103,6 +103,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
         call: Callable[[], object],
         rounds: int,
         *,
+        warmup: int = 1,
         bytes_moved: int | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -119,10 +120,10 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
         if device.type == "cuda":
             benchmark.extra_info["gpu"] = torch.cuda.get_device_name(device)
             call = on_device(call, seconds)
-        benchmark.pedantic(call, rounds=rounds, iterations=1, warmup_rounds=1)
+        benchmark.pedantic(call, rounds=rounds, iterations=1, warmup_rounds=warmup)
         if benchmark.disabled:
             return
-        seconds = seconds[1:] or benchmark.stats.stats.data
+        seconds = seconds[warmup:] or benchmark.stats.stats.data
         middle = median(seconds)
         medians = request.config.stash.setdefault(MEDIANS, {}).setdefault(work, {})
         medians[implementation] = middle

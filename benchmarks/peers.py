@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from compressai.entropy_models import GaussianConditional
 from constriction import stream
+from highspy import Highs, HighsLp, HighsVarType, MatrixFormat, SolutionStatus
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csc_array
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
@@ -80,3 +83,42 @@ def plain_gaussian(y: Tensor, scale: Tensor, mean: Tensor, noise: bool) -> tuple
     v, s = (y_hat - mean).abs(), scale.clamp_min(0.11)
     upper, lower = (torch.special.erfc((edge + v) * 0.5**0.5 / s) for edge in (-0.5, 0.5))
     return y_hat, -torch.log2((0.5 * (upper - lower)).clamp_min(1e-9))
+
+
+def allocation_matrix(rate: np.ndarray) -> csc_array:
+    """The rows of the paper's Eq 6 for bpp `[N, M]`: each picture's options, then all rates; a column for each option."""
+    n, m = rate.shape
+    rows = np.stack([np.repeat(np.arange(n), m), np.full(n * m, n)], axis=1)
+    values = np.stack([np.ones(n * m), rate.ravel()], axis=1)
+    return csc_array((values.ravel(), rows.ravel(), np.arange(0, 2 * n * m + 1, 2)), shape=(n + 1, n * m))
+
+
+def highspy_allocation(rate: np.ndarray, distortion: np.ndarray, mean: float, gap: float, seconds: float) -> np.ndarray | None:
+    """The choice `[N]` of HiGHS's MIP solver, given all options; None if it finds none in time."""
+    n, m = rate.shape
+    matrix = allocation_matrix(rate)
+    lp = HighsLp()
+    lp.num_col_, lp.num_row_ = n * m, n + 1
+    lp.col_cost_, lp.col_lower_, lp.col_upper_ = distortion.ravel(), np.zeros(n * m), np.ones(n * m)
+    lp.row_lower_, lp.row_upper_ = np.append(np.ones(n), -np.inf), np.append(np.ones(n), mean * n)
+    lp.integrality_ = [HighsVarType.kInteger] * (n * m)
+    lp.a_matrix_.format_ = MatrixFormat.kColwise
+    lp.a_matrix_.num_col_, lp.a_matrix_.num_row_ = n * m, n + 1
+    lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
+    solver = Highs()
+    for name, value in {"output_flag": False, "mip_rel_gap": gap, "mip_abs_gap": 0.0, "time_limit": seconds}.items():
+        solver.setOptionValue(name, value)
+    solver.passModel(lp)
+    solver.run()
+    if solver.getInfo().primal_solution_status != SolutionStatus.kSolutionStatusFeasible:
+        return None
+    return np.reshape(solver.getSolution().col_value, (n, m)).argmax(axis=1)
+
+
+def scipy_allocation(rate: np.ndarray, distortion: np.ndarray, mean: float, gap: float, seconds: float) -> np.ndarray | None:
+    """The same by scipy.optimize.milp, which has an older HiGHS inside."""
+    n, m = rate.shape
+    limits = LinearConstraint(allocation_matrix(rate), np.append(np.ones(n), -np.inf), np.append(np.ones(n), mean * n))
+    options = {"mip_rel_gap": gap, "time_limit": seconds}
+    found = milp(distortion.ravel(), integrality=np.ones(n * m), bounds=Bounds(0, 1), constraints=limits, options=options)
+    return None if found.x is None else found.x.reshape(n, m).argmax(axis=1)

@@ -104,15 +104,18 @@ def time_text(seconds: float) -> str:
     raise AssertionError
 
 
-def file_notes(facts: dict[str, Any]) -> list[str]:
-    """What a row knows of the bytes it made."""
+def result_notes(facts: dict[str, Any]) -> list[str]:
+    """What a row knows of what it made."""
     texts = [f"{facts['bytes']:,} bytes"] if "bytes" in facts else []
-    return texts + ([f"{facts['over_ideal']:+.2%} over the ideal"] if "over_ideal" in facts else [])
+    texts += [f"{facts['over_ideal']:+.2%} over the ideal"] if "over_ideal" in facts else []
+    if "gap" in facts:  # None: no result
+        texts.append("nothing found" if facts["gap"] is None else f"gap {facts['gap']:.1g}" if facts["gap"] else "optimal")
+    return texts
 
 
 def notes(facts: dict[str, Any]) -> str:
     """What a row of ours knows beside its time."""
-    texts = file_notes(facts)
+    texts = result_notes(facts)
     if "gb_per_s" in facts:
         texts.append(f"{facts['gb_per_s']:.3g} GB/s, {facts['share_of_copy_bandwidth']:.0%} of a large copy's")
     if "peak_memory" in facts:
@@ -143,7 +146,7 @@ def table(rows: list[Row]) -> str:
     ]
     for work, (own, *others) in works(rows).items():
         cells = [
-            (" ".join([other.implementation, time_text(other.seconds), *bracketed(file_notes(other.facts))]), times(own, other))
+            (" ".join([other.implementation, time_text(other.seconds), *bracketed(result_notes(other.facts))]), times(own, other))
             for other in others
         ]
         first, *rest = cells or [("", "")]

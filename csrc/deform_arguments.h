@@ -23,9 +23,9 @@ inline void read_samples(LdcnArguments& a, const char* op, const Tensor& x, cons
                          const std::vector<int64_t>& dilation) {
   STD_TORCH_CHECK(pair_from(1, kernel_size) && pair_from(1, stride) && pair_from(0, padding) && pair_from(1, dilation), op,
                   ": kernel_size, stride and dilation must be two positive integers, padding two integers >= 0, all below 2^24");
-  a.x = strided(x, "x");
-  a.offset = strided(offset, "offset");
-  if (mask) a.mask = strided(*mask, "mask");
+  a.x = strided(x, "x", x.device());
+  a.offset = strided(offset, "offset", x.device());
+  if (mask) a.mask = strided(*mask, "mask", x.device());
   a.batch = x.size(0), a.channels = x.size(1), a.height = x.size(2), a.width = x.size(3);
   a.kernel_h = kernel_size[0], a.kernel_w = kernel_size[1], a.stride_h = stride[0], a.stride_w = stride[1];
   a.padding_h = padding[0], a.padding_w = padding[1], a.dilation_h = dilation[0], a.dilation_w = dilation[1];
@@ -41,6 +41,14 @@ inline void read_samples(LdcnArguments& a, const char* op, const Tensor& x, cons
                   op, ": the shape of mask does not fit offset");
   // Positions are float32 (exact integers up to 2^24), rows and columns int32.
   STD_TORCH_CHECK(a.height < (1 << 24) && a.width < (1 << 24), op, ": height and width of x must be below 2^24");
+}
+
+// The gradient of a result with so many channels.
+inline void read_grad_y(LdcnArguments& a, const char* op, const Tensor& grad_y, const Tensor& x, int64_t channels) {
+  STD_TORCH_CHECK(grad_y.dim() == 4 && grad_y.size(0) == a.batch && grad_y.size(1) == channels &&
+                      grad_y.size(2) == a.out_height && grad_y.size(3) == a.out_width && grad_y.scalar_type() == x.scalar_type(),
+                  op, "_backward: grad_y must have the shape and dtype of ", op, "'s result");
+  a.grad_y = strided(grad_y, "grad_y", x.device());
 }
 
 }  // namespace dkic

@@ -17,8 +17,8 @@ namespace {
 
 // Beside its arguments and results, and copies of the weight, the op takes no more than kCopy + kWorkspace of memory (where
 // not even twice kRows positions' columns fit into that, so many).
-// Columns and rows of a block, in the second-level cache. 1x192x128x128, 192 outputs, one thread of Sapphire Rapids: 256 KB 88 ms, 512
-// KB 86, 768 KB 96, 3 MB 94.
+// Columns and rows of a block, in the second-level cache. 1x192x128x128, 192 outputs, one thread of Sapphire Rapids: 256 KB 88
+// ms, 512 KB 86, 768 KB 96, 3 MB 94.
 constexpr int64_t kBlock = 512 << 10;
 constexpr int64_t kWorkspace = 12 << 20;
 constexpr int64_t kCopy = 16 << 20;
@@ -101,10 +101,10 @@ void for_pieces(int64_t pieces, const F& f) {
   for_pieces(pieces, pieces + 2, f);
 }
 
-// out = a b, or out += a b, each sum in pieces of no more numbers than MKL adds up in one way: on Intel's processors it cuts longer
-// ones where it may use one thread only, and not where it runs on one of several. (30,000 random shapes of the layouts used here:
-// none differs at 768 numbers, a fifth does at 896; in float64 none at 192, but for two rows: hence kRows. With numbers of a sum side
-// by side in b, more do.)
+// out = a b, or out += a b, each sum in pieces of no more numbers than MKL adds up in one way: on Intel's processors it cuts
+// longer ones where it may use one thread only, and not where it runs on one of several. (30,000 random shapes of the layouts
+// used here: none differs at 768 numbers, a fifth does at 896; in float64 none at 192, but for two rows: hence kRows. With
+// numbers of a sum side by side in b, more do.)
 void product(const Tensor& out, const Tensor& a, const Tensor& b, bool add) {
   const int64_t length = a.size(1), most = a.scalar_type() == ScalarType::Double ? kSum / 4 : kSum;
   const int64_t piece = divide_up(divide_up(length, divide_up(length, most)), 16) * 16;
@@ -174,7 +174,8 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   const int64_t pixels = a.batch * a.out_height * a.out_width;
   if (pixels == 0) return y;
 
-  const int64_t k = a.kernel_h * a.kernel_w, depth = a.channels / a.weight_groups, group_channels = a.out_channels / a.weight_groups;
+  const int64_t k = a.kernel_h * a.kernel_w, depth = a.channels / a.weight_groups,
+                group_channels = a.out_channels / a.weight_groups;
   const std::vector<int64_t> by_group{a.weight_groups, group_channels, depth * k};
   // [weight group][channels and taps][output channels of the group]
   const Tensor w =
@@ -293,10 +294,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     bool /*deterministic: it always is here*/) {
   const Tensor x = to_sample(input);
   DeformConv2dArguments a = arguments(x, offset, weight, mask, stride, padding, dilation);
-  STD_TORCH_CHECK(grad_y.dim() == 4 && grad_y.size(0) == a.batch && grad_y.size(1) == a.out_channels &&
-                      grad_y.size(2) == a.out_height && grad_y.size(3) == a.out_width && grad_y.scalar_type() == x.scalar_type(),
-                  "deform_conv2d_backward: grad_y must have the shape and dtype of deform_conv2d's result");
-  a.grad_y = strided(grad_y, "grad_y");
+  read_grad_y(a, "deform_conv2d", grad_y, x, a.out_channels);
   const ScalarType type = sum_type(x), mask_type = mask ? mask->scalar_type() : offset.scalar_type();
   const int64_t k = a.kernel_h * a.kernel_w;
   const Wanted wanted{need_input, need_offset, need_weight, need_bias, need_mask && mask};

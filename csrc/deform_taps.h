@@ -16,7 +16,7 @@ struct Accumulator<double> {
   using type = double;
 };
 
-constexpr int64_t kTile = 144;  // taps worked out at once where K allows: 16 positions of a 3x3 kernel, 6 KB of blocks
+constexpr int64_t kTile = 144;  // taps worked out at once where K allows: 16 positions of a 3x3 kernel, 5 to 9 KB
 
 // What is known of as many taps as a vector has lanes. The arrays' distances are the compiler's to know: a loop over taps then
 // needs one register for all of them, where pointers into longer arrays spilled (ldcn's forward: 10.0 ms with them, 8.7 without).

@@ -1,16 +1,16 @@
 // Bits of a unit bin under a Gaussian, and their derivatives: -log2 P, P = Phi((v + 1/2) / s) - Phi((v - 1/2) / s).
 //
-// Torch-free and vectorised. There are three ways to work a lane out; a vector takes those that its lanes need, and each lane the
-// one that is exact there. With a = |v|, u = a / s, h = 1 / (2 s), the bin is [x, y] = [u - h, u + h]; phi is the density and
-// M = (1 - Phi) / phi Mills' ratio:
+// Torch-free and vectorised. There are two ways to work it out, each exact on its own part of (v, s). With a = |v|, u = a / s,
+// h = 1 / (2 s), the bin is [x, y] = [u - h, u + h]; phi is the density and M = (1 - Phi) / phi Mills' ratio:
 //
-//   tail    x >= 0          P = phi(x) (M(x) - e^(-2 u h) M(y)), so that ln P = -x^2/2 + ..., however far out
-//   centre  x < 0           P = 1 - phi(x) (M(-x) + e^(-2 u h) M(y)), through log1p: exact where P is nearly 1
-//   narrow  h and u h small P = 2 h phi(u) (1 + (u^2 - 1) h^2/6 + ...), where the tail's difference would cancel
+//   narrow  h and u h small  P = 2 h phi(u) e^Q, Q a series in (u h)^2 and h^2, where a difference would cancel
+//   wide    the rest; x < 0:  P = 1 - phi(x) (M(-x) + e^(-2 u h) M(y)), through log1p: exact where P is nearly 1
+//                     x >= 0: P = phi(x) (M(x) - e^(-2 u h) M(y)), so that ln P = -x^2/2 + ..., however far out
 //
-// In float all of it stays within 8e-7 (relative for the bits, times |g| + 1/s for a derivative g), in double within 1e-14.
+// In float all of it stays within 8e-7 (relative for the bits, times |g| + 1/s for a derivative g), in double within 1e-14, to
+// |v| / s of 1e18.
 #pragma once
-#include "simd.h"
+#include "mask.h"
 
 namespace dkic::DKIC_ISA {
 
@@ -27,7 +27,6 @@ struct GaussianFit<float> {
   static constexpr IntOf<float>::type kRootHalf = 0x3f3504f3;
   static constexpr float kRound = 0x1.8p23f, kLeastExponent = -80;
   static constexpr float kLn2High = 0x1.62ep-1f, kLn2Low = 0x1.0bfbe8p-15f;
-  static constexpr int kSeries = 4;
   static constexpr float mills[] = {1.893219055f,    -1.523770314f,    0.9704099614f,   -0.4675531274f,   0.1513885563f,
                                     -0.01883037159f, -0.008713460733f, 0.003919832456f, 0.0003241714095f, -0.0003943441879f};
   static constexpr float exponential[] = {0.5000000014f, 0.1666657336f, 0.04166645678f, 0.008363776467f, 0.001393454452f};
@@ -42,7 +41,6 @@ struct GaussianFit<double> {
   static constexpr IntOf<double>::type kRootHalf = 0x3fe6a09e667f3bcd;
   static constexpr double kRound = 0x1.8p52, kLeastExponent = -700;
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
-  static constexpr int kSeries = 9;
   static constexpr double mills[] = {
       1.89321906330848526,     -1.52377091081998509,    0.970409554867617658,   -0.467540962998187209,   0.151391762311048338,
       -0.0189004508654876507,  -0.00872229524821574951, 0.00408785572651232705, 0.000334244365073039038, -0.000579269606700228909,
@@ -68,8 +66,60 @@ struct GaussianFit<double> {
       0.0239120176329894483};
 };
 
-// Odd powers apart from even ones: two chains of operations in the place of one twice as long. It is the length of its chains that
-// a vector's time goes with here, not the number of operations.
+// For narrow bins, in powers of q = (u h)^2 (rows) and t = h^2 on q <= 0.49, t <= 0.2025: Q, 2 dQ/dq and 4 q dQ/dq + 2 t dQ/dt;
+// in float with the least largest error (9e-8, 7e-9, 2e-8), in double Taylor's.
+template <class T>
+struct NarrowFit;
+
+template <>
+struct NarrowFit<float> {
+  float log[4][4] = {{0, -0.1666677892f, 0.01111172233f, -0.000334505603f},
+                     {0.1666643023f, -0.02217550762f, 0.0009470646619f},
+                     {-0.005537123885f, 0.001917383983f},
+                     {0.0003124537179f}};
+  float by_v[4][4] = {{0.3333329856f, -0.04443873465f, 0.00209679408f, 0.0001438970066f},
+                      {-0.02221622691f, 0.008397181518f, -0.001091032755f},
+                      {0.002090270165f, -0.001069375663f},
+                      {-0.0001710547804f}};
+  float by_scale[5][5] = {{0, -0.3333337009f, 0.04444365203f, -0.002085415181f, -0.0002183226024f},
+                          {0.6666657329f, -0.1333069503f, 0.008355374448f, 0.0007302841987f},
+                          {-0.04443245754f, 0.02096570097f, -0.003210160881f},
+                          {0.004184208345f, -0.002481551841f},
+                          {-0.0003466035996f}};
+};
+
+constexpr double factorial(int n) { return n < 2 ? 1 : n * factorial(n - 1); }
+
+// Q is the logarithm of S, the mean over w = 0 ... 1 of cosh(sqrt(q) w) e^(-t w^2/2).
+template <>
+struct NarrowFit<double> {
+  static constexpr int N = 12;
+  double log[N][N], by_v[N][N], by_scale[N][N];
+  constexpr NarrowFit() : log{}, by_v{}, by_scale{} {
+    double power[N + 1][N + 1]{}, full[N + 1][N + 1]{};
+    for (int i = 0; i <= N; ++i)
+      for (int j = 0; i + j <= N; ++j) {
+        double half = 1;
+        for (int k = 0; k < j; ++k) half *= -0.5;
+        power[i][j] = half / (factorial(2 * i) * factorial(j) * (2 * (i + j) + 1));
+        // From S d(ln S) = dS, along q or, where there is no q, along t.
+        double rest = (i ? i : j) * power[i][j];
+        for (int k = 0; k <= i; ++k)
+          for (int l = 0; l <= j; ++l)
+            if (k < i || l < j) rest -= (i ? k : l) * full[k][l] * power[i - k][j - l];
+        full[i][j] = i || j ? rest / (i ? i : j) : 0;
+      }
+    for (int i = 0; i < N; ++i)
+      for (int j = 0; i + j < N; ++j) {
+        log[i][j] = full[i][j];
+        by_v[i][j] = 2 * (i + 1) * full[i + 1][j];
+        by_scale[i][j] = (4 * i + 2 * j) * full[i][j];
+      }
+  }
+};
+
+// Odd powers apart from even ones: two chains of operations in the place of one twice as long. It is the length of its chains
+// that a vector's time goes with here, not the number of operations.
 template <int N, class T, class V>
 inline V polynomial(const T (&c)[N], V x) {
   if constexpr (N <= 3) {
@@ -81,26 +131,26 @@ inline V polynomial(const T (&c)[N], V x) {
     V high = V{} + c[N - 1], low = V{} + c[N - 2];  // of powers N - 1 and N - 2
 #pragma GCC unroll 32
     for (int i = N - 3; i > 0; i -= 2) high = high * square + c[i], low = low * square + c[i - 1];
-    if constexpr (N % 2) return low * x + (high * square + c[0]);
-    else return high * x + low;
+    if constexpr (N % 2)
+      return low * x + (high * square + c[0]);
+    else
+      return high * x + low;
   }
 }
 
-constexpr double factorial(int n) { return n < 2 ? 1 : n * factorial(n - 1); }
-
-// Taylor coefficients, to the power N: of x^i y^j in the mean over t = 0 ... 1 of cosh(sqrt(x) t) e^(y t^2), and of
-// cosh(sqrt(x)), sinh(sqrt(x)) / sqrt(x) and e^y.
-template <class T, int N>
-struct Taylor {
-  T mean[N + 1][N + 1], cosine[N + 1], sine[N + 1], exponential[N + 2];
-  constexpr Taylor() : mean{}, cosine{}, sine{}, exponential{} {
-    for (int i = 0; i <= N; ++i) {
-      for (int j = 0; i + j <= N; ++j) mean[i][j] = T(1 / (factorial(2 * i) * factorial(j) * (2 * (i + j) + 1)));
-      cosine[i] = T(1 / factorial(2 * i)), sine[i] = T(1 / factorial(2 * i + 1));
-    }
-    for (int j = 0; j < N + 2; ++j) exponential[j] = T(1 / factorial(j));
+// The sum of c[i][j] x^i y^j over i + j < N.
+template <int N, class T, class V>
+inline V triangle(const T (&c)[N][N], V x, V y) {
+  V sum{};
+#pragma GCC unroll 32
+  for (int i = N - 1; i >= 0; --i) {
+    V row = V{} + c[i][N - 1 - i];
+#pragma GCC unroll 32
+    for (int j = N - 2 - i; j >= 0; --j) row = row * y + c[i][j];
+    sum = i == N - 1 ? row : sum * x + row;
   }
-};
+  return sum;
+}
 
 template <class T, int W>
 struct GaussianBits {
@@ -108,94 +158,94 @@ struct GaussianBits {
   using V = Vector<T, W>;
   using VI = Vector<typename IntOf<T>::type, W>;
   using M = Mask<T, W>;
-  static constexpr int kSeries = Fit::kSeries;
-  static constexpr Taylor<T, kSeries> kTaylor{};
+  static constexpr NarrowFit<T> kNarrow{};
 
   V bits, by_v, by_scale;  // by_*: derivatives, left unset unless wanted
 
-  // s > 0. A NaN of either comes back as NaN.
+  static inline M is_narrow(V v, V s) {
+    return M::less(V{} + T(1 / 0.9), s) & M::less(absolute(v), T(1.4) * s * s);  // h < 0.45, u h < 0.7
+  }
+
+  // The two ways. s > 0; a NaN of either goes the wide way and comes back as NaN.
   template <bool kDerivatives>
-  static inline GaussianBits of(V v, V s) {
-    const V a = absolute(v), upper = a + T(0.5), lower = a - T(0.5), r = T(1) / s;
-    const V u = a * r, h = T(0.5) * r, y = upper * r, p = u * h;
-    const V zero{}, one = zero + T(1);
-    const M narrow = M::less(h, zero + T(0.45)) & M::less(p, zero + T(0.7)), centre = M::less(lower, zero) & ~narrow;
-
-    V x{}, square_high{}, square_low{};  // -x^2/2 in two parts
-    V fall{}, tail{}, density{}, outside{};
-    if ((~narrow).any()) {
-      // x, with half as many bits again: where P is nearly 1 its complement goes with e^(-x^2/2), and x^2/2 comes to 10 and more.
-      const V near_x = lower * r, lower_rest = a - (lower + T(0.5));
-      if constexpr (kFused) {
-        const V x_rest = (fused<T, W>(-near_x, s, lower) + lower_rest) * r, half_x = T(-0.5) * near_x;
-        x = near_x + x_rest;
-        square_high = half_x * near_x;
-        square_low = fused<T, W>(half_x, near_x, -square_high) - x_rest * (near_x + T(0.5) * x_rest);
-      } else {
-        const V x_head = head(near_x), s_head = head(s);
-        const V x_rest = (((lower - x_head * s_head) - x_head * (s - s_head)) + lower_rest) * r;
-        x = x_head + x_rest;
-        square_high = T(-0.5) * x_head * x_head, square_low = -x_rest * (x_head + T(0.5) * x_rest);
-      }
-      // Where v is 0, as is most of a rounded latent, phi(y) / phi(x) is 1 and one exponential serves.
-      const M at_zero = centre & M::equal(p, zero), beside = centre & ~at_zero;
-      const V power = exponential(at_zero.choose(square_high, T(-2) * p), at_zero.choose(square_low, zero));
-      fall = at_zero.choose(one, power);  // phi(y) / phi(x)
-      V mills_x, mills_y;
-      mills(absolute(near_x), y, mills_x, mills_y);
-      tail = mills_x - fall * mills_y;
-      if (centre.any()) {
-        constexpr T kPhi0 = T(0.39894228040143267794);
-        density = kPhi0 * (beside.any() ? at_zero.choose(power, exponential(square_high, square_low)) : power);
-        outside = density * (mills_x + fall * mills_y);  // 1 - P
-      }
+  static inline GaussianBits narrow(V v, V s) {
+    const V r = T(1) / s, u = absolute(v) * r, h = T(0.5) * r, p = u * h, q = p * p, t = h * h, square = u * u;
+    const Logarithm log = logarithm(s);
+    GaussianBits result;
+    result.bits = (T(0.5) * square + (log.rest - kLnPhi0 - triangle(kNarrow.log, q, t))) * kLog2E + log.power;
+    if constexpr (kDerivatives) {
+      const V scale = kLog2E * r;
+      result.by_v = with_sign(v, (u - h * p * triangle(kNarrow.by_v, q, t)) * scale);
+      result.by_scale = (T(1) - square + triangle(kNarrow.by_scale, q, t)) * scale;
     }
+    return result;
+  }
 
-    // P / (2 h phi(u)) is the mean over w = 0 ... h of cosh(u w) e^(-w^2/2), here in powers of (u h)^2 and -h^2/2.
-    const V square = p * p, half = T(-0.5) * h * h;
-    V narrow_sum{};
-    if (narrow.any()) {
-#pragma GCC unroll 32
-      for (int i = kSeries; i >= 0; --i) {
-        V coefficient = V{} + kTaylor.mean[i][kSeries - i];
-#pragma GCC unroll 32
-        for (int j = kSeries - i - 1; j >= 0; --j) coefficient = coefficient * half + kTaylor.mean[i][j];
-        narrow_sum = narrow_sum * square + coefficient;
-      }
+  template <bool kDerivatives>
+  static inline GaussianBits wide(V v, V s) {
+    const V a = absolute(v), upper = a + T(0.5), lower = a - T(0.5), r = T(1) / s;
+    const V u = a * r, h = T(0.5) * r, y = upper * r;
+    const V zero{}, one = zero + T(1);
+    const M centre = M::less(lower, zero);
+
+    const Square square = half_square(lower, a - (lower + T(0.5)), s, r);
+    // Where v is 0, as is most of a rounded latent, phi(y) / phi(x) is 1 and one exponential serves.
+    const M at_zero = M::equal(v, zero), beside = centre & ~at_zero;
+    const V power = exponential(at_zero.choose(square.high, T(-2) * u * h), at_zero.choose(square.low, zero));
+    const V fall = at_zero.choose(one, power);  // phi(y) / phi(x)
+    V mills_x, mills_y;
+    if (at_zero.all()) {
+      mills(y, y, mills_x, mills_y);
+    } else {
+      mills(absolute(lower * r), y, mills_x, mills_y);
+    }
+    const V tail = mills_x - fall * mills_y;
+    V density{}, outside{};  // the latter 1 - P
+    if (centre.any()) {
+      density = kPhi0 * (beside.any() ? at_zero.choose(power, exponential(square.high, square.low)) : power);
+      outside = density * (mills_x + fall * mills_y);
     }
 
     // ln P = exponent + ln(factor); they have one sign, or nearly, so little cancels.
-    constexpr T kLog2E = T(1.44269504088896340736), kLnPhi0 = T(-0.91893853320467274178);
-    V exponent = square_high + (square_low + kLnPhi0), factor = tail;
-    exponent = centre.choose(zero, narrow.choose(T(-0.5) * u * u + kLnPhi0, exponent));
-    factor = centre.choose(one - outside, narrow.choose((h + h) * narrow_sum, factor));
+    const V exponent = centre.choose(zero, square.high + (square.low + kLnPhi0)), factor = centre.choose(one - outside, tail);
     const Logarithm log = logarithm(factor, centre, outside);
     GaussianBits result;
     result.bits = -((exponent + log.rest) * kLog2E + log.power);
     if constexpr (kDerivatives) {
-      const V above = T(2) * kLog2E * centre.choose(density, one) * r;
-      const V scale = above / factor;
-      // Where narrow, phi(x) -+ phi(y) are 2 phi(u) e^(-h^2/2) times the hyperbolic sine and cosine of u h.
-      V odd{}, even{};
-      if (narrow.any()) {
-        const V middle = polynomial(kTaylor.exponential, half);
-        odd = p * polynomial(kTaylor.sine, square) * middle, even = polynomial(kTaylor.cosine, square) * middle;
-      }
-      // u + h, not y: another use of that product would change how the bits above are fused, and so their last digit.
-      const V slope = narrow.choose(odd, T(0.5) - T(0.5) * fall) * scale;
-      result.by_v = M::less(v, zero).choose(-slope, slope);
-      result.by_scale = narrow.choose(h * even - u * odd, T(0.5) * ((u + h) * fall - x)) * scale;
+      const V scale = kLog2E * centre.choose(density, one) * r / factor;
+      result.by_v = with_sign(v, (one - fall) * scale);
+      result.by_scale = ((u + h) * fall - square.root) * scale;
     }
     return result;
   }
 
  private:
+  static constexpr T kLog2E = T(1.44269504088896340736), kLnPhi0 = T(-0.91893853320467274178), kPhi0 = T(0.39894228040143267794);
+
   static inline V absolute(V x) { return bit_cast<V>(bit_cast<VI>(x) & ~sign_bit()); }
   static inline V head(V x) { return bit_cast<V>(bit_cast<VI>(x) & Fit::kHead); }
   static inline VI sign_bit() { return bit_cast<VI>(-V{}); }
+  static inline V with_sign(V v, V x) { return M::less(v, V{}).choose(-x, x); }
 
-  // M(z) for two z >= 0 at the price of one division, which costs as much as a whole polynomial; relative error 3e-8 in float before
-  // rounding, 1e-15 in double.
+  // x = (lower + rest) / s with half as many bits again, and -x^2/2 in two parts: where P is nearly 1 its complement goes with
+  // e^(-x^2/2), and x^2/2 comes to 10 and more.
+  struct Square {
+    V root, high, low;
+  };
+  static inline Square half_square(V lower, V lower_rest, V s, V r) {
+    const V near_x = lower * r;
+    if constexpr (kFused) {
+      const V x_rest = (fused<T, W>(-near_x, s, lower) + lower_rest) * r, half_x = T(-0.5) * near_x, high = half_x * near_x;
+      return {near_x + x_rest, high, fused<T, W>(half_x, near_x, -high) - x_rest * near_x};
+    } else {
+      const V x_head = head(near_x), s_head = head(s);
+      const V x_rest = (((lower - x_head * s_head) - x_head * (s - s_head)) + lower_rest) * r;
+      return {x_head + x_rest, T(-0.5) * x_head * x_head, -x_rest * (x_head + T(0.5) * x_rest)};
+    }
+  }
+
+  // M(z) for two z >= 0 at the price of one division, which costs as much as a whole polynomial; relative error 3e-8 in float
+  // before rounding, 1e-15 in double.
   static inline void mills(V z0, V z1, V& m0, V& m1) {
     const V far0 = z0 + T(4), far1 = z1 + T(4), inverse = T(1) / (far0 * far1);
     const V inverse0 = inverse * far1, inverse1 = inverse * far0;
@@ -221,11 +271,14 @@ struct GaussianBits {
   };
   static inline Logarithm logarithm(V x, M given, V complement) {
     const VI k = (bit_cast<VI>(x) - Fit::kRootHalf) >> Fit::kMantissa;
-    V f = bit_cast<V>(bit_cast<VI>(x) - (k << Fit::kMantissa)) - T(1);
-    const V power = __builtin_convertvector(k, V);
-    f = (given & M::equal(power, V{})).choose(-complement, f);
-    return {power, f + f * f * (f * polynomial(Fit::logarithm, f) - T(0.5))};
+    const V power = __builtin_convertvector(k, V), f = bit_cast<V>(bit_cast<VI>(x) - (k << Fit::kMantissa)) - T(1);
+    return {power, log_of_1_plus((given & M::equal(power, V{})).choose(-complement, f))};
   }
+  static inline Logarithm logarithm(V x) {
+    const VI k = (bit_cast<VI>(x) - Fit::kRootHalf) >> Fit::kMantissa;
+    return {__builtin_convertvector(k, V), log_of_1_plus(bit_cast<V>(bit_cast<VI>(x) - (k << Fit::kMantissa)) - T(1))};
+  }
+  static inline V log_of_1_plus(V f) { return f + f * f * (f * polynomial(Fit::logarithm, f) - T(0.5)); }
 };
 
 }  // namespace dkic::DKIC_ISA

@@ -2,7 +2,7 @@
 // once per instruction set (DKIC_ISA); gaussian_likelihood_cpu.cpp chooses one at run time.
 #include "gaussian_likelihood_kernel.h"
 
-#include "gaussian_bits.h"
+#include "gaussian_tile.h"
 #include "philox.h"
 #include "walk_tiles.h"
 
@@ -55,6 +55,8 @@ struct Forward {
   // Zero where not read: lanes past the last element are worked out too, and no tensor is read as one of zeros.
   alignas(64) T y[kTile]{}, scale[kTile]{}, mean[kTile]{}, noise[kTile]{};
   alignas(64) T y_hat[kTile]{}, bits[kTile]{}, by_v[kTile]{}, by_scale[kTile]{};
+  alignas(64) T residual[kTile]{}, bounded_scale[kTile]{};
+  GaussianTile<T> gaussian{};
 
   void chunk(int64_t number) {
     double total = 0;
@@ -91,15 +93,11 @@ struct Forward {
       const V m = load<W>(mean_from + i), u = load<W>(noise_from + i), value = load<W>(y_from + i);
       const V v = a.rounded ? nearest<T, W>(value - m) : (value - m) + u;
       store<W>(to_y_hat + i, a.rounded ? v + m : value + u);
-      V s = load<W>(scale_from + i);
-      s = s < least ? V{} + least : s;  // NaN stays
-      const auto result = GaussianBits<T, W>::template of<kDerivatives>(v, s);
-      store<W>(to_bits + i, result.bits);
-      if constexpr (kDerivatives) {
-        store<W>(to_v + i, result.by_v);
-        store<W>(to_scale + i, result.by_scale);
-      }
+      const V s = load<W>(scale_from + i);
+      store<W>(residual + i, v);
+      store<W>(bounded_scale + i, Mask<T, W>::less(s, V{} + least).choose(V{} + least, s));  // NaN stays
     }
+    gaussian.template work<kDerivatives>(residual, bounded_scale, count, to_bits, to_v, to_scale);
     if (a.y_hat) write_tile(a.y_hat, a.y.type, position, count, to_y_hat);
     if (a.bits) write_tile(a.bits, kType, position, count, to_bits);
     if (a.by_v) write_tile(a.by_v, kType, position, count, to_v);

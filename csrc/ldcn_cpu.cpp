@@ -35,10 +35,7 @@ std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const 
                                                  bool need_mask, bool /*deterministic: it always is here*/) {
   const Tensor x = channels_adjacent(x_in), grad_y = channels_adjacent(grad_y_in);
   LdcnArguments a = arguments(x, offset, mask, kernel_size, stride, padding, dilation);
-  STD_TORCH_CHECK(grad_y.dim() == 4 && grad_y.size(0) == a.batch && grad_y.size(1) == a.channels &&
-                      grad_y.size(2) == a.out_height && grad_y.size(3) == a.out_width && grad_y.scalar_type() == x.scalar_type(),
-                  "ldcn_backward: grad_y must have the shape and dtype of ldcn's result");
-  a.grad_y = strided(grad_y, "grad_y");
+  read_grad_y(a, "ldcn", grad_y, x, a.channels);
   const ScalarType sum_type = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   const int64_t k = a.kernel_h * a.kernel_w;
   const LdcnKernel& kernel = DKIC_CHOSEN(ldcn_kernel);

@@ -11,7 +11,6 @@ namespace dkic::gpu {
 
 // Magnitudes are exponents: of a number below 2^e, e + kExponentBias; 0 of 0.
 constexpr int kExponentBias = 2048;
-constexpr unsigned kMagnitudeOfOne = kExponentBias + 1;
 
 template <class A>
 DKIC_DEVICE bool is_finite(A value) {
@@ -40,13 +39,14 @@ struct FixedExponents {
   int first, second;
 };
 
-// largest: the magnitudes of grad_y and mask.
+// largest: the magnitudes of grad_y and, where there is one, of mask.
 template <class A>
 DKIC_DEVICE FixedExponents fixed_exponents(const LdcnArguments& a, const unsigned (&largest)[2]) {
   // The limits of the exponents of finite numbers, and of those whose power of two, and second power, have inverses.
   constexpr int kMost = sizeof(A) == 8 ? 1024 : 128, kLimit = sizeof(A) == 8 ? 900 : 126;
   // One bit is for the rounding of weights and products.
-  const int below = int(largest[0] + largest[1]) - 2 * kExponentBias + 1;
+  const unsigned of_mask = a.mask.data ? largest[1] : kExponentBias + 1;
+  const int below = int(largest[0] + of_mask) - 2 * kExponentBias + 1;
   int contributions = 0;  // their number's logarithm, rounded up
   while ((int64_t(1) << contributions) < a.out_height * a.out_width * a.kernel_h * a.kernel_w) ++contributions;
   const int spare = 62 - contributions, exponent = spare - (below < kMost ? below : kMost);
@@ -80,15 +80,14 @@ struct FixedSum {
 };
 
 // What the kernels below share: sums (for double, first all sums and then all second ones) and grad_x begin at 0, NHWC without
-// gaps; largest: the magnitudes of grad_y and of mask (kMagnitudeOfOne where there is none).
+// gaps; largest: the magnitudes of grad_y and, where there is one, of mask.
 template <class T>
 struct FixedGradient {
+  int64_t count;  // of numbers
   long long* sums;
   T* grad_x;
   const unsigned* largest;
 };
-
-DKIC_DEVICE int64_t numbers_of_x(const LdcnArguments& a) { return a.batch * a.channels * a.height * a.width; }
 
 template <class T, class Thread>
 DKIC_DEVICE void ldcn_backward_x_fixed(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan,
@@ -97,7 +96,7 @@ DKIC_DEVICE void ldcn_backward_x_fixed(const Thread& thread, const LdcnArguments
   const FixedExponents exponents = fixed_exponents<A>(a, {to.largest[0], to.largest[1]});
   const A scale = std::ldexp(A(1), exponents.first), inverse = std::ldexp(A(1), -exponents.first);
   const A second_scale = sizeof(A) == 8 ? std::ldexp(A(1), exponents.second) : A(0);
-  ldcn_scatter<T>(thread, a, plan, FixedSum<T>{to.sums, to.sums + numbers_of_x(a), to.grad_x, scale, inverse, second_scale});
+  ldcn_scatter<T>(thread, a, plan, FixedSum<T>{to.sums, to.sums + to.count, to.grad_x, scale, inverse, second_scale});
 }
 
 // From the sums to grad_x.
@@ -106,34 +105,12 @@ DKIC_DEVICE void ldcn_round_fixed(const Thread& thread, const LdcnArguments& a, 
   using A = typename SumOf<T>::type;
   const FixedExponents exponents = fixed_exponents<A>(a, {to.largest[0], to.largest[1]});
   const A scale = std::ldexp(A(1), -exponents.first);
-  const int64_t count = numbers_of_x(a);
-  for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < count; i += thread.blocks() * kLdcnThreads) {
+  for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < to.count; i += thread.blocks() * kLdcnThreads) {
     if (!is_finite(A(to.grad_x[i]))) continue;
     A sum = A(to.sums[i]) * scale;
-    if constexpr (sizeof(A) == 8) sum += A(to.sums[count + i]) * std::ldexp(A(1), -exponents.second);
+    if constexpr (sizeof(A) == 8) sum += A(to.sums[to.count + i]) * std::ldexp(A(1), -exponents.second);
     to.grad_x[i] = T(sum);
   }
 }
 
 }  // namespace dkic::gpu
-
-#ifdef __CUDACC__
-namespace dkic::gpu {
-
-template <class A>
-__global__ void __launch_bounds__(kLdcnThreads)
-    ldcn_largest_kernel(Strided t, int64_t n, int64_t c, int64_t h, int64_t w, unsigned* largest) {
-  ldcn_largest<A>(CudaThread(), t, n, c, h, w, largest);
-}
-template <class T>
-__global__ void __launch_bounds__(kLdcnThreads, 3)
-    ldcn_backward_x_fixed_kernel(LdcnArguments a, LdcnPlan plan, FixedGradient<T> to) {
-  ldcn_backward_x_fixed<T>(CudaThread(), a, plan, to);
-}
-template <class T>
-__global__ void __launch_bounds__(kLdcnThreads) ldcn_round_fixed_kernel(LdcnArguments a, FixedGradient<T> to) {
-  ldcn_round_fixed<T>(CudaThread(), a, to);
-}
-
-}  // namespace dkic::gpu
-#endif

@@ -334,28 +334,3 @@ DKIC_DEVICE void ldcn_round(const Thread& thread, const float* sums, int64_t cou
 }
 
 }  // namespace dkic::gpu
-
-#ifdef __CUDACC__
-namespace dkic::gpu {
-
-// The second bound, blocks of an SM, leaves the forward 64 registers and the backward 80.
-template <class T, int V>
-__global__ void __launch_bounds__(kLdcnThreads, 4) ldcn_forward_kernel(LdcnArguments a, LdcnPlan plan) {
-  ldcn_forward<T, V>(CudaThread(), a, plan);
-}
-template <class T, int V>
-__global__ void __launch_bounds__(kLdcnThreads, 3) ldcn_backward_samples_kernel(LdcnArguments a, LdcnPlan plan) {
-  ldcn_backward_samples<T, V>(CudaThread(), a, plan);
-}
-template <class T>
-__global__ void __launch_bounds__(kLdcnThreads, 3)
-    ldcn_backward_x_kernel(LdcnArguments a, LdcnPlan plan, typename SumOf<T>::type* sums) {
-  ldcn_backward_x<T>(CudaThread(), a, plan, sums);
-}
-template <class T>
-__global__ void __launch_bounds__(kLdcnThreads) ldcn_round_kernel(const float* sums, int64_t count, T* to) {
-  ldcn_round<T>(CudaThread(), sums, count, to);
-}
-
-}  // namespace dkic::gpu
-#endif

@@ -8,7 +8,8 @@
 namespace dkic::gpu {
 
 constexpr int kLdcnThreads = 256;  // of a block
-constexpr int kLdcnTaps = 1024;    // whose arithmetic a block keeps at once: 24 KB, of which an SM of 100 KB holds four
+// Taps whose arithmetic a block keeps at once, half as many in double: 24 KB or 20, of which an SM of 100 KB holds four.
+constexpr int kLdcnTaps = 1024;
 
 // A block has one group's channels at kLdcnThreads / lanes positions, which lie in a tile: its samples overlap most so.
 struct LdcnPlan {
@@ -48,7 +49,7 @@ inline LdcnPlan ldcn_plan(const LdcnArguments& a, int vector, int sum_size) {
   plan.tile_width = 1;
   while (plan.tile_width * plan.tile_width < positions) plan.tile_width *= 2;
   plan.tile_height = positions / plan.tile_width;
-  const int most = kLdcnTaps / positions;
+  const int most = kLdcnTaps / positions / (sum_size / 4);
   plan.chunk = k < most ? int(k) : most;
   plan.tile_rows = (a.out_height + plan.tile_height - 1) / plan.tile_height;
   plan.tile_columns = (a.out_width + plan.tile_width - 1) / plan.tile_width;

@@ -142,10 +142,12 @@ inline Vector<float, 16> exchange_quarters(Vector<float, 16> v) {
 }
 inline Vector<float, 16> load_exchanged(const bfloat16* p) {
   const __m512i twice = _mm512_maskz_broadcast_i64x4(0xff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  // clang-format off
   const Vector<int8_t, 64> from = {-1, -1, 0, 1, -1, -1, 2,  3,  -1, -1, 4,  5,  -1, -1, 6,  7,
                                    -1, -1, 0, 1, -1, -1, 2,  3,  -1, -1, 4,  5,  -1, -1, 6,  7,
                                    -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15,
                                    -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15};
+  // clang-format on
   return bit_cast<Vector<float, 16>>(_mm512_shuffle_epi8(twice, bit_cast<__m512i>(from)));
 }
 #endif
@@ -299,76 +301,6 @@ inline bool any(const V& mask) {
   for (const uint64_t word : words) found |= word;
   return found != 0;
 }
-
-// What a comparison gives, lane by lane. Where vectors have mask registers it stays in one: GCC's own comparisons fetch it from there
-// into a vector, and test the vector again at each use (a fifth of gaussian_bits' instructions).
-template <class T, int W>
-struct Mask {
-  using V = Vector<T, W>;
-#if defined(__AVX512F__)
-  static constexpr bool kRegister = W * sizeof(T) == 64;
-#else
-  static constexpr bool kRegister = false;
-#endif
-  using Lanes = typename Either<kRegister, uint16_t, Vector<typename IntOf<T>::type, W>>::type;
-  static constexpr uint16_t kAll = uint16_t((1u << W) - 1);
-  Lanes lanes;
-
-  static Mask less(V a, V b) {
-#if defined(__AVX512F__)
-    if constexpr (kRegister && sizeof(T) == 4) return {_mm512_cmp_ps_mask(bit_cast<__m512>(a), bit_cast<__m512>(b), _CMP_LT_OQ)};
-    if constexpr (kRegister && sizeof(T) == 8) return {_mm512_cmp_pd_mask(bit_cast<__m512d>(a), bit_cast<__m512d>(b), _CMP_LT_OQ)};
-#endif
-    if constexpr (!kRegister) return {a < b};
-  }
-  static Mask equal(V a, V b) {
-#if defined(__AVX512F__)
-    if constexpr (kRegister && sizeof(T) == 4) return {_mm512_cmp_ps_mask(bit_cast<__m512>(a), bit_cast<__m512>(b), _CMP_EQ_OQ)};
-    if constexpr (kRegister && sizeof(T) == 8) return {_mm512_cmp_pd_mask(bit_cast<__m512d>(a), bit_cast<__m512d>(b), _CMP_EQ_OQ)};
-#endif
-    if constexpr (!kRegister) return {a == b};
-  }
-  Mask operator&(Mask other) const { return {Lanes(lanes & other.lanes)}; }
-  Mask operator~() const {
-    if constexpr (kRegister) return {uint16_t(~lanes & kAll)};
-    else return {~lanes};
-  }
-  bool any() const {
-    if constexpr (kRegister) return lanes != 0;
-    else return dkic::DKIC_ISA::any(lanes);
-  }
-  V choose(V yes, V no) const {
-#if defined(__AVX512F__)
-    if constexpr (kRegister && sizeof(T) == 4)
-      return bit_cast<V>(_mm512_mask_blend_ps(lanes, bit_cast<__m512>(no), bit_cast<__m512>(yes)));
-    if constexpr (kRegister && sizeof(T) == 8)
-      return bit_cast<V>(_mm512_mask_blend_pd(uint8_t(lanes), bit_cast<__m512d>(no), bit_cast<__m512d>(yes)));
-#endif
-    if constexpr (!kRegister) return lanes ? yes : no;
-  }
-};
-
-// a * b + c with one rounding, where the machine has it: whole vectors only.
-#if defined(__FMA__)
-inline constexpr bool kFused = true;
-template <class T, int W>
-inline Vector<T, W> fused(Vector<T, W> a, Vector<T, W> b, Vector<T, W> c) {
-  static_assert(W * sizeof(T) == kVectorBytes);
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    return bit_cast<Vector<T, W>>(_mm512_fmadd_ps(bit_cast<__m512>(a), bit_cast<__m512>(b), bit_cast<__m512>(c)));
-  else
-    return bit_cast<Vector<T, W>>(_mm512_fmadd_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b), bit_cast<__m512d>(c)));
-#else
-  if constexpr (sizeof(T) == 4)
-    return bit_cast<Vector<T, W>>(_mm256_fmadd_ps(bit_cast<__m256>(a), bit_cast<__m256>(b), bit_cast<__m256>(c)));
-  else
-    return bit_cast<Vector<T, W>>(_mm256_fmadd_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b), bit_cast<__m256d>(c)));
-#endif
-}
-#else
-inline constexpr bool kFused = false;
-#endif
 
 // Asks for the cache lines of count elements, into the second-level cache: the first is too small to keep what is not needed at
 // once (ldcn's forward took 12.4 ms with it as the aim, and 11.4 ms so).

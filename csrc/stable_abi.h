@@ -35,8 +35,9 @@ inline Scalar scalar_of(const Tensor& t, const char* name) {
   }
 }
 
-inline Strided strided(const Tensor& t, const char* name) {
-  STD_TORCH_CHECK(t.dim() == 4 && t.is_cpu(), name, " must be a 4-d tensor on the CPU");
+// on: where the op's tensors are.
+inline Strided strided(const Tensor& t, const char* name, const torch::stable::Device& on) {
+  STD_TORCH_CHECK(t.dim() == 4 && t.device() == on, name, " must be a 4-d tensor on the op's device");
   return {t.const_data_ptr(), scalar_of(t, name), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
 }
 

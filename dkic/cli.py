@@ -1,4 +1,4 @@
-"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`.
+"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `allocate`.
 
 Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
 """
@@ -32,6 +32,9 @@ def _set_threads(_context: click.Context, _parameter: click.Parameter, threads: 
 THREADS = click.option(
     "--threads", type=click.IntRange(1, 256), callback=_set_threads, expose_value=False, help="CPU threads; all cores by default."
 )
+
+
+_FILE = click.Path(path_type=Path)
 
 
 def main() -> None:
@@ -207,6 +210,9 @@ def demo(out: str) -> None:
 @cli.command(short_help="Train on photographs.")
 @click.argument("folder", metavar="DIR")
 @click.option("--out", required=True, metavar="RUN", help="Folder for checkpoint, log and weights.")
+@click.option("--config", type=_FILE, help="A recipe (YAML), for LPIPS and a discriminator, instead of options.")
+@click.option("--start-from", type=_FILE, help="With --config: another RUN/warmed_up.pt, in place of the first stage.")
+@click.option("--lpips-backbone", type=_FILE, help="With --config: the file of LPIPS' ImageNet weights.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
 @click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="Weight of the MSE, after the warm-up.")
 @click.option("--steps", type=int, default=100_000, show_default=True, help="Length of the learning-rate schedule.")
@@ -221,9 +227,21 @@ def demo(out: str) -> None:
 @THREADS
 @click.pass_context
 def train(
-    context: click.Context, folder: str, out: str, minutes: float | None, quality: int, resume: bool, **options: Any
+    context: click.Context,
+    folder: str,
+    out: str,
+    config: Path | None,
+    start_from: Path | None,
+    lpips_backbone: Path | None,
+    minutes: float | None,
+    quality: int,
+    resume: bool,
+    **options: Any,
 ) -> None:
-    """Train on the photographs in DIR for rate and mean squared error: loss = bpp + lambda * 255^2 * MSE."""
+    """Train on the photographs in DIR.
+
+    For rate and mean squared error, loss = bpp + lambda * 255^2 * MSE; or as the recipe in a --config says.
+    """
     from dkic.training.train import TrainingFailed, settings_of, train_folder
 
     given = {
@@ -233,13 +251,60 @@ def train(
     }
     if options["warmup_steps"] is None:
         options["warmup_steps"] = options["steps"] // 4
-    settings = settings_of(Path(out), options, given, resume)
+    settings = settings_of(Path(out), options, given, resume, config)
     try:
-        weights = train_folder(Path(folder), settings, Path(out), quality=quality, resume=resume, minutes=minutes, log=click.echo)
+        weights = train_folder(
+            Path(folder),
+            settings,
+            Path(out),
+            quality=quality,
+            resume=resume,
+            minutes=minutes,
+            start_from=start_from,
+            lpips_backbone=lpips_backbone,
+            log=click.echo,
+        )
     except TrainingFailed as error:
         click.echo(f"dkic: {error}", err=True)
         sys.exit(1)
     click.echo(f"{weights}: try it with `dkic compress photo.png -o photo.dkic --model {weights}`")
+
+
+@cli.command(short_help="Choose a quality for each picture within a budget.")
+@click.argument("table", metavar="TABLE", type=click.Path(path_type=Path))
+@click.option("--target-bpp", type=float, metavar="BPP", help="Budget: all bits divided by all pixels.")
+@click.option("--mean", is_flag=True, help="With --target-bpp: the mean of the pictures' own bits per pixel.")
+@click.option("--total-bytes", type=float, metavar="N", help="Budget: the sum of all bytes.")
+@click.option("-o", "--out", required=True, metavar="PLAN", type=click.Path(path_type=Path), help="A CSV file.")
+@click.option("--distortion", default="lpips", show_default=True, help="The column whose sum is to be the least.")
+@click.option("--min-quality", type=float, help="The least quality that any picture gets.")
+@click.option("--max-bytes", type=float, help="The most bytes that any picture takes.")
+@click.option("--max-distortion", type=float, help="The most distortion that any picture gets.")
+@click.option("--gap", type=float, default=1e-6, show_default=True, help="How far from the optimum, relative; 0 for it.")
+@click.option("--time-limit", type=float, metavar="SECONDS", help="Stop the solver after this time, with the gap it has.")
+@FORCE
+def allocate(table: Path, target_bpp: float | None, mean: bool, total_bytes: float | None, out: Path, **options: Any) -> None:
+    """Choose a quality for each picture, for the least distortion within a budget, with a proof.
+
+    TABLE, CSV or Parquet, has a row for each picture and quality, with the columns image, quality, bytes, lpips (or what
+    --distortion names), and pixels, or width and height. PLAN gets the row that is chosen of each picture.
+    """
+    from dkic.allocation.table import plan
+
+    if (target_bpp is None) == (total_bytes is None):
+        raise click.UsageError("give either --target-bpp or --total-bytes")
+    if mean and target_bpp is None:
+        raise click.UsageError("--mean goes with --target-bpp")
+    if out.suffix.lower() != ".csv":
+        raise click.UsageError(f"-o: the plan is CSV, so its name must end in .csv, and is {out}")
+    if _identity(out) is not None and _identity(out) == _identity(table):
+        raise click.UsageError(f"-o: {out} is the table itself")
+    kind, budget = ("mean_bpp" if mean else "total_bpp", target_bpp) if total_bytes is None else ("total_bytes", total_bytes)
+    try:
+        _print(plan(table, out, kind=kind, budget=budget, **options))
+    except DkicError as error:
+        click.echo(f"dkic: {error}", err=True)
+        sys.exit(1)
 
 
 def _targets(inputs: tuple[str, ...], out: str, suffix: str) -> list[Path]:

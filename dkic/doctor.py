@@ -100,12 +100,16 @@ def _cpu_kernels() -> str:
 
 
 def _ops() -> list[Finding]:
-    """Of every op, the backends that run here, and why others do not. The GPU's may be missing in a healthy installation."""
+    """The CUDA kernels; and of every op, the backends that run here, and why others do not.
+
+    A GPU's may be missing in a healthy installation.
+    """
     try:
         from dkic.ops import backends
     except (ImportError, OSError, AttributeError):
         return []  # the line about torch says why
-    lines = []
+    built = f"built for GPUs of compute capability {' '.join(backends.cuda_build().get('architectures', []))}"
+    lines = [Finding("CUDA kernels", backends.load_cuda() or built)]
     for op, names in backends.OPS.items():
         reasons = {name: backends.missing(name) for name in names}
         lines.append(Finding(op, "; ".join(f"{name}: {reason or 'runs'}" for name, reason in reasons.items())))

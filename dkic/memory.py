@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
     """Lets this process use freed memory again, whatever its size, in the place of asking the system anew.
 
     By default glibc takes every block above 32 MB from the system and gives it back when it is freed. Each of its pages then
-    costs a fault at the next use: at 2048x2048 half of the time of coding a picture. The `dkic` command calls this first; call it
+    costs a fault at the next use: at 2048x2048 half of the time of coding a picture. The `dkic` command calls this; call it
     at the start of a program of your own that codes or trains on large pictures. The process then holds on to the most memory it
     ever used at once, and may need more at the peak, since blocks of different sizes don't always fit into each other's gaps.
 

@@ -26,6 +26,9 @@ RESULTS = [
     entry("an op", "dkic", 0.004, gb_per_s=12.345, share_of_copy_bandwidth=0.5),
     entry("coding", "its peer", 2e-5, bytes=102, over_ideal=0.01),
     entry("coding", "dkic", 4e-5, bytes=101, over_ideal=0.001),
+    entry("solving", "stopped", 5.0, gap=None),
+    entry("solving", "near", 5.0, gap=0.0123),
+    entry("solving", "dkic", 0.5, gap=0.0),
     entry("alone", "dkic", 1.5, peak_memory=1_234_000_000),
     entry("a peer alone", "its peer", 1.0),
     # 0.25 s + 1 s a megapixel
@@ -60,16 +63,18 @@ def test_the_table_and_the_charts(report, tmp_path):
     table, after = rest.split("<!-- /benchmarks -->")
     assert (before, after) == ("before\n", "\nafter\n")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
-    assert rows[2:7] == [
+    assert rows[2:9] == [
         ["an op", "4.00 ms", "12.3 GB/s, 50% of a large copy's", "its peer 500 ms", "125x"],
         ["", "", "", "a floor 1.00 ms", "0.25x"],
         ["coding", "40.0 µs", "101 bytes; +0.10% over the ideal", "its peer 20.0 µs (102 bytes; +1.00% over the ideal)", "0.5x"],
+        ["solving", "500 ms", "optimal", "stopped 5.00 s (nothing found)", "10x"],
+        ["", "", "", "near 5.00 s (gap 0.01)", "10x"],
         ["alone", "1.50 s", "peak memory 1.23 GB", "", ""],
         ["work", "a", "b, per megapixel", "largest deviation (at most 25% wanted)"],
     ]
-    assert rows[8] == ["straight", "250 ms", "1.00 s", "0%"]
-    assert rows[9][0] == "bent" and 25 < int(rows[9][3].rstrip("%")) < 50
-    assert len(rows) == 10 and "old" not in text and "a peer alone" not in text and "too few" not in text
+    assert rows[10] == ["straight", "250 ms", "1.00 s", "0%"]
+    assert rows[11][0] == "bent" and 25 < int(rows[11][3].rstrip("%")) < 50
+    assert len(rows) == 12 and "old" not in text and "a peer alone" not in text and "too few" not in text
     assert "Medians on A CPU, 2 threads, torch 9.9.9, commit abcdef0:" in table
     # What is kept says the same.
     assert report(json.loads((tmp_path / "charts" / "results.json").read_text())["benchmarks"], README).returncode == 0

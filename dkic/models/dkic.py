@@ -5,23 +5,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dkic.entropy.quantization import SCALE_INDEX_MAX, round_ste, scale_of_index
+from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, round_ste, scale_of_index
 from dkic.models.analysis import Analysis
 from dkic.models.config import ModelConfig
 from dkic.models.hyperprior import FactorizedPrior, HyperAnalysis, HyperSynthesis
 from dkic.models.slice_context import Cells, SliceContext, take_cells
 from dkic.models.synthesis import Synthesis
-from dkic.ops.reference import gaussian_bits
+from dkic.ops import gaussian_likelihood
 
 # The picture is padded to a multiple of this: the latent is at 1/16, and z at a quarter of that.
 SIZE_MULTIPLE = 64
 
 
 class TrainingOutput(NamedTuple):
-    """x_hat `[N, 3, H, W]`; bits of every picture `[N]` (y and z together), differentiable."""
+    """What a step of training needs.
+
+    x_hat: `[N, 3, H, W]`, in [0, 1] once clamped.
+    bits: of every picture `[N]`, y's and z's together, with noise in place of rounding; differentiable.
+    quantized_bits: the same of what a file would hold, without gradient.
+    y_hat: `[N, M, H/16, W/16]`, what x_hat was made from.
+    """
 
     x_hat: Tensor
     bits: Tensor
+    quantized_bits: Tensor
+    y_hat: Tensor
 
 
 class DKIC(nn.Module):
@@ -50,16 +58,22 @@ class DKIC(nn.Module):
         y = self.g_a(x)
         z = self.h_a(y)
         bits = self.prior.bits(_noisy(z, generator)).sum((1, 2, 3))
+        with torch.no_grad():
+            quantized_bits = self.prior.bits(z.round()).sum((1, 2, 3))
 
         def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
-            nonlocal bits
-            residual = take_cells(y[:, channels], cells) - mean
-            scale = scale_of_index(scale_index.clamp(0, SCALE_INDEX_MAX))
-            bits = bits + gaussian_bits(_noisy(residual, generator), scale).sum((1, 2, 3))
+            nonlocal bits, quantized_bits
+            part = take_cells(y[:, channels], cells)
+            residual, scale = part - mean, scale_of_index(scale_index.clamp(0, SCALE_INDEX_MAX))
+            noisy = gaussian_likelihood(residual, scale, quantize="noise", generator=generator, reduction="sum")[1]
+            bits = bits + noisy
+            with torch.no_grad():
+                coded_residual, coded_scale = part - coded_mean(mean), scale_of_index(coded_index(scale_index).float())
+                quantized_bits += gaussian_likelihood(coded_residual, coded_scale, quantize="round", reduction="sum")[1]
             return round_ste(residual) + mean
 
         y_hat = self.context(self.h_s(round_ste(z)), visit)
-        return TrainingOutput(self.g_s(y_hat), bits)
+        return TrainingOutput(self.g_s(y_hat), bits, quantized_bits, y_hat)
 
 
 def _noisy(t: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -1,6 +1,8 @@
 """Which backends an op has and which of them run here; where one does not, the sentence that says why and what repairs it."""
 
 import ctypes
+import json
+import re
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,17 +11,18 @@ from pathlib import Path
 import torch
 
 OPS = {
-    "ldcn": ("cpu",),
+    "ldcn": ("cpu", "cuda"),
     "deform_conv2d": ("cpu", "triton"),
     "gaussian_likelihood": ("cpu", "triton"),
     "gaussian_symbols": ("cpu", "triton"),
 }
-DEVICES = {"cpu": "cpu", "triton": "cuda"}  # the type of the tensors that a backend takes
+DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # the type of the tensors that a backend takes
 _chosen: dict[str, str] = {}
 
 NATIVE = Path(__file__).resolve().parents[1] / "_native"
 CAPABILITIES = ("default", "avx2", "avx512")
 REBUILD = "build it with `python3 -m pip install -e .` in dkic's source folder (a C++20 compiler is needed)"
+REBUILD_CUDA = "build dkic with `python3 -m pip install -e .` in its source folder"
 
 
 @cache
@@ -43,16 +46,69 @@ def cpu_capability(library: Path) -> str:
     return query().decode()
 
 
-@cache
-def find_triton() -> str | None:
-    """Whether Triton's kernels can run here: None, else the reason as a sentence. Compiles nothing."""
+def find_gpu() -> str | None:
+    """Whether torch can use a GPU here: None, else the reason as a sentence."""
     if not torch.version.cuda:
         return f"torch {torch.__version__} is built without CUDA: install a CUDA build, as https://pytorch.org/get-started tells."
-    if find_spec("triton") is None:
-        return "triton, which dkic's GPU kernels are written in, is not installed: run `python3 -m pip install triton`."
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no CUDA GPU: check with `nvidia-smi` that there is one and that its driver works."
     return None
+
+
+@cache
+def find_triton() -> str | None:
+    """Whether Triton's kernels can run here: None, else the reason as a sentence. Compiles nothing."""
+    if reason := find_gpu():
+        return reason
+    if find_spec("triton") is None:
+        return "triton, which dkic's GPU kernels are written in, is not installed: run `python3 -m pip install triton`."
+    return None
+
+
+def cuda_build() -> dict:
+    """What the build noted of the CUDA kernels: their "architectures"; or the "reason" why there are none, and the "repair"."""
+    try:
+        return json.loads((NATIVE / "cuda_build.json").read_text())
+    except FileNotFoundError:
+        return {}
+
+
+@cache
+def load_cuda() -> str | None:
+    """Load the CUDA kernels once, which needs no GPU. Returns None when they work, else the reason as a sentence."""
+    path = NATIVE / "libdkic_cuda.so"
+    if not path.exists():
+        build = cuda_build()
+        reason = f" ({build['reason']}): {build['repair']}, then" if "reason" in build else ":"
+        return f"dkic's CUDA kernels are not built{reason} {REBUILD_CUDA}."
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"dkic's CUDA kernels do not load into torch {torch.__version__} ({error}): {REBUILD_CUDA}."
+    return None
+
+
+@cache
+def find_cuda(index: int | None = None) -> str | None:
+    """Whether the CUDA kernels run on a GPU, the current one without an index: None, else the reason as a sentence."""
+    if reason := load_cuda() or find_gpu():
+        return reason
+    capability = torch.cuda.get_device_capability(index)
+    built = cuda_build().get("architectures", [])
+    if any(_runs_on(architecture, capability) for architecture in built):
+        return None
+    return (
+        f"dkic's CUDA kernels are built for compute capability {' '.join(built)}, and {torch.cuda.get_device_name(index)} has "
+        f"{'{}.{}'.format(*capability)}: set TORCH_CUDA_ARCH_LIST to the latter, and {REBUILD_CUDA}."
+    )
+
+
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether code for an architecture, as TORCH_CUDA_ARCH_LIST spells it, runs on GPUs of a compute capability."""
+    major, minor = map(int, re.findall(r"\d+", architecture))
+    if "a" in architecture:
+        return capability == (major, minor)
+    return capability >= (major, minor) and (capability[0] == major or architecture.endswith("+PTX"))
 
 
 def triton_kernels(op: str):
@@ -62,8 +118,10 @@ def triton_kernels(op: str):
     return import_module(f"dkic.ops.{op}_triton")
 
 
-def missing(backend: str) -> str | None:
-    """None where a backend, one of DEVICES, works here, else the reason as a sentence."""
+def missing(backend: str, device: torch.device | None = None) -> str | None:
+    """None where a backend, one of DEVICES, works here (on a device), else the reason as a sentence."""
+    if backend == "cuda":
+        return find_cuda(device.index if device else None)
     return {"cpu": load_cpu, "triton": find_triton}[backend]()
 
 
@@ -74,7 +132,7 @@ def set_backend(op: str, backend: str | None) -> None:
 
     Args:
         op: "ldcn", "deform_conv2d", "gaussian_likelihood" or "gaussian_symbols".
-        backend: "cpu" or "triton"; None: again whichever takes the device of the tensors.
+        backend: "cpu", "cuda" or "triton"; None: again whichever takes the device of the tensors.
 
     Raises:
         ValueError: there is no such op, or it has no such backend.
@@ -105,4 +163,4 @@ def why_not(op: str, device: torch.device) -> str | None:
             f"dkic.ops.{op} is set to its {chosen} backend, which does not take {device.type} tensors; "
             f'move them, or call dkic.ops.set_backend("{op}", None).'
         )
-    return missing(chosen)
+    return missing(chosen, device)

@@ -1,4 +1,5 @@
-"""Bits of a unit bin under a Gaussian, and their derivatives, for Triton kernels: the formulas of csrc/gaussian_bits.h.
+"""Bits of a unit bin under a Gaussian, and their derivatives, for Triton kernels: the formulas of csrc/gaussian_bits.h, but for
+narrow bins, whose series here is of the probability and not of its logarithm.
 
 A program works all three ways (narrow, tail, centre) out for all its elements and selects: branches would diverge within a warp.
 Divisions that reach the result are rounded to nearest, since Triton's own float32 division is two last digits off, and

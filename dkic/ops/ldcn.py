@@ -35,7 +35,11 @@ def ldcn(
 
     offset and mask may have another floating dtype than x. Positions and sums are float32 (float64 where x is float64). Outside
     the image x is 0; a sample at or beyond -1 or H (W) is 0 as a whole, and so are its gradients (at exactly -1 torchvision gives
-    offset the gradient of the inner side). The result on the CPU does not depend on the number of threads.
+    offset the gradient of the inner side). Results on the CPU do not depend on the number of threads.
+
+    On CUDA the gradient of x is summed by atomics, and its last bits vary from run to run. Under
+    `torch.use_deterministic_algorithms(True)` the sums are of 64-bit integers (for float64, two for each number), which are
+    the same in whatever order they are made: so is every result, to the bit.
 
     Returns:
         y `[N, C, Ho, Wo]` in the dtype of x, channels_last.
@@ -95,13 +99,23 @@ torch.library.register_autograd("dkic::ldcn", _backward, setup_context=_setup_co
 torch.library.register_autograd("dkic::ldcn_backward", _no_double_backward, lib=library)
 
 
-@torch.library.impl(library, "ldcn", "AutocastCPU")
-def _autocast_cpu(x, offset, mask, kernel_size, stride, padding, dilation):
-    # offset and mask keep their dtype: bfloat16 positions would move in steps of whole pixels beyond 256.
-    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
-        if x.dtype == torch.float32:
-            x = x.to(torch.get_autocast_dtype("cpu"))
-        return torch.ops.dkic.ldcn(x, offset, mask, kernel_size, stride, padding, dilation)
+def _register_autocast(device: str, key: str) -> None:
+    @torch.library.impl(library, "ldcn", key)
+    def _autocast(x, offset, mask, kernel_size, stride, padding, dilation):
+        # offset and mask keep their dtype: bfloat16 positions would move in steps of whole pixels beyond 256.
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
+            if x.dtype == torch.float32:
+                x = x.to(torch.get_autocast_dtype(device))
+            return torch.ops.dkic.ldcn(x, offset, mask, kernel_size, stride, padding, dilation)
 
 
-backends.load_cpu()  # ops must be registered before they are first traced; a missing library is reported when it is used
+_register_autocast("cpu", "AutocastCPU")
+_register_autocast("cuda", "AutocastCUDA")
+
+# Ops must be registered before they are first traced; a missing library is reported when it is used.
+backends.load_cpu()
+if _without_cuda := backends.load_cuda():
+    # A compiled program gets here without the checks above.
+    @torch.library.impl(library, "ldcn", "CUDA")
+    def _no_cuda(*arguments):
+        raise RuntimeError(_without_cuda)

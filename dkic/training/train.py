@@ -1,39 +1,27 @@
-"""Training for rate and mean squared error: `dkic train`.
+"""Training, `dkic train`: for rate and mean squared error here; by a recipe, see stages.py."""
 
-Everything random is drawn from (seed, step), so a checkpoint needs no generator state: resuming continues exactly.
-"""
-
-import contextlib
-import io
 import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from dkic.errors import DkicError
-from dkic.models import DKIC, PRESETS
-from dkic.models.config import ModelConfig
+from dkic.models import PRESETS
 from dkic.models.weights_file import save_weights
-from dkic.output_file import reason, write_atomically
+from dkic.output_file import reason
 from dkic.training.photos import PhotoFolder
+from dkic.training.run import CHECKPOINT, Run, StepResult, TrainingFailed, psnr_of, run_steps
 
-CHECKPOINT = "checkpoint.pt"
-SAVE_EVERY = 200  # steps
+if TYPE_CHECKING:  # it needs the extra [train], which training for MSE does not
+    from dkic.training.recipe import Recipe
 
 # Rate that presses from the first step leaves whole dimensions uncoded: a `tiny` run at lambda 0.0067 had no red-green axis after
 # 3,800 steps (a held-out photograph of autumn leaves at 21.0 dB); 1,600 steps at 0.05 from there brought it in (29.3 dB).
 WARMUP_FACTOR = 8
-
-
-class TrainingFailed(DkicError):
-    """A run that had begun can't go on: a loss that is not finite, a full disk."""
 
 
 @dataclass(frozen=True)
@@ -71,122 +59,127 @@ class TrainSettings:
         if not 0 <= self.seed < 2**32:
             raise DkicError(f"--seed must be at least 0 and below 2^32, not {self.seed}")
 
-
-@dataclass(frozen=True)
-class StepResult:
-    """One step's figures, over its batch: loss, rate in bits per pixel, PSNR in dB."""
-
-    step: int
-    loss: float
-    bpp: float
-    psnr: float
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
-class Trainer:
-    """Model, optimiser and step counter of a run.
+class Trainer(Run):
+    """Of the model for rate and mean squared error alone."""
 
-    Args:
-        settings: see TrainSettings.
-        photos: where crops come from.
-    """
+    kind, advice = "settings", "--lr"
+    settings: TrainSettings
 
     def __init__(self, settings: TrainSettings, photos: PhotoFolder) -> None:
-        self.settings, self.photos, self.step = settings, photos, 0
-        torch.manual_seed(settings.seed)
-        self.config: ModelConfig = PRESETS[settings.preset]
-        self.model = DKIC(self.config).to(memory_format=torch.channels_last)
+        super().__init__(settings, photos)
+        self.steps = settings.steps
         self.optimizer = torch.optim.Adam(self.model.parameters(), settings.learning_rate)
+        self.parts["optimizer"] = self.optimizer
 
     def train_step(self) -> StepResult:
-        """One step of Adam. A loss or gradient that is not finite raises TrainingFailed before anything is changed."""
         s = self.settings
-        x = self.photos.batch(s.batch, s.seed, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = s.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / s.steps))))
-        generator = torch.Generator().manual_seed(s.seed * 1_000_003 + self.step)
-        out = self.model(x, generator)
+        x, out = self.batch()
         bpp = out.bits.sum() / x[:, 0].numel()
         mse = (out.x_hat - x).square().mean()
         lambda_ = s.lambda_ * (WARMUP_FACTOR if self.step < s.warmup_steps else 1)
         loss = bpp + lambda_ * 255**2 * mse
-        if not math.isfinite(loss.item()):
-            raise TrainingFailed(f"the loss became {loss.item()} at step {self.step}; train anew with a lower --lr")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
-        if not norm.isfinite():
-            raise TrainingFailed(f"the gradient became {norm.item()} at step {self.step}; train anew with a lower --lr")
+        self.gradients(loss, self.model, self.optimizer)
         self.optimizer.step()
         self.step += 1
-        return StepResult(self.step, loss.item(), bpp.item(), -10 * math.log10(max(mse.item(), 1e-10)))
+        return StepResult(self.step, loss.item(), bpp.item(), psnr_of(mse))
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all."""
-        state = {
-            "settings": asdict(self.settings),
-            "config": self.config.to_dict(),
-            "photos": self.photos.fingerprint,
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        content = io.BytesIO()  # into a file, torch.save would tell a full disk by a RuntimeError
-        torch.save(state, content)
-        write_atomically(path, content.getvalue(), force=True)
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's contents (see load_checkpoint)."""
-        if state["photos"] != self.photos.fingerprint:
-            raise DkicError("the folder holds other photographs than those that the run began with, so it can't continue exactly")
-        try:
-            if state["config"] != self.config.to_dict():
-                raise ValueError("another shape")
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise DkicError(f"the checkpoint does not fit {self.settings.preset} as this version of dkic has it") from error
-        self.step = state["step"]
+    def about(self) -> dict[str, Any]:
+        s = self.settings
+        about = {"lambda": s.lambda_, "steps": self.step, "batch": s.batch, "crop": s.crop}
+        return about | {"warmup_steps": s.warmup_steps, "seed": s.seed}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's contents; what is not one is a DkicError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if set(state) != {"settings", "config", "photos", "step", "model", "optimizer"}:
+        if not {"config", "photos", "step", "model", "optimizer"} <= set(state):
             raise ValueError("other contents")
-        TrainSettings(**state["settings"])
+        _settings_in(state)
         return state
     except FileNotFoundError:
-        raise DkicError(f"{path}: no checkpoint there to resume from") from None
+        raise DkicError(f"{path}: no checkpoint there to go on from") from None
+    except DkicError as error:
+        raise DkicError(f"{path}: {error}") from None
     except Exception as error:  # torch.load raises half a dozen types for a damaged file
         raise DkicError(f"{path}: not a dkic training checkpoint ({type(error).__name__})") from error
 
 
-def settings_of(out: Path, options: Mapping[str, Any], given: Mapping[str, Any], resume: bool) -> TrainSettings:
-    """Settings of a new run from its options; of a resumed one from its checkpoint, where only `steps` may be given anew."""
+def _settings_in(state: Mapping[str, Any]) -> "TrainSettings | Recipe":
+    if "recipe" not in state:
+        return TrainSettings(**state["settings"])
+    _need_train_extra()
+    from dkic.training.recipe import Recipe
+
+    return Recipe.of(state["recipe"])
+
+
+def settings_of(
+    out: Path, options: Mapping[str, Any], given: Mapping[str, Any], resume: bool, config: Path | None = None
+) -> "TrainSettings | Recipe":
+    """Settings of a new run, from its options or the recipe in `config`; of a resumed one, from its checkpoint.
+
+    given: the options that were not left at their defaults. With a recipe there may be none; of those that a resumed
+    run began with, only `steps` may change.
+    """
+    if config is not None and given:
+        raise DkicError(f"{_option(min(given))} can't be given with --config: {config} says it all")
+    recipe = None
+    if config is not None:
+        _need_train_extra()
+        from dkic.training.recipe import read_recipe
+
+        recipe = read_recipe(config)
     if not resume:
-        return TrainSettings(**options)
-    kept = TrainSettings(**load_checkpoint(out / CHECKPOINT)["settings"])
+        return recipe or TrainSettings(**options)
+    kept = _settings_in(load_checkpoint(out / CHECKPOINT))
+    if not isinstance(kept, TrainSettings):
+        if given:
+            raise DkicError(f"{_option(min(given))} can't be given: {out} was begun with a recipe, and keeps it")
+        if recipe not in (None, kept):
+            raise DkicError(f"{config} is not the recipe that {out} was begun with; a resumed run keeps it")
+        return kept
+    if recipe is not None:
+        raise DkicError(f"--config: {out} was begun without a recipe; a resumed run keeps its settings")
     for field in fields(kept):
         if field.name != "steps" and field.name in given and given[field.name] != getattr(kept, field.name):
-            option = {"lambda_": "lambda", "learning_rate": "lr", "warmup_steps": "warmup-steps"}.get(field.name, field.name)
-            raise DkicError(f"--{option} was {getattr(kept, field.name)} in {out}; a resumed run keeps it")
+            raise DkicError(f"{_option(field.name)} was {getattr(kept, field.name)} in {out}; a resumed run keeps it")
     return replace(kept, steps=given.get("steps", kept.steps))
+
+
+def _option(name: str) -> str:
+    """The command's option for a setting."""
+    return "--" + {"lambda_": "lambda", "learning_rate": "lr", "warmup_steps": "warmup-steps"}.get(name, name)
+
+
+def _need_train_extra() -> None:
+    for module in ("pydantic", "yaml", "lpips", "torchvision"):
+        if find_spec(module) is None:
+            raise DkicError(f"training by a recipe needs {module}: pip install 'dkic[train]'")
 
 
 def train_folder(
     folder: Path,
-    settings: TrainSettings,
+    settings: "TrainSettings | Recipe",
     out: Path,
     *,
     quality: int = 1,
     resume: bool = False,
     minutes: float | None = None,
+    start_from: Path | None = None,
+    lpips_backbone: Path | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train until settings.steps are done, `minutes` are over or Ctrl-C; returns the weights file written into `out`.
+    """Train until all steps are done, `minutes` are over or Ctrl-C; returns the weights file written into `out`.
 
-    `out` also gets checkpoint.pt, every 200 steps and at the end, and log.csv with a line per step: step,loss,bpp,psnr.
+    `out` also gets checkpoint.pt, every 200 steps and at the end, and log.csv with a line per step. With a recipe,
+    `start_from` is a checkpoint of another run's first stage, to begin with the second; lpips_backbone: see `LPIPS`.
     """
     path = out / CHECKPOINT
     if path.exists() and not resume:
@@ -194,7 +187,17 @@ def train_folder(
     photos = PhotoFolder(folder, settings.crop)
     found = len(photos)
     log(f"{found} photographs; skipped: " + ", ".join(f"{n} {why}" for why, n in photos.skipped.items()))
-    trainer = Trainer(settings, photos)
+    trainer: Run
+    if isinstance(settings, TrainSettings):
+        if start_from or lpips_backbone:
+            raise DkicError(f"--{'start-from' if start_from else 'lpips-backbone'} needs --config")
+        trainer = Trainer(settings, photos)
+    else:
+        from dkic.training.stages import StagedRun
+
+        trainer = StagedRun(settings, photos, lpips_backbone)
+        if start_from and not resume:
+            trainer.start_from(load_checkpoint(start_from))
     if resume:
         trainer.restore(load_checkpoint(path))
     try:
@@ -202,67 +205,13 @@ def train_folder(
     except OSError as error:
         raise DkicError(f"{out}: can't be written ({reason(error)})") from error
     try:
-        _run(trainer, out, minutes)
+        run_steps(trainer, out, minutes)
         if len(photos) < found:
             log(f"{found - len(photos)} of the photographs could not be read to their end and were left out")
         weights = out / f"{settings.preset}-q{quality}.safetensors"
-        about = {"lambda": settings.lambda_, "steps": trainer.step, "batch": settings.batch, "crop": settings.crop}
-        about |= {"warmup_steps": settings.warmup_steps, "seed": settings.seed}
-        save_weights(weights, trainer.model, quality, about | {"photographs": len(photos)})
+        save_weights(weights, trainer.model, quality, trainer.about() | {"photographs": len(photos)})
     except OSError as error:
         raise TrainingFailed(f"{out}: can't be written ({reason(error)})") from error
     except DkicError as error:
         raise TrainingFailed(str(error)) from error
     return weights
-
-
-def _run(trainer: Trainer, out: Path, minutes: float | None) -> None:
-    steps = trainer.settings.steps
-    end = math.inf if minutes is None else time.monotonic() + minutes * 60
-    shown: StepResult | None = None
-    with (
-        _ctrl_c() as stopped,
-        _log_after(out / "log.csv", trainer.step) as csv,
-        tqdm(total=steps, initial=trainer.step, unit="step", mininterval=1) as progress,
-    ):
-        try:
-            while trainer.step < steps and time.monotonic() < end and not stopped.is_set():
-                result = trainer.train_step()
-                csv.write(f"{result.step},{result.loss:.6g},{result.bpp:.6g},{result.psnr:.5g}\n")
-                shown = result if shown is None else _running_mean(shown, result)
-                progress.update()
-                progress.set_postfix_str(f"bpp {shown.bpp:.3f}, PSNR {shown.psnr:.2f} dB")
-                if trainer.step % SAVE_EVERY == 0:
-                    trainer.save(out / CHECKPOINT)
-        finally:
-            trainer.save(out / CHECKPOINT)
-
-
-@contextlib.contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a step is never cut in the middle."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _log_after(path: Path, step: int) -> Iterator[Any]:
-    """The log, open for more, without the lines of steps that were done after the checkpoint and then lost."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: step + 1] if path.exists() else []
-    with open(path, "w", encoding="utf-8", buffering=1) as csv:
-        csv.writelines(lines or ["step,loss,bpp,psnr\n"])
-        yield csv
-
-
-def _running_mean(mean: StepResult, new: StepResult, keep: float = 0.98) -> StepResult:
-    def mixed(a: float, b: float) -> float:
-        return keep * a + (1 - keep) * b
-
-    return StepResult(new.step, mixed(mean.loss, new.loss), mixed(mean.bpp, new.bpp), mixed(mean.psnr, new.psnr))

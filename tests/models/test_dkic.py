@@ -1,10 +1,14 @@
 """The whole network in training: shapes, rate, determinism, and that nothing in it is dead."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from photographs import crop
+from torch import Tensor
 
 from dkic.models import DKIC, PRESETS
+from dkic.ops import gaussian_likelihood
 
 
 def batch(n: int = 2, height: int = 64, width: int = 128) -> torch.Tensor:
@@ -22,16 +26,44 @@ def test_shapes_and_rate(model):
     out = model(batch())
     assert out.x_hat.shape == (2, 3, 64, 128)
     assert out.bits.shape == (2,) and (out.bits > 0).all() and out.bits.isfinite().all()
+    assert out.quantized_bits.shape == (2,) and not out.quantized_bits.requires_grad
+    assert out.y_hat.shape == (2, 128, 4, 8) and torch.equal(out.x_hat, model.g_s(out.y_hat))
 
 
-def test_a_batch_is_its_pictures(model):
+def with_noise(patch: pytest.MonkeyPatch, noise: Callable[[Tensor], Tensor]) -> None:
+    """Has the model add noise(t) to a t that is to be rounded."""
+
+    def likelihood(y, scale, *, quantize, generator=None, reduction):
+        given = noise(y.detach()) if quantize == "noise" else None
+        return gaussian_likelihood(y, scale, quantize=quantize, noise=given, reduction=reduction)
+
+    patch.setattr("dkic.models.dkic.gaussian_likelihood", likelihood)
+    patch.setattr("dkic.models.dkic._noisy", lambda t, generator: t + noise(t.detach()))
+
+
+def test_a_batch_is_its_pictures(model, monkeypatch):
     """Bits belong to their picture: with the noise fixed at zero, alone and together give the same."""
+    with_noise(monkeypatch, torch.zeros_like)
     x = batch()
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dkic.models.dkic._noisy", lambda t, generator: t)
-        together = model(x).bits
-        alone = torch.cat([model(picture[None]).bits for picture in x])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=0)
+    with torch.no_grad():
+        together = model(x)
+        alone = [model(picture[None]) for picture in x]
+    for kind in ("bits", "quantized_bits"):
+        expected = torch.cat([getattr(out, kind) for out in alone])
+        torch.testing.assert_close(getattr(together, kind), expected, rtol=1e-4, atol=0)
+
+
+def test_quantized_bits_are_those_of_rounded_latents(model, monkeypatch):
+    """What noise gives that rounds; a file's coarse grids of means and scales change little."""
+    with torch.no_grad():
+        for layer in (model.g_a[-1], model.h_a[-1]):
+            layer.weight.mul_(20)  # latents that are not all zero once rounded
+        with_noise(monkeypatch, lambda t: t.round() - t)
+        out = model(batch())
+        assert out.y_hat.round().count_nonzero() > 1000
+        torch.testing.assert_close(out.quantized_bits, out.bits, rtol=2e-3, atol=0)
+        with_noise(monkeypatch, torch.zeros_like)
+        assert not torch.allclose(model(batch()).bits, out.bits, rtol=2e-3)  # of latents that are not rounded
 
 
 def test_the_generator_decides_the_noise(model):

@@ -1,6 +1,7 @@
 """dkic.ops.backends: which backend an op runs on, asked for by name or not, and what is said where there is none."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ def chosen(monkeypatch):
 
 
 @pytest.fixture
-def working_triton(monkeypatch):
+def working_gpu(monkeypatch):
     monkeypatch.setattr(backends, "find_triton", lambda: None)
+    monkeypatch.setattr(backends, "find_cuda", lambda index=None: None)
 
 
 CALLS = {
@@ -36,14 +38,17 @@ def test_every_op_runs_on_the_cpu(op):
     assert backends.why_not(op, CPU) is None and backends.why_not(op, torch.device("meta")) is None
 
 
-@pytest.mark.parametrize("op", ["deform_conv2d", "gaussian_likelihood", "gaussian_symbols"])
-def test_a_backend_asked_for_by_name_never_falls_back(op, working_triton):
-    set_backend(op, "triton")
+@pytest.mark.parametrize(
+    ("op", "backend"),
+    [("ldcn", "cuda"), ("deform_conv2d", "triton"), ("gaussian_likelihood", "triton"), ("gaussian_symbols", "triton")],
+)
+def test_a_backend_asked_for_by_name_never_falls_back(op, backend, working_gpu):
+    set_backend(op, backend)
     assert backends.why_not(op, CUDA) is None
     with pytest.raises(RuntimeError) as caught:
         CALLS[op](torch.zeros(1, 1, 4, 4))
     assert str(caught.value) == (
-        f"dkic.ops.{op} is set to its triton backend, which does not take cpu tensors; "
+        f"dkic.ops.{op} is set to its {backend} backend, which does not take cpu tensors; "
         f'move them, or call dkic.ops.set_backend("{op}", None).'
     )
     set_backend(op, None)
@@ -66,7 +71,7 @@ def test_a_backend_that_cannot_run_is_refused(monkeypatch):
     ("op", "backend", "message"),
     [
         ("gaussian", "cpu", "op must be one of ldcn, deform_conv2d, gaussian_likelihood, gaussian_symbols, and is 'gaussian'"),
-        ("ldcn", "triton", "backend of ldcn must be one of cpu, and is 'triton'"),
+        ("ldcn", "triton", "backend of ldcn must be one of cpu, cuda, and is 'triton'"),
         ("gaussian_likelihood", "cuda", "backend of gaussian_likelihood must be one of cpu, triton, and is 'cuda'"),
     ],
 )
@@ -76,9 +81,10 @@ def test_a_wrong_name_is_named(op, backend, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("op", ["ldcn"])
-def test_an_op_without_gpu_kernels_says_so(op):
-    assert backends.why_not(op, CUDA) == f"dkic.ops.{op} has no kernels for cuda tensors; move them to the CPU with .cpu()."
+@pytest.mark.parametrize(("op", "device"), [("deform_conv2d", "mps"), ("ldcn", "mps"), ("gaussian_likelihood", "xpu")])
+def test_an_op_without_kernels_for_a_device_says_so(op, device):
+    reason = backends.why_not(op, torch.device(device))
+    assert reason == f"dkic.ops.{op} has no kernels for {device} tensors; move them to the CPU with .cpu()."
 
 
 @pytest.mark.parametrize(
@@ -105,4 +111,78 @@ def test_what_triton_lacks_is_one_sentence_with_its_repair(cuda, has_triton, has
     ["deform_conv2d", "deform_conv2d_backward", "gaussian_likelihood", "gaussian_likelihood_backward", "gaussian_symbols"],
 )
 def test_triton_s_kernels_are_registered_for_cuda(op):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dkic::{op}", "CUDA")
+
+
+# ---- The CUDA kernels ----
+
+
+@pytest.fixture
+def native(monkeypatch, tmp_path):
+    """A folder in the place of dkic/_native, without a library."""
+    monkeypatch.setattr(backends, "NATIVE", tmp_path)
+    return tmp_path
+
+
+BUILD = "build dkic with `python3 -m pip install -e .` in its source folder."
+
+
+def test_cuda_kernels_that_are_not_built_say_why(native):
+    assert backends.load_cuda.__wrapped__() == f"dkic's CUDA kernels are not built: {BUILD}"
+    record = {"reason": "there was no nvcc", "repair": "install the CUDA toolkit 13"}
+    (native / "cuda_build.json").write_text(json.dumps(record))
+    expected = f"dkic's CUDA kernels are not built (there was no nvcc): install the CUDA toolkit 13, then {BUILD}"
+    assert backends.load_cuda.__wrapped__() == expected
+
+
+def test_cuda_kernels_that_do_not_load_say_why(native):
+    (native / "libdkic_cuda.so").write_bytes(b"not a library")
+    reason = backends.load_cuda.__wrapped__()
+    assert "CUDA kernels do not load into torch" in reason and "libdkic_cuda.so" in reason and reason.endswith(BUILD)
+
+
+def test_cuda_tensors_without_cuda_kernels_are_refused(native, monkeypatch):
+    """Not moved, and not computed elsewhere."""
+    monkeypatch.setattr(backends, "find_cuda", backends.find_cuda.__wrapped__)
+    monkeypatch.setattr(backends, "load_cuda", backends.load_cuda.__wrapped__)
+    for device in (CUDA, torch.device("cuda:1")):
+        assert backends.why_not("ldcn", device) == f"dkic's CUDA kernels are not built: {BUILD}"
+    with pytest.raises(RuntimeError, match="^dkic's CUDA kernels are not built"):
+        set_backend("ldcn", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        ("8.6", (8, 6), True),
+        ("8.6", (8, 9), True),
+        ("8.6", (8, 0), False),
+        ("8.6", (9, 0), False),
+        ("8.6+PTX", (12, 0), True),
+        ("9.0a", (9, 0), True),
+        ("9.0a+PTX", (10, 0), False),
+        ("7.5 8.0", (8, 6), True),
+        ("7.5 12.0", (9, 0), False),
+        ("", (8, 6), False),
+    ],
+)
+def test_which_gpus_the_cuda_kernels_run_on(architectures, capability, runs, native, monkeypatch):
+    (native / "cuda_build.json").write_text(json.dumps({"architectures": architectures.split()}))
+    monkeypatch.setattr(backends, "load_cuda", lambda: None)
+    monkeypatch.setattr(backends, "find_gpu", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+    reason = backends.find_cuda.__wrapped__(0)
+    version = "{}.{}".format(*capability)
+    assert reason == (
+        None
+        if runs
+        else f"dkic's CUDA kernels are built for compute capability {architectures}, and a GPU has {version}: "
+        f"set TORCH_CUDA_ARCH_LIST to the latter, and {BUILD}"
+    )
+
+
+@pytest.mark.skipif(backends.load_cuda() is not None, reason=str(backends.load_cuda()))
+@pytest.mark.parametrize("op", ["ldcn", "ldcn_backward"])
+def test_cuda_kernels_are_registered_without_a_gpu(op):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dkic::{op}", "CUDA")

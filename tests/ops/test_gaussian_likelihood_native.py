@@ -37,6 +37,25 @@ def test_results_do_not_depend_on_the_number_of_threads(shape, layout, reduction
         assert all(map(torch.equal, outcome(count), one))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_number_has_the_same_bits_wherever_it_lies(dtype):
+    """Whatever its neighbours are, and whether derivatives are wanted."""
+    case = LikelihoodCase("", (2, 3, 41, 37))
+    y, scale, mean = (t.flatten() for t in case.tensors(dtype))
+    y[::3] = mean[::3]  # rounded to 0
+    order = torch.randperm(y.numel(), generator=torch.Generator().manual_seed(0))
+
+    def outcome(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        leaves = [t.clone()[None].requires_grad_() for t in tensors]
+        bits = gaussian_likelihood(*leaves, quantize="round")[1]
+        return [t[0] for t in (bits.detach(), *torch.autograd.grad(bits.sum(), leaves))]
+
+    there, here = outcome(y, scale, mean), outcome(y[order], scale[order], mean[order])
+    assert all(torch.equal(t[order], h) for t, h in zip(there, here, strict=True))
+    with torch.no_grad():
+        assert torch.equal(gaussian_likelihood(y[None], scale[None], mean[None], quantize="round")[1][0], there[0])
+
+
 @pytest.mark.parametrize("asked", CAPABILITIES)
 def test_every_instruction_set_passes(asked):
     if CAPABILITIES.index(asked) > CAPABILITIES.index(capability()):

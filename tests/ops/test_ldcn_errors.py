@@ -79,8 +79,8 @@ def test_a_wrong_argument_is_named(changes, exception, message):
 def test_a_device_without_kernels_is_refused(monkeypatch):
     from dkic.ops import backends
 
-    reason = backends.why_not("ldcn", torch.device("cuda"))
-    assert reason == "dkic.ops.ldcn has no kernels for cuda tensors; move them to the CPU with .cpu()."
+    reason = backends.why_not("ldcn", torch.device("mps"))
+    assert reason == "dkic.ops.ldcn has no kernels for mps tensors; move them to the CPU with .cpu()."
     monkeypatch.setattr(backends, "why_not", lambda op, device: reason)
     with pytest.raises(RuntimeError) as caught:
         ldcn(**changed())

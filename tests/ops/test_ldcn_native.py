@@ -115,6 +115,20 @@ def test_without_the_library_the_first_use_says_what_to_do(tmp_path):
     assert "python3 -m pip install -e ." in message[0]
 
 
+def test_without_the_cuda_library_compiled_code_is_told_too(tmp_path):
+    """It calls the op itself, past the checks in Python."""
+    folder = str(copy_of_package(tmp_path))
+    call = (
+        "import dkic.ops, torch\n"
+        "cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)\n"
+        "x, pairs = torch.ones(1, 4, 5, 6), [[3, 3], [1, 1], [1, 1], [1, 1]]\n"
+        "try: torch.ops.dkic.ldcn.default.redispatch(cuda, x, torch.zeros(1, 18, 5, 6), None, *pairs)\n"
+        "except RuntimeError as error: print(error)"
+    )
+    run = python("-c", call, cwd=tmp_path, PYTHONPATH=folder)
+    assert run.stdout.startswith("dkic's CUDA kernels are not built"), run.stdout + run.stderr
+
+
 def test_a_library_that_does_not_load_is_reported(tmp_path):
     folder = copy_of_package(tmp_path)
     (folder / "dkic" / "_native" / "libdkic_cpu.so").write_bytes(b"not a library")

@@ -1,8 +1,7 @@
-"""The C++ compiler and nvcc, for tests that build what they run."""
+"""The C++ compiler, for tests that build what they run."""
 
 import os
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,16 +18,10 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1"
 
 
 def compile_cpp(source: Path, target: Path, *flags: str) -> Path:
-    """An executable made of one file."""
+    """An executable made of one file, unless the flags say otherwise."""
     compiler = os.environ.get("CXX", "g++").split()
     warnings = ("-Wall", "-Wextra", "-Werror")
     command = [*compiler, "-std=c++20", "-O1", *warnings, *flags, f"-I{CSRC}", f"-I{SIMT}", source, "-o", target]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target
-
-
-def find_nvcc() -> str | None:
-    homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
-    found = shutil.which("nvcc")
-    return found or next((nvcc for home in homes if home and (nvcc := shutil.which("nvcc", path=f"{home}/bin"))), None)

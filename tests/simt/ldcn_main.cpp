@@ -3,10 +3,9 @@
 // heap block of its own size, so that AddressSanitizer sees an access beyond it.
 #include <cstdio>
 #include <cstdlib>
-#include <limits>
 
-#include "ldcn_cuda_fixed.cuh"
-#include "simt.h"
+#include "emulator.h"
+#include "ldcn_cuda_launches.cuh"
 
 namespace {
 
@@ -66,64 +65,6 @@ struct Problem {
   int64_t most_blocks;
 };
 
-// Fewer blocks than there is work: some have several shares.
-simt::Launch launch_of(const Problem& problem, const char* kernel, int64_t shares, size_t shared_bytes) {
-  return {kernel, std::min(shares, problem.most_blocks), kLdcnThreads, shared_bytes, problem.order};
-}
-
-template <class T, int V>
-void forward(const Problem& problem) {
-  const LdcnPlan plan = ldcn_plan(problem.a, V, sizeof(typename SumOf<T>::type));
-  simt::launch(launch_of(problem, "ldcn_forward", plan.tiles, plan.shared_bytes),
-               [&](const simt::Thread& thread) { ldcn_forward<T, V>(thread, problem.a, plan); });
-}
-
-template <class T, int V>
-void backward_samples(const Problem& problem) {
-  const LdcnPlan plan = ldcn_plan(problem.a, V, sizeof(typename SumOf<T>::type));
-  simt::launch(launch_of(problem, "ldcn_backward_samples", plan.tiles, plan.shared_bytes),
-               [&](const simt::Thread& thread) { ldcn_backward_samples<T, V>(thread, problem.a, plan); });
-}
-
-// Calls f<V>() for the vector of that many channels.
-template <class T, class F>
-void with_vector(int vector, const F& f) {
-  if (vector == 1) return f.template operator()<1>();
-  if (vector == 2) return f.template operator()<2>();
-  if constexpr (sizeof(T) <= 4)
-    if (vector == 4) return f.template operator()<4>();
-  if constexpr (sizeof(T) == 2)
-    if (vector == 8) return f.template operator()<8>();
-  throw std::runtime_error("no such vector");
-}
-
-int64_t blocks_of(int64_t count) { return (count + kLdcnThreads - 1) / kLdcnThreads; }
-
-// The gradient of x by integers.
-template <class T>
-Array<T> backward_x_fixed(const Problem& problem, const LdcnPlan& plan) {
-  const LdcnArguments& a = problem.a;
-  const int64_t size_of_x = a.batch * a.channels * a.height * a.width, pixels = a.batch * a.out_height * a.out_width;
-  auto grad_x = array<T>(size_of_x, 0);
-  const auto sums = array<long long>(sizeof(T) == 8 ? 2 * size_of_x : size_of_x, 0);
-  const auto largest = array<unsigned>(2, 0);
-  largest[1] = kMagnitudeOfOne;  // without a mask
-  const auto find_largest = [&](const Strided& t, int64_t channels, unsigned* to) {
-    *to = 0;
-    simt::launch(launch_of(problem, "ldcn_largest", blocks_of(pixels * channels), 0), [&](const simt::Thread& thread) {
-      ldcn_largest<typename SumOf<T>::type>(thread, t, a.batch, channels, a.out_height, a.out_width, to);
-    });
-  };
-  find_largest(a.grad_y, a.channels, &largest[0]);
-  if (a.mask.data) find_largest(a.mask, a.groups * a.kernel_h * a.kernel_w, &largest[1]);
-  const FixedGradient<T> to{sums.get(), grad_x.get(), largest.get()};
-  simt::launch(launch_of(problem, "ldcn_backward_x_fixed", plan.tiles, plan.shared_bytes),
-               [&](const simt::Thread& thread) { ldcn_backward_x_fixed<T>(thread, a, plan, to); });
-  simt::launch(launch_of(problem, "ldcn_round_fixed", blocks_of(size_of_x), 0),
-               [&](const simt::Thread& thread) { ldcn_round_fixed<T>(thread, a, to); });
-  return grad_x;
-}
-
 template <class T>
 void run(Problem& problem) {
   using A = typename SumOf<T>::type;
@@ -135,26 +76,28 @@ void run(Problem& problem) {
   const auto sums = array<A>(size_of_x, 0);
   a.y = y.get(), a.grad_offset = grad_offset.get(), a.grad_mask = a.mask.data ? grad_mask.get() : nullptr;
 
-  const int vector = ldcn_vector(a, a.x, a.y, sizeof(T)), backward_vector = ldcn_vector(a, a.grad_y, nullptr, sizeof(T));
-  with_vector<T>(vector, [&]<int V>() { forward<T, V>(problem); });
-  with_vector<T>(backward_vector, [&]<int V>() { backward_samples<T, V>(problem); });
-  const LdcnPlan plan = ldcn_plan(a, 1, sizeof(A));
-  simt::launch(launch_of(problem, "ldcn_backward_x", plan.tiles, plan.shared_bytes),
-               [&](const simt::Thread& thread) { ldcn_backward_x<T>(thread, a, plan, sums.get()); });
+  const int vector = ldcn_vector(a, a.x, a.y, sizeof(T));
+  const auto grad_x = array<T>(size_of_x, 0xff), grad_x_fixed = array<T>(size_of_x, 0);
+  const simt::Emulator launch{problem.order, problem.most_blocks};
+  launch_ldcn_forward<T>(launch, a);
+  launch_ldcn_backward_samples<T>(launch, a);
+  a.grad_x = grad_x.get();
+  launch_ldcn_backward_x<T>(launch, a, sums.get());
+  const auto integers = array<long long>(sizeof(T) == 8 ? 2 * size_of_x : size_of_x, 0);
+  const auto largest = array<unsigned>(2, 0);
+  a.grad_x = grad_x_fixed.get();
+  launch_ldcn_backward_x_fixed<T>(launch, a, integers.get(), largest.get());
 
   std::fwrite(&vector, sizeof vector, 1, stdout);
   write(y, pixels * a.channels);
   write(grad_offset, pixels * a.groups * k * 2);
   if (a.grad_mask) write(grad_mask, pixels * a.groups * k);
   if constexpr (sizeof(T) == 2) {
-    const auto grad_x = array<T>(size_of_x, 0xff);
-    simt::launch(launch_of(problem, "ldcn_round", blocks_of(size_of_x), 0),
-                 [&](const simt::Thread& thread) { ldcn_round<T>(thread, sums.get(), size_of_x, grad_x.get()); });
     write(grad_x, size_of_x);
   } else {
     write(sums, size_of_x);
   }
-  write(backward_x_fixed<T>(problem, plan), size_of_x);
+  write(grad_x_fixed, size_of_x);
 }
 
 }  // namespace

@@ -61,9 +61,7 @@ void half_a_warp(const simt::Thread& thread, float* y) {
   y[i] = i % 32 < 16 ? thread.shuffle_xor(0xffffu, float(i), 1) : thread.shuffle_xor(0xffff0000u, float(i), 1);
 }
 
-void mask_without_the_lane(const simt::Thread& thread, float* y) {
-  y[thread.index()] = thread.shuffle_xor(0xffffu, 1.f, 1);
-}
+void mask_without_the_lane(const simt::Thread& thread, float* y) { y[thread.index()] = thread.shuffle_xor(0xffffu, 1.f, 1); }
 void masks_that_differ(const simt::Thread& thread, float* y) {
   y[thread.index()] = thread.shuffle_xor(thread.index() % 32 < 16 ? kAll : 0xffff0000u, 1.f, 1);
 }

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from ops import tolerances
 from ops.layouts import channel_slice, channels_last, channels_last_slice, every_second, rows_and_columns_swapped
+from ops.ldcn_parity import assert_close, of_reference
 from ops.op_cases import LDCN_CASES, LDCN_FEW, PLAIN, LdcnCase
 from simt.compilers import SANITIZERS, SIMT, compile_cpp, needs_emulator
 from simt.ldcn_program import run
 from torch import Tensor
-
-from dkic.ops import reference
 
 pytestmark = needs_emulator
 
@@ -27,29 +25,6 @@ def program(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory) -> Path:
     return compile_cpp(SIMT / "ldcn_main.cpp", tmp_path_factory.mktemp("ldcn") / "sanitized", *SANITIZERS)
-
-
-def of_reference(case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor) -> list[Tensor]:
-    """y and the gradients, in float64."""
-    leaves = [t if t is None else t.detach().double().requires_grad_() for t in tensors]
-    y = reference.ldcn(*leaves, **case.geometry)
-    return [y.detach(), *torch.autograd.grad(y, [t for t in leaves if t is not None], grad_y.double())]
-
-
-def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
-    """Each result is rounded once, after sums in float32 (float64 for float64)."""
-    assert len(actual) == len(expected)
-    for name, a, e in zip(("y", "x", "offset", "mask"), actual, expected, strict=False):
-        assert a.shape == e.shape, name
-        if a.dtype == torch.float64:
-            torch.testing.assert_close(a, e, msg=lambda text, name=name: f"{name}: {text}", **tolerances.FLOAT64, equal_nan=True)
-            continue
-        assert torch.equal(a.isnan(), e.isnan()), name
-        a, e = a.nan_to_num().double(), e.nan_to_num()
-        largest = e.abs().max().item() if e.numel() else 0.0
-        allowed = tolerances.HALF_SPACING[actual[0].dtype] * e.abs() if name in ("y", "x") else 0
-        excess = (a - e).abs() - allowed - tolerances.FLOAT32_SUMS * largest
-        assert not (excess > 0).any(), f"{name}: {(a - e).abs().max()}"
 
 
 def problem(

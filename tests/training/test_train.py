@@ -175,7 +175,7 @@ def test_a_run_is_not_begun_where_there_is_one(folder, run):
 
 
 def test_resuming_needs_a_checkpoint(folder, tmp_path):
-    assert "no checkpoint there" in refusal(folder, tmp_path / "none", "--resume")
+    assert "no checkpoint there to go on from" in refusal(folder, tmp_path / "none", "--resume")
     assert not (tmp_path / "none").exists()
 
 

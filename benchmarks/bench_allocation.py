@@ -1,0 +1,50 @@
+"""dkic.allocation beside general mixed-integer solvers that are given the same problem whole: tables in, a choice out.
+
+* "highspy": HiGHS's MIP solver, of the version that dkic uses for what its relaxation leaves open.
+* "scipy.optimize.milp": scipy's, which is an older HiGHS.
+
+All are asked for a gap of at most GAP. The peers are stopped after SECONDS (they look at the clock now and then only) and are
+not timed at the largest size, whose problem alone takes them longer to read. From 10,000 pictures on nothing is warmed up. What
+is said of each result, theirs too, is the gap of the choice to our bound, and before anything is timed that is compared with
+the bound which follows from the price alone.
+"""
+
+import numpy as np
+import pytest
+from allocation.allocation_cases import chosen, rate_distortion
+from peers import highspy_allocation, scipy_allocation
+from problem_sizes import ALLOCATION_PEERS_UP_TO, ALLOCATION_PICTURES
+
+from dkic.allocation import allocate
+
+MEAN = 0.15  # bpp
+GAP = 1e-6
+SECONDS = 5.0
+
+SOLVERS = {
+    "highspy": lambda rate, distortion: highspy_allocation(rate, distortion, MEAN, GAP, SECONDS),
+    "scipy.optimize.milp": lambda rate, distortion: scipy_allocation(rate, distortion, MEAN, GAP, SECONDS),
+    "dkic": lambda rate, distortion: allocate(rate, distortion, MEAN, gap=GAP).choice,
+}
+CASES = [(n, name) for n in ALLOCATION_PICTURES for name in SOLVERS if name == "dkic" or n <= ALLOCATION_PEERS_UP_TO]
+
+
+@pytest.mark.parametrize(("n", "implementation"), CASES)
+def test_allocation(n, implementation, measure, benchmark):
+    rate, distortion = rate_distortion(n)
+    found = allocate(rate, distortion, MEAN, gap=GAP)
+    at_price = (distortion + found.price * rate).min(axis=1).sum() - found.price * MEAN * n
+    assert found.gap <= GAP and found.bound >= at_price * (1 - 1e-12)
+    stopped = implementation != "dkic" and n >= 10_000
+    rounds = 1 if stopped or n == 1_000_000 else 5
+    choices: list[np.ndarray | None] = []
+    solve = SOLVERS[implementation]
+    work = f"allocation, {n:,} pictures x 8"
+    measure(work, implementation, lambda: choices.append(solve(rate, distortion)), rounds, warmup=int(n < 10_000))
+    benchmark.extra_info["gap"] = None
+    if (choice := choices[-1]) is not None:
+        # Up to HiGHS's tolerance for the peers, and for ours to rounding.
+        assert chosen(rate, choice).mean() <= MEAN * (1 + (1.001e-12 if implementation == "dkic" else 1e-6))
+        gap = 1 - found.bound / chosen(distortion, choice).sum()
+        assert gap >= -1e-6
+        benchmark.extra_info["gap"] = gap if gap > 1e-12 else 0.0

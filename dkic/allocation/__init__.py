@@ -1,0 +1,5 @@
+"""Which quality each picture is coded at: the least distortion within a budget of bits, with a proof."""
+
+from dkic.allocation.solve import Allocation, allocate
+
+__all__ = ["Allocation", "allocate"]

@@ -1,0 +1,198 @@
+"""The validated problem: what each option costs, what it is worth, and how much there is to spend."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dkic.errors import DkicError
+
+Kind = Literal["mean_bpp", "total_bytes", "total_bpp"]
+UNITS: dict[str, str] = {"mean_bpp": "bpp in the mean", "total_bytes": "bytes", "total_bpp": "bpp over all pixels"}
+FEASIBLE = 1 + 1e-12  # a rate up to so many times its limit is within it, whatever sums and quotients were rounded to
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Choose one option of each picture, so that in every group the costs' sum is at most the capacity.
+
+    cost, distortion: float64 `[N, M]`, distortion weighted; both infinite where there is no such option.
+    members: the pictures of each group, `[n_g]`; every picture is in one.
+    budget, size: `[G]`; a group's rate, in the budget's unit, is the sum of its costs divided by its size.
+    bits_per_cost: bits (with "mean_bpp", bits per pixel of a picture) in a unit of cost.
+    grouped: whether the caller named groups.
+    """
+
+    cost: np.ndarray
+    distortion: np.ndarray
+    members: list[np.ndarray]
+    budget: np.ndarray
+    size: np.ndarray
+    bits_per_cost: int
+    grouped: bool
+
+    @property
+    def capacity(self) -> np.ndarray:
+        """`[G]`, in the unit of cost."""
+        return self.budget * FEASIBLE * self.size
+
+
+def make_problem(
+    rate: ArrayLike,
+    distortion: ArrayLike,
+    budget: ArrayLike,
+    kind: Kind,
+    pixels: ArrayLike | None,
+    weights: ArrayLike | None,
+    min_quality: ArrayLike | None,
+    max_bytes: ArrayLike | None,
+    max_distortion: ArrayLike | None,
+    groups: ArrayLike | None,
+    names: Sequence[str] | None,
+) -> Problem:
+    """Arguments as `allocate` has them. Raises what it says."""
+    if kind not in get_args(Kind):
+        raise DkicError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+    rate, distortion = _numbers("rate", rate), _numbers("distortion", distortion)
+    if rate.ndim != 2 or rate.size == 0 or rate.shape != distortion.shape:
+        shapes = f"{rate.shape} and {distortion.shape}"
+        raise DkicError(f"rate and distortion must both be [N, M] with at least one picture and one option, got {shapes}")
+    n = len(rate)
+    if names is not None and len(names) != n:
+        raise DkicError(f"names must have one for each of the {n} pictures, got {len(names)}")
+    there = _options(rate, distortion, names)
+    pixels = None if pixels is None else _per_picture("pixels", pixels, n, least=1)
+    weights = None if weights is None else _per_picture("weights", weights, n, least=0)
+    if pixels is None and (kind == "total_bpp" or (max_bytes is not None and kind != "total_bytes")):
+        raise DkicError(f"pixels [N] must be given with {'kind total_bpp' if kind == 'total_bpp' else 'max_bytes'}")
+
+    limits: dict[str, np.ndarray] = {}  # options that each limit rules out
+    if min_quality is not None:
+        limits["below min_quality"] = np.arange(rate.shape[1]) < _per_picture("min_quality", min_quality, n)[:, None]
+    if max_bytes is not None:
+        size = rate if kind == "total_bytes" else rate * (pixels[:, None] / 8)
+        limits["above max_bytes"] = size > _per_picture("max_bytes", max_bytes, n)[:, None] * FEASIBLE
+    if max_distortion is not None:
+        limits["above max_distortion"] = distortion > _per_picture("max_distortion", max_distortion, n)[:, None]
+    there = _within(there, limits, names)
+
+    cost = rate * pixels[:, None] if kind == "total_bpp" else rate
+    if weights is not None:
+        distortion = distortion * weights[:, None]
+    members, budget = _groups(groups, budget, n)
+    problem = Problem(
+        cost=np.where(there, cost, np.inf),
+        distortion=np.where(there, distortion, np.inf),
+        members=members,
+        budget=budget,
+        size=np.array([_size(kind, of_group, pixels) for of_group in members]),
+        bits_per_cost=8 if kind == "total_bytes" else 1,
+        grouped=groups is not None,
+    )
+    _check_reachable(problem, kind)
+    return problem
+
+
+def _size(kind: Kind, of_group: np.ndarray, pixels: np.ndarray | None) -> float:
+    return {"mean_bpp": len(of_group), "total_bytes": 1, "total_bpp": pixels[of_group].sum() if pixels is not None else 0}[kind]
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "buif":
+            raise TypeError
+        return array.astype(np.float64, copy=False)
+    except (TypeError, ValueError, RuntimeError):
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise TypeError(f"{name} must be an array of real numbers in the CPU's memory, got {kind}") from None
+
+
+def _per_picture(name: str, value: Any, n: int, least: float | None = None) -> np.ndarray:
+    """`[N]` from a number or `[N]`; none of it NaN, nor less than `least`, nor infinite where there is a least."""
+    array = _numbers(name, value)
+    if array.shape not in ((), (n,)):
+        raise DkicError(f"{name} must be a number or have one for each of the {n} pictures, got shape {array.shape}")
+    array = np.broadcast_to(array, n)
+    good = ~np.isnan(array) if least is None else np.isfinite(array) & (array >= least)
+    if not good.all():
+        at = int(np.argmin(good))
+        raise DkicError(f"{name}[{at}] is {array[at]}, and must be {'a number' if least is None else f'at least {least}'}")
+    return array
+
+
+def _label(row: int, names: Sequence[str] | None) -> str:
+    return f"row {row}" + (f" ({names[row]})" if names is not None else "")
+
+
+def _options(rate: np.ndarray, distortion: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
+    """Which options there are, bool `[N, M]`; an error for the first that is half there or no number to reckon with."""
+    no_rate, no_distortion = np.isnan(rate), np.isnan(distortion)
+    for bad, what in (
+        (no_rate != no_distortion, "an option that does not exist must be NaN in both"),
+        (rate < 0, "a rate must be at least 0"),
+        (np.isinf(rate) | np.isinf(distortion), "rate and distortion must be finite"),
+    ):
+        if bad.any():
+            i, j = (int(k) for k in np.unravel_index(np.argmax(bad), bad.shape))
+            where = f"{_label(i, names)}, column {j}"
+            raise DkicError(f"{where}: rate is {rate[i, j]} and distortion {distortion[i, j]}, but {what}")
+    there = ~no_rate
+    missing = ~there.any(axis=1)
+    if missing.any():
+        raise DkicError(f"{_label(int(np.argmax(missing)), names)} has no option: each of its {rate.shape[1]} columns is NaN")
+    return there
+
+
+def _within(there: np.ndarray, limits: dict[str, np.ndarray], names: Sequence[str] | None) -> np.ndarray:
+    """The options that no limit rules out; an error for the first picture that none is left of."""
+    left = there
+    for out in limits.values():
+        left = left & ~out
+    none = ~left.any(axis=1)
+    if none.any():
+        row = int(np.argmax(none))
+        counts = ", ".join(f"{(out[row] & there[row]).sum()} {what}" for what, out in limits.items())
+        raise DkicError(f"{_label(row, names)} has no option left: of its {there[row].sum()}, {counts}")
+    return left
+
+
+def _groups(groups: Any, budget: Any, n: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """The members of each group and the budgets `[G]`."""
+    budget = _numbers("budget", budget)
+    if budget.ndim != (groups is not None) or budget.size == 0:
+        shape = "[G], one for each group" if groups is not None else "one number without groups"
+        raise DkicError(f"budget must be {shape}, got shape {budget.shape}")
+    budget = np.atleast_1d(budget)
+    bad = ~(np.isfinite(budget) & (budget >= 0))
+    if bad.any():
+        raise DkicError(f"budget must be finite and at least 0, got {budget[np.argmax(bad)]}")
+    if groups is None:
+        return [np.arange(n)], budget
+    groups = np.asarray(groups)
+    if groups.dtype.kind not in "iu":
+        raise TypeError(f"groups must be an array of integers, got {groups.dtype}")
+    if groups.shape != (n,):
+        raise DkicError(f"groups must have one for each of the {n} pictures, got shape {groups.shape}")
+    bad = (groups < 0) | (groups >= len(budget))
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise DkicError(f"groups[{at}] is {groups[at]}, but there are budgets for groups 0 to {len(budget) - 1} alone")
+    counts = np.bincount(groups, minlength=len(budget))
+    if not counts.all():
+        raise DkicError(f"group {int(np.argmin(counts))} has a budget but no picture")
+    return np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1]), budget
+
+
+def _check_reachable(problem: Problem, kind: Kind) -> None:
+    least = problem.cost.min(axis=1)
+    for g, of_group in enumerate(problem.members):
+        if least[of_group].sum() > problem.capacity[g]:
+            reachable = least[of_group].sum() / problem.size[g]
+            short = reachable - problem.budget[g]
+            raise DkicError(
+                f"the budget{f' of group {g}' if problem.grouped else ''}, {problem.budget[g]:.12g} {UNITS[kind]}, can't be met: "
+                f"the least reachable is {reachable:.12g}, {short:.6g} ({short / reachable:.3g} of it) more than the budget"
+            )

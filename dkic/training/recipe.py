@@ -1,0 +1,181 @@
+"""A recipe: what a PO-DKIC training run does, typed, checked, and read from a YAML file."""
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dkic.errors import DkicError
+from dkic.models.config import PRESETS
+from dkic.output_file import reason
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Weights(_Part):
+    """w1, w2 and w3 of equation 3: mse of values in [0, 255], lpips, and gan, which counts in stages that have it."""
+
+    mse: NotNegative
+    lpips: NotNegative
+    gan: NotNegative
+
+
+class Rate(_Part):
+    """Equation 2: lambda_alpha weighs the rate at or above the target (bits per pixel), lambda_beta below it."""
+
+    target: Positive
+    lambda_alpha: Positive
+    lambda_beta: NotNegative
+
+    @model_validator(mode="after")
+    def _check(self) -> "Rate":
+        if self.lambda_beta >= self.lambda_alpha:
+            below = f"below lambda_alpha ({self.lambda_alpha:g})"
+            raise ValueError(f"lambda_beta must be {below}, not {self.lambda_beta:g}")
+        return self
+
+
+class LearningRate(_Part):
+    """Adam's: values[i] until epoch epochs[i] of the whole run, the last value from there on."""
+
+    values: list[Positive]
+    epochs: list[Count]
+
+    @model_validator(mode="after")
+    def _check(self) -> "LearningRate":
+        if len(self.values) != len(self.epochs) + 1:
+            raise ValueError(f"values must be one more than epochs, not {len(self.values)} and {len(self.epochs)}")
+        if sorted(set(self.epochs)) != self.epochs:
+            raise ValueError(f"epochs must rise, not {self.epochs}")
+        return self
+
+
+class Stage(_Part):
+    """A part of the run, with its factors on the rate's target and on both lambdas.
+
+    gan: with the discriminator. freeze: encoder and entropy model stay as they are and the decoder alone learns, which
+    steadies GAN training (MS-ILLM, Muckley et al. 2023).
+    """
+
+    epochs: Count
+    gan: bool = False
+    freeze: bool = False
+    target_factor: Positive = 1.0
+    lambda_factor: Positive = 1.0
+
+
+class Recipe(_Part):
+    """A run: stages after each other, epochs counted over all of them.
+
+    preset: the model's, "tiny" or "base". batch, crop: crops a step, and their side in pixels.
+    epoch_steps: steps in an epoch; None: as many as there are whole batches in the photographs.
+    lpips_net: "alex" or "vgg". discriminator_width: channels after its first layer; HiFiC has 64.
+    clip_norm: bound of the gradients' norm.
+    """
+
+    preset: str
+    batch: Count
+    crop: Count
+    weights: Weights
+    rate: Rate
+    learning_rate: LearningRate
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    epoch_steps: Count | None = None
+    lpips_net: Literal["alex", "vgg"] = "alex"
+    discriminator_width: Count = 64
+    clip_norm: Positive = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, preset: str) -> str:
+        if preset not in PRESETS:
+            raise ValueError(f"must be one of {', '.join(PRESETS)}")
+        return preset
+
+    @field_validator("crop")
+    @classmethod
+    def _of_whole_latents(cls, crop: int) -> int:
+        if crop % 64:
+            raise ValueError("must be a multiple of 64")
+        return crop
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if any(stage.gan for stage in self.stages) and not self.weights.gan:
+            raise ValueError("weights.gan must be above 0 where a stage has gan")
+        if self.weights.mse == self.weights.lpips == 0:
+            raise ValueError("weights.mse or weights.lpips must be above 0")
+        epochs = sum(stage.epochs for stage in self.stages)
+        if self.learning_rate.epochs and self.learning_rate.epochs[-1] >= epochs:
+            last = self.learning_rate.epochs[-1]
+            raise ValueError(f"learning_rate.epochs must be below the stages' {epochs}, not {last}")
+        return self
+
+    @classmethod
+    def of(cls, values: Any) -> "Recipe":
+        """From what a YAML file holds, or `to_dict` gave.
+
+        Raises:
+            DkicError: every key that is unknown or missing, and every value that can't be, by name.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise DkicError("; ".join(_sentence(e) for e in error.errors())) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.model_dump()
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe from a YAML file. DkicError, which begins with the path, where it can't be read or is none."""
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise DkicError(f"{path}: can't be read ({reason(error)})") from None
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise DkicError(f"{path}{where}: not YAML ({error.problem})") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise DkicError(f"{path}: not YAML ({reason(error)})") from None
+    if not isinstance(values, dict):
+        raise DkicError(f"{path}: must hold a recipe's keys, and holds {type(values).__name__}")
+    try:
+        return Recipe.of(values)
+    except DkicError as error:
+        raise DkicError(f"{path}: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as one reads it: 1e-4 is a number, which PyYAML takes for a word, and a key must not be there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := {key for key in keys if keys.count(key) > 1 and isinstance(key, str)}:
+            raise yaml.constructor.ConstructorError(None, None, f"{min(twice)} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_EXPONENTIAL = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENTIAL, list("-+0123456789"))
+
+
+def _sentence(error: Any) -> str:
+    """Of one of pydantic's errors: the key, and what is wrong with it."""
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] in ("extra_forbidden", "missing"):
+        return f"{key}: {'missing' if error['type'] == 'missing' else 'unknown key'}"
+    text = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should", "must")
+    if isinstance(error["input"], dict) and error["type"] == "value_error":  # of keys that do not go together
+        return f"{key}: {text}" if key else text
+    return f"{key}: {text}, not {error['input']!r:.60}"

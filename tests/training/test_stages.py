@@ -1,0 +1,262 @@
+"""PO-DKIC's stages: they learn, change where the recipe says, go on exactly, and stop before their weights break."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from command_line import dkic as command
+from lpips_weights import need_backbone
+from photographs import crop
+from PIL import Image
+from training.test_recipe import GOOD
+
+import dkic
+from dkic.errors import DkicError
+from dkic.training.photos import PhotoFolder
+from dkic.training.recipe import Recipe
+from dkic.training.run import CHECKPOINT, TrainingFailed
+from dkic.training.stages import WARMED_UP, StagedRun, StageResult
+from dkic.training.train import load_checkpoint, train_folder
+
+# Two steps of the first stage, three of the second; the learning rate falls after the third.
+RECIPE = Recipe.of(GOOD | {"epoch_steps": 1, "batch": 1, "discriminator_width": 8})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def backbone():
+    need_backbone("alex")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    Image.fromarray(crop(96, 100)).save(folder / "0.png")
+    return folder
+
+
+def begin(folder: Path, recipe: Recipe = RECIPE) -> StagedRun:
+    return StagedRun(recipe, PhotoFolder(folder, recipe.crop))
+
+
+def changed(**values: object) -> Recipe:
+    return Recipe.of(RECIPE.to_dict() | values)
+
+
+def same_states(a: StagedRun, b: StagedRun) -> bool:
+    for part in ("model", "discriminator"):
+        pairs = zip(a.parts[part].state_dict().items(), b.parts[part].state_dict().items(), strict=True)
+        if not all(name == other and torch.equal(x, y) for (name, x), (other, y) in pairs):
+            return False
+    return True
+
+
+def one_batch(run: StagedRun) -> StagedRun:
+    """Has every step see the same crops and noise."""
+    x = run.photos.batch(run.settings.batch, 0, 0)
+    run.batch = lambda: (x, run.model(x, torch.Generator().manual_seed(0)))
+    return run
+
+
+def mean(results: list[StageResult], name: str) -> float:
+    return float(np.mean([getattr(result, name) for result in results]))
+
+
+@pytest.fixture(scope="module")
+def overfitted(folder) -> list[StageResult]:
+    """One batch seen again and again: 40 steps without, then 20 with a discriminator."""
+    values = {
+        "epoch_steps": 10,
+        "stages": [{"epochs": 4, "target_factor": 2.0}, {"epochs": 2, "gan": True}],
+        "learning_rate": {"values": [5e-4], "epochs": []},
+    }
+    run = one_batch(begin(folder, changed(**values)))
+    return [run.train_step() for _ in range(run.steps)]
+
+
+def test_the_first_stage_lowers_every_term(overfitted):
+    first, last = overfitted[:3], overfitted[35:40]
+    assert mean(last, "lpips") < 0.4 * mean(first, "lpips")
+    assert mean(last, "psnr") > mean(first, "psnr") + 5
+    assert mean(last, "bpp") < 0.5 * mean(first, "bpp")
+    assert mean(last, "loss") < 0.5 * mean(first, "loss")
+
+
+def test_the_second_stage_adds_the_discriminator_and_goes_on_learning(overfitted):
+    for name in ("gan", "discriminator", "discriminator_accuracy"):
+        measured = [not math.isnan(getattr(result, name)) for result in overfitted]
+        assert measured == [False] * 40 + [True] * 20
+    assert mean(overfitted[-5:], "lpips") < mean(overfitted[35:40], "lpips")
+    assert mean(overfitted[-5:], "psnr") > mean(overfitted[35:40], "psnr")
+
+
+def test_the_discriminator_separates(folder):
+    """From a generator that stands still, with the seed's weights: a picture from what is none."""
+    run = begin(folder, changed(discriminator_width=16))
+    x, out = run.batch()
+    shown, results = out.x_hat.clamp(0, 1).detach(), []
+    for _ in range(60):
+        results.append(run._adversarial(x, shown, out))
+        run.discriminator_optimizer.step()
+    assert results[0]["discriminator"].item() == pytest.approx(2 * math.log(2), rel=0.05)
+    assert results[-1]["discriminator"].item() < 0.2
+    assert results[-1]["discriminator_accuracy"].item() > 0.95
+    assert results[-1]["gan"] > 2 * results[0]["gan"]
+
+
+def test_the_loss_is_equations_one_to_three(overfitted):
+    w = RECIPE.weights
+    for i, r in enumerate(overfitted):
+        distortion = w.mse * 255**2 * 10 ** (-r.psnr / 10) + w.lpips * r.lpips + (w.gan * r.gan if i >= 40 else 0)
+        assert r.loss == pytest.approx(distortion + r.rate_weight * r.bpp, rel=1e-4)
+        target = RECIPE.rate.target * (2 if i < 40 else 1)
+        chosen = RECIPE.rate.lambda_alpha if r.quantized_bpp >= target else RECIPE.rate.lambda_beta
+        assert r.rate_weight == chosen
+    assert {r.rate_weight for r in overfitted} == {RECIPE.rate.lambda_alpha, RECIPE.rate.lambda_beta}
+
+
+def test_the_schedules_follow_the_recipe(folder):
+    run, rates, stages = begin(folder), [], []
+    assert run.steps == 5 and run.milestones == {2: WARMED_UP}
+    for _ in range(run.steps):
+        stages.append(run.stage)
+        run.train_step()
+        rates.append({group["lr"] for o in (run.optimizer, run.discriminator_optimizer) for group in o.param_groups})
+    assert stages == [RECIPE.stages[0]] * 2 + [RECIPE.stages[1]] * 3
+    assert rates == [{1e-3}] * 3 + [{1e-4}] * 2
+    assert [run.rate.lambda_schedule.at(step) for step in range(5)] == [2, 2, 1, 1, 1]
+
+
+def test_an_epoch_is_the_photographs_once(folder, tmp_path):
+    assert begin(folder, changed(epoch_steps=None, batch=3)).steps == 5  # one photograph: a step at least
+    for i in range(7):
+        Image.fromarray(crop(64, 64, top=50 * i)).save(tmp_path / f"{i}.png")
+    assert begin(tmp_path, changed(epoch_steps=None, batch=3)).steps == 5 * 2
+
+
+def test_a_stage_can_freeze_all_but_the_decoder(folder):
+    run = begin(folder, changed(stages=[{"epochs": 2}, {"epochs": 3, "gan": True, "freeze": True}]))
+    for _ in range(2):
+        run.train_step()
+    before = {name: p.clone() for name, p in run.model.named_parameters()}
+    run.train_step()
+    moved = {name.partition(".")[0] for name, p in run.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"g_s"}
+    run.step = 0
+    run.train_step()
+    moved = {name.partition(".")[0] for name, p in run.model.named_parameters() if not torch.equal(p, before[name])}
+    assert {"g_s", "g_a", "h_a", "context"} <= moved
+
+
+def test_the_discriminator_does_not_teach_the_encoder_through_its_condition(folder):
+    run = begin(folder)
+    x, out = run.batch()
+    gan = run._adversarial(x, out.x_hat.clamp(0, 1).detach(), out)["gan"]
+    assert not gan.requires_grad
+    assert all(p.requires_grad for p in run.discriminator.parameters()) and run.discriminator.training
+
+
+def test_the_generators_loss_leaves_the_discriminators_gradients(folder):
+    run = begin(folder)
+    x, out = run.batch()
+    losses = run._adversarial(x, out.x_hat.clamp(0, 1), out)
+    before = [p.grad.clone() for p in run.discriminator.parameters()]
+    losses["gan"].backward()
+    assert all(torch.equal(p.grad, g) for p, g in zip(run.discriminator.parameters(), before, strict=True))
+    assert run.model.g_s[0][0].weight.grad.any()
+
+
+# Going on
+
+
+def test_a_resumed_run_goes_on_exactly(folder, tmp_path):
+    whole = begin(folder)
+    expected = [dataclasses.astuple(whole.train_step()) for _ in range(5)]
+    first = begin(folder)
+    got = [dataclasses.astuple(first.train_step()) for _ in range(3)]  # in the midst of the second stage
+    first.save(tmp_path / CHECKPOINT)
+    second = begin(folder)
+    second.restore(load_checkpoint(tmp_path / CHECKPOINT))
+    got += [dataclasses.astuple(second.train_step()) for _ in range(2)]
+    np.testing.assert_array_equal(got, expected)
+    assert same_states(whole, second)
+
+
+def test_other_runs_start_from_the_first_stage_of_one(folder, tmp_path):
+    whole = begin(folder)
+    for _ in range(2):
+        whole.train_step()
+    whole.save(tmp_path / WARMED_UP)
+    same, other = begin(folder), begin(folder, changed(rate=GOOD["rate"] | {"target": 0.3}))
+    for run in (same, other):
+        run.start_from(load_checkpoint(tmp_path / WARMED_UP))
+        assert run.step == 2 and run.stage.gan
+    assert dataclasses.astuple(whole.train_step()) == dataclasses.astuple(same.train_step())
+    assert same_states(whole, same)
+    assert other.train_step().step == 3
+    single = begin(folder, changed(stages=[{"epochs": 5}]))
+    with pytest.raises(DkicError, match="a recipe needs a second one"):
+        single.start_from(load_checkpoint(tmp_path / WARMED_UP))
+
+
+# What stops it
+
+
+@pytest.mark.parametrize("part", ["model", "discriminator"])
+def test_what_is_not_finite_stops_it_unchanged(folder, part):
+    run = begin(folder)
+    for _ in range(2):
+        run.train_step()
+    parameter = run.model.g_s[0][0].weight if part == "model" else run.discriminator.patches[0].bias
+    parameter.register_hook(lambda gradient: gradient * math.nan)
+    before = [p.clone() for p in (*run.model.parameters(), *run.discriminator.parameters())]
+    with pytest.raises(TrainingFailed, match="gradient became nan at step 2; train anew with a lower learning rate"):
+        run.train_step()
+    after = (*run.model.parameters(), *run.discriminator.parameters())
+    assert run.step == 2 and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+# The command
+
+
+def test_the_command_trains_by_a_recipe_and_resumes(folder, tmp_path):
+    config, out, other = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "other"
+    config.write_text(yaml.safe_dump(RECIPE.to_dict()))
+    result = command("train", folder, "--config", config, "--out", out, "--quality", 4)
+    assert result.status == 0, result.err
+    assert "LPIPS" in result.err and "D right in" in result.err
+    log = (out / "log.csv").read_text().splitlines()
+    assert log[0].split(",") == [field.name for field in dataclasses.fields(StageResult)] and len(log) == 6
+    assert load_checkpoint(out / WARMED_UP)["step"] == 2 and load_checkpoint(out / CHECKPOINT)["step"] == 5
+    codec = dkic.load(out)
+    assert codec.qualities == [4]
+    assert codec.decompress(codec.compress(crop(40, 40)), "numpy").shape == (40, 40, 3)
+    assert command("train", folder, "--out", out, "--resume", "--quality", 4).status == 0
+    start = ("--start-from", out / WARMED_UP, "--minutes", 0)
+    result = command("train", folder, "--config", config, "--out", other, *start)
+    assert result.status == 0, result.err
+    assert load_checkpoint(other / CHECKPOINT)["step"] == 2
+    for options, sentence in (
+        (("--resume", "--lambda", 0.1), "--lambda can't be given"),
+        (("--resume", "--config", Path(__file__).parents[2] / "configs" / "tiny_03.yaml"), "is not the recipe that"),
+        (("--config", config, "--lr", 0.1), "--lr can't be given with --config"),
+        (("--config", tmp_path / "nowhere.yaml"), "nowhere.yaml: can't be read"),
+        (("--crop", 64, "--start-from", out / WARMED_UP), "--start-from needs --config"),
+    ):
+        result = command("train", folder, "--out", out if "--resume" in options else tmp_path / "new", *options)
+        assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1
+
+
+def test_a_run_without_a_recipe_is_not_resumed_with_one(folder, tmp_path):
+    assert command("train", folder, "--out", tmp_path, "--crop", 64, "--minutes", 0).status == 0
+    config = Path(__file__).parents[2] / "configs" / "tiny_03.yaml"
+    result = command("train", folder, "--out", tmp_path, "--resume", "--config", config)
+    assert result.status == 2 and "was begun without a recipe" in result.err
+
+
+def test_the_backbone_can_be_given(folder, tmp_path):
+    with pytest.raises(DkicError, match="nowhere.pth: no weights that can be read"):
+        train_folder(folder, RECIPE, tmp_path, lpips_backbone=tmp_path / "nowhere.pth")
