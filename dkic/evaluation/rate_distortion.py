@@ -12,7 +12,7 @@ from dkic.coding.codec import Codec, load
 from dkic.coding.image_io import read_picture
 from dkic.errors import DkicError
 from dkic.evaluation.classical import jpeg_of_size
-from dkic.evaluation.metrics import ms_ssim, psnr
+from dkic.evaluation.metrics import batch, ms_ssim, psnr
 
 COLUMNS = ("bpp", "PSNR", "MS-SSIM", "JPEG bpp", "JPEG PSNR", "JPEG MS-SSIM")
 
@@ -25,7 +25,8 @@ def beside_jpeg(codec: Codec, pixels: np.ndarray, quality: int | None = None) ->
     area = pixels.shape[0] * pixels.shape[1]
     row: tuple[float, ...] = ()
     for size, result in ((len(data), decoded), (other.size, other.pixels)):
-        row += (size * 8 / area, psnr(pixels, result), ms_ssim(pixels, result))
+        x, x_hat = batch(pixels), batch(result)
+        row += (size * 8 / area, psnr(x, x_hat).item(), ms_ssim(x, x_hat).item())
     return row
 
 

@@ -5,15 +5,16 @@ import pytest
 from photographs import crop
 
 from dkic.evaluation.classical import jpeg, jpeg_of_size
-from dkic.evaluation.metrics import psnr
+from dkic.evaluation.metrics import batch, psnr
 
 PIXELS = crop(128, 192)
+X = batch(PIXELS)
 
 
 def test_jpeg_gets_better_and_larger_with_its_quality():
     low, high = jpeg(PIXELS, 10), jpeg(PIXELS, 90)
     assert low.pixels.shape == PIXELS.shape and low.pixels.dtype == np.uint8
-    assert low.size < high.size and psnr(PIXELS, low.pixels) < psnr(PIXELS, high.pixels)
+    assert low.size < high.size and psnr(X, batch(low.pixels)) < psnr(X, batch(high.pixels))
 
 
 @pytest.mark.parametrize("quality", [2, 30, 77])
