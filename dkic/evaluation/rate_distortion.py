@@ -11,7 +11,7 @@ import numpy as np
 from dkic.coding.codec import Codec, load
 from dkic.coding.image_io import read_picture
 from dkic.errors import DkicError
-from dkic.evaluation.classical import jpeg_of_size
+from dkic.evaluation.classical import by_pillow
 from dkic.evaluation.metrics import batch, ms_ssim, psnr
 
 COLUMNS = ("bpp", "PSNR", "MS-SSIM", "JPEG bpp", "JPEG PSNR", "JPEG MS-SSIM")
@@ -21,10 +21,12 @@ def beside_jpeg(codec: Codec, pixels: np.ndarray, quality: int | None = None) ->
     """COLUMNS for one picture, uint8 `[H, W, 3]`: bits per pixel of the whole file, dB, and MS-SSIM over RGB."""
     data = codec.compress(pixels, quality)
     decoded = codec.decompress(data, "numpy")
-    other = jpeg_of_size(pixels, len(data))
+    jpeg = by_pillow("jpeg")
+    files = (jpeg.encode(pixels, q) for q in range(1, 96))
+    other = next(file for file in files if len(file) >= len(data))
     area = pixels.shape[0] * pixels.shape[1]
     row: tuple[float, ...] = ()
-    for size, result in ((len(data), decoded), (other.size, other.pixels)):
+    for size, result in ((len(data), decoded), (len(other), jpeg.decode(other))):
         x, x_hat = batch(pixels), batch(result)
         row += (size * 8 / area, psnr(x, x_hat).item(), ms_ssim(x, x_hat).item())
     return row
