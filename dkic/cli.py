@@ -1,4 +1,4 @@
-"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `allocate`.
+"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `allocate`, `evaluate`.
 
 Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
 """
@@ -15,6 +15,7 @@ import click
 
 import dkic
 from dkic.errors import DkicError
+from dkic.evaluation.evaluate import evaluate
 from dkic.memory import keep_freed_memory
 
 INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
@@ -336,6 +337,9 @@ def allocate(table: Path, target_bpp: float | None, mean: bool, total_bytes: flo
     except DkicError as error:
         click.echo(f"dkic: {error}", err=True)
         sys.exit(1)
+
+
+cli.add_command(evaluate)
 
 
 def _targets(inputs: tuple[str, ...], out: str, suffix: str) -> list[Path]:
