@@ -1,5 +1,6 @@
-// Kernels whose traffic is plain to see, for test_traffic.py: `counted_accesses NAME` prints the emulator's counts, or ends with 1
-// and its message. Two blocks of two warps; tensors `a` (of kFloats) and `b` (of kDoubles), each at an address divisible by 256.
+// Kernels whose traffic is plain to see, for test_traffic.py: `counted_accesses NAME` prints the emulator's counts, or ends with
+// 1 and its message. Two blocks of two warps; tensors `a` (of kFloats) and `b` (of kDoubles), each at an address divisible by
+// 256.
 #include <cstdio>
 #include <map>
 

@@ -59,7 +59,7 @@ struct Launch {
   int threads;
   size_t shared_bytes = 0;
   Order order = Order::forward;
-  unsigned seed = 1;  // of Order::shuffled
+  unsigned seed = 1;           // of Order::shuffled
   Traffic* traffic = nullptr;  // counts accesses to global memory
 };
 
@@ -138,8 +138,9 @@ class Grid {
       if (other.state == State::in_collective) {
         if (!(other.mask & mask)) return;
         if (other.mask == mask && other.collective == kind && other.line == line) return;
-        fail(fiber, line, "lane " + std::to_string(other.index - first) +
-                              " waits in another collective with lanes of this mask, line " + std::to_string(other.line));
+        fail(fiber, line,
+             "lane " + std::to_string(other.index - first) + " waits in another collective with lanes of this mask, line " +
+                 std::to_string(other.line));
       }
       if (mask & bit && other.state == State::ended) fail(fiber, line, "the mask names a lane that has ended");
       if (mask & bit) all_here = false;
@@ -307,6 +308,10 @@ class Thread {
   dkic::Pack<T, N> load(const T* from, Where at = Where::current()) const {
     check(Access::load, from, sizeof(dkic::Pack<T, N>), at);
     return *reinterpret_cast<const dkic::Pack<T, N>*>(from);
+  }
+  template <int N, class T>
+  dkic::Pack<T, N> load_written(const T* from, Where at = Where::current()) const {
+    return load<N>(from, at);
   }
   template <int N, class T>
   void store(T* to, const dkic::Pack<T, N>& values, Where at = Where::current()) const {

@@ -29,9 +29,9 @@ class Traffic {
   // All of a kernel's accesses of one kind to one tensor.
   struct Counts {
     int64_t requests = 0;
-    int64_t bytes = 0;          // that lanes ask for
-    int64_t sectors = 0;        // of all requests
-    int64_t block_sectors = 0;  // different ones in each block: what a cache that keeps a block's sectors leaves
+    int64_t bytes = 0;                         // that lanes ask for
+    int64_t sectors = 0;                       // of all requests
+    int64_t block_sectors = 0;                 // different ones in each block: what a cache that keeps a block's sectors leaves
     std::unordered_set<uint64_t> all_sectors;  // different ones in all: what must come from, or go to, memory
   };
   using Key = std::pair<std::string, std::pair<int, Access>>;  // kernel, tensor, kind
@@ -98,7 +98,8 @@ class Traffic {
     for (const auto& [key, counts] : counts_) {
       const auto& [kernel, what] = key;
       std::fprintf(to, "%s %s %s", kernel.c_str(), tensors_[size_t(what.first)].name.c_str(), kinds[size_t(what.second)]);
-      for (const int64_t n : {counts.requests, counts.bytes, counts.sectors, counts.block_sectors, int64_t(counts.all_sectors.size())})
+      for (const int64_t n :
+           {counts.requests, counts.bytes, counts.sectors, counts.block_sectors, int64_t(counts.all_sectors.size())})
         std::fprintf(to, " %lld", (long long)(n));
       std::fprintf(to, "\n");
     }
