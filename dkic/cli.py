@@ -246,8 +246,8 @@ def train(
 ) -> None:
     """Train on the photographs in the folders DIR.
 
-    For rate and mean squared error, loss = bpp + lambda * 255^2 * MSE; or as the recipe in a --config says. In several
-    processes, for as many GPUs: torchrun --nproc-per-node 8 -m dkic train ... --config ...
+    For rate and mean squared error, loss = bpp + lambda * 255^2 * MSE; or as the recipe in a --config says, with which
+    several processes may share the work, as torchrun --nproc-per-node 8 -m dkic train starts them.
     """
     from tqdm import tqdm
 
