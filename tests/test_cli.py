@@ -320,7 +320,7 @@ def test_doctor_is_content():
 def test_help(command):
     result = dkic(*filter(None, [command, "--help"]))
     assert result.status == 0 and result.out.startswith(f"Usage: dkic {command or ''}".rstrip())
-    assert "..." not in result.out.replace("IN...", "").replace("[ARGS]...", "")  # nothing is cut short
+    assert "..." not in result.out.replace("IN...", "").replace("DIR...", "").replace("[ARGS]...", "")  # nothing is cut short
 
 
 def test_a_name_that_the_terminal_can_not_show(folder):
