@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dkic.errors import DkicError
+from dkic.ops.requantize import requantize, round_ste
 
 WEIGHT_MAX = 127
 ACTIVATION_MAX = 255
@@ -107,25 +108,6 @@ def check_multiplier(multiplier: Tensor) -> None:
     """Raises DkicError where it is none."""
     if not (multiplier.isfinite().all() and (multiplier >= 0).all()):
         raise DkicError("a multiplier is not finite, or negative")
-
-
-def round_ste(t: Tensor) -> Tensor:
-    """Rounded half to even; the gradient passes straight through."""
-    return t + (t.round() - t).detach() if t.requires_grad else t.round()
-
-
-def requantize(total: Tensor, bias: Tensor | None, multiplier: Tensor, low: int, high: int) -> Tensor:
-    """clamp(round((round(total) + bias) * multiplier), low, high), each rounded half to even; differentiable as if not rounded.
-
-    total: `[N, C, H, W]`, float32, or int32 where it may exceed 2^24; bias, multiplier: `[C]`, or of one element, float32.
-    """
-    bias = None if bias is None else bias.view(-1, 1, 1)
-    if total.dtype == torch.int32:
-        total = (total if bias is None else total + bias.to(torch.int32)).float()
-    else:
-        total = round_ste(total.float())
-        total = total if bias is None else total + bias
-    return round_ste(total * multiplier.view(-1, 1, 1)).clamp(low, high)
 
 
 def convolution(a: Tensor, weight: Tensor, stride: int, padding: int, groups: int) -> Tensor:

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from dkic.entropy.exact_network import ACTIVATION_MAX, ExactConv2d, Step, check_multiplier, requantize, round_ste
+from dkic.entropy.exact_network import ACTIVATION_MAX, ExactConv2d, Step, check_multiplier
 from dkic.errors import DkicError
 from dkic.models.ldcn_block import LDCNBlock
 from dkic.ops import ldcn
+from dkic.ops.requantize import requantize, round_ste
 
 OFFSET_STEPS, OFFSET_MAX = 8, 64  # offsets are multiples of 1/8 px, to 8 px
 MASK_STEPS = 64  # a mask of 1
