@@ -51,6 +51,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--weights", type=_FILE, multiple=True, metavar="FILE...", help="CompressAI's files of cheng2020 models.")
 @click.option("--allocate-by", type=click.Choice(["lpips", "psnr", "ms_ssim"]), default="lpips", show_default=True,
               help="What each codec's qualities are chosen for at a target.")
+@click.option("--anchor", metavar="NAME", help="The codec that BD-rates are against; by default the first with 4 qualities.")
+@click.option("--crop", "crops", multiple=True, metavar="IMAGE:X,Y,W,H...", help="Figures of these pictures, with these crops.")
 @click.option("--lpips-vgg", is_flag=True, help="LPIPS by VGG as well, which takes seconds for a picture.")
 @click.option("--threads", type=click.IntRange(1, 256), help="CPU threads, of every codec; all cores by default.")
 @click.option("--force", is_flag=True, help="Overwrite the files of an earlier report.")
@@ -60,7 +62,8 @@ def evaluate(folder: Path, out: Path, **options: Any) -> None:
     Every number comes from files on disk that are decoded again. Each codec is brought to a target by choosing one of its
     qualities for each picture, for the least LPIPS (see `dkic allocate`). NAME is dkic:MODEL, cheng2020 (both its networks),
     cheng2020-anchor, cheng2020-attn, bpg444, hevc444, vvc, avif, jxl, webp, jpeg or jpeg2000; what can't run here is left
-    out, with the reason. REPORT gets table.md, .csv and .tex, measurements.parquet and chosen.parquet, and the files.
+    out, with the reason. REPORT gets table.md, .csv and .tex, rate-distortion curves (.png, .svg) and bd_rate.md, figures
+    with crops of the pictures, measurements.parquet (every file), chosen.parquet (those of the table), and the files.
     """
     try:
         found = run(folder, out, log=click.echo, **options)
@@ -80,19 +83,22 @@ def run(
     targets: Sequence[float] = DEFAULT_TARGETS,
     weights: Sequence[Path] = (),
     allocate_by: str = "lpips",
+    anchor: str | None = None,
+    crops: Sequence[str] = (),
     lpips_vgg: bool = False,
     threads: int | None = None,
     force: bool = False,
     log: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
     """Measures, allocates and writes the report; arguments as those of the command. Raises DkicError."""
-    for package in ("pyarrow", "lpips"):
+    for package in ("pyarrow", "lpips", "matplotlib", "bjontegaard"):
         if find_spec(package) is None:
             raise DkicError(f"`dkic evaluate` needs {package}: python3 -m pip install 'dkic[eval]'")
     import torch
     from tqdm import tqdm
 
     from dkic.evaluation.codecs import Unavailable, expand, make_codec
+    from dkic.evaluation.figures import parse_crops
     from dkic.evaluation.measure import find_pictures, measure
     from dkic.evaluation.report import Evaluation, write_report
     from dkic.evaluation.table import at_target
@@ -102,24 +108,37 @@ def run(
         torch.set_num_threads(threads)
     pictures = find_pictures(folder)
     names = expand(codecs or DEFAULT_CODECS)
+    if anchor is not None and anchor not in names:
+        raise DkicError(f"--anchor {anchor}: must be one of the codecs, {', '.join(names)}")
+    given_crops = parse_crops(crops, pictures)
     _make_folder(out, force)
     networks = {"lpips": LPIPS("alex")} | ({"lpips_vgg": LPIPS("vgg")} if lpips_vgg else {})
-    made, left_out, rows, cells = [], {}, [], []
+    made, left_out = [], {}
+
+    def leave_out(name: str, why: Unavailable) -> None:
+        left_out[name] = str(why)
+        log(f"{name}: left out: {why}")
+
     for name in names:
         try:
-            codec = make_codec(name, weights)
-            log(f"{name}: {codec.about}; {len(codec.qualities)} qualities of {len(pictures)} pictures")
+            made.append(make_codec(name, weights))
+        except Unavailable as error:
+            leave_out(name, error)
+    rows, cells = [], []
+    for codec in list(made):
+        log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(pictures)} pictures")
+        try:
             with tqdm(total=len(pictures), unit="picture", disable=None, leave=False) as bar:
                 own = measure(codec, pictures, out / "files", networks, force, lambda _image, bar=bar: bar.update())
         except Unavailable as error:
-            left_out[name] = str(error)
-            log(f"{name}: left out: {error}")
+            made.remove(codec)
+            leave_out(codec.name, error)
             continue
-        made.append(codec)
         rows += own
         cells += [at_target(own, target, allocate_by) for target in sorted(set(targets))]
     if not made:
         raise DkicError("none of these codecs could run: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
+    with_curves = [codec.name for codec in made if len(codec.qualities) >= 4]
     found = Evaluation(
         pictures=pictures,
         folder=out,
@@ -128,6 +147,8 @@ def run(
         rows=rows,
         cells=cells,
         allocated_by=allocate_by,
+        anchor=next((name for name in with_curves if anchor in (None, name)), None),
+        crops=given_crops,
         made_on=f"{time.strftime('%Y-%m-%d')}, {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     )
     write_report(found, force)

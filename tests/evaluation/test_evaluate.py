@@ -45,7 +45,24 @@ def test_the_table_has_a_line_for_each_codec(report):
     assert "bpg444: left out: there is no bpgenc on PATH" in done.out and "bpg444 was left out: there is no" in text
     assert "LPIPS alone does not reward realism" in text and "model tiny, quality 3" in text
     assert (out / "table.tex").read_text().startswith(r"\begin{tabular}")
+    assert (out / "bd_rate.md").read_text().startswith("| BD-rate against jpeg, % | PSNR | MS-SSIM | LPIPS |")
     assert len((out / "table.csv").read_text().splitlines()) == 1 + 2 * 2
+
+
+def test_there_are_figures(report):
+    out, _ = report
+    names = {path.name for path in (out / "figures").iterdir()}
+    assert names == {f"{target}-bpp-{image}.png" for target in ("0.4", "1.2") for image in SIZES}
+    width, height = Image.open(out / "figures" / "1.2-bpp-first.png").size
+    assert width == 1620 and height > 500
+
+
+def test_there_are_curves(report):
+    out, _ = report
+    assert sorted(path.name for path in out.glob("rate_distortion_*")) == sorted(
+        f"rate_distortion_{metric}.{suffix}" for metric in ("psnr", "ms_ssim", "lpips") for suffix in ("png", "svg")
+    )
+    assert Image.open(out / "rate_distortion_psnr.png").size == (980, 700)
 
 
 def test_every_number_comes_from_the_files(report, folder):
@@ -78,9 +95,9 @@ def test_a_report_is_not_overwritten_unasked(report, folder):
     ("arguments", "said"),
     [
         (["--codec", "jpg"], "there is no such codec"),
-        (["--codec", "dkic:nothing"], "nothing"),
+        (["--codec", "jpeg", "dkic:nothing"], "nothing"),
+        (["--codec", "jpeg", "--anchor", "webp"], "--anchor webp: must be one of the codecs, jpeg"),
         (["--codec", "bpg444"], "none of these codecs could run: bpg444: there is no bpgenc"),
-        (["--codec", "cheng2020-attn", "--weights", "mine.pth"], "must be named as CompressAI names it"),
     ],
 )
 def test_what_can_not_be(arguments, said, folder, tmp_path, monkeypatch):
