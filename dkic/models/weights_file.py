@@ -8,6 +8,7 @@ published file is never changed: new weights get a new name.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,22 @@ def find_weights(model: str | Path) -> list[Path]:
         return [path]
     if files := sorted(path.glob("*.safetensors")):
         return files
-    files = sorted(SHIPPED.glob(f"{model}-q*.safetensors")) if str(model).replace("-", "").isalnum() else []
+    files = _newest(str(model))
     if not files:
         shipped = ", ".join(shipped_models()) or "none"
         raise DkicError(f"no model {model}: give the path of a weights file, or one of the shipped names ({shipped})")
     return files
+
+
+def _newest(model: str) -> list[Path]:
+    """Shipped files of a name: NAME-qQUALITY.safetensors, or NAME-qQUALITY.REVISION.safetensors where there are later ones."""
+    newest: dict[int, tuple[int, Path]] = {}
+    for path in SHIPPED.glob("*-q*.safetensors"):
+        found = re.fullmatch(r"(.+)-q(\d+)(?:\.(\d+))?", path.stem)
+        if found and found[1] == model:
+            quality, revision = int(found[2]), int(found[3] or 1)
+            newest[quality] = max(newest.get(quality, (0, path)), (revision, path))
+    return [path for _, (_, path) in sorted(newest.items())]
 
 
 def find_by_hash(model_hash: bytes) -> Path:

@@ -57,7 +57,7 @@ def test_any_size_comes_back_in_its_size(codec, height, width):
     decoded = codec.decompress(data, "numpy")
     assert decoded.dtype == np.uint8 and decoded.shape == image.shape
     header = unpack(data).header
-    assert (header.height, header.width, header.quality, header.arithmetic) == (height, width, codec.qualities[-1], 1)
+    assert (header.height, header.width, header.quality, header.arithmetic) == (height, width, codec.qualities[-1], 2)
 
 
 def test_every_kind_of_input_gives_the_same_file(codec, tmp_path):
