@@ -34,7 +34,7 @@ def good(codec) -> bytes:
 def refusal(codec, monkeypatch):
     """The sentence that a file is refused with, no network having run."""
 
-    def decode(file, level):
+    def decode(file, level, tile):
         raise AssertionError("a damaged file reached the networks")
 
     monkeypatch.setattr(codec_module, "decode", decode)
