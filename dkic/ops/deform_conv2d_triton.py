@@ -276,7 +276,7 @@ def backward_weight(p: Problem, grad_y: Tensor) -> Tensor:
         grad_y, p.x, p.offset, p.mask, partial, **p.sizes(grad_y, partial), grad_stride=pixel_strides(grad_y),
         out_channels=p.outputs, group_outputs=p.group_outputs, depth=p.depth, tiles=of_a_part, **tiles.options(),
     )  # fmt: skip
-    return partial.sum(0).permute(0, 3, 1, 2).to(p.dtype).contiguous()
+    return partial.sum(0).permute(0, 3, 1, 2).to(p.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def fixed_powers(p: Problem, grad_y: Tensor) -> Tensor:
