@@ -1,8 +1,13 @@
-"""Random crops from a folder of photographs, reproducible from (seed, step) alone."""
+"""Random crops of photographs in folders, reproducible from (seed, step) alone."""
 
 import hashlib
+import re
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,21 +18,42 @@ from dkic.coding.image_io import read_picture
 from dkic.errors import DkicError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".bmp"))
+# Where ImageNet's photographs for training are below its root: as ILSVRC2012_img_train.tar has them, as torchvision lays
+# them out, and in the archive of its localization challenge. Those for validation and test beside them are left alone.
+IMAGENET_TRAIN = (".", "train", "ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train")
+_SYNSET = re.compile(r"n\d{8}")
+_AT_A_TIME = 1024  # headers that are read ahead, by several threads
+
+
+class Crops(NamedTuple):
+    """Some of a step's crops.
+
+    pixels: uint8 `[n, crop, crop, 3]`. files: which photograph each is of. unreadable: photographs that turned out to be so,
+    and were passed over, since the last crops, with a sentence why.
+    """
+
+    pixels: Tensor
+    files: list[str]
+    unreadable: dict[str, str]
 
 
 class PhotoFolder:
-    """Crops of the photographs below a folder.
+    """Crops of the photographs below a folder, or several.
 
     A photograph is drawn with a chance proportional to its area, but at most AREA_CAP's, so that a few huge ones don't fill
     every batch. Decoded pictures stay in memory up to `cache_bytes`.
 
     Args:
-        folder: searched recursively for .png, .jpg, .webp, .tiff, .ppm and the like.
-        crop: side of the square crops, in pixels; smaller photographs are skipped and counted in `skipped`, as are those that
-            can't be read, some of which (a truncated file, one with transparency) show only when they are first drawn.
+        folders: searched recursively for .png, .jpg, .webp, .tiff, .ppm and the like. That is Flicker2W's layout too; of a
+            folder in one of ImageNet's layouts (IMAGENET_TRAIN) the photographs for training are taken.
+        crop: side of the square crops, in pixels; smaller photographs are skipped.
         cache_bytes: memory for decoded pictures.
+        imagenet_photos: how many of ImageNet's photographs are taken, any, but always the same; None: all.
 
-    Attributes: `fingerprint` is the same for folders with the same photographs, by name and size.
+    Attributes:
+        too_small, broken: how many were smaller than a crop; files whose head can't be read. Others (a truncated file, one
+            with transparency) show only when they are first drawn, that they can't: see `Crops`.
+        fingerprint: the same for folders with the same photographs, by name and size.
 
     Raises:
         DkicError: no photograph that is large enough.
@@ -35,74 +61,122 @@ class PhotoFolder:
 
     AREA_CAP = 1_000_000
 
-    def __init__(self, folder: str | Path, crop: int, cache_bytes: int = 2 * 2**30) -> None:
+    def __init__(
+        self,
+        folders: str | Path | Sequence[str | Path],
+        crop: int,
+        cache_bytes: int = 2 * 2**30,
+        imagenet_photos: int | None = None,
+    ) -> None:
         self.crop = crop
         self.paths: list[Path] = []
-        self.skipped: dict[str, int] = {"too small": 0, "unreadable": 0}
-        areas = []
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise DkicError(f"{folder}: not a folder of photographs")
-        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
-            try:
-                with Image.open(path) as image:
-                    width, height = image.size
-            except Exception:  # a damaged file makes Pillow's readers raise anything
-                self.skipped["unreadable"] += 1
-                continue
-            if min(width, height) < crop:
-                self.skipped["too small"] += 1
-                continue
-            self.paths.append(path)
-            areas.append(min(width * height, self.AREA_CAP))
+        self.too_small, self.broken = 0, list[Path]()
+        areas: list[int] = []
+        names: list[str] = []
+        self._folders = [Path(folder) for folder in ([folders] if isinstance(folders, (str, Path)) else folders)]
+        for folder in self._folders:
+            for path, area in islice(self._found(folder), imagenet_photos if _imagenet(folder) else None):
+                self.paths.append(path)
+                areas.append(min(area, self.AREA_CAP))
+                names.append(f"{path.relative_to(folder)} {areas[-1]}")
         if not self.paths:
-            raise DkicError(f"{folder}: no photograph of at least {crop}x{crop} pixels in it (skipped: {self.skipped})")
-        listing = "\n".join(f"{path.relative_to(folder)} {area}" for path, area in zip(self.paths, areas, strict=True))
-        self.fingerprint = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
-        self._chance = np.array(areas, dtype=np.float64) / sum(areas)
-        self._folder, self._unreadable = folder, set[Path]()
+            skipped = f"skipped: {self.too_small} too small, {len(self.broken)} unreadable"
+            raise DkicError(f"{self._where}: no photograph of at least {crop}x{crop} pixels in it ({skipped})")
+        self.fingerprint = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
+        self._ends = np.cumsum(areas, dtype=np.int64)
+        self._unreadable = set[Path]()
+        self._to_tell: dict[str, str] = {}
         self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()
         self._cache_left = cache_bytes
 
     def __len__(self) -> int:
         return len(self.paths) - len(self._unreadable)
 
-    def batch(self, size: int, seed: int, step: int) -> Tensor:
-        """`[size, 3, crop, crop]` float32 in [0, 1], channels_last: the same for the same seed and step."""
-        rng = np.random.default_rng((seed, step))
-        out = np.empty((size, self.crop, self.crop, 3), dtype=np.uint8)
-        for i in range(size):
-            pixels = self._draw(rng)
-            top, left = (rng.integers(side - self.crop + 1) for side in pixels.shape[:2])
-            crop = pixels[top : top + self.crop, left : left + self.crop]
+    def crops(self, seed: int, step: int, which: range) -> Crops:
+        """These of a step's crops: each depends on seed, step and its own number alone, whoever makes the others."""
+        pixels, files = np.empty((len(which), self.crop, self.crop, 3), dtype=np.uint8), []
+        for i, number in enumerate(which):
+            rng = np.random.default_rng((seed, step, number))
+            path, photograph = self._draw(rng)
+            top, left = (rng.integers(side - self.crop + 1) for side in photograph.shape[:2])
+            crop = photograph[top : top + self.crop, left : left + self.crop]
             if rng.integers(2):
                 crop = crop[:, ::-1]
             if rng.integers(2):
                 crop = crop.transpose(1, 0, 2)
-            out[i] = crop
-        return torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(255)
+            pixels[i] = crop
+            files.append(str(path))
+        unreadable, self._to_tell = self._to_tell, {}
+        return Crops(torch.from_numpy(pixels), files, unreadable)
 
-    def _draw(self, rng: np.random.Generator) -> np.ndarray:
-        """A photograph's pixels; where one can't be read, another is drawn, which is as reproducible as the files are."""
+    def divide_cache(self, n: int) -> None:
+        """Keep to an n-th of the memory, as one of n processes that have a copy of this."""
+        self._cache_left //= n
+
+    def _found(self, folder: Path) -> Iterator[tuple[Path, int]]:
+        """The photographs below a folder that are large enough, and their areas; counts the others."""
+        if not folder.is_dir():
+            raise DkicError(f"{folder}: not a folder of photographs")
+        imagenet = _imagenet(folder)
+        paths = sorted(p for p in (imagenet or folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+        if imagenet:
+            np.random.default_rng(0).shuffle(paths)  # type: ignore[arg-type]  # by class otherwise
+        with ThreadPoolExecutor() as threads:
+            for start in range(0, len(paths), _AT_A_TIME):
+                some = paths[start : start + _AT_A_TIME]
+                for path, size in zip(some, threads.map(_size, some), strict=True):
+                    if size is None:
+                        self.broken.append(path)
+                    elif min(size) < self.crop:
+                        self.too_small += 1
+                    else:
+                        yield path, size[0] * size[1]
+
+    @property
+    def _where(self) -> str:
+        return ", ".join(map(str, self._folders))
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Path, np.ndarray]:
+        """A photograph; where one can't be read, another is drawn, which is as reproducible as the files are."""
         reason: DkicError | None = None
         while len(self):
-            path = self.paths[rng.choice(len(self.paths), p=self._chance)]
+            path = self.paths[np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right")]
             if path not in self._unreadable:
                 try:
-                    return self._pixels(path)
+                    return path, self._pixels(path)
                 except DkicError as error:
                     reason = error
                     self._unreadable.add(path)
-                    self.skipped["unreadable"] += 1
-        raise DkicError(f"{self._folder}: none of its photographs can be read ({reason})")
+                    self._to_tell[str(path)] = str(error)
+        raise DkicError(f"{self._where}: none of its photographs can be read ({reason})")
 
     def _pixels(self, path: Path) -> np.ndarray:
         if path in self._cache:
             self._cache.move_to_end(path)
             return self._cache[path]
         pixels = read_picture(path).pixels
+        if min(pixels.shape[:2]) < self.crop:
+            raise DkicError(f"{path}: has become smaller than {self.crop}x{self.crop} pixels since it was found")
         self._cache[path] = pixels
         self._cache_left -= pixels.nbytes
         while self._cache_left < 0 and len(self._cache) > 1:
             self._cache_left += self._cache.popitem(last=False)[1].nbytes
         return pixels
+
+
+def _imagenet(folder: Path) -> Path | None:
+    """The folder of ImageNet's photographs for training, where `folder` is in one of its layouts."""
+    for below in IMAGENET_TRAIN:
+        train = folder / below
+        if train.is_dir() and any(_SYNSET.fullmatch(child.name) and child.is_dir() for child in train.iterdir()):
+            return train
+    return None
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width and height as the file's head has them; None where it is no picture."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception:  # a damaged file makes Pillow's readers raise anything
+        return None

@@ -80,6 +80,10 @@ class Recipe(_Part):
     epoch_steps: steps in an epoch; None: as many as there are whole batches in the photographs.
     lpips_net: "alex" or "vgg". discriminator_width: channels after its first layer; HiFiC has 64.
     clip_norm: bound of the gradients' norm.
+    accumulation: micro-batches that each process takes its share of the batch in, for a GPU of little memory.
+    precision: "bfloat16": g_a and g_s compute in it where autocast does; all else is float32.
+    ema: of the weights' moving average, what is kept at each step; the average is what is written for use. None: no average.
+    imagenet_photos: how many photographs are taken of a folder in one of ImageNet's layouts; None: all.
     """
 
     preset: str
@@ -94,6 +98,10 @@ class Recipe(_Part):
     discriminator_width: Count = 64
     clip_norm: Positive = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    accumulation: Count = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    imagenet_photos: Count | None = None
 
     @field_validator("preset")
     @classmethod
@@ -115,6 +123,8 @@ class Recipe(_Part):
             raise ValueError("weights.gan must be above 0 where a stage has gan")
         if self.weights.mse == self.weights.lpips == 0:
             raise ValueError("weights.mse or weights.lpips must be above 0")
+        if self.batch % self.accumulation:
+            raise ValueError(f"accumulation must divide the batch of {self.batch}, and is {self.accumulation}")
         epochs = sum(stage.epochs for stage in self.stages)
         if self.learning_rate.epochs and self.learning_rate.epochs[-1] >= epochs:
             last = self.learning_rate.epochs[-1]

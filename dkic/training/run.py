@@ -7,12 +7,13 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,6 +23,8 @@ from dkic.models import DKIC, PRESETS
 from dkic.models.config import ModelConfig
 from dkic.models.dkic import TrainingOutput
 from dkic.output_file import write_atomically
+from dkic.training.batches import Batches, pixels_of
+from dkic.training.log import Log, StepResult
 from dkic.training.photos import PhotoFolder
 
 CHECKPOINT = "checkpoint.pt"
@@ -32,30 +35,25 @@ class TrainingFailed(DkicError):
     """A run that had begun can't go on: a loss that is not finite, a full disk."""
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """One step's figures, over its batch: loss, rate in bits per pixel, PSNR in dB."""
-
-    step: int
-    loss: float
-    bpp: float
-    psnr: float
-
-    def __str__(self) -> str:
-        return f"bpp {self.bpp:.3f}, PSNR {self.psnr:.2f} dB"
-
-
 class Run(ABC):
     """Model and step counter of a run, and its checkpoints.
 
-    Everything random is drawn from (seed, step), so a checkpoint needs no generator state: resuming continues exactly.
+    Everything random is drawn from (seed, step), so a checkpoint needs no generator's state: resuming continues exactly.
 
     Args:
         settings: TrainSettings or a Recipe.
         photos: where crops come from.
+        device: what computes.
+        process, processes: this one's number, and how many share a step's crops.
+        micro_batches: how many parts a process takes its share of them in.
+        workers: processes that decode photographs, for each that trains; 0: itself.
+        tell: is given sentences about photographs that can't be read.
 
     A checkpoint keeps the states of `parts`, to which subclasses add theirs. `steps` is the run's length; after those in
     `milestones` a checkpoint is left under a name of its own.
+
+    Raises:
+        DkicError: a batch that can't be divided so.
     """
 
     kind: str  # the checkpoint's key for the settings
@@ -64,11 +62,32 @@ class Run(ABC):
     steps: int
     milestones: Mapping[int, str] = MappingProxyType({})
 
-    def __init__(self, settings: Any, photos: PhotoFolder) -> None:
+    def __init__(
+        self,
+        settings: Any,
+        photos: PhotoFolder,
+        *,
+        device: torch.device | str = "cpu",
+        process: int = 0,
+        processes: int = 1,
+        micro_batches: int = 1,
+        workers: int = 0,
+        tell: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
         self.settings, self.photos, self.step = settings, photos, 0
+        self.device, self.leads = torch.device(device), process == 0
+        size, left = divmod(settings.batch, processes * micro_batches)
+        if left:
+            shares = f"{processes} processes with {micro_batches} micro-batches each"
+            raise DkicError(f"batch: {settings.batch} crops can't be divided among {shares}")
+        # Part by part, so that n processes' crops and noise are those of one process with n times the micro-batches.
+        self._parts = [part * processes + process for part in range(micro_batches)]
+        crops = [range(part * size, (part + 1) * size) for part in self._parts]
+        self.batches = Batches(photos, settings.seed, crops, workers, self.device.type == "cuda", tell)
+        self.files: list[str] = []
         torch.manual_seed(settings.seed)
         self.config: ModelConfig = PRESETS[settings.preset]
-        self.model = DKIC(self.config).to(memory_format=torch.channels_last)
+        self.model = DKIC(self.config).to(self.device, memory_format=torch.channels_last)
         self.parts: dict[str, Any] = {"model": self.model}
 
     @abstractmethod
@@ -79,18 +98,47 @@ class Run(ABC):
     def about(self) -> dict[str, Any]:
         """Facts of the run, for the weights file."""
 
-    def batch(self) -> tuple[Tensor, TrainingOutput]:
-        """The step's crops `[N, 3, crop, crop]`, and what the model makes of them."""
-        x = self.photos.batch(self.settings.batch, self.settings.seed, self.step)
-        return x, self.model(x, torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step))
+    def trained(self) -> DKIC:
+        """A copy of the model on the CPU, as weights are written of it."""
+        model = DKIC(self.config)
+        model.load_state_dict(self.model.state_dict())
+        return model
 
-    def gradients(self, loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients of a loss for a module, clipped."""
-        check_finite("loss", loss, self.step, self.advice)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(module.parameters(), self.settings.clip_norm)
-        check_finite("gradient", norm, self.step, self.advice)
+    def any_process(self, flag: bool) -> bool:
+        """Whether it is true on any of the processes."""
+        return flag
+
+    def examples(self) -> Tensor | None:
+        """The last step's crops beside what became of them, `[N, 3, H, 2W]` in [0, 1]."""
+        return None
+
+    def micro_batches(self) -> list[Tensor]:
+        """This process' crops of the step, `[n, 3, crop, crop]` each; `files` are theirs."""
+        found = self.batches.of(self.step)
+        self.files = [file for crops in found for file in crops.files]
+        return [pixels_of(crops, self.device) for crops in found]
+
+    def forward(self, x: Tensor, part: int = 0, model: nn.Module | None = None) -> TrainingOutput:
+        """What the model (or what wraps it) makes of the step's micro-batch of this number."""
+        seed = np.random.SeedSequence((self.settings.seed, self.step, self._parts[part])).generate_state(1, np.uint64)[0]
+        return (model or self.model)(x, torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1))))
+
+    def clip(self, module: nn.Module) -> float:
+        """Bounds the norm of a module's gradients; returns what it was."""
+        return nn.utils.clip_grad_norm_(module.parameters(), self.settings.clip_norm).item()
+
+    def check_finite(self, what: str, value: float) -> None:
+        """TrainingFailed where a loss or the norm of a gradient is not finite."""
+        if not math.isfinite(value):
+            files = ", ".join(sorted(set(self.all_files())))
+            raise TrainingFailed(
+                f"the {what} became {value} at step {self.step}, on crops of {files}; "
+                f"{CHECKPOINT} is of before it; train anew with a lower {self.advice}"
+            )
+
+    def all_files(self) -> list[str]:
+        """The photographs of the step's crops, on all processes."""
+        return self.files
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -124,43 +172,45 @@ class Run(ABC):
             raise DkicError(f"the checkpoint does not fit {preset} as this version of dkic has it") from error
 
 
-def run_steps(run: Run, out: Path, minutes: float | None) -> None:
+def run_steps(run: Run, out: Path, minutes: float | None, save_every: int = SAVE_EVERY) -> None:
     """Do the steps that are left, at most for `minutes`.
 
-    `out` gets checkpoint.pt, every 200 steps and at the end, and log.csv with a line per step.
+    `out` gets checkpoint.pt, at the start, every `save_every` steps and at the end, and a log (see `log.Log`).
     """
     end = math.inf if minutes is None else time.monotonic() + minutes * 60
     shown: StepResult | None = None
-    names = [field.name for field in fields(run.result_type)]
     with (
         _ctrl_c() as stopped,
-        _log_after(out / "log.csv", names, run.step) as csv,
-        tqdm(total=run.steps, initial=run.step, unit="step", mininterval=1) as progress,
+        Log(out, run.result_type, run.step, run.kind == "recipe") if run.leads else contextlib.nullcontext() as log,
+        tqdm(total=run.steps, initial=run.step, unit="step", mininterval=1, disable=not run.leads) as progress,
     ):
+
+        def save(name: str) -> None:
+            if run.leads:
+                run.save(out / name)
+
         try:
-            while run.step < run.steps and time.monotonic() < end and not stopped.is_set():
+            save(CHECKPOINT)
+            while run.step < run.steps and not run.any_process(time.monotonic() >= end or stopped.is_set()):
                 result = run.train_step()
-                csv.write(f"{result.step}," + ",".join(f"{getattr(result, name):.6g}" for name in names[1:]) + "\n")
-                shown = result if shown is None else _running_mean(shown, result)
-                progress.update()
-                progress.set_postfix_str(str(shown))
+                if log:
+                    log.write(result)
+                    shown = result if shown is None else _running_mean(shown, result)
+                    progress.update()
+                    progress.set_postfix_str(str(shown))
                 if name := run.milestones.get(run.step):
-                    run.save(out / name)
-                if run.step % SAVE_EVERY == 0:
-                    run.save(out / CHECKPOINT)
+                    save(name)
+                if run.step % save_every == 0:
+                    save(CHECKPOINT)
+                    if log and (pictures := run.examples()) is not None:
+                        log.pictures(pictures, run.step)
         finally:
-            run.save(out / CHECKPOINT)
+            save(CHECKPOINT)
 
 
-def check_finite(what: str, value: Tensor, step: int, advice: str) -> None:
-    """TrainingFailed where a loss or the norm of a gradient is not finite."""
-    if not math.isfinite(value.item()):
-        raise TrainingFailed(f"the {what} became {value.item()} at step {step}; train anew with a lower {advice}")
-
-
-def psnr_of(mse: Tensor) -> float:
+def psnr_of(mse: float) -> float:
     """PSNR in dB of values in [0, 1]."""
-    return -10 * math.log10(max(mse.item(), 1e-10))
+    return -10 * math.log10(max(mse, 1e-10))
 
 
 @contextlib.contextmanager
@@ -175,15 +225,6 @@ def _ctrl_c() -> Iterator[threading.Event]:
         yield stopped
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _log_after(path: Path, names: list[str], step: int) -> Iterator[Any]:
-    """The log, open for more, without the lines of steps that were done after the checkpoint and then lost."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: step + 1] if path.exists() else []
-    with open(path, "w", encoding="utf-8", buffering=1) as csv:
-        csv.writelines(lines or [",".join(names) + "\n"])
-        yield csv
 
 
 def _running_mean(mean: StepResult, new: StepResult, keep: float = 0.98) -> StepResult:

@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dkic.errors import DkicError
 from dkic.losses.lpips import LPIPS
 from dkic.losses.rate_target import RateTarget, StepSchedule
 from dkic.losses.relativistic_gan import discriminator_accuracy, discriminator_loss, generator_loss
 from dkic.models.discriminator import Discriminator
-from dkic.models.dkic import TrainingOutput
+from dkic.models.dkic import DKIC, TrainingOutput
+from dkic.training.log import StepResult
 from dkic.training.photos import PhotoFolder
+from dkic.training.processes import autocast_transforms
 from dkic.training.recipe import Recipe, Stage
-from dkic.training.run import Run, StepResult, psnr_of
+from dkic.training.run import Run, TrainingFailed, psnr_of
 
 # Left at the end of the first stage: runs at other rates can start from it.
 WARMED_UP = "warmed_up.pt"
@@ -45,29 +50,57 @@ class StageResult(StepResult):
 
 
 class StagedRun(Run):
-    """A recipe's run.
+    """A recipe's run, in one process or, under torchrun, in several that share each step's crops.
 
-    In a stage with a discriminator, both sides' gradients are taken at the same weights and then both are stepped.
+    In a stage with a discriminator, both sides' gradients are taken at the same weights and then both are stepped. Means of
+    the losses and equation 2's rate are over all of the step's crops, those of the relativistic GAN's logits over a
+    micro-batch on all processes.
 
     Args:
         recipe: see Recipe.
         photos: where crops come from.
+        accelerator: see `processes.accelerator_for`.
         lpips_backbone: see `dkic.losses.lpips.LPIPS`.
+        options: workers and tell, see `Run`.
     """
 
     kind, advice, result_type = "recipe", "learning rate", StageResult
     settings: Recipe
 
-    def __init__(self, recipe: Recipe, photos: PhotoFolder, lpips_backbone: str | Path | None = None) -> None:
-        super().__init__(recipe, photos)
+    def __init__(
+        self,
+        recipe: Recipe,
+        photos: PhotoFolder,
+        accelerator: Accelerator,
+        lpips_backbone: str | Path | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            recipe,
+            photos,
+            device=accelerator.device,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+            micro_batches=recipe.accumulation,
+            **options,
+        )
+        self.accelerator = accelerator
         self.discriminator = Discriminator(self.config.latent_channels, recipe.discriminator_width)
-        self.discriminator.to(memory_format=torch.channels_last)
+        self.discriminator.to(self.device, memory_format=torch.channels_last)
         rate = recipe.learning_rate.values[0]
         self.optimizer = torch.optim.Adam(self.model.parameters(), rate)
         self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate)
         for name in ("optimizer", "discriminator", "discriminator_optimizer"):
             self.parts[name] = getattr(self, name)
-        self.lpips = LPIPS(recipe.lpips_net, lpips_backbone)
+        self.average: AveragedModel | None = None
+        if recipe.ema is not None:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+            self.parts["average"] = self.average
+        if recipe.precision == "bfloat16":
+            autocast_transforms(self.model, self.device)
+        self._shared = accelerator.prepare_model(self.model), accelerator.prepare_model(self.discriminator)
+        self.lpips = LPIPS(recipe.lpips_net, lpips_backbone).to(self.device)
+        self._examples: tuple[Tensor, Tensor] | None = None
 
         epoch = recipe.epoch_steps or max(1, len(photos.paths) // recipe.batch)
         self._ends = [epoch * epochs for epochs in accumulate(stage.epochs for stage in recipe.stages)]
@@ -96,53 +129,113 @@ class StagedRun(Run):
         if len(self.settings.stages) < 2:
             raise DkicError("to start from another run's first stage, a recipe needs a second one")
         self.restore_parts(state, "model", "optimizer")
+        if self.average and "average" in state:
+            self.restore_parts(state, "average")
+        elif self.average:
+            self.average.module.load_state_dict(self.model.state_dict())
         self.step = self._ends[0]
 
     def train_step(self) -> StageResult:
-        weights, stage = self.settings.weights, self.stage
-        for optimizer in (self.optimizer, self.discriminator_optimizer):
+        stage = self.stage
+        optimizers = [self.optimizer, self.discriminator_optimizer][: 1 + stage.gan]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate.at(self.step)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not stage.freeze or name.startswith("g_s."))
+        estimates = [(buffer, buffer.clone()) for buffer in self.discriminator.buffers()]
 
-        x, out = self.batch()
+        crops = self.micro_batches()
+        rate_weight = self._rate_weight(crops)
+        figures = []
+        for part, x in enumerate(crops):
+            with self._gradients_kept_here() if part + 1 < len(crops) else contextlib.nullcontext():
+                figures.append(self._accumulate(x, part, stage, rate_weight))
+        names = list(figures[0])
+        means = torch.stack([torch.stack(list(f.values())) for f in figures]).mean(0)
+        mean = dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
+        try:
+            self.check_finite("loss", mean["loss"])
+            for module in (self.model, self.discriminator)[: 1 + stage.gan]:
+                self.check_finite("gradient", self.clip(module))
+        except TrainingFailed:
+            for buffer, before in estimates:
+                buffer.copy_(before)
+            raise
+        for optimizer in optimizers:
+            optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        return StageResult(self.step, psnr=psnr_of(mean.pop("mse")), **mean)
+
+    def _rate_weight(self, crops: list[Tensor]) -> float | None:
+        """Equation 2's choice for the step, where one forward pass doesn't see all that it depends on."""
+        if len(crops) == 1:
+            return None
+        with torch.no_grad():
+            bits = torch.cat([self.forward(x, part).quantized_bits for part, x in enumerate(crops)])
+        return self.rate.weight(bits / crops[0][0, 0].numel(), self.step)
+
+    def _gradients_kept_here(self) -> contextlib.ExitStack:
+        """In it, gradients stay in this process: those of a later micro-batch take them along."""
+        stack = contextlib.ExitStack()
+        for model in self._shared:
+            stack.enter_context(self.accelerator.no_sync(model))
+        return stack
+
+    def _accumulate(self, x: Tensor, part: int, stage: Stage, rate_weight: float | None) -> dict[str, Tensor]:
+        """Adds a micro-batch's part of the step's gradients; returns its terms of the loss, and mse, as scalars."""
+        weights, share = self.settings.weights, 1 / self.settings.accumulation
+        out = self.forward(x, part, self._shared[0])
         pixels = x[0, 0].numel()
         bpp, quantized_bpp = out.bits / pixels, out.quantized_bits / pixels
         mse = (out.x_hat - x).square().mean()
         # A decoder clamps: what it shows is judged. The squared error draws back what lies outside.
         shown = out.x_hat.clamp(0, 1)
         lpips = self.lpips(x, shown).mean()
-        rate_loss, rate_weight = self.rate.loss(bpp, quantized_bpp, self.step)
+        if rate_weight is None:
+            rate_loss, rate_weight = self.rate.loss(bpp, quantized_bpp, self.step)
+        else:
+            rate_loss = rate_weight * bpp.mean()
         loss = weights.mse * 255**2 * mse + weights.lpips * lpips + rate_loss
-        adversarial = self._adversarial(x, shown, out) if stage.gan else {}
+        terms = {"bpp": bpp.mean(), "quantized_bpp": quantized_bpp.mean(), "lpips": lpips, "mse": mse}
+        terms["rate_weight"] = torch.full_like(mse, rate_weight)
         if stage.gan:
-            loss = loss + weights.gan * adversarial["gan"]
-        self.gradients(loss, self.model, self.optimizer)
-        self.optimizer.step()
-        if stage.gan:
-            self.discriminator_optimizer.step()
-        self.step += 1
-        return StageResult(
-            self.step,
-            loss.item(),
-            bpp.mean().item(),
-            psnr_of(mse),
-            quantized_bpp.mean().item(),
-            rate_weight,
-            lpips.item(),
-            **{name: value.item() for name, value in adversarial.items()},
-        )
+            terms |= self._adversarial(x, shown, out)
+            loss = loss + weights.gan * terms["gan"]
+        (share * loss).backward()
+        self._examples = x[:4], shown[:4].detach()
+        return {name: value.detach().float() for name, value in (terms | {"loss": loss}).items()}
 
     def _adversarial(self, x: Tensor, shown: Tensor, out: TrainingOutput) -> dict[str, Tensor]:
         """Both sides' losses. The discriminator's gradients are taken; the generator's loss is differentiable."""
-        real, fake = self.discriminator(torch.cat((x, shown.detach())), out.y_hat.repeat(2, 1, 1, 1)).chunk(2)
+        both = torch.cat((x, shown.detach()))
+        real, fake = self._shared[1](both, out.y_hat.detach().repeat(2, 1, 1, 1)).chunk(2)
         loss = discriminator_loss(real, fake)
-        accuracy = discriminator_accuracy(real, fake)
-        self.gradients(loss, self.discriminator, self.discriminator_optimizer)
+        (loss / self.settings.accumulation).backward()
+        # Not through what shares gradients between processes: this pass has none for the discriminator.
         with _constant(self.discriminator):
             gan = generator_loss(real, self.discriminator(shown, out.y_hat))
+        accuracy = discriminator_accuracy(real, fake)
         return {"gan": gan, "discriminator": loss, "discriminator_accuracy": accuracy}
+
+    def trained(self) -> DKIC:
+        """The moving average, where the recipe has one."""
+        model = super().trained()
+        if self.average:
+            model.load_state_dict(self.average.module.state_dict())
+        return model
+
+    def any_process(self, flag: bool) -> bool:
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum"))
+
+    def all_files(self) -> list[str]:
+        return gather_object(self.files)
+
+    def examples(self) -> Tensor | None:
+        return None if self._examples is None else torch.cat(self._examples, 3)
 
     def about(self) -> dict[str, Any]:
         return {"recipe": self.settings.to_dict(), "steps": self.step}

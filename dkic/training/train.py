@@ -1,7 +1,8 @@
 """Training, `dkic train`: for rate and mean squared error here; by a recipe, see stages.py."""
 
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +14,10 @@ from dkic.errors import DkicError
 from dkic.models import PRESETS
 from dkic.models.weights_file import save_weights
 from dkic.output_file import reason
+from dkic.training.device import DeviceName, device_for
+from dkic.training.log import StepResult
 from dkic.training.photos import PhotoFolder
-from dkic.training.run import CHECKPOINT, Run, StepResult, TrainingFailed, psnr_of, run_steps
+from dkic.training.run import CHECKPOINT, SAVE_EVERY, Run, TrainingFailed, psnr_of, run_steps
 
 if TYPE_CHECKING:  # it needs the extra [train], which training for MSE does not
     from dkic.training.recipe import Recipe
@@ -69,8 +72,8 @@ class Trainer(Run):
     kind, advice = "settings", "--lr"
     settings: TrainSettings
 
-    def __init__(self, settings: TrainSettings, photos: PhotoFolder) -> None:
-        super().__init__(settings, photos)
+    def __init__(self, settings: TrainSettings, photos: PhotoFolder, **options: Any) -> None:
+        super().__init__(settings, photos, **options)
         self.steps = settings.steps
         self.optimizer = torch.optim.Adam(self.model.parameters(), settings.learning_rate)
         self.parts["optimizer"] = self.optimizer
@@ -79,15 +82,19 @@ class Trainer(Run):
         s = self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = s.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / s.steps))))
-        x, out = self.batch()
+        (x,) = self.micro_batches()
+        out = self.forward(x)
         bpp = out.bits.sum() / x[:, 0].numel()
         mse = (out.x_hat - x).square().mean()
         lambda_ = s.lambda_ * (WARMUP_FACTOR if self.step < s.warmup_steps else 1)
         loss = bpp + lambda_ * 255**2 * mse
-        self.gradients(loss, self.model, self.optimizer)
+        self.check_finite("loss", loss.item())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.check_finite("gradient", self.clip(self.model))
         self.optimizer.step()
         self.step += 1
-        return StepResult(self.step, loss.item(), bpp.item(), psnr_of(mse))
+        return StepResult(self.step, loss.item(), bpp.item(), psnr_of(mse.item()))
 
     def about(self) -> dict[str, Any]:
         s = self.settings
@@ -159,13 +166,13 @@ def _option(name: str) -> str:
 
 
 def _need_train_extra() -> None:
-    for module in ("pydantic", "yaml", "lpips", "torchvision"):
+    for module in ("pydantic", "yaml", "lpips", "torchvision", "accelerate", "tensorboard"):
         if find_spec(module) is None:
             raise DkicError(f"training by a recipe needs {module}: pip install 'dkic[train]'")
 
 
 def train_folder(
-    folder: Path,
+    folders: Path | Sequence[Path],
     settings: "TrainSettings | Recipe",
     out: Path,
     *,
@@ -174,44 +181,74 @@ def train_folder(
     minutes: float | None = None,
     start_from: Path | None = None,
     lpips_backbone: Path | None = None,
+    device: DeviceName | None = None,
+    workers: int | None = None,
+    save_every: int = SAVE_EVERY,
     log: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train until all steps are done, `minutes` are over or Ctrl-C; returns the weights file written into `out`.
 
-    `out` also gets checkpoint.pt, every 200 steps and at the end, and log.csv with a line per step. With a recipe,
-    `start_from` is a checkpoint of another run's first stage, to begin with the second; lpips_backbone: see `LPIPS`.
+    `out` also gets checkpoint.pt, every `save_every` steps and at the end, and log.csv with a line per step; with a recipe
+    TensorBoard's files too. For a recipe alone: `start_from`, a checkpoint of another run's first stage, to begin with the
+    second; lpips_backbone: see `LPIPS`. device: see `device_for`. workers: processes that decode photographs; None: 1 for the
+    CPU, 4 for a GPU.
     """
     path = out / CHECKPOINT
     if path.exists() and not resume:
         raise DkicError(f"{path} exists: add --resume to continue that run, or give another --out")
-    photos = PhotoFolder(folder, settings.crop)
-    found = len(photos)
-    log(f"{found} photographs; skipped: " + ", ".join(f"{n} {why}" for why, n in photos.skipped.items()))
     trainer: Run
     if isinstance(settings, TrainSettings):
-        if start_from or lpips_backbone:
-            raise DkicError(f"--{'start-from' if start_from else 'lpips-backbone'} needs --config")
-        trainer = Trainer(settings, photos)
+        for option, value in (("start-from", start_from), ("lpips-backbone", lpips_backbone)):
+            if value:
+                raise DkicError(f"--{option} needs --config")
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise DkicError("training in several processes needs --config")
+        photos = PhotoFolder(folders, settings.crop)
+        _tell_of(photos, log)
+        where = device_for(device)
+        trainer = Trainer(settings, photos, device=where, workers=_workers(workers, where), tell=log)
     else:
+        from dkic.training.processes import accelerator_for, leave, made_once
         from dkic.training.stages import StagedRun
 
-        trainer = StagedRun(settings, photos, lpips_backbone)
+        accelerator = accelerator_for(device)
+        limit = settings.imagenet_photos
+        photos = made_once(accelerator, lambda: PhotoFolder(folders, settings.crop, imagenet_photos=limit))
+        if accelerator.is_main_process:
+            _tell_of(photos, log)
+        workers = _workers(workers, accelerator.device)
+        trainer = StagedRun(settings, photos, accelerator, lpips_backbone, workers=workers, tell=log)
         if start_from and not resume:
             trainer.start_from(load_checkpoint(start_from))
     if resume:
         trainer.restore(load_checkpoint(path))
+    weights = out / f"{settings.preset}-q{quality}.safetensors"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DkicError(f"{out}: can't be written ({reason(error)})") from error
     try:
-        run_steps(trainer, out, minutes)
-        if len(photos) < found:
-            log(f"{found - len(photos)} of the photographs could not be read to their end and were left out")
-        weights = out / f"{settings.preset}-q{quality}.safetensors"
-        save_weights(weights, trainer.model, quality, trainer.about() | {"photographs": len(photos)})
+        run_steps(trainer, out, minutes, save_every)
+        if trainer.leads:
+            photographs = len(photos.paths) - len(trainer.batches.unreadable)
+            save_weights(weights, trainer.trained(), quality, trainer.about() | {"photographs": photographs})
     except OSError as error:
         raise TrainingFailed(f"{out}: can't be written ({reason(error)})") from error
     except DkicError as error:
         raise TrainingFailed(str(error)) from error
+    if not isinstance(settings, TrainSettings):
+        leave()
     return weights
+
+
+def _workers(workers: int | None, device: torch.device) -> int:
+    if workers is not None:
+        return workers
+    return min(4, os.cpu_count() or 1) if device.type == "cuda" else 1
+
+
+def _tell_of(photos: PhotoFolder, log: Callable[[str], None]) -> None:
+    skipped = {"too small": photos.too_small, "unreadable": len(photos.broken)}
+    log(f"{len(photos)} photographs; skipped: " + ", ".join(f"{n} {why}" for why, n in skipped.items()))
+    for path in photos.broken:
+        log(f"{path}: not a picture that can be read, so it is skipped")

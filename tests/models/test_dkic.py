@@ -7,7 +7,9 @@ import torch
 from photographs import crop
 from torch import Tensor
 
+import dkic
 from dkic.models import DKIC, PRESETS
+from dkic.models.weights_file import save_weights
 from dkic.ops import gaussian_likelihood
 
 
@@ -64,6 +66,19 @@ def test_quantized_bits_are_those_of_rounded_latents(model, monkeypatch):
         torch.testing.assert_close(out.quantized_bits, out.bits, rtol=2e-3, atol=0)
         with_noise(monkeypatch, torch.zeros_like)
         assert not torch.allclose(model(batch()).bits, out.bits, rtol=2e-3)  # of latents that are not rounded
+
+
+def test_quantized_bits_are_a_files(model, tmp_path):
+    """Within 0.1% and the 40 bytes of a file's head."""
+    x = batch(1, 192, 256)
+    with torch.no_grad():
+        model.g_a[-1].weight.mul_(12)  # a latent that is not all zero once rounded
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half())  # as a file of weights has them
+        estimated = model(x).quantized_bits.item()
+    save_weights(tmp_path / "tiny-q1.safetensors", model, 1, {})
+    size = 8 * len(dkic.load(tmp_path).compress(crop(192, 256, top=100)))
+    assert -0.001 * size < size - estimated < 0.001 * size + 8 * 40
 
 
 def test_the_generator_decides_the_noise(model):

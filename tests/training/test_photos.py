@@ -7,6 +7,7 @@ from photographs import crop
 from PIL import Image
 
 from dkic.errors import DkicError
+from dkic.training.batches import Batches, pixels_of
 from dkic.training.photos import PhotoFolder
 
 
@@ -24,13 +25,20 @@ def folder(tmp_path):
     return tmp_path
 
 
+def batch(photos: PhotoFolder, size: int, seed: int, step: int) -> torch.Tensor:
+    return photos.crops(seed, step, range(size)).pixels
+
+
 def test_a_batch_is_crops(folder):
     photos = PhotoFolder(folder, 64)
-    assert len(photos) == 3 and photos.skipped == {"too small": 0, "unreadable": 0}
-    batch = photos.batch(5, seed=0, step=0)
-    assert batch.shape == (5, 3, 64, 64) and batch.dtype == torch.float32
-    assert batch.min() >= 0 and batch.max() <= 1 and batch.std() > 0.01
-    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert len(photos) == 3 and photos.too_small == 0 and photos.broken == []
+    crops = photos.crops(0, 0, range(5))
+    assert crops.pixels.shape == (5, 64, 64, 3) and crops.pixels.dtype == torch.uint8 and crops.unreadable == {}
+    assert len(crops.files) == 5 and set(crops.files) <= {str(path) for path in photos.paths}
+    x = pixels_of(crops, torch.device("cpu"))
+    assert x.shape == (5, 3, 64, 64) and x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
+    assert x.min() >= 0 and x.max() <= 1 and x.std() > 0.01
+    assert torch.equal(x.mul(255).round().permute(0, 2, 3, 1), crops.pixels.float())
 
 
 def test_every_crop_is_a_piece_of_a_photograph_upright_mirrored_or_turned(tmp_path):
@@ -39,24 +47,62 @@ def test_every_crop_is_a_piece_of_a_photograph_upright_mirrored_or_turned(tmp_pa
     pieces = [original[top : top + 64, left : left + 64] for top in range(3) for left in range(3)]
     mirrored = [m for p in pieces for m in (p, p[:, ::-1])]
     possible = {p.tobytes() for m in mirrored for p in (m, m.transpose(1, 0, 2))}
-    batch = PhotoFolder(tmp_path, 64).batch(60, seed=1, step=2).permute(0, 2, 3, 1).mul(255).round().to(torch.uint8).numpy()
-    drawn = {picture.tobytes() for picture in batch}
+    drawn = {picture.tobytes() for picture in batch(PhotoFolder(tmp_path, 64), 60, 1, 2).numpy()}
     assert drawn <= possible and len(drawn) > 15
 
 
-def test_seed_and_step_decide_the_batch(folder):
+def test_seed_step_and_number_decide_a_crop(folder):
     photos = PhotoFolder(folder, 64)
-    first = photos.batch(4, seed=3, step=10)
-    photos.batch(4, seed=3, step=11)
-    assert torch.equal(PhotoFolder(folder, 64).batch(4, seed=3, step=10), first)
-    assert torch.equal(photos.batch(4, seed=3, step=10), first)
-    assert not torch.equal(photos.batch(4, seed=3, step=11), first)
-    assert not torch.equal(photos.batch(4, seed=4, step=10), first)
+    first = batch(photos, 4, 3, 10)
+    batch(photos, 4, 3, 11)
+    assert torch.equal(batch(PhotoFolder(folder, 64), 4, 3, 10), first)
+    assert torch.equal(batch(photos, 4, 3, 10), first)
+    assert torch.equal(photos.crops(3, 10, range(2, 4)).pixels, first[2:])  # whoever makes the others
+    assert not torch.equal(batch(photos, 4, 3, 11), first)
+    assert not torch.equal(batch(photos, 4, 4, 10), first)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_a_photograph_is_drawn_by_its_area(tmp_path):
+    save(crop(64, 64), tmp_path / "a.png")
+    save(crop(192, 192), tmp_path / "b.png")
+    files = PhotoFolder(tmp_path, 64).crops(0, 0, range(300)).files
+    assert files.count(str(tmp_path / "a.png")) / 300 == pytest.approx(0.1, abs=0.05)
 
 
 def test_a_cache_too_small_changes_nothing(folder):
-    batches = [PhotoFolder(folder, 64, cache_bytes).batch(12, seed=0, step=0) for cache_bytes in (0, 30_000, 2**30)]
+    batches = [batch(PhotoFolder(folder, 64, cache_bytes), 12, 0, 0) for cache_bytes in (0, 30_000, 2**30)]
     assert torch.equal(batches[0], batches[1]) and torch.equal(batches[1], batches[2])
+
+
+# Layouts
+
+
+@pytest.mark.parametrize("below", [".", "train", "ILSVRC/Data/CLS-LOC/train"])
+def test_of_imagenet_its_photographs_for_training_are_taken(tmp_path, below):
+    wanted = [f"{synset}/{synset}_{i}.JPEG" for synset in ("n01440764", "n15075141") for i in range(4)]
+    for name in wanted:
+        save(crop(70, 70), tmp_path / below / name)
+    save(crop(70, 70), tmp_path / below / ".." / "val" / "n01440764" / "ILSVRC2012_val_00000293.JPEG")
+    save(crop(70, 70), tmp_path / below / ".." / "test" / "ILSVRC2012_test_00000001.JPEG")
+    photos = PhotoFolder(tmp_path, 64)
+    assert {path.relative_to(tmp_path / below).as_posix() for path in photos.paths} == set(wanted)
+    some = PhotoFolder(tmp_path, 64, imagenet_photos=3)
+    assert len(some) == 3 and some.paths == photos.paths[:3] == PhotoFolder(tmp_path, 64, imagenet_photos=3).paths
+    assert some.paths != sorted(photos.paths)[:3]  # not of one class
+    assert some.fingerprint != photos.fingerprint
+
+
+def test_several_folders_are_one_and_only_imagenet_is_limited(folder, tmp_path_factory):
+    """As the paper has them: all of Flicker2W, which is one folder of pictures, and a part of ImageNet."""
+    imagenet = tmp_path_factory.mktemp("imagenet")
+    for i in range(3):
+        save(crop(70 if i else 50, 70), imagenet / "train" / "n01440764" / f"{i}.JPEG")
+    photos = PhotoFolder([folder, imagenet], 64, imagenet_photos=1)
+    assert len(photos) == 4 and sum(path.is_relative_to(imagenet) for path in photos.paths) == 1
+
+
+# What can't be used
 
 
 def spoil(folder) -> None:
@@ -66,42 +112,53 @@ def spoil(folder) -> None:
     (folder / "odd.ppm").write_bytes(b"P6 x y")
     (folder / "folder.png").mkdir()
     (folder / "notes.txt").write_text("of no concern")
+    (folder / "._a.png").write_text("neither")
+
+
+BROKEN = ("empty.jpg", "folder.png", "odd.ppm", "text.png")
 
 
 def test_small_and_broken_files_are_skipped_and_counted(folder):
-    good = PhotoFolder(folder, 64).batch(6, seed=0, step=0)
+    good = batch(PhotoFolder(folder, 64), 6, 0, 0)
     spoil(folder)
     photos = PhotoFolder(folder, 64)
-    assert len(photos) == 3 and photos.skipped == {"too small": 1, "unreadable": 4}
-    assert torch.equal(photos.batch(6, seed=0, step=0), good)
+    assert len(photos) == 3 and photos.too_small == 1 and photos.broken == [folder / name for name in BROKEN]
+    assert torch.equal(batch(photos, 6, 0, 0), good)
 
 
-def test_what_proves_unreadable_when_it_is_drawn_is_skipped_too(folder):
-    whole = folder / "a.png"
-    (folder / "cut.png").write_bytes(whole.read_bytes()[:3000])
+@pytest.fixture
+def deceptive(folder):
+    """With two photographs more whose heads are whole."""
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:3000])
     transparent = Image.fromarray(crop(200, 200))
     transparent.putalpha(100)
     transparent.save(folder / "alpha.png")
-    photos = PhotoFolder(folder, 64)
-    batches = [photos.batch(4, seed=0, step=step) for step in range(12)]
-    assert len(photos) == 3 and photos.skipped["unreadable"] == 2
-    again = PhotoFolder(folder, 64)
-    assert torch.equal(again.batch(4, seed=0, step=11), batches[11])  # whatever was drawn before
+    return folder
+
+
+def test_what_proves_unreadable_when_it_is_drawn_is_skipped_too(deceptive):
+    photos = PhotoFolder(deceptive, 64)
+    crops = [photos.crops(0, step, range(4)) for step in range(12)]
+    told = [path for c in crops for path in c.unreadable]
+    assert len(photos) == 3 and sorted(told) == [str(deceptive / name) for name in ("alpha.png", "cut.png")]
+    again = PhotoFolder(deceptive, 64)
+    assert torch.equal(batch(again, 4, 0, 11), crops[11].pixels)  # whatever was drawn before
 
 
 def test_a_folder_of_nothing_readable_is_an_error_with_the_reason(tmp_path):
     transparent = Image.fromarray(crop(100, 100))
     transparent.putalpha(100)
     transparent.save(tmp_path / "alpha.png")
-    with pytest.raises(DkicError, match="none of its photographs can be read.*transparency"):
-        PhotoFolder(tmp_path, 64).batch(1, 0, 0)
+    for workers in (0, 1):
+        with pytest.raises(DkicError, match="^[^\n]*none of its photographs can be read.*transparency[^\n]*$"):
+            Batches(PhotoFolder(tmp_path, 64), 0, [range(1)], workers).of(0)
 
 
 def test_a_folder_without_photographs_is_an_error_with_the_counts(tmp_path):
     with pytest.raises(DkicError, match="no photograph of at least 64x64"):
         PhotoFolder(tmp_path, 64)
     spoil(tmp_path)
-    with pytest.raises(DkicError, match="'too small': 1, 'unreadable': 4"):
+    with pytest.raises(DkicError, match="1 too small, 4 unreadable"):
         PhotoFolder(tmp_path, 64)
 
 
@@ -109,3 +166,20 @@ def test_what_is_no_folder_is_an_error(folder):
     for path in (folder / "a.png", folder / "nowhere"):
         with pytest.raises(DkicError, match="not a folder"):
             PhotoFolder(path, 64)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_and_the_first_step_change_nothing(deceptive, workers):
+    told: list[str] = []
+    batches = Batches(PhotoFolder(deceptive, 64), 5, [range(0, 2), range(4, 6)], workers, tell=told.append)
+    photos = PhotoFolder(deceptive, 64)
+    for step in (0, 1, 2, 7, 8, 3, 4, 5, 6, 7, 8, 9):
+        for got, which in zip(batches.of(step), (range(0, 2), range(4, 6)), strict=True):
+            expected = photos.crops(5, step, which)
+            assert torch.equal(got.pixels, expected.pixels) and got.files == expected.files
+    assert batches.unreadable == {str(deceptive / "alpha.png"), str(deceptive / "cut.png")}
+    assert len(told) == 2  # once each, by whichever worker it was found
+    assert "alpha.png: " in "".join(told) and "cut.png: " in "".join(told)

@@ -63,16 +63,16 @@ def test_a_resumed_run_goes_on_exactly(folder, trainer, tmp_path):
 def test_a_run_that_ctrl_c_stopped_is_resumed_to_the_same_weights(folder, tmp_path, monkeypatch):
     settings = dataclasses.replace(SETTINGS, steps=4)
     whole = train_folder(folder, settings, tmp_path / "whole", quality=3)
-    batch = PhotoFolder.batch
+    micro_batches = Trainer.micro_batches
 
-    def interrupted(self, size, seed, step):
-        if step == 1:
+    def interrupted(self):
+        if self.step == 1:
             signal.raise_signal(signal.SIGINT)
-        return batch(self, size, seed, step)
+        return micro_batches(self)
 
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(PhotoFolder, "batch", interrupted)
+        patch.setattr(Trainer, "micro_batches", interrupted)
         train_folder(folder, settings, tmp_path / "parts", quality=3)
     assert signal.getsignal(signal.SIGINT) == before
     assert load_checkpoint(tmp_path / "parts" / CHECKPOINT)["step"] == 2  # the step in which it came was finished
