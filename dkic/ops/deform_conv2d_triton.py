@@ -24,27 +24,34 @@ ROUND_BLOCK = 1024
 
 @dataclass(frozen=True)
 class Tiles:
-    """A program's pixels, outputs and channels, its warps, and of how many rounds loads are in flight."""
+    """A program's pixels, outputs and channels, its warps, of how many rounds loads are in flight, and a thread's registers."""
 
     pixels: int
     outputs: int
     channels: int
     warps: int
     stages: int = 2
+    registers: int | None = None  # at most; the compiler's own choice spills a few
 
     def fit(self, outputs: int, run: int) -> "Tiles":
-        """No wider than a group's outputs and a run's channels, but 16 at least, as the tensor cores take them."""
-        outputs, run = (max(triton.next_power_of_2(size), 16) for size in (outputs, run))
-        return replace(self, outputs=min(self.outputs, outputs), channels=min(self.channels, run))
+        """No wider than a group's outputs and a run's channels, but 16 at least, as the tensor cores take them.
+
+        Channels that don't come in vectors are not loaded ahead: each number would take its own address and copy.
+        """
+        wide, deep = (max(triton.next_power_of_2(size), 16) for size in (outputs, run))
+        stages = self.stages if run % 4 == 0 else 1
+        return replace(self, outputs=min(self.outputs, wide), channels=min(self.channels, deep), stages=stages)
 
     def options(self) -> dict:
         blocks = {"BLOCK_P": self.pixels, "BLOCK_O": self.outputs, "BLOCK_C": self.channels}
-        return {**blocks, "num_warps": self.warps, "num_stages": self.stages}
+        launch = {"num_warps": self.warps, "num_stages": self.stages}
+        return {**blocks, **launch, **({"maxnreg": self.registers} if self.registers else {})}
 
 
-# By kernel and way of multiplying. Chosen without a GPU, by what they compile to for 8.6 (see tests/ops/test_triton_compile.py):
-# no spills, and registers that let 16 warps run at a time wherever channels come in vectors. Wide outputs spare the forward and
-# the gradient of weight samples that are made twice. Without tensor cores a thread holds rows and columns of its product in
+# By kernel and way of multiplying. Chosen without a GPU, by what they compile to for 8.6 and 9.0, which
+# tests/ops/test_deform_conv2d_compile.py reads: no spills, and registers that let 12 warps run at a time, mostly 16, wherever
+# channels come in vectors (fewer where the gradient of input is summed in integers). Wide outputs spare the forward and the
+# gradient of weight samples that are made twice. Without tensor cores a thread holds rows and columns of its product in
 # registers, so tiles are small.
 TILES = {
     ("forward", "half"): Tiles(64, 128, 32, 8),
@@ -52,9 +59,9 @@ TILES = {
     ("forward", "ieee"): Tiles(64, 32, 16, 8),
     ("forward", "double"): Tiles(32, 32, 16, 8, 1),
     ("samples", "half"): Tiles(32, 64, 32, 8),
-    ("samples", "tf32x3"): Tiles(16, 16, 16, 4),
+    ("samples", "tf32x3"): Tiles(16, 16, 16, 4, registers=168),
     ("samples", "ieee"): Tiles(32, 16, 16, 8),
-    ("samples", "double"): Tiles(16, 8, 16, 8, 1),
+    ("samples", "double"): Tiles(16, 8, 16, 8, 1, registers=168),
     ("weight", "half"): Tiles(32, 128, 32, 8),
     ("weight", "tf32x3"): Tiles(16, 64, 32, 4),
     ("weight", "ieee"): Tiles(16, 64, 16, 8, 1),
@@ -269,14 +276,14 @@ def backward_weight(p: Problem, grad_y: Tensor) -> Tensor:
         grad_y, p.x, p.offset, p.mask, partial, **p.sizes(grad_y, partial), grad_stride=pixel_strides(grad_y),
         out_channels=p.outputs, group_outputs=p.group_outputs, depth=p.depth, tiles=of_a_part, **tiles.options(),
     )  # fmt: skip
-    return partial.sum(0).permute(0, 3, 1, 2).to(p.dtype).contiguous()
+    return partial.sum(0).permute(0, 3, 1, 2).to(p.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def fixed_powers(p: Problem, grad_y: Tensor) -> Tensor:
-    """The powers of two of the integers that the gradient of input is summed in, and their inverses, on its device.
+    """The power of two that the gradient of input is multiplied by to be summed in integers, and its inverse, on its device.
 
-    The first is the largest that no sum can overflow with: by the largest numbers of grad_y and mask, the sums of the weights'
-    magnitudes, and one contribution of every tap at most. What it leaves over goes to a second sum, where there is one.
+    It is the largest that no sum can overflow with: by the largest numbers of grad_y and mask, the sums of the weights'
+    magnitudes, and one contribution of every tap at most. In float64 two more, for what the first leaves over.
     """
     double = p.dtype == torch.float64
     # Bounds of exponents: of finite numbers, and of powers whose inverse, and second power, are finite.
@@ -287,7 +294,7 @@ def fixed_powers(p: Problem, grad_y: Tensor) -> Tensor:
     below = sum(torch.frexp(bound.double().clamp(max=torch.finfo(torch.float64).max)).exponent for bound in bounds) + 1
     spare = 62 - (math.prod(p.out_size) * p.taps).bit_length()
     first = (spare - below.clamp(max=most)).clamp(max=limit)
-    exponents = torch.stack([first, -first, first + spare, -first - spare]) + bias
+    exponents = torch.stack([first, -first] + ([first + spare, -first - spare] if double else [])) + bias
     return (exponents.long() << 52).view(torch.float64) if double else (exponents.int() << 23).view(torch.float32)
 
 

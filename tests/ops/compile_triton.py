@@ -43,6 +43,7 @@ def usage(kernel, problem: str) -> dict:
         file.write(kernel.asm["cubin"])
         file.flush()
         text = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+        sass = subprocess.run([CUOBJDUMP, "-sass", file.name], capture_output=True, text=True, check=True).stdout
     counts = {name.lower(): int(re.search(rf"\b{name}:(\d+)", text).group(1)) for name in ("REG", "STACK", "LOCAL", "SHARED")}
     ptx = kernel.asm["ptx"]
     return {
@@ -53,6 +54,9 @@ def usage(kernel, problem: str) -> dict:
         "stores_of_16_bytes": len(re.findall(r"st\.global.*\.v4\.b32", ptx)),
         "rounding_to_bfloat16": sorted(set(re.findall(r"cvt\.(\w+)\.(?:relu\.)?bf16(?:x2)?\.f32", ptx))),
         "approximations": sorted(set(re.findall(r"\b\w+\.(?:approx|full|ftz)\b\S*", ptx))),
+        "tensor_core_products": len(re.findall(r"\b(?:HMMA|HGMMA)\b", sass)),
+        "global_loads_of_16_bytes": len(re.findall(r"\bLDG(?:STS)?\.E[.\w]*\.128\b", sass)),
+        "dynamic_shared": kernel.metadata.shared,
         **counts,
     }
 
@@ -88,21 +92,33 @@ PROBLEMS = [
 ]
 
 
+class Compiled:
+    """Launches compile from now on, and do no more; `problem` names what is being compiled."""
+
+    def __init__(self, capability: int):
+        driver.set_active(AbsentGpu(capability))
+        self.problem, self.kernels = "", {}
+
+        def launcher(kernel, grid):
+            return lambda *args, **options: self.kernels.setdefault(
+                kernel.run(*args, grid=grid, warmup=True, **options), self.problem
+            )
+
+        JITFunction.__getitem__ = launcher
+
+    def print(self) -> None:
+        print(json.dumps([usage(kernel, problem) for kernel, problem in self.kernels.items()]))
+
+
 def main() -> None:
-    driver.set_active(AbsentGpu(int(sys.argv[1])))
-    compiled = {}
-
-    def launcher(self, grid):
-        return lambda *args, **options: compiled.setdefault(self.run(*args, grid=grid, warmup=True, **options), problem)
-
-    JITFunction.__getitem__ = launcher
+    compiled = Compiled(int(sys.argv[1]))
     for dtype, shape, layout, mode in PROBLEMS:
-        problem = f"{str(dtype)[6:]} {list(shape)} {layout.__name__} {mode}"
+        compiled.problem = f"{str(dtype)[6:]} {list(shape)} {layout.__name__} {mode}"
         launch(dtype, shape, layout, mode)
-    problem = "elements whose numbers have 64 bits"
+    compiled.problem = "elements whose numbers have 64 bits"
     y = torch.ones(1).expand(1, 2**30 + 1)
     gaussian_likelihood_triton.forward(y, y, None, None, None, False, 0.11, True, False, False)
-    print(json.dumps([usage(kernel, problem) for kernel, problem in compiled.items()]))
+    compiled.print()
 
 
 if __name__ == "__main__":

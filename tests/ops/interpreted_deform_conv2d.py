@@ -11,19 +11,21 @@ import pytest
 import torch
 import triton.language as tl
 from ops import tolerances
+from ops.layouts import LAYOUTS
 from ops.op_cases import DEFORM_CONV2D_CASES, TORCHVISION_CONV, DeformConv2dCase
-from ops.test_deform_conv2d import NAMES, results
+from ops.test_deform_conv2d import NAMES, assert_all_equal, results
 from ops.test_deform_conv2d_precision import as_float64, largest, tensors_of
 from torch import Tensor
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from dkic.ops import deform_conv2d_triton, reference
-from dkic.ops.deform_conv2d_triton import TILES, backward, forward
+from dkic.ops.deform_conv2d_triton import TILES, backward, fixed_powers, forward, problem
 
 BARE = DeformConv2dCase("no mask, no bias", batch=1, masked=False, biased=False, kernel_size=(2, 2))
 SMALL = replace(TORCHVISION_CONV, name="small", batch=2)
+TINY = DeformConv2dCase("tiny", kernel_size=(1, 2), padding=(0, 1), weight_groups=2, height=4, width=5)
 DEEP = DeformConv2dCase(
-    "several tiles of all", batch=1, groups=2, depth=34, height=3, width=25, out_channels=66, kernel_size=(1, 2), padding=(0, 1)
+    "several tiles of all", batch=1, groups=2, depth=18, height=3, width=25, out_channels=40, kernel_size=(1, 2), padding=(0, 1)
 )
 # Two taps serve for the groups' numbers; what is left out takes long here, and no other way through a kernel.
 SLOW = ("13x13", "as large as x", "padding beyond", "many blocks", "three strips", "no bias", "weight groups", "torchvision")
@@ -112,7 +114,7 @@ def test_equals_the_reference(case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("case", [SMALL, BARE], ids=str)
+@pytest.mark.parametrize("case", [TINY, BARE], ids=str)
 def test_every_dtype(case, dtype):
     assert_as_the_reference(case, dtype)
 
@@ -125,3 +127,149 @@ def test_tiles_of_a_gpu(way, pixels, monkeypatch):
     monkeypatch.setattr(deform_conv2d_triton, "PART", 32)
     dtype = torch.float16 if way == "half" else torch.float32
     assert_as_the_reference(DEEP, dtype, position_dtype=torch.float32 if way == "half" else torch.float16)
+
+
+# ---- By integers ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_gradients_by_integers(dtype):
+    assert_as_the_reference(TINY, dtype, deterministic=True)
+
+
+@pytest.mark.parametrize("pixels", [16], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_integers_do_not_depend_on_the_order(dtype, pixels, monkeypatch):
+    """Sums of floats do, by their last digits: so the order matters here."""
+    x, offset, weight, _, mask = TINY.tensors(dtype)
+    args = TINY.grad_y(dtype), x, offset, weight, mask, *map(list, TINY.geometry.values()), True, False, False, False, False
+    forwards = [backward(*args, fixed)[0] for fixed in (True, False)]
+    place = InterpreterBuilder.set_grid_idx
+    monkeypatch.setattr(InterpreterBuilder, "set_grid_idx", lambda self, x, y, z: place(self, self.grid_dim[0] - 1 - x, y, z))
+    backwards = [backward(*args, fixed)[0] for fixed in (True, False)]
+    assert torch.equal(forwards[0], backwards[0]) and not torch.equal(forwards[1], backwards[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1.0, 1e30])
+def test_no_sum_of_integers_can_overflow(size, dtype):
+    """Every contribution as large as can be, and as many on one pixel as there are taps."""
+    x = torch.ones(1, 2, 1, 1, dtype=dtype)
+    grad_y, weight = torch.full((1, 3, 1, 1), size, dtype=dtype), torch.full((3, 2, 3, 3), 2.0, dtype=dtype)
+    offset = torch.stack([1 - torch.arange(9) // 3, 1 - torch.arange(9) % 3], 1).view(1, 18, 1, 1).to(dtype)
+    geometry = [1, 1], [1, 1], [1, 1]
+    powers = fixed_powers(problem(x, offset, weight, None, *geometry), grad_y).double()
+    assert (powers[::2] * powers[1::2] == 1).all() and (powers.log2() % 1 == 0).all()
+    total = 9 * 3 * 2 * size  # what comes to x's only pixel
+    assert total * powers[0] < 2.0**62 and (size < 1e-20 or total * powers[0] > 2.0**55)
+    gradient = backward(grad_y, x, offset, weight, None, *geometry, True, False, False, False, False, True)[0]
+    torch.testing.assert_close(gradient, torch.full_like(x, total), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_nan_by_integers(number):
+    x, offset, weight, _, _ = BARE.tensors(torch.float32, spread=0.0)
+    grad_y = BARE.grad_y(torch.float32)
+    args = x, offset, weight, None, *map(list, BARE.geometry.values()), True, False, False, False, False, True
+    clean = backward(grad_y, *args)[0]
+    grad_y[0, 1, 3, 4] = number
+    gradient = backward(grad_y, *args)[0]
+    reached = torch.zeros(x.shape, dtype=torch.bool)
+    reached[0, :, 2:5, 3:6] = True  # weights of 0 too
+    assert gradient[reached].isnan().all()
+    torch.testing.assert_close(gradient[~reached], clean[~reached], rtol=1e-6, atol=1e-6)
+
+
+# ---- Layouts, positions, what guards memory ----
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_gives_the_same(layout):
+    tensors, grad_y = TINY.tensors(torch.float32), TINY.grad_y(torch.float32)
+    laid_out = tuple(layout(t) if t.dim() == 4 else torch.stack([t, t], 1)[:, 0] for t in tensors)
+    expected = outcome(TINY, tensors, grad_y)
+    assert_all_equal(outcome(TINY, laid_out, layout(grad_y)), expected)
+
+
+def test_numbers_of_elements_of_64_bits_give_the_same(monkeypatch):
+    tensors, grad_y = TINY.tensors(torch.float32), TINY.grad_y(torch.float32)
+    expected = outcome(TINY, tensors, grad_y)
+    monkeypatch.setattr(deform_conv2d_triton, "index_of", lambda *tensors: tl.int64)
+    assert_all_equal(outcome(TINY, tensors, grad_y), expected)
+
+
+def test_when_numbers_of_elements_need_64_bits():
+    small, strided = torch.empty(2, 3), torch.empty(1).expand(2**15, 2**15 + 1)
+    assert deform_conv2d_triton.index_of(small, None, strided) == tl.int32  # an element repeated is one element
+    assert deform_conv2d_triton.index_of(small, torch.empty((2**15, 2**15 + 1), device="meta")) == tl.int64
+
+
+@pytest.mark.parametrize("far", [1e9, -1e300, torch.inf, -torch.inf])
+def test_far_outside_is_zero(far):
+    tensors = BARE.tensors()
+    tensors[1][:, ::3] = far
+    actual = outcome(BARE, tensors, BARE.grad_y())
+    expected = results(reference.deform_conv2d, BARE, tensors)
+    for name, t in actual.items():
+        torch.testing.assert_close(t, expected[name], **tolerances.FLOAT64)
+
+
+def test_offsets_on_integers_and_borders():
+    x, offset, weight, _, _ = BARE.tensors()
+    tensors = x, offset.mul(2).round(), weight, None, None
+    actual, expected = outcome(BARE, tensors, BARE.grad_y()), results(reference.deform_conv2d, BARE, tensors)
+    for name, t in actual.items():
+        torch.testing.assert_close(t, expected[name], **tolerances.FLOAT64)
+
+
+def test_nan_stays_in_its_pixel():
+    x, offset, weight, _, _ = BARE.tensors(torch.float32, spread=0.1)
+    geometry = [list(pair) for pair in BARE.geometry.values()]
+    clean = forward(x, offset, weight, None, None, *geometry)
+    offset[0, 2, 3, 5] = torch.nan
+    y = forward(x, offset, weight, None, None, *geometry)
+    reached = torch.zeros(y.shape, dtype=torch.bool)
+    reached[0, :, 3, 5] = True
+    assert y[reached].isnan().all() and torch.equal(y[~reached], clean[~reached])
+
+
+@pytest.mark.parametrize("wanted", range(5))
+def test_only_the_gradients_that_are_wanted(wanted):
+    x, offset, weight, bias, mask = tensors = TINY.tensors(torch.float32)
+    needed = [i == wanted for i in range(5)]
+    expected = outcome(TINY, tensors, TINY.grad_y(torch.float32))
+    geometry = map(list, TINY.geometry.values())
+    gradients = backward(TINY.grad_y(torch.float32), x, offset, weight, mask, *geometry, *needed, False)
+    for name, gradient, need in zip(NAMES, gradients, needed, strict=True):
+        assert torch.equal(gradient, expected[name]) if need else gradient.shape == (0,)
+
+
+def test_what_guards_memory():
+    good = dict(zip(NAMES, SMALL.tensors(torch.float32), strict=True))
+    geometry = [list(pair) for pair in SMALL.geometry.values()]
+    wrong = [
+        {"input": good["input"][:, :5]}, {"input": good["input"][0]}, {"input": good["input"][:1]},
+        {"offset": good["offset"][:, :-2]}, {"offset": good["offset"][:, :, 1:]}, {"mask": good["mask"][:, 1:]},
+        {"weight": good["weight"][:, :2]}, {"weight": good["weight"].double()}, {"weight": good["weight"][:1]},
+        {"bias": good["bias"][:1]}, {"mask": good["mask"].to("meta")},
+    ]  # fmt: skip
+    for change in wrong:
+        with pytest.raises(RuntimeError, match="deform_conv2d: "):
+            forward(*{**good, **change}.values(), *geometry)
+    for number, pair in ((0, [0, 1]), (1, [-1, 0]), (2, [1, 2**24])):
+        with pytest.raises(RuntimeError, match="out of range"):
+            forward(*good.values(), *geometry[:number], pair, *geometry[number + 1 :])
+    x, offset, weight, _, mask = good.values()
+    with pytest.raises(RuntimeError, match="grad_y must have"):
+        backward(SMALL.grad_y(torch.float32)[:, :1], x, offset, weight, mask, *geometry, *(True,) * 5, False)
+
+
+@pytest.mark.parametrize(("allowed", "way"), [(False, "ieee"), (True, "tf32x3")])
+def test_float32_is_multiplied_as_torch_allows(allowed, way):
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        assert deform_conv2d_triton.way_to_multiply(torch.float32) == way
+        assert deform_conv2d_triton.way_to_multiply(torch.bfloat16) == "half"
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
