@@ -235,7 +235,7 @@ class StagedRun(Run):
         return gather_object(self.files)
 
     def examples(self) -> Tensor | None:
-        return None if self._examples is None else torch.cat(self._examples, 3)
+        return None if self._examples is None else torch.cat(self._examples, 3).transpose(0, 1).flatten(1, 2)
 
     def about(self) -> dict[str, Any]:
         return {"recipe": self.settings.to_dict(), "steps": self.step}
