@@ -88,8 +88,8 @@ class StagedRun(Run):
         self.discriminator = Discriminator(self.config.latent_channels, recipe.discriminator_width)
         self.discriminator.to(self.device, memory_format=torch.channels_last)
         rate = recipe.learning_rate.values[0]
-        self.optimizer = torch.optim.Adam(self.model.parameters(), rate)
-        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), rate, fused=True)
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate, fused=True)
         for name in ("optimizer", "discriminator", "discriminator_optimizer"):
             self.parts[name] = getattr(self, name)
         self.average: AveragedModel | None = None
