@@ -109,7 +109,7 @@ class Run(ABC):
         return flag
 
     def examples(self) -> Tensor | None:
-        """The last step's crops beside what became of them, `[N, 3, H, 2W]` in [0, 1]."""
+        """A picture `[3, H, W]` in [0, 1]: crops of the last step, and to the right what became of them."""
         return None
 
     def micro_batches(self) -> list[Tensor]:
@@ -202,8 +202,8 @@ def run_steps(run: Run, out: Path, minutes: float | None, save_every: int = SAVE
                     save(name)
                 if run.step % save_every == 0:
                     save(CHECKPOINT)
-                    if log and (pictures := run.examples()) is not None:
-                        log.pictures(pictures, run.step)
+                    if log and (picture := run.examples()) is not None:
+                        log.picture(picture, run.step)
         finally:
             save(CHECKPOINT)
 
