@@ -53,6 +53,8 @@ _FILE = click.Path(path_type=Path)
               help="What each codec's qualities are chosen for at a target.")
 @click.option("--anchor", metavar="NAME", help="The codec that BD-rates are against; by default the first with 4 qualities.")
 @click.option("--crop", "crops", multiple=True, metavar="IMAGE:X,Y,W,H...", help="Figures of these pictures, with these crops.")
+@click.option("--page-pictures", type=click.IntRange(min=1), default=6, show_default=True,
+              help="So many of the pictures are on the page, which holds them all.")
 @click.option("--lpips-vgg", is_flag=True, help="LPIPS by VGG as well, which takes seconds for a picture.")
 @click.option("--threads", type=click.IntRange(1, 256), help="CPU threads, of every codec; all cores by default.")
 @click.option("--force", is_flag=True, help="Overwrite the files of an earlier report.")
@@ -62,7 +64,8 @@ def evaluate(folder: Path, out: Path, **options: Any) -> None:
     Every number comes from files on disk that are decoded again. Each codec is brought to a target by choosing one of its
     qualities for each picture, for the least LPIPS (see `dkic allocate`). NAME is dkic:MODEL, cheng2020 (both its networks),
     cheng2020-anchor, cheng2020-attn, bpg444, hevc444, vvc, avif, jxl, webp, jpeg or jpeg2000; what can't run here is left
-    out, with the reason. REPORT gets table.md, .csv and .tex, rate-distortion curves (.png, .svg) and bd_rate.md, figures
+    out, with the reason. REPORT gets index.html, a page to compare pictures with a slider,
+    table.md, .csv and .tex, rate-distortion curves (.png, .svg) and bd_rate.md, figures
     with crops of the pictures, measurements.parquet (every file), chosen.parquet (those of the table), and the files.
     """
     try:
@@ -85,6 +88,7 @@ def run(
     allocate_by: str = "lpips",
     anchor: str | None = None,
     crops: Sequence[str] = (),
+    page_pictures: int = 6,
     lpips_vgg: bool = False,
     threads: int | None = None,
     force: bool = False,
@@ -151,7 +155,7 @@ def run(
         crops=given_crops,
         made_on=f"{time.strftime('%Y-%m-%d')}, {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     )
-    write_report(found, force)
+    write_report(found, page_pictures, force)
     return found
 
 

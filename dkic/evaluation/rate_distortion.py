@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from dkic.evaluation.measure import Measurement
 from dkic.evaluation.table import LABELS
 
-CURVES = tuple(LABELS)  # the columns that have a curve each, where they were measured
 _DASHES = ("-", "--", "-.", ":")
 
 
@@ -32,9 +31,9 @@ def curves(rows: Sequence[Measurement]) -> list[Curve]:
     for codec in dict.fromkeys(row.codec for row in rows):
         own = [row for row in rows if row.codec == codec]
         at = [[row for row in own if row.quality == quality] for quality in dict.fromkeys(row.quality for row in own)]
-        means = {name: np.array([np.mean([getattr(row, name) for row in some]) for some in at]) for name in ("bpp", *CURVES)}
+        means = {name: np.array([np.mean([getattr(row, name) for row in some]) for some in at]) for name in ("bpp", *LABELS)}
         order = np.argsort(means["bpp"])
-        found.append(Curve(codec, means["bpp"][order], {name: means[name][order] for name in CURVES}))
+        found.append(Curve(codec, means["bpp"][order], {name: means[name][order] for name in LABELS}))
     return found
 
 
@@ -61,12 +60,11 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> tuple[float, str]:
     return float(percent), remark
 
 
-def bd_rates_as_markdown(found: Sequence[Curve], anchor: str) -> str:
-    """A row for each codec, a column for each metric, and below it the remarks."""
+def bd_lines(found: Sequence[Curve], anchor: str) -> tuple[list[list[str]], list[str]]:
+    """The heads and a line for each codec, a column for each metric; and the remarks."""
     against = next(curve for curve in found if curve.codec == anchor)
-    metrics = [m for m in CURVES if any(np.isfinite(curve.values[m]).any() for curve in found)]
-    lines = [[f"BD-rate against {anchor}, %", *(LABELS[m] for m in metrics)], ["---"] * (len(metrics) + 1)]
-    remarks: dict[str, None] = {}
+    metrics = measured(found)
+    lines, remarks = [[f"BD-rate against {anchor}, %", *(LABELS[m] for m in metrics)]], dict[str, None]()
     for curve in found:
         line = [curve.codec]
         for metric in metrics:
@@ -74,8 +72,12 @@ def bd_rates_as_markdown(found: Sequence[Curve], anchor: str) -> str:
             line.append("" if math.isnan(percent) else f"{percent:+.1f}")
             remarks |= {remark: None} if remark else {}
         lines.append(line)
-    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    return text + "".join(f"\n* {remark}" for remark in remarks) + ("\n" if remarks else "")
+    return lines, list(remarks)
+
+
+def measured(found: Sequence[Curve]) -> list[str]:
+    """The metrics that there is something of."""
+    return [metric for metric in LABELS if any(np.isfinite(curve.values[metric]).any() for curve in found)]
 
 
 def chart(found: Sequence[Curve], metric: str, file_format: str) -> bytes:

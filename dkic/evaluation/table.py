@@ -74,16 +74,28 @@ def at_target(rows: Sequence[Measurement], target_bpp: float, by: Metric = "lpip
     return Cell(codec, target_bpp, *means, note, chosen)
 
 
-def as_markdown(cells: Sequence[Cell]) -> str:
-    """A row for each codec, as in the paper, then encoding and decoding seconds, and below it what the empty cells mean."""
-    targets = _targets(cells)
+def table_lines(cells: Sequence[Cell]) -> list[list[str]]:
+    """The heads; then a line for each codec, as in the paper, with the mean seconds of encoding and decoding."""
     head = ["codec"]
-    for target in targets:
+    for target in _targets(cells):
         head += [f"{target:g} bpp: actual", "PSNR", "MS-SSIM", "LPIPS"]
-    lines = [head + ["encoding, s", "decoding, s"], ["---"] * (len(targets) * 4 + 3), *_lines(cells)]
+    return [head + ["encoding, s", "decoding, s"], *_lines(cells)]
+
+
+def notes(cells: Sequence[Cell]) -> list[str]:
+    """What the empty cells mean."""
+    return list(dict.fromkeys(cell.note for cell in cells if cell.note))
+
+
+def markdown(lines: Sequence[Sequence[str]], remarks: Sequence[str] = ()) -> str:
+    """A table, its first line the heads, and remarks below it."""
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    notes = dict.fromkeys(cell.note for cell in cells if cell.note)
-    return text + "".join(f"\n* {note}" for note in notes) + ("\n" if notes else "")
+    return text + ("\n" if remarks else "") + "".join(f"* {remark}\n" for remark in remarks)
+
+
+def as_markdown(cells: Sequence[Cell]) -> str:
+    return markdown(table_lines(cells), notes(cells))
 
 
 def as_latex(cells: Sequence[Cell]) -> str:

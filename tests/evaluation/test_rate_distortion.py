@@ -9,7 +9,7 @@ import pytest
 from evaluation_cases import measurements
 from PIL import Image
 
-from dkic.evaluation.rate_distortion import Curve, bd_rate, bd_rates_as_markdown, chart, curves
+from dkic.evaluation.rate_distortion import Curve, bd_lines, bd_rate, chart, curves
 
 RATE = np.array([0.1, 0.2, 0.4, 0.8, 1.6])
 VALUES = {
@@ -63,10 +63,9 @@ def test_what_has_no_bd_rate():
     near = replace(ANCHOR, codec="near", values=VALUES | {"psnr": VALUES["psnr"] + 8})
     percent, remark = bd_rate(near, ANCHOR, "psnr")
     assert percent < -70 and remark == "near and anchor share 20% of their range of PSNR"
-    text = bd_rates_as_markdown([ANCHOR, few, near], "anchor")
-    lines = text.splitlines()
-    assert lines[0] == "| BD-rate against anchor, % | PSNR | MS-SSIM | LPIPS |" and lines[2] == "| anchor | +0.0 | +0.0 | +0.0 |"
-    assert lines[3] == "| few |  |  |  |" and "* few has 3 points of LPIPS in order, and 4 are needed" in lines
+    lines, remarks = bd_lines([ANCHOR, few, near], "anchor")
+    assert lines[:2] == [["BD-rate against anchor, %", "PSNR", "MS-SSIM", "LPIPS"], ["anchor", "+0.0", "+0.0", "+0.0"]]
+    assert lines[2] == ["few", "", "", ""] and "few has 3 points of LPIPS in order, and 4 are needed" in remarks
 
 
 def test_charts():
