@@ -23,7 +23,7 @@ _SHOWN_AS_THEY_ARE = {".jpg": "jpeg", ".webp": "webp", ".avif": "avif"}  # by ev
 def compared(
     pictures: Mapping[str, Path], cells: Sequence[Cell], codecs: Mapping[str, ImageCodec], files: Path, count: int
 ) -> dict[str, Any]:
-    """What the page's slider needs: targets, the first `count` images with their choices, and each file once, as a data URI."""
+    """What the slider needs: targets, the first `count` images with their choices, each file once, as a data URI."""
     shown: dict[str, str] = {}
     images: dict[str, Any] = {}
     for name, path in islice(pictures.items(), count):
@@ -39,7 +39,9 @@ def compared(
                 if row.file not in shown:
                     kind = _SHOWN_AS_THEY_ARE.get(Path(row.file).suffix)
                     content = (files / row.file).read_bytes() if kind else b""
-                    shown[row.file] = data_uri(kind, content) if kind else _lossless(decode_file(codecs[row.codec], files, row))
+                    shown[row.file] = (
+                        data_uri(kind, content) if kind else _lossless(decode_file(codecs[row.codec], files, row))
+                    )
         images[name] = {"width": width, "height": height, "original": {"file": f"original {name}"}, "targets": targets}
     return {"images": images, "targets": list(dict.fromkeys(f"{cell.target_bpp:g}" for cell in cells)), "files": shown}
 

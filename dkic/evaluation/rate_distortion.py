@@ -18,7 +18,7 @@ _DASHES = ("-", "--", "-.", ":")
 
 @dataclass(frozen=True)
 class Curve:
-    """Means over the pictures at each quality of a codec, in rising order of rate; values holds a column for each metric."""
+    """Means over the pictures at each quality of a codec, in rising order of rate; values has a column by metric."""
 
     codec: str
     bpp: np.ndarray
@@ -31,7 +31,9 @@ def curves(rows: Sequence[Measurement]) -> list[Curve]:
     for codec in dict.fromkeys(row.codec for row in rows):
         own = [row for row in rows if row.codec == codec]
         at = [[row for row in own if row.quality == quality] for quality in dict.fromkeys(row.quality for row in own)]
-        means = {name: np.array([np.mean([getattr(row, name) for row in some]) for some in at]) for name in ("bpp", *LABELS)}
+        means = {
+            name: np.array([np.mean([getattr(row, name) for row in some]) for some in at]) for name in ("bpp", *LABELS)
+        }
         order = np.argsort(means["bpp"])
         found.append(Curve(codec, means["bpp"][order], {name: means[name][order] for name in LABELS}))
     return found
@@ -47,7 +49,7 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> tuple[float, str]:
     both = [_rising(c, metric) for c in (anchor, curve)]
     for c, (_, values) in zip((anchor, curve), both, strict=True):
         if len(values) < 4:
-            return math.nan, f"{c.codec} has {len(values)} points of {LABELS[metric]} in order, and 4 are needed"
+            return math.nan, f"{c.codec} has {len(values)} of the 4 points of {LABELS[metric]} in order that are needed"
     (anchor_rate, anchor_values), (rate, values) = both
     low, high = max(anchor_values[0], values[0]), min(anchor_values[-1], values[-1])
     if high <= low:
@@ -55,8 +57,12 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> tuple[float, str]:
     share = (high - low) / (max(anchor_values[-1], values[-1]) - min(anchor_values[0], values[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a small overlap, which the remark says
-        percent = between(anchor_rate, anchor_values, rate, values, "akima", require_matching_points=False, min_overlap=0)
-    remark = f"{curve.codec} and {anchor.codec} share {share:.0%} of their range of {LABELS[metric]}" if share < 0.5 else ""
+        percent = between(
+            anchor_rate, anchor_values, rate, values, "akima", require_matching_points=False, min_overlap=0
+        )
+    remark = (
+        f"{curve.codec} and {anchor.codec} share {share:.0%} of their range of {LABELS[metric]}" if share < 0.5 else ""
+    )
     return float(percent), remark
 
 
@@ -88,7 +94,9 @@ def chart(found: Sequence[Curve], metric: str, file_format: str) -> bytes:
         style = {"color": f"C{i % 10}", "linestyle": _DASHES[i // 10 % len(_DASHES)]}
         axes.plot(curve.bpp, curve.values[metric], marker="o", markersize=4, linewidth=1.4, label=curve.codec, **style)
     axes.set_xlabel("bits per pixel, mean over the pictures")
-    axes.set_ylabel({"psnr": "PSNR, dB"}.get(metric, LABELS[metric]) + (" (less is better)" if "lpips" in metric else ""))
+    axes.set_ylabel(
+        {"psnr": "PSNR, dB"}.get(metric, LABELS[metric]) + (" (less is better)" if "lpips" in metric else "")
+    )
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -41,8 +41,8 @@ class Evaluation:
 
 
 REALISM = (
-    "LPIPS alone does not reward realism: models trained for it without a discriminator score better on it than some whose "
-    "pictures people find more natural. Look at the pictures."
+    "LPIPS alone does not reward realism: models trained for it without a discriminator score better on it than some "
+    "whose pictures people find more natural. Look at the pictures."
 )
 
 
@@ -82,7 +82,9 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
         "notes": notes(found.cells),
         "bd": bd,
         "bd_notes": bd_remarks,
-        "charts": [{"title": LABELS[metric], "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()],
+        "charts": [
+            {"title": LABELS[metric], "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()
+        ],
         "realism": REALISM,
         "remarks": remarks(found),
     }
@@ -90,7 +92,7 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
 
 
 def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
-    """Names and pictures: at each target of those asked for, or of the two whose LPIPS differs most between the codecs."""
+    """Names and figures: at each target of the pictures asked for, or of the two that `telling_pictures` finds."""
     codecs = {codec.name: codec for codec in found.codecs}
     for target in found.targets:
         cells = [cell for cell in found.cells if cell.target_bpp == target and cell.chosen]
@@ -105,9 +107,10 @@ def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
 def remarks(found: Evaluation) -> list[str]:
     """What must be known to read the table."""
     lines = [
-        f"{len(found.pictures)} pictures; {found.made_on}. All numbers are means over the pictures, of files on disk that were "
-        "decoded again; sizes are whole files, seconds those of this machine, with the start of a process where a codec is one.",
-        f"Each codec's qualities are chosen picture by picture for the best {LABELS[found.allocated_by]} within the target.",
+        f"{len(found.pictures)} pictures; {found.made_on}. All numbers are means over the pictures, of files on disk that "
+        "were decoded again; sizes are whole files; seconds are this machine's, with the start of a process where a codec "
+        "is one.",
+        f"Qualities are chosen picture by picture for the best {LABELS[found.allocated_by]} within the target.",
     ]
     lines += [codec.about for codec in found.codecs]
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]

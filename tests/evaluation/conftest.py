@@ -30,6 +30,8 @@ def report(tmp_path_factory) -> Report:
     out = tmp_path_factory.mktemp("evaluated") / "report"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", "")  # no bpgenc
-        done = dkic("evaluate", folder, "--codec", "jpeg", "dkic:tiny", "bpg444", "--target-bpp", "0.4", "1.2", "-o", out)
+        done = dkic(
+            "evaluate", folder, "--codec", "jpeg", "dkic:tiny", "bpg444", "--target-bpp", "0.4", "1.2", "-o", out
+        )
     assert done.status == 0, done.err
     return Report(out, folder, sizes, done)
