@@ -115,10 +115,15 @@ def compress(
 @OUT
 @click.option("--model", help="Weights file or folder, for files that were not made with a shipped model.")
 @TILE
+@click.option("--salvage", is_flag=True, help="Decode pictures whose metadata is damaged, and say what is lost.")
 @THREADS
 @FORCE
-def decompress(inputs: tuple[str, ...], out: str, model: str | None, tile: int | None, force: bool) -> None:
+def decompress(
+    inputs: tuple[str, ...], out: str, model: str | None, tile: int | None, salvage: bool, force: bool
+) -> None:
     """Decompress .dkic files to pictures; the suffix says which kind, PNG in a folder."""
+    from tqdm import tqdm
+
     targets = _targets(inputs, out, ".png")
     from dkic.coding.codec import Codec, load
     from dkic.coding.container import unpack
@@ -132,13 +137,15 @@ def decompress(inputs: tuple[str, ...], out: str, model: str | None, tile: int |
     def one(source: str, target: Path) -> str:
         check_output(target, force)
         picture_suffix(target)
-        data = _read_dkic(source)
-        model_hash = unpack(data).header.model_hash
+        file = unpack(_read_dkic(source), salvage=salvage)
+        for lost in file.lost:
+            tqdm.write(f"dkic: {source}: {lost}", file=sys.stderr)
+        model_hash = file.header.model_hash
         codec = given or loaded.get(model_hash)
         if codec is None:
             codec = loaded[model_hash] = load(find_by_hash(model_hash))
         start = time.perf_counter()
-        picture = codec.decompress(data, "picture", tile)
+        picture = codec.decompress(file, "picture", tile=tile)
         seconds = time.perf_counter() - start
         write_picture(picture, target, force)
         return f"{source} -> {target}: {picture.width}x{picture.height}, decoded in {seconds:.2f} s"

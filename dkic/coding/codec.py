@@ -12,6 +12,7 @@ The picture section is 4 bytes, the CRC32C of all symbols as little-endian int32
 from __future__ import annotations
 
 import struct
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -113,22 +114,36 @@ class Codec:
         return level
 
     @overload
-    def decompress(self, data: bytes, output: Literal["pil"] = "pil", tile: int | None = None) -> Image.Image: ...
-    @overload
-    def decompress(self, data: bytes, output: Literal["numpy"], tile: int | None = None) -> np.ndarray: ...
-    @overload
-    def decompress(self, data: bytes, output: Literal["torch"], tile: int | None = None) -> Tensor: ...
-    @overload
-    def decompress(self, data: bytes, output: Literal["picture"], tile: int | None = None) -> Picture: ...
     def decompress(
-        self, data: bytes, output: Literal["pil", "numpy", "torch", "picture"] = "pil", tile: int | None = None
+        self, data: bytes | DkicFile, output: Literal["pil"] = "pil", *, salvage: bool = ..., tile: int | None = ...
+    ) -> Image.Image: ...
+    @overload
+    def decompress(
+        self, data: bytes | DkicFile, output: Literal["numpy"], *, salvage: bool = ..., tile: int | None = ...
+    ) -> np.ndarray: ...
+    @overload
+    def decompress(
+        self, data: bytes | DkicFile, output: Literal["torch"], *, salvage: bool = ..., tile: int | None = ...
+    ) -> Tensor: ...
+    @overload
+    def decompress(
+        self, data: bytes | DkicFile, output: Literal["picture"], *, salvage: bool = ..., tile: int | None = ...
+    ) -> Picture: ...
+    def decompress(
+        self,
+        data: bytes | DkicFile,
+        output: Literal["pil", "numpy", "torch", "picture"] = "pil",
+        *,
+        salvage: bool = False,
+        tile: int | None = None,
     ) -> Image.Image | np.ndarray | Tensor | Picture:
         """The picture in the contents of a .dkic file.
 
         Args:
-            data: what `compress` returned.
+            data: what `compress` returned, or that as `dkic.coding.container.unpack` reads it.
             output: "pil": PIL image, RGB or L, its ICC profile in `info`; "numpy": uint8 `[H, W, 3]`; "torch": uint8 `[3, H, W]`;
                 "picture": a `dkic.coding.image_io.Picture`, for writing.
+            salvage: decode a file with damage behind its picture section too, with a warning for each thing that is lost.
             tile: as in `compress`, whatever the encoder's was.
 
         Raises:
@@ -137,7 +152,10 @@ class Codec:
         if output not in ("pil", "numpy", "torch", "picture"):
             raise DkicError(f"output must be pil, numpy, torch or picture, not {output}")
         _check_tile(tile)
-        file = unpack(data)
+        file = data if isinstance(data, DkicFile) else unpack(data, salvage=salvage)
+        if file is not data:
+            for lost in file.lost:
+                warnings.warn(lost, stacklevel=2)
         level = self._level_of(file)
         pixels = _decoded_pixels(file, level, tile)
         if output == "numpy":
@@ -264,9 +282,10 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
         crc = _crc(symbols, crc)
         return symbols.to(level.arithmetic.dtype)
 
+    z_shape = (1, model.config.hyper_channels, height, width)
+    _check_claim(file, level, height * width)
     try:
         coder = Decoder(file.picture[4:], level.tables)
-        z_shape = (1, model.config.hyper_channels, height, width)
         z_hat = pull(_z_indexes(z_shape)).view(z_shape)
         y_hat = model.context(model.h_s(z_hat), visit)
         coder.finish()
@@ -275,6 +294,23 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     if struct.pack("<I", crc) != file.picture[:4]:
         raise FormatError(f"picture section: {_OTHER_ARITHMETIC} (the symbols' checksum is wrong)")
     return y_hat
+
+
+def _check_claim(file: DkicFile, level: Weights, positions: int) -> None:
+    """Refuses, before memory is taken for it, a size that the picture section is too short for whatever it holds.
+
+    positions: of z, each with 4 x 4 of y. However flat a picture is, its symbols take at least the bits of their tables'
+    likeliest; 1/1000 is for the coder's rounding of its states, which is less than 2^-15.
+    """
+    least = level.tables.least_bits()
+    y_least, z_least = least[: SCALE_INDEX_MAX + 1].min(), least[SCALE_INDEX_MAX + 1 :].sum()
+    bits = positions * (z_least + 16 * level.model.config.latent_channels * y_least)
+    needed = 4 + int(0.999 * bits / 8)
+    if len(file.picture) < needed:
+        raise FormatError(
+            f"picture section: {len(file.picture)} bytes can't hold {file.header.width} x {file.header.height} pixels, for which "
+            f"this model takes at least {needed}, so the file is damaged"
+        )
 
 
 def _padded(x: Tensor) -> Tensor:
