@@ -60,12 +60,14 @@ LIBRARIES = [
             "csrc/gaussian_likelihood_cpu.cpp",
             "csrc/gaussian_symbols_cpu.cpp",
             "csrc/ldcn_cpu.cpp",
+            "csrc/requantize_cpu.cpp",
         ],
         sources_per_isa=[
             "csrc/deform_conv2d_kernel.cpp",
             "csrc/gaussian_likelihood_kernel.cpp",
             "csrc/gaussian_symbols_kernel.cpp",
             "csrc/ldcn_kernel.cpp",
+            "csrc/requantize_kernel.cpp",
         ],
     ),
     Library(

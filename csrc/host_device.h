@@ -73,6 +73,15 @@ class CudaThread {
     memcpy(&values, &word, sizeof word);
     return values;
   }
+  // The same of numbers that the kernel may write, too.
+  template <int N, class T>
+  __device__ __forceinline__ Pack<T, N> load_written(const T* from) const {
+    using W = typename Word<int(sizeof(T)) * N>::type;
+    const W word = *reinterpret_cast<const W*>(from);
+    Pack<T, N> values;
+    memcpy(&values, &word, sizeof word);
+    return values;
+  }
   template <int N, class T>
   __device__ __forceinline__ void store(T* to, const Pack<T, N>& values) const {
     using W = typename Word<int(sizeof(T)) * N>::type;

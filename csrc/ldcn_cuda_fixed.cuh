@@ -24,7 +24,8 @@ DKIC_DEVICE void ldcn_largest(const Thread& thread, const Strided& t, int64_t n,
   A most = 0;
   for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < n * c * h * w; i += thread.blocks() * kLdcnThreads) {
     const int64_t pixel = i / c;
-    const A value = std::fabs(read<A>(t, pixel / (h * w) * t.n + i % c * t.c + pixel / w % h * t.h + pixel % w * t.w));
+    const int64_t at = pixel / (h * w) * t.n + i % c * t.c + pixel / w % h * t.h + pixel % w * t.w;
+    const A value = std::fabs(read<1, A>(thread, t, at).v[0]);
     if (is_finite(value) && value > most) most = value;
   }
   for (int distance = 16; distance; distance /= 2) {
@@ -40,13 +41,13 @@ struct FixedExponents {
 };
 
 // largest: the magnitudes of grad_y and, where there is one, of mask.
-template <class A>
-DKIC_DEVICE FixedExponents fixed_exponents(const LdcnArguments& a, const unsigned (&largest)[2]) {
+template <class A, class Thread>
+DKIC_DEVICE FixedExponents fixed_exponents(const Thread& thread, const LdcnArguments& a, const unsigned* largest) {
   // The limits of the exponents of finite numbers, and of those whose power of two, and second power, have inverses.
   constexpr int kMost = sizeof(A) == 8 ? 1024 : 128, kLimit = sizeof(A) == 8 ? 900 : 126;
   // One bit is for the rounding of weights and products.
-  const unsigned of_mask = a.mask.data ? largest[1] : kExponentBias + 1;
-  const int below = int(largest[0] + of_mask) - 2 * kExponentBias + 1;
+  const unsigned of_mask = a.mask.data ? thread.template load<1>(largest + 1).v[0] : kExponentBias + 1;
+  const int below = int(thread.template load<1>(largest).v[0] + of_mask) - 2 * kExponentBias + 1;
   int contributions = 0;  // their number's logarithm, rounded up
   while ((int64_t(1) << contributions) < a.out_height * a.out_width * a.kernel_h * a.kernel_w) ++contributions;
   const int spare = 62 - contributions, exponent = spare - (below < kMost ? below : kMost);
@@ -66,7 +67,7 @@ struct FixedSum {
   template <class Thread>
   DKIC_DEVICE void add(const Thread& thread, int64_t at, A value) const {
     if (!is_finite(value)) {
-      result[at] = T(NAN);
+      thread.template store<1>(result + at, Pack<T, 1>{{T(NAN)}});
       return;
     }
     if constexpr (sizeof(T) == 8) {
@@ -93,7 +94,7 @@ template <class T, class Thread>
 DKIC_DEVICE void ldcn_backward_x_fixed(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan,
                                        const FixedGradient<T>& to) {
   using A = typename SumOf<T>::type;
-  const FixedExponents exponents = fixed_exponents<A>(a, {to.largest[0], to.largest[1]});
+  const FixedExponents exponents = fixed_exponents<A>(thread, a, to.largest);
   const A scale = std::ldexp(A(1), exponents.first), inverse = std::ldexp(A(1), -exponents.first);
   const A second_scale = sizeof(A) == 8 ? std::ldexp(A(1), exponents.second) : A(0);
   ldcn_scatter<T>(thread, a, plan, FixedSum<T>{to.sums, to.sums + to.count, to.grad_x, scale, inverse, second_scale});
@@ -103,13 +104,15 @@ DKIC_DEVICE void ldcn_backward_x_fixed(const Thread& thread, const LdcnArguments
 template <class T, class Thread>
 DKIC_DEVICE void ldcn_round_fixed(const Thread& thread, const LdcnArguments& a, const FixedGradient<T>& to) {
   using A = typename SumOf<T>::type;
-  const FixedExponents exponents = fixed_exponents<A>(a, {to.largest[0], to.largest[1]});
+  const FixedExponents exponents = fixed_exponents<A>(thread, a, to.largest);
   const A scale = std::ldexp(A(1), -exponents.first);
   for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < to.count; i += thread.blocks() * kLdcnThreads) {
-    if (!is_finite(A(to.grad_x[i]))) continue;
-    A sum = A(to.sums[i]) * scale;
-    if constexpr (sizeof(A) == 8) sum += A(to.sums[to.count + i]) * std::ldexp(A(1), -exponents.second);
-    to.grad_x[i] = T(sum);
+    if (!is_finite(A(thread.template load_written<1>(to.grad_x + i).v[0]))) continue;
+    A sum = A(thread.template load<1>(to.sums + i).v[0]) * scale;
+    if constexpr (sizeof(A) == 8) {
+      sum += A(thread.template load<1>(to.sums + to.count + i).v[0]) * std::ldexp(A(1), -exponents.second);
+    }
+    thread.template store<1>(to.grad_x + i, Pack<T, 1>{{T(sum)}});
   }
 }
 

@@ -10,17 +10,33 @@
 
 namespace dkic::gpu {
 
-template <class A>
-DKIC_DEVICE A read(const Strided& from, int64_t at) {
+template <class A, class T>
+DKIC_DEVICE A widened(T value) {
+  if constexpr (sizeof(T) == 2) {
+    return A(float(value));
+  } else {
+    return A(value);
+  }
+}
+
+// One access of N numbers of whatever type, which the kernel never writes.
+template <int N, class A, class Thread>
+DKIC_DEVICE Pack<A, N> read(const Thread& thread, const Strided& from, int64_t at) {
+  const auto of_type = [&]<class T>(const T* data) {
+    const Pack<T, N> values = thread.template load<N>(data + at);
+    Pack<A, N> wide;
+    for (int i = 0; i < N; ++i) wide.v[i] = widened<A>(values.v[i]);
+    return wide;
+  };
   switch (from.type) {
     case Scalar::f32:
-      return A(static_cast<const float*>(from.data)[at]);
+      return of_type(static_cast<const float*>(from.data));
     case Scalar::f64:
-      return A(static_cast<const double*>(from.data)[at]);
+      return of_type(static_cast<const double*>(from.data));
     case Scalar::f16:
-      return A(float(static_cast<const half*>(from.data)[at]));
+      return of_type(static_cast<const half*>(from.data));
     default:
-      return A(float(static_cast<const bfloat16*>(from.data)[at]));
+      return of_type(static_cast<const bfloat16*>(from.data));
   }
 }
 
@@ -120,10 +136,10 @@ DKIC_DEVICE void work_out_taps(const Thread& thread, const LdcnArguments& a, con
       const int tap = first + t, row = tap / int(a.kernel_w), column = tap % int(a.kernel_w);
       const int64_t channel = int64_t(tile.g) * k + tap;
       const int64_t from = tile.n * a.offset.n + channel * 2 * a.offset.c + at.oh * a.offset.h + at.ow * a.offset.w;
-      const A dy = read<A>(a.offset, from), dx = read<A>(a.offset, from + a.offset.c);
+      const A dy = read<1, A>(thread, a.offset, from).v[0], dx = read<1, A>(thread, a.offset, from + a.offset.c).v[0];
       const bool masked = a.mask.data != nullptr;
       const int64_t mask_from = tile.n * a.mask.n + channel * a.mask.c + at.oh * a.mask.h + at.ow * a.mask.w;
-      const A mask = masked ? read<A>(a.mask, mask_from) : A(1);
+      const A mask = masked ? read<1, A>(thread, a.mask, mask_from).v[0] : A(1);
       const auto y = sample_axis(A(at.oh * a.stride_h - a.padding_h + row * a.dilation_h) + dy, int(a.height));
       const auto x = sample_axis(A(at.ow * a.stride_w - a.padding_w + column * a.dilation_w) + dx, int(a.width));
       const int inside = (y.low_inside && x.low_inside ? 1 : 0) | (y.low_inside && x.high_inside ? 2 : 0) |
@@ -219,8 +235,8 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
     const Tile tile = tile_at(a, plan, index);
     const Position at = position_in(a, plan, tile, own);
     const T* x = static_cast<const T*>(a.x.data) + tile.n * a.x.n + tile.g * depth;
-    const T* grad_y = static_cast<const T*>(a.grad_y.data) + tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w +
-                      tile.g * depth;
+    const T* grad_y =
+        static_cast<const T*>(a.grad_y.data) + tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w + tile.g * depth;
     const int end = at.exists ? depth : 0, begin = lane * V;
     Pack<T, V> g{};
     if (begin < end) g = thread.template load<V>(grad_y + begin);
@@ -266,7 +282,7 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
         const TapNumbers<A> gradients = taps.numbers[p * plan.chunk + t];
         const int64_t tap = (pixel_of(a, tile, to) * a.groups + tile.g) * k + first + t;
         if (a.grad_offset) thread.template store<2>(static_cast<A*>(a.grad_offset) + tap * 2, {{gradients.v[0], gradients.v[1]}});
-        if (a.grad_mask) static_cast<A*>(a.grad_mask)[tap] = gradients.v[2];
+        if (a.grad_mask) thread.template store<1>(static_cast<A*>(a.grad_mask) + tap, {{gradients.v[2]}});
       }
     }
   }
@@ -284,8 +300,8 @@ DKIC_DEVICE void ldcn_scatter(const Thread& thread, const LdcnArguments& a, cons
   for (int64_t index = thread.block(); index < plan.tiles; index += thread.blocks()) {
     const Tile tile = tile_at(a, plan, index);
     const Position at = position_in(a, plan, tile, own);
-    const T* grad_y = static_cast<const T*>(a.grad_y.data) + tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w +
-                      tile.g * depth;
+    const T* grad_y =
+        static_cast<const T*>(a.grad_y.data) + tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w + tile.g * depth;
     const int end = at.exists ? depth : 0;
     const int64_t image = tile.n * a.height * h + tile.g * depth;
     for (int first = 0; first < k; first += plan.chunk) {
@@ -329,7 +345,7 @@ DKIC_DEVICE void ldcn_backward_x(const Thread& thread, const LdcnArguments& a, c
 template <class T, class Thread>
 DKIC_DEVICE void ldcn_round(const Thread& thread, const float* sums, int64_t count, T* to) {
   for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < count; i += thread.blocks() * kLdcnThreads) {
-    to[i] = T(sums[i]);
+    thread.template store<1>(to + i, Pack<T, 1>{{T(thread.template load<1>(sums + i).v[0])}});
   }
 }
 

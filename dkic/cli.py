@@ -1,4 +1,4 @@
-"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `allocate`.
+"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `allocate`, `evaluate`.
 
 Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
 """
@@ -15,6 +15,7 @@ import click
 
 import dkic
 from dkic.errors import DkicError
+from dkic.evaluation.evaluate import evaluate
 from dkic.memory import keep_freed_memory
 
 INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
@@ -63,9 +64,10 @@ def cli() -> None:
 @OUT
 @click.option("--quality", type=int, help="Quality level of the model; the highest by default.")
 @click.option("--model", default="tiny", show_default=True, help="A shipped model's name, a weights file, or a folder of them.")
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the symbols before a file is put in place.")
 @THREADS
 @FORCE
-def compress(inputs: tuple[str, ...], out: str, quality: int | None, model: str, force: bool) -> None:
+def compress(inputs: tuple[str, ...], out: str, quality: int | None, model: str, verify: bool, force: bool) -> None:
     """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files."""
     targets = _targets(inputs, out, ".dkic")
     from dkic.coding.codec import load
@@ -80,11 +82,12 @@ def compress(inputs: tuple[str, ...], out: str, quality: int | None, model: str,
         check_output(target, force)
         picture = read_picture(source)
         start = time.perf_counter()
-        data = codec.compress(picture, quality)
+        data = codec.compress(picture, quality, verify=verify)
         seconds = time.perf_counter() - start
         write_atomically(target, data, force)
         bpp = len(data) * 8 / (picture.width * picture.height)
-        return f"{source} -> {target}: {len(data)} bytes, {bpp:.3f} bpp, encoded in {seconds:.2f} s"
+        done = "encoded and verified" if verify else "encoded"
+        return f"{source} -> {target}: {len(data)} bytes, {bpp:.3f} bpp, {done} in {seconds:.2f} s"
 
     _each(inputs, targets, one)
 
@@ -142,8 +145,8 @@ def info(file: str | None, model: str | None) -> None:
 
 
 def _file_facts(path: str) -> Iterable[tuple[str, str]]:
-    from dkic.coding.codec import ARITHMETIC_NAMES
     from dkic.coding.container import unpack
+    from dkic.entropy.quantization import Arithmetic
     from dkic.models.weights_file import find_by_hash
 
     data = _read_dkic(path)
@@ -159,7 +162,8 @@ def _file_facts(path: str) -> Iterable[tuple[str, str]]:
     yield "size", f"{header.width}x{header.height}" + (", grayscale" if header.grayscale else "")
     yield "bytes", f"{len(data)} ({len(data) * 8 / (header.width * header.height):.3f} bits per pixel)"
     yield "model", f"{header.model_hash.hex()} ({model}), quality {header.quality}"
-    yield "arithmetic", ARITHMETIC_NAMES.get(header.arithmetic, f"number {header.arithmetic}, unknown to this dkic")
+    known = header.arithmetic in list(Arithmetic)
+    yield "arithmetic", str(Arithmetic(header.arithmetic)) if known else f"number {header.arithmetic}, unknown to this dkic"
     yield "picture section", f"{len(content.picture)} bytes"
     yield "ICC profile", f"{len(content.icc)} bytes" if content.icc else "none"
 
@@ -282,6 +286,34 @@ def train(
     click.echo(f"{weights}: try it with `dkic compress photo.png -o photo.dkic --model {weights}`")
 
 
+@cli.command(short_help="Make a trained model's files decode alike everywhere.")
+@click.argument("model", metavar="MODEL")
+@click.argument("photos", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The new weights file.")
+@click.option("--measure", metavar="DIR", type=click.Path(path_type=Path), help="Tell what it costs in rate on these pictures.")
+@click.option("--steps", type=int, default=1500, show_default=True, help="Steps of training as integers.")
+@click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
+@click.option("--crop", type=int, default=256, show_default=True, help="Side of a crop; a multiple of 64.")
+@click.option("--lr", "learning_rate", type=float, default=2e-4, show_default=True, help="Adam's first learning rate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of crops and noise.")
+@THREADS
+@FORCE
+def export(model: str, photos: Path, out: Path, measure: Path | None, force: bool, **settings: Any) -> None:
+    """Turn MODEL's entropy networks into integers.
+
+    They are trained for it on the photographs in DIR; the transforms stay as they are.
+    """
+    from dkic.training.export import ExportSettings
+    from dkic.training.export import export as write
+    from dkic.training.run import TrainingFailed
+
+    try:
+        write(model, photos, out, ExportSettings(**settings), force=force, measure=measure, log=click.echo)
+    except (DkicError, TrainingFailed) as error:
+        click.echo(f"dkic: {error}", err=True)
+        sys.exit(1)
+
+
 @cli.command(short_help="Choose a quality for each picture within a budget.")
 @click.argument("table", metavar="TABLE", type=click.Path(path_type=Path))
 @click.option("--target-bpp", type=float, metavar="BPP", help="Budget: all bits divided by all pixels.")
@@ -317,6 +349,9 @@ def allocate(table: Path, target_bpp: float | None, mean: bool, total_bytes: flo
     except DkicError as error:
         click.echo(f"dkic: {error}", err=True)
         sys.exit(1)
+
+
+cli.add_command(evaluate)
 
 
 def _targets(inputs: tuple[str, ...], out: str, suffix: str) -> list[Path]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from dkic.coding.container import DkicFile, Header, crc32c, pack, unpack
 from dkic.coding.image_io import Picture, picture_from, to_pil
 from dkic.coding.rans import Decoder, Encoder
-from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean
+from dkic.entropy.quantization import SCALE_INDEX_MAX, Arithmetic, coded_index, coded_mean
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.slice_context import Cells, take_cells
@@ -33,9 +33,6 @@ from dkic.ops import backends
 if TYPE_CHECKING:
     from PIL import Image
 
-# How the entropy model is evaluated: 1 = in float64, means and scale indexes rounded to their grids.
-ARITHMETIC = 1
-ARITHMETIC_NAMES = {1: "float64-1"}
 _OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine's"
 
 
@@ -58,6 +55,7 @@ class Codec:
         image: Picture | Image.Image | np.ndarray | Tensor | str | Path,
         quality: int | None = None,
         target_bpp: float | None = None,
+        verify: bool = False,
     ) -> bytes:
         """A picture as the contents of a .dkic file.
 
@@ -65,20 +63,22 @@ class Codec:
             image: PIL image, numpy uint8 `[H, W, 3]` or `[H, W]`, torch `[3, H, W]` (uint8, or float in [0, 1]), or a path.
             quality: one of `qualities`; the highest by default.
             target_bpp: instead of quality: the highest level whose file takes at most this many bits per pixel.
+            verify: decode the symbols of what was coded again, without the picture.
 
         Raises:
-            DkicError: the picture can't be coded, there is no such quality, or no level reaches target_bpp.
+            DkicError: the picture can't be coded, there is no such quality, no level reaches target_bpp, or with `verify` the
+                symbols were not decoded as they were coded.
         """
         picture = picture_from(image)
         if target_bpp is None:
-            return self._compress(picture, self.qualities[-1] if quality is None else quality)
+            return self._verified(self._compress(picture, self.qualities[-1] if quality is None else quality), verify)
         if quality is not None:
             raise DkicError("give quality or target_bpp, not both")
         for level in reversed(self.qualities):
             data = self._compress(picture, level)
             bpp = len(data) * 8 / (picture.width * picture.height)
             if bpp <= target_bpp:
-                return data
+                return self._verified(data, verify)
         raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; the lowest takes {bpp:.3f} for this picture")
 
     def _compress(self, picture: Picture, quality: int) -> bytes:
@@ -86,8 +86,26 @@ class Codec:
             raise DkicError(f"this model has no quality {quality}; it has {', '.join(map(str, self.qualities))}")
         level = self._levels[quality]
         x = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
-        header = Header(picture.width, picture.height, level.hash, level.quality, ARITHMETIC, picture.grayscale)
+        header = Header(picture.width, picture.height, level.hash, level.quality, int(level.arithmetic), picture.grayscale)
         return pack(DkicFile(header, encode(x, level), picture.icc))
+
+    def _verified(self, data: bytes, verify: bool) -> bytes:
+        if verify:
+            file = unpack(data)
+            try:
+                decode_latent(file, self._level_of(file))
+            except FormatError as error:
+                report = "report this, with the output of `dkic doctor`"
+                raise DkicError(f"what was coded is not decoded again: {error}; {report}") from None
+        return data
+
+    def _level_of(self, file: DkicFile) -> Weights:
+        model_hash = file.header.model_hash
+        level = next((level for level in self._levels.values() if level.hash == model_hash), None)
+        if level is None:
+            have = ", ".join(level.hash.hex() for level in self._levels.values())
+            raise DkicError(f"the file was made with model {model_hash.hex()}, and this is {have}; load that model")
+        return level
 
     @overload
     def decompress(self, data: bytes, output: Literal["pil"] = "pil") -> Image.Image: ...
@@ -113,17 +131,13 @@ class Codec:
         if output not in ("pil", "numpy", "torch", "picture"):
             raise DkicError(f"output must be pil, numpy, torch or picture, not {output}")
         file = unpack(data)
-        header = file.header
-        level = next((level for level in self._levels.values() if level.hash == header.model_hash), None)
-        if level is None:
-            have = ", ".join(level.hash.hex() for level in self._levels.values())
-            raise DkicError(f"the file was made with model {header.model_hash.hex()}, and this is {have}; load that model")
+        level = self._level_of(file)
         pixels = _decoded_pixels(file, level)
         if output == "numpy":
             return pixels
         if output == "torch":
             return torch.from_numpy(pixels).permute(2, 0, 1)
-        picture = Picture(pixels, header.grayscale, file.icc)
+        picture = Picture(pixels, file.header.grayscale, file.icc)
         return picture if output == "picture" else to_pil(picture)
 
 
@@ -150,28 +164,38 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
 
 def encode(x: Tensor, level: Weights) -> bytes:
     """x `[1, 3, H, W]` float32 in [0, 1], any size -> the picture section's payload."""
+    return encode_latent(*analyse(x, level), level)
+
+
+def analyse(x: Tensor, level: Weights) -> tuple[Tensor, Tensor]:
+    """x -> y and z_hat, the integers z is coded as: all that coding knows of a picture."""
+    y = level.model.g_a(_padded(x))
+    return y, level.model.h_a(y).round()
+
+
+def encode_latent(y: Tensor, z_hat: Tensor, level: Weights) -> bytes:
+    """y `[1, M, h, w]` and z_hat `[1, hyper_channels, h/4, w/4]` -> the picture section's payload."""
     coder, crc = Encoder(level.tables), 0
-    for symbols, indexes in analyse(x, level):
+    for symbols, indexes in symbols_of(y, z_hat, level):
         coder.push(symbols, indexes)
         crc = _crc(symbols, crc)
     return struct.pack("<I", crc) + coder.finish()
 
 
-def analyse(x: Tensor, level: Weights) -> list[tuple[Tensor, Tensor]]:
+def symbols_of(y: Tensor, z_hat: Tensor, level: Weights) -> list[tuple[Tensor, Tensor]]:
     """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass."""
-    model, coded = level.model, []
-    y = model.g_a(_padded(x))
+    dtype = level.arithmetic.dtype
     # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
-    z = model.h_a(y).round().contiguous()
-    coded.append((_flat(z), _z_indexes(z.shape)))
+    z_hat = z_hat.to(dtype).contiguous()
+    coded = [(_flat(z_hat), _z_indexes(z_hat.shape))]
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
         mean = coded_mean(mean)
         symbols = (take_cells(y[:, channels], cells).double() - mean).round().contiguous()
         coded.append((_flat(symbols), coded_index(scale_index).flatten()))
-        return symbols + mean
+        return symbols.to(dtype) + mean
 
-    model.context(model.h_s(z.double()), visit)
+    level.model.context(level.model.h_s(z_hat), visit)
     return coded
 
 
@@ -185,11 +209,18 @@ def _decoded_pixels(file: DkicFile, level: Weights) -> np.ndarray:
 
 def decode(file: DkicFile, level: Weights) -> Tensor:
     """The picture section -> x_hat `[1, 3, H, W]` float32, not clamped. Raises FormatError."""
+    y_hat = decode_latent(file, level)
+    x_hat = level.model.g_s(y_hat.float().contiguous(memory_format=torch.channels_last))
+    return x_hat[..., : file.header.height, : file.header.width]
+
+
+def decode_latent(file: DkicFile, level: Weights) -> Tensor:
+    """The picture section -> y_hat `[1, M, h, w]`, all its symbols checked. Raises FormatError."""
     header = file.header
-    if header.arithmetic != ARITHMETIC:
-        name = ARITHMETIC_NAMES.get(header.arithmetic, f"number {header.arithmetic}")
-        have = ARITHMETIC_NAMES[ARITHMETIC]
-        raise FormatError(f"header: the file needs arithmetic {name}, and this dkic has {have}; update dkic")
+    if header.arithmetic != level.arithmetic:
+        known = header.arithmetic in list(Arithmetic)
+        name = str(Arithmetic(header.arithmetic)) if known else f"number {header.arithmetic}, which this dkic does not know"
+        raise FormatError(f"header: the file needs arithmetic {name}, and its model {level.hash.hex()} has {level.arithmetic}")
     if len(file.picture) < 4:
         raise FormatError("picture section: too short to hold a picture")
     model, crc = level.model, 0
@@ -202,7 +233,7 @@ def decode(file: DkicFile, level: Weights) -> Tensor:
         nonlocal crc
         symbols = coder.pull(indexes)
         crc = _crc(symbols, crc)
-        return symbols.double()
+        return symbols.to(level.arithmetic.dtype)
 
     try:
         coder = Decoder(file.picture[4:], level.tables)
@@ -214,8 +245,7 @@ def decode(file: DkicFile, level: Weights) -> Tensor:
         raise FormatError(f"picture section: {_OTHER_ARITHMETIC} ({error})") from None
     if struct.pack("<I", crc) != file.picture[:4]:
         raise FormatError(f"picture section: {_OTHER_ARITHMETIC} (the symbols' checksum is wrong)")
-    x_hat = model.g_s(y_hat.float().contiguous(memory_format=torch.channels_last))
-    return x_hat[..., : header.height, : header.width]
+    return y_hat
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """How numbers become symbols: rounding, the grid of means and the grid of scales."""
 
+import enum
 import math
 
 import torch
@@ -14,6 +15,21 @@ _LOG_STEP = math.log(SCALES[-1] / SCALES[0]) / SCALE_INDEX_MAX
 # Coded means are multiples of 1/64: fine enough that rounding them costs no measurable rate, coarse enough that the float64
 # network behind them, which errs by 1e-13 between machines, has one chance in 10^11 a symbol to land on the other side.
 MEAN_STEPS = 64
+
+
+class Arithmetic(enum.IntEnum):
+    """How the entropy model is evaluated, as a .dkic file's header states it."""
+
+    FLOAT64 = 1  # in float64, means and scale indexes rounded to their grids: alike everywhere in practice
+    EXACT = 2  # by the integers of dkic.entropy.exact_network: alike everywhere by proof
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of z_hat, y_hat and all between them."""
+        return torch.float64 if self == Arithmetic.FLOAT64 else torch.float32
+
+    def __str__(self) -> str:
+        return {1: "float64-1", 2: "exact-1"}[self]
 
 
 def scale_of_index(index: Tensor) -> Tensor:

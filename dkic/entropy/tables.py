@@ -79,16 +79,19 @@ class Tables:
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The three arrays under their names, as a weights file stores them."""
-        return {name: np.array(getattr(self, name)) for name in _ARRAY_NAMES}
+        """The three arrays under their names, as a weights file stores them: frequencies row after row, without the zeros."""
+        used = np.arange(self.frequencies.shape[1]) < self.length[:, None]
+        return {"frequencies": self.frequencies[used], "length": np.array(self.length), "offset": np.array(self.offset)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Tables:
-        """Tables from what `to_arrays` gave. Raises FormatError, naming the array missing or wrong."""
+        """Tables from what `to_arrays` gave, or from their attributes. Raises FormatError, naming the array missing or wrong."""
         missing = [name for name in _ARRAY_NAMES if name not in arrays]
         if missing:
             raise FormatError(f"tables: the array {missing[0]} is missing")
-        return cls(*(arrays[name] for name in _ARRAY_NAMES))
+        frequencies, length, offset = (arrays[name] for name in _ARRAY_NAMES)
+        ragged = getattr(frequencies, "ndim", 2) == 1
+        return cls(_rows(frequencies, length) if ragged else frequencies, length, offset)
 
     def ideal_bits(self, symbols: np.ndarray, indexes: np.ndarray) -> float:
         """Bits an ideal coder needs for these symbols with these tables, escaped values included.
@@ -117,6 +120,16 @@ def _escape_bits(number: np.ndarray, escape: np.ndarray, order: np.ndarray) -> n
     distance = np.where(number < 0, -2 * number - 1, 2 * (number - escape))
     value_bits = np.frexp((distance + (1 << order)).astype(np.float64))[1] - 1
     return 2 * value_bits - order + 1
+
+
+def _rows(frequencies: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Rows of these lengths, filled up with zeros."""
+    sensible = isinstance(length, np.ndarray) and length.dtype == np.int32 and length.ndim == 1 and 1 <= len(length) <= MAX_TABLES
+    if not sensible or length.min() < 1 or length.max() > MAX_LENGTH or length.sum(dtype=np.int64) != len(frequencies):
+        raise FormatError(f"tables: length must be int32, 1 to {MAX_LENGTH} each and {len(frequencies)} together")
+    rows = np.zeros((len(length), length.max()), frequencies.dtype)
+    rows[np.arange(rows.shape[1]) < length[:, None]] = frequencies
+    return rows
 
 
 def _describe(value: object) -> str:

@@ -1,35 +1,121 @@
-"""Classical codecs to compare with."""
+"""JPEG, JPEG 2000, WebP, AVIF and JPEG XL by Pillow, each at its best for small files that everybody can still make."""
 
 import io
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from PIL import Image
+import PIL
+import torch
+from PIL import Image, features
+
+from dkic.evaluation.codecs import Unavailable
 
 
-class Coded(NamedTuple):
-    """size: bytes of the file; pixels: what it decodes to, uint8 `[H, W, 3]`; quality: the encoder's setting."""
+@dataclass(frozen=True)
+class ByPillow:
+    """An `ImageCodec`; `options` are Pillow's, of a quality."""
 
-    size: int
-    pixels: np.ndarray
-    quality: int
+    name: str
+    about: str
+    suffix: str
+    qualities: tuple[int, ...]
+    format: str = field(repr=False)
+    options: Callable[[int], dict[str, Any]] = field(repr=False)
+
+    def encode(self, pixels: np.ndarray, quality: int) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, self.format, **self.options(quality))
+        return file.getvalue()
+
+    def decode(self, data: bytes) -> np.ndarray:
+        return np.array(Image.open(io.BytesIO(data), formats=[self.format]).convert("RGB"))
 
 
-def jpeg(pixels: np.ndarray, quality: int) -> Coded:
-    """JPEG by Pillow, at its best for small files: optimised Huffman tables, progressive, 4:2:0."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, optimize=True, progressive=True, subsampling="4:2:0")
-    size = file.tell()
-    return Coded(size, np.asarray(Image.open(file).convert("RGB")), quality)
+def by_pillow(name: str) -> ByPillow:
+    """The codec of that name: jpeg, jpeg2000, webp, avif or jxl. Raises Unavailable."""
+    return {"jpeg": _jpeg, "jpeg2000": _jpeg2000, "webp": _webp, "avif": _avif, "jxl": _jxl}[name]()
 
 
-def jpeg_of_size(pixels: np.ndarray, size: int) -> Coded:
-    """The lowest JPEG quality whose file has at least `size` bytes, so JPEG never gets fewer bits; at most 95."""
-    low, high = 1, 95
-    while low < high:
-        middle = (low + high) // 2
-        if jpeg(pixels, middle).size < size:
-            low = middle + 1
-        else:
-            high = middle
-    return jpeg(pixels, low)
+def _jpeg() -> ByPillow:
+    return ByPillow(
+        "jpeg",
+        f"JPEG: {_library('libjpeg_turbo', 'jpg')}, progressive, optimised Huffman tables, 4:2:0",
+        ".jpg",
+        (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 28, 38, 50, 65),
+        "JPEG",
+        lambda quality: {"quality": quality, "optimize": True, "progressive": True, "subsampling": "4:2:0"},
+    )
+
+
+def _jpeg2000() -> ByPillow:
+    # The setting is the compression ratio, to 24 bits per pixel; a bare codestream.
+    return ByPillow(
+        "jpeg2000",
+        f"JPEG 2000: {_library('jpg_2000')}, 9/7 wavelet, codestream",
+        ".j2k",
+        (480, 400, 320, 240, 200, 160, 130, 100, 80, 60, 48, 36),
+        "JPEG2000",
+        lambda ratio: {
+            "quality_mode": "rates",
+            "quality_layers": [ratio],
+            "irreversible": True,
+            "mct": 1,
+            "no_jp2": True,
+            "num_resolutions": 6,
+        },
+    )
+
+
+def _webp() -> ByPillow:
+    return ByPillow(
+        "webp",
+        f"WebP: {_library('webp')}, method 6",
+        ".webp",
+        (0, 1, 2, 4, 6, 9, 13, 18, 25, 35, 50, 65),
+        "WEBP",
+        lambda quality: {"quality": quality, "method": 6},
+    )
+
+
+def _avif() -> ByPillow:
+    return ByPillow(
+        "avif",
+        f"AVIF: {_library('avif')}, aom, speed 4, 4:4:4",
+        ".avif",
+        (1, 4, 8, 12, 16, 20, 25, 30, 36, 43, 52),
+        "AVIF",
+        lambda quality: {
+            "quality": quality,
+            "subsampling": "4:4:4",
+            "speed": 4,
+            "codec": "aom",
+            "max_threads": torch.get_num_threads(),
+        },
+    )
+
+
+def _jxl() -> ByPillow:
+    try:
+        import pillow_jxl  # registers itself with Pillow
+    except ImportError:
+        raise Unavailable("Pillow reads no JPEG XL of its own: pip install pillow-jxl-plugin") from None
+    from importlib.metadata import version
+
+    pillow_jxl.JpegXLImagePlugin.DECODE_THREADS = torch.get_num_threads()
+    return ByPillow(
+        "jxl",
+        f"JPEG XL: pillow-jxl-plugin {version('pillow-jxl-plugin')}, effort 9",
+        ".jxl",
+        (0, 2, 4, 7, 10, 14, 18, 23, 30, 40, 52, 66),
+        "JXL",
+        lambda quality: {"quality": quality, "effort": 9, "num_threads": torch.get_num_threads()},
+    )
+
+
+def _library(feature: str, needed: str | None = None) -> str:
+    """Pillow's version and that of the library behind it."""
+    if not features.check(needed or feature):
+        raise Unavailable(f"this Pillow ({PIL.__version__}) is built without {feature}: pip install -U pillow")
+    return f"Pillow {PIL.__version__}, {feature.replace('jpg_2000', 'OpenJPEG')} {features.version(feature) or ''}".rstrip()

@@ -1,36 +1,54 @@
-"""Distortion of a decoded picture against its original, on 8-bit pixels as everybody reports it."""
+"""Distortion of decoded pictures against their originals, on 8-bit pixels as everybody reports it, in float32."""
 
 import math
 
 import numpy as np
+import torch
+from pytorch_msssim import ms_ssim as _ms_ssim
+from torch import Tensor
+
+from dkic.losses.lpips import LPIPS
 
 # Five scales of an 11-pixel window need more than 160 pixels along each side.
 MS_SSIM_LEAST_SIDE = 161
 
 
-def psnr(original: np.ndarray, decoded: np.ndarray) -> float:
-    """PSNR in dB of two uint8 `[H, W, 3]` pictures over all channels; infinite where they are equal."""
-    _check(original, decoded)
-    mse = np.square(original.astype(np.float64) - decoded).mean()
-    return 10 * math.log10(255**2 / mse) if mse > 0 else math.inf
+def batch(*pictures: np.ndarray) -> Tensor:
+    """uint8 `[H, W, 3]` pictures of one size -> uint8 `[N, 3, H, W]`, as the metrics take them."""
+    for p in pictures:
+        if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3 or p.shape != pictures[0].shape:
+            raise ValueError(f"pictures must be uint8 [H, W, 3] of one size, and one is {p.dtype} {list(p.shape)}")
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def ms_ssim(original: np.ndarray, decoded: np.ndarray) -> float:
-    """MS-SSIM (Wang et al. 2003) of two uint8 `[H, W, 3]` pictures, the mean over RGB, by pytorch-msssim.
+def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
+    """PSNR in dB over all channels, `[N]`, of uint8 `[N, 3, H, W]`; infinite where two pictures are equal."""
+    _check(x, x_hat)
+    mse = (x.float() - x_hat.float()).square().mean((1, 2, 3))
+    return 10 * torch.log10(255**2 / mse)
+
+
+def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
+    """MS-SSIM (Wang et al. 2003), the mean over RGB, `[N]`, of uint8 `[N, 3, H, W]`, by pytorch-msssim.
 
     NaN where a side is below 161 pixels, for which it is not defined.
     """
-    import torch
-    from pytorch_msssim import ms_ssim as of_batches
-
-    _check(original, decoded)
-    if min(original.shape[:2]) < MS_SSIM_LEAST_SIDE:
-        return math.nan
-    pair = [torch.from_numpy(p.copy()).permute(2, 0, 1).unsqueeze(0).float() for p in (original, decoded)]
-    return of_batches(*pair, data_range=255).item()
+    _check(x, x_hat)
+    if min(x.shape[2:]) < MS_SSIM_LEAST_SIDE:
+        return torch.full((len(x),), math.nan)
+    return _ms_ssim(x.float(), x_hat.float(), data_range=255, size_average=False)
 
 
-def _check(original: np.ndarray, decoded: np.ndarray) -> None:
-    for name, p in (("original", original), ("decoded", decoded)):
-        if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3 or p.shape != original.shape:
-            raise ValueError(f"{name} must be uint8 {list(original.shape[:2])} x 3, and is {p.dtype} {list(p.shape)}")
+@torch.inference_mode()
+def lpips(x: Tensor, x_hat: Tensor, network: LPIPS) -> Tensor:
+    """LPIPS `[N]` of uint8 `[N, 3, H, W]`; NaN where a side is below what the network takes (31 pixels for "alex")."""
+    _check(x, x_hat)
+    if min(x.shape[2:]) < network.backbone.least_side:
+        return torch.full((len(x),), math.nan)
+    return network(x.float() / 255, x_hat.float() / 255)
+
+
+def _check(x: Tensor, x_hat: Tensor) -> None:
+    for name, t in (("x", x), ("x_hat", x_hat)):
+        if t.dtype != torch.uint8 or t.ndim != 4 or t.shape[1] != 3 or t.shape != x.shape:
+            raise ValueError(f"{name} must be uint8 [N, 3, H, W] as x is, and is {t.dtype} {list(t.shape)}")

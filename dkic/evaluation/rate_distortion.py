@@ -1,59 +1,109 @@
-"""Rate and distortion over a folder of pictures, from real files, beside JPEG's at no fewer bits.
+"""Rate-distortion curves, and the rates that they differ by (BD-rate, Bjontegaard 2001; Akima interpolation)."""
 
-    python -m dkic.evaluation.rate_distortion FOLDER [--model tiny]
-"""
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
 
-from pathlib import Path
-
-import click
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-from dkic.coding.codec import Codec, load
-from dkic.coding.image_io import read_picture
-from dkic.errors import DkicError
-from dkic.evaluation.classical import jpeg_of_size
-from dkic.evaluation.metrics import ms_ssim, psnr
+from dkic.evaluation.measure import Measurement
+from dkic.evaluation.table import LABELS
 
-COLUMNS = ("bpp", "PSNR", "MS-SSIM", "JPEG bpp", "JPEG PSNR", "JPEG MS-SSIM")
-
-
-def beside_jpeg(codec: Codec, pixels: np.ndarray, quality: int | None = None) -> tuple[float, ...]:
-    """COLUMNS for one picture, uint8 `[H, W, 3]`: bits per pixel of the whole file, dB, and MS-SSIM over RGB."""
-    data = codec.compress(pixels, quality)
-    decoded = codec.decompress(data, "numpy")
-    other = jpeg_of_size(pixels, len(data))
-    area = pixels.shape[0] * pixels.shape[1]
-    row: tuple[float, ...] = ()
-    for size, result in ((len(data), decoded), (other.size, other.pixels)):
-        row += (size * 8 / area, psnr(pixels, result), ms_ssim(pixels, result))
-    return row
+CURVES = tuple(LABELS)  # the columns that have a curve each, where they were measured
+_DASHES = ("-", "--", "-.", ":")
 
 
-@click.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--model", default="tiny", show_default=True)
-@click.option("--quality", type=int)
-def main(folder: Path, model: str, quality: int | None) -> None:
-    """A markdown table over the pictures in FOLDER, and their means."""
-    try:
-        codec = load(model)
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".webp", ".tif", ".tiff", ".ppm", ".bmp"))
-        if not paths:
-            raise DkicError(f"{folder}: no lossless pictures (PNG, WebP, TIFF, PPM, BMP) in it")
-        click.echo("| picture | " + " | ".join(COLUMNS) + " |\n|" + " --- |" * (len(COLUMNS) + 1))
-        rows = []
-        for path in paths:
-            rows.append(beside_jpeg(codec, read_picture(path).pixels, quality))
-            click.echo(_line(path.stem, rows[-1]))
-        click.echo(_line("**mean**", tuple(np.mean(rows, axis=0))))
-    except DkicError as error:
-        raise click.ClickException(str(error)) from None
+@dataclass(frozen=True)
+class Curve:
+    """Means over the pictures at each quality of a codec, in rising order of rate; values holds a column for each metric."""
+
+    codec: str
+    bpp: np.ndarray
+    values: dict[str, np.ndarray]
 
 
-def _line(name: str, row: tuple[float, ...]) -> str:
-    formats = ("{:.3f}", "{:.2f}", "{:.4f}") * 2
-    return f"| {name} | " + " | ".join(f.format(v) for f, v in zip(formats, row, strict=True)) + " |"
+def curves(rows: Sequence[Measurement]) -> list[Curve]:
+    """One of each codec."""
+    found = []
+    for codec in dict.fromkeys(row.codec for row in rows):
+        own = [row for row in rows if row.codec == codec]
+        at = [[row for row in own if row.quality == quality] for quality in dict.fromkeys(row.quality for row in own)]
+        means = {name: np.array([np.mean([getattr(row, name) for row in some]) for some in at]) for name in ("bpp", *CURVES)}
+        order = np.argsort(means["bpp"])
+        found.append(Curve(codec, means["bpp"][order], {name: means[name][order] for name in CURVES}))
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def bd_rate(curve: Curve, anchor: Curve, metric: str) -> tuple[float, str]:
+    """How many percent more bits than the anchor the codec takes for the same quality, or NaN; and a remark, if any.
+
+    MS-SSIM is taken in dB, -10 log10(1 - MS-SSIM). The mean goes over the qualities that both curves reach.
+    """
+    from bjontegaard import bd_rate as between
+
+    both = [_rising(c, metric) for c in (anchor, curve)]
+    for c, (_, values) in zip((anchor, curve), both, strict=True):
+        if len(values) < 4:
+            return math.nan, f"{c.codec} has {len(values)} points of {LABELS[metric]} in order, and 4 are needed"
+    (anchor_rate, anchor_values), (rate, values) = both
+    low, high = max(anchor_values[0], values[0]), min(anchor_values[-1], values[-1])
+    if high <= low:
+        return math.nan, f"{curve.codec} and {anchor.codec} reach no {LABELS[metric]} in common"
+    share = (high - low) / (max(anchor_values[-1], values[-1]) - min(anchor_values[0], values[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a small overlap, which the remark says
+        percent = between(anchor_rate, anchor_values, rate, values, "akima", require_matching_points=False, min_overlap=0)
+    remark = f"{curve.codec} and {anchor.codec} share {share:.0%} of their range of {LABELS[metric]}" if share < 0.5 else ""
+    return float(percent), remark
+
+
+def bd_rates_as_markdown(found: Sequence[Curve], anchor: str) -> str:
+    """A row for each codec, a column for each metric, and below it the remarks."""
+    against = next(curve for curve in found if curve.codec == anchor)
+    metrics = [m for m in CURVES if any(np.isfinite(curve.values[m]).any() for curve in found)]
+    lines = [[f"BD-rate against {anchor}, %", *(LABELS[m] for m in metrics)], ["---"] * (len(metrics) + 1)]
+    remarks: dict[str, None] = {}
+    for curve in found:
+        line = [curve.codec]
+        for metric in metrics:
+            percent, remark = bd_rate(curve, against, metric)
+            line.append("" if math.isnan(percent) else f"{percent:+.1f}")
+            remarks |= {remark: None} if remark else {}
+        lines.append(line)
+    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return text + "".join(f"\n* {remark}" for remark in remarks) + ("\n" if remarks else "")
+
+
+def chart(found: Sequence[Curve], metric: str, file_format: str) -> bytes:
+    """All curves of a metric, a picture in matplotlib's "png" or "svg"; the same bytes for the same curves."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for i, curve in enumerate(found):
+        style = {"color": f"C{i % 10}", "linestyle": _DASHES[i // 10 % len(_DASHES)]}
+        axes.plot(curve.bpp, curve.values[metric], marker="o", markersize=4, linewidth=1.4, label=curve.codec, **style)
+    axes.set_xlabel("bits per pixel, mean over the pictures")
+    axes.set_ylabel({"psnr": "PSNR, dB"}.get(metric, LABELS[metric]) + (" (less is better)" if "lpips" in metric else ""))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    file = BytesIO()
+    with rc_context({"svg.hashsalt": "dkic", "svg.fonttype": "none"}):
+        figure.savefig(file, format=file_format, dpi=140, metadata={"Date": None} if file_format == "svg" else None)
+    return file.getvalue()
+
+
+def _rising(curve: Curve, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rates and values, more of which is better, without points that another one of no more bits is as good as."""
+    values = curve.values[metric]
+    if metric == "ms_ssim":
+        values = -10 * np.log10(np.maximum(1 - values, 1e-12))
+    elif metric.startswith("lpips"):
+        values = -values
+    best = np.maximum.accumulate(np.concatenate([[-math.inf], values[:-1]]))
+    kept = np.isfinite(values) & (values > best)
+    return curve.bpp[kept], values[kept]

@@ -32,6 +32,14 @@ class TrainingOutput(NamedTuple):
     y_hat: Tensor
 
 
+class LatentBits(NamedTuple):
+    """y_hat `[N, M, h, w]`; bits of y alone, of every picture `[N]`, with noise and rounded, as in TrainingOutput."""
+
+    y_hat: Tensor
+    bits: Tensor
+    quantized_bits: Tensor
+
+
 class DKIC(nn.Module):
     """Codec network.
 
@@ -46,7 +54,7 @@ class DKIC(nn.Module):
         self.g_s = Synthesis(config)
         self.h_a = HyperAnalysis(config)
         self.h_s = HyperSynthesis(config)
-        self.context = SliceContext(config)
+        self.context = SliceContext(config, self.h_s.grids["features"])
         self.prior = FactorizedPrior(config.hyper_channels)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> TrainingOutput:
@@ -57,9 +65,17 @@ class DKIC(nn.Module):
         """
         y = self.g_a(x)
         z = self.h_a(y)
-        bits = self.prior.bits(_noisy(z, generator)).sum((1, 2, 3))
         with torch.no_grad():
             quantized_bits = self.prior.bits(z.round()).sum((1, 2, 3))
+        bits = self.prior.bits(_noisy(z, generator)).sum((1, 2, 3))
+        latent = self.latent_bits(y, round_ste(z), generator)
+        return TrainingOutput(
+            self.g_s(latent.y_hat), bits + latent.bits, quantized_bits + latent.quantized_bits, latent.y_hat
+        )
+
+    def latent_bits(self, y: Tensor, z_hat: Tensor, generator: torch.Generator | None = None) -> LatentBits:
+        """What y `[N, M, h, w]` costs once z_hat is known: all that h_s and the context are for; differentiable."""
+        bits, quantized_bits = y.new_zeros(len(y)), y.new_zeros(len(y))
 
         def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
             nonlocal bits, quantized_bits
@@ -69,11 +85,12 @@ class DKIC(nn.Module):
             bits = bits + noisy
             with torch.no_grad():
                 coded_residual, coded_scale = part - coded_mean(mean), scale_of_index(coded_index(scale_index).float())
-                quantized_bits += gaussian_likelihood(coded_residual, coded_scale, quantize="round", reduction="sum")[1]
+                rounded = gaussian_likelihood(coded_residual, coded_scale, quantize="round", reduction="sum")[1]
+                quantized_bits = quantized_bits + rounded
             return round_ste(residual) + mean
 
-        y_hat = self.context(self.h_s(round_ste(z)), visit)
-        return TrainingOutput(self.g_s(y_hat), bits, quantized_bits, y_hat)
+        y_hat = self.context(self.h_s(z_hat), visit)
+        return LatentBits(y_hat, bits, quantized_bits)
 
 
 def _noisy(t: Tensor, generator: torch.Generator | None) -> Tensor:

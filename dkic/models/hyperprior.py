@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dkic.entropy.exact_network import ACTIVATION_MAX, ExactConv2d, Step
 from dkic.entropy.tables import Tables, tables_from_pmf
 from dkic.models.config import ModelConfig
-from dkic.models.ldcn_block import LDCNBlock
-from dkic.models.synthesis import upsample
+from dkic.models.exact_ldcn_block import ExactLDCNBlock
 
 
 class HyperAnalysis(nn.Sequential):
@@ -28,19 +28,38 @@ class HyperAnalysis(nn.Sequential):
 
 
 class HyperSynthesis(nn.Sequential):
-    """z_hat `[N, hyper_channels, h/4, w/4]` -> features `[N, hyper_features, h, w]` that every slice's context sees."""
+    """z_hat `[N, hyper_channels, h/4, w/4]` -> features `[N, hyper_features, h, w]` that every slice's context sees.
+
+    In its exact state (see dkic.entropy.exact_network) the features are integers on the grid `features`.
+    """
+
+    exact = False
 
     def __init__(self, config: ModelConfig) -> None:
         c = config.hyper_channels
+        symbols, coarse, fine, features = Step(c, 1.0), Step(c), Step(c), Step(config.hyper_features)
         super().__init__(
-            upsample(c, c),
+            _upsample(c, symbols, coarse),
             nn.ReLU(),
-            LDCNBlock(c, config.hyper_groups),
-            upsample(c, c),
+            ExactLDCNBlock(c, config.hyper_groups, coarse),
+            _upsample(c, coarse, fine),
             nn.ReLU(),
-            nn.Conv2d(c, config.hyper_features, 1),
+            ExactConv2d(c, config.hyper_features, 1, inputs=[fine], outputs=features, relu=True),
             nn.ReLU(),
         )
+        self.grids = nn.ModuleDict({"coarse": coarse, "fine": fine, "features": features})
+
+    def forward(self, z_hat: Tensor) -> Tensor:
+        t = z_hat.clamp(-ACTIVATION_MAX, ACTIVATION_MAX) if self.exact else z_hat
+        for layer in list(self)[:7]:
+            t = layer(t)
+        return t
+
+
+def _upsample(channels: int, inputs: Step, outputs: Step) -> nn.Sequential:
+    """As dkic.models.synthesis.upsample; with the ReLU that follows."""
+    convolution = ExactConv2d(channels, channels * 4, 3, 1, 1, inputs=[inputs], outputs=outputs, relu=True)
+    return nn.Sequential(convolution, nn.PixelShuffle(2))
 
 
 class FactorizedPrior(nn.Module):

@@ -46,12 +46,17 @@ class LDCNBlock(nn.Module):
             )
         self.groups, self.kernel_size, self.mask, self.residual = groups, kernel_size, mask, residual
         self.taps = groups * kernel_size**2
-        self.value = nn.Conv2d(channels, channels, 1)
-        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.offset_mask = nn.Conv2d(channels, self.taps * (2 if mask == "none" else 3), 1)
-        self.project = nn.Conv2d(channels, channels, 1)
+        self.value, self.depthwise, self.offset_mask, self.project = self._convolutions(channels)
         for parameter in self.offset_mask.parameters():
             nn.init.zeros_(parameter)
+
+    def _convolutions(self, channels: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+        return (
+            nn.Conv2d(channels, channels, 1),
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+            nn.Conv2d(channels, self.taps * (2 if self.mask == "none" else 3), 1),
+            nn.Conv2d(channels, channels, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         offset_mask = self.offset_mask(self.depthwise(x))

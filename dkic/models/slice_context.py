@@ -7,7 +7,8 @@ most of the energy; the last is wide and takes one. Positions are handled as the
     pass 0 of 4: cell (0,0)    1: (1,1)    2: (0,1)    3: (1,0)         pass 0 of 2: (0,0) (1,1)    1: (0,1) (1,0)
 
 One traversal, `SliceContext.forward`, serves training, encoding and decoding: what becomes of a mean and a scale is up to the
-`visit` it is given.
+`visit` it is given. In the exact state (see dkic.entropy.exact_network) all between the features and a mean and an index is
+integers, means are multiples of 1/64 and indexes whole.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dkic.entropy.exact_network import ACTIVATION_MAX, Entry, ExactConv2d, Step
 from dkic.models.config import ModelConfig, SliceSpec
 
 Cells = tuple[tuple[int, int], ...]
@@ -30,6 +32,8 @@ Visit = Callable[[slice, Cells, Tensor, Tensor], Tensor]
 # A scale is coded as an index into a table of log-spaced scales. The network gives the index itself, before rounding.
 # From a unit output: 8 indexes are a factor of 2.7 in scale; 24 is a scale of 2.1.
 INDEX_STEP, INDEX_START = 8.0, 24.0
+INDEX_MAX = 63
+_OUTPUT_MAX = 2**15  # of the exact state's results: means to 512
 
 
 def take_cells(t: Tensor, cells: Cells) -> Tensor:
@@ -43,14 +47,26 @@ def join_cells(parts: dict[tuple[int, int], Tensor]) -> Tensor:
 
 
 class PassContext(nn.Module):
-    """What one pass of a slice knows of the passes before it, and its mean and scale index."""
+    """What one pass of a slice knows of the passes before it, and its mean and scale index.
 
-    def __init__(self, spec: SliceSpec, width: int, first: bool) -> None:
+    entry: the grid of y_hat; features: that of the slice's features.
+    """
+
+    exact = False
+
+    def __init__(self, spec: SliceSpec, width: int, first: bool, entry: Entry, features: Step) -> None:
         super().__init__()
-        self.spatial = None if first else nn.Conv2d(spec.channels, width, 5, stride=2, padding=0)
+        self.spatial = None if first else ExactConv2d(spec.channels, width, 5, 2, inputs=[entry], outputs=features)
+        self.hidden = Step(width)
+        sizes = torch.tensor([1 / Entry.PARTS, 1 / INDEX_STEP]).repeat_interleave(spec.channels)
+        self.results = Step(spec.channels * 2, sizes)
         self.parameters_of = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, spec.channels * 2, 1)
+            nn.ReLU(),
+            ExactConv2d(width, width, 1, inputs=[features], outputs=self.hidden, relu=True),
+            nn.ReLU(),
+            ExactConv2d(width, spec.channels * 2, 1, inputs=[self.hidden], outputs=self.results, bound=_OUTPUT_MAX),
         )
+        self.features = (features,)  # in a tuple: it is the slice's part
 
     def forward(self, features: Tensor, known: Tensor | None, cells: Cells) -> tuple[Tensor, Tensor]:
         t = take_cells(features, cells)
@@ -59,42 +75,59 @@ class PassContext(nn.Module):
             padded = F.pad(known, (2, 2, 2, 2))
             h, w = known.shape[-2:]
             t = t + torch.cat([self.spatial(padded[..., i : i + h + 3, j : j + w + 3]) for i, j in cells], dim=2)
-        mean, index = self.parameters_of(t).chunk(2, dim=1)
-        return mean, index * INDEX_STEP + INDEX_START
+        if not self.exact:
+            self.features[0].observe(t)
+            mean, index = self.parameters_of(t).chunk(2, dim=1)
+            return mean, index * INDEX_STEP + INDEX_START
+        mean, index = self.parameters_of(t.clamp(-ACTIVATION_MAX, ACTIVATION_MAX)).chunk(2, dim=1)
+        return mean / Entry.PARTS, (index + INDEX_START).clamp(0, INDEX_MAX)
 
 
 class SliceContext(nn.Module):
-    """Walks through the latent in coding order; see the module's text."""
+    """Walks through the latent in coding order; see the module's text.
 
-    def __init__(self, config: ModelConfig) -> None:
+    features: the grid of the hyper-synthesis' features, in the exact state.
+    """
+
+    def __init__(self, config: ModelConfig, features: Step | None = None) -> None:
         super().__init__()
         self.specs = config.slices
         self.features, self.passes = nn.ModuleList(), nn.ModuleList()
+        self.entries, self.grids = nn.ModuleList(), nn.ModuleList()
         before, width = 0, config.context_channels
+        inputs: list[Step] = [features or Step(config.hyper_features, 1.0)]
         for spec in config.slices:
+            entry, hidden, own = Entry(spec.channels), Step(width), Step(width)
             self.features.append(
                 nn.Sequential(
-                    nn.Conv2d(config.hyper_features + before, width, 1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+                    ExactConv2d(config.hyper_features + before, width, 1, inputs=inputs, outputs=hidden, relu=True),
+                    nn.ReLU(),
+                    ExactConv2d(width, width, 3, 1, 1, inputs=[hidden], outputs=own),
                 )
             )
-            self.passes.append(nn.ModuleList(PassContext(spec, width, p == 0) for p in range(spec.passes)))
+            self.passes.append(nn.ModuleList(PassContext(spec, width, p == 0, entry, own) for p in range(spec.passes)))
+            self.entries.append(entry)
+            self.grids.extend([hidden, own])
+            inputs = [*inputs, entry]
             before += spec.channels
 
     def forward(self, hyper: Tensor, visit: Visit) -> Tensor:
         """hyper: features of the hyper-synthesis `[N, F, h, w]`, h and w even. Returns y_hat `[N, M, h, w]`."""
         done: list[Tensor] = []
+        seen = [hyper]  # what the next slice's features are made of: hyper, and the slices done as they enter the network
         start = 0
         n, _, h, w = hyper.shape
-        for spec, features_of, passes in zip(self.specs, self.features, self.passes, strict=True):
+        for spec, features_of, passes, entry in zip(self.specs, self.features, self.passes, self.entries, strict=True):
             channels = slice(start, start + spec.channels)
             start += spec.channels
-            features = features_of(torch.cat([hyper, *done], dim=1))
+            features = features_of(torch.cat(seen, dim=1))
             unknown = hyper.new_zeros((n, spec.channels, h // 2, w // 2))
             parts = {(i, j): unknown for i in (0, 1) for j in (0, 1)}
             for cells, context in zip(PASSES[spec.passes], passes, strict=True):
-                known = join_cells(parts) if context.spatial is not None else None
+                known = entry(join_cells(parts)) if context.spatial is not None else None
                 mean, scale_index = context(features, known, cells)
                 y_hat = visit(channels, cells, mean, scale_index)
                 parts.update(zip(cells, y_hat.chunk(len(cells), dim=2), strict=True))
             done.append(join_cells(parts))
+            seen.append(entry(done[-1]))
         return torch.cat(done, dim=1)

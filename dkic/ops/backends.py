@@ -12,7 +12,7 @@ import torch
 
 OPS = {
     "ldcn": ("cpu", "cuda"),
-    "deform_conv2d": ("cpu",),
+    "deform_conv2d": ("cpu", "triton"),
     "gaussian_likelihood": ("cpu", "triton"),
     "gaussian_symbols": ("cpu", "triton"),
 }

@@ -43,9 +43,16 @@ def deform_conv2d(
     -1 or H (W) is 0 as a whole, and so are its gradients (at exactly -1 torchvision gives offset the gradient of the inner side:
     the one difference from it). The result on the CPU does not depend on the number of threads.
 
-    Memory beside arguments and results, forward as well as backward: up to 32 MB whatever the image's size, a copy of the weight
-    and, in half precision, the gradient of input once more in float32. An input that is not channels_last is copied up to 16 MB;
-    a larger one is read as it lies, slower.
+    On a GPU, half precision rounds samples to it once, to multiply them on the tensor cores, which sum in float32; float32 is
+    multiplied as such, or in three passes of TF32 where torch.backends.cuda.matmul allows it, which lose hardly more. The
+    gradient of input is summed by atomics, in any order, but under `torch.use_deterministic_algorithms(True)` by 64-bit integers,
+    the same every time; all else is always the same.
+
+    Memory beside arguments and results on the CPU, forward as well as backward: up to 32 MB whatever the image's size, a copy of
+    the weight and, in half precision, the gradient of input once more in float32. An input that is not channels_last is copied up
+    to 16 MB; a larger one is read as it lies, slower. On a GPU: copies of the weight, and of input and y's gradient where their
+    channels do not lie side by side; parts of the weight's gradient, in all as large as the weight or at most 1024 programs'
+    tiles; and the gradient of input in float32 or, deterministic, in 64-bit integers.
 
     Returns:
         y `[N, O, Ho, Wo]` in the dtype of input, channels_last.
@@ -106,6 +113,16 @@ def _deform_conv2d_backward_fake(
     )
 
 
+@torch.library.impl("dkic::deform_conv2d", "CUDA", lib=library)
+def _cuda(*arguments):
+    return backends.triton_kernels("deform_conv2d").forward(*arguments)
+
+
+@torch.library.impl("dkic::deform_conv2d_backward", "CUDA", lib=library)
+def _backward_cuda(*arguments):
+    return backends.triton_kernels("deform_conv2d").backward(*arguments)
+
+
 def _setup_context(ctx, inputs, output) -> None:
     input, offset, weight, _, mask, *ctx.geometry = inputs
     ctx.save_for_backward(input, offset, weight, mask)
@@ -128,14 +145,18 @@ torch.library.register_autograd("dkic::deform_conv2d", _backward, setup_context=
 torch.library.register_autograd("dkic::deform_conv2d_backward", _no_double_backward, lib=library)
 
 
-@torch.library.impl(library, "deform_conv2d", "AutocastCPU")
-def _autocast_cpu(input, offset, weight, bias, mask, stride, padding, dilation):
+def _autocast(device: str, key: str) -> None:
     # offset and mask keep their dtype: bfloat16 positions would move in steps of whole pixels beyond 256.
-    def cast(t):
-        return t if t is None or t.dtype == torch.float64 else t.to(torch.get_autocast_dtype("cpu"))
+    @torch.library.impl(library, "deform_conv2d", key)
+    def autocast(input, offset, weight, bias, mask, stride, padding, dilation):
+        def cast(t):
+            return t if t is None or t.dtype == torch.float64 else t.to(torch.get_autocast_dtype(device))
 
-    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
-        return torch.ops.dkic.deform_conv2d(cast(input), offset, cast(weight), cast(bias), mask, stride, padding, dilation)
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
+            return torch.ops.dkic.deform_conv2d(cast(input), offset, cast(weight), cast(bias), mask, stride, padding, dilation)
 
+
+_autocast("cpu", "AutocastCPU")
+_autocast("cuda", "AutocastCUDA")
 
 backends.load_cpu()  # ops must be registered before they are first traced; a missing library is reported when it is used

@@ -37,3 +37,6 @@ library.define(
     "gaussian_symbols(Tensor y, Tensor scale, Tensor? mean, float scale_first, float scale_last, int scale_count) "
     "-> (Tensor symbols, Tensor index)"
 )
+
+# Of integers in float32, with a bias and a multiplier for each channel: see dkic.ops.requantize.
+library.define("requantize(Tensor total, Tensor? bias, Tensor multiplier, int low, int high) -> Tensor")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dkic.entropy.quantization import Arithmetic
 from dkic.entropy.tables import gaussian_tables
 from dkic.errors import DkicError
 from dkic.models import DKIC, PRESETS
@@ -203,10 +204,26 @@ def test_models_are_found_by_name_file_and_folder(path, monkeypatch):
         find_by_hash(bytes(range(1, 9)))
 
 
+def test_the_latest_revision_of_each_quality_is_found(path, monkeypatch):
+    folder = path.parent / "revisions"
+    folder.mkdir()
+    for name in ("a-q1", "a-q1.2", "a-q1.10", "a-q3", "a-q12.2", "a-b-q1", "b-q2.7"):
+        (folder / f"{name}.safetensors").touch()
+    monkeypatch.setattr(module, "SHIPPED", folder)
+    assert [path.stem for path in find_weights("a")] == ["a-q1.10", "a-q3", "a-q12.2"]
+    assert [path.stem for path in find_weights("a-b")] == ["a-b-q1"] and shipped_models() == ["a", "a-b", "b"]
+
+
+def test_older_revisions_still_decode():
+    path = module.SHIPPED / "tiny-q3.safetensors"
+    assert path not in find_weights("tiny") and find_by_hash(file_hash(path)) == path
+
+
 def test_what_ships_loads():
     assert "tiny" in shipped_models()
     for name in shipped_models():
         for path in find_weights(name):
             weights = load_weights(path)
-            assert path.stem == f"{name}-q{weights.quality}" and find_by_hash(weights.hash) == path
+            assert re.fullmatch(rf"{name}-q{weights.quality}(\.\d+)?", path.stem) and find_by_hash(weights.hash) == path
+            assert weights.arithmetic == Arithmetic.EXACT
             assert path.stat().st_size <= 8_000_000

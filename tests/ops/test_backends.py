@@ -39,7 +39,8 @@ def test_every_op_runs_on_the_cpu(op):
 
 
 @pytest.mark.parametrize(
-    ("op", "backend"), [("ldcn", "cuda"), ("gaussian_likelihood", "triton"), ("gaussian_symbols", "triton")]
+    ("op", "backend"),
+    [("ldcn", "cuda"), ("deform_conv2d", "triton"), ("gaussian_likelihood", "triton"), ("gaussian_symbols", "triton")],
 )
 def test_a_backend_asked_for_by_name_never_falls_back(op, backend, working_gpu):
     set_backend(op, backend)
@@ -80,7 +81,7 @@ def test_a_wrong_name_is_named(op, backend, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(("op", "device"), [("deform_conv2d", "cuda"), ("ldcn", "mps"), ("gaussian_likelihood", "xpu")])
+@pytest.mark.parametrize(("op", "device"), [("deform_conv2d", "mps"), ("ldcn", "mps"), ("gaussian_likelihood", "xpu")])
 def test_an_op_without_kernels_for_a_device_says_so(op, device):
     reason = backends.why_not(op, torch.device(device))
     assert reason == f"dkic.ops.{op} has no kernels for {device} tensors; move them to the CPU with .cpu()."
@@ -105,7 +106,10 @@ def test_what_triton_lacks_is_one_sentence_with_its_repair(cuda, has_triton, has
     assert reason is None if said is None else said in reason and reason.endswith(".")
 
 
-@pytest.mark.parametrize("op", ["gaussian_likelihood", "gaussian_likelihood_backward", "gaussian_symbols"])
+@pytest.mark.parametrize(
+    "op",
+    ["deform_conv2d", "deform_conv2d_backward", "gaussian_likelihood", "gaussian_likelihood_backward", "gaussian_symbols"],
+)
 def test_triton_s_kernels_are_registered_for_cuda(op):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dkic::{op}", "CUDA")
 

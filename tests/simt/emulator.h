@@ -8,10 +8,13 @@ namespace simt {
 struct Emulator {
   Order order;
   int64_t most_blocks;
+  Traffic* traffic = nullptr;
 
   template <class Body>
   void operator()(const Body& body, int64_t blocks, size_t shared_bytes = 0) const {
-    launch({Body::kName, std::min(blocks, most_blocks), Body::kThreads, shared_bytes, order}, body);
+    Launch of{Body::kName, std::min(blocks, most_blocks), Body::kThreads, shared_bytes, order};
+    of.traffic = traffic;
+    launch(of, body);
   }
 };
 

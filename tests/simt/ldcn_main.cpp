@@ -1,134 +1,68 @@
-// ldcn's CUDA kernels on the emulator: reads a problem from standard input, as ldcn_program.py writes it, and writes y and the
-// gradients of offset, mask and x to standard output, that of x twice: by floating-point sums, and by integers. Every tensor is a
-// heap block of its own size, so that AddressSanitizer sees an access beyond it.
-#include <cstdio>
-#include <cstdlib>
-
+// ldcn's CUDA kernels on the emulator: reads a problem (ldcn_problem.h) and writes y and the gradients of offset, mask and x to
+// standard output, that of x twice: by floating-point sums, and by integers. `ldcn count` writes in their place what the kernels
+// asked of global memory.
 #include "emulator.h"
-#include "ldcn_cuda_launches.cuh"
+#include "ldcn_problem.h"
 
 namespace {
 
 using namespace dkic;
 using namespace dkic::gpu;
 
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
 template <class T>
-using Array = std::unique_ptr<T[], Free>;
-
-// NaN all over, for what is written, or 0 all over, for what is added to; aligned as CUDA's allocations are.
-template <class T>
-Array<T> array(int64_t count, int byte) {
-  const size_t bytes = size_t(count) * sizeof(T);
-  void* p = nullptr;
-  if (posix_memalign(&p, 256, bytes)) throw std::bad_alloc();
-  std::memset(p, byte, bytes);
-  return Array<T>(static_cast<T*>(p));
-}
-
-void read_all(void* to, size_t bytes) {
-  if (std::fread(to, 1, bytes, stdin) != bytes) throw std::runtime_error("the problem ends early");
-}
-
-int64_t number() {
-  int64_t value;
-  read_all(&value, sizeof value);
-  return value;
-}
-
-// A tensor's memory begins `lead` elements after an aligned address.
-struct Input {
-  Array<char> memory;
-  Strided strided;
-};
-
-Input tensor() {
-  const auto type = Scalar(number());
-  const int64_t n = number(), c = number(), h = number(), w = number(), lead = number(), bytes = number();
-  const int64_t size = type == Scalar::f64 ? 8 : type == Scalar::f32 ? 4 : 2;
-  Input input{array<char>(lead * size + bytes, 0xff), {nullptr, type, n, c, h, w}};
-  read_all(input.memory.get() + lead * size, size_t(bytes));
-  input.strided.data = bytes ? input.memory.get() + lead * size : nullptr;
-  return input;
-}
-
-template <class T>
-void write(const Array<T>& from, int64_t count) {
-  std::fwrite(from.get(), sizeof(T), size_t(count), stdout);
-}
-
-struct Problem {
-  LdcnArguments a{};
-  simt::Order order;
-  int64_t most_blocks;
-};
-
-template <class T>
-void run(Problem& problem) {
+void run(simt::Problem& problem, bool count) {
   using A = typename SumOf<T>::type;
+  constexpr bool kHalf = sizeof(T) == 2;
   LdcnArguments& a = problem.a;
-  const int64_t k = a.kernel_h * a.kernel_w, pixels = a.batch * a.out_height * a.out_width;
-  const auto y = array<T>(pixels * a.channels, 0xff);
-  const auto grad_offset = array<A>(pixels * a.groups * k * 2, 0xff), grad_mask = array<A>(pixels * a.groups * k, 0xff);
-  const int64_t size_of_x = a.batch * a.channels * a.height * a.width;
-  const auto sums = array<A>(size_of_x, 0);
-  a.y = y.get(), a.grad_offset = grad_offset.get(), a.grad_mask = a.mask.data ? grad_mask.get() : nullptr;
+  const int64_t pixels = problem.pixels(), taps = problem.taps(), size_of_x = problem.size_of_x();
+  const int64_t integers = sizeof(T) == 8 ? 2 * size_of_x : size_of_x;
+  const auto y = simt::array<T>(pixels * a.channels, 0xff);
+  const auto grad_offset = simt::array<A>(pixels * taps * 2, 0xff), grad_mask = simt::array<A>(pixels * taps, 0xff);
+  const auto sums = simt::array<A>(size_of_x, 0);  // but for halves grad_x itself
+  const auto grad_x = simt::array<T>(kHalf ? size_of_x : 0, 0xff);
+  const auto fixed_sums = simt::array<long long>(integers, 0);
+  const auto largest = simt::array<unsigned>(2, 0);
+  const auto fixed_grad_x = simt::array<T>(size_of_x, 0);
 
+  simt::Traffic traffic;
+  problem.name_inputs(traffic);
+  const auto name = [&](const char* tensor, const auto& array, int64_t size) {
+    traffic.name(tensor, array.get(), size_t(size) * sizeof array[0]);
+  };
+  name("y", y, pixels * a.channels);
+  name("grad_offset", grad_offset, pixels * taps * 2);
+  name("grad_mask", grad_mask, pixels * taps);
+  name(kHalf ? "sums" : "grad_x", sums, size_of_x);
+  name("grad_x", grad_x, kHalf ? size_of_x : 0);
+  name("fixed_sums", fixed_sums, integers);
+  name("largest", largest, 2);
+  name("fixed_grad_x", fixed_grad_x, size_of_x);
+
+  a.y = y.get(), a.grad_offset = grad_offset.get(), a.grad_mask = a.mask.data ? grad_mask.get() : nullptr;
   const int vector = ldcn_vector(a, a.x, a.y, sizeof(T));
-  const auto grad_x = array<T>(size_of_x, 0xff), grad_x_fixed = array<T>(size_of_x, 0);
-  const simt::Emulator launch{problem.order, problem.most_blocks};
+  const simt::Emulator launch{problem.order, problem.most_blocks, count ? &traffic : nullptr};
   launch_ldcn_forward<T>(launch, a);
   launch_ldcn_backward_samples<T>(launch, a);
   a.grad_x = grad_x.get();
   launch_ldcn_backward_x<T>(launch, a, sums.get());
-  const auto integers = array<long long>(sizeof(T) == 8 ? 2 * size_of_x : size_of_x, 0);
-  const auto largest = array<unsigned>(2, 0);
-  a.grad_x = grad_x_fixed.get();
-  launch_ldcn_backward_x_fixed<T>(launch, a, integers.get(), largest.get());
+  a.grad_x = fixed_grad_x.get();
+  launch_ldcn_backward_x_fixed<T>(launch, a, fixed_sums.get(), largest.get());
 
+  if (count) return traffic.print(stdout);
   std::fwrite(&vector, sizeof vector, 1, stdout);
-  write(y, pixels * a.channels);
-  write(grad_offset, pixels * a.groups * k * 2);
-  if (a.grad_mask) write(grad_mask, pixels * a.groups * k);
-  if constexpr (sizeof(T) == 2) {
-    write(grad_x, size_of_x);
+  simt::write(y, pixels * a.channels);
+  simt::write(grad_offset, pixels * taps * 2);
+  if (a.grad_mask) simt::write(grad_mask, pixels * taps);
+  if constexpr (kHalf) {
+    simt::write(grad_x, size_of_x);
   } else {
-    write(sums, size_of_x);
+    simt::write(sums, size_of_x);
   }
-  write(grad_x_fixed, size_of_x);
+  simt::write(fixed_grad_x, size_of_x);
 }
 
 }  // namespace
 
-int main() {
-  try {
-    Problem problem;
-    LdcnArguments& a = problem.a;
-    for (int64_t* field : {&a.batch, &a.channels, &a.height, &a.width, &a.groups, &a.out_height, &a.out_width, &a.kernel_h,
-                           &a.kernel_w, &a.stride_h, &a.stride_w, &a.padding_h, &a.padding_w, &a.dilation_h, &a.dilation_w})
-      *field = number();
-    problem.order = simt::Order(number());
-    problem.most_blocks = number();
-    const Input x = tensor(), offset = tensor(), mask = tensor(), grad_y = tensor();
-    a.x = x.strided, a.offset = offset.strided, a.mask = mask.strided, a.grad_y = grad_y.strided;
-    switch (a.x.type) {
-      case Scalar::f32:
-        run<float>(problem);
-        break;
-      case Scalar::f64:
-        run<double>(problem);
-        break;
-      case Scalar::f16:
-        run<half>(problem);
-        break;
-      case Scalar::bf16:
-        run<bfloat16>(problem);
-        break;
-    }
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+int main(int count, char**) {
+  return simt::run_with_type([&](simt::Problem& problem, auto type) { run<decltype(type)>(problem, count > 1); });
 }

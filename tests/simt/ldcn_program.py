@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from ops.op_cases import LdcnCase
+from simt.traffic_counts import Counts, parse
 from torch import Tensor
 
 TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -35,27 +36,39 @@ def _packed(t: Tensor | None, lead: int) -> bytes:
     return struct.pack("7q", TYPES[t.dtype], *t.stride(), lead, len(memory)) + memory
 
 
-def run(
+def _call(
     program: Path,
     case: LdcnCase,
     tensors: tuple[Tensor | None, ...],
     grad_y: Tensor,
-    *,
+    *arguments: str,
     order: str,
     blocks: int = 2**40,
     lead: int = 0,
-) -> Results:
-    """Channels of x and grad_y must lie side by side; x begins `lead` elements after an aligned address."""
+) -> bytes:
+    """What the program writes."""
     x, offset, mask = tensors
     sizes = (case.batch, case.channels, case.height, case.width, case.groups, *case.out_size)
     geometry = (number for pair in case.geometry.values() for number in pair)
     problem = struct.pack("17q", *sizes, *geometry, ORDERS[order], blocks)
     problem += _packed(x, lead) + _packed(offset, 0) + _packed(mask, 0) + _packed(grad_y, 0)
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run([program], input=problem, capture_output=True, timeout=120, env=environment)
+    done = subprocess.run([program, *arguments], input=problem, capture_output=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr.decode()
-    (vector,) = struct.unpack_from("i", done.stdout)
-    written, at = bytearray(done.stdout), 4
+    return done.stdout
+
+
+def run(
+    program: Path, case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor, *, order: str, **options: int
+) -> Results:
+    """Channels of x and grad_y must lie side by side.
+
+    blocks: at most so many a launch. lead: x begins so many elements after an aligned address.
+    """
+    x, offset, mask = tensors
+    output = _call(program, case, tensors, grad_y, order=order, **options)
+    (vector,) = struct.unpack_from("i", output)
+    written, at = bytearray(output), 4
     sum_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
 
     def taken(like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -72,3 +85,10 @@ def run(
     fixed = taken(x, x.dtype)
     assert at == len(written)
     return Results(vector, [y, grad_x, grad_offset, *grad_mask], fixed)
+
+
+def count(
+    program: Path, case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor
+) -> dict[tuple[str, str, str], Counts]:
+    """What the kernels ask of global memory: by kernel, tensor and kind (load, store, atomic)."""
+    return parse(_call(program, case, tensors, grad_y, "count", order="forward").decode())

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "pack.h"
+#include "traffic.h"
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -58,7 +59,8 @@ struct Launch {
   int threads;
   size_t shared_bytes = 0;
   Order order = Order::forward;
-  unsigned seed = 1;  // of Order::shuffled
+  unsigned seed = 1;           // of Order::shuffled
+  Traffic* traffic = nullptr;  // counts accesses to global memory
 };
 
 enum class State { ready, at_barrier, in_collective, ended };
@@ -95,7 +97,9 @@ class Grid {
       const std::unique_ptr<char[]> memory(new char[launch_.shared_bytes]);  // aligned to 16
       shared_ = memory.get();
       std::memset(shared_, 0xff, launch_.shared_bytes);
+      if (launch_.traffic) launch_.traffic->begin_block(launch_.kernel, (launch_.threads + kWarp - 1) / kWarp);
       run_block();
+      if (launch_.traffic) launch_.traffic->end_block();
     }
   }
 
@@ -106,6 +110,12 @@ class Grid {
   [[noreturn]] void fail(const Fiber& fiber, unsigned line, const std::string& what) const {
     throw Error(std::string(launch_.kernel) + ", block " + std::to_string(block_) + ", thread " + std::to_string(fiber.index) +
                 ", line " + std::to_string(line) + ": " + what);
+  }
+
+  // An access of the fiber, to shared memory or to global.
+  void note(const Fiber& fiber, Access access, const void* p, size_t bytes, const std::source_location& at) const {
+    if (!launch_.traffic || reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(shared_) < launch_.shared_bytes) return;
+    if (!launch_.traffic->note(fiber.index, access, p, int(bytes), at)) fail(fiber, at.line(), "an access to no named tensor");
   }
 
   void barrier(Fiber& fiber, unsigned line) {
@@ -128,8 +138,9 @@ class Grid {
       if (other.state == State::in_collective) {
         if (!(other.mask & mask)) return;
         if (other.mask == mask && other.collective == kind && other.line == line) return;
-        fail(fiber, line, "lane " + std::to_string(other.index - first) +
-                              " waits in another collective with lanes of this mask, line " + std::to_string(other.line));
+        fail(fiber, line,
+             "lane " + std::to_string(other.index - first) + " waits in another collective with lanes of this mask, line " +
+                 std::to_string(other.line));
       }
       if (mask & bit && other.state == State::ended) fail(fiber, line, "the mask names a lane that has ended");
       if (mask & bit) all_here = false;
@@ -138,6 +149,7 @@ class Grid {
       leave(fiber);
       return fiber.result;
     }
+    if (mask == whole && launch_.traffic) launch_.traffic->warp_together(first / kWarp);
     uint64_t ballot = 0;
     for_mask(first, mask, [&](const Fiber& other) { ballot |= uint64_t(other.value != 0) << (other.index - first); });
     for_mask(first, mask, [&](Fiber& other) {
@@ -195,6 +207,7 @@ class Grid {
       }
       waiting = &fiber;
     }
+    if (launch_.traffic) launch_.traffic->block_together();
     for (Fiber& fiber : fibers_)
       if (fiber.state == State::at_barrier) fiber.state = State::ready;
     return waiting != nullptr;
@@ -293,19 +306,23 @@ class Thread {
 
   template <int N, class T>
   dkic::Pack<T, N> load(const T* from, Where at = Where::current()) const {
-    check_aligned(from, sizeof(dkic::Pack<T, N>), at);
+    check(Access::load, from, sizeof(dkic::Pack<T, N>), at);
     return *reinterpret_cast<const dkic::Pack<T, N>*>(from);
   }
   template <int N, class T>
+  dkic::Pack<T, N> load_written(const T* from, Where at = Where::current()) const {
+    return load<N>(from, at);
+  }
+  template <int N, class T>
   void store(T* to, const dkic::Pack<T, N>& values, Where at = Where::current()) const {
-    check_aligned(to, sizeof values, at);
+    check(Access::store, to, sizeof values, at);
     *reinterpret_cast<dkic::Pack<T, N>*>(to) = values;
   }
 
   // For float, double and 64-bit integers, which wrap around. Blocks and fibers run in turn: nothing comes between.
   template <class T>
   void atomic_add(T* to, T value, Where at = Where::current()) const {
-    check_aligned(to, sizeof value, at);
+    check(Access::atomic, to, sizeof value, at);
     if constexpr (std::is_integral_v<T>) {
       *to = T(uint64_t(*to) + uint64_t(value));
     } else {
@@ -313,16 +330,17 @@ class Thread {
     }
   }
   void atomic_max(unsigned* to, unsigned value, Where at = Where::current()) const {
-    check_aligned(to, sizeof value, at);
+    check(Access::atomic, to, sizeof value, at);
     *to = std::max(*to, value);
   }
 
  private:
   int lane() const { return fiber_.index % kWarp; }
-  void check_aligned(const void* p, size_t bytes, const Where& at) const {
+  void check(Access access, const void* p, size_t bytes, const Where& at) const {
     if (reinterpret_cast<uintptr_t>(p) % bytes) {
       grid_.fail(fiber_, at.line(), "an access of " + std::to_string(bytes) + " bytes is not aligned to its size");
     }
+    grid_.note(fiber_, access, p, bytes, at);
   }
 
   Grid& grid_;

@@ -1,0 +1,149 @@
+"""What codecs make of pictures: files on disk, decoded again, their size, distortion and seconds."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dkic.coding.image_io import read_picture
+from dkic.errors import DkicError
+from dkic.evaluation.codecs import ImageCodec, Unavailable
+from dkic.evaluation.metrics import batch, lpips, ms_ssim, psnr
+from dkic.losses.lpips import LPIPS
+from dkic.output_file import reason, write_atomically
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".bmp")
+_AT_ONCE = 4_000_000  # pixels that the metrics get in a batch, for the sake of memory
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One file: codec, picture and quality setting; pixels; bytes on disk; distortions, NaN where not defined; seconds."""
+
+    codec: str
+    image: str
+    quality: int
+    width: int
+    height: int
+    file: str
+    bytes: int
+    bpp: float
+    psnr: float
+    ms_ssim: float
+    lpips: float
+    lpips_vgg: float
+    encode_seconds: float
+    decode_seconds: float
+
+
+COLUMNS = tuple(field.name for field in fields(Measurement))
+
+
+def find_pictures(folder: Path) -> dict[str, Path]:
+    """The pictures in a folder, by the names they have in the report, in order. Raises DkicError."""
+    if not folder.is_dir():
+        raise DkicError(f"{folder}: there is no such folder of pictures")
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
+        if found.setdefault(path.stem, path) is not path:
+            raise DkicError(f"{path} and {found[path.stem]} differ in their suffix alone; give them names of their own")
+    if not found:
+        raise DkicError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) in it")
+    return found
+
+
+def measure(
+    codec: ImageCodec,
+    pictures: Mapping[str, Path],
+    folder: Path,
+    networks: Mapping[str, LPIPS],
+    force: bool = False,
+    done: Callable[[str], object] = lambda image: None,
+) -> list[Measurement]:
+    """Every picture at every quality of the codec.
+
+    Args:
+        pictures: as `find_pictures` has them. What they mean is their pixels: ICC profiles are left out.
+        folder: gets the files, in a folder of the codec's name.
+        networks: by column, "lpips" and "lpips_vgg"; a column without one is NaN.
+        done: called after each picture.
+
+    Raises:
+        DkicError: a picture can't be read, or a file not written. Unavailable: the codec can't code or decode a picture.
+    """
+    place = folder / re.sub(r"[^\w.-]+", "-", codec.name)
+    place.mkdir(parents=True, exist_ok=True)
+    found: list[Measurement] = []
+    for image, path in pictures.items():
+        pixels = read_picture(path).pixels
+        if not found:  # what is done only once is no part of a picture's time
+            with _failing(codec, file=path):
+                codec.decode(codec.encode(pixels, codec.qualities[0]))
+        height, width = pixels.shape[:2]
+        files = [place / f"{image}-q{quality}{codec.suffix}" for quality in codec.qualities]
+        decoded, seconds = [], []
+        for quality, file in zip(codec.qualities, files, strict=True):
+            result, *took = _coded(codec, pixels, quality, file, force)
+            decoded.append(result)
+            seconds.append(took)
+        distortions = _distortions(pixels, decoded, networks)
+        for quality, file, distortion, took in zip(codec.qualities, files, distortions, seconds, strict=True):
+            size, name = file.stat().st_size, str(file.relative_to(folder))
+            bpp = size * 8 / (width * height)
+            found.append(Measurement(codec.name, image, quality, width, height, name, size, bpp, *distortion, *took))
+        done(image)
+    return found
+
+
+def decode_file(codec: ImageCodec, folder: Path, row: Measurement) -> np.ndarray:
+    """The pixels of a measured file, uint8 `[H, W, 3]`."""
+    return codec.decode((folder / row.file).read_bytes())
+
+
+def _coded(
+    codec: ImageCodec, pixels: np.ndarray, quality: int, file: Path, force: bool
+) -> tuple[np.ndarray, float, float]:
+    """Writes the file; what it decodes to, and the seconds of encoding and decoding."""
+    with _failing(codec, file):
+        start = time.perf_counter()
+        data = codec.encode(pixels, quality)
+        encode_seconds = time.perf_counter() - start
+    write_atomically(file, data, force)
+    data = file.read_bytes()
+    with _failing(codec, file):
+        start = time.perf_counter()
+        decoded = codec.decode(data)
+        decode_seconds = time.perf_counter() - start
+    if decoded.shape != pixels.shape or decoded.dtype != np.uint8:
+        raise Unavailable(f"{file} decodes to {decoded.dtype} {list(decoded.shape)}, not {list(pixels.shape)}")
+    return decoded, encode_seconds, decode_seconds
+
+
+@contextmanager
+def _failing(codec: ImageCodec, file: Path) -> Iterator[None]:
+    """What coders raise, each its own, as Unavailable."""
+    try:
+        yield
+    except (DkicError, OSError, ValueError, RuntimeError) as error:
+        raise Unavailable(f"{file.name}: {codec.name} failed: {reason(error)}") from error
+
+
+def _distortions(
+    pixels: np.ndarray, decoded: list[np.ndarray], networks: Mapping[str, LPIPS]
+) -> Iterator[tuple[float, float, float, float]]:
+    """PSNR, MS-SSIM and both LPIPS of each decoded picture."""
+    at_once = max(1, _AT_ONCE // (pixels.shape[0] * pixels.shape[1]))
+    for start in range(0, len(decoded), at_once):
+        x_hat = batch(*decoded[start : start + at_once])
+        x = batch(pixels).expand_as(x_hat)
+        columns = [psnr(x, x_hat), ms_ssim(x, x_hat)]
+        for name in ("lpips", "lpips_vgg"):
+            network = networks.get(name)
+            columns.append(torch.full((len(x),), math.nan) if network is None else lpips(x, x_hat, network))
+        yield from zip(*(column.tolist() for column in columns), strict=True)

@@ -1,0 +1,139 @@
+"""The paper's Table 1: every codec brought to each target rate by allocating its quality points, as text in three formats."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+import numpy as np
+
+from dkic.allocation import allocate
+from dkic.errors import DkicError
+from dkic.evaluation.measure import Measurement
+
+Metric = Literal["lpips", "psnr", "ms_ssim"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+LABELS = {"psnr": "PSNR", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "lpips_vgg": "LPIPS (VGG)"}
+DIGITS = {"bpp": 3, "psnr": 2, "ms_ssim": 4, "lpips": 3, "lpips_vgg": 3}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A codec at a target: means over the pictures, NaN where there is none; chosen: a file of each, none where out of reach.
+
+    note: why something is missing.
+    """
+
+    codec: str
+    target_bpp: float
+    bpp: float
+    psnr: float
+    ms_ssim: float
+    lpips: float
+    lpips_vgg: float
+    encode_seconds: float
+    decode_seconds: float
+    note: str
+    chosen: tuple[Measurement, ...]
+
+
+_MEANS = ("bpp", "psnr", "ms_ssim", "lpips", "lpips_vgg", "encode_seconds", "decode_seconds")
+CSV_COLUMNS = tuple(field.name for field in fields(Cell) if field.name != "chosen")
+
+
+def at_target(rows: Sequence[Measurement], target_bpp: float, by: Metric = "lpips") -> Cell:
+    """A quality for each picture, for the least LPIPS in the mean whose mean bpp is within the target: Eq 6 of the paper.
+
+    Args:
+        rows: of one codec, as `measure` returns them.
+        by: another metric, to be made the best instead.
+
+    Raises:
+        DkicError: `by` is not defined for one of the pictures.
+    """
+    codec = rows[0].codec
+    images = list(dict.fromkeys(row.image for row in rows))
+    options = np.array(rows, object).reshape(len(images), -1)  # [N, M]; `measure` leaves none out
+    rate = np.array([row.bpp for row in rows]).reshape(options.shape)
+    for row in rows:
+        if math.isnan(getattr(row, by)):
+            raise DkicError(f"{row.image}: {LABELS[by]} is not there for {row.width}x{row.height}; allocate by another metric")
+    # PSNR is infinite where nothing is lost.
+    distortion = np.array([row.lpips if by == "lpips" else -min(getattr(row, by), 1e3) for row in rows]).reshape(options.shape)
+    least = float(rate.min(axis=1).mean())
+    if least > target_bpp:
+        note = f"{codec} takes {least:.3f} bpp at least, so that {target_bpp:g} is out of its reach"
+        return Cell(codec, target_bpp, *(math.nan for _ in _MEANS), note, ())
+    choice = allocate(rate, distortion, target_bpp, kind="mean_bpp", names=images).choice
+    chosen = tuple(options[range(len(images)), choice])
+    means = [float(np.mean([getattr(row, name) for row in chosen])) for name in _MEANS]
+    small = [row.image for row in chosen if math.isnan(row.ms_ssim)]
+    note = f"no MS-SSIM: {small[0]} has a side below 161 pixels, for which it is not defined" if small else ""
+    return Cell(codec, target_bpp, *means, note, chosen)
+
+
+def as_markdown(cells: Sequence[Cell]) -> str:
+    """A row for each codec, as in the paper, then encoding and decoding seconds, and below it what the empty cells mean."""
+    targets = _targets(cells)
+    head = ["codec"]
+    for target in targets:
+        head += [f"{target:g} bpp: actual", "PSNR", "MS-SSIM", "LPIPS"]
+    lines = [head + ["encoding, s", "decoding, s"], ["---"] * (len(targets) * 4 + 3), *_lines(cells)]
+    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    notes = dict.fromkeys(cell.note for cell in cells if cell.note)
+    return text + "".join(f"\n* {note}" for note in notes) + ("\n" if notes else "")
+
+
+def as_latex(cells: Sequence[Cell]) -> str:
+    """The same as a `tabular`, which needs booktabs."""
+    targets = _targets(cells)
+    groups = "".join(rf" & \multicolumn{{4}}{{c}}{{{target:g} bpp}}" for target in targets)
+    rules = "".join(rf"\cmidrule(lr){{{2 + 4 * i}-{5 + 4 * i}}}" for i in range(len(targets)))
+    metrics = " & Act BPP & PSNR & MS-SSIM & LPIPS" * len(targets)
+    body = "".join("    " + " & ".join(map(_latex, line)) + " \\\\\n" for line in _lines(cells))
+    return (
+        f"\\begin{{tabular}}{{l{'rrrr' * len(targets)}rr}}\n    \\toprule\n"
+        f"    Method{groups} & \\multicolumn{{2}}{{c}}{{seconds}} \\\\\n    {rules}\n"
+        f"    {metrics} & enc. & dec. \\\\\n    \\midrule\n{body}    \\bottomrule\n\\end{{tabular}}\n"
+    )
+
+
+def as_csv(cells: Iterable[Cell]) -> str:
+    """A line for each codec and target, in full precision; empty where there is no number."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for cell in cells:
+        values = (getattr(cell, name) for name in CSV_COLUMNS)
+        writer.writerow("" if isinstance(value, float) and math.isnan(value) else value for value in values)
+    return text.getvalue()
+
+
+def number(value: float, digits: int) -> str:
+    """Empty for NaN."""
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _targets(cells: Iterable[Cell]) -> list[float]:
+    return list(dict.fromkeys(cell.target_bpp for cell in cells))
+
+
+def _lines(cells: Sequence[Cell]) -> Iterable[list[str]]:
+    """Of each codec the fields: its name, four numbers for each target, and the mean seconds of all files chosen."""
+    for codec in dict.fromkeys(cell.codec for cell in cells):
+        own = [cell for cell in cells if cell.codec == codec]
+        line = [codec]
+        for cell in own:
+            line += [number(getattr(cell, name), DIGITS[name]) for name in ("bpp", "psnr", "ms_ssim", "lpips")]
+        yield line + [_seconds(own, lambda row: row.encode_seconds), _seconds(own, lambda row: row.decode_seconds)]
+
+
+def _seconds(cells: Iterable[Cell], of: Callable[[Measurement], float]) -> str:
+    seconds = [of(row) for cell in cells for row in cell.chosen]
+    return f"{np.mean(seconds):.3g}" if seconds else ""
+
+
+def _latex(text: str) -> str:
+    return "".join("\\" + c if c in "_&%#$" else c for c in text)

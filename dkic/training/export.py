@@ -1,0 +1,152 @@
+"""A trained model's entropy networks in integers, for files that decode alike everywhere: `dkic export`."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dkic.coding.image_io import read_picture
+from dkic.entropy.exact_network import Step, freeze, set_exact
+from dkic.entropy.quantization import Arithmetic
+from dkic.errors import DkicError
+from dkic.models import DKIC
+from dkic.models.dkic import SIZE_MULTIPLE
+from dkic.models.weights_file import find_weights, load_weights, save_weights
+from dkic.output_file import check_output
+from dkic.training.batches import pixels_of
+from dkic.training.photos import SUFFIXES, PhotoFolder
+from dkic.training.run import check_finite
+
+_CALIBRATION_STEPS = 16  # batches whose largest numbers the grids span
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How h_s and the context are trained on as integers, by Adam for the bits of y; all other parts stay as they are.
+
+    The learning rate falls from `learning_rate` to 1% of it along a cosine over the steps. Crops are drawn from (seed, step).
+    """
+
+    steps: int = 1500
+    batch: int = 8
+    crop: int = 256
+    learning_rate: float = 2e-4
+    clip_norm: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crop < SIZE_MULTIPLE or self.crop % SIZE_MULTIPLE:
+            raise DkicError(f"--crop must be a multiple of {SIZE_MULTIPLE}, not {self.crop}")
+        if self.steps < 0 or self.batch < 1:
+            raise DkicError(f"--steps must be at least 0 and --batch at least 1, not {self.steps} and {self.batch}")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise DkicError(f"--lr must be above 0, not {self.learning_rate}")
+
+
+def export(
+    model: str | Path,
+    photos: Path,
+    out: Path,
+    settings: ExportSettings,
+    *,
+    force: bool = False,
+    measure: Path | None = None,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Write `model` (a float weights file, or the name of shipped ones) with exact entropy networks to `out`.
+
+    Args:
+        photos: a folder to find the integers' grids and to train on.
+        measure: another one, whose rates before and after are told.
+        log: takes a line of text.
+
+    Raises:
+        DkicError: the model is exact already, or a layer breaks a bound (the message names it).
+        TrainingFailed: a loss is not finite.
+    """
+    path, *others = find_weights(model)
+    if others:
+        raise DkicError(f"{model} has {len(others) + 1} quality levels; export their files one by one")
+    weights = load_weights(path)
+    if weights.arithmetic == Arithmetic.EXACT:
+        raise DkicError(f"{path}: its entropy networks are exact already")
+    check_output(out, force)
+    network = weights.model.float()
+    folder = PhotoFolder(photos, settings.crop)
+    pictures = list(_pictures(measure)) if measure else []
+
+    def rate() -> float:
+        with torch.inference_mode():
+            bits = sum(network.latent_bits(*_latents(network, x)).quantized_bits.item() for x in pictures)
+        return bits / sum(x[0, 0].numel() for x in pictures)
+
+    before = rate() if pictures else math.nan
+    _find_grids(network, folder, settings)
+    set_exact(network)
+    untrained = rate() if pictures else math.nan
+    _train(network, folder, settings)
+    freeze(network)
+    network.eval()
+    about = weights.about | {"exact": {"from": weights.hash.hex(), **vars(settings), "photographs": len(folder)}}
+    save_weights(out, network, weights.quality, about, weights.tables)
+    if pictures:
+        after = rate()
+        log(f"bits of y in {len(pictures)} pictures of {measure}: float {before:.5f} a pixel, exact {after:.5f}")
+        log(f"cost: {after / before - 1:+.2%} (before training {untrained / before - 1:+.2%})")
+
+
+def _crops(photos: PhotoFolder, settings: ExportSettings, seed: int, step: int) -> Tensor:
+    return pixels_of(photos.crops(seed, step, range(settings.batch)), torch.device("cpu"))
+
+
+def _latents(network: DKIC, x: Tensor) -> tuple[Tensor, Tensor]:
+    """y and z_hat."""
+    with torch.no_grad():
+        y = network.g_a(x.contiguous(memory_format=torch.channels_last))
+        return y, network.h_a(y).round()
+
+
+def _pictures(folder: Path) -> Iterator[Tensor]:
+    """`[1, 3, H, W]` each, cut to multiples of 64."""
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+        x = torch.from_numpy(read_picture(path).pixels.copy()).permute(2, 0, 1)[None].float() / 255
+        h, w = (side // SIZE_MULTIPLE * SIZE_MULTIPLE for side in x.shape[-2:])
+        if h and w:
+            yield x[..., :h, :w]
+
+
+def _find_grids(network: DKIC, photos: PhotoFolder, settings: ExportSettings) -> None:
+    steps = [module for module in network.modules() if isinstance(module, Step)]
+    for step in steps:
+        step.watch()
+    with torch.no_grad():
+        for i in range(_CALIBRATION_STEPS):  # drawn from a seed of their own
+            network.latent_bits(*_latents(network, _crops(photos, settings, settings.seed + 1, i)))
+    for step in steps:
+        step.settle()
+
+
+def _train(network: DKIC, photos: PhotoFolder, settings: ExportSettings) -> None:
+    parameters = [*network.h_s.parameters(), *network.context.parameters()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(parameters, settings.learning_rate)
+    with tqdm(range(settings.steps), unit="step", mininterval=1) as progress:
+        for i in progress:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / settings.steps)))
+            x = _crops(photos, settings, settings.seed, i)
+            out = network.latent_bits(*_latents(network, x), torch.Generator().manual_seed(settings.seed * 1_000_003 + i))
+            loss = out.bits.sum() / x[:, 0].numel()
+            check_finite("loss", loss.item(), i, "--lr")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            check_finite("gradient", nn.utils.clip_grad_norm_(parameters, settings.clip_norm).item(), i, "--lr")
+            optimizer.step()
+            progress.set_postfix_str(f"bpp of y {out.quantized_bits.sum().item() / x[:, 0].numel():.3f}")
+    for parameter in parameters:
+        parameter.requires_grad_(False)

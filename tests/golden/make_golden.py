@@ -1,0 +1,68 @@
+"""Makes the golden files beside it: `python tests/golden/make_golden.py`, from the repository, into an empty place only.
+
+A small model of random weights with its entropy networks frozen, at two qualities, and pictures coded with it. For each picture
+latents.npz has the integers that were coded: z_hat, and y in 64ths. golden.json states what must come out.
+
+These files pin the format and the exact arithmetic. Never make them anew to mend a test: see test_golden.py.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from entropy.exact_models import frozen  # noqa: E402
+from photographs import crop  # noqa: E402
+
+from dkic.coding.codec import analyse, encode_latent  # noqa: E402
+from dkic.coding.container import DkicFile, Header, pack  # noqa: E402
+from dkic.entropy.quantization import Arithmetic  # noqa: E402
+from dkic.entropy.tables import gaussian_tables  # noqa: E402
+from dkic.models.weights_file import load_weights, save_weights  # noqa: E402
+
+FOLDER = Path(__file__).parent
+PICTURES = {  # height, width, quality, grayscale
+    "one_pixel": (1, 1, 1, False),
+    "odd": (37, 53, 1, False),
+    "tall": (130, 1, 2, False),
+    "wide": (65, 200, 2, False),
+    "gray": (64, 64, 1, True),
+    "large": (256, 192, 2, False),
+    "whole_cells": (128, 128, 1, False),
+}
+
+
+def main() -> None:
+    if list(FOLDER.glob("*.dkic")):
+        sys.exit("there are golden files already, and they are never made anew: see test_golden.py")
+    levels, latents, expected = {}, {}, {}
+    for quality in (1, 2):
+        path = FOLDER / f"small-q{quality}.safetensors"
+        model = frozen(quality)
+        save_weights(path, model, quality, {}, gaussian_tables().concat(model.prior.tables()))
+        levels[quality] = load_weights(path)
+    for name, (height, width, quality, grayscale) in PICTURES.items():
+        level = levels[quality]
+        x = torch.from_numpy(crop(height, width)).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():
+            # Random weights make small latents: larger, and some beyond every table.
+            y, z_hat = (t.double() for t in analyse(x, level))
+            noise = torch.randn(z_hat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+            y, z_hat = (y / y.std() * 6 * 64).round(), (z_hat + 2 * noise).round()
+            y[0, 0, 0, 0], y[0, 4, -1, -1], z_hat[0, 1, 0, 0] = 64 * 100_000, -64 * 5_000_000, 3000
+            payload = encode_latent(y / 64, z_hat, level)
+        header = Header(width, height, level.hash, quality, int(Arithmetic.EXACT), grayscale)
+        data = pack(DkicFile(header, payload))
+        (FOLDER / f"{name}.dkic").write_bytes(data)
+        latents[f"{name}.y"], latents[f"{name}.z_hat"] = y.numpy().astype(np.int32), z_hat.numpy().astype(np.int32)
+        expected[name] = {"quality": quality, "bytes": len(data), "symbols_crc32c": int.from_bytes(payload[:4], "little")}
+    np.savez_compressed(FOLDER / "latents.npz", **latents)
+    (FOLDER / "golden.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Files of earlier days: they are decoded to the same symbols, and the same latents still make the same bytes.
+
+A test that fails here says that this dkic reads or writes another format, or decides bits otherwise, than the one that made the
+files; then files that people have can't be decoded any more. If that is an accident, mend the code. If it is wanted, it is
+another format: give it a new version in dkic/coding/container.py, or a new number in dkic.entropy.quantization.Arithmetic, keep
+what reads the old one, and add golden files of the new one beside these. Never make these anew.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dkic.coding.codec import decode_latent, encode_latent
+from dkic.coding.container import DkicFile, Header, pack, unpack
+from dkic.entropy.quantization import Arithmetic
+from dkic.models.weights_file import Weights, load_weights
+
+FOLDER = Path(__file__).parent
+EXPECTED = json.loads((FOLDER / "golden.json").read_text())
+LATENTS = np.load(FOLDER / "latents.npz")
+CHANGED = "the format or its arithmetic has changed: read what test_golden.py begins with"
+
+
+@pytest.fixture(scope="module")
+def levels() -> dict[int, Weights]:
+    return {quality: load_weights(FOLDER / f"small-q{quality}.safetensors") for quality in (1, 2)}
+
+
+def latent(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(LATENTS[f"{name}.y"]).double() / 64, torch.from_numpy(LATENTS[f"{name}.z_hat"]).double()
+
+
+def test_there_are_at_least_six():
+    assert len(EXPECTED) >= 6 and {path.stem for path in FOLDER.glob("*.dkic")} == set(EXPECTED)
+
+
+def test_the_weights_are_those_that_were_made():
+    hashes = {name: unpack((FOLDER / f"{name}.dkic").read_bytes()).header.model_hash for name in EXPECTED}
+    for name, expected in EXPECTED.items():
+        assert load_weights(FOLDER / f"small-q{expected['quality']}.safetensors").hash == hashes[name], CHANGED
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_decoded(levels, name):
+    data, expected = (FOLDER / f"{name}.dkic").read_bytes(), EXPECTED[name]
+    file = unpack(data)
+    assert len(data) == expected["bytes"] and file.header.arithmetic == Arithmetic.EXACT, CHANGED
+    assert int.from_bytes(file.picture[:4], "little") == expected["symbols_crc32c"], CHANGED
+    with torch.inference_mode():
+        y_hat = decode_latent(file, levels[expected["quality"]])  # raises where the symbols' checksum is wrong
+    y, _ = latent(name)
+    assert y_hat.shape == y.shape, CHANGED
+    assert (y_hat - y).abs().max() <= 0.5, CHANGED  # each residual was rounded
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_encoded(levels, name):
+    data = (FOLDER / f"{name}.dkic").read_bytes()
+    header = unpack(data).header
+    with torch.inference_mode():
+        payload = encode_latent(*latent(name), levels[EXPECTED[name]["quality"]])
+    again = Header(header.width, header.height, header.model_hash, header.quality, header.arithmetic, header.grayscale)
+    assert pack(DkicFile(again, payload)) == data, CHANGED
