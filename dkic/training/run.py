@@ -128,13 +128,11 @@ class Run(ABC):
         return nn.utils.clip_grad_norm_(module.parameters(), self.settings.clip_norm).item()
 
     def check_finite(self, what: str, value: float) -> None:
-        """TrainingFailed where a loss or the norm of a gradient is not finite."""
+        """See `check_finite` below; on all processes alike."""
         if not math.isfinite(value):
             files = ", ".join(sorted(set(self.all_files())))
-            raise TrainingFailed(
-                f"the {what} became {value} at step {self.step}, on crops of {files}; "
-                f"{CHECKPOINT} is of before it; train anew with a lower {self.advice}"
-            )
+            where = f"on crops of {files}; {CHECKPOINT} is of before it"
+            check_finite(what, value, self.step, self.advice, where)
 
     def all_files(self) -> list[str]:
         """The photographs of the step's crops, on all processes."""
@@ -204,8 +202,17 @@ def run_steps(run: Run, out: Path, minutes: float | None, save_every: int = SAVE
                     save(CHECKPOINT)
                     if log and (picture := run.examples()) is not None:
                         log.picture(picture, run.step)
-        finally:
+        except DkicError:  # raised before a weight is changed; anything else may have come between two of them
             save(CHECKPOINT)
+            raise
+        save(CHECKPOINT)
+
+
+def check_finite(what: str, value: float, step: int, advice: str, where: str = "") -> None:
+    """TrainingFailed where a loss or the norm of a gradient is not finite."""
+    if not math.isfinite(value):
+        at = f"at step {step}, {where}" if where else f"at step {step}"
+        raise TrainingFailed(f"the {what} became {value} {at}; train anew with a lower {advice}")
 
 
 def psnr_of(mse: float) -> float:

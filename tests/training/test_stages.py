@@ -20,7 +20,7 @@ from dkic.models.dkic import TrainingOutput
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
 from dkic.training.recipe import Recipe
-from dkic.training.run import CHECKPOINT, TrainingFailed
+from dkic.training.run import CHECKPOINT, TrainingFailed, run_steps
 from dkic.training.stages import WARMED_UP, StagedRun, StageResult
 from dkic.training.train import load_checkpoint, train_folder
 
@@ -294,6 +294,23 @@ def test_what_is_not_finite_stops_it_unchanged(folder, part):
     with pytest.raises(TrainingFailed, match=sentence):
         run.train_step()
     assert run.step == 2 and same_states(before, run)
+
+
+def test_a_run_that_is_stopped_leaves_a_checkpoint_of_before(folder, tmp_path):
+    run = begin(folder)
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * math.nan if run.step == 3 else gradient
+
+    run.model.g_a[0].bias.register_hook(spoil)
+    with pytest.raises(TrainingFailed, match="at step 3"):
+        run_steps(run, tmp_path, None)
+    whole = begin(folder)
+    for _ in range(3):
+        whole.train_step()
+    second = begin(folder)
+    second.restore(load_checkpoint(tmp_path / CHECKPOINT))
+    assert second.step == 3 and same_states(second, whole)
 
 
 # The command
