@@ -1,1 +1,1 @@
-"""How good a decoded picture is."""
+"""Codecs compared: what they make of pictures, in numbers and to look at."""

@@ -44,19 +44,19 @@ _FILE = click.Path(path_type=Path)
 
 @click.command(cls=_ManyValues, short_help="Compare codecs at target rates.")
 @click.argument("folder", metavar="DIR", type=_FILE)
-@click.option("--codec", "codecs", multiple=True, metavar="NAME...", help="Codecs; all there are by default.")
+@click.option("--codec", "codecs", multiple=True, metavar="NAMES", help="Codecs; all there are by default.")
 @click.option(
     "--target-bpp",
     "targets",
     type=click.FloatRange(min=0, min_open=True),
     multiple=True,
-    metavar="BPP...",
+    metavar="BPPS",
     default=DEFAULT_TARGETS,
     show_default=True,
     help="Mean bits per pixel over the pictures.",
 )
 @click.option("-o", "--out", required=True, type=_FILE, metavar="REPORT", help="A folder, for tables and files.")
-@click.option("--weights", type=_FILE, multiple=True, metavar="FILE...", help="CompressAI's files of cheng2020 models.")
+@click.option("--weights", type=_FILE, multiple=True, metavar="FILES", help="CompressAI's files of cheng2020 models.")
 @click.option(
     "--allocate-by",
     type=click.Choice(["lpips", "psnr", "ms_ssim"]),
@@ -68,14 +68,14 @@ _FILE = click.Path(path_type=Path)
     "--anchor", metavar="NAME", help="The codec that BD-rates are against; by default the first with 4 qualities."
 )
 @click.option(
-    "--crop", "crops", multiple=True, metavar="IMAGE:X,Y,W,H...", help="Figures of these pictures, with these crops."
+    "--crop", "crops", multiple=True, metavar="IMAGE:X,Y,W,H", help="Figures of these pictures, with these crops."
 )
 @click.option(
     "--page-pictures",
     type=click.IntRange(min=1),
     default=6,
     show_default=True,
-    help="So many of the pictures are on the page, which holds them all.",
+    help="The page holds the first so many pictures.",
 )
 @click.option("--lpips-vgg", is_flag=True, help="LPIPS by VGG as well, which takes seconds for a picture.")
 @click.option("--threads", type=click.IntRange(1, 256), help="CPU threads, of every codec; all cores by default.")

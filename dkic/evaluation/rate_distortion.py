@@ -92,7 +92,8 @@ def chart(found: Sequence[Curve], metric: str, file_format: str) -> bytes:
     axes = figure.add_subplot()
     for i, curve in enumerate(found):
         style = {"color": f"C{i % 10}", "linestyle": _DASHES[i // 10 % len(_DASHES)]}
-        axes.plot(curve.bpp, curve.values[metric], marker="o", markersize=4, linewidth=1.4, label=curve.codec, **style)
+        marker = {"marker": "o", "markersize": 4} if len(curve.bpp) > 1 else {"marker": "*", "markersize": 12}
+        axes.plot(curve.bpp, curve.values[metric], linewidth=1.4, label=curve.codec, **style, **marker)
     axes.set_xlabel("bits per pixel, mean over the pictures")
     axes.set_ylabel(
         {"psnr": "PSNR, dB"}.get(metric, LABELS[metric]) + (" (less is better)" if "lpips" in metric else "")

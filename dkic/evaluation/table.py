@@ -68,7 +68,7 @@ def at_target(rows: Sequence[Measurement], target_bpp: float, by: Metric = "lpip
     )
     least = float(rate.min(axis=1).mean())
     if least > target_bpp:
-        note = f"{codec} takes {least:.3f} bpp at least, so that {target_bpp:g} is out of its reach"
+        note = f"{codec} takes {least:.3f} bpp at least, so that lower targets are out of its reach"
         return Cell(codec, target_bpp, *(math.nan for _ in _MEANS), note, ())
     choice = allocate(rate, distortion, target_bpp, kind="mean_bpp", names=images).choice
     chosen = tuple(options[range(len(images)), choice])
