@@ -9,6 +9,7 @@ formula in float64 before it is timed.
 from collections.abc import Callable
 
 import pytest
+import roofline
 import torch
 from ops.op_cases import LikelihoodCase
 from peers import compressai_likelihood, plain_gaussian
@@ -91,8 +92,9 @@ def test_gaussian_likelihood(case, scattered, quantize, work, device, implementa
         check(case, implementation, quantize, scattered, device)
     call = calls(case, implementation, quantize, scattered, device)[work]
     scales = "scattered scales" if scattered else "scales by channel"
+    parts = roofline.gaussian_likelihood(case)[: 1 if work == "forward" else 2] if implementation == "dkic" else ()
     work = f"gaussian_likelihood {quantize} {work} {case}, {scales}{ON[device]}"
-    measure(work, implementation, call, ROUNDS, device=device)
+    measure(work, implementation, call, ROUNDS, device=device, parts=parts)
 
 
 @pytest.mark.parametrize("implementation", ["compressai", "dkic"])
@@ -114,4 +116,5 @@ def test_gaussian_symbols(case, device, implementation, measure):
     for ours, theirs in zip(dkic(), compressai(), strict=True):
         assert (ours.int() - theirs).abs().max() <= 1
     call = {"compressai": compressai, "dkic": dkic}[implementation]
-    measure(f"gaussian_symbols {case}{ON[device]}", implementation, call, ROUNDS, device=device)
+    parts = (roofline.gaussian_symbols(case),) if implementation == "dkic" else ()
+    measure(f"gaussian_symbols {case}{ON[device]}", implementation, call, ROUNDS, device=device, parts=parts)

@@ -1,7 +1,7 @@
 """Timing several implementations of one problem beside each other, and telling their ratios."""
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
@@ -9,11 +9,13 @@ from time import perf_counter
 import pytest
 import torch
 from problem_sizes import THREADS
+from roofline import Work, gpu_of
 
 from dkic.memory import keep_freed_memory
 
 OURS = "dkic"
 MEDIANS = pytest.StashKey[dict[str, dict[str, float]]]()  # work -> implementation -> seconds
+LEAST = pytest.StashKey[dict[str, float]]()  # work -> seconds that a known GPU needs
 BANDWIDTHS = pytest.StashKey[dict[torch.device, float]]()  # bytes a second
 COPIED_BYTES = 2**28  # far beyond any cache
 
@@ -95,6 +97,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
     Rows of the same `work` form a group. The peer's come first, so that our row can state the ratio of the two medians.
     bytes_moved: what the work must at least read and write; gives GB/s and its share of a large copy's.
     device: where the work is done. On a GPU what counts is the time between two events on it.
+    parts: what the work consists of; on a GPU that roofline.py knows, the least time for it is told beside ours.
     """
 
     def run(
@@ -106,6 +109,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
         warmup: int = 1,
         bytes_moved: int | None = None,
         device: str | torch.device = "cpu",
+        parts: Sequence[Work] = (),
     ) -> None:
         device = torch.device(device)
         benchmark.group = work
@@ -135,6 +139,10 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
                 bandwidths[device] = copy_bandwidth(device)
             speed = bytes_moved / middle
             benchmark.extra_info.update(gb_per_s=speed / 1e9, share_of_copy_bandwidth=speed / bandwidths[device])
+        if parts and (gpu := gpu_of(device)):
+            least = sum(part.least_seconds(gpu) for part in parts)
+            request.config.stash.setdefault(LEAST, {})[work] = least
+            benchmark.extra_info.update(least_seconds=least, times_least=middle / least)
         if implementation == OURS:
             for peer, other in medians.items():
                 if peer != OURS:
@@ -144,13 +152,18 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
-    """One line for each work that was timed with us and with a peer."""
+    """One line for each work that was timed with us and with a peer, and for each whose least time is known."""
     lines = [
         f"{work}: {OURS} {1e3 * medians[OURS]:.2f} ms, {peer} {1e3 * other:.2f} ms: {other / medians[OURS]:.3g} times faster"
         for work, medians in config.stash.get(MEDIANS, {}).items()
         if OURS in medians
         for peer, other in medians.items()
         if peer != OURS
+    ]
+    lines += [
+        f"{work}: {OURS} {1e6 * medians[OURS]:.1f} µs, least {1e6 * least:.1f} µs: {medians[OURS] / least:.3g} times the least"
+        for work, least in config.stash.get(LEAST, {}).items()
+        if OURS in (medians := config.stash[MEDIANS][work])
     ]
     if lines:
         terminalreporter.section(f"medians of this run, {config.getoption('threads')} threads")

@@ -119,6 +119,8 @@ def notes(facts: dict[str, Any]) -> str:
     texts = result_notes(facts)
     if "gb_per_s" in facts:
         texts.append(f"{facts['gb_per_s']:.3g} GB/s, {facts['share_of_copy_bandwidth']:.0%} of a large copy's")
+    if "times_least" in facts:
+        texts.append(f"{facts['times_least']:.3g} times the least")
     if "peak_memory" in facts:
         texts.append(f"peak memory {facts['peak_memory'] / 1e9:.2f} GB")
     return "; ".join(texts)

@@ -23,7 +23,7 @@ def growth(name: str, pixels: int, median: float) -> dict:
 RESULTS = [
     entry("an op", "its peer", 0.5),
     entry("an op", "a floor", 0.0009999),
-    entry("an op", "dkic", 0.004, gb_per_s=12.345, share_of_copy_bandwidth=0.5),
+    entry("an op", "dkic", 0.004, gb_per_s=12.345, share_of_copy_bandwidth=0.5, times_least=2.345),
     entry("coding", "its peer", 2e-5, bytes=102, over_ideal=0.01),
     entry("coding", "dkic", 4e-5, bytes=101, over_ideal=0.001),
     entry("solving", "stopped", 5.0, gap=None),
@@ -64,7 +64,7 @@ def test_the_table_and_the_charts(report, tmp_path):
     assert (before, after) == ("before\n", "\nafter\n")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
     assert rows[2:9] == [
-        ["an op", "4.00 ms", "12.3 GB/s, 50% of a large copy's", "its peer 500 ms", "125x"],
+        ["an op", "4.00 ms", "12.3 GB/s, 50% of a large copy's; 2.35 times the least", "its peer 500 ms", "125x"],
         ["", "", "", "a floor 1.00 ms", "0.25x"],
         ["coding", "40.0 µs", "101 bytes; +0.10% over the ideal", "its peer 20.0 µs (102 bytes; +1.00% over the ideal)", "0.5x"],
         ["solving", "500 ms", "optimal", "stopped 5.00 s (nothing found)", "10x"],
