@@ -1,0 +1,67 @@
+"""Fuzzing of what reads files: `python3 tests/fuzz --seconds 60`, half of it for the coder in C++, half for the decoder.
+
+The coder runs under AddressSanitizer and UndefinedBehaviorSanitizer, guided by coverage with clang (libFuzzer; Debian:
+`apt install clang`, with libclang-rt), else with g++ by chance alone. An input with a finding stays in --out; `--again FILE`
+runs a .dkic file of it once more.
+"""
+
+import argparse
+import faulthandler
+import sys
+import time
+from pathlib import Path
+
+import torch
+from coder_target import fuzz_coder
+from decoder_target import DecoderTarget, Finding
+
+HANG_SECONDS = 600  # of the clock, on a machine that may be busy with other work
+
+
+def fuzz_decoder(out: Path, seconds: float, seed: int, hang_seconds: int) -> int:
+    """1 where a file was found that is decoded wrongly; it is in `out`."""
+    target, end, number = DecoderTarget(seed), time.monotonic() + seconds, 0
+    kept = out / "file.dkic"
+    while time.monotonic() < end:
+        faulthandler.dump_traceback_later(hang_seconds, exit=True)
+        kept.write_bytes(b"")
+        try:
+            data = target.make(number)
+            kept.write_bytes(data)
+            target.run(data)
+        except Exception as error:
+            print(f"file {number} of seed {seed}, {kept}: {type(error).__name__}: {error}", file=sys.stderr)
+            if not isinstance(error, Finding):
+                raise
+            return 1
+        number += 1
+    faulthandler.cancel_dump_traceback_later()
+    kept.unlink(missing_ok=True)
+    print(f"{number} files: {dict(target.outcomes)}")
+    memory = f"at most {target.largest / 2**20:.0f} MB more than before" if target.largest else "this system does not tell memory"
+    print(f"at most {target.slowest:.2f} s a KB, {memory}")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", choices=("coder", "decoder"), help="One of them, for all the time.")
+    parser.add_argument("--out", type=Path, default=Path("fuzz-findings"), help="Folder for inputs and what is built.")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="Decode one file, as the decoder's target does.")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.again:
+        print(DecoderTarget().run(options.again.read_bytes()))
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    targets = {"coder": fuzz_coder, "decoder": fuzz_decoder}
+    if options.target:
+        targets = {options.target: targets[options.target]}
+    out, seconds = options.out.resolve(), options.seconds / len(targets)
+    return int(any([fuzz(out, seconds, options.seed, HANG_SECONDS) for fuzz in targets.values()]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
