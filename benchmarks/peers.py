@@ -1,6 +1,8 @@
 """What dkic is timed against: other people's functions, called so that they compute the same thing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import numpy as np
 import torch
@@ -72,6 +74,24 @@ def compressai_likelihood() -> Callable[[Tensor, Tensor, Tensor, bool], tuple[Te
         return y_hat, -torch.log2(likelihood)
 
     return call
+
+
+@contextmanager
+def peer_ops() -> Iterator[None]:
+    """In here dkic's models compute the same by torchvision's deformable convolution and CompressAI's likelihood."""
+    likelihood = compressai_likelihood()
+
+    def ldcn(x: Tensor, offset: Tensor, mask: Tensor | None = None, *, kernel_size: int, **geometry: int) -> Tensor:
+        weight = x.new_ones(x.shape[1], 1, kernel_size, kernel_size)
+        return torchvision_ldcn(x, offset, mask, weight, **geometry)
+
+    def gaussian_likelihood(y: Tensor, scale: Tensor, *, quantize: str, reduction: str, **_: object) -> tuple[Tensor, Tensor]:
+        assert reduction == "sum"
+        y_hat, bits = likelihood(y, scale, torch.zeros_like(y), quantize == "noise")
+        return y_hat, bits.flatten(1).sum(1)
+
+    with mock.patch("dkic.models.ldcn_block.ldcn", ldcn), mock.patch("dkic.models.dkic.gaussian_likelihood", gaussian_likelihood):
+        yield
 
 
 def plain_gaussian(y: Tensor, scale: Tensor, mean: Tensor, noise: bool) -> tuple[Tensor, Tensor]:

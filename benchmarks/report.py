@@ -108,6 +108,7 @@ def result_notes(facts: dict[str, Any]) -> list[str]:
     """What a row knows of what it made."""
     texts = [f"{facts['bytes']:,} bytes"] if "bytes" in facts else []
     texts += [f"{facts['over_ideal']:+.2%} over the ideal"] if "over_ideal" in facts else []
+    texts += [f"{facts['examples_per_s']:.3g} examples/s"] if "examples_per_s" in facts else []
     if "gap" in facts:  # None: no result
         texts.append("nothing found" if facts["gap"] is None else f"gap {facts['gap']:.1g}" if facts["gap"] else "optimal")
     return texts

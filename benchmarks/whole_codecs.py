@@ -23,19 +23,22 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.pad(pixels, beyond, mode="symmetric")[:height, :width].copy()
 
 
-def save_untrained(preset: str, path: Path) -> None:
-    """Weights of a preset that has none: as they are initialised, from a seed.
+@torch.no_grad()
+def draw_offsets(model: DKIC) -> None:
+    """Offsets and masks begin at zero, where every sample is a pixel. Here they are drawn too, with a deviation of a pixel, so
+    that sampling costs what it costs after training."""
+    for module in model.modules():
+        if isinstance(module, LDCNBlock):
+            module.offset_mask.reset_parameters()
+            module.offset_mask.bias.normal_()
 
-    But for the offsets and masks: they begin at zero, where every sample is a pixel. Here they are drawn too, with a deviation of
-    a pixel, so that sampling costs what it costs after training.
-    """
+
+def save_untrained(preset: str, path: Path) -> None:
+    """Weights of a preset that has none: as they are initialised, from a seed, but for `draw_offsets`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = DKIC(PRESETS[preset]).requires_grad_(False)
-        for module in model.modules():
-            if isinstance(module, LDCNBlock):
-                module.offset_mask.reset_parameters()
-                module.offset_mask.bias.normal_()
+        draw_offsets(model)
     save_weights(path, model, 1, {})
 
 

@@ -1,5 +1,6 @@
 // dkic::ldcn and dkic::ldcn_backward on CUDA: checks that guard memory, outputs, and the kernels' choice by the type of x.
-// Schemas, fake kernels, autograd and the user's error messages are in dkic/ops/; the kernels' bodies are in ldcn_cuda_kernels.cuh.
+// Schemas, fake kernels, autograd and the user's error messages are in dkic/ops/; the kernels' bodies are in
+// ldcn_cuda_kernels.cuh.
 #include "ldcn_cuda.h"
 
 #include "cuda_guard.h"
@@ -28,8 +29,8 @@ LdcnArguments arguments(const Tensor& x, const Tensor& offset, const std::option
   read_samples(a, "ldcn", x, offset, mask, kernel_size, stride, padding, dilation);
   // The kernels count images, channels and taps in 32 bits, elements in 64.
   constexpr int64_t kMost = int64_t(1) << 30;
-  STD_TORCH_CHECK(a.batch < kMost && a.channels < kMost && a.kernel_h * a.kernel_w < kMost,
-                  "ldcn: images, channels and taps must each be fewer than 2^30");
+  STD_TORCH_CHECK(a.batch < kMost && a.channels < kMost && a.kernel_h * a.kernel_w < kMost && offset.size(1) < kMost,
+                  "ldcn: images, channels, taps and channels of offset must each be fewer than 2^30");
   return a;
 }
 
@@ -77,26 +78,20 @@ std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const 
   const Tensor x = channels_adjacent(x_in), grad_y = channels_adjacent(grad_y_in);
   LdcnArguments a = arguments(x, offset, mask, kernel_size, stride, padding, dilation);
   read_grad_y(a, "ldcn", grad_y, x, a.channels);
-  const ScalarType sum_type = a.x.type == Scalar::f64 ? ScalarType::Double : ScalarType::Float;
   const int64_t k = a.kernel_h * a.kernel_w;
   need_mask = need_mask && mask;
 
   Tensor grad_x = empty_vector(x, x.scalar_type()), grad_offset = empty_vector(x, offset.scalar_type());
   Tensor grad_mask = empty_vector(x, mask ? mask->scalar_type() : offset.scalar_type());
-  if (need_offset || need_mask) {
-    Tensor offset_sum, mask_sum;
-    if (need_offset) {
-      offset_sum = empty_nhwc(x, a.batch, a.groups * k * 2, a.out_height, a.out_width, sum_type);
-      a.grad_offset = offset_sum.mutable_data_ptr();
-    }
-    if (need_mask) {
-      mask_sum = empty_nhwc(x, a.batch, a.groups * k, a.out_height, a.out_width, sum_type);
-      a.grad_mask = mask_sum.mutable_data_ptr();
-    }
-    check_launch(kernel_for(a.x.type).backward_samples(a, guard.stream()), "ldcn_backward");
-    if (need_offset) grad_offset = torch::stable::to(offset_sum, offset.scalar_type());
-    if (need_mask) grad_mask = torch::stable::to(mask_sum, mask->scalar_type());
+  if (need_offset) {
+    grad_offset = empty_nhwc(x, a.batch, a.groups * k * 2, a.out_height, a.out_width, offset.scalar_type());
+    a.grad_offset = grad_offset.mutable_data_ptr();
   }
+  if (need_mask) {
+    grad_mask = empty_nhwc(x, a.batch, a.groups * k, a.out_height, a.out_width, mask->scalar_type());
+    a.grad_mask = grad_mask.mutable_data_ptr();
+  }
+  if (need_offset || need_mask) check_launch(kernel_for(a.x.type).backward_samples(a, guard.stream()), "ldcn_backward");
   if (need_x) grad_x = backward_x(a, x, deterministic, guard.stream());
   return {grad_x, grad_offset, grad_mask};
 }

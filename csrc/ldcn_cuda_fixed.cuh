@@ -23,8 +23,10 @@ DKIC_DEVICE void ldcn_largest(const Thread& thread, const Strided& t, int64_t n,
                               unsigned* largest) {
   A most = 0;
   for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < n * c * h * w; i += thread.blocks() * kLdcnThreads) {
-    const int64_t pixel = i / c;
-    const int64_t at = pixel / (h * w) * t.n + i % c * t.c + pixel / w % h * t.h + pixel % w * t.w;
+    // Neighbouring threads read neighbours in memory.
+    const int64_t channel = t.c == 1 ? i % c : i / (w * h) % c, rest = t.c == 1 ? i / c : i;
+    const int64_t image = t.c == 1 ? rest / (w * h) : i / (w * h * c);
+    const int64_t at = image * t.n + channel * t.c + rest / w % h * t.h + rest % w * t.w;
     const A value = std::fabs(read<1, A>(thread, t, at).v[0]);
     if (is_finite(value) && value > most) most = value;
   }

@@ -10,34 +10,46 @@
 
 namespace dkic::gpu {
 
-template <class A, class T>
-DKIC_DEVICE A widened(T value) {
-  if constexpr (sizeof(T) == 2) {
-    return A(float(value));
-  } else {
-    return A(value);
+// Calls f<T>() with the type that numbers have.
+template <class F>
+DKIC_DEVICE auto with_scalar(Scalar type, const F& f) {
+  switch (type) {
+    case Scalar::f32:
+      return f.template operator()<float>();
+    case Scalar::f64:
+      return f.template operator()<double>();
+    case Scalar::f16:
+      return f.template operator()<half>();
+    default:
+      return f.template operator()<bfloat16>();
   }
 }
 
-// One access of N numbers of whatever type, which the kernel never writes.
+// Halves have conversions from and to float alone.
+template <class To, class From>
+DKIC_DEVICE To converted(From value) {
+  if constexpr (sizeof(To) == 2 || sizeof(From) == 2) {
+    return To(float(value));
+  } else {
+    return To(value);
+  }
+}
+template <class To, class From, int N>
+DKIC_DEVICE Pack<To, N> converted(const Pack<From, N>& values) {
+  Pack<To, N> to;
+  for (int i = 0; i < N; ++i) to.v[i] = converted<To>(values.v[i]);
+  return to;
+}
+
+// One access of N numbers, which the kernel never writes.
 template <int N, class A, class Thread>
 DKIC_DEVICE Pack<A, N> read(const Thread& thread, const Strided& from, int64_t at) {
-  const auto of_type = [&]<class T>(const T* data) {
-    const Pack<T, N> values = thread.template load<N>(data + at);
-    Pack<A, N> wide;
-    for (int i = 0; i < N; ++i) wide.v[i] = widened<A>(values.v[i]);
-    return wide;
-  };
-  switch (from.type) {
-    case Scalar::f32:
-      return of_type(static_cast<const float*>(from.data));
-    case Scalar::f64:
-      return of_type(static_cast<const double*>(from.data));
-    case Scalar::f16:
-      return of_type(static_cast<const half*>(from.data));
-    default:
-      return of_type(static_cast<const bfloat16*>(from.data));
-  }
+  return with_scalar(from.type,
+                     [&]<class T>() { return converted<A>(thread.template load<N>(static_cast<const T*>(from.data) + at)); });
+}
+template <class A, int N, class Thread>
+DKIC_DEVICE void write(const Thread& thread, void* to, Scalar type, int64_t at, const Pack<A, N>& values) {
+  with_scalar(type, [&]<class T>() { thread.template store<N>(static_cast<T*>(to) + at, converted<T>(values)); });
 }
 
 // One axis of a position: as sample_axis in bilinear.h, where the reasons are.
@@ -134,14 +146,20 @@ DKIC_DEVICE void work_out_taps(const Thread& thread, const LdcnArguments& a, con
     int64_t code = 0;
     if (at.exists) {
       const int tap = first + t, row = tap / int(a.kernel_w), column = tap % int(a.kernel_w);
-      const int64_t channel = int64_t(tile.g) * k + tap;
-      const int64_t from = tile.n * a.offset.n + channel * 2 * a.offset.c + at.oh * a.offset.h + at.ow * a.offset.w;
-      const A dy = read<1, A>(thread, a.offset, from).v[0], dx = read<1, A>(thread, a.offset, from + a.offset.c).v[0];
-      const bool masked = a.mask.data != nullptr;
-      const int64_t mask_from = tile.n * a.mask.n + channel * a.mask.c + at.oh * a.mask.h + at.ow * a.mask.w;
-      const A mask = masked ? read<1, A>(thread, a.mask, mask_from).v[0] : A(1);
-      const auto y = sample_axis(A(at.oh * a.stride_h - a.padding_h + row * a.dilation_h) + dy, int(a.height));
-      const auto x = sample_axis(A(at.ow * a.stride_w - a.padding_w + column * a.dilation_w) + dx, int(a.width));
+      const int channel = tile.g * k + tap;
+      const int64_t from = tile.n * a.offset.n + channel * (2 * a.offset.c) + at.oh * a.offset.h + at.ow * a.offset.w;
+      Pack<A, 2> d;
+      if (plan.offset_pairs) {
+        d = read<2, A>(thread, a.offset, from);
+      } else {
+        for (int axis = 0; axis < 2; ++axis) d.v[axis] = read<1, A>(thread, a.offset, from + axis * a.offset.c).v[0];
+      }
+      A mask = 1;
+      if (a.mask.data) {
+        mask = read<1, A>(thread, a.mask, tile.n * a.mask.n + channel * a.mask.c + at.oh * a.mask.h + at.ow * a.mask.w).v[0];
+      }
+      const auto y = sample_axis(A(at.oh * a.stride_h - a.padding_h + row * a.dilation_h) + d.v[0], int(a.height));
+      const auto x = sample_axis(A(at.ow * a.stride_w - a.padding_w + column * a.dilation_w) + d.v[1], int(a.width));
       const int inside = (y.low_inside && x.low_inside ? 1 : 0) | (y.low_inside && x.high_inside ? 2 : 0) |
                          (y.high_inside && x.low_inside ? 4 : 0) | (y.high_inside && x.high_inside ? 8 : 0);
       if (inside) {
@@ -281,8 +299,9 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
         if (!to.exists) continue;
         const TapNumbers<A> gradients = taps.numbers[p * plan.chunk + t];
         const int64_t tap = (pixel_of(a, tile, to) * a.groups + tile.g) * k + first + t;
-        if (a.grad_offset) thread.template store<2>(static_cast<A*>(a.grad_offset) + tap * 2, {{gradients.v[0], gradients.v[1]}});
-        if (a.grad_mask) thread.template store<1>(static_cast<A*>(a.grad_mask) + tap, {{gradients.v[2]}});
+        const Pack<A, 2> along{{gradients.v[0], gradients.v[1]}};
+        if (a.grad_offset) write(thread, a.grad_offset, a.offset.type, tap * 2, along);
+        if (a.grad_mask) write(thread, a.grad_mask, a.mask.type, tap, Pack<A, 1>{{gradients.v[2]}});
       }
     }
   }

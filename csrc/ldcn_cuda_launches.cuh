@@ -141,10 +141,14 @@ void launch_ldcn_backward_samples(Launcher&& launch, const LdcnArguments& a) {
   });
 }
 
+// Atomics pass the cache in which the samples of a compact tile meet. So a tile may be as wide as a sector of 8 floats, which a row
+// of offsets or of the mask in NCHW is then read by.
+inline LdcnPlan ldcn_scatter_plan(const LdcnArguments& a, int sum_size) { return ldcn_plan(a, 1, sum_size, 8); }
+
 // Adds to sums, which begin at 0; halves are then rounded into a.grad_x.
 template <class T, class Launcher>
 void launch_ldcn_backward_x(Launcher&& launch, const LdcnArguments& a, typename SumOf<T>::type* sums) {
-  const LdcnPlan plan = ldcn_plan(a, 1, sizeof(typename SumOf<T>::type));
+  const LdcnPlan plan = ldcn_scatter_plan(a, sizeof(typename SumOf<T>::type));
   launch(LdcnBackwardX<T>{{}, a, plan, sums}, plan.tiles, plan.shared_bytes);
   if constexpr (sizeof(T) == 2) {
     launch(LdcnRound<T>{{}, sums, count_of_x(a), static_cast<T*>(a.grad_x)}, ldcn_blocks(count_of_x(a)));
@@ -162,7 +166,7 @@ void launch_ldcn_backward_x_fixed(Launcher&& launch, const LdcnArguments& a, lon
   find_largest(a.grad_y, a.channels, &largest[0]);
   if (a.mask.data) find_largest(a.mask, a.groups * a.kernel_h * a.kernel_w, &largest[1]);
   const FixedGradient<T> to{count_of_x(a), sums, static_cast<T*>(a.grad_x), largest};
-  const LdcnPlan plan = ldcn_plan(a, 1, sizeof(A));
+  const LdcnPlan plan = ldcn_scatter_plan(a, sizeof(A));
   launch(LdcnBackwardXFixed<T>{{}, a, plan, to}, plan.tiles, plan.shared_bytes);
   launch(LdcnRoundFixed<T>{{}, a, to}, ldcn_blocks(count_of_x(a)));
 }

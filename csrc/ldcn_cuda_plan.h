@@ -16,6 +16,7 @@ struct LdcnPlan {
   int lanes;                    // that share a position: a power of two, at most a warp
   int tile_height, tile_width;  // in positions
   int chunk;                    // taps of a position that are worked out at once
+  bool offset_pairs;            // dy and dx can be loaded in one access
   int64_t tile_rows, tile_columns, tiles;
   size_t shared_bytes;
 };
@@ -39,20 +40,30 @@ inline int ldcn_vector(const LdcnArguments& a, const Strided& t, const void* wri
   return v;
 }
 
-// `vector` channels to a lane, sums of `sum_size` bytes.
-inline LdcnPlan ldcn_plan(const LdcnArguments& a, int vector, int sum_size) {
+// Whether a tap's dy and dx lie side by side and are aligned to the size of both.
+inline bool ldcn_offset_pairs(const Strided& offset) {
+  const uintptr_t pair = 2 * (offset.type == Scalar::f64 ? 8 : offset.type == Scalar::f32 ? 4 : 2);
+  const bool even = offset.n % 2 == 0 && offset.h % 2 == 0 && offset.w % 2 == 0;
+  return offset.c == 1 && even && reinterpret_cast<uintptr_t>(offset.data) % pair == 0;
+}
+
+// `vector` channels to a lane, sums of `sum_size` bytes, tiles of at least so many columns where there are as many positions.
+inline LdcnPlan ldcn_plan(const LdcnArguments& a, int vector, int sum_size, int least_columns = 1) {
   LdcnPlan plan{};
   const int64_t depth = a.channels / a.groups, k = a.kernel_h * a.kernel_w;
   plan.lanes = 1;
   while (plan.lanes < 32 && int64_t(plan.lanes) * vector < depth) plan.lanes *= 2;
   const int positions = kLdcnThreads / plan.lanes;
   plan.tile_width = 1;
-  while (plan.tile_width * plan.tile_width < positions) plan.tile_width *= 2;
+  while (plan.tile_width < positions && (plan.tile_width < least_columns || plan.tile_width * plan.tile_width < positions)) {
+    plan.tile_width *= 2;
+  }
   plan.tile_height = positions / plan.tile_width;
   const int most = kLdcnTaps / positions / (sum_size / 4);
   plan.chunk = k < most ? int(k) : most;
   plan.tile_rows = (a.out_height + plan.tile_height - 1) / plan.tile_height;
   plan.tile_columns = (a.out_width + plan.tile_width - 1) / plan.tile_width;
+  plan.offset_pairs = ldcn_offset_pairs(a.offset);
   plan.tiles = a.batch * a.groups * plan.tile_rows * plan.tile_columns;
   plan.shared_bytes = size_t(positions) * size_t(plan.chunk) * (4 * size_t(sum_size) + sizeof(int64_t));
   return plan;

@@ -13,7 +13,8 @@ struct LdcnArguments {
   Strided offset;
   Strided mask;    // data == nullptr: ones
   Strided grad_y;  // backward only; channel stride 1, type of x
-  // Results are NHWC without gaps: y and grad_x in x's type, the others in float (double where x is double).
+  // Results are NHWC without gaps: y and grad_x in x's type. The others the CPU's kernel writes in float (double where x is
+  // double), the GPU's in the types of offset and mask.
   void* y;
   void* grad_x;
   void* grad_offset;

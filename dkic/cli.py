@@ -30,8 +30,23 @@ def _set_threads(_context: click.Context, _parameter: click.Parameter, threads: 
         torch.set_num_threads(threads)
 
 
+def _check_tile(_context: click.Context, _parameter: click.Parameter, tile: int | None) -> int | None:
+    if tile and tile % 64:
+        raise click.BadParameter(f"it must be a multiple of 64, not {tile}")
+    return tile
+
+
 THREADS = click.option(
     "--threads", type=click.IntRange(1, 256), callback=_set_threads, expose_value=False, help="CPU threads; all cores by default."
+)
+
+
+TILE = click.option(
+    "--tile",
+    type=click.IntRange(min=0),
+    callback=_check_tile,
+    metavar="PIXELS",
+    help="Side of the tiles that bound memory; 0: none.  [default: 1024 above 4 MP]",
 )
 
 
@@ -64,10 +79,13 @@ def cli() -> None:
 @OUT
 @click.option("--quality", type=int, help="Quality level of the model; the highest by default.")
 @click.option("--model", default="tiny", show_default=True, help="A shipped model's name, a weights file, or a folder of them.")
+@TILE
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the symbols before a file is put in place.")
 @THREADS
 @FORCE
-def compress(inputs: tuple[str, ...], out: str, quality: int | None, model: str, verify: bool, force: bool) -> None:
+def compress(
+    inputs: tuple[str, ...], out: str, quality: int | None, model: str, tile: int | None, verify: bool, force: bool
+) -> None:
     """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files."""
     targets = _targets(inputs, out, ".dkic")
     from dkic.coding.codec import load
@@ -82,7 +100,7 @@ def compress(inputs: tuple[str, ...], out: str, quality: int | None, model: str,
         check_output(target, force)
         picture = read_picture(source)
         start = time.perf_counter()
-        data = codec.compress(picture, quality, verify=verify)
+        data = codec.compress(picture, quality, verify=verify, tile=tile)
         seconds = time.perf_counter() - start
         write_atomically(target, data, force)
         bpp = len(data) * 8 / (picture.width * picture.height)
@@ -96,10 +114,16 @@ def compress(inputs: tuple[str, ...], out: str, quality: int | None, model: str,
 @INPUTS
 @OUT
 @click.option("--model", help="Weights file or folder, for files that were not made with a shipped model.")
+@TILE
+@click.option("--salvage", is_flag=True, help="Decode pictures whose metadata is damaged, and say what is lost.")
 @THREADS
 @FORCE
-def decompress(inputs: tuple[str, ...], out: str, model: str | None, force: bool) -> None:
+def decompress(
+    inputs: tuple[str, ...], out: str, model: str | None, tile: int | None, salvage: bool, force: bool
+) -> None:
     """Decompress .dkic files to pictures; the suffix says which kind, PNG in a folder."""
+    from tqdm import tqdm
+
     targets = _targets(inputs, out, ".png")
     from dkic.coding.codec import Codec, load
     from dkic.coding.container import unpack
@@ -113,13 +137,15 @@ def decompress(inputs: tuple[str, ...], out: str, model: str | None, force: bool
     def one(source: str, target: Path) -> str:
         check_output(target, force)
         picture_suffix(target)
-        data = _read_dkic(source)
-        model_hash = unpack(data).header.model_hash
+        file = unpack(_read_dkic(source), salvage=salvage)
+        for lost in file.lost:
+            tqdm.write(f"dkic: {source}: {lost}", file=sys.stderr)
+        model_hash = file.header.model_hash
         codec = given or loaded.get(model_hash)
         if codec is None:
             codec = loaded[model_hash] = load(find_by_hash(model_hash))
         start = time.perf_counter()
-        picture = codec.decompress(data, "picture")
+        picture = codec.decompress(file, "picture", tile=tile)
         seconds = time.perf_counter() - start
         write_picture(picture, target, force)
         return f"{source} -> {target}: {picture.width}x{picture.height}, decoded in {seconds:.2f} s"

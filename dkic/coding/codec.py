@@ -12,17 +12,18 @@ The picture section is 4 bytes, the CRC32C of all symbols as little-endian int32
 from __future__ import annotations
 
 import struct
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dkic.coding.container import DkicFile, Header, crc32c, pack, unpack
 from dkic.coding.image_io import Picture, picture_from, to_pil
 from dkic.coding.rans import Decoder, Encoder
+from dkic.coding.tiles import MARGIN, tile_side, tiled
 from dkic.entropy.quantization import SCALE_INDEX_MAX, Arithmetic, coded_index, coded_mean
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
@@ -33,6 +34,7 @@ from dkic.ops import backends
 if TYPE_CHECKING:
     from PIL import Image
 
+_LATENT_STRIDE = 16  # pixels a position of the latent
 _OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine's"
 
 
@@ -56,6 +58,7 @@ class Codec:
         quality: int | None = None,
         target_bpp: float | None = None,
         verify: bool = False,
+        tile: int | None = None,
     ) -> bytes:
         """A picture as the contents of a .dkic file.
 
@@ -64,30 +67,33 @@ class Codec:
             quality: one of `qualities`; the highest by default.
             target_bpp: instead of quality: the highest level whose file takes at most this many bits per pixel.
             verify: decode the symbols of what was coded again, without the picture.
+            tile: side of the tiles that the picture is transformed in, a multiple of 64, to bound memory; 0: the whole picture at
+                once. By default 1024 above 4 megapixels. Where pictures are cut changes their latents in rounding only.
 
         Raises:
             DkicError: the picture can't be coded, there is no such quality, no level reaches target_bpp, or with `verify` the
                 symbols were not decoded as they were coded.
         """
         picture = picture_from(image)
+        _check_tile(tile)
         if target_bpp is None:
-            return self._verified(self._compress(picture, self.qualities[-1] if quality is None else quality), verify)
+            return self._verified(self._compress(picture, self.qualities[-1] if quality is None else quality, tile), verify)
         if quality is not None:
             raise DkicError("give quality or target_bpp, not both")
         for level in reversed(self.qualities):
-            data = self._compress(picture, level)
+            data = self._compress(picture, level, tile)
             bpp = len(data) * 8 / (picture.width * picture.height)
             if bpp <= target_bpp:
                 return self._verified(data, verify)
         raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; the lowest takes {bpp:.3f} for this picture")
 
-    def _compress(self, picture: Picture, quality: int) -> bytes:
+    def _compress(self, picture: Picture, quality: int, tile: int | None) -> bytes:
         if quality not in self._levels:
             raise DkicError(f"this model has no quality {quality}; it has {', '.join(map(str, self.qualities))}")
         level = self._levels[quality]
-        x = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
+        x = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1).unsqueeze(0)
         header = Header(picture.width, picture.height, level.hash, level.quality, int(level.arithmetic), picture.grayscale)
-        return pack(DkicFile(header, encode(x, level), picture.icc))
+        return pack(DkicFile(header, encode(x, level, tile), picture.icc))
 
     def _verified(self, data: bytes, verify: bool) -> bytes:
         if verify:
@@ -108,31 +114,50 @@ class Codec:
         return level
 
     @overload
-    def decompress(self, data: bytes, output: Literal["pil"] = "pil") -> Image.Image: ...
-    @overload
-    def decompress(self, data: bytes, output: Literal["numpy"]) -> np.ndarray: ...
-    @overload
-    def decompress(self, data: bytes, output: Literal["torch"]) -> Tensor: ...
-    @overload
-    def decompress(self, data: bytes, output: Literal["picture"]) -> Picture: ...
     def decompress(
-        self, data: bytes, output: Literal["pil", "numpy", "torch", "picture"] = "pil"
+        self, data: bytes | DkicFile, output: Literal["pil"] = "pil", *, salvage: bool = ..., tile: int | None = ...
+    ) -> Image.Image: ...
+    @overload
+    def decompress(
+        self, data: bytes | DkicFile, output: Literal["numpy"], *, salvage: bool = ..., tile: int | None = ...
+    ) -> np.ndarray: ...
+    @overload
+    def decompress(
+        self, data: bytes | DkicFile, output: Literal["torch"], *, salvage: bool = ..., tile: int | None = ...
+    ) -> Tensor: ...
+    @overload
+    def decompress(
+        self, data: bytes | DkicFile, output: Literal["picture"], *, salvage: bool = ..., tile: int | None = ...
+    ) -> Picture: ...
+    def decompress(
+        self,
+        data: bytes | DkicFile,
+        output: Literal["pil", "numpy", "torch", "picture"] = "pil",
+        *,
+        salvage: bool = False,
+        tile: int | None = None,
     ) -> Image.Image | np.ndarray | Tensor | Picture:
         """The picture in the contents of a .dkic file.
 
         Args:
-            data: what `compress` returned.
+            data: what `compress` returned, or that as `dkic.coding.container.unpack` reads it.
             output: "pil": PIL image, RGB or L, its ICC profile in `info`; "numpy": uint8 `[H, W, 3]`; "torch": uint8 `[3, H, W]`;
                 "picture": a `dkic.coding.image_io.Picture`, for writing.
+            salvage: decode a file with damage behind its picture section too, with a warning for each thing that is lost.
+            tile: as in `compress`, whatever the encoder's was.
 
         Raises:
             FormatError: data is damaged, or was made under other arithmetic. DkicError: it needs another model.
         """
         if output not in ("pil", "numpy", "torch", "picture"):
             raise DkicError(f"output must be pil, numpy, torch or picture, not {output}")
-        file = unpack(data)
+        _check_tile(tile)
+        file = data if isinstance(data, DkicFile) else unpack(data, salvage=salvage)
+        if file is not data:
+            for lost in file.lost:
+                warnings.warn(lost, stacklevel=2)
         level = self._level_of(file)
-        pixels = _decoded_pixels(file, level)
+        pixels = _decoded_pixels(file, level, tile)
         if output == "numpy":
             return pixels
         if output == "torch":
@@ -162,14 +187,27 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
     return Codec([load_weights(path) for path in find_weights(model)])
 
 
-def encode(x: Tensor, level: Weights) -> bytes:
-    """x `[1, 3, H, W]` float32 in [0, 1], any size -> the picture section's payload."""
-    return encode_latent(*analyse(x, level), level)
+def encode(x: Tensor, level: Weights, tile: int | None = None) -> bytes:
+    """x `[1, 3, H, W]`, uint8 or float32 in [0, 1], any size -> the picture section's payload."""
+    return encode_latent(*analyse(x, level, tile), level)
 
 
-def analyse(x: Tensor, level: Weights) -> tuple[Tensor, Tensor]:
+def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor, Tensor]:
     """x -> y and z_hat, the integers z is coded as: all that coding knows of a picture."""
-    y = level.model.g_a(_padded(x))
+    side = tile_side(*x.shape[-2:], tile)
+    x = _padded(x)
+    height, width = (side // _LATENT_STRIDE for side in x.shape[-2:])
+    channels = level.model.config.latent_channels
+    y = torch.empty((1, channels, height, width), memory_format=torch.channels_last)
+
+    def write(part: Tensor, top: int, left: int) -> None:
+        y[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part
+
+    def g_a(part: Tensor) -> Tensor:
+        part = part.float() / 255 if part.dtype == torch.uint8 else part
+        return level.model.g_a(part.contiguous(memory_format=torch.channels_last))
+
+    tiled(g_a, x, side, MARGIN, write)
     return y, level.model.h_a(y).round()
 
 
@@ -200,18 +238,27 @@ def symbols_of(y: Tensor, z_hat: Tensor, level: Weights) -> list[tuple[Tensor, T
 
 
 @torch.inference_mode()
-def _decoded_pixels(file: DkicFile, level: Weights) -> np.ndarray:
+def _decoded_pixels(file: DkicFile, level: Weights, tile: int | None) -> np.ndarray:
     """uint8 `[H, W, 3]`; three equal channels where the file is grayscale."""
-    x_hat = decode(file, level)
-    pixels = x_hat[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    pixels = decode(file, level, tile)[0].permute(1, 2, 0).contiguous().numpy()
     return np.repeat(pixels[:, :, 1:2], 3, axis=2) if file.header.grayscale else pixels
 
 
-def decode(file: DkicFile, level: Weights) -> Tensor:
-    """The picture section -> x_hat `[1, 3, H, W]` float32, not clamped. Raises FormatError."""
-    y_hat = decode_latent(file, level)
-    x_hat = level.model.g_s(y_hat.float().contiguous(memory_format=torch.channels_last))
-    return x_hat[..., : file.header.height, : file.header.width]
+def decode(file: DkicFile, level: Weights, tile: int | None = None) -> Tensor:
+    """The picture section -> the picture `[1, 3, H, W]`, uint8, channels_last. Raises FormatError."""
+    y_hat = decode_latent(file, level).float()
+    height, width = file.header.height, file.header.width
+    picture = torch.empty((1, 3, height, width), dtype=torch.uint8, memory_format=torch.channels_last)
+
+    def write(part: Tensor, top: int, left: int) -> None:
+        part = part[..., : height - top, : width - left]  # without the padding
+        picture[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    def g_s(part: Tensor) -> Tensor:
+        return level.model.g_s(part.contiguous(memory_format=torch.channels_last))
+
+    tiled(g_s, y_hat, tile_side(height, width, tile) // _LATENT_STRIDE, MARGIN // _LATENT_STRIDE, write)
+    return picture
 
 
 def decode_latent(file: DkicFile, level: Weights) -> Tensor:
@@ -235,9 +282,10 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
         crc = _crc(symbols, crc)
         return symbols.to(level.arithmetic.dtype)
 
+    z_shape = (1, model.config.hyper_channels, height, width)
+    _check_claim(file, level, height * width)
     try:
         coder = Decoder(file.picture[4:], level.tables)
-        z_shape = (1, model.config.hyper_channels, height, width)
         z_hat = pull(_z_indexes(z_shape)).view(z_shape)
         y_hat = model.context(model.h_s(z_hat), visit)
         coder.finish()
@@ -248,11 +296,33 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     return y_hat
 
 
+def _check_claim(file: DkicFile, level: Weights, positions: int) -> None:
+    """Refuses, before memory is taken for it, a size that the picture section is too short for whatever it holds.
+
+    positions: of z, each with 4 x 4 of y. However flat a picture is, its symbols take at least the bits of their tables'
+    likeliest; 1/1000 is for the coder's rounding of its states, which is less than 2^-15.
+    """
+    least = level.tables.least_bits()
+    y_least, z_least = least[: SCALE_INDEX_MAX + 1].min(), least[SCALE_INDEX_MAX + 1 :].sum()
+    bits = positions * (z_least + 16 * level.model.config.latent_channels * y_least)
+    needed = 4 + int(0.999 * bits / 8)
+    if len(file.picture) < needed:
+        raise FormatError(
+            f"picture section: {len(file.picture)} bytes can't hold {file.header.width} x {file.header.height} pixels, for which "
+            f"this model takes at least {needed}, so the file is damaged"
+        )
+
+
 def _padded(x: Tensor) -> Tensor:
     """To a multiple of 64 by repeating the last row and column, which costs few bits and shows no edge."""
     h, w = x.shape[-2:]
-    x = F.pad(x, (0, -w % SIZE_MULTIPLE, 0, -h % SIZE_MULTIPLE), mode="replicate")
-    return x.contiguous(memory_format=torch.channels_last)
+    rows, columns = (torch.arange(side + -side % SIZE_MULTIPLE).clamp_max(side - 1) for side in (h, w))
+    return x if len(rows) == h and len(columns) == w else x[..., rows[:, None], columns]
+
+
+def _check_tile(tile: int | None) -> None:
+    if tile is not None and (tile < 0 or tile % SIZE_MULTIPLE):
+        raise DkicError(f"tile must be a multiple of {SIZE_MULTIPLE}, or 0 for the whole picture at once, not {tile}")
 
 
 def _flat(symbols: Tensor) -> Tensor:

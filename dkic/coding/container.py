@@ -24,9 +24,9 @@ bytes. CRC32C is the Castagnoli CRC (reflected polynomial 0x82F63B78, initial va
 
 There is one way to write a header and a picture payload; only the profile's zlib stream may differ between
 zlib libraries. Anything else is refused: another version, a set reserved bit, a varint longer than needed, a
-section of another type, absent, repeated, out of order or too short, and bytes left over. All that is neither
-picture payload nor ICC section takes 26 to 34 bytes; at most 31 for 4096 x 4096 pixels coded in less than
-32 MiB.
+section of another type, absent, repeated, out of order or too short, and bytes left over. A reader that salvages
+reads on where the header and the picture section are intact. All that is neither picture payload nor ICC section
+takes 26 to 34 bytes; at most 31 for 4096 x 4096 pixels coded in less than 32 MiB.
 """
 
 from __future__ import annotations
@@ -74,11 +74,15 @@ class Header:
 
 @dataclass(frozen=True)
 class DkicFile:
-    """What a `.dkic` file holds: header, the codec's picture payload, the ICC profile (inflated) or None."""
+    """What a `.dkic` file holds: header, the codec's picture payload, the ICC profile (inflated) or None.
+
+    lost: what salvaging had to leave out, a sentence for each thing; it is never written.
+    """
 
     header: Header
     picture: bytes
     icc: bytes | None = None
+    lost: tuple[str, ...] = ()
 
 
 def crc32c(data: bytes, crc: int = 0) -> int:
@@ -111,26 +115,27 @@ def pack(file: DkicFile) -> bytes:
     return header + sections
 
 
-def unpack(data: bytes) -> DkicFile:
+def unpack(data: bytes, *, salvage: bool = False) -> DkicFile:
     """The contents of the `.dkic` file whose bytes are `data` (bytes, bytearray or memoryview).
 
-    All checksums are compared before anything is returned. Raises FormatError, one sentence that names the
-    section ("header", "picture section", "ICC section"), where `data` is not exactly such a file.
+    All checksums are compared before anything is returned. With `salvage`, damage behind the picture section is
+    left out and stands in the result's `lost`: an ICC section that is damaged, missing or not announced, and
+    sections and bytes that no `.dkic` file has there.
+
+    Raises FormatError, one sentence that names the section ("header", "picture section", "ICC section"), where
+    `data` is not exactly such a file; with `salvage`, where the header or the picture section is not intact.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise DkicError(f"the content of a .dkic file must be given as bytes, not as {type(data).__name__}")
-    reader = _Reader(bytes(data))
-    header, has_icc = _unpack_header(reader)
-    payloads = _unpack_sections(reader)
-    if _PICTURE not in payloads:
-        raise FormatError("picture section: it is missing, and a .dkic file must hold one")
-    # The header announces the profile, or a file cut off before it would pass for a whole one.
-    if has_icc and _ICC not in payloads:
-        raise FormatError("ICC section: it is missing, but the header announces one")
-    if _ICC in payloads and not has_icc:
-        raise FormatError("ICC section: there is one, but the header announces none")
-    icc = _inflate_icc(payloads[_ICC]) if _ICC in payloads else None
-    return DkicFile(header, payloads[_PICTURE], icc)
+    try:
+        file, problems = _unpack_all(_Reader(bytes(data)))
+    except FormatError as error:
+        if not salvage:
+            raise
+        raise FormatError(f"{error}; only a file whose header and picture section are intact can be salvaged") from None
+    if problems and not salvage:
+        raise problems[0]
+    return file
 
 
 def _pack_header(header: Header, has_icc: bool) -> bytes:
@@ -230,8 +235,36 @@ def _unpack_header(reader: _Reader) -> tuple[Header, bool]:
     return header, bool(mode & _ICC_BIT)
 
 
-def _unpack_sections(reader: _Reader) -> dict[int, bytes]:
+def _unpack_all(reader: _Reader) -> tuple[DkicFile, list[FormatError]]:
+    """The file, and what is wrong with it behind the picture section. Raises FormatError for what is wrong before."""
+    header, has_icc = _unpack_header(reader)
     payloads: dict[int, bytes] = {}
+    problems: list[FormatError] = []
+    try:
+        _unpack_sections(reader, payloads)
+    except FormatError as error:
+        problems.append(error)
+    if _PICTURE not in payloads:
+        raise problems[0] if problems else FormatError("picture section: it is missing, and a .dkic file must hold one")
+    icc = None
+    # Where the profile's own section could not be read, it is not missing too.
+    if _ICC in payloads or not (problems and reader.section == _SECTION_NAMES[_ICC]):
+        try:
+            icc = _unpack_icc(payloads.get(_ICC), has_icc)
+        except FormatError as error:
+            problems.append(error)
+    lost = tuple(f"{error}; {_what_is_lost(error, icc)}" for error in problems)
+    return DkicFile(header, payloads[_PICTURE], icc, lost), problems
+
+
+def _what_is_lost(error: FormatError, icc: bytes | None) -> str:
+    if icc is None and str(error).startswith(_SECTION_NAMES[_ICC]):
+        return "the picture is left without an ICC profile"
+    return "the file is not read further"
+
+
+def _unpack_sections(reader: _Reader, payloads: dict[int, bytes]) -> None:
+    """Adds the payload of every section, by type, as far as the file is sound."""
     while not reader.at_end():
         reader.section = f"after the {reader.section}"
         start = reader.position
@@ -249,10 +282,16 @@ def _unpack_sections(reader: _Reader) -> dict[int, bytes]:
         payload = reader.take(length)
         reader.check_crc(stored, crc32c(payload, key_crc))
         payloads[section_type] = payload
-    return payloads
 
 
-def _inflate_icc(payload: bytes) -> bytes:
+def _unpack_icc(payload: bytes | None, announced: bool) -> bytes | None:
+    # The header announces the profile, or a file cut off before it would pass for a whole one.
+    if payload is None:
+        if announced:
+            raise FormatError("ICC section: it is missing, but the header announces one")
+        return None
+    if not announced:
+        raise FormatError("ICC section: there is one, but the header announces none")
     inflater = zlib.decompressobj()
     try:
         icc = inflater.decompress(payload, MAX_ICC_BYTES + 1)

@@ -68,6 +68,10 @@ class Tables:
     def __len__(self) -> int:
         return len(self.length)
 
+    def least_bits(self) -> np.ndarray:
+        """Bits that the likeliest symbol of each table takes, float64 `[T]`; no symbol of it takes fewer."""
+        return FREQUENCY_BITS - np.log2(self.frequencies.max(axis=1))
+
     def concat(self, other: Tables) -> Tables:
         """These tables followed by `other`'s: its indexes begin at `len(self)`."""
         columns = max(self.frequencies.shape[1], other.frequencies.shape[1])

@@ -118,4 +118,5 @@ def _library(feature: str, needed: str | None = None) -> str:
     """Pillow's version and that of the library behind it."""
     if not features.check(needed or feature):
         raise Unavailable(f"this Pillow ({PIL.__version__}) is built without {feature}: pip install -U pillow")
-    return f"Pillow {PIL.__version__}, {feature.replace('jpg_2000', 'OpenJPEG')} {features.version(feature) or ''}".rstrip()
+    name = feature.replace("jpg_2000", "OpenJPEG")
+    return f"Pillow {PIL.__version__}, {name} {features.version(feature) or ''}".rstrip()

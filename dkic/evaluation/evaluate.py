@@ -45,24 +45,49 @@ _FILE = click.Path(path_type=Path)
 @click.command(cls=_ManyValues, short_help="Compare codecs at target rates.")
 @click.argument("folder", metavar="DIR", type=_FILE)
 @click.option("--codec", "codecs", multiple=True, metavar="NAME...", help="Codecs; all there are by default.")
-@click.option("--target-bpp", "targets", type=click.FloatRange(min=0, min_open=True), multiple=True, metavar="BPP...",
-              default=DEFAULT_TARGETS, show_default=True, help="Mean bits per pixel over the pictures.")
+@click.option(
+    "--target-bpp",
+    "targets",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    metavar="BPP...",
+    default=DEFAULT_TARGETS,
+    show_default=True,
+    help="Mean bits per pixel over the pictures.",
+)
 @click.option("-o", "--out", required=True, type=_FILE, metavar="REPORT", help="A folder, for tables and files.")
 @click.option("--weights", type=_FILE, multiple=True, metavar="FILE...", help="CompressAI's files of cheng2020 models.")
-@click.option("--allocate-by", type=click.Choice(["lpips", "psnr", "ms_ssim"]), default="lpips", show_default=True,
-              help="What each codec's qualities are chosen for at a target.")
-@click.option("--anchor", metavar="NAME", help="The codec that BD-rates are against; by default the first with 4 qualities.")
-@click.option("--crop", "crops", multiple=True, metavar="IMAGE:X,Y,W,H...", help="Figures of these pictures, with these crops.")
+@click.option(
+    "--allocate-by",
+    type=click.Choice(["lpips", "psnr", "ms_ssim"]),
+    default="lpips",
+    show_default=True,
+    help="What each codec's qualities are chosen for at a target.",
+)
+@click.option(
+    "--anchor", metavar="NAME", help="The codec that BD-rates are against; by default the first with 4 qualities."
+)
+@click.option(
+    "--crop", "crops", multiple=True, metavar="IMAGE:X,Y,W,H...", help="Figures of these pictures, with these crops."
+)
+@click.option(
+    "--page-pictures",
+    type=click.IntRange(min=1),
+    default=6,
+    show_default=True,
+    help="So many of the pictures are on the page, which holds them all.",
+)
 @click.option("--lpips-vgg", is_flag=True, help="LPIPS by VGG as well, which takes seconds for a picture.")
 @click.option("--threads", type=click.IntRange(1, 256), help="CPU threads, of every codec; all cores by default.")
 @click.option("--force", is_flag=True, help="Overwrite the files of an earlier report.")
 def evaluate(folder: Path, out: Path, **options: Any) -> None:
     """Compare codecs on the pictures in DIR, at target rates.
 
-    Every number comes from files on disk that are decoded again. Each codec is brought to a target by choosing one of its
-    qualities for each picture, for the least LPIPS (see `dkic allocate`). NAME is dkic:MODEL, cheng2020 (both its networks),
-    cheng2020-anchor, cheng2020-attn, bpg444, hevc444, vvc, avif, jxl, webp, jpeg or jpeg2000; what can't run here is left
-    out, with the reason. REPORT gets table.md, .csv and .tex, rate-distortion curves (.png, .svg) and bd_rate.md, figures
+    Every number comes from files on disk that are decoded again. Each codec is brought to a target by choosing one
+    of its qualities for each picture, for the least LPIPS (see `dkic allocate`). NAME is dkic:MODEL, cheng2020 (both
+    its networks), cheng2020-anchor, cheng2020-attn, bpg444, hevc444, vvc, avif, jxl, webp, jpeg or jpeg2000; what
+    can't run here is left out, with the reason. REPORT gets index.html, a page to compare pictures with a slider,
+    table.md, .csv and .tex, rate-distortion curves (.png, .svg) and bd_rate.md, figures
     with crops of the pictures, measurements.parquet (every file), chosen.parquet (those of the table), and the files.
     """
     try:
@@ -85,6 +110,7 @@ def run(
     allocate_by: str = "lpips",
     anchor: str | None = None,
     crops: Sequence[str] = (),
+    page_pictures: int = 6,
     lpips_vgg: bool = False,
     threads: int | None = None,
     force: bool = False,
@@ -137,7 +163,10 @@ def run(
         rows += own
         cells += [at_target(own, target, allocate_by) for target in sorted(set(targets))]
     if not made:
-        raise DkicError("none of these codecs could run: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
+        raise DkicError(
+            "none of these codecs could run: " + "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        )
+    machine = f"{processor()}, CPU threads: {torch.get_num_threads()}, torch {torch.__version__}"
     with_curves = [codec.name for codec in made if len(codec.qualities) >= 4]
     found = Evaluation(
         pictures=pictures,
@@ -149,9 +178,9 @@ def run(
         allocated_by=allocate_by,
         anchor=next((name for name in with_curves if anchor in (None, name)), None),
         crops=given_crops,
-        made_on=f"{time.strftime('%Y-%m-%d')}, {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        made_on=f"{time.strftime('%Y-%m-%d')}, {machine}",
     )
-    write_report(found, force)
+    write_report(found, page_pictures, force)
     return found
 
 

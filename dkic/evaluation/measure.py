@@ -24,7 +24,7 @@ _AT_ONCE = 4_000_000  # pixels that the metrics get in a batch, for the sake of 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One file: codec, picture and quality setting; pixels; bytes on disk; distortions, NaN where not defined; seconds."""
+    """A file: codec, picture, quality setting; pixels; bytes on disk; distortions, NaN where not defined; seconds."""
 
     codec: str
     image: str
@@ -75,7 +75,8 @@ def measure(
         done: called after each picture.
 
     Raises:
-        DkicError: a picture can't be read, or a file not written. Unavailable: the codec can't code or decode a picture.
+        DkicError: a picture can't be read, or a file not written.
+        Unavailable: the codec can't code or decode a picture.
     """
     place = folder / re.sub(r"[^\w.-]+", "-", codec.name)
     place.mkdir(parents=True, exist_ok=True)

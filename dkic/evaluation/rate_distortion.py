@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from dkic.evaluation.measure import Measurement
 from dkic.evaluation.table import LABELS
 
-CURVES = tuple(LABELS)  # the columns that have a curve each, where they were measured
 _DASHES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Means over the pictures at each quality of a codec, in rising order of rate; values holds a column for each metric."""
+    """Means over the pictures at each quality of a codec, in rising order of rate; values has a column by metric."""
 
     codec: str
     bpp: np.ndarray
@@ -32,9 +31,11 @@ def curves(rows: Sequence[Measurement]) -> list[Curve]:
     for codec in dict.fromkeys(row.codec for row in rows):
         own = [row for row in rows if row.codec == codec]
         at = [[row for row in own if row.quality == quality] for quality in dict.fromkeys(row.quality for row in own)]
-        means = {name: np.array([np.mean([getattr(row, name) for row in some]) for some in at]) for name in ("bpp", *CURVES)}
+        means = {
+            name: np.array([np.mean([getattr(row, name) for row in some]) for some in at]) for name in ("bpp", *LABELS)
+        }
         order = np.argsort(means["bpp"])
-        found.append(Curve(codec, means["bpp"][order], {name: means[name][order] for name in CURVES}))
+        found.append(Curve(codec, means["bpp"][order], {name: means[name][order] for name in LABELS}))
     return found
 
 
@@ -48,7 +49,7 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> tuple[float, str]:
     both = [_rising(c, metric) for c in (anchor, curve)]
     for c, (_, values) in zip((anchor, curve), both, strict=True):
         if len(values) < 4:
-            return math.nan, f"{c.codec} has {len(values)} points of {LABELS[metric]} in order, and 4 are needed"
+            return math.nan, f"{c.codec} has {len(values)} of the 4 points of {LABELS[metric]} in order that are needed"
     (anchor_rate, anchor_values), (rate, values) = both
     low, high = max(anchor_values[0], values[0]), min(anchor_values[-1], values[-1])
     if high <= low:
@@ -56,17 +57,20 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> tuple[float, str]:
     share = (high - low) / (max(anchor_values[-1], values[-1]) - min(anchor_values[0], values[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a small overlap, which the remark says
-        percent = between(anchor_rate, anchor_values, rate, values, "akima", require_matching_points=False, min_overlap=0)
-    remark = f"{curve.codec} and {anchor.codec} share {share:.0%} of their range of {LABELS[metric]}" if share < 0.5 else ""
+        percent = between(
+            anchor_rate, anchor_values, rate, values, "akima", require_matching_points=False, min_overlap=0
+        )
+    remark = (
+        f"{curve.codec} and {anchor.codec} share {share:.0%} of their range of {LABELS[metric]}" if share < 0.5 else ""
+    )
     return float(percent), remark
 
 
-def bd_rates_as_markdown(found: Sequence[Curve], anchor: str) -> str:
-    """A row for each codec, a column for each metric, and below it the remarks."""
+def bd_lines(found: Sequence[Curve], anchor: str) -> tuple[list[list[str]], list[str]]:
+    """The heads and a line for each codec, a column for each metric; and the remarks."""
     against = next(curve for curve in found if curve.codec == anchor)
-    metrics = [m for m in CURVES if any(np.isfinite(curve.values[m]).any() for curve in found)]
-    lines = [[f"BD-rate against {anchor}, %", *(LABELS[m] for m in metrics)], ["---"] * (len(metrics) + 1)]
-    remarks: dict[str, None] = {}
+    metrics = measured(found)
+    lines, remarks = [[f"BD-rate against {anchor}, %", *(LABELS[m] for m in metrics)]], dict[str, None]()
     for curve in found:
         line = [curve.codec]
         for metric in metrics:
@@ -74,8 +78,12 @@ def bd_rates_as_markdown(found: Sequence[Curve], anchor: str) -> str:
             line.append("" if math.isnan(percent) else f"{percent:+.1f}")
             remarks |= {remark: None} if remark else {}
         lines.append(line)
-    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    return text + "".join(f"\n* {remark}" for remark in remarks) + ("\n" if remarks else "")
+    return lines, list(remarks)
+
+
+def measured(found: Sequence[Curve]) -> list[str]:
+    """The metrics that there is something of."""
+    return [metric for metric in LABELS if any(np.isfinite(curve.values[metric]).any() for curve in found)]
 
 
 def chart(found: Sequence[Curve], metric: str, file_format: str) -> bytes:
@@ -86,7 +94,9 @@ def chart(found: Sequence[Curve], metric: str, file_format: str) -> bytes:
         style = {"color": f"C{i % 10}", "linestyle": _DASHES[i // 10 % len(_DASHES)]}
         axes.plot(curve.bpp, curve.values[metric], marker="o", markersize=4, linewidth=1.4, label=curve.codec, **style)
     axes.set_xlabel("bits per pixel, mean over the pictures")
-    axes.set_ylabel({"psnr": "PSNR, dB"}.get(metric, LABELS[metric]) + (" (less is better)" if "lpips" in metric else ""))
+    axes.set_ylabel(
+        {"psnr": "PSNR, dB"}.get(metric, LABELS[metric]) + (" (less is better)" if "lpips" in metric else "")
+    )
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

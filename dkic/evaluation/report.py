@@ -6,15 +6,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from dkic.coding.image_io import read_picture
 from dkic.evaluation.codecs import ImageCodec
 from dkic.evaluation.figures import Crop, figure, find_crops, telling_pictures
 from dkic.evaluation.measure import Measurement, decode_file
-from dkic.evaluation.rate_distortion import CURVES, bd_rates_as_markdown, chart, curves
-from dkic.evaluation.table import LABELS, Cell, Metric, as_csv, as_latex, as_markdown
+from dkic.evaluation.page import compared, data_uri, page
+from dkic.evaluation.rate_distortion import bd_lines, chart, curves, measured
+from dkic.evaluation.table import LABELS, Cell, Metric, as_csv, as_latex, markdown, notes, table_lines
 from dkic.output_file import write_atomically
 
 
@@ -40,22 +40,33 @@ class Evaluation:
         return list(dict.fromkeys(cell.target_bpp for cell in self.cells))
 
 
-def write_report(found: Evaluation, force: bool = False) -> None:
-    """Raises DkicError where a file can't be written."""
+REALISM = (
+    "LPIPS alone does not reward realism: models trained for it without a discriminator score better on it than some "
+    "whose pictures people find more natural. Look at the pictures."
+)
+
+
+def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False) -> None:
+    """Writes everything but the coded files, which are there. Raises DkicError where a file can't be written.
+
+    Args:
+        page_pictures: how many pictures the page has, the first ones.
+    """
 
     def write(name: str, content: str | bytes) -> None:
         write_atomically(found.folder / name, content.encode() if isinstance(content, str) else content, force)
 
-    write("table.md", as_markdown(found.cells) + "\n" + "".join(f"* {line}\n" for line in remarks(found)))
+    table, lines = table_lines(found.cells), curves(found.rows)
+    write("table.md", markdown(table, notes(found.cells) + [REALISM] + remarks(found)))
     write("table.csv", as_csv(found.cells))
     write("table.tex", as_latex(found.cells))
-    lines = curves(found.rows)
-    if found.anchor:
-        write("bd_rate.md", bd_rates_as_markdown(lines, found.anchor))
-    for metric in CURVES:
-        if any(np.isfinite(curve.values[metric]).any() for curve in lines):
-            for suffix in ("png", "svg"):
-                write(f"rate_distortion_{metric}.{suffix}", chart(lines, metric, suffix))
+    bd, bd_remarks = bd_lines(lines, found.anchor) if found.anchor else ([], [])
+    if bd:
+        write("bd_rate.md", markdown(bd, bd_remarks))
+    charts = {metric: {suffix: chart(lines, metric, suffix) for suffix in ("png", "svg")} for metric in measured(lines)}
+    for metric, by_suffix in charts.items():
+        for suffix, content in by_suffix.items():
+            write(f"rate_distortion_{metric}.{suffix}", content)
     write("measurements.parquet", _parquet([asdict(row) for row in found.rows]))
     (found.folder / "figures").mkdir(exist_ok=True)
     for name, picture in figures(found):
@@ -64,10 +75,24 @@ def write_report(found: Evaluation, force: bool = False) -> None:
         write(f"figures/{name}.png", file.getvalue())
     chosen = [{"target_bpp": cell.target_bpp} | asdict(row) for cell in found.cells for row in cell.chosen]
     write("chosen.parquet", _parquet(chosen))
+    codecs = {codec.name: codec for codec in found.codecs}
+    data = {
+        **compared(found.pictures, found.cells, codecs, found.folder / "files", page_pictures),
+        "table": table,
+        "notes": notes(found.cells),
+        "bd": bd,
+        "bd_notes": bd_remarks,
+        "charts": [
+            {"title": LABELS[metric], "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()
+        ],
+        "realism": REALISM,
+        "remarks": remarks(found),
+    }
+    write("index.html", page(data))
 
 
 def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
-    """Names and pictures: at each target of those asked for, or of the two whose LPIPS differs most between the codecs."""
+    """Names and figures: at each target of the pictures asked for, or of the two that `telling_pictures` finds."""
     codecs = {codec.name: codec for codec in found.codecs}
     for target in found.targets:
         cells = [cell for cell in found.cells if cell.target_bpp == target and cell.chosen]
@@ -82,11 +107,10 @@ def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
 def remarks(found: Evaluation) -> list[str]:
     """What must be known to read the table."""
     lines = [
-        f"{len(found.pictures)} pictures; {found.made_on}. All numbers are means over the pictures, of files on disk that were "
-        "decoded again; sizes are whole files, seconds those of this machine, with the start of a process where a codec is one.",
-        f"Each codec's qualities are chosen picture by picture for the best {LABELS[found.allocated_by]} within the target.",
-        "LPIPS alone does not reward realism: codecs trained for it without a discriminator score better on it than ones whose "
-        "pictures people find more natural. Look at the pictures.",
+        f"{len(found.pictures)} pictures; {found.made_on}. All numbers are means over the pictures, of files on disk that "
+        "were decoded again; sizes are whole files; seconds are this machine's, with the start of a process where a codec "
+        "is one.",
+        f"Qualities are chosen picture by picture for the best {LABELS[found.allocated_by]} within the target.",
     ]
     lines += [codec.about for codec in found.codecs]
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]

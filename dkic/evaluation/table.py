@@ -1,4 +1,4 @@
-"""The paper's Table 1: every codec brought to each target rate by allocating its quality points, as text in three formats."""
+"""The paper's Table 1: every codec brought to each target rate by allocation, as text in three formats."""
 
 import csv
 import io
@@ -21,9 +21,9 @@ DIGITS = {"bpp": 3, "psnr": 2, "ms_ssim": 4, "lpips": 3, "lpips_vgg": 3}
 
 @dataclass(frozen=True)
 class Cell:
-    """A codec at a target: means over the pictures, NaN where there is none; chosen: a file of each, none where out of reach.
+    """A codec at a target: means over the pictures, NaN where there is none.
 
-    note: why something is missing.
+    chosen: a file of each picture, none where out of reach; note: why something is missing.
     """
 
     codec: str
@@ -44,7 +44,7 @@ CSV_COLUMNS = tuple(field.name for field in fields(Cell) if field.name != "chose
 
 
 def at_target(rows: Sequence[Measurement], target_bpp: float, by: Metric = "lpips") -> Cell:
-    """A quality for each picture, for the least LPIPS in the mean whose mean bpp is within the target: Eq 6 of the paper.
+    """A quality for each picture, for the least mean LPIPS within a mean of target_bpp: Eq 6 of the paper.
 
     Args:
         rows: of one codec, as `measure` returns them.
@@ -59,9 +59,13 @@ def at_target(rows: Sequence[Measurement], target_bpp: float, by: Metric = "lpip
     rate = np.array([row.bpp for row in rows]).reshape(options.shape)
     for row in rows:
         if math.isnan(getattr(row, by)):
-            raise DkicError(f"{row.image}: {LABELS[by]} is not there for {row.width}x{row.height}; allocate by another metric")
+            raise DkicError(
+                f"{row.image}: {LABELS[by]} is not there for {row.width}x{row.height}; allocate by another metric"
+            )
     # PSNR is infinite where nothing is lost.
-    distortion = np.array([row.lpips if by == "lpips" else -min(getattr(row, by), 1e3) for row in rows]).reshape(options.shape)
+    distortion = np.array([row.lpips if by == "lpips" else -min(getattr(row, by), 1e3) for row in rows]).reshape(
+        options.shape
+    )
     least = float(rate.min(axis=1).mean())
     if least > target_bpp:
         note = f"{codec} takes {least:.3f} bpp at least, so that {target_bpp:g} is out of its reach"
@@ -74,16 +78,28 @@ def at_target(rows: Sequence[Measurement], target_bpp: float, by: Metric = "lpip
     return Cell(codec, target_bpp, *means, note, chosen)
 
 
-def as_markdown(cells: Sequence[Cell]) -> str:
-    """A row for each codec, as in the paper, then encoding and decoding seconds, and below it what the empty cells mean."""
-    targets = _targets(cells)
+def table_lines(cells: Sequence[Cell]) -> list[list[str]]:
+    """The heads; then a line for each codec, as in the paper, with the mean seconds of encoding and decoding."""
     head = ["codec"]
-    for target in targets:
+    for target in _targets(cells):
         head += [f"{target:g} bpp: actual", "PSNR", "MS-SSIM", "LPIPS"]
-    lines = [head + ["encoding, s", "decoding, s"], ["---"] * (len(targets) * 4 + 3), *_lines(cells)]
+    return [head + ["encoding, s", "decoding, s"], *_lines(cells)]
+
+
+def notes(cells: Sequence[Cell]) -> list[str]:
+    """What the empty cells mean."""
+    return list(dict.fromkeys(cell.note for cell in cells if cell.note))
+
+
+def markdown(lines: Sequence[Sequence[str]], remarks: Sequence[str] = ()) -> str:
+    """A table, its first line the heads, and remarks below it."""
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    notes = dict.fromkeys(cell.note for cell in cells if cell.note)
-    return text + "".join(f"\n* {note}" for note in notes) + ("\n" if notes else "")
+    return text + ("\n" if remarks else "") + "".join(f"* {remark}\n" for remark in remarks)
+
+
+def as_markdown(cells: Sequence[Cell]) -> str:
+    return markdown(table_lines(cells), notes(cells))
 
 
 def as_latex(cells: Sequence[Cell]) -> str:

@@ -17,6 +17,7 @@ from dkic.models import DKIC
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import find_weights, load_weights, save_weights
 from dkic.output_file import check_output
+from dkic.training.batches import pixels_of
 from dkic.training.photos import SUFFIXES, PhotoFolder
 from dkic.training.run import check_finite
 
@@ -98,6 +99,10 @@ def export(
         log(f"cost: {after / before - 1:+.2%} (before training {untrained / before - 1:+.2%})")
 
 
+def _crops(photos: PhotoFolder, settings: ExportSettings, seed: int, step: int) -> Tensor:
+    return pixels_of(photos.crops(seed, step, range(settings.batch)), torch.device("cpu"))
+
+
 def _latents(network: DKIC, x: Tensor) -> tuple[Tensor, Tensor]:
     """y and z_hat."""
     with torch.no_grad():
@@ -120,7 +125,7 @@ def _find_grids(network: DKIC, photos: PhotoFolder, settings: ExportSettings) ->
         step.watch()
     with torch.no_grad():
         for i in range(_CALIBRATION_STEPS):  # drawn from a seed of their own
-            network.latent_bits(*_latents(network, photos.batch(settings.batch, settings.seed + 1, i)))
+            network.latent_bits(*_latents(network, _crops(photos, settings, settings.seed + 1, i)))
     for step in steps:
         step.settle()
 
@@ -134,13 +139,13 @@ def _train(network: DKIC, photos: PhotoFolder, settings: ExportSettings) -> None
         for i in progress:
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / settings.steps)))
-            x = photos.batch(settings.batch, settings.seed, i)
+            x = _crops(photos, settings, settings.seed, i)
             out = network.latent_bits(*_latents(network, x), torch.Generator().manual_seed(settings.seed * 1_000_003 + i))
             loss = out.bits.sum() / x[:, 0].numel()
-            check_finite("loss", loss, i, "--lr")
+            check_finite("loss", loss.item(), i, "--lr")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            check_finite("gradient", nn.utils.clip_grad_norm_(parameters, settings.clip_norm), i, "--lr")
+            check_finite("gradient", nn.utils.clip_grad_norm_(parameters, settings.clip_norm).item(), i, "--lr")
             optimizer.step()
             progress.set_postfix_str(f"bpp of y {out.quantized_bits.sum().item() / x[:, 0].numel():.3f}")
     for parameter in parameters:

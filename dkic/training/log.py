@@ -24,7 +24,7 @@ class StepResult:
 
 
 class Log:
-    """A line for each step in log.csv; with `tensorboard`, the same figures as curves, and pictures.
+    """A line for each step in log.csv; with `tensorboard`, the same figures as curves, and a picture now and then.
 
     It goes on after `step`: what was written of later steps, which were done after the checkpoint and then lost, goes.
     """
@@ -57,7 +57,7 @@ class Log:
             if self._board and not math.isnan(value):
                 self._board.add_scalar(name, value, result.step)
 
-    def pictures(self, pictures: Tensor, step: int) -> None:
-        """`[N, 3, H, W]` in [0, 1], to TensorBoard."""
+    def picture(self, picture: Tensor, step: int) -> None:
+        """`[3, H, W]` in [0, 1], to TensorBoard."""
         if self._board:
-            self._board.add_images("crops and reconstructions", pictures, step)
+            self._board.add_image("crops and reconstructions", picture, step)

@@ -16,8 +16,13 @@ from dkic.training.device import DeviceName, device_for
 T = TypeVar("T")
 
 
-def accelerator_for(device: DeviceName | None = None) -> Accelerator:
-    """This process' part in the run. Errors are those of `device_for`."""
+def accelerator_for(device: DeviceName | None = None, freezes: bool = False) -> Accelerator:
+    """This process' part in the run.
+
+    Args:
+        device: see `device_for`, whose errors this has too.
+        freezes: whether there are steps in which some parameters get no gradient.
+    """
     on_cpu = device_for(device).type == "cpu"
     if on_cpu:
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # accelerate would choose another number
@@ -26,8 +31,7 @@ def accelerator_for(device: DeviceName | None = None) -> Accelerator:
         # Its autocast would be around the whole model, the entropy model too; see autocast_transforms.
         mixed_precision="no",
         kwargs_handlers=[
-            # Parameters that a stage freezes get no gradient; buffers are the same everywhere by themselves.
-            DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
+            DistributedDataParallelKwargs(find_unused_parameters=freezes),
             InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # while one process lists a million photographs
         ],
     )

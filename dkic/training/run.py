@@ -109,7 +109,7 @@ class Run(ABC):
         return flag
 
     def examples(self) -> Tensor | None:
-        """The last step's crops beside what became of them, `[N, 3, H, 2W]` in [0, 1]."""
+        """A picture `[3, H, W]` in [0, 1]: crops of the last step, and to the right what became of them."""
         return None
 
     def micro_batches(self) -> list[Tensor]:
@@ -128,13 +128,11 @@ class Run(ABC):
         return nn.utils.clip_grad_norm_(module.parameters(), self.settings.clip_norm).item()
 
     def check_finite(self, what: str, value: float) -> None:
-        """TrainingFailed where a loss or the norm of a gradient is not finite."""
+        """See `check_finite` below; on all processes alike."""
         if not math.isfinite(value):
             files = ", ".join(sorted(set(self.all_files())))
-            raise TrainingFailed(
-                f"the {what} became {value} at step {self.step}, on crops of {files}; "
-                f"{CHECKPOINT} is of before it; train anew with a lower {self.advice}"
-            )
+            where = f"on crops of {files}; {CHECKPOINT} is of before it"
+            check_finite(what, value, self.step, self.advice, where)
 
     def all_files(self) -> list[str]:
         """The photographs of the step's crops, on all processes."""
@@ -202,10 +200,19 @@ def run_steps(run: Run, out: Path, minutes: float | None, save_every: int = SAVE
                     save(name)
                 if run.step % save_every == 0:
                     save(CHECKPOINT)
-                    if log and (pictures := run.examples()) is not None:
-                        log.pictures(pictures, run.step)
-        finally:
+                    if log and (picture := run.examples()) is not None:
+                        log.picture(picture, run.step)
+        except DkicError:  # raised before a weight is changed; anything else may have come between two of them
             save(CHECKPOINT)
+            raise
+        save(CHECKPOINT)
+
+
+def check_finite(what: str, value: float, step: int, advice: str, where: str = "") -> None:
+    """TrainingFailed where a loss or the norm of a gradient is not finite."""
+    if not math.isfinite(value):
+        at = f"at step {step}, {where}" if where else f"at step {step}"
+        raise TrainingFailed(f"the {what} became {value} {at}; train anew with a lower {advice}")
 
 
 def psnr_of(mse: float) -> float:

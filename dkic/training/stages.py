@@ -88,8 +88,8 @@ class StagedRun(Run):
         self.discriminator = Discriminator(self.config.latent_channels, recipe.discriminator_width)
         self.discriminator.to(self.device, memory_format=torch.channels_last)
         rate = recipe.learning_rate.values[0]
-        self.optimizer = torch.optim.Adam(self.model.parameters(), rate)
-        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), rate, fused=True)
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate, fused=True)
         for name in ("optimizer", "discriminator", "discriminator_optimizer"):
             self.parts[name] = getattr(self, name)
         self.average: AveragedModel | None = None
@@ -235,7 +235,7 @@ class StagedRun(Run):
         return gather_object(self.files)
 
     def examples(self) -> Tensor | None:
-        return None if self._examples is None else torch.cat(self._examples, 3)
+        return None if self._examples is None else torch.cat(self._examples, 3).transpose(0, 1).flatten(1, 2)
 
     def about(self) -> dict[str, Any]:
         return {"recipe": self.settings.to_dict(), "steps": self.step}

@@ -211,7 +211,7 @@ def train_folder(
         from dkic.training.processes import accelerator_for, leave, made_once
         from dkic.training.stages import StagedRun
 
-        accelerator = accelerator_for(device)
+        accelerator = accelerator_for(device, any(stage.freeze for stage in settings.stages))
         limit = settings.imagenet_photos
         photos = made_once(accelerator, lambda: PhotoFolder(folders, settings.crop, imagenet_photos=limit))
         if accelerator.is_main_process:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from command_line import dkic, dkic_process
 from photographs import crop
@@ -12,6 +13,7 @@ from PIL import Image
 import dkic as package
 from dkic.coding import codec as codec_module
 from dkic.coding.container import crc32c, unpack
+from dkic.coding.rans import encode
 from dkic.errors import FormatError
 
 SECTIONS = ("header: ", "picture section: ", "ICC section: ", "after the ")
@@ -34,7 +36,7 @@ def good(codec) -> bytes:
 def refusal(codec, monkeypatch):
     """The sentence that a file is refused with, no network having run."""
 
-    def decode(file, level):
+    def decode(file, level, tile):
         raise AssertionError("a damaged file reached the networks")
 
     monkeypatch.setattr(codec_module, "decode", decode)
@@ -130,6 +132,24 @@ for path in claims:
     found.append((said, peak() - before))
 print(json.dumps(found))
 """
+
+
+def test_a_size_that_the_picture_section_can_t_hold_is_told_without_decoding(codec, good, monkeypatch):
+    monkeypatch.setattr(codec_module, "Decoder", None)
+    with pytest.raises(FormatError, match="picture section: .* bytes can't hold 8192 x 8192 pixels, for which this model takes"):
+        codec.decompress(claiming(good, 8192, 8192))
+
+
+def test_the_flattest_latent_is_no_shorter_than_what_is_taken_for_possible(codec):
+    """All symbols the likeliest, under the narrowest table: no picture of its size takes fewer bytes."""
+    level = codec._levels[codec.qualities[0]]
+    frequencies, least = level.tables.frequencies, level.tables.least_bits()
+    narrowest = least[:64].argmin()
+    indexes = np.concatenate([np.repeat(np.arange(64, len(least)), 4096), np.full(4096 * 16 * 128, narrowest)]).astype(np.uint8)
+    symbols = (level.tables.offset + frequencies.argmax(axis=1))[indexes].astype(np.int32)
+    coded = len(encode(symbols, indexes, level.tables))
+    needed = 4096 * (least[64:].sum() + 16 * 128 * least[narrowest]) / 8
+    assert 0.999 * needed < coded < 1.01 * needed + 64
 
 
 def test_a_claim_takes_no_memory(good, tmp_path):

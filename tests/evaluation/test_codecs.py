@@ -86,7 +86,12 @@ def test_colours_come_back():
 
 
 def test_names():
-    assert expand(["jpeg", "cheng2020", "dkic:tiny", "jpeg"]) == ["jpeg", "cheng2020-anchor", "cheng2020-attn", "dkic:tiny"]
+    assert expand(["jpeg", "cheng2020", "dkic:tiny", "jpeg"]) == [
+        "jpeg",
+        "cheng2020-anchor",
+        "cheng2020-attn",
+        "dkic:tiny",
+    ]
     assert set(BEGINNING) - {"dkic:tiny"} <= set(NAMES)
     for unknown in ("jpg", "dkic:"):
         with pytest.raises(DkicError, match="there is no such codec; there are dkic:MODEL, cheng2020-anchor"):

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 from command_line import dkic
-from lpips_weights import need_backbone
-from photographs import crop
 from PIL import Image
 from pyarrow import parquet
 
@@ -15,31 +13,9 @@ from dkic.evaluation.evaluate import evaluate
 from dkic.evaluation.measure import find_pictures, measure
 from dkic.evaluation.metrics import batch, ms_ssim, psnr
 
-SIZES = {"first": (176, 192), "second": (208, 161)}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    for i, (name, size) in enumerate(SIZES.items()):
-        Image.fromarray(crop(*size, top=60 * i)).save(folder / f"{name}.png")
-    (folder / "notes.txt").write_text("no picture")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def report(folder, tmp_path_factory):
-    need_backbone("alex")
-    out = tmp_path_factory.mktemp("evaluated") / "report"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", "")
-        done = dkic("evaluate", folder, "--codec", "jpeg", "dkic:tiny", "bpg444", "--target-bpp", "0.4", "1.2", "-o", out)
-    assert done.status == 0, done.err
-    return out, done
-
 
 def test_the_table_has_a_line_for_each_codec(report):
-    out, done = report
+    out, done = report.out, report.done
     text = (out / "table.md").read_text()
     assert "| jpeg |" in text and "| dkic:tiny |  |  |  |  |" in text  # it takes more than 0.4 for these
     assert "bpg444: left out: there is no bpgenc on PATH" in done.out and "bpg444 was left out: there is no" in text
@@ -50,31 +26,31 @@ def test_the_table_has_a_line_for_each_codec(report):
 
 
 def test_there_are_figures(report):
-    out, _ = report
+    out = report.out
     names = {path.name for path in (out / "figures").iterdir()}
-    assert names == {f"{target}-bpp-{image}.png" for target in ("0.4", "1.2") for image in SIZES}
-    width, height = Image.open(out / "figures" / "1.2-bpp-first.png").size
+    assert names == {f"{target}-bpp-{image}.png" for target in ("0.4", "1.2") for image in report.sizes}
+    width, height = Image.open(out / "figures" / "1.2-bpp-upright.png").size
     assert width == 1620 and height > 500
 
 
 def test_there_are_curves(report):
-    out, _ = report
+    out = report.out
     assert sorted(path.name for path in out.glob("rate_distortion_*")) == sorted(
         f"rate_distortion_{metric}.{suffix}" for metric in ("psnr", "ms_ssim", "lpips") for suffix in ("png", "svg")
     )
     assert Image.open(out / "rate_distortion_psnr.png").size == (980, 700)
 
 
-def test_every_number_comes_from_the_files(report, folder):
-    out, _ = report
+def test_every_number_comes_from_the_files(report):
+    out = report.out
     rows = parquet.read_table(out / "measurements.parquet").to_pylist()
     codecs = {name: make_codec(name) for name in ("jpeg", "dkic:tiny")}
     assert len(rows) == 2 * sum(len(codec.qualities) for codec in codecs.values())
     for row in rows[::5] + rows[-2:]:
         file = out / "files" / row["file"]
-        x = np.array(Image.open(folder / f"{row['image']}.png"))
+        x = np.array(Image.open(report.folder / f"{row['image']}.png"))
         x_hat = codecs[row["codec"]].decode(file.read_bytes())
-        assert (row["height"], row["width"]) == SIZES[row["image"]]
+        assert (row["height"], row["width"]) == report.sizes[row["image"]]
         assert row["bytes"] == file.stat().st_size and row["bpp"] == row["bytes"] * 8 / (row["width"] * row["height"])
         assert row["psnr"] == pytest.approx(psnr(batch(x), batch(x_hat)).item(), abs=1e-4)
         assert row["ms_ssim"] == pytest.approx(ms_ssim(batch(x), batch(x_hat)).item(), abs=1e-5)
@@ -82,12 +58,12 @@ def test_every_number_comes_from_the_files(report, folder):
     chosen = parquet.read_table(out / "chosen.parquet").to_pylist()
     for target in (0.4, 1.2):
         own = [row for row in chosen if row["codec"] == "jpeg" and row["target_bpp"] == target]
-        assert [row["image"] for row in own] == list(SIZES) and np.mean([row["bpp"] for row in own]) <= target
+        assert [row["image"] for row in own] == list(report.sizes) and np.mean([row["bpp"] for row in own]) <= target
 
 
-def test_a_report_is_not_overwritten_unasked(report, folder):
-    out, _ = report
-    done = dkic("evaluate", folder, "--codec", "jpeg", "-o", out)
+def test_a_report_is_not_overwritten_unasked(report):
+    out = report.out
+    done = dkic("evaluate", report.folder, "--codec", "jpeg", "-o", out)
     assert done.status == 1 and "--force" in done.err and len(done.err.splitlines()) == 1
 
 
@@ -100,10 +76,9 @@ def test_a_report_is_not_overwritten_unasked(report, folder):
         (["--codec", "bpg444"], "none of these codecs could run: bpg444: there is no bpgenc"),
     ],
 )
-def test_what_can_not_be(arguments, said, folder, tmp_path, monkeypatch):
-    need_backbone("alex")
+def test_what_can_not_be(arguments, said, report, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    done = dkic("evaluate", folder, *arguments, "-o", tmp_path / "r")
+    done = dkic("evaluate", report.folder, *arguments, "-o", tmp_path / "r")
     assert done.status == 1 and said in done.err and len(done.err.splitlines()) == 1
 
 
@@ -117,8 +92,8 @@ def test_several_values_follow_one_option():
     assert parsed("DIR", "-o", "R")["targets"] == (0.075, 0.15, 0.3)
 
 
-def test_folders_of_pictures(folder, tmp_path):
-    assert list(find_pictures(folder)) == list(SIZES)
+def test_folders_of_pictures(report, tmp_path):
+    assert list(find_pictures(report.folder)) == list(report.sizes)
     with pytest.raises(DkicError, match="no pictures"):
         find_pictures(tmp_path)
     with pytest.raises(DkicError, match="no such folder"):
@@ -129,12 +104,12 @@ def test_folders_of_pictures(folder, tmp_path):
         find_pictures(tmp_path)
 
 
-def test_a_codec_that_fails_or_changes_the_size_is_left_out(folder, tmp_path, monkeypatch):
+def test_a_codec_that_fails_or_changes_the_size_is_left_out(report, tmp_path, monkeypatch):
     jpeg = by_pillow("jpeg")
-    pictures = find_pictures(folder)
+    pictures = find_pictures(report.folder)
     monkeypatch.setattr(type(jpeg), "decode", lambda self, data: np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(Unavailable, match=r"decodes to uint8 \[4, 4, 3\], not \[176, 192, 3\]"):
         measure(jpeg, pictures, tmp_path, {})
     monkeypatch.setattr(type(jpeg), "encode", lambda self, pixels, quality: (_ for _ in ()).throw(OSError("broken")))
-    with pytest.raises(Unavailable, match="first.png: jpeg failed: broken"):
+    with pytest.raises(Unavailable, match="png: jpeg failed: broken"):
         measure(jpeg, pictures, tmp_path, {})

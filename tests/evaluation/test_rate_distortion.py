@@ -9,7 +9,7 @@ import pytest
 from evaluation_cases import measurements
 from PIL import Image
 
-from dkic.evaluation.rate_distortion import Curve, bd_rate, bd_rates_as_markdown, chart, curves
+from dkic.evaluation.rate_distortion import Curve, bd_lines, bd_rate, chart, curves
 
 RATE = np.array([0.1, 0.2, 0.4, 0.8, 1.6])
 VALUES = {
@@ -48,7 +48,9 @@ def test_bd_rate_of_straight_lines():
 
 
 def test_points_that_others_are_as_good_as_do_not_count():
-    bumpy = Curve("b", np.insert(RATE, 2, 0.3), {m: np.insert(v, 2, v[1] if m != "lpips" else 0.4) for m, v in VALUES.items()})
+    bumpy = Curve(
+        "b", np.insert(RATE, 2, 0.3), {m: np.insert(v, 2, v[1] if m != "lpips" else 0.4) for m, v in VALUES.items()}
+    )
     for metric in ("psnr", "ms_ssim", "lpips"):
         assert bd_rate(bumpy, ANCHOR, metric)[0] == pytest.approx(0, abs=1e-9)
 
@@ -56,17 +58,16 @@ def test_points_that_others_are_as_good_as_do_not_count():
 def test_what_has_no_bd_rate():
     few = Curve("few", RATE[:3], {metric: values[:3] for metric, values in VALUES.items()})
     percent, remark = bd_rate(few, ANCHOR, "psnr")
-    assert math.isnan(percent) and remark == "few has 3 points of PSNR in order, and 4 are needed"
+    assert math.isnan(percent) and remark == "few has 3 of the 4 points of PSNR in order that are needed"
     far = replace(ANCHOR, codec="far", values=VALUES | {"psnr": VALUES["psnr"] + 50})
     percent, remark = bd_rate(far, ANCHOR, "psnr")
     assert math.isnan(percent) and remark == "far and anchor reach no PSNR in common"
     near = replace(ANCHOR, codec="near", values=VALUES | {"psnr": VALUES["psnr"] + 8})
     percent, remark = bd_rate(near, ANCHOR, "psnr")
     assert percent < -70 and remark == "near and anchor share 20% of their range of PSNR"
-    text = bd_rates_as_markdown([ANCHOR, few, near], "anchor")
-    lines = text.splitlines()
-    assert lines[0] == "| BD-rate against anchor, % | PSNR | MS-SSIM | LPIPS |" and lines[2] == "| anchor | +0.0 | +0.0 | +0.0 |"
-    assert lines[3] == "| few |  |  |  |" and "* few has 3 points of LPIPS in order, and 4 are needed" in lines
+    lines, remarks = bd_lines([ANCHOR, few, near], "anchor")
+    assert lines[:2] == [["BD-rate against anchor, %", "PSNR", "MS-SSIM", "LPIPS"], ["anchor", "+0.0", "+0.0", "+0.0"]]
+    assert lines[2] == ["few", "", "", ""] and "few has 3 of the 4 points of LPIPS in order that are needed" in remarks
 
 
 def test_charts():

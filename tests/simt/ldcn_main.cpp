@@ -1,6 +1,6 @@
 // ldcn's CUDA kernels on the emulator: reads a problem (ldcn_problem.h) and writes y and the gradients of offset, mask and x to
-// standard output, that of x twice: by floating-point sums, and by integers. `ldcn count` writes in their place what the kernels
-// asked of global memory.
+// standard output, that of x twice: by floating-point sums, and by integers. `ldcn count` writes in their place what all kernels
+// but those by integers asked of global memory.
 #include "emulator.h"
 #include "ldcn_problem.h"
 
@@ -17,7 +17,9 @@ void run(simt::Problem& problem, bool count) {
   const int64_t pixels = problem.pixels(), taps = problem.taps(), size_of_x = problem.size_of_x();
   const int64_t integers = sizeof(T) == 8 ? 2 * size_of_x : size_of_x;
   const auto y = simt::array<T>(pixels * a.channels, 0xff);
-  const auto grad_offset = simt::array<A>(pixels * taps * 2, 0xff), grad_mask = simt::array<A>(pixels * taps, 0xff);
+  const int64_t offset_bytes = pixels * taps * 2 * simt::size_of(a.offset.type);
+  const int64_t mask_bytes = a.mask.data ? pixels * taps * simt::size_of(a.mask.type) : 0;
+  const auto grad_offset = simt::array<char>(offset_bytes, 0xff), grad_mask = simt::array<char>(mask_bytes, 0xff);
   const auto sums = simt::array<A>(size_of_x, 0);  // but for halves grad_x itself
   const auto grad_x = simt::array<T>(kHalf ? size_of_x : 0, 0xff);
   const auto fixed_sums = simt::array<long long>(integers, 0);
@@ -30,29 +32,26 @@ void run(simt::Problem& problem, bool count) {
     traffic.name(tensor, array.get(), size_t(size) * sizeof array[0]);
   };
   name("y", y, pixels * a.channels);
-  name("grad_offset", grad_offset, pixels * taps * 2);
-  name("grad_mask", grad_mask, pixels * taps);
+  name("grad_offset", grad_offset, offset_bytes);
+  name("grad_mask", grad_mask, mask_bytes);
   name(kHalf ? "sums" : "grad_x", sums, size_of_x);
   name("grad_x", grad_x, kHalf ? size_of_x : 0);
-  name("fixed_sums", fixed_sums, integers);
-  name("largest", largest, 2);
-  name("fixed_grad_x", fixed_grad_x, size_of_x);
 
-  a.y = y.get(), a.grad_offset = grad_offset.get(), a.grad_mask = a.mask.data ? grad_mask.get() : nullptr;
+  a.y = y.get(), a.grad_offset = grad_offset.get(), a.grad_mask = mask_bytes ? grad_mask.get() : nullptr;
   const int vector = ldcn_vector(a, a.x, a.y, sizeof(T));
   const simt::Emulator launch{problem.order, problem.most_blocks, count ? &traffic : nullptr};
   launch_ldcn_forward<T>(launch, a);
   launch_ldcn_backward_samples<T>(launch, a);
   a.grad_x = grad_x.get();
   launch_ldcn_backward_x<T>(launch, a, sums.get());
+  if (count) return traffic.print(stdout);
   a.grad_x = fixed_grad_x.get();
   launch_ldcn_backward_x_fixed<T>(launch, a, fixed_sums.get(), largest.get());
 
-  if (count) return traffic.print(stdout);
   std::fwrite(&vector, sizeof vector, 1, stdout);
   simt::write(y, pixels * a.channels);
-  simt::write(grad_offset, pixels * taps * 2);
-  if (a.grad_mask) simt::write(grad_mask, pixels * taps);
+  simt::write(grad_offset, offset_bytes);
+  simt::write(grad_mask, mask_bytes);
   if constexpr (kHalf) {
     simt::write(grad_x, size_of_x);
   } else {

@@ -39,6 +39,8 @@ inline int64_t number() {
   return value;
 }
 
+inline int64_t size_of(dkic::Scalar type) { return type == dkic::Scalar::f64 ? 8 : type == dkic::Scalar::f32 ? 4 : 2; }
+
 // A tensor's memory begins `lead` elements after an aligned address.
 struct Input {
   Array<char> memory;
@@ -49,7 +51,7 @@ struct Input {
 inline Input tensor() {
   const auto type = dkic::Scalar(number());
   const int64_t n = number(), c = number(), h = number(), w = number(), lead = number(), bytes = number();
-  const int64_t size = type == dkic::Scalar::f64 ? 8 : type == dkic::Scalar::f32 ? 4 : 2;
+  const int64_t size = size_of(type);
   Input input{array<char>(lead * size + bytes, 0xff), {nullptr, type, n, c, h, w}, size_t(bytes)};
   read_all(input.memory.get() + lead * size, size_t(bytes));
   input.strided.data = bytes ? input.memory.get() + lead * size : nullptr;

@@ -58,6 +58,20 @@ def _call(
     return done.stdout
 
 
+def _split(output: bytes, likes: list[Tensor], layout: torch.memory_format) -> list[Tensor]:
+    """What was written, as tensors of the types and shapes of others."""
+    written, at, tensors = bytearray(output), 0, []
+    for like in likes:
+        n, c, h, w = like.shape
+        size = like.numel() * like.itemsize
+        values = torch.frombuffer(written[at : at + size], dtype=like.dtype) if size else like.new_empty(0)
+        at += size
+        nhwc = layout == torch.channels_last
+        tensors.append(values.view(n, h, w, c).permute(0, 3, 1, 2) if nhwc else values.view(like.shape))
+    assert at == len(written)
+    return tensors
+
+
 def run(
     program: Path, case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor, *, order: str, **options: int
 ) -> Results:
@@ -68,23 +82,17 @@ def run(
     x, offset, mask = tensors
     output = _call(program, case, tensors, grad_y, order=order, **options)
     (vector,) = struct.unpack_from("i", output)
-    written, at = bytearray(output), 4
-    sum_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-
-    def taken(like: Tensor, dtype: torch.dtype) -> Tensor:
-        nonlocal at
-        n, c, h, w = like.shape
-        size = like.numel() * dtype.itemsize
-        values = torch.frombuffer(written[at : at + size], dtype=dtype) if size else torch.empty(0, dtype=dtype)
-        at += size
-        return values.view(n, h, w, c).permute(0, 3, 1, 2)
-
-    y, grad_offset = taken(grad_y, x.dtype), taken(offset, sum_dtype)
-    grad_mask = [] if mask is None else [taken(mask, sum_dtype)]
-    grad_x = taken(x, x.dtype)
-    fixed = taken(x, x.dtype)
-    assert at == len(written)
+    masks = [] if mask is None else [mask]
+    y, grad_offset, *grad_mask, grad_x, fixed = _split(output[4:], [grad_y, offset, *masks, x, x], torch.channels_last)
     return Results(vector, [y, grad_x, grad_offset, *grad_mask], fixed)
+
+
+def run_plain(program: Path, case: LdcnCase, tensors: tuple[Tensor, Tensor, Tensor], grad_y: Tensor) -> list[Tensor]:
+    """y and the gradients of x, offset and mask from plain_main.cpp. All tensors are in NCHW; all but x and grad_y float32."""
+    x, offset, mask = tensors
+    output = _call(program, case, tensors, grad_y, order="shuffled")
+    y, grad_offset, grad_mask, grad_x = _split(output, [grad_y, offset, mask, x.float()], torch.contiguous_format)
+    return [y, grad_x, grad_offset, grad_mask]
 
 
 def count(

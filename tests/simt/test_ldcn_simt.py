@@ -101,9 +101,16 @@ def test_offset_and_mask_of_any_type_and_layout(program, dtype, position_dtype):
     (x, offset, mask), grad_y = problem(PLAIN, dtype, position_dtype)
     expected = of_reference(PLAIN, (x, offset, mask), grad_y)
     offsets = [channels_last(offset), channel_slice(offset), every_second(offset), rows_and_columns_swapped(offset)]
-    masks = [channels_last_slice(mask), mask, every_second(mask), channels_last(mask)]
-    for tensors in zip([x] * 4, offsets, masks, strict=True):
-        assert_close(run(program, PLAIN, tensors, grad_y, order="shuffled").tensors, expected)
+    # Pairs (dy, dx) that no access of both is aligned to: pixels an odd distance apart, and a first one that is odd.
+    first, last = offset[:, :1], offset[:, -1:]
+    offsets += [channels_last(torch.cat([offset, last], 1))[:, :-1], channels_last(torch.cat([first, offset, last], 1))[:, 1:-1]]
+    masks = [channels_last_slice(mask), mask, every_second(mask), channels_last(mask), mask, mask]
+    for tensors in zip([x] * 6, offsets, masks, strict=True):
+        actual = run(program, PLAIN, tensors, grad_y, order="shuffled").tensors
+        assert [t.dtype for t in actual] == [dtype, dtype, position_dtype, position_dtype]
+        if dtype != torch.float64:  # which sums in float32
+            actual = [t.float() if t.dtype == torch.float64 else t for t in actual]
+        assert_close(actual, expected)
 
 
 def test_slices_of_wider_tensors(sanitized):

@@ -54,7 +54,7 @@ def refused(accelerator, folder: str, **values: Any) -> str:
 
 def main(folder: str, out: str) -> None:
     torch.set_num_threads(1)
-    accelerator = accelerator_for("cpu")
+    accelerator = accelerator_for("cpu", freezes=True)
     # Each step from the first weights.
     found: dict[str, Any] = {str(step): step_of(begin(folder, accelerator), step) for step in STEPS}
     found["nowhere"] = refused(accelerator, folder + "/nowhere")

@@ -33,6 +33,7 @@ def test_the_papers_recipes(name, target):
     assert recipe.stages[0].target_factor > recipe.stages[1].target_factor == 1
     assert recipe.rate.lambda_alpha > 50 * recipe.rate.lambda_beta > 0
     assert recipe.epoch_steps is None and recipe.discriminator_width == 64
+    assert recipe.imagenet_photos == 50_000 and recipe.accumulation == 1
 
 
 def test_every_recipe_that_ships_can_be_read():
@@ -86,6 +87,10 @@ def changed(key: str, value: object) -> dict:
         ("stages.0", 3, "stages.0: must be .* not 3"),
         ("weights.gan", 0, "weights.gan must be above 0 where a stage has gan"),
         ("lpips_net", "squeeze", "lpips_net: must be 'alex' or 'vgg', not 'squeeze'"),
+        ("accumulation", 3, "accumulation must divide the batch of 2, and is 3"),
+        ("precision", "float16", "precision: must be 'float32' or 'bfloat16', not 'float16'"),
+        ("ema", 1.0, "ema: must be less than 1, not 1.0"),
+        ("imagenet_photos", 0, "imagenet_photos: must be greater than or equal to 1, not 0"),
         ("seed", -1, "seed: must be greater than or equal to 0, not -1"),
     ],
 )

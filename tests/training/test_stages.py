@@ -20,7 +20,7 @@ from dkic.models.dkic import TrainingOutput
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
 from dkic.training.recipe import Recipe
-from dkic.training.run import CHECKPOINT, TrainingFailed
+from dkic.training.run import CHECKPOINT, TrainingFailed, run_steps
 from dkic.training.stages import WARMED_UP, StagedRun, StageResult
 from dkic.training.train import load_checkpoint, train_folder
 
@@ -141,6 +141,16 @@ def test_the_schedules_follow_the_recipe(folder):
     assert [run.rate.lambda_schedule.at(step) for step in range(5)] == [2, 2, 1, 1, 1]
 
 
+def test_examples_are_crops_beside_what_became_of_them(folder):
+    run = begin(folder, changed(batch=6))
+    assert run.examples() is None
+    (x,) = run.micro_batches()
+    run.train_step()
+    picture = run.examples()
+    assert picture.shape == (3, 4 * 64, 2 * 64) and 0 <= picture.min() and picture.max() <= 1
+    assert torch.equal(picture[:, 64:128, :64], x[1]) and not torch.equal(picture[:, 64:128, 64:], x[1])
+
+
 def test_an_epoch_is_the_photographs_once(folder, tmp_path):
     assert begin(folder, changed(epoch_steps=None, batch=3)).steps == 5  # one photograph: a step at least
     for i in range(7):
@@ -178,6 +188,60 @@ def test_the_generators_loss_leaves_the_discriminators_gradients(folder):
     losses["gan"].backward()
     assert all(torch.equal(p.grad, g) for p, g in zip(run.discriminator.parameters(), before, strict=True))
     assert run.model.g_s[0][0].weight.grad.any()
+
+
+# Options
+
+
+def test_the_moving_average_is_what_is_written(folder, tmp_path):
+    run = begin(folder, changed(ema=0.75))
+    expected = {name: p.clone() for name, p in run.model.named_parameters()}
+    for i in range(3):
+        run.train_step()
+        for name, p in run.model.named_parameters():  # its first value is the first weights
+            expected[name] = p.clone() if i == 0 else 0.75 * expected[name] + 0.25 * p
+    for name, p in run.trained().named_parameters():
+        torch.testing.assert_close(p, expected[name], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(run.trained().g_s[0][0].weight, run.model.g_s[0][0].weight)
+    run.save(tmp_path / CHECKPOINT)
+    second = begin(folder, changed(ema=0.75))
+    second.restore(load_checkpoint(tmp_path / CHECKPOINT))
+    assert second.train_step() == run.train_step()
+    assert all(torch.equal(a, b) for a, b in zip(run.trained().parameters(), second.trained().parameters(), strict=True))
+
+
+def test_a_run_with_an_average_starts_from_one_without(folder, tmp_path):
+    first, second = begin(folder), begin(folder, changed(ema=0.75))
+    first.train_step()
+    first.save(tmp_path / WARMED_UP)
+    second.start_from(load_checkpoint(tmp_path / WARMED_UP))
+    assert all(torch.equal(a, b) for a, b in zip(second.trained().parameters(), first.model.parameters(), strict=True))
+
+
+def test_bfloat16_is_for_the_transforms_alone(folder, monkeypatch):
+    run, exact = begin(folder, changed(precision="bfloat16")), begin(folder)
+    seen: dict[str, torch.dtype] = {}
+
+    def see(name: str, module: torch.nn.Module) -> None:
+        module.register_forward_hook(lambda _, inputs, output: seen.update({name: output.dtype, f"{name} in": inputs[0].dtype}))
+
+    for name in ("g_a.0", "g_a.1.body.0.body.4", "g_s.3.body", "h_a.0", "h_s.0", "context.features.0", "context.passes.0.1"):
+        module = run.model.get_submodule(name)
+        if name.startswith("context.passes"):
+            module = module.parameters_of
+        see(name, module)
+    (x,), out = run.micro_batches(), None
+    out = run.forward(x)
+    of = {prefix: {t for n, t in seen.items() if n.startswith(prefix)} for prefix in ("g_", "h_", "context")}
+    assert of["h_"] == of["context"] == {torch.float32} and {seen["g_a.1.body.0.body.4"], seen["g_s.3.body"]} == {torch.bfloat16}
+    assert {t.dtype for t in out} == {torch.float32}
+    expected = exact.forward(x)
+    assert not torch.equal(out.x_hat, expected.x_hat)
+    torch.testing.assert_close(out.x_hat, expected.x_hat, rtol=0, atol=0.02)
+    torch.testing.assert_close(out.bits, expected.bits, rtol=1e-3, atol=0)
+    result = run.train_step()
+    assert result.loss == pytest.approx(exact.train_step().loss, rel=0.01)
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
 
 
 # Going on
@@ -230,6 +294,23 @@ def test_what_is_not_finite_stops_it_unchanged(folder, part):
     with pytest.raises(TrainingFailed, match=sentence):
         run.train_step()
     assert run.step == 2 and same_states(before, run)
+
+
+def test_a_run_that_is_stopped_leaves_a_checkpoint_of_before(folder, tmp_path):
+    run = begin(folder)
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * math.nan if run.step == 3 else gradient
+
+    run.model.g_a[0].bias.register_hook(spoil)
+    with pytest.raises(TrainingFailed, match="at step 3"):
+        run_steps(run, tmp_path, None)
+    whole = begin(folder)
+    for _ in range(3):
+        whole.train_step()
+    second = begin(folder)
+    second.restore(load_checkpoint(tmp_path / CHECKPOINT))
+    assert second.step == 3 and same_states(second, whole)
 
 
 # The command

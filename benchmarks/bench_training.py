@@ -1,0 +1,37 @@
+"""A step of training: the tiny recipe's two stages, beside the same model on torchvision's and CompressAI's ops."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from peers import peer_ops
+from training_run import staged_run, step_of
+
+DKIC, PEER = "dkic", "torchvision + compressai ops"
+ROUNDS = {DKIC: 8, PEER: 4}
+
+
+def check() -> None:
+    """That both compute the same: pictures and the rate after rounding (in training each draws a noise of its own)."""
+    run = staged_run(False, "cpu")
+    (x,) = run.micro_batches()
+    with torch.no_grad():
+        ours = run.forward(x)
+        with peer_ops():
+            theirs = run.forward(x)
+    torch.testing.assert_close(ours.quantized_bits, theirs.quantized_bits, rtol=1e-3, atol=0)
+    torch.testing.assert_close(ours.bits, theirs.bits, rtol=1e-2, atol=0)
+    torch.testing.assert_close(ours.x_hat, theirs.x_hat, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("implementation", [PEER, DKIC])  # the peer first: see conftest.py
+@pytest.mark.parametrize("gan", [False, True], ids=["first stage", "with discriminator"])
+def test_training_step(gan, implementation, measure, benchmark):
+    check()
+    run = staged_run(gan, "cpu")
+    with peer_ops() if implementation == PEER else nullcontext():
+        batch, crop = run.settings.batch, run.settings.crop
+        work = f"training step, tiny, {batch} crops of {crop}x{crop}, {'second' if gan else 'first'} stage"
+        measure(work, implementation, step_of(run), ROUNDS[implementation])
+    if not benchmark.disabled:
+        benchmark.extra_info["examples_per_s"] = batch / benchmark.extra_info["median"]

@@ -1,0 +1,39 @@
+"""The training step that is timed and profiled: the tiny recipe's, on the photograph that ships."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from whole_codecs import draw_offsets
+
+from dkic.demo import PHOTO
+from dkic.training.photos import PhotoFolder
+from dkic.training.processes import accelerator_for
+from dkic.training.recipe import read_recipe
+from dkic.training.stages import StagedRun
+
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "tiny_03.yaml"
+
+
+def staged_run(gan: bool, device: str | None = None) -> StagedRun:
+    """At the first step of the first stage, or of the second, which has the discriminator; offsets are drawn."""
+    recipe = read_recipe(RECIPE)
+    run = StagedRun(recipe, PhotoFolder(PHOTO.parent, recipe.crop), accelerator_for(device))
+    torch.manual_seed(recipe.seed)
+    draw_offsets(run.model)
+    if gan:
+        run.step = recipe.stages[0].epochs * recipe.epoch_steps
+    assert run.stage.gan == gan
+    return run
+
+
+def step_of(run: StagedRun) -> Callable[[], None]:
+    """The same step at every call, but for the weights: crops that are there already, in the stage where the run is."""
+    crops, step = run.micro_batches(), run.step
+    run.micro_batches = lambda: crops  # type: ignore[method-assign]
+
+    def call() -> None:
+        run.step = step
+        run.train_step()
+
+    return call

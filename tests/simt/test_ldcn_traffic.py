@@ -1,0 +1,186 @@
+"""What ldcn's CUDA kernels ask of global memory, counted by the emulator in 32-byte sectors of warps' requests.
+
+For the aggregation of the codec (192 channels, 8 or 12 groups, 3x3 taps, offsets of 2 pixels' standard deviation), on a crop of
+its 128x128. Pixels of 768 or 384 bytes start at the same place in a sector wherever they lie and however long the rows are, and
+all tiles but those at the border are alike; so only the border's share, where samples fall outside and ask for nothing, depends
+on the size.
+
+    pytest tests/simt/test_ldcn_traffic.py -rP -k times
+
+prints how many times as much a plain kernel in NCHW asks for (plain_nchw.h).
+"""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from ops.layouts import channels_last
+from ops.ldcn_parity import assert_close, of_reference
+from ops.op_cases import PLAIN, LdcnCase
+from simt.compilers import SIMT, compile_cpp, needs_emulator
+from simt.ldcn_program import count, run_plain
+from simt.traffic_counts import SECTOR, Counts
+from torch import Tensor
+
+pytestmark = needs_emulator
+
+HEIGHT, WIDTH = 16, 32
+GROUPS = [8, 12]
+DTYPES = [torch.float32, torch.float16]  # of x; offset and mask are float32, as under autocast
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}  # of offset and mask
+Traffic = dict[tuple[str, str, str], Counts]
+SAMPLING = ["ldcn_forward", "ldcn_backward_samples"]
+KERNELS = [*SAMPLING, "ldcn_backward_x"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("traffic")
+
+
+@pytest.fixture(scope="module")
+def plain(folder) -> Path:
+    return compile_cpp(SIMT / "plain_main.cpp", folder / "plain")
+
+
+@pytest.fixture(scope="module")
+def traffic(folder):
+    """`traffic(groups, dtype, layout)`: the counts."""
+    program = compile_cpp(SIMT / "ldcn_main.cpp", folder / "ldcn")
+
+    @cache
+    def of(groups: int, dtype: torch.dtype, layout: str) -> Traffic:
+        x, offset, mask, grad_y = problem(groups, dtype)
+        offset, mask = (t.contiguous(memory_format=LAYOUTS[layout]) for t in (offset, mask))
+        return count(program, case_of(groups), (channels_last(x), offset, mask), channels_last(grad_y))
+
+    return of
+
+
+def case_of(groups: int) -> LdcnCase:
+    return LdcnCase(f"crop G={groups}", batch=1, groups=groups, depth=192 // groups, height=HEIGHT, width=WIDTH)
+
+
+def problem(groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    case = case_of(groups)
+    x, offset, mask = case.tensors(dtype, position_dtype=torch.float32)
+    return x, offset, mask, case.grad_y(dtype)
+
+
+def corners_inside(groups: int, dtype: torch.dtype) -> int:
+    """The corners that samples have inside x, over all taps and groups."""
+    offset = problem(groups, dtype)[1].view(groups, 3, 3, 2, HEIGHT, WIDTH)
+    tap = torch.arange(3) - 1
+    y = (torch.arange(HEIGHT).view(HEIGHT, 1) + tap.view(3, 1, 1, 1) + offset[:, :, :, 0]).floor()
+    x = (torch.arange(WIDTH) + tap.view(3, 1, 1) + offset[:, :, :, 1]).floor()
+    rows, columns = (sum(((at + i >= 0) & (at + i < size)).int() for i in (0, 1)) for at, size in ((y, HEIGHT), (x, WIDTH)))
+    return int((rows * columns).sum())
+
+
+def sectors_of_slices(groups: int, of_group: int) -> int:
+    """The sectors that hold a group's bytes, which lie side by side, summed over groups and pixels."""
+    starts = (g * of_group % SECTOR for g in range(groups))
+    return HEIGHT * WIDTH * sum(-(-(start + of_group) // SECTOR) for start in starts)
+
+
+@pytest.mark.parametrize("kernel", SAMPLING)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_values(traffic, groups, dtype, kernel):
+    """At least 90% of the sectors' bytes are wanted, but with float16 in 8 groups: a group's 24 channels are 48 bytes there, of
+    which a pixel has them side by side with those of other groups, that are sampled elsewhere: two sectors, 75%."""
+    x = traffic(groups, dtype, "NCHW")[kernel, "x", "load"]
+    of_group = 192 // groups * dtype.itemsize
+    assert x.bytes == corners_inside(groups, dtype) * of_group
+    best = of_group / (SECTOR * -(-of_group // SECTOR))
+    assert best == (0.75 if (groups, dtype) == (8, torch.float16) else 1)
+    assert x.efficiency >= (0.9 if best == 1 else best)
+    # A block's tile is compact: at most a sixth of the sectors that its warps ask for is different.
+    assert x.block_sectors < x.sectors / 6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_gradients_of_values(traffic, groups, dtype):
+    """The atomics are of float32, a channel a lane: always whole sectors."""
+    sums = "grad_x" if dtype == torch.float32 else "sums"
+    atomics = traffic(groups, dtype, "NCHW")["ldcn_backward_x", sums, "atomic"]
+    assert atomics.bytes == corners_inside(groups, dtype) * 192 // groups * 4
+    assert atomics.efficiency >= 0.999
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_all_else_is_read_and_written_once(traffic, groups, dtype, layout):
+    """Every kernel asks for each number of offset, mask and grad_y once, and writes each of its results once.
+
+    Those in NCHW are whole sectors in every request. In NHWC a pixel's numbers of one group end within a sector, whose rest the
+    neighbouring block asks for at the same time: as many sectors as the layout has it, and no more, leave a block's cache.
+    """
+    x, offset, mask, grad_y = problem(groups, dtype)
+    counts = traffic(groups, dtype, layout)
+    depth = 192 // groups
+    read = {"offset": (offset, 9 * 2), "mask": (mask, 9)}
+    written = {"ldcn_forward": {"y": (x, depth)}, "ldcn_backward_x": {}}
+    written["ldcn_backward_samples"] = {"grad_offset": (offset, 9 * 2), "grad_mask": (mask, 9)}
+    for kernel in KERNELS:
+        inputs = read if kernel == "ldcn_forward" else {**read, "grad_y": (grad_y, depth)}
+        for kind, tensors in {"load": inputs, "store": written[kernel]}.items():
+            for name, (tensor, of_group) in tensors.items():
+                found, what = counts[kernel, name, kind], (kernel, name)
+                assert found.bytes == tensor.nbytes, what
+                assert found.all_sectors * SECTOR == tensor.nbytes, what
+                if layout == "NCHW" and name in read:
+                    assert found.sectors * SECTOR == tensor.nbytes, what
+                else:
+                    assert found.block_sectors == sectors_of_slices(groups, of_group * tensor.itemsize), what
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_nothing_is_kept_between_stages(traffic, groups, dtype):
+    """No kernel touches anything but arguments and results. With halves there are the float32 sums of the gradient of x beside
+    them: sums that are rounded at each step would be wrong."""
+    tensors: dict[str, set[tuple[str, str]]] = {}
+    for kernel, tensor, kind in traffic(groups, dtype, "NHWC"):
+        tensors.setdefault(tensor, set()).add((kernel, kind))
+    backward = {("ldcn_backward_samples", "load"), ("ldcn_backward_x", "load")}
+    sampled = {("ldcn_forward", "load"), *backward}
+    expected = {
+        "x": {("ldcn_forward", "load"), ("ldcn_backward_samples", "load")},
+        "offset": sampled,
+        "mask": sampled,
+        "grad_y": backward,
+        "y": {("ldcn_forward", "store")},
+        "grad_offset": {("ldcn_backward_samples", "store")},
+        "grad_mask": {("ldcn_backward_samples", "store")},
+    }
+    if dtype == torch.float32:
+        expected["grad_x"] = {("ldcn_backward_x", "atomic")}
+    else:
+        expected |= {"sums": {("ldcn_backward_x", "atomic"), ("ldcn_round", "load")}, "grad_x": {("ldcn_round", "store")}}
+    assert tensors == expected
+
+
+def test_the_plain_kernel_is_right(plain):
+    tensors, grad_y = PLAIN.tensors(torch.float32), PLAIN.grad_y(torch.float32)
+    assert_close(run_plain(plain, PLAIN, tensors, grad_y), of_reference(PLAIN, tensors, grad_y))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_times_less_than_a_plain_kernel(traffic, plain, groups, dtype):
+    x, offset, mask, grad_y = problem(groups, dtype)
+    theirs = count(plain, case_of(groups), (x, offset, mask), grad_y)
+    for work, least in {"forward": 5, "backward": 4}.items():
+        for layout in LAYOUTS:
+            ours = traffic(groups, dtype, layout)
+            plain_sectors, sectors = (
+                sum(c.sectors for (kernel, _, _), c in counts.items() if work in kernel) for counts in (theirs, ours)
+            )
+            ratio = plain_sectors / sectors
+            name = f"{work}, G={groups}, {dtype}, offset in {layout}"
+            print(f"{name}: {sectors:,} sectors, a plain kernel {ratio:.1f} times as many")
+            assert ratio >= least

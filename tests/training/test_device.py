@@ -1,0 +1,29 @@
+"""Where training computes, and what is said where it can't."""
+
+import pytest
+import torch
+
+from dkic.errors import DkicError
+from dkic.ops import backends
+from dkic.training.device import device_for
+
+
+def test_the_cpu_can_be_asked_for_and_a_gpu_is_the_default():
+    assert device_for("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert device_for().type == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DkicError, match="^--device cuda: torch finds no GPU here; train with --device cpu"):
+        device_for("cuda")
+
+
+def test_an_op_without_kernels_for_it_says_so(monkeypatch):
+    """Rather than that a slower one is taken."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backends, "why_not", lambda op, device: f"{op} on {device.type}: not built" if op == "ldcn" else None)
+    for name in ("cuda", None):
+        with pytest.raises(DkicError, match="^ldcn on cuda: not built; or train with --device cpu$"):
+            device_for(name)
