@@ -30,9 +30,12 @@ DEEP = DeformConv2dCase(
 # Two taps serve for the groups' numbers; what is left out takes long here, and no other way through a kernel.
 SLOW = ("13x13", "as large as x", "padding beyond", "many blocks", "three strips", "no bias", "weight groups", "torchvision")
 SINGLE = [case for case in DEFORM_CONV2D_CASES if not any(words in case.name for words in SLOW)]
+# Equal, one within the other, and neither.
+SEVERAL = ("G 1 D 67", "G 4 D 3", "G 3 D 4", "G 2 D 64", "G 8 D 24")
+GROUPS = [case for case in DEFORM_CONV2D_CASES if case.name.startswith(SEVERAL)]
 CASES = [
     *(replace(case, groups=1) for case in SINGLE),
-    *(replace(case, kernel_size=(1, 2), padding=(0, 1)) for case in DEFORM_CONV2D_CASES if "weight groups" in case.name),
+    *(replace(case, kernel_size=(1, 2), padding=(0, 1)) for case in GROUPS),
     SMALL,
     replace(SMALL, name="batch 0", batch=0),
     BARE,
