@@ -38,7 +38,7 @@ def codec_decode(side: int) -> Callable[[], object]:
     return lambda: codec.decompress(data)
 
 
-WARMUP = 3  # before the second or third call large results are not yet in memory that was freed before, and cost page faults
+WARMUP = 8  # in the first calls, up to so many, large results are not yet in memory that was freed before, and cost page faults
 
 # Each makes its inputs for a square picture with this side, in pixels, and returns what is timed. What is computed is checked
 # elsewhere: by the op's own benchmark, and in a codec's file by the checksum of all decoded symbols.

@@ -16,7 +16,7 @@ from dkic.memory import keep_freed_memory
 
 assert keep_freed_memory() if KEPT else True
 fill = lambda: torch.empty({BLOCK}, dtype=torch.uint8).fill_(1) is None
-for _ in range(8):  # small blocks find their places in between
+for _ in range(24):  # until small blocks have found their places in between: up to 8 were seen
     fill()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 fill()
