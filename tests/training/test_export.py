@@ -1,0 +1,64 @@
+"""dkic export: a float model's entropy networks become integers, and nothing else changes."""
+
+import pytest
+import torch
+from command_line import dkic
+from photographs import crop
+from PIL import Image
+
+from dkic.coding.codec import Codec
+from dkic.entropy.quantization import Arithmetic
+from dkic.models.weights_file import SHIPPED, load_weights
+
+FLOAT = SHIPPED / "tiny-q3.safetensors"
+QUICK = ("--steps", "2", "--batch", "1", "--crop", "64", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(2):
+        Image.fromarray(crop(128, 192, left=200 * i)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(photos, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "exact.safetensors"
+    result = dkic("export", str(FLOAT), str(photos), "-o", str(path), "--measure", str(photos), *QUICK)
+    assert result.status == 0, result.err
+    return path, result.out
+
+
+def test_the_file_is_exact_and_its_transforms_are_the_float_models(exported):
+    before, after = load_weights(FLOAT), load_weights(exported[0])
+    assert (before.arithmetic, after.arithmetic) == (Arithmetic.FLOAT64, Arithmetic.EXACT)
+    assert after.quality == before.quality and after.about["exact"]["from"] == before.hash.hex()
+    for part in ("g_a", "g_s", "h_a"):
+        ours, theirs = getattr(after.model, part).state_dict(), getattr(before.model, part).state_dict()
+        assert all(torch.equal(t, theirs[name]) for name, t in ours.items())
+    assert (before.tables.frequencies == after.tables.frequencies).all()
+
+
+def test_its_files_decode_and_cost_about_as_much(exported):
+    pixels = crop(128, 192)
+    exact, real = (Codec([load_weights(path)]) for path in (exported[0], FLOAT))
+    data = exact.compress(pixels, verify=True)
+    assert exact.decompress(data, "numpy").shape == pixels.shape
+    assert len(data) < 1.3 * len(real.compress(pixels))  # two crops are few to find its grids by
+
+
+def test_the_cost_in_rate_is_told(exported):
+    assert "bits of y in 2 pictures" in exported[1] and "cost: " in exported[1] and "before training" in exported[1]
+
+
+def test_what_is_exact_already_is_refused(exported, photos, tmp_path):
+    result = dkic("export", str(exported[0]), str(photos), "-o", str(tmp_path / "again.safetensors"), *QUICK)
+    assert result.status == 1 and "its entropy networks are exact already" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_impossible_settings_are_refused(photos, tmp_path):
+    for option, value, message in (("--crop", "100", "multiple of 64"), ("--lr", "0", "--lr must be above 0"), ("--batch", "0", "1")):
+        result = dkic("export", str(FLOAT), str(photos), "-o", str(tmp_path / "x.safetensors"), option, value)
+        assert result.status != 0 and message in result.err and "Traceback" not in result.err
