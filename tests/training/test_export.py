@@ -59,6 +59,7 @@ def test_what_is_exact_already_is_refused(exported, photos, tmp_path):
 
 
 def test_impossible_settings_are_refused(photos, tmp_path):
-    for option, value, message in (("--crop", "100", "multiple of 64"), ("--lr", "0", "--lr must be above 0"), ("--batch", "0", "1")):
+    wrong = ("--crop", "100", "multiple of 64"), ("--lr", "0", "--lr must be above 0"), ("--batch", "0", "--batch at least 1")
+    for option, value, message in wrong:
         result = dkic("export", str(FLOAT), str(photos), "-o", str(tmp_path / "x.safetensors"), option, value)
         assert result.status != 0 and message in result.err and "Traceback" not in result.err
