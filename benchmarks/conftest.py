@@ -11,6 +11,7 @@ import torch
 from problem_sizes import THREADS
 from roofline import Work, gpu_of
 
+from dkic.doctor import processor
 from dkic.memory import keep_freed_memory
 
 OURS = "dkic"
@@ -22,12 +23,6 @@ COPIED_BYTES = 2**28  # far beyond any cache
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--threads", type=int, default=THREADS, help=f"threads of every implementation ({THREADS})")
-
-
-def cpu_name() -> str:
-    """The processor's name as the kernel has it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +112,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
             implementation=implementation,
             torch=torch.__version__,
             commit=commit,
-            cpu=cpu_name(),
+            cpu=processor(),
             threads=torch.get_num_threads(),
         )
         seconds: list[float] = []

@@ -49,7 +49,6 @@ struct Mask {
     if constexpr (!kRegister) return {a == b};
   }
   Mask operator&(Mask other) const { return {Lanes(lanes & other.lanes)}; }
-  Mask operator|(Mask other) const { return {Lanes(lanes | other.lanes)}; }
   Mask operator~() const {
     if constexpr (kRegister)
       return {uint16_t(~lanes & kAll)};

@@ -3,11 +3,12 @@
 Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
 """
 
+import contextlib
 import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,16 +164,13 @@ def info(file: str | None, model: str | None) -> None:
     if model is not None:
         _print(_model_facts(model))
         return
-    try:
+    with _failing():
         _print(_file_facts(str(file)))
-    except DkicError as error:
-        click.echo(f"dkic: {error}", err=True)
-        sys.exit(1)
 
 
 def _file_facts(path: str) -> Iterable[tuple[str, str]]:
     from dkic.coding.container import unpack
-    from dkic.entropy.quantization import Arithmetic
+    from dkic.entropy.quantization import arithmetic_name
     from dkic.models.weights_file import find_by_hash
 
     data = _read_dkic(path)
@@ -188,8 +186,7 @@ def _file_facts(path: str) -> Iterable[tuple[str, str]]:
     yield "size", f"{header.width}x{header.height}" + (", grayscale" if header.grayscale else "")
     yield "bytes", f"{len(data)} ({len(data) * 8 / (header.width * header.height):.3f} bits per pixel)"
     yield "model", f"{header.model_hash.hex()} ({model}), quality {header.quality}"
-    known = header.arithmetic in list(Arithmetic)
-    yield "arithmetic", str(Arithmetic(header.arithmetic)) if known else f"number {header.arithmetic}, unknown to this dkic"
+    yield "arithmetic", arithmetic_name(header.arithmetic)
     yield "picture section", f"{len(content.picture)} bytes"
     yield "ICC profile", f"{len(content.icc)} bytes" if content.icc else "none"
 
@@ -230,11 +227,8 @@ def demo(out: str) -> None:
     """Compress and decompress a photograph that comes with dkic, and compare."""
     from dkic.demo import run
 
-    try:
+    with _failing():
         run(Path(out), click.echo)
-    except DkicError as error:
-        click.echo(f"dkic: {error}", err=True)
-        sys.exit(1)
 
 
 @cli.command(short_help="Train on photographs.")
@@ -291,7 +285,7 @@ def train(
     if options["warmup_steps"] is None:
         options["warmup_steps"] = options["steps"] // 4
     settings = settings_of(Path(out), options, given, resume, config)
-    try:
+    with _failing(TrainingFailed):
         weights = train_folder(
             folders,
             settings,
@@ -306,9 +300,6 @@ def train(
             save_every=save_every,
             log=tqdm.write,
         )
-    except TrainingFailed as error:
-        click.echo(f"dkic: {error}", err=True)
-        sys.exit(1)
     click.echo(f"{weights}: try it with `dkic compress photo.png -o photo.dkic --model {weights}`")
 
 
@@ -331,13 +322,9 @@ def export(model: str, photos: Path, out: Path, measure: Path | None, force: boo
     """
     from dkic.training.export import ExportSettings
     from dkic.training.export import export as write
-    from dkic.training.run import TrainingFailed
 
-    try:
+    with _failing():
         write(model, photos, out, ExportSettings(**settings), force=force, measure=measure, log=click.echo)
-    except (DkicError, TrainingFailed) as error:
-        click.echo(f"dkic: {error}", err=True)
-        sys.exit(1)
 
 
 @cli.command(short_help="Choose a quality for each picture within a budget.")
@@ -370,11 +357,8 @@ def allocate(table: Path, target_bpp: float | None, mean: bool, total_bytes: flo
     if _identity(out) is not None and _identity(out) == _identity(table):
         raise click.UsageError(f"-o: {out} is the table itself")
     kind, budget = ("mean_bpp" if mean else "total_bpp", target_bpp) if total_bytes is None else ("total_bytes", total_bytes)
-    try:
+    with _failing():
         _print(plan(table, out, kind=kind, budget=budget, **options))
-    except DkicError as error:
-        click.echo(f"dkic: {error}", err=True)
-        sys.exit(1)
 
 
 cli.add_command(evaluate)
@@ -447,6 +431,16 @@ def _read_dkic(path: str) -> bytes:
             return start + file.read() if start == MAGIC or len(start) < len(MAGIC) else start
     except (OSError, ValueError) as error:
         raise DkicError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+@contextlib.contextmanager
+def _failing(error: type[DkicError] = DkicError) -> Iterator[None]:
+    """What fails with this error, once the work has begun, is one line and the exit status 1."""
+    try:
+        yield
+    except error as failed:
+        click.echo(f"dkic: {failed}", err=True)
+        sys.exit(1)
 
 
 def _print(facts: Iterable[tuple[str, str]]) -> None:

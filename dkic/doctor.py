@@ -40,7 +40,7 @@ def examine() -> list[Finding]:
         Finding("dkic", f"{dkic.__version__} in {PACKAGE}"),
         Finding("python", f"{platform.python_version()} ({sys.executable})"),
         Finding("system", platform.platform()),
-        Finding("processor", f"{_processor()}, {_usable_cores()} of {os.cpu_count()} cores usable"),
+        Finding("processor", f"{_processor_and_architecture()}, {_usable_cores()} of {os.cpu_count()} cores usable"),
         _look("torch", _torch, GET_TORCH),
         _look("threads", _threads, GET_TORCH),
         _look("CPU kernels", _cpu_kernels, GET_DKIC),
@@ -128,14 +128,18 @@ def _models() -> str:
     return ", ".join(f"{file.stem} ({file.stat().st_size / 1e6:.1f} MB)" for file in files)
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's model where Linux tells it, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"{model} ({platform.machine()})" if model else platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _processor_and_architecture() -> str:
+    model = processor()
+    return model if model == platform.machine() else f"{model} ({platform.machine()})"
 
 
 def _usable_cores() -> int | None:

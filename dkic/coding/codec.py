@@ -24,8 +24,9 @@ from dkic.coding.container import DkicFile, Header, crc32c, pack, unpack
 from dkic.coding.image_io import Picture, picture_from, to_pil
 from dkic.coding.rans import Decoder, Encoder
 from dkic.coding.tiles import MARGIN, tile_side, tiled
-from dkic.entropy.quantization import SCALE_INDEX_MAX, Arithmetic, coded_index, coded_mean
+from dkic.entropy.quantization import SCALE_INDEX_MAX, arithmetic_name, coded_index, coded_mean
 from dkic.errors import DkicError, FormatError
+from dkic.models.config import LATENT_STRIDE
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.slice_context import Cells, take_cells
 from dkic.models.weights_file import Weights, find_weights, load_weights
@@ -34,7 +35,6 @@ from dkic.ops import backends
 if TYPE_CHECKING:
     from PIL import Image
 
-_LATENT_STRIDE = 16  # pixels a position of the latent
 _OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine's"
 
 
@@ -196,7 +196,7 @@ def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor,
     """x -> y and z_hat, the integers z is coded as: all that coding knows of a picture."""
     side = tile_side(*x.shape[-2:], tile)
     x = _padded(x)
-    height, width = (side // _LATENT_STRIDE for side in x.shape[-2:])
+    height, width = (side // LATENT_STRIDE for side in x.shape[-2:])
     channels = level.model.config.latent_channels
     y = torch.empty((1, channels, height, width), memory_format=torch.channels_last)
 
@@ -257,7 +257,7 @@ def decode(file: DkicFile, level: Weights, tile: int | None = None) -> Tensor:
     def g_s(part: Tensor) -> Tensor:
         return level.model.g_s(part.contiguous(memory_format=torch.channels_last))
 
-    tiled(g_s, y_hat, tile_side(height, width, tile) // _LATENT_STRIDE, MARGIN // _LATENT_STRIDE, write)
+    tiled(g_s, y_hat, tile_side(height, width, tile) // LATENT_STRIDE, MARGIN // LATENT_STRIDE, write)
     return picture
 
 
@@ -265,8 +265,7 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     """The picture section -> y_hat `[1, M, h, w]`, all its symbols checked. Raises FormatError."""
     header = file.header
     if header.arithmetic != level.arithmetic:
-        known = header.arithmetic in list(Arithmetic)
-        name = str(Arithmetic(header.arithmetic)) if known else f"number {header.arithmetic}, which this dkic does not know"
+        name = arithmetic_name(header.arithmetic)
         raise FormatError(f"header: the file needs arithmetic {name}, and its model {level.hash.hex()} has {level.arithmetic}")
     if len(file.picture) < 4:
         raise FormatError("picture section: too short to hold a picture")

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dkic.entropy.quantization import MEAN_STEPS
 from dkic.errors import DkicError
 from dkic.ops.requantize import requantize, round_ste
 
@@ -77,7 +78,6 @@ class Step(nn.Module):
 class Entry(Step):
     """Where multiples of 1/64, means and what is made of them, enter an exact network: each channel's own grid."""
 
-    PARTS = 64
     exact = False
     multiplier: Tensor
 
@@ -90,12 +90,12 @@ class Entry(Step):
         if not self.exact:
             self.observe(y_hat)
             return y_hat
-        multiplier = self.multiplier if self.frozen else 1 / (self.size * self.PARTS)
-        q = requantize(y_hat * self.PARTS, None, multiplier, -ACTIVATION_MAX, ACTIVATION_MAX)
+        multiplier = self.multiplier if self.frozen else 1 / (self.size * MEAN_STEPS)
+        q = requantize(y_hat * MEAN_STEPS, None, multiplier, -ACTIVATION_MAX, ACTIVATION_MAX)
         return q.to(y_hat.dtype)
 
     def integers(self) -> dict[str, Tensor]:
-        return {"multiplier": 1 / (self.size * self.PARTS)}
+        return {"multiplier": 1 / (self.size * MEAN_STEPS)}
 
     def room(self) -> dict[str, Tensor]:
         return {"multiplier": torch.empty(self.channels, device="meta")}
@@ -212,7 +212,9 @@ class ExactConv2d(nn.Conv2d):
                     break
             else:
                 raise DkicError(f"a filter's sums could reach {most} with a bias of {bias}, and 2^24 is the bound")
-            self._parts = [(part, self.weight[:, part].float()) for part in slices]
+            # In memory as `convolution` multiplies with them, so that it need not copy them every time.
+            laid_out = self.weight.float().permute(2, 3, 1, 0)
+            self._parts = [(part, laid_out[:, :, part].contiguous().permute(3, 2, 0, 1)) for part in slices]
         return self._parts
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,14 +32,14 @@ class Arithmetic(enum.IntEnum):
         return {1: "float64-1", 2: "exact-1"}[self]
 
 
+def arithmetic_name(number: int) -> str:
+    """Of what a header states, whether or not this dkic knows it."""
+    return str(Arithmetic(number)) if number in list(Arithmetic) else f"number {number}, unknown to this dkic"
+
+
 def scale_of_index(index: Tensor) -> Tensor:
     """Scale of a real-valued table index in [0, 63]."""
     return torch.exp(index * _LOG_STEP + _LOG_FIRST)
-
-
-def round_ste(t: Tensor) -> Tensor:
-    """Round to nearest even; the gradient passes straight through."""
-    return t + (t.round() - t).detach()
 
 
 def coded_mean(mean: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ Imports what is heavy only when it runs, since every `dkic` command reads this f
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dkic.doctor import processor
 from dkic.errors import DkicError
 
 if TYPE_CHECKING:
@@ -191,12 +191,3 @@ def _make_folder(out: Path, force: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DkicError(f"{out}: the folder can't be made ({error.strerror})") from None
-
-
-def processor() -> str:
-    """The processor's name, as Linux has it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

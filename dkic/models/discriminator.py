@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-_LATENT_STRIDE = 16
+from dkic.models.config import LATENT_STRIDE
 
 
 class Discriminator(nn.Module):
@@ -46,9 +46,9 @@ class Discriminator(nn.Module):
             y_hat: `[N, latent_channels, H/16, W/16]`.
         """
         n, _, h, w = x.shape
-        expected = (n, self.latent_channels, h // _LATENT_STRIDE, w // _LATENT_STRIDE)
-        if x.shape[1] != 3 or h % _LATENT_STRIDE or w % _LATENT_STRIDE or y_hat.shape != expected:
-            wanted = f"[N, 3, H, W] and [N, {self.latent_channels}, H/{_LATENT_STRIDE}, W/{_LATENT_STRIDE}]"
+        expected = (n, self.latent_channels, h // LATENT_STRIDE, w // LATENT_STRIDE)
+        if x.shape[1] != 3 or h % LATENT_STRIDE or w % LATENT_STRIDE or y_hat.shape != expected:
+            wanted = f"[N, 3, H, W] and [N, {self.latent_channels}, H/{LATENT_STRIDE}, W/{LATENT_STRIDE}]"
             raise ValueError(f"x and y_hat must have shapes {wanted}, and have {list(x.shape)} and {list(y_hat.shape)}")
         condition = F.interpolate(self.condition(y_hat.detach()), size=(h, w), mode="nearest")
         return self.patches(torch.cat((x, condition), 1))

@@ -5,13 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, round_ste, scale_of_index
+from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, scale_of_index
 from dkic.models.analysis import Analysis
 from dkic.models.config import ModelConfig
 from dkic.models.hyperprior import FactorizedPrior, HyperAnalysis, HyperSynthesis
 from dkic.models.slice_context import Cells, SliceContext, take_cells
 from dkic.models.synthesis import Synthesis
 from dkic.ops import gaussian_likelihood
+from dkic.ops.requantize import round_ste
 
 # The picture is padded to a multiple of this: the latent is at 1/16, and z at a quarter of that.
 SIZE_MULTIPLE = 64

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from dkic.entropy.exact_network import ACTIVATION_MAX, ExactConv2d, Step, check_multiplier
 from dkic.errors import DkicError
-from dkic.models.ldcn_block import LDCNBlock
+from dkic.models.ldcn_block import LDCNBlock, plus_branch
 from dkic.ops import ldcn
 from dkic.ops.requantize import requantize, round_ste
 
@@ -57,7 +57,11 @@ class ExactLDCNBlock(LDCNBlock):
     def forward(self, x: Tensor) -> Tensor:
         """x `[N, channels, H, W]`: real numbers, or in the exact state integers; the result likewise."""
         if not self.exact:
-            return self._real(x)
+            total = self.aggregate(x)
+            self.aggregate_step.observe(total)
+            y = plus_branch(x, self.project(total))
+            self._step[0].observe(y)
+            return y
         value, control = self.value(x), self.offset_mask(self.depthwise(x))
         offset, logits = control[:, : self.taps * 2], control[:, self.taps * 2 :]
         offset = offset.clamp(-OFFSET_MAX, OFFSET_MAX) / OFFSET_STEPS
@@ -67,15 +71,6 @@ class ExactLDCNBlock(LDCNBlock):
             total = ldcn(value, offset, mask, kernel_size=self.kernel_size, padding=self.kernel_size // 2) * OFFSET_STEPS**2
         y = requantize(total, None, multiplier, -ACTIVATION_MAX, ACTIVATION_MAX).to(x.dtype)
         return (x + self.project(y)).clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
-
-    def _real(self, x: Tensor) -> Tensor:
-        control = self.offset_mask(self.depthwise(x))
-        offset, mask = control[:, : self.taps * 2], control[:, self.taps * 2 :].sigmoid()
-        y = ldcn(self.value(x), offset, mask, kernel_size=self.kernel_size, padding=self.kernel_size // 2)
-        self.aggregate_step.observe(y)
-        y = x + self.project(y)
-        self._step[0].observe(y)
-        return y
 
     def _aggregate_multiplier(self) -> Tensor:
         return self.value_step.size / (self.aggregate_step.size * (MASK_STEPS * OFFSET_STEPS**2))

@@ -59,6 +59,11 @@ class LDCNBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.aggregate(x))
+        return plus_branch(x, y) if self.residual else y
+
+    def aggregate(self, x: Tensor) -> Tensor:
+        """The dynamic kernel alone: ldcn(value(x), offset(x), mask(x))."""
         offset_mask = self.offset_mask(self.depthwise(x))
         offset, mask = offset_mask[:, : self.taps * 2], offset_mask[:, self.taps * 2 :]
         if self.mask == "none":
@@ -68,8 +73,7 @@ class LDCNBlock(nn.Module):
         else:
             mask = mask.unflatten(1, (self.groups, -1)).softmax(2).flatten(1, 2)
         pad = self.kernel_size // 2
-        y = self.project(ldcn(self.value(x), offset, mask, kernel_size=self.kernel_size, padding=pad))
-        return plus_branch(x, y) if self.residual else y
+        return ldcn(self.value(x), offset, mask, kernel_size=self.kernel_size, padding=pad)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, kernel_size={self.kernel_size}, mask={self.mask!r}"

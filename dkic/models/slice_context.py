@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dkic.entropy.exact_network import ACTIVATION_MAX, Entry, ExactConv2d, Step
+from dkic.entropy.quantization import MEAN_STEPS, SCALE_INDEX_MAX
 from dkic.models.config import ModelConfig, SliceSpec
 
 Cells = tuple[tuple[int, int], ...]
@@ -32,7 +33,6 @@ Visit = Callable[[slice, Cells, Tensor, Tensor], Tensor]
 # A scale is coded as an index into a table of log-spaced scales. The network gives the index itself, before rounding.
 # From a unit output: 8 indexes are a factor of 2.7 in scale; 24 is a scale of 2.1.
 INDEX_STEP, INDEX_START = 8.0, 24.0
-INDEX_MAX = 63
 _OUTPUT_MAX = 2**15  # of the exact state's results: means to 512
 
 
@@ -58,7 +58,7 @@ class PassContext(nn.Module):
         super().__init__()
         self.spatial = None if first else ExactConv2d(spec.channels, width, 5, 2, inputs=[entry], outputs=features)
         self.hidden = Step(width)
-        sizes = torch.tensor([1 / Entry.PARTS, 1 / INDEX_STEP]).repeat_interleave(spec.channels)
+        sizes = torch.tensor([1 / MEAN_STEPS, 1 / INDEX_STEP]).repeat_interleave(spec.channels)
         self.results = Step(spec.channels * 2, sizes)
         self.parameters_of = nn.Sequential(
             nn.ReLU(),
@@ -80,7 +80,7 @@ class PassContext(nn.Module):
             mean, index = self.parameters_of(t).chunk(2, dim=1)
             return mean, index * INDEX_STEP + INDEX_START
         mean, index = self.parameters_of(t.clamp(-ACTIVATION_MAX, ACTIVATION_MAX)).chunk(2, dim=1)
-        return mean / Entry.PARTS, (index + INDEX_START).clamp(0, INDEX_MAX)
+        return mean / MEAN_STEPS, (index + INDEX_START).clamp(0, SCALE_INDEX_MAX)
 
 
 class SliceContext(nn.Module):

@@ -73,8 +73,7 @@ def save_weights(path: Path, model: DKIC, quality: int, about: dict[str, Any], t
     integers = {f"{part}.{name}" for part in _ENTROPY_PARTS for name in frozen_names(getattr(model, part))}
     tensors = {
         name: value.detach().to(value.dtype if name in integers else torch.float16).contiguous()
-        for name, value in model.state_dict().items()
-        if not name.startswith(_TRAINING_ONLY) and not name.endswith(_GRID)
+        for name, value in _stored(model).items()
     }
     if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
         raise DkicError(f"{path}: not written, since {broken[0]} holds values that float16 can't")
@@ -111,11 +110,7 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
             model = DKIC(config)
             if arithmetic == Arithmetic.EXACT:
                 make_room(model)
-        room = {
-            name: t
-            for name, t in model.state_dict().items()
-            if not name.startswith(_TRAINING_ONLY) and not name.endswith(_GRID)
-        }
+        room = _stored(model)
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         if {n: list(t.shape) for n, t in room.items()} != {n: shape for n, shape in found.items() if not n.startswith(_TABLES)}:
             raise DkicError("the tensors' names or shapes do not fit the config")
@@ -137,6 +132,11 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
     except (DkicError, KeyError) as error:
         raise DkicError(f"damaged weights file ({reason(error)})") from None
     return Weights(path, _for_coding(model, arithmetic), tables, file_hash(path), head["quality"], head["about"], arithmetic)
+
+
+def _stored(model: DKIC) -> dict[str, torch.Tensor]:
+    """What a file holds of a model's state."""
+    return {n: t for n, t in model.state_dict().items() if not n.startswith(_TRAINING_ONLY) and not n.endswith(_GRID)}
 
 
 class _LayersWithoutMemory(TorchFunctionMode):

@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
-from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, round_ste, scale_of_index
+from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, scale_of_index
 from dkic.entropy.tables import SCALES
+from dkic.ops.requantize import round_ste
 
 
 def test_whole_indexes_are_the_tables_scales():
