@@ -24,7 +24,7 @@ from dkic.coding.container import DkicFile, Header, crc32c, pack, unpack
 from dkic.coding.image_io import Picture, picture_from, to_pil
 from dkic.coding.rans import Decoder, Encoder
 from dkic.coding.tiles import MARGIN, tile_side, tiled
-from dkic.entropy.quantization import SCALE_INDEX_MAX, arithmetic_name, coded_index, coded_mean
+from dkic.entropy.quantization import SCALE_INDEX_MAX, Arithmetic, arithmetic_name, coded_index, coded_mean
 from dkic.errors import DkicError, FormatError
 from dkic.models.config import LATENT_STRIDE
 from dkic.models.dkic import SIZE_MULTIPLE
@@ -171,7 +171,7 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
 
     Args:
         model: name of a shipped model ("tiny"), a weights file, or a folder with one file for each quality.
-        device: where to compute; the CPU only, so far.
+        device: where the networks compute, "cpu" or "cuda"; files are the same to every decoder, wherever that computes.
 
     Raises:
         DkicError: no such model, a damaged weights file, or a device that dkic can't use; the message says what would be right.
@@ -179,12 +179,25 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
     try:
         device = torch.device(device)
     except RuntimeError:
-        raise DkicError(f"no such device: {device!r}; use cpu") from None
-    if device.type != "cpu":
-        raise DkicError(f"dkic runs its codec on the CPU only so far, not on {device}")
-    if reason := backends.load_cpu():
+        raise DkicError(f"no such device: {device!r}; use cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise DkicError(f"the codec computes on cpu or cuda, not on {device}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DkicError(f"torch finds no GPU for {device} here; use cpu, or see what `dkic doctor` says")
+    if reason := backends.load_cpu() or backends.why_not("ldcn", device):
         raise DkicError(reason)
-    return Codec([load_weights(path) for path in find_weights(model)])
+    levels = [load_weights(path) for path in find_weights(model)]
+    if device.type == "cuda":
+        for level in levels:
+            _move(level, device)
+    return Codec(levels)
+
+
+def _move(level: Weights, device: torch.device) -> None:
+    """Have a level compute there."""
+    if level.arithmetic != Arithmetic.EXACT:
+        raise DkicError(f"{level.path}: weights of arithmetic {level.arithmetic} decide alike on CPUs alone; use cpu")
+    level.model.to(device)
 
 
 def encode(x: Tensor, level: Weights, tile: int | None = None) -> bytes:
@@ -194,16 +207,17 @@ def encode(x: Tensor, level: Weights, tile: int | None = None) -> bytes:
 
 def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor, Tensor]:
     """x -> y and z_hat, the integers z is coded as: all that coding knows of a picture."""
-    side = tile_side(*x.shape[-2:], tile)
+    side, device = tile_side(*x.shape[-2:], tile), level.device
     x = _padded(x)
     height, width = (side // LATENT_STRIDE for side in x.shape[-2:])
     channels = level.model.config.latent_channels
-    y = torch.empty((1, channels, height, width), memory_format=torch.channels_last)
+    y = torch.empty((1, channels, height, width), device=device, memory_format=torch.channels_last)
 
     def write(part: Tensor, top: int, left: int) -> None:
         y[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part
 
     def g_a(part: Tensor) -> Tensor:
+        part = part.to(device)
         part = part.float() / 255 if part.dtype == torch.uint8 else part
         return level.model.g_a(part.contiguous(memory_format=torch.channels_last))
 
@@ -221,7 +235,10 @@ def encode_latent(y: Tensor, z_hat: Tensor, level: Weights) -> bytes:
 
 
 def symbols_of(y: Tensor, z_hat: Tensor, level: Weights) -> list[tuple[Tensor, Tensor]]:
-    """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass."""
+    """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass.
+
+    They are on the CPU, where the coder is.
+    """
     dtype = level.arithmetic.dtype
     # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
     z_hat = z_hat.to(dtype).contiguous()
@@ -230,7 +247,7 @@ def symbols_of(y: Tensor, z_hat: Tensor, level: Weights) -> list[tuple[Tensor, T
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
         mean = coded_mean(mean)
         symbols = (take_cells(y[:, channels], cells).double() - mean).round().contiguous()
-        coded.append((_flat(symbols), coded_index(scale_index).flatten()))
+        coded.append((_flat(symbols), coded_index(scale_index).flatten().cpu()))
         return symbols.to(dtype) + mean
 
     level.model.context(level.model.h_s(z_hat), visit)
@@ -273,13 +290,13 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
-        return pull(coded_index(scale_index).flatten()).view(mean.shape) + coded_mean(mean)
+        return pull(coded_index(scale_index).flatten().cpu()).view(mean.shape) + coded_mean(mean)
 
     def pull(indexes: Tensor) -> Tensor:
         nonlocal crc
         symbols = coder.pull(indexes)
         crc = _crc(symbols, crc)
-        return symbols.to(level.arithmetic.dtype)
+        return symbols.to(level.device, level.arithmetic.dtype)
 
     z_shape = (1, model.config.hyper_channels, height, width)
     _check_claim(file, level, height * width)
@@ -325,10 +342,10 @@ def _check_tile(tile: int | None) -> None:
 
 
 def _flat(symbols: Tensor) -> Tensor:
-    """To int32 in the order of [C, h, w]. float32 latents beyond int32 can't come from a picture, but from broken weights."""
+    """To int32 on the CPU, in the order of [C, h, w]. float32 latents beyond int32 can't come from a picture, but from broken weights."""
     if not symbols.abs().amax() < 2**31:
         raise DkicError("the model's latent is not finite or far too large; its weights are broken")
-    return symbols.to(torch.int32).flatten()
+    return symbols.to(torch.int32).flatten().cpu()
 
 
 def _z_indexes(shape: tuple[int, ...] | torch.Size) -> Tensor:

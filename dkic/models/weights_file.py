@@ -53,6 +53,11 @@ class Weights:
     about: dict[str, Any]
     arithmetic: Arithmetic
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.g_a.parameters()).device
+
 
 def file_hash(path: Path) -> bytes:
     """What names a model in a .dkic file."""

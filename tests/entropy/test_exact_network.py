@@ -134,6 +134,24 @@ def test_any_convolution(model, expected, convolution, monkeypatch):
     assert len(calls) > 20
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("how", ["products", "conv2d"])
+@pytest.mark.parametrize("tf32", [False, True], ids=["", "TF32"])
+def test_on_a_gpu(model, expected, tf32, how, dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", tf32)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    if how == "conv2d":
+        monkeypatch.setattr(exact_network, "convolution", plain)
+    other = copy.deepcopy(model).cuda()
+    seen = decisions(other, *(t.to("cuda", dtype) for t in latents(1)))
+    assert same([(mean.cpu(), index.cpu()) for mean, index in seen], expected)
+    with torch.autocast("cuda", torch.bfloat16):
+        seen = decisions(other, *(t.to("cuda", dtype) for t in latents(1)))
+    assert same([(mean.cpu(), index.cpu()) for mean, index in seen], expected)
+
+
 def test_noise_above_one_half_changes_it(model, expected, monkeypatch):
     """The tests above can fail."""
     monkeypatch.setattr(exact_network, "convolution", lambda *a: ORIGINAL(*a) + 0.7)
@@ -299,5 +317,3 @@ def test_ldcn_of_integers_is_exact():
     exact = reference.ldcn(x.double(), offset.double(), mask.double(), kernel_size=3, padding=1)
     assert torch.equal(exact * 64, (exact * 64).round()) and exact.abs().max() > 1e4
     assert torch.equal(ldcn(x, offset, mask, kernel_size=3, padding=1).double(), exact)
-
-

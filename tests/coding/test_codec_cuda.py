@@ -1,0 +1,63 @@
+"""The codec on a GPU: files and symbols are those of every other machine. Skipped where there is no GPU."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from photographs import crop
+
+import dkic
+from dkic.coding.codec import decode_latent, encode_latent
+from dkic.coding.container import unpack
+from dkic.errors import DkicError
+from dkic.models.weights_file import SHIPPED
+from dkic.ops import backends
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(backends.missing("cuda") is not None, reason=str(backends.missing("cuda")))]
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SIZES = [(512, 384), (100, 77), (1, 1)]
+
+
+@pytest.fixture(scope="module")
+def codecs():
+    return {device: dkic.load("tiny", device=device) for device in ("cpu", "cuda")}
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(("coded", "decoded"), [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
+def test_a_file_of_one_device_is_decoded_by_the_other(codecs, coded, decoded, size):
+    pixels = crop(*size, top=0, left=0)
+    data = codecs[coded].compress(pixels, verify=True)
+    expected = codecs[coded].decompress(data, output="numpy").astype(int)
+    actual = codecs[decoded].decompress(data, output="numpy").astype(int)
+    # The symbols are checked by the file; what the transform makes of them differs in rounding (TF32 on a GPU).
+    assert np.abs(actual - expected).max() <= 3 and (actual != expected).mean() < 0.2
+    assert np.abs(actual - pixels).mean() < 12
+
+
+def test_tiles(codecs):
+    pixels = crop(512, 384, top=0, left=0)
+    data = codecs["cuda"].compress(pixels, tile=128)
+    assert abs(len(data) - len(codecs["cuda"].compress(pixels))) < 0.01 * len(data)
+    whole = codecs["cuda"].decompress(data, output="numpy").astype(int)
+    assert np.abs(codecs["cuda"].decompress(data, output="numpy", tile=128) - whole).max() <= 3
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.dkic")))
+def test_golden_files(name):
+    about = json.loads((GOLDEN / "golden.json").read_text())[name]
+    (level,) = dkic.load(GOLDEN / f"small-q{about['quality']}.safetensors", device="cuda")._levels.values()
+    file, latents = unpack((GOLDEN / f"{name}.dkic").read_bytes()), np.load(GOLDEN / "latents.npz")
+    with torch.inference_mode():
+        y_hat = decode_latent(file, level)  # raises where the symbols' checksum is wrong
+        y = torch.from_numpy(latents[f"{name}.y"]).cuda().double() / 64
+        again = encode_latent(y, torch.from_numpy(latents[f"{name}.z_hat"]).cuda().double(), level)
+    assert y_hat.is_cuda and again == file.picture
+
+
+def test_weights_of_the_older_arithmetic_are_refused():
+    with pytest.raises(DkicError, match="tiny-q3.safetensors: weights of arithmetic float64-1 decide alike on CPUs alone"):
+        dkic.load(SHIPPED / "tiny-q3.safetensors", device="cuda")
