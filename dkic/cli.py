@@ -308,6 +308,7 @@ def train(
 @click.argument("photos", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The new weights file.")
 @click.option("--measure", metavar="DIR", type=click.Path(path_type=Path), help="Tell what it costs in rate on these pictures.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one.")
 @click.option("--steps", type=int, default=1500, show_default=True, help="Steps of training as integers.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
 @click.option("--crop", type=int, default=256, show_default=True, help="Side of a crop; a multiple of 64.")
@@ -315,16 +316,26 @@ def train(
 @click.option("--seed", type=int, default=0, show_default=True, help="Of crops and noise.")
 @THREADS
 @FORCE
-def export(model: str, photos: Path, out: Path, measure: Path | None, force: bool, **settings: Any) -> None:
+def export(
+    model: str,
+    photos: Path,
+    out: Path,
+    measure: Path | None,
+    device: Literal["cpu", "cuda"] | None,
+    force: bool,
+    **settings: Any,
+) -> None:
     """Turn MODEL's entropy networks into integers.
 
     They are trained for it on the photographs in DIR; the transforms stay as they are.
     """
+    from tqdm import tqdm
+
     from dkic.training.export import ExportSettings
     from dkic.training.export import export as write
 
     with _failing():
-        write(model, photos, out, ExportSettings(**settings), force=force, measure=measure, log=click.echo)
+        write(model, photos, out, ExportSettings(**settings), device=device, force=force, measure=measure, log=tqdm.write)
 
 
 @cli.command(short_help="Choose a quality for each picture within a budget.")

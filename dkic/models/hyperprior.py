@@ -47,7 +47,8 @@ class HyperSynthesis(nn.Sequential):
             ExactConv2d(c, config.hyper_features, 1, inputs=[fine], outputs=features, relu=True),
             nn.ReLU(),
         )
-        self.grids = nn.ModuleDict({"coarse": coarse, "fine": fine, "features": features})
+        # All of them are parts of this module, so that they move to a device with it.
+        self.grids = nn.ModuleDict({"symbols": symbols, "coarse": coarse, "fine": fine, "features": features})
 
     def forward(self, z_hat: Tensor) -> Tensor:
         t = z_hat.clamp(-ACTIVATION_MAX, ACTIVATION_MAX) if self.exact else z_hat

@@ -147,10 +147,10 @@ def pixel_strides(t: Tensor) -> tuple[int, int, int]:
 
 
 def index_of(*tensors: Tensor | None):
-    """The type that counts elements, those of tiles beyond a tensor's end too."""
-    present = (t for t in tensors if t is not None)
+    """The type that counts elements, those of tiles beyond a tensor's end too, and of a gradient, which repeats none in memory."""
+    present = [t for t in tensors if t is not None]
     last = max(sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)) for t in present)
-    return tl.int64 if last >= 2**30 else tl.int32
+    return tl.int64 if max(last, *(t.numel() for t in present)) >= 2**30 else tl.int32
 
 
 def channels_adjacent(t: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def backward_samples(p: Problem, grad_y: Tensor, grad_offset: Tensor, grad_mask:
     if need_input:
         result = torch.zeros_like(p.x, memory_format=torch.channels_last)
         sums = result if p.dtype == p.sum_dtype else result.to(torch.float32)
-    if fixed and need_input:
+    if fixed and need_input and p.pixels:
         powers = fixed_powers(p, grad_y)
         sums = torch.zeros_like(result, dtype=torch.int64)
         second_sums = torch.zeros_like(sums) if p.dtype == torch.float64 else None

@@ -17,7 +17,8 @@ from dkic.models import DKIC
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import find_weights, load_weights, save_weights
 from dkic.output_file import check_output
-from dkic.training.batches import pixels_of
+from dkic.training.batches import Batches, default_workers, pixels_of
+from dkic.training.device import DeviceName, device_for
 from dkic.training.photos import SUFFIXES, PhotoFolder
 from dkic.training.run import check_finite
 
@@ -53,6 +54,7 @@ def export(
     out: Path,
     settings: ExportSettings,
     *,
+    device: DeviceName | None = None,
     force: bool = False,
     measure: Path | None = None,
     log: Callable[[str], None] = print,
@@ -61,11 +63,12 @@ def export(
 
     Args:
         photos: a folder to find the integers' grids and to train on.
+        device: what trains and measures, see `device_for`. The integers are made of what was trained on the CPU.
         measure: another one, whose rates before and after are told.
         log: takes a line of text.
 
     Raises:
-        DkicError: the model is exact already, or a layer breaks a bound (the message names it).
+        DkicError: the model is exact already, a layer breaks a bound (the message names it), or as `device_for` has it.
         TrainingFailed: a loss is not finite.
     """
     path, *others = find_weights(model)
@@ -75,32 +78,34 @@ def export(
     if weights.arithmetic == Arithmetic.EXACT:
         raise DkicError(f"{path}: its entropy networks are exact already")
     check_output(out, force)
-    network = weights.model.float()
+    where = device_for(device)
+    network = weights.model.float().to(where)
     folder = PhotoFolder(photos, settings.crop)
     pictures = list(_pictures(measure)) if measure else []
 
     def rate() -> float:
         with torch.inference_mode():
-            bits = sum(network.latent_bits(*_latents(network, x)).quantized_bits.item() for x in pictures)
+            bits = sum(network.latent_bits(*_latents(network, x.to(where))).quantized_bits.item() for x in pictures)
         return bits / sum(x[0, 0].numel() for x in pictures)
 
+    def crops(seed: int) -> Callable[[int], Tensor]:
+        batches = Batches(folder, seed, [range(settings.batch)], default_workers(where), where.type == "cuda", log)
+        return lambda step: pixels_of(*batches.of(step), where)
+
     before = rate() if pictures else math.nan
-    _find_grids(network, folder, settings)
+    _find_grids(network, crops(settings.seed + 1))  # a seed of its own
     set_exact(network)
     untrained = rate() if pictures else math.nan
-    _train(network, folder, settings)
-    freeze(network)
+    _train(network, crops(settings.seed), settings)
+    freeze(network.cpu())
     network.eval()
     about = weights.about | {"exact": {"from": weights.hash.hex(), **vars(settings), "photographs": len(folder)}}
     save_weights(out, network, weights.quality, about, weights.tables)
     if pictures:
+        network.to(where)
         after = rate()
         log(f"bits of y in {len(pictures)} pictures of {measure}: float {before:.5f} a pixel, exact {after:.5f}")
         log(f"cost: {after / before - 1:+.2%} (before training {untrained / before - 1:+.2%})")
-
-
-def _crops(photos: PhotoFolder, settings: ExportSettings, seed: int, step: int) -> Tensor:
-    return pixels_of(photos.crops(seed, step, range(settings.batch)), torch.device("cpu"))
 
 
 def _latents(network: DKIC, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,18 +124,18 @@ def _pictures(folder: Path) -> Iterator[Tensor]:
             yield x[..., :h, :w]
 
 
-def _find_grids(network: DKIC, photos: PhotoFolder, settings: ExportSettings) -> None:
+def _find_grids(network: DKIC, crops: Callable[[int], Tensor]) -> None:
     steps = [module for module in network.modules() if isinstance(module, Step)]
     for step in steps:
         step.watch()
     with torch.no_grad():
-        for i in range(_CALIBRATION_STEPS):  # drawn from a seed of their own
-            network.latent_bits(*_latents(network, _crops(photos, settings, settings.seed + 1, i)))
+        for i in range(_CALIBRATION_STEPS):
+            network.latent_bits(*_latents(network, crops(i)))
     for step in steps:
         step.settle()
 
 
-def _train(network: DKIC, photos: PhotoFolder, settings: ExportSettings) -> None:
+def _train(network: DKIC, crops: Callable[[int], Tensor], settings: ExportSettings) -> None:
     parameters = [*network.h_s.parameters(), *network.context.parameters()]
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -139,8 +144,9 @@ def _train(network: DKIC, photos: PhotoFolder, settings: ExportSettings) -> None
         for i in progress:
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / settings.steps)))
-            x = _crops(photos, settings, settings.seed, i)
-            out = network.latent_bits(*_latents(network, x), torch.Generator().manual_seed(settings.seed * 1_000_003 + i))
+            x = crops(i)
+            noise = torch.Generator(x.device).manual_seed(settings.seed * 1_000_003 + i)
+            out = network.latent_bits(*_latents(network, x), noise)
             loss = out.bits.sum() / x[:, 0].numel()
             check_finite("loss", loss.item(), i, "--lr")
             optimizer.zero_grad(set_to_none=True)

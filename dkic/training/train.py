@@ -14,6 +14,7 @@ from dkic.errors import DkicError
 from dkic.models import PRESETS
 from dkic.models.weights_file import save_weights
 from dkic.output_file import reason
+from dkic.training.batches import default_workers
 from dkic.training.device import DeviceName, device_for
 from dkic.training.log import StepResult
 from dkic.training.photos import PhotoFolder
@@ -206,7 +207,8 @@ def train_folder(
         photos = PhotoFolder(folders, settings.crop)
         _tell_of(photos, log)
         where = device_for(device)
-        trainer = Trainer(settings, photos, device=where, workers=_workers(workers, where), tell=log)
+        workers = default_workers(where) if workers is None else workers
+        trainer = Trainer(settings, photos, device=where, workers=workers, tell=log)
     else:
         from dkic.training.processes import accelerator_for, leave, made_once
         from dkic.training.stages import StagedRun
@@ -216,7 +218,7 @@ def train_folder(
         photos = made_once(accelerator, lambda: PhotoFolder(folders, settings.crop, imagenet_photos=limit))
         if accelerator.is_main_process:
             _tell_of(photos, log)
-        workers = _workers(workers, accelerator.device)
+        workers = default_workers(accelerator.device) if workers is None else workers
         trainer = StagedRun(settings, photos, accelerator, lpips_backbone, workers=workers, tell=log)
         if start_from and not resume:
             trainer.start_from(load_checkpoint(start_from))
@@ -239,12 +241,6 @@ def train_folder(
     if not isinstance(settings, TrainSettings):
         leave()
     return weights
-
-
-def _workers(workers: int | None, device: torch.device) -> int:
-    if workers is not None:
-        return workers
-    return min(4, os.cpu_count() or 1) if device.type == "cuda" else 1
 
 
 def _tell_of(photos: PhotoFolder, log: Callable[[str], None]) -> None:

@@ -136,8 +136,9 @@ def test_tiles_of_a_gpu(way, pixels, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
-def test_gradients_by_integers(dtype):
-    assert_as_the_reference(TINY, dtype, deterministic=True)
+@pytest.mark.parametrize("case", [TINY, replace(TINY, name="batch 0", batch=0)], ids=str)
+def test_gradients_by_integers(case, dtype):
+    assert_as_the_reference(case, dtype, deterministic=True)
 
 
 @pytest.mark.parametrize("pixels", [16], indirect=True)
@@ -202,9 +203,11 @@ def test_numbers_of_elements_of_64_bits_give_the_same(monkeypatch):
 
 
 def test_when_numbers_of_elements_need_64_bits():
-    small, strided = torch.empty(2, 3), torch.empty(1).expand(2**15, 2**15 + 1)
-    assert deform_conv2d_triton.index_of(small, None, strided) == tl.int32  # an element repeated is one element
-    assert deform_conv2d_triton.index_of(small, torch.empty((2**15, 2**15 + 1), device="meta")) == tl.int64
+    small, large = torch.empty(2, 3), torch.empty((2**15, 2**15 + 1), device="meta")
+    assert deform_conv2d_triton.index_of(small, None) == tl.int32
+    assert deform_conv2d_triton.index_of(small, large) == tl.int64
+    assert deform_conv2d_triton.index_of(small, torch.empty(1).expand(large.shape)) == tl.int64  # its gradient is as large
+    assert deform_conv2d_triton.index_of(small, large[:2, :2].as_strided((2, 2), (2**30, 1))) == tl.int64
 
 
 @pytest.mark.parametrize("far", [1e9, -1e300, torch.inf, -torch.inf])

@@ -81,7 +81,8 @@ class TestOnAGpu:
         expected = results(deform_conv2d, PLAIN_CONV, tuple(given[name] for name in NAMES), given["grad_y"])
         given[which] = layout(given[which])
         actual = results(deform_conv2d, PLAIN_CONV, tuple(given[name] for name in NAMES), given["grad_y"])
-        assert all(torch.equal(t, expected[name]) for name, t in actual.items())
+        # Not to the bit: a kernel that can load vectors sums over channels in another order.
+        assert_all_close(actual, expected, **tolerances.FLOAT64)
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_deterministic_results_are_the_same_every_time(self, dtype, deterministic):

@@ -58,6 +58,14 @@ def test_what_is_exact_already_is_refused(exported, photos, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_gpu_that_is_not_there_is_refused(photos, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    result = dkic("export", str(FLOAT), str(photos), "-o", str(tmp_path / "x.safetensors"), "--device", "cuda", *QUICK)
+    assert result.status == 1 and "--device cuda: torch finds no GPU here" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_impossible_settings_are_refused(photos, tmp_path):
     wrong = ("--crop", "100", "multiple of 64"), ("--lr", "0", "--lr must be above 0"), ("--batch", "0", "--batch at least 1")
     for option, value, message in wrong:

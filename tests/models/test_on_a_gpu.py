@@ -1,0 +1,40 @@
+"""All of the network moves to a GPU and no op needs the CPU: traced with tensors without content, which need no GPU.
+
+That shows forward passes alone: torch's engine, which runs backward ones, asks the driver even about such tensors.
+"""
+
+import pytest
+import torch
+from entropy.exact_models import CONFIG, frozen, trainable
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from dkic.entropy.exact_network import ExactConv2d
+from dkic.models import DKIC
+from dkic.ops import backends
+
+
+def float_model() -> DKIC:
+    return DKIC(CONFIG)
+
+
+def moved(model: DKIC, mode: FakeTensorMode) -> DKIC:
+    """As model.cuda(): the parameters and buffers of its modules, and what it has hidden elsewhere stays behind."""
+    for module in model.modules():
+        for name, t in module.named_parameters(recurse=False):
+            module._parameters[name] = nn.Parameter(mode.from_tensor(t.detach()).cuda(), t.requires_grad)
+        for name, t in module.named_buffers(recurse=False):
+            module._buffers[name] = mode.from_tensor(t).cuda()
+        if isinstance(module, ExactConv2d) and module.frozen:  # what it makes of its weights once they have moved
+            module._parts = [(part, mode.from_tensor(t).cuda()) for part, t in module._parts]
+    return model
+
+
+@pytest.mark.parametrize("make", [float_model, trainable, frozen])
+def test_a_step_of_training_stays_there(make, monkeypatch):
+    monkeypatch.setattr(backends, "why_not", lambda op, device: None)
+    model = make()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        out = moved(model, mode)(torch.rand(2, 3, 64, 128, device="cuda"))
+    assert all(isinstance(t, FakeTensor) and t.device.type == "cuda" for t in out)
