@@ -14,6 +14,11 @@
 
 #include "strided.h"
 
+// torch 2.11 and earlier know it by another name, and don't tell the message.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace dkic {
 
 using torch::headeronly::MemoryFormat;
