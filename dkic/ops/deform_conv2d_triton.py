@@ -147,7 +147,7 @@ def pixel_strides(t: Tensor) -> tuple[int, int, int]:
 
 
 def index_of(*tensors: Tensor | None):
-    """The type that counts elements, those of tiles beyond a tensor's end too, and of a gradient, which repeats none in memory."""
+    """The type that counts elements: also of tiles beyond a tensor's end, and of gradients, whose elements all differ."""
     present = [t for t in tensors if t is not None]
     last = max(sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)) for t in present)
     return tl.int64 if max(last, *(t.numel() for t in present)) >= 2**30 else tl.int32
