@@ -1,14 +1,15 @@
 """deform_conv2d beside torchvision's and, as the floor, F.conv2d of the same shape: forward, and with backward, float32; on a
-GPU, where there is one, float16 too.
+GPU, where there is one, float16 too (our offset and mask stay float32, as under autocast; torchvision takes one dtype alone).
 
 Each gets its inputs in the layout it is fastest with: torchvision NCHW (it copies anything else), the others channels_last.
 Making the inputs is not timed; the result is compared with torchvision's before it is. F.conv2d samples nothing, and has no
 gradients of offset and mask: it says what the matrix products alone cost.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import roofline
 import torch
 import torchvision
 from ops.op_cases import DeformConv2dCase
@@ -39,6 +40,21 @@ CLOSE = {torch.float32: 1e-3, torch.float16: 3e-2}
 FEW = 1e-4
 
 
+@pytest.fixture(autouse=True)
+def float32_products() -> Iterator[None]:
+    """cuDNN, unasked, would multiply float32 as TF32, which the others do not."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def parts(case: DeformConv2dCase, work: str, implementation: str, dtype: torch.dtype) -> tuple[roofline.Work, ...]:
+    """What ours must do at least."""
+    of_case = roofline.deform_conv2d(case, dtype)
+    return () if implementation != "dkic" else of_case[:1] if work == "forward" else of_case
+
+
 def calls(
     case: DeformConv2dCase, implementation: str, device: str, dtype: torch.dtype, rounded: torch.dtype | None = None
 ) -> dict[str, Callable[[], list[Tensor]]]:
@@ -47,11 +63,14 @@ def calls(
     rounded: the dtype that the numbers were rounded to before; None: dtype.
     """
 
-    def laid_out(t: Tensor) -> Tensor:
+    def laid_out(t: Tensor, dtype: torch.dtype = dtype) -> Tensor:
         t = t.to(device, dtype)
         return t.contiguous(memory_format=LAYOUTS[implementation]) if t.dim() == 4 else t
 
-    leaves = [laid_out(t).requires_grad_() for t in case.tensors(rounded or dtype) if t is not None]
+    x, offset, weight, bias, mask = case.tensors(rounded or dtype, position_dtype=torch.float32)
+    of_positions = torch.float32 if implementation == "dkic" else dtype
+    leaves = [laid_out(x), laid_out(offset, of_positions), laid_out(weight), laid_out(bias), laid_out(mask, of_positions)]
+    leaves = [t.requires_grad_() for t in leaves]
     grad_y = laid_out(case.grad_y(rounded or dtype))
     if implementation == "F.conv2d":
         leaves = [leaves[0], *leaves[2:4]]
@@ -89,7 +108,7 @@ def assert_same(actual: list[Tensor], expected: list[Tensor]) -> None:
 def test_deform_conv2d(case, work, device, dtype, implementation, measure):
     call = calls(case, implementation, device, dtype)[work]
     if implementation == "dkic":
-        # In float32: torchvision's positions in float16 are off by up to 1/32 of a pixel here.
+        # In float32: torchvision's positions in float16 are off by up to 1/32 of a pixel here, and ours are float32.
         assert_same(call(), calls(case, "torchvision", device, torch.float32, dtype)[work]())
-    rounds = ROUNDS[implementation][work]
-    measure(f"deform_conv2d {work} {case}{ON[device, dtype]}", implementation, call, rounds, device=device)
+    rounds, least = ROUNDS[implementation][work], parts(case, work, implementation, dtype)
+    measure(f"deform_conv2d {work} {case}{ON[device, dtype]}", implementation, call, rounds, device=device, parts=least)

@@ -49,7 +49,7 @@ def forward(
                 columns = blend(x, at, weights, inside, first + c, c < RUN, TYPE)
                 w = weight + (o.to(INDEX) * taps + tap)[None, :] * (runs * RUN) + (run * RUN + c)[:, None]
                 w = tl.load(w, mask=(c < RUN)[:, None] & o_exists[None, :], other=0.0)
-                acc = tl.dot(columns.to(w.dtype), w, acc, input_precision=PRECISION)
+                acc = tl.dot(columns.to(w.dtype), w, acc, input_precision=PRECISION, out_dtype=TYPE)
     if bias is not None:
         acc += tl.load(bias + o, mask=o_exists, other=0.0).to(TYPE)[None, :]
     to = y + p[:, None] * out_channels + o[None, :]
@@ -116,7 +116,7 @@ def backward_samples(
                 g = tl.load(grad_y + (from_y[:, None] + o[None, :]), mask=exists[:, None] & o_exists[None, :], other=0.0)
                 w = weight + (o.to(INDEX) * taps + tap)[:, None] * depth + (first - weight_group * depth + c)[None, :]
                 w = tl.load(w, mask=o_exists[:, None] & c_exists[None, :], other=0.0)
-                grad = tl.dot(g, w, grad, input_precision=PRECISION)
+                grad = tl.dot(g, w, grad, input_precision=PRECISION, out_dtype=TYPE)
             c += first
             if grad_offset is not None or grad_mask is not None:
                 at = corners_of(n, sy, sx, x_stride)
@@ -184,7 +184,7 @@ def backward_weight(
         columns = blend(x, at, corner_weights(fy, fx, m, inside), inside, first + c, c_exists, TYPE)
         from_y = n * grad_stride[0] + oh * grad_stride[1] + ow * grad_stride[2]
         g = tl.load(grad_y + (from_y[:, None] + o[None, :]), mask=exists[:, None] & o_exists[None, :], other=0.0)
-        acc = tl.dot(tl.trans(g), columns.to(g.dtype), acc, input_precision=PRECISION)
+        acc = tl.dot(tl.trans(g), columns.to(g.dtype), acc, input_precision=PRECISION, out_dtype=TYPE)
     number = (part.to(INDEX) * out_channels + o)[:, None] * taps + tap
     to = partial + number * depth + (first - weight_group * depth + c)[None, :]
     tl.store(to, acc, mask=o_exists[:, None] & c_exists[None, :])

@@ -61,11 +61,11 @@ TILES = {
     ("samples", "half"): Tiles(32, 64, 32, 8),
     ("samples", "tf32x3"): Tiles(16, 16, 16, 4, registers=168),
     ("samples", "ieee"): Tiles(32, 16, 16, 8),
-    ("samples", "double"): Tiles(16, 8, 16, 8, 1, registers=168),
+    ("samples", "double"): Tiles(32, 16, 16, 8, 1),
     ("weight", "half"): Tiles(32, 128, 32, 8),
     ("weight", "tf32x3"): Tiles(16, 64, 32, 4),
     ("weight", "ieee"): Tiles(16, 64, 16, 8, 1),
-    ("weight", "double"): Tiles(8, 32, 16, 4),
+    ("weight", "double"): Tiles(16, 32, 16, 8),
 }
 
 
@@ -147,7 +147,7 @@ def pixel_strides(t: Tensor) -> tuple[int, int, int]:
 
 
 def index_of(*tensors: Tensor | None):
-    """The type that counts elements, those of tiles beyond a tensor's end too, and of a gradient, which repeats none in memory."""
+    """The type that counts elements: also of tiles beyond a tensor's end, and of gradients, whose elements all differ."""
     present = [t for t in tensors if t is not None]
     last = max(sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)) for t in present)
     return tl.int64 if max(last, *(t.numel() for t in present)) >= 2**30 else tl.int32
