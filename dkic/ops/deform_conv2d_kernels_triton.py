@@ -66,7 +66,8 @@ def add(sums, second_sums, poisoned, powers, at, value, inside):
     if powers is None:
         tl.atomic_add(sums + at, value, mask=inside, sem="relaxed")
     else:
-        finite = value - value == 0.0
+        # (Not by value - value: a value that is a product is not rounded there, but contracted to an fma, which leaves its error.)
+        finite = tl.abs(value) < float("inf")
         value = tl.where(finite, value, 0.0)
         whole = nearest(value * tl.load(powers))
         tl.atomic_add(sums + at, whole.to(tl.int64), mask=inside & finite, sem="relaxed")
