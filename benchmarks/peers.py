@@ -70,7 +70,7 @@ def compressai_likelihood() -> Callable[[Tensor, Tensor, Tensor, bool], tuple[Te
     model = GaussianConditional(None)
 
     def call(y: Tensor, scale: Tensor, mean: Tensor, noise: bool) -> tuple[Tensor, Tensor]:
-        y_hat, likelihood = model(y, scale, mean, training=noise)
+        y_hat, likelihood = model.to(y.device)(y, scale, mean, training=noise)
         return y_hat, -torch.log2(likelihood)
 
     return call
