@@ -180,6 +180,8 @@ def problem(input, offset, weight, mask, stride, padding, dilation) -> Problem:
     pairs = (stride, 1), (padding, 0), (dilation, 1)
     if any(len(pair) != 2 or min(pair) < least or max(pair) >= 2**24 for pair, least in pairs) or 0 in weight.shape:
         raise RuntimeError("deform_conv2d: stride, padding, dilation or kernel size out of range")
+    if input.dtype == torch.float64:  # since Triton 3.6 multiplies no float64 that halves went into
+        offset, mask = offset.double(), None if mask is None else mask.double()
     x, weight = channels_adjacent(input), weight.permute(0, 2, 3, 1).contiguous()
     p = Problem(x, offset, weight, mask, (*stride, *padding, *dilation), way_to_multiply(input.dtype))
     along = zip(x.shape[2:], weight.shape[1:3], stride, padding, dilation, strict=True)
@@ -209,7 +211,7 @@ def forward(
     programs = triton.cdiv(p.pixels, tiles.pixels) * (p.outputs // p.group_outputs) * triton.cdiv(p.group_outputs, tiles.outputs)
     with torch.cuda.device_of(input):
         kernels.forward[(programs,)](
-            p.x, offset, p.weight, None if bias is None else bias.contiguous(), mask, y, **p.sizes(y), out_channels=p.outputs,
+            p.x, p.offset, p.weight, None if bias is None else bias.contiguous(), p.mask, y, **p.sizes(y), out_channels=p.outputs,
             group_outputs=p.group_outputs, runs=p.depth // p.run, **tiles.options(),
         )  # fmt: skip
     return y
