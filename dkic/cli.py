@@ -327,7 +327,7 @@ def export(
 ) -> None:
     """Turn MODEL's entropy networks into integers.
 
-    They are trained for it on the photographs in DIR; the transforms stay as they are.
+    They are trained for it on the photographs in DIR; of the transforms large weights are rounded to 8 bits.
     """
     from tqdm import tqdm
 

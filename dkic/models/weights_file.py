@@ -1,9 +1,15 @@
 """Weights on disk: one safetensors file a quality level, with the model's config and its frozen integer tables inside.
 
-Tensors are stored as float16 (a tiny model's 2.7 M parameters in 5 MB) and computed with as float32: rounding them once, here, is
-part of the model. What decides bits, h_s and the context, is stored as the integers of dkic.entropy.exact_network (format 2), or
-in older files (format 1) as float16 too and computed with in float64. The file's hash names the model in every .dkic file, so a
-published file is never changed: new weights get a new name.
+What decides bits, h_s and the context, is stored as the integers of dkic.entropy.exact_network; of the transforms g_a, g_s and
+h_a large weights as int8 with a step for each output channel (dkic.models.int8_weights), all else as float16. So a tiny model's
+2.7 M parameters take 3.2 MB. They are computed with as float32: rounding them once, here, is part of the model.
+
+    format 1    h_s and context float, in float16 as all the rest, and computed with in float64: what training leaves
+    format 2    h_s and context in integers; the transforms in float16
+    format 3    the same, and weights of the transforms in int8, those that the file has steps of: `steps.NAME`, float16 `[out]`
+
+Older formats are read as ever; 1 and 3 are written. The file's hash names the model in every .dkic file, so a published file is
+never changed: new weights get a new name.
 """
 
 import hashlib
@@ -25,12 +31,14 @@ from dkic.entropy.tables import Tables, gaussian_tables
 from dkic.errors import DkicError
 from dkic.models.config import ModelConfig
 from dkic.models.dkic import DKIC
+from dkic.models.int8_weights import from_int8, is_large, to_int8
 from dkic.output_file import reason, write_atomically
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
-FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT}
+FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
 HASH_BYTES = 8
 _TABLES = "tables."
+_STEPS = "steps."
 # The factorized prior is needed in training alone: its integer tables are in the file.
 _TRAINING_ONLY = "prior."
 _ENTROPY_PARTS = ("h_s", "context")
@@ -68,7 +76,8 @@ def save_weights(path: Path, model: DKIC, quality: int, about: dict[str, Any], t
     """Write a model for use.
 
     Args:
-        model: its h_s and context frozen (`dkic.entropy.exact_network.freeze`) or float.
+        model: its h_s and context frozen (`dkic.entropy.exact_network.freeze`), and so large weights of its transforms stored in
+            8 bits; or float, and all stored in float16.
         quality: its level, 1 to 255, rising with the rate.
         about: JSON facts worth keeping.
         tables: those of z and y; by default made from model.prior.
@@ -76,14 +85,19 @@ def save_weights(path: Path, model: DKIC, quality: int, about: dict[str, Any], t
     _check_quality(quality)
     tables = tables or gaussian_tables().concat(model.prior.tables())
     integers = {f"{part}.{name}" for part in _ENTROPY_PARTS for name in frozen_names(getattr(model, part))}
-    tensors = {
-        name: value.detach().to(value.dtype if name in integers else torch.float16).contiguous()
-        for name, value in _stored(model).items()
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in _stored(model).items():
+        if name in integers:
+            tensors[name] = value
+        elif integers and is_large(value):
+            tensors[name], tensors[_STEPS + name] = to_int8(value)
+        else:
+            tensors[name] = value.detach().half()
     if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
-        raise DkicError(f"{path}: not written, since {broken[0]} holds values that float16 can't")
+        raise DkicError(f"{path}: not written, since {broken[0].removeprefix(_STEPS)} holds values that float16 can't")
     tensors |= {_TABLES + name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in tables.to_arrays().items()}
-    head = {"format": 2 if integers else 1, "quality": quality, "config": model.config.to_dict(), "about": about}
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    head = {"format": 3 if integers else 1, "quality": quality, "config": model.config.to_dict(), "about": about}
     write_atomically(path, save(tensors, {"dkic": json.dumps(head, sort_keys=True)}), force=True)
 
 
@@ -115,8 +129,10 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
             model = DKIC(config)
             if arithmetic == Arithmetic.EXACT:
                 make_room(model)
-        room = _stored(model)
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+        room = _stored(model)
+        in_int8 = [name for name in room if _STEPS + name in found] if head["format"] == 3 else []
+        room |= _room_in_int8({name: room[name] for name in in_int8})
         if {n: list(t.shape) for n, t in room.items()} != {n: shape for n, shape in found.items() if not n.startswith(_TABLES)}:
             raise DkicError("the tensors' names or shapes do not fit the config")
         tables = Tables.from_arrays({n.removeprefix(_TABLES): file.get_tensor(n).numpy() for n in found.keys() - room.keys()})
@@ -131,6 +147,11 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
             if not t.isfinite().all():
                 raise DkicError(f"{name} holds values that are not finite")
             tensors[name] = t.to(wanted, copy=True)
+        for name in in_int8:
+            step = tensors.pop(_STEPS + name)
+            if not (step > 0).all():
+                raise DkicError(f"a step of {name} is not above 0")
+            tensors[name] = from_int8(tensors[name], step)
         model.load_state_dict(tensors, strict=False, assign=True)
         if arithmetic == Arithmetic.EXACT:
             check(model)
@@ -142,6 +163,14 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
 def _stored(model: DKIC) -> dict[str, torch.Tensor]:
     """What a file holds of a model's state."""
     return {n: t for n, t in model.state_dict().items() if not n.startswith(_TRAINING_ONLY) and not n.endswith(_GRID)}
+
+
+def _room_in_int8(room: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a file holds of weights of the transforms that it has steps of."""
+    if wrong := [name for name, t in room.items() if t.ndim != 4 or not t.is_floating_point()]:
+        raise DkicError(f"it has steps of {wrong[0]}, which is no weight of the transforms")
+    steps = {_STEPS + name: torch.empty(len(t), device="meta") for name, t in room.items()}
+    return steps | {name: torch.empty_like(t, dtype=torch.int8) for name, t in room.items()}
 
 
 class _LayersWithoutMemory(TorchFunctionMode):

@@ -61,11 +61,11 @@ TILES = {
     ("samples", "half"): Tiles(32, 64, 32, 8),
     ("samples", "tf32x3"): Tiles(16, 16, 16, 4, registers=168),
     ("samples", "ieee"): Tiles(32, 16, 16, 8),
-    ("samples", "double"): Tiles(32, 16, 16, 8, 1),
+    ("samples", "double"): Tiles(32, 16, 16, 8, 1, registers=168),
     ("weight", "half"): Tiles(32, 128, 32, 8),
     ("weight", "tf32x3"): Tiles(16, 64, 32, 4),
     ("weight", "ieee"): Tiles(16, 64, 16, 8, 1),
-    ("weight", "double"): Tiles(16, 32, 16, 8),
+    ("weight", "double"): Tiles(16, 32, 16, 8, 1),
 }
 
 

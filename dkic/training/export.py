@@ -15,6 +15,7 @@ from dkic.entropy.quantization import Arithmetic
 from dkic.errors import DkicError
 from dkic.models import DKIC
 from dkic.models.dkic import SIZE_MULTIPLE
+from dkic.models.int8_weights import round_large
 from dkic.models.weights_file import find_weights, load_weights, save_weights
 from dkic.output_file import check_output
 from dkic.training.batches import Batches, default_workers, pixels_of
@@ -27,7 +28,7 @@ _CALIBRATION_STEPS = 16  # batches whose largest numbers the grids span
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How h_s and the context are trained on as integers, by Adam for the bits of y; all other parts stay as they are.
+    """How h_s and the context are trained on as integers, by Adam for the bits of y; all other parts are rounded alone.
 
     The learning rate falls from `learning_rate` to 1% of it along a cosine over the steps. Crops are drawn from (seed, step).
     """
@@ -61,6 +62,8 @@ def export(
 ) -> None:
     """Write `model` (a float weights file, or the name of shipped ones) with exact entropy networks to `out`.
 
+    The transforms are not trained; the file has them as `save_weights` stores them.
+
     Args:
         photos: a folder to find the integers' grids and to train on.
         device: what trains and measures, see `device_for`. The integers are made of what was trained on the CPU.
@@ -83,7 +86,7 @@ def export(
     folder = PhotoFolder(photos, settings.crop)
     pictures = list(_pictures(measure)) if measure else []
 
-    def rate() -> float:
+    def rate(network: DKIC) -> float:
         with torch.inference_mode():
             bits = sum(network.latent_bits(*_latents(network, x.to(where))).quantized_bits.item() for x in pictures)
         return bits / sum(x[0, 0].numel() for x in pictures)
@@ -92,18 +95,19 @@ def export(
         batches = Batches(folder, seed, [range(settings.batch)], default_workers(where), where.type == "cuda", log)
         return lambda step: pixels_of(*batches.of(step), where)
 
-    before = rate() if pictures else math.nan
+    before = rate(network) if pictures else math.nan
+    for transform in (network.g_a, network.g_s, network.h_a):
+        round_large(transform)  # as the file will have them, so that what follows is trained for their latents
     _find_grids(network, crops(settings.seed + 1))  # a seed of its own
     set_exact(network)
-    untrained = rate() if pictures else math.nan
+    untrained = rate(network) if pictures else math.nan
     _train(network, crops(settings.seed), settings)
     freeze(network.cpu())
     network.eval()
     about = weights.about | {"exact": {"from": weights.hash.hex(), **vars(settings), "photographs": len(folder)}}
     save_weights(out, network, weights.quality, about, weights.tables)
     if pictures:
-        network.to(where)
-        after = rate()
+        after = rate(load_weights(out).model.to(where))
         log(f"bits of y in {len(pictures)} pictures of {measure}: float {before:.5f} a pixel, exact {after:.5f}")
         log(f"cost: {after / before - 1:+.2%} (before training {untrained / before - 1:+.2%})")
 

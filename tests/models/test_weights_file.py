@@ -106,7 +106,7 @@ def test_other_contents_are_refused(path):
     heads = [
         5,
         {},
-        head | {"format": 2},
+        *(head | {"format": number} for number in (0, 2, 3, 4, "1", None)),
         head | {"config": 3},
         head | {"config": config | {"depth": 1}},
         head | {"config": config | {"hyper_channels": 32}},

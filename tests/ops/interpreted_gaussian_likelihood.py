@@ -174,7 +174,8 @@ def fused(request, monkeypatch):
     """Where True, every float32 sum with a product in it is rounded once. (The product is exact in float64.)"""
     if not request.param:
         return False
-    multiply, add, subtract, negate = (getattr(InterpreterBuilder, f"create_{name}") for name in ("fmul", "fadd", "fsub", "fneg"))
+    names = "fmul", "fadd", "fsub", "fneg"
+    multiply, add, subtract, negate = (getattr(InterpreterBuilder, f"create_{name}", None) for name in names)
 
     def fmul(self, a, b):
         result = multiply(self, a, b)
@@ -201,7 +202,7 @@ def fused(request, monkeypatch):
 
     replaced = {"fmul": fmul, "fneg": fneg, "fadd": fuse(add, 1), "fsub": fuse(subtract, -1)}
     for name, function in replaced.items():
-        monkeypatch.setattr(InterpreterBuilder, f"create_{name}", function)
+        monkeypatch.setattr(InterpreterBuilder, f"create_{name}", function, raising=False)  # Triton 3.6 subtracts for fneg
     return True
 
 
