@@ -8,16 +8,20 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
 import dkic
 from dkic.errors import DkicError
 from dkic.evaluation.evaluate import evaluate
+from dkic.inputs import FAULTS, each, identity, output_files, sentence, with_folders_opened
 from dkic.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from dkic.targeting.pictures import Pictures
 
 INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
 OUT = click.option("-o", "--out", required=True, metavar="OUT", help="A file; or a folder, where there are several inputs.")
@@ -79,36 +83,95 @@ def cli() -> None:
 @INPUTS
 @OUT
 @click.option("--quality", type=int, help="Quality level of the model; the highest by default.")
+@click.option(
+    "--target-bpp",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="BPP",
+    help="Choose the levels, for at most so many bits per pixel: all bits divided by all pixels.",
+)
+@click.option("--mean", is_flag=True, help="With --target-bpp: the mean of the pictures' own bits per pixel.")
+@click.option(
+    "--distortion",
+    type=click.Choice(["lpips", "mse"]),
+    help="With --target-bpp and several pictures: what is to be the least.  [default: lpips]",
+)
 @click.option("--model", default="tiny", show_default=True, help="A shipped model's name, a weights file, or a folder of them.")
 @TILE
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the symbols before a file is put in place.")
 @THREADS
 @FORCE
 def compress(
-    inputs: tuple[str, ...], out: str, quality: int | None, model: str, tile: int | None, verify: bool, force: bool
+    inputs: tuple[str, ...],
+    out: str,
+    quality: int | None,
+    target_bpp: float | None,
+    mean: bool,
+    distortion: Literal["lpips", "mse"] | None,
+    model: str,
+    tile: int | None,
+    verify: bool,
+    force: bool,
 ) -> None:
-    """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files."""
-    targets = _targets(inputs, out, ".dkic")
+    """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files.
+
+    With --target-bpp one picture gets the highest quality level at which its file keeps to it. Of several, or of a folder IN,
+    each gets its own level, for the least mean LPIPS (or --distortion mse) of all at that rate. For that they are coded and
+    decoded at every level; what is measured is kept in $DKIC_CACHE or ~/.cache/dkic, so that a run that was stopped goes on
+    where it was, and other targets take little time.
+    """
+    if target_bpp is None and (mean or distortion):
+        raise click.UsageError(f"{'--mean' if mean else '--distortion'} goes with --target-bpp")
+    if target_bpp is not None and quality is not None:
+        raise click.UsageError("give either --quality or --target-bpp")
+    folders = target_bpp is not None and any(map(os.path.isdir, inputs))
+    inputs = with_folders_opened(inputs) if folders else inputs
+    targets = output_files(inputs, out, ".dkic", several=folders or len(inputs) > 1)
     from dkic.coding.codec import load
+    from dkic.coding.container import unpack
     from dkic.coding.image_io import read_picture
     from dkic.output_file import check_output, write_atomically
 
     codec = load(model)
     if quality is not None and quality not in codec.qualities:
         raise click.UsageError(f"--quality: model {model} has quality {_list(codec.qualities)}, not {quality}")
+    if target_bpp is not None and len(inputs) > 1:
+        from dkic.targeting.pictures import Pictures
+
+        kind: Literal["mean_bpp", "total_bpp"] = "mean_bpp" if mean else "total_bpp"
+        by = distortion or "lpips"
+        pictures = Pictures(codec, target_bpp, kind=kind, distortion=by, verify=verify, tile=tile, force=force)
+        _compress_together(inputs, targets, pictures)
 
     def one(source: str, target: Path) -> str:
         check_output(target, force)
         picture = read_picture(source)
         start = time.perf_counter()
-        data = codec.compress(picture, quality, verify=verify, tile=tile)
+        data = codec.compress(picture, quality, target_bpp, verify=verify, tile=tile)
         seconds = time.perf_counter() - start
         write_atomically(target, data, force)
         bpp = len(data) * 8 / (picture.width * picture.height)
+        chosen = "" if target_bpp is None else f"quality {unpack(data).header.quality}, "
         done = "encoded and verified" if verify else "encoded"
-        return f"{source} -> {target}: {len(data)} bytes, {bpp:.3f} bpp, {done} in {seconds:.2f} s"
+        return f"{source} -> {target}: {len(data)} bytes, {bpp:.3f} bpp, {chosen}{done} in {seconds:.2f} s"
 
-    _each(inputs, targets, one)
+    sys.exit(each(inputs, targets, one))
+
+
+def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "Pictures") -> NoReturn:
+    """Those that can't be coded are told, and the others brought to the target."""
+    status = each(inputs, targets, pictures.measure)
+    if not len(pictures):
+        sys.exit(status)
+    try:
+        written, facts = pictures.write()
+    except FAULTS as error:
+        click.echo(f"dkic: {sentence(error)}", err=True)
+        sys.exit(1)
+    for file in written:
+        size = f"{file.option.bytes} bytes, {file.bpp:.3f} bpp, quality {file.quality}"
+        click.echo(f"{file.source} -> {file.target}: {size}")
+    _print(facts)
+    sys.exit(status)
 
 
 @cli.command(short_help="Decompress .dkic files to pictures.")
@@ -125,7 +188,7 @@ def decompress(
     """Decompress .dkic files to pictures; the suffix says which kind, PNG in a folder."""
     from tqdm import tqdm
 
-    targets = _targets(inputs, out, ".png")
+    targets = output_files(inputs, out, ".png", several=len(inputs) > 1)
     from dkic.coding.codec import Codec, load
     from dkic.coding.container import unpack
     from dkic.coding.image_io import picture_suffix, write_picture
@@ -151,7 +214,7 @@ def decompress(
         write_picture(picture, target, force)
         return f"{source} -> {target}: {picture.width}x{picture.height}, decoded in {seconds:.2f} s"
 
-    _each(inputs, targets, one)
+    sys.exit(each(inputs, targets, one))
 
 
 @cli.command()
@@ -365,7 +428,7 @@ def allocate(table: Path, target_bpp: float | None, mean: bool, total_bytes: flo
         raise click.UsageError("--mean goes with --target-bpp")
     if out.suffix.lower() != ".csv":
         raise click.UsageError(f"-o: the plan is CSV, so its name must end in .csv, and is {out}")
-    if _identity(out) is not None and _identity(out) == _identity(table):
+    if identity(out) is not None and identity(out) == identity(table):
         raise click.UsageError(f"-o: {out} is the table itself")
     kind, budget = ("mean_bpp" if mean else "total_bpp", target_bpp) if total_bytes is None else ("total_bytes", total_bytes)
     with _failing():
@@ -373,63 +436,6 @@ def allocate(table: Path, target_bpp: float | None, mean: bool, total_bytes: flo
 
 
 cli.add_command(evaluate)
-
-
-def _targets(inputs: tuple[str, ...], out: str, suffix: str) -> list[Path]:
-    """The output of every input; a usage error where two would get the same, or an input would be overwritten."""
-    if not out:
-        raise click.UsageError("-o: the name of the output is empty")
-    if len(inputs) == 1 and not Path(out).is_dir() and not out.endswith("/"):
-        targets = [Path(out)]
-    else:
-        folder = Path(out)
-        if folder.exists() and not folder.is_dir():
-            raise click.UsageError(f"-o: {out} must be a folder, and it is a file")
-        targets = [folder / (Path(source).stem + suffix) for source in inputs]
-    files = {_identity(source) for source in inputs} - {None}
-    source_of: dict[Path, str] = {}
-    for source, target in zip(inputs, targets, strict=True):
-        if source_of.setdefault(target, source) is not source:
-            raise click.UsageError(f"{source_of[target]} and {source} would both become {target}")
-        if _identity(target) in files:
-            raise click.UsageError(f"-o: {target} is an input itself")
-    if targets[0] != Path(out):
-        try:
-            Path(out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise click.UsageError(f"-o: the folder {out} can't be made ({error.strerror})") from None
-    return targets
-
-
-def _identity(path: str | Path) -> tuple[int, int] | None:
-    """What tells a file from all others, whatever it is called; None where there is none."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path], str]) -> None:
-    """Do every input; what fails is one line, and the exit status 1 at the end."""
-    from tqdm import tqdm
-
-    failed = False
-    pairs = list(zip(inputs, targets, strict=True))
-    for source, target in tqdm(pairs, unit="file", disable=None if len(pairs) > 1 else True):
-        try:
-            said = one(source, target)
-        except (DkicError, OSError, MemoryError, RuntimeError) as error:
-            no_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's is a RuntimeError
-            if isinstance(error, RuntimeError) and not no_memory:
-                raise
-            failed = True
-            text = "not enough memory for this picture" if no_memory else str(error)
-            text = text if text.startswith((source, str(target))) else f"{source}: {text}"
-            tqdm.write(f"dkic: {text}", file=sys.stderr)
-        else:
-            tqdm.write(said)
-    sys.exit(1 if failed else 0)
 
 
 def _read_dkic(path: str) -> bytes:

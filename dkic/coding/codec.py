@@ -11,6 +11,7 @@ The picture section is 4 bytes, the CRC32C of all symbols as little-endian int32
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 from pathlib import Path
@@ -80,20 +81,29 @@ class Codec:
             return self._verified(self._compress(picture, self.qualities[-1] if quality is None else quality, tile), verify)
         if quality is not None:
             raise DkicError("give quality or target_bpp, not both")
+        least = math.inf
         for level in reversed(self.qualities):
             data = self._compress(picture, level, tile)
             bpp = len(data) * 8 / (picture.width * picture.height)
             if bpp <= target_bpp:
                 return self._verified(data, verify)
-        raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; the lowest takes {bpp:.3f} for this picture")
+            least = min(least, bpp)  # of a small or an odd picture a lower level may take more
+        raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; the lowest takes {least:.6g} for this picture")
+
+    def model_hash(self, quality: int) -> bytes:
+        """What names one of `qualities` in the files made with it."""
+        return self._level(quality).hash
 
     def _compress(self, picture: Picture, quality: int, tile: int | None) -> bytes:
-        if quality not in self._levels:
-            raise DkicError(f"this model has no quality {quality}; it has {', '.join(map(str, self.qualities))}")
-        level = self._levels[quality]
+        level = self._level(quality)
         x = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1).unsqueeze(0)
         header = Header(picture.width, picture.height, level.hash, level.quality, int(level.arithmetic), picture.grayscale)
         return pack(DkicFile(header, encode(x, level, tile), picture.icc))
+
+    def _level(self, quality: int) -> Weights:
+        if quality not in self._levels:
+            raise DkicError(f"this model has no quality {quality}; it has {', '.join(map(str, self.qualities))}")
+        return self._levels[quality]
 
     def _verified(self, data: bytes, verify: bool) -> bytes:
         if verify:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import torch
 
 _READ_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP")
+# Of the files that are taken for pictures where a folder is given.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".bmp")
 
 # Suffix -> Pillow's format name and options.
 _WRITE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -96,6 +98,23 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         if not file.peek(1):
             raise DkicError(f"{path}: the file is empty, so it is not a picture")
         return _from_pil(Image.open(file, formats=_READ_FORMATS), str(path))
+
+
+def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """The pictures in a folder, by their names' suffixes and in order; none that is hidden or in a folder below.
+
+    Raises DkicError where there is none, or no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DkicError(f"{folder}: there is no such folder of pictures")
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    except OSError as error:
+        raise DkicError(f"{folder}: can't be read ({reason(error)})") from None
+    if not found:
+        raise DkicError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) in it")
+    return found
 
 
 def picture_from(

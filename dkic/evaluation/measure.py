@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_io import pictures_in, read_picture
 from dkic.errors import DkicError
 from dkic.evaluation.codecs import ImageCodec, Unavailable
 from dkic.evaluation.metrics import batch, lpips, ms_ssim, psnr
 from dkic.losses.lpips import LPIPS
 from dkic.output_file import reason, write_atomically
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".bmp")
 _AT_ONCE = 4_000_000  # pixels that the metrics get in a batch, for the sake of memory
 
 
@@ -47,14 +46,10 @@ COLUMNS = tuple(field.name for field in fields(Measurement))
 
 def find_pictures(folder: Path) -> dict[str, Path]:
     """The pictures in a folder, by the names they have in the report, in order. Raises DkicError."""
-    if not folder.is_dir():
-        raise DkicError(f"{folder}: there is no such folder of pictures")
     found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
+    for path in pictures_in(folder):
         if found.setdefault(path.stem, path) is not path:
             raise DkicError(f"{path} and {found[path.stem]} differ in their suffix alone; give them names of their own")
-    if not found:
-        raise DkicError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) in it")
     return found
 
 

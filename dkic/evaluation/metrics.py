@@ -21,11 +21,15 @@ def batch(*pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
+def mse(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Mean squared error over all channels, in squares of 8-bit steps, `[N]`, of uint8 `[N, 3, H, W]`."""
+    _check(x, x_hat)
+    return (x.float() - x_hat.float()).square().mean((1, 2, 3))
+
+
 def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
     """PSNR in dB over all channels, `[N]`, of uint8 `[N, 3, H, W]`; infinite where two pictures are equal."""
-    _check(x, x_hat)
-    mse = (x.float() - x_hat.float()).square().mean((1, 2, 3))
-    return 10 * torch.log10(255**2 / mse)
+    return 10 * torch.log10(255**2 / mse(x, x_hat))
 
 
 def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """AlexNet's and VGG-16's convolutions, what LPIPS compares pictures by, and where their weights come from."""
 
 import io
-import os
 import pickle
 import tarfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dkic.cache import cache_folder
 from dkic.errors import DkicError
 from dkic.output_file import reason
 
@@ -94,9 +94,8 @@ def load_backbone(net: Net, file: str | Path | None = None) -> Backbone:
 
 
 def cached_backbone(net: Net) -> Path:
-    """Where converted weights are looked for: in $DKIC_CACHE, else in dkic of the user's cache folder (~/.cache)."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("DKIC_CACHE") or caches / "dkic") / f"lpips-{net}.safetensors"
+    """Where converted weights are looked for: in dkic's cache folder ($DKIC_CACHE or ~/.cache/dkic)."""
+    return cache_folder() / f"lpips-{net}.safetensors"
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_io import SUFFIXES, read_picture
 from dkic.entropy.exact_network import Step, freeze, set_exact
 from dkic.entropy.quantization import Arithmetic
 from dkic.errors import DkicError
@@ -20,7 +20,7 @@ from dkic.models.weights_file import find_weights, load_weights, save_weights
 from dkic.output_file import check_output
 from dkic.training.batches import Batches, default_workers, pixels_of
 from dkic.training.device import DeviceName, device_for
-from dkic.training.photos import SUFFIXES, PhotoFolder
+from dkic.training.photos import PhotoFolder
 from dkic.training.run import check_finite
 
 _CALIBRATION_STEPS = 16  # batches whose largest numbers the grids span

@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_io import SUFFIXES, read_picture
 from dkic.errors import DkicError
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".bmp"))
 # Where ImageNet's photographs for training are below its root: as ILSVRC2012_img_train.tar has them, as torchvision lays
 # them out, and in the archive of its localization challenge. Those for validation and test beside them are left alone.
 IMAGENET_TRAIN = (".", "train", "ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train")

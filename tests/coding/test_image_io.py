@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from dkic.coding import image_io
 from dkic.coding.container import MAX_PIXELS
-from dkic.coding.image_io import Picture, picture_from, read_picture
+from dkic.coding.image_io import Picture, picture_from, pictures_in, read_picture
 from dkic.errors import DkicError
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -345,6 +345,20 @@ def test_pillows_limit_is_put_back_after_threads(tmp_path):
 
 
 # From PIL, numpy and torch
+
+
+def test_pictures_in_a_folder(tmp_path):
+    for name in ("b.PNG", "a.jpeg", ".hidden.png", "notes.txt", "film.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "c.png").touch()
+    assert pictures_in(tmp_path) == [tmp_path / "a.jpeg", tmp_path / "b.PNG"]
+    for name, message in (("missing", "no such folder of pictures"), ("b.PNG", "no such folder of pictures")):
+        with pytest.raises(DkicError, match=f"{name}: there is {message}"):
+            pictures_in(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DkicError, match="empty: no pictures .*.webp.* in it"):
+        pictures_in(tmp_path / "empty")
 
 
 def test_picture_from_takes_paths_and_pictures(tmp_path):

@@ -1,0 +1,83 @@
+"""The inputs of a command, the file that each becomes, and doing them one by one."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from dkic.errors import DkicError
+
+# What can go wrong with an input, for `sentence`.
+FAULTS = (DkicError, OSError, MemoryError, RuntimeError)
+
+
+def with_folders_opened(inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """The inputs, with the pictures of folders in their place."""
+    from dkic.coding.image_io import pictures_in
+
+    return tuple(str(path) for given in inputs for path in (pictures_in(given) if os.path.isdir(given) else [given]))
+
+
+def output_files(inputs: tuple[str, ...], out: str, suffix: str, several: bool) -> list[Path]:
+    """The output of every input, in a folder where `several`; a usage error where two would get the same, or it is an input."""
+    if not out:
+        raise click.UsageError("-o: the name of the output is empty")
+    if not several and not Path(out).is_dir() and not out.endswith("/"):
+        targets = [Path(out)]
+    else:
+        folder = Path(out)
+        if folder.exists() and not folder.is_dir():
+            raise click.UsageError(f"-o: {out} must be a folder, and it is a file")
+        targets = [folder / (Path(source).stem + suffix) for source in inputs]
+    files = {identity(source) for source in inputs} - {None}
+    source_of: dict[Path, str] = {}
+    for source, target in zip(inputs, targets, strict=True):
+        if source_of.setdefault(target, source) is not source:
+            raise click.UsageError(f"{source_of[target]} and {source} would both become {target}")
+        if identity(target) in files:
+            raise click.UsageError(f"-o: {target} is an input itself")
+    if targets[0] != Path(out):
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"-o: the folder {out} can't be made ({error.strerror})") from None
+    return targets
+
+
+def identity(path: str | Path) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever it is called; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path], str | None]) -> int:
+    """Do every input; what fails is one line. Returns the exit status: 1 where one did."""
+    from tqdm import tqdm
+
+    failed = False
+    pairs = list(zip(inputs, targets, strict=True))
+    for source, target in tqdm(pairs, unit="file", disable=None if len(pairs) > 1 else True):
+        try:
+            said = one(source, target)
+        except FAULTS as error:
+            text = sentence(error)
+            failed = True
+            text = text if text.startswith((source, str(target))) else f"{source}: {text}"
+            tqdm.write(f"dkic: {text}", file=sys.stderr)
+        else:
+            if said is not None:
+                tqdm.write(said)
+    return 1 if failed else 0
+
+
+def sentence(error: Exception) -> str:
+    """What to say of one of FAULTS; a mistake of ours is raised again."""
+    no_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's is a RuntimeError
+    if isinstance(error, RuntimeError) and not no_memory:
+        raise error
+    return "not enough memory for this picture" if no_memory else str(error)

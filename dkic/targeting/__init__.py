@@ -1,0 +1,1 @@
+"""`dkic compress --target-bpp`: several pictures brought to a rate together."""

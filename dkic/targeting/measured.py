@@ -1,0 +1,89 @@
+"""What pictures cost at a quality level, kept on disk, so that no run measures again what an earlier one did.
+
+There is a text file for each weights file, `measured-HASH.txt` in dkic's cache folder, with a line for each picture and
+distortion: the first 16 bytes of the SHA-256 of the picture's file, the distortion's name and value, pixels, bytes, and the
+CRC-32 of all that. Lines are only ever appended, each by itself, so that a run may be killed at any time, and several may go on
+at once; a line that is cut short or otherwise damaged is passed over. The last one of a picture counts.
+"""
+
+import hashlib
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from dkic.errors import DkicError
+from dkic.output_file import reason
+
+_KEY_BYTES = 16
+_CHUNK = 1 << 20
+
+
+class Option(NamedTuple):
+    """A picture at a quality level: pixels, the file's bytes, the distortion of what it decodes to."""
+
+    pixels: int
+    bytes: int
+    distortion: float
+
+
+def picture_key(path: str | Path) -> str:
+    """What tells a picture from all others: of its file's contents, whatever it is called. Raises DkicError."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except (OSError, ValueError) as error:
+        raise DkicError(f"{path}: can't be read ({reason(error)})") from None
+    return digest.digest()[:_KEY_BYTES].hex()
+
+
+class Measured:
+    """The options measured with one weights file, by one distortion.
+
+    Args:
+        folder: where its file is, or will be; made where it is not there.
+        model_hash: of the weights. distortion: its name.
+
+    Raises:
+        DkicError: the file can't be read or written, as with `add`.
+    """
+
+    def __init__(self, folder: Path, model_hash: bytes, distortion: str) -> None:
+        self._path = folder / f"measured-{model_hash.hex()}.txt"
+        self._distortion = distortion
+        self._options: dict[str, Option] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "a+b") as file:  # now is the time to know that it can be written
+                file.seek(0)
+                for line in file:
+                    self._read(line)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def get(self, key: str) -> Option | None:
+        """The option of the picture with this key, if it is there."""
+        return self._options.get(key)
+
+    def add(self, key: str, option: Option) -> None:
+        """Takes it in, and writes it at once."""
+        line = f"{key} {self._distortion} {option.distortion!r} {option.pixels} {option.bytes}".encode()
+        try:
+            with open(self._path, "ab", buffering=0) as file:
+                # The line break before it is for an earlier line that was cut short.
+                file.write(b"\n%s %08x\n" % (line, zlib.crc32(line)))
+        except OSError as error:
+            raise self._unusable(error) from None
+        self._options[key] = option
+
+    def _read(self, line: bytes) -> None:
+        content, _, crc = line.rstrip(b"\n").rpartition(b" ")
+        if crc == b"%08x" % zlib.crc32(content):
+            key, name, distortion, pixels, size = content.decode().split(" ")
+            if name == self._distortion:
+                self._options[key] = Option(int(pixels), int(size), float(distortion))
+
+    def _unusable(self, error: OSError) -> DkicError:
+        where = "set DKIC_CACHE to a folder that can be written"
+        return DkicError(f"{self._path}: what is measured can't be kept there ({reason(error)}); {where}")

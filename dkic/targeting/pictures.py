@@ -1,0 +1,176 @@
+"""Pictures brought to a rate together: of each the quality level that makes for the least distortion in all, within the rate.
+
+Every picture is coded and decoded at every level, which tells what each takes and loses; dkic.allocation chooses; the chosen are
+coded again. Where a file then has another size than was measured (in an earlier run with other threads or on another machine,
+whose transforms round otherwise), its own size counts, and the choice is made anew: the rate is that of the files as they are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, get_args
+
+import numpy as np
+from tqdm import tqdm
+
+from dkic.allocation import Allocation, allocate
+from dkic.allocation.problem import UNITS
+from dkic.cache import cache_folder
+from dkic.coding.codec import Codec
+from dkic.coding.image_io import Picture, read_picture
+from dkic.errors import DkicError
+from dkic.evaluation.metrics import batch, lpips, mse
+from dkic.losses.lpips import LPIPS
+from dkic.output_file import check_output, reason, write_atomically
+from dkic.targeting.measured import Measured, Option, picture_key
+
+Distortion = Literal["lpips", "mse"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file: the picture it is of, its quality level, and what was measured of it, the bytes being its own."""
+
+    source: str
+    target: Path
+    quality: int
+    option: Option
+
+    @property
+    def bpp(self) -> float:
+        return self.option.bytes * 8 / self.option.pixels
+
+
+class Pictures:
+    """Pictures to bring to a rate together: `measure` each, then `write` their files.
+
+    Args:
+        codec: of one or more quality levels.
+        target_bpp: bits per pixel that the files take at most.
+        kind: whether those are all bits by all pixels ("total_bpp"), or the mean of the pictures' own ("mean_bpp").
+        distortion: "lpips" (by AlexNet) or "mse", whose sum over the pictures is to be the least.
+        verify, tile: as `Codec.compress` has them.
+        force: overwrite files that exist.
+
+    Raises:
+        DkicError: LPIPS' weights, or a place to keep what is measured, can't be had.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        target_bpp: float,
+        *,
+        kind: Literal["total_bpp", "mean_bpp"] = "total_bpp",
+        distortion: Distortion = "lpips",
+        verify: bool = True,
+        tile: int | None = None,
+        force: bool = False,
+    ) -> None:
+        if distortion not in get_args(Distortion):
+            raise DkicError(f"distortion must be {' or '.join(get_args(Distortion))}, not {distortion}")
+        self._codec, self._target_bpp, self._kind, self._distortion = codec, target_bpp, kind, distortion
+        self._verify, self._tile, self._force = verify, tile, force
+        self._network = _network() if distortion == "lpips" else None
+        self._levels = [Measured(cache_folder(), codec.model_hash(quality), distortion) for quality in codec.qualities]
+        self._pictures: list[tuple[str, Path, str]] = []  # source, target, key
+        self._options: list[list[Option]] = []  # [N][M]
+
+    def __len__(self) -> int:
+        """How many are measured."""
+        return len(self._pictures)
+
+    def measure(self, source: str, target: Path) -> None:
+        """Measures a picture at every level at which no earlier run did.
+
+        Raises:
+            DkicError: the picture can't be coded, the distortion is not defined for it, or there can be no file `target`.
+        """
+        check_output(target, self._force)
+        key = picture_key(source)
+        options = [level.get(key) for level in self._levels]
+        if None in options:
+            picture = read_picture(source)
+            for i, level in enumerate(self._levels):
+                if options[i] is None:
+                    options[i] = self._measured(picture, self._codec.qualities[i], source)
+                    level.add(key, options[i])
+        self._pictures.append((source, target, key))
+        self._options.append(options)
+
+    def write(self) -> tuple[list[Written], Iterator[tuple[str, str]]]:
+        """Chooses, and writes the files: none before it is known that all together keep to the target.
+
+        Returns:
+            The files, in the order of `measure`, and what came of it, as (name, value).
+
+        Raises:
+            DkicError: the target can't be met, and the message says what can; or a file can't be written.
+        """
+        try:
+            # Beside the files that they become. What was coded is not kept in memory: it may be that of 100,000 pictures.
+            with TemporaryDirectory(prefix=".dkic-", dir=self._pictures[0][1].parent) as folder:
+                found = self._code_chosen(Path(folder))
+                levels = found.choice.tolist()
+                for i, (_, target, _) in enumerate(self._pictures):
+                    write_atomically(target, (Path(folder) / str(i)).read_bytes(), self._force)
+        except OSError as error:
+            raise DkicError(f"{error.filename}: can't be written ({reason(error)})") from None
+        written = [
+            Written(source, target, self._codec.qualities[level], options[level])
+            for (source, target, _), options, level in zip(self._pictures, self._options, levels, strict=True)
+        ]
+        return written, self._facts(written, found)
+
+    def _code_chosen(self, folder: Path) -> Allocation:
+        """Codes each picture at the level chosen, into a file of its number, until the choice is by those files' sizes."""
+        coded: dict[int, int] = {}
+        while True:
+            found = self._allocated()
+            to_do = [(i, level) for i, level in enumerate(found.choice.tolist()) if coded.get(i) != level]
+            as_measured = True
+            for i, level in tqdm(to_do, unit="file", desc="writing", disable=None, leave=False):
+                source, _, key = self._pictures[i]
+                data = self._codec.compress(source, self._codec.qualities[level], verify=self._verify, tile=self._tile)
+                write_atomically(folder / str(i), data, force=True)
+                coded[i] = level
+                if len(data) != self._options[i][level].bytes:
+                    as_measured = False
+                    self._options[i][level] = self._options[i][level]._replace(bytes=len(data))
+                    self._levels[level].add(key, self._options[i][level])
+            if as_measured:
+                return found
+
+    def _allocated(self) -> Allocation:
+        table = np.array(self._options, np.float64)  # [N, M, 3]
+        pixels, size, distortion = np.moveaxis(table, 2, 0)
+        names = [source for source, _, _ in self._pictures]
+        rate = size * 8 / pixels
+        return allocate(rate, distortion, self._target_bpp, kind=self._kind, pixels=pixels[:, 0], names=names)
+
+    def _measured(self, picture: Picture, quality: int, source: str) -> Option:
+        side = 1 if self._network is None else self._network.backbone.least_side
+        if min(picture.width, picture.height) < side:
+            raise DkicError(
+                f"{source}: LPIPS is not defined for {picture.width}x{picture.height} pixels, only for sides of {side} or more; "
+                "leave the picture out, or take --distortion mse"
+            )
+        data = self._codec.compress(picture, quality, tile=self._tile)
+        x, x_hat = batch(picture.pixels), batch(self._codec.decompress(data, "numpy", tile=self._tile))
+        distortion = mse(x, x_hat) if self._network is None else lpips(x, x_hat, self._network)
+        return Option(picture.width * picture.height, len(data), distortion.item())
+
+    def _facts(self, written: list[Written], found: Allocation) -> Iterator[tuple[str, str]]:
+        size, pixels = (sum(getattr(file.option, name) for file in written) for name in ("bytes", "pixels"))
+        rate = size * 8 / pixels if self._kind == "total_bpp" else np.mean([file.bpp for file in written])
+        yield "rate", f"{rate:.6g} of {self._target_bpp:.6g} {UNITS[self._kind]} ({size:,} bytes in {len(written):,} files)"
+        yield self._distortion, f"{np.mean([file.option.distortion for file in written]):.6g} in the mean"
+        yield "gap", f"{found.gap:.2g} (no choice within the rate has less than {found.bound / len(written):.6g} in the mean)"
+
+
+def _network() -> LPIPS:
+    try:
+        return LPIPS("alex")
+    except DkicError as error:
+        raise DkicError(f"{error}; or take --distortion mse") from None

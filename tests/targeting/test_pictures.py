@@ -1,0 +1,363 @@
+"""`dkic compress --target-bpp`: of the files' own bytes, never more than the target, and the best that there is within it."""
+
+import itertools
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import dkic
+from entropy.exact_models import frozen
+from lpips_weights import need_backbone
+from photographs import crop
+from PIL import Image, ImageCms
+
+import dkic as package
+from dkic.coding.codec import Codec
+from dkic.coding.container import unpack
+from dkic.errors import DkicError
+from dkic.evaluation.metrics import batch, lpips, mse
+from dkic.losses import lpips as lpips_module
+from dkic.losses.lpips import LPIPS
+from dkic.losses.lpips_backbone import cached_backbone
+from dkic.models.weights_file import save_weights
+from dkic.targeting.measured import Measured, picture_key
+
+SIZES = {"a.png": (48, 64, 150), "b.png": (90, 70, 0), "c.png": (64, 64, 60)}  # height, width, top
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()  # its bytes are the file's too
+LEVELS = {1: 1, 2: 10, 5: 30}  # quality, gain
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Small and untrained, with three levels: the larger its latent, the larger the file, and mostly the nearer the picture."""
+    folder = tmp_path_factory.mktemp("model")
+    for quality, gain in LEVELS.items():
+        network = frozen(0)
+        with torch.no_grad():
+            network.g_a[-1].weight.mul_(gain)
+        save_weights(folder / f"small-q{quality}.safetensors", network, quality, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, (height, width, top) in SIZES.items():
+        Image.fromarray(crop(height, width, top=top)).save(folder / name, icc_profile=SRGB if name == "b.png" else None)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(model, pictures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """pixels `[N]`, bytes and MSE `[N, M]`, by the codec itself."""
+    codec = package.load(model)
+    pixels, size, distortion = [], [], []
+    for name, (height, width, top) in SIZES.items():
+        files = [codec.compress(pictures / name, quality) for quality in LEVELS]
+        decoded = batch(*(codec.decompress(data, "numpy") for data in files))
+        pixels.append(height * width)
+        size.append([len(data) for data in files])
+        distortion.append(mse(batch(crop(height, width, top=top)).expand_as(decoded), decoded).tolist())
+    return np.array(pixels), np.array(size), np.array(distortion)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DKIC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Path:
+    need_backbone("alex")
+    return cached_backbone("alex")
+
+
+@pytest.fixture
+def alex(backbone, cache):
+    """LPIPS' weights in this test's own cache."""
+    cache.mkdir()
+    (cache / backbone.name).symlink_to(backbone)
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[bytes]:
+    """What is decoded to pictures: a file for each option that is measured."""
+    seen, decompress = [], Codec.decompress
+
+    def watched(self, data, *args, **options):
+        seen.append(data)
+        return decompress(self, data, *args, **options)
+
+    monkeypatch.setattr(Codec, "decompress", watched)
+    return seen
+
+
+def rate(pixels: np.ndarray, size: np.ndarray, mean: bool) -> float:
+    return float((size * 8 / pixels).mean() if mean else size.sum() * 8 / pixels.sum())
+
+
+def best(table, target: float, mean: bool = False) -> tuple[int, ...]:
+    """Of all choices the one of least distortion within the target, by looking at each."""
+    pixels, size, distortion = table
+    rows = np.arange(len(pixels))
+    choices = itertools.product(range(size.shape[1]), repeat=len(pixels))
+    within = [choice for choice in choices if rate(pixels, size[rows, choice], mean) <= target]
+    return min(within, key=lambda choice: distortion[rows, choice].sum())
+
+
+def written(out) -> list[bytes]:
+    assert sorted(path.name for path in out.iterdir()) == [name.replace("png", "dkic") for name in SIZES]
+    return [path.read_bytes() for path in sorted(out.iterdir())]
+
+
+def compress(model, *arguments: object):
+    return dkic("compress", *arguments, "--model", model)
+
+
+def facts(said: str) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in said.splitlines()[len(SIZES) :])
+
+
+# Several pictures
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, decoded, mean):
+    pixels, size, distortion = table
+    low, high = (rate(pixels, each(size, axis=1), mean) for each in (np.min, np.max))
+    rows = np.arange(len(pixels))
+    chosen = set()
+    for i, target in enumerate([low, *np.linspace(low, high, 6)[1:-1], high, 2 * high]):
+        out = tmp_path / f"out{i}"
+        result = compress(
+            model, pictures, "-o", out, "--target-bpp", repr(target), "--distortion", "mse", *(["--mean"] if mean else [])
+        )
+        assert (result.status, result.err) == (0, "")
+        files = written(out)
+        reached = rate(pixels, np.array([len(data) for data in files]), mean)
+        assert reached <= target * (1 + 1e-12)
+        choice = best(table, target * (1 + 1e-12), mean)
+        assert [unpack(data).header.quality for data in files] == [list(LEVELS)[level] for level in choice]
+        assert [len(data) for data in files] == size[rows, choice].tolist()
+        said = facts(result.out)
+        unit = "bpp in the mean" if mean else "bpp over all pixels"
+        total = sum(map(len, files))
+        assert said["rate"] == f"{reached:.6g} of {target:.6g} {unit} ({total:,} bytes in 3 files)"
+        assert said["mse"] == f"{distortion[rows, choice].mean():.6g} in the mean" and said["gap"].startswith("0 ")
+        for line, name, data in zip(result.out.splitlines(), SIZES, files, strict=False):
+            where = f"{pictures / name} -> {out / name.replace('png', 'dkic')}"
+            quality = unpack(data).header.quality
+            assert re.fullmatch(rf"{re.escape(where)}: {len(data)} bytes, [\d.]+ bpp, quality {quality}", line)
+        chosen.add(choice)
+    assert len(chosen) >= 4  # targets that differ in what is best at them
+    assert len(decoded) == size.size  # measured once for all of them
+
+
+def test_total_and_mean_are_not_the_same(table):
+    pixels, size, _ = table
+    low = max(rate(pixels, size.min(axis=1), mean) for mean in (False, True))
+    targets = np.linspace(low, 2 * low, 20)
+    assert any(best(table, target) != best(table, target, mean=True) for target in targets)
+
+
+def test_lpips_by_default(model, pictures, table, tmp_path, alex):
+    codec, network = package.load(model), LPIPS("alex")
+    pixels, size, _ = table
+    distances = np.array(
+        [
+            [
+                lpips(batch(x), batch(codec.decompress(codec.compress(x, quality), "numpy")), network).item()
+                for quality in LEVELS
+            ]
+            for x in (crop(height, width, top=top) for height, width, top in SIZES.values())
+        ]
+    )
+    target = rate(pixels, size, mean=False) / 3
+    result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", target)
+    assert (result.status, result.err) == (0, "")
+    choice = best((pixels, size, distances), target)
+    assert [unpack(data).header.quality for data in written(tmp_path / "out")] == [list(LEVELS)[level] for level in choice]
+    assert facts(result.out)["lpips"] == f"{distances[np.arange(3), choice].mean():.6g} in the mean"
+
+
+def test_pictures_and_folders_together(model, pictures, tmp_path):
+    (tmp_path / "below").mkdir()
+    Image.fromarray(crop(20, 20)).save(tmp_path / "below" / "d.png")
+    given = (tmp_path / "below", pictures / "b.png")
+    result = compress(model, *given, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
+    assert (result.status, result.err) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.dkic", "d.dkic"]
+    assert compress(model, tmp_path / "below", "-o", tmp_path / "one", "--target-bpp", 9).status == 0
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["d.dkic"]  # a folder, though it has one picture
+
+
+def test_a_target_out_of_reach(model, pictures, table, tmp_path):
+    pixels, size, _ = table
+    for mean in (False, True):
+        least = rate(pixels, size.min(axis=1), mean)
+        options = ["--mean"] if mean else []
+        result = compress(
+            model, pictures, "-o", tmp_path / "out", "--target-bpp", least * 0.999, "--distortion", "mse", *options
+        )
+        assert (result.status, result.out) == (1, "") and f"the least reachable is {least:.12g}" in result.err
+        assert len(result.err.splitlines()) == 1 and list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_is_there_stays_without_force(model, pictures, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.dkic").write_bytes(b"precious")
+    arguments = (pictures, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
+    result = compress(model, *arguments)
+    assert result.status == 1 and f"{tmp_path / 'out' / 'b.dkic'}: the file exists" in result.err
+    assert (tmp_path / "out" / "b.dkic").read_bytes() == b"precious" and (tmp_path / "out" / "a.dkic").is_file()
+    assert "9 bpp over all pixels" in result.out and "in 2 files" in result.out
+    assert compress(model, *arguments, "--force").status == 0
+    assert all(unpack(data) for data in written(tmp_path / "out"))
+
+
+def test_pictures_that_fail_do_not_stop_the_others(model, pictures, tmp_path):
+    (tmp_path / "text.png").write_text("this is text\n")
+    given = (pictures, tmp_path / "text.png", tmp_path / "missing.png")
+    result = compress(model, *given, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
+    assert result.status == 1 and len(written(tmp_path / "out")) == 3
+    complaints = [line for line in result.err.splitlines() if line.startswith("dkic: ")]
+    assert [line.split(": ")[1] for line in complaints] == [str(path) for path in given[1:]]
+    result = compress(model, *given[1:], "-o", tmp_path / "none", "--target-bpp", 9, "--distortion", "mse")
+    assert (result.status, result.out) == (1, "") and "Traceback" not in result.err
+
+
+def test_a_picture_too_small_for_lpips(model, pictures, tmp_path, alex):
+    Image.fromarray(crop(30, 200)).save(tmp_path / "low.png")
+    given = (pictures / "a.png", tmp_path / "low.png", "-o", tmp_path / "out", "--target-bpp", 9)
+    result = compress(model, *given)
+    assert result.status == 1 and (tmp_path / "out" / "a.dkic").is_file() and not (tmp_path / "out" / "low.dkic").exists()
+    assert f"{tmp_path / 'low.png'}: LPIPS is not defined for 200x30 pixels" in result.err and "--distortion mse" in result.err
+    assert compress(model, *given, "--distortion", "mse", "--force").status == 0
+
+
+def test_without_lpips(model, pictures, tmp_path, monkeypatch, alex):
+    monkeypatch.setattr(lpips_module, "find_spec", lambda package: None)
+    result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", 9)
+    assert (result.status, result.out) == (2, "") and len(result.err.splitlines()) == 1
+    assert "pip install 'dkic[train]'" in result.err and "or take --distortion mse" in result.err
+
+
+# What is measured is kept
+
+
+def test_a_run_that_was_killed_goes_on(model, pictures, table, tmp_path, decoded, cache):
+    killed_at_the_fifth = (
+        "import itertools, os, signal, sys\n"
+        "from dkic import cli\n"
+        "from dkic.coding.codec import Codec\n"
+        "decompress, count = Codec.decompress, itertools.count(1)\n"
+        "def watched(*args, **options):\n"
+        "    if next(count) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return decompress(*args, **options)\n"
+        "Codec.decompress = watched\n"
+        "cli.main()\n"
+    )
+    arguments = ["compress", pictures, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--model", model]
+    command = [sys.executable, "-c", killed_at_the_fifth, *map(str, arguments)]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    assert list((tmp_path / "out").iterdir()) == []
+    result = dkic(*arguments)
+    assert (result.status, result.err) == (0, "") and len(written(tmp_path / "out")) == 3
+    assert len(decoded) == table[1].size - 4
+    assert dkic(*arguments, "--force").status == 0
+    assert len(decoded) == table[1].size - 4  # nothing again
+
+
+def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, decoded):
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    for name in SIZES:
+        (folder / name).write_bytes((pictures / name).read_bytes())
+    arguments = ["-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--force"]
+    assert compress(model, folder, *arguments).status == 0
+    Image.fromarray(crop(48, 64, left=0)).save(folder / "a.png")
+    (folder / "b.png").rename(folder / "z.png")  # the same by another name
+    del decoded[:]
+    assert compress(model, folder, *arguments).status == 0
+    assert len(decoded) == len(LEVELS)
+
+
+def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, table, tmp_path, cache):
+    """As if all had taken a third less there: what they take here is what counts."""
+    pixels, size, distortion = table
+    codec = package.load(model)
+    target = rate(pixels, size, mean=False) / 3
+    expected = best(table, target)
+    arguments = ["-o", tmp_path / "out", "--target-bpp", target, "--distortion", "mse", "--force"]
+    assert compress(model, pictures, *arguments).status == 0
+    for quality in LEVELS:
+        measured = Measured(cache, codec.model_hash(quality), "mse")
+        for name in SIZES:
+            option = measured.get(picture_key(pictures / name))
+            measured.add(picture_key(pictures / name), option._replace(bytes=option.bytes * 2 // 3))
+    result = compress(model, pictures, *arguments)
+    assert (result.status, result.err) == (0, "")
+    sizes = [len(data) for data in written(tmp_path / "out")]
+    assert rate(pixels, np.array(sizes), mean=False) <= target
+    assert f"({sum(sizes):,} bytes in 3 files)" in result.out
+    # Options that were never chosen are still taken for smaller than they are, and even so none of them would have been better.
+    assert [unpack(data).header.quality for data in written(tmp_path / "out")] == [list(LEVELS)[level] for level in expected]
+
+
+# One picture
+
+
+def test_one_picture_gets_the_highest_level_that_fits(model, pictures, table, tmp_path, decoded):
+    (pixels, *_), (size, *_), _ = table
+    for level, quality in enumerate(LEVELS):
+        for target in (size[level] * 8 / pixels, size[level] * 8 / pixels * 1.01):
+            result = compress(model, pictures / "a.png", "-o", tmp_path / "a.dkic", "--target-bpp", repr(target), "--force")
+            data = (tmp_path / "a.dkic").read_bytes()
+            assert (result.status, result.err) == (0, "") and len(data) * 8 / pixels <= target
+            assert unpack(data).header.quality == quality
+            said = f"{len(data)} bytes, {len(data) * 8 / pixels:.3f} bpp, quality {quality}, encoded and verified in "
+            assert said in result.out
+    assert decoded == []  # nothing was measured
+    result = compress(model, pictures / "a.png", "-o", tmp_path / "b.dkic", "--target-bpp", size[0] * 8 / pixels * 0.99)
+    assert (result.status, result.out) == (1, "") and not (tmp_path / "b.dkic").exists()
+    assert f"no quality level reaches {size[0] * 8 / pixels * 0.99:g}" in result.err
+    assert f"the lowest takes {size[0] * 8 / pixels:.6g} for this picture" in result.err
+
+
+def test_levels_out_of_order(pictures, tmp_path):
+    """The golden files' second level takes less than the first."""
+    codec = package.load(Path(__file__).parents[1] / "golden")
+    first, second = (len(codec.compress(pictures / "a.png", quality)) for quality in (1, 2))
+    assert second < first
+    assert len(codec.compress(pictures / "a.png", target_bpp=first * 8 / 48 / 64)) == second
+    with pytest.raises(DkicError, match=f"the lowest takes {second * 8 / 48 / 64:.6g} for"):
+        codec.compress(pictures / "a.png", target_bpp=(second - 1) * 8 / 48 / 64)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--target-bpp", "0.3", "--quality", "1"], "give either --quality or --target-bpp"),
+        (["--mean"], "--mean goes with --target-bpp"),
+        (["--distortion", "mse"], "--distortion goes with --target-bpp"),
+        (["--target-bpp", "0"], "--target-bpp"),
+        (["--target-bpp", "low"], "--target-bpp"),
+        (["--target-bpp", "0.3", "--distortion", "psnr"], "--distortion"),
+    ],
+)
+def test_wrong_usage(model, pictures, tmp_path, options, said):
+    result = compress(model, pictures / "a.png", "-o", tmp_path / "a.dkic", *options)
+    assert (result.status, result.out) == (2, "") and said in result.err.splitlines()[-1]
+    assert not (tmp_path / "a.dkic").exists()
+
+
+def test_a_folder_without_pictures(model, tmp_path):
+    result = compress(model, tmp_path, "-o", tmp_path / "out", "--target-bpp", 0.3)
+    assert (result.status, result.out) == (2, "") and f"{tmp_path}: no pictures" in result.err
