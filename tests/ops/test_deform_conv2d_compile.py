@@ -8,12 +8,13 @@ from ops.test_triton_compile import REGISTERS
 
 pytest.importorskip("triton")
 
-# Registers of a thread, at most. A quarter or half of them are sums of the products, which is what tiles this large are for; most
-# others are addresses and weights of four corners, so the kernels that store to them in integers, too, need more.
-CEILING = {"forward": 128, "backward_samples": 144, "backward_weight": 112, "round_fixed": 48}
+# Registers of a thread, at most. Half of them are sums of the products, which is what tiles this large are for; most others are
+# addresses and weights of four corners. Timed on an H100 (see TILES), few warps with many registers beat more with fewer:
+# half precision's forward takes 0.16 ms with 255 registers, and 0.21 ms with 128.
+CEILING = {"forward": 255, "backward_samples": 255, "backward_weight": 224, "round_fixed": 48}
 DETERMINISTIC_CEILING = 200
 ODD_CEILING = 232  # without vectors every number has an address
-LEAST_WARPS = 12  # of a multiprocessor, while nothing is summed in integers
+LEAST_WARPS = 8  # of a multiprocessor, while nothing is summed in integers
 SHARED = {86: 99 << 10, 90: 227 << 10}  # of a block, at most
 
 
@@ -31,16 +32,16 @@ def test_every_kernel_is_compiled(compiled):
 
 
 def test_nothing_spills(compiled):
-    """But two addresses, where they have 64 bits and half precision's forward has 128 registers: more would halve its warps."""
+    """But a few addresses, where they have 64 bits, in half precision's forward, which has all 255 registers."""
     wide = {"kernel": "forward", "problem": "elements whose numbers have 64 bits"}
     for kernel in compiled[1]:
-        assert kernel["local"] == 0 and kernel["stack"] <= (16 if wide.items() <= kernel.items() else 0), kernel
+        assert kernel["local"] == 0 and kernel["stack"] <= (40 if wide.items() <= kernel.items() else 0), kernel
 
 
 def test_registers_stay_within_their_ceilings(compiled):
     for kernel in compiled[1]:
         ceiling = CEILING[kernel["kernel"]]
-        if "odd" in kernel["problem"] or "64 bits" in kernel["problem"]:
+        if "odd" in kernel["problem"]:
             ceiling = ODD_CEILING
         elif "deterministic" in kernel["problem"] and kernel["kernel"] == "backward_samples":
             ceiling = DETERMINISTIC_CEILING

@@ -48,8 +48,9 @@ class TestOnAGpu:
         gpu, cpu = (outcome(case, device, dtype, reduction, quantize=quantize) for device in ("cuda", "cpu"))
         assert torch.equal(gpu[0], cpu[0])
         for actual, expected in zip(gpu[1:], cpu[1:], strict=True):
-            # A derivative's error is up to 1e-6 / s, and s is at least 0.11; halves then differ by a last digit.
-            rtol = max(1e-5, 2 * tolerances.HALF_SPACING.get(actual.dtype, 0.0))
+            # A derivative's error is up to 1e-6 / s, and s is at least 0.11; halves then differ by a last digit, or by
+            # two where autograd rounds y_hat's and the bits' part before it adds them.
+            rtol = max(1e-5, 4 * tolerances.HALF_SPACING.get(actual.dtype, 0.0))
             close = {} if dtype == torch.float64 else {"rtol": rtol, "atol": 1e-4}
             torch.testing.assert_close(actual, expected, **close)
 
