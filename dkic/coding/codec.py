@@ -352,7 +352,10 @@ def _check_tile(tile: int | None) -> None:
 
 
 def _flat(symbols: Tensor) -> Tensor:
-    """To int32 on the CPU, in the order of [C, h, w]. float32 latents beyond int32 can't come from a picture, but from broken weights."""
+    """To int32 on the CPU, in the order of [C, h, w].
+
+    float32 latents beyond int32 can't come from a picture, but from broken weights.
+    """
     if not symbols.abs().amax() < 2**31:
         raise DkicError("the model's latent is not finite or far too large; its weights are broken")
     return symbols.to(torch.int32).flatten().cpu()

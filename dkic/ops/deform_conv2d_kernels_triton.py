@@ -66,7 +66,7 @@ def add(sums, second_sums, poisoned, powers, at, value, inside):
     if powers is None:
         tl.atomic_add(sums + at, value, mask=inside, sem="relaxed")
     else:
-        # (Not by value - value: a value that is a product is not rounded there, but contracted to an fma, which leaves its error.)
+        # (Not by value - value: of a product that becomes an fma, which leaves the product's error.)
         finite = tl.abs(value) < float("inf")
         value = tl.where(finite, value, 0.0)
         whole = nearest(value * tl.load(powers))
