@@ -55,6 +55,9 @@ TILE = click.option(
 )
 
 
+DEVICE = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What computes.")
+
+
 _FILE = click.Path(path_type=Path)
 
 
@@ -98,6 +101,7 @@ def cli() -> None:
 @click.option("--model", default="tiny", show_default=True, help="A shipped model's name, a weights file, or a folder of them.")
 @TILE
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the symbols before a file is put in place.")
+@DEVICE
 @THREADS
 @FORCE
 def compress(
@@ -110,6 +114,7 @@ def compress(
     model: str,
     tile: int | None,
     verify: bool,
+    device: str,
     force: bool,
 ) -> None:
     """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files.
@@ -131,7 +136,7 @@ def compress(
     from dkic.coding.image_io import read_picture
     from dkic.output_file import check_output, write_atomically
 
-    codec = load(model)
+    codec = load(model, device)
     if quality is not None and quality not in codec.qualities:
         raise click.UsageError(f"--quality: model {model} has quality {_list(codec.qualities)}, not {quality}")
     if target_bpp is not None and len(inputs) > 1:
@@ -180,10 +185,11 @@ def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "
 @click.option("--model", help="Weights file or folder, for files that were not made with a shipped model.")
 @TILE
 @click.option("--salvage", is_flag=True, help="Decode pictures whose metadata is damaged, and say what is lost.")
+@DEVICE
 @THREADS
 @FORCE
 def decompress(
-    inputs: tuple[str, ...], out: str, model: str | None, tile: int | None, salvage: bool, force: bool
+    inputs: tuple[str, ...], out: str, model: str | None, tile: int | None, salvage: bool, device: str, force: bool
 ) -> None:
     """Decompress .dkic files to pictures; the suffix says which kind, PNG in a folder."""
     from tqdm import tqdm
@@ -195,7 +201,7 @@ def decompress(
     from dkic.models.weights_file import find_by_hash
     from dkic.output_file import check_output
 
-    given = load(model) if model else None
+    given = load(model, device) if model else None
     loaded: dict[bytes, Codec] = {}
 
     def one(source: str, target: Path) -> str:
@@ -207,7 +213,7 @@ def decompress(
         model_hash = file.header.model_hash
         codec = given or loaded.get(model_hash)
         if codec is None:
-            codec = loaded[model_hash] = load(find_by_hash(model_hash))
+            codec = loaded[model_hash] = load(find_by_hash(model_hash), device)
         start = time.perf_counter()
         picture = codec.decompress(file, "picture", tile=tile)
         seconds = time.perf_counter() - start
