@@ -5,7 +5,8 @@
 
 Nothing but the JSON is read. The table takes the place of what stands between the README's lines `<!-- benchmarks -->` and
 `<!-- /benchmarks -->`; the charts go to benchmarks/results/, and with them results.json: every row's median and facts, without
-the single rounds and what else pytest-benchmark writes about the machine.
+the single rounds and what else pytest-benchmark writes about the machine. Rows that were timed on a GPU (and those alone: pytest's
+-k cuda) have a table of their own, between `<!-- benchmarks, GPU -->` and `<!-- /benchmarks, GPU -->`, and results_gpu.json.
 """
 
 import json
@@ -20,7 +21,7 @@ import numpy as np
 from benchmarks.charts import chart_growth, chart_ratios
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+CPU, GPU = "benchmarks", "benchmarks, GPU"  # what the README's markers are named
 OURS = "dkic"
 MOST_DEVIATION = 0.25  # of a size's median from the line of growth
 
@@ -167,12 +168,13 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def splice(text: str, inside: str) -> str:
+def splice(text: str, inside: str, name: str = CPU) -> str:
     """`text` with what stands between the markers replaced. Raises ValueError unless each marker is there once, in order."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"it needs the lines {BEGIN} and {END}, once each and in this order")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{inside}\n{END}{rest.split(END)[1]}"
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"it needs the lines {begin} and {end}, once each and in this order")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{inside}\n{end}{rest.split(end)[1]}"
 
 
 @click.command()
@@ -185,15 +187,17 @@ def main(results: Path, readme: Path, folder: Path) -> None:
         rows = rows_of(json.loads(results.read_text()))
     except ValueError as error:
         raise click.ClickException(f"{results}: {error}") from None
+    on_gpu = all("gpu" in row.facts for row in rows)
     try:
-        text = splice(readme.read_text(), table(rows))
+        text = splice(readme.read_text(), table(rows), GPU if on_gpu else CPU)
     except ValueError as error:
         raise click.ClickException(f"{readme}: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
     kept = [{"group": r.work, "stats": {"median": r.seconds}, "extra_info": r.facts} for r in rows]
-    (folder / "results.json").write_text(json.dumps({"benchmarks": kept}, indent=1) + "\n")
-    chart_ratios(works(rows), folder / "ratios.png")
-    chart_growth(growths(rows), folder / "growth.png")
+    (folder / f"results{'_gpu' if on_gpu else ''}.json").write_text(json.dumps({"benchmarks": kept}, indent=1) + "\n")
+    if not on_gpu:
+        chart_ratios(works(rows), folder / "ratios.png")
+        chart_growth(growths(rows), folder / "growth.png")
     readme.write_text(text)
 
 

@@ -83,6 +83,15 @@ def test_the_table_and_the_charts(report, tmp_path):
         assert (tmp_path / "charts" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_rows_of_a_gpu_have_a_table_of_their_own(report, tmp_path):
+    row = entry("an op, GPU", "dkic", 0.004, gpu="A GPU")
+    readme = README + "<!-- benchmarks, GPU -->\nold\n<!-- /benchmarks, GPU -->\n"
+    assert report([row], readme).returncode == 0
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(README) and "| an op, GPU | 4.00 ms |" in text and "Medians on A GPU, A CPU" in text
+    assert [path.name for path in (tmp_path / "charts").iterdir()] == ["results_gpu.json"]
+
+
 def test_writing_it_again_changes_nothing(report, tmp_path):
     report(RESULTS, README)
     once = (tmp_path / "README.md").read_text()
