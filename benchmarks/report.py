@@ -5,8 +5,9 @@
 
 Nothing but the JSON is read. The table takes the place of what stands between the README's lines `<!-- benchmarks -->` and
 `<!-- /benchmarks -->`; the charts go to benchmarks/results/, and with them results.json: every row's median and facts, without
-the single rounds and what else pytest-benchmark writes about the machine. Rows that were timed on a GPU (and those alone: pytest's
--k cuda) have a table of their own, between `<!-- benchmarks, GPU -->` and `<!-- /benchmarks, GPU -->`, and results_gpu.json.
+the single rounds and what else pytest-benchmark writes about the machine. Rows that were timed on a GPU, where there are no
+others (pytest's -k cuda), have a table of their own, between `<!-- benchmarks, GPU -->` and `<!-- /benchmarks, GPU -->`, and
+results_gpu.json.
 """
 
 import json
