@@ -13,6 +13,7 @@ from dkic.errors import DkicError
 from dkic.evaluation.metrics import batch, ms_ssim, psnr
 
 PHOTO = Path(__file__).with_name("photo.png")
+TARGET_BPP = 0.2
 
 
 def run(out: Path, log: Callable[[str], None]) -> None:
@@ -22,7 +23,8 @@ def run(out: Path, log: Callable[[str], None]) -> None:
     except OSError as error:
         raise DkicError(f"{out}: the folder can't be made ({error.strerror})") from None
     coded, decoded = out / "photo.dkic", out / "decoded.png"
-    for command in (["compress", str(PHOTO), "-o", str(coded)], ["decompress", str(coded), "-o", str(decoded)]):
+    compress = ["compress", str(PHOTO), "-o", str(coded), "--target-bpp", str(TARGET_BPP)]
+    for command in (compress, ["decompress", str(coded), "-o", str(decoded)]):
         done = subprocess.run([sys.executable, "-m", "dkic", *command, "--force"], capture_output=True, text=True)
         if done.returncode:
             raise DkicError(f"`dkic {command[0]}` failed: {done.stderr.strip()}")
