@@ -132,7 +132,7 @@ class Pictures:
             as_measured = True
             for i, level in tqdm(to_do, unit="file", desc="writing", disable=None, leave=False):
                 source, _, key = self._pictures[i]
-                data = self._codec.compress(source, self._codec.qualities[level], verify=self._verify, tile=self._tile)
+                data = self._coded(source, self._codec.qualities[level])
                 write_atomically(folder / str(i), data, force=True)
                 coded[i] = level
                 if len(data) != self._options[i][level].bytes:
@@ -141,6 +141,13 @@ class Pictures:
                     self._levels[level].add(key, self._options[i][level])
             if as_measured:
                 return found
+
+    def _coded(self, source: str, quality: int) -> bytes:
+        picture = read_picture(source)
+        try:
+            return self._codec.compress(picture, quality, verify=self._verify, tile=self._tile)
+        except DkicError as error:
+            raise DkicError(f"{source}: {error}") from None
 
     def _allocated(self) -> Allocation:
         table = np.array(self._options, np.float64)  # [N, M, 3]

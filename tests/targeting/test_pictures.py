@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from photographs import crop
 from PIL import Image, ImageCms
 
 import dkic as package
+from dkic.coding import codec as codec_module
 from dkic.coding.codec import Codec
 from dkic.coding.container import unpack
-from dkic.errors import DkicError
+from dkic.errors import DkicError, FormatError
 from dkic.evaluation.metrics import batch, lpips, mse
 from dkic.losses import lpips as lpips_module
 from dkic.losses.lpips import LPIPS
@@ -249,6 +251,19 @@ def test_without_lpips(model, pictures, tmp_path, monkeypatch, alex):
     assert "pip install 'dkic[train]'" in result.err and "or take --distortion mse" in result.err
 
 
+def test_what_fails_as_files_are_written_is_named(model, pictures, tmp_path, monkeypatch):
+    def wrong(*_: object) -> None:
+        raise FormatError("picture section: wrong")
+
+    monkeypatch.setattr(codec_module, "decode_latent", wrong)
+    monkeypatch.setattr(Codec, "decompress", lambda self, data, *_, **__: np.zeros((*SIZES["c.png"][:2], 3), np.uint8))
+    given = (pictures / "c.png", shutil.copy(pictures / "c.png", tmp_path / "d.png"))
+    result = compress(model, *given, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
+    assert (result.status, result.out) == (1, "") and len(result.err.splitlines()) == 1
+    assert result.err.startswith(f"dkic: {pictures / 'c.png'}: what was coded is not decoded again: picture section: wrong")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 # What is measured is kept
 
 
@@ -349,6 +364,8 @@ def test_levels_out_of_order(pictures, tmp_path):
         (["--distortion", "mse"], "--distortion goes with --target-bpp"),
         (["--target-bpp", "0"], "--target-bpp"),
         (["--target-bpp", "low"], "--target-bpp"),
+        (["--target-bpp", "nan"], "--target-bpp: it must be a finite number, not nan"),
+        (["--target-bpp", "inf"], "--target-bpp: it must be a finite number, not inf"),
         (["--target-bpp", "0.3", "--distortion", "psnr"], "--distortion"),
     ],
 )
