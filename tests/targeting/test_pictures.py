@@ -27,6 +27,7 @@ from dkic.losses import lpips as lpips_module
 from dkic.losses.lpips import LPIPS
 from dkic.losses.lpips_backbone import cached_backbone
 from dkic.models.weights_file import save_weights
+from dkic.targeting import pictures as pictures_module
 from dkic.targeting.measured import Measured, picture_key
 
 SIZES = {"a.png": (48, 64, 150), "b.png": (90, 70, 0), "c.png": (64, 64, 60)}  # height, width, top
@@ -302,6 +303,28 @@ def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, deco
     del decoded[:]
     assert compress(model, folder, *arguments).status == 0
     assert len(decoded) == len(LEVELS)
+
+
+@pytest.mark.parametrize("at", ["read_picture", "allocate"])
+def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, monkeypatch, at):
+    """As it is read, or once all are measured: what is kept is of what is there."""
+    path = Path(shutil.copy(pictures / "a.png", tmp_path / "d.png"))
+    original = getattr(pictures_module, at)
+
+    def changing(*args, **options):
+        result = original(*args, **options)
+        Image.fromarray(crop(20, 20)).save(path)
+        return result
+
+    arguments = (path, pictures / "b.png", "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--force")
+    with monkeypatch.context() as patched:
+        patched.setattr(pictures_module, at, changing)
+        result = compress(model, *arguments)
+    assert result.status == 1 and f"dkic: {path}: the file was changed meanwhile" in result.err
+    assert not (tmp_path / "out" / "d.dkic").exists()
+    assert compress(model, *arguments).status == 0
+    header = unpack((tmp_path / "out" / "d.dkic").read_bytes()).header
+    assert (header.width, header.height) == (20, 20)
 
 
 def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, table, tmp_path, cache):
