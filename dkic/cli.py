@@ -1,4 +1,4 @@
-"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `allocate`, `evaluate`.
+"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `export`, `allocate`, `evaluate`.
 
 Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
 """
