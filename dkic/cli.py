@@ -1,10 +1,11 @@
-"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `allocate`, `evaluate`.
+"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `export`, `allocate`, `evaluate`.
 
 Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
 """
 
 import contextlib
 import io
+import math
 import os
 import sys
 import time
@@ -126,6 +127,8 @@ def compress(
     """
     if target_bpp is None and (mean or distortion):
         raise click.UsageError(f"{'--mean' if mean else '--distortion'} goes with --target-bpp")
+    if target_bpp is not None and not math.isfinite(target_bpp):
+        raise click.UsageError(f"--target-bpp: it must be a finite number, not {target_bpp}")
     if target_bpp is not None and quality is not None:
         raise click.UsageError("give either --quality or --target-bpp")
     folders = target_bpp is not None and any(map(os.path.isdir, inputs))

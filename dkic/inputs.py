@@ -77,7 +77,8 @@ def each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path]
 
 def sentence(error: Exception) -> str:
     """What to say of one of FAULTS; a mistake of ours is raised again."""
-    no_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's is a RuntimeError
+    # torch's are RuntimeErrors, of the CPU's memory and of a GPU's.
+    no_memory = isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "out of memory"))
     if isinstance(error, RuntimeError) and not no_memory:
         raise error
     return "not enough memory for this picture" if no_memory else str(error)

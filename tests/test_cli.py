@@ -271,6 +271,15 @@ def test_a_picture_that_memory_does_not_hold_is_one_line(folder, monkeypatch):
     assert said == f"{folder / 'a.png'}: not enough memory for this picture"
 
 
+def test_a_picture_that_a_gpus_memory_does_not_hold_is_one_line(folder, monkeypatch):
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(codec_module, "encode", no_memory)
+    said = failure("compress", folder / "a.png", "-o", folder / "o.dkic")
+    assert said == f"{folder / 'a.png'}: not enough memory for this picture"
+
+
 def test_a_mistake_of_ours_is_not_hidden(folder, monkeypatch):
     def wrong(*_: object) -> None:
         raise RuntimeError("a mistake")

@@ -194,6 +194,8 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
         raise DkicError(f"the codec computes on cpu or cuda, not on {device}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DkicError(f"torch finds no GPU for {device} here; use cpu, or see what `dkic doctor` says")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DkicError(f"torch finds no {device} here: its GPUs are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     if reason := backends.load_cpu() or backends.why_not("ldcn", device):
         raise DkicError(reason)
     levels = [load_weights(path) for path in find_weights(model)]

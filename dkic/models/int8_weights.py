@@ -22,7 +22,8 @@ def is_large(t: Tensor) -> bool:
 def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """weight `[out, in, k, k]` -> int8 in its shape, and steps `[out]`, float16, above 0: NaN or infinite where weight is.
 
-    A step has 11 bits, so 127 of them are a float32 exactly, and what comes of `from_int8` gives the same again.
+    A step has 11 bits at most, so 127 of them are a float32 exactly, and what comes of `from_int8` gives the same again, where a
+    channel's largest weight is 0.001 or more: smaller steps are coarse themselves, and 127 of them may be too many.
     """
     weight = weight.detach()
     step = (weight.abs().amax((1, 2, 3)) / INT8_MAX).half().clamp_min(_LEAST_STEP)

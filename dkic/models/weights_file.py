@@ -49,8 +49,8 @@ _GRID = ".size"  # a float network's grids are of no use
 class Weights:
     """A loaded file.
 
-    model: in eval mode on the CPU, in float32, channels_last; h_s and context as `arithmetic` says. tables: 64 Gaussians, then
-    one table for each channel of z. hash: the first 8 bytes of the file's SHA-256. about: training facts, as written.
+    model: in eval mode, in float32, channels_last, loaded on the CPU; h_s and context as `arithmetic` says. tables: 64 Gaussians,
+    then one table for each channel of z. hash: the first 8 bytes of the file's SHA-256. about: training facts, as written.
     """
 
     path: Path

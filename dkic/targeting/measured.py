@@ -79,7 +79,7 @@ class Measured:
 
     def _read(self, line: bytes) -> None:
         content, _, crc = line.rstrip(b"\n").rpartition(b" ")
-        if crc == b"%08x" % zlib.crc32(content):
+        if content and crc == b"%08x" % zlib.crc32(content):
             key, name, distortion, pixels, size = content.decode().split(" ")
             if name == self._distortion:
                 self._options[key] = Option(int(pixels), int(size), float(distortion))

@@ -91,7 +91,7 @@ class Pictures:
         key = picture_key(source)
         options = [level.get(key) for level in self._levels]
         if None in options:
-            picture = read_picture(source)
+            picture = _read(source, key)
             for i, level in enumerate(self._levels):
                 if options[i] is None:
                     options[i] = self._measured(picture, self._codec.qualities[i], source)
@@ -132,7 +132,7 @@ class Pictures:
             as_measured = True
             for i, level in tqdm(to_do, unit="file", desc="writing", disable=None, leave=False):
                 source, _, key = self._pictures[i]
-                data = self._codec.compress(source, self._codec.qualities[level], verify=self._verify, tile=self._tile)
+                data = self._coded(source, key, self._codec.qualities[level])
                 write_atomically(folder / str(i), data, force=True)
                 coded[i] = level
                 if len(data) != self._options[i][level].bytes:
@@ -141,6 +141,13 @@ class Pictures:
                     self._levels[level].add(key, self._options[i][level])
             if as_measured:
                 return found
+
+    def _coded(self, source: str, key: str, quality: int) -> bytes:
+        picture = _read(source, key)
+        try:
+            return self._codec.compress(picture, quality, verify=self._verify, tile=self._tile)
+        except DkicError as error:
+            raise DkicError(f"{source}: {error}") from None
 
     def _allocated(self) -> Allocation:
         table = np.array(self._options, np.float64)  # [N, M, 3]
@@ -167,6 +174,14 @@ class Pictures:
         yield "rate", f"{rate:.6g} of {self._target_bpp:.6g} {UNITS[self._kind]} ({size:,} bytes in {len(written):,} files)"
         yield self._distortion, f"{np.mean([file.option.distortion for file in written]):.6g} in the mean"
         yield "gap", f"{found.gap:.2g} (no choice within the rate has less than {found.bound / len(written):.6g} in the mean)"
+
+
+def _read(source: str, key: str) -> Picture:
+    """The picture that has this key: nothing that is measured of another one may be kept for it."""
+    picture = read_picture(source)
+    if picture_key(source) != key:
+        raise DkicError(f"{source}: the file was changed meanwhile; run the command again")
+    return picture
 
 
 def _network() -> LPIPS:

@@ -307,6 +307,13 @@ def test_a_device_that_does_not_serve_is_named(device):
         dkic.load("tiny", device=device)
 
 
+def test_a_gpu_beyond_the_last_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DkicError, match="torch finds no cuda:2 here: its GPUs are cuda:0 to cuda:1"):
+        dkic.load("tiny", device="cuda:2")
+
+
 @pytest.mark.parametrize("model", ["no-such-model", "", "../tiny", "tiny*", "no/such/file.safetensors"])
 def test_a_missing_model_is_refused_with_those_there_are(model):
     with pytest.raises(DkicError, match="no model .* shipped names .*tiny"):

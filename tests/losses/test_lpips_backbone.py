@@ -207,3 +207,16 @@ def test_the_cache_folder(monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert cached_backbone("vgg") == Path(expected) / "lpips-vgg.safetensors"
+
+
+def test_the_cache_folder_of_a_user_without_a_home(monkeypatch):
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setenv("DKIC_CACHE", "/a")
+    assert cached_backbone("vgg") == Path("/a/lpips-vgg.safetensors")
+    for name in ("DKIC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DkicError, match="no home folder for a cache; set DKIC_CACHE"):
+        cached_backbone("vgg")

@@ -67,6 +67,13 @@ def test_a_byte_that_was_altered_anywhere(path):
             assert measured.get("a") in (FIRST, None) and measured.get("b") in (SECOND, None)
 
 
+def test_lines_that_are_none(path):
+    opened(path).add("a", FIRST)
+    with open(path, "ab") as file:
+        file.write(b"\n \n 00000000\n00000000\n" + bytes(100) + b"\n\xff\n")
+    assert opened(path).get("a") == FIRST
+
+
 def test_a_place_that_can_not_be_had(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DkicError, match=r"measured-0001.*\.txt: .* can't be kept there \(.*\); set DKIC_CACHE to a folder"):

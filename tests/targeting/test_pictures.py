@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,14 +18,16 @@ from photographs import crop
 from PIL import Image, ImageCms
 
 import dkic as package
+from dkic.coding import codec as codec_module
 from dkic.coding.codec import Codec
 from dkic.coding.container import unpack
-from dkic.errors import DkicError
+from dkic.errors import DkicError, FormatError
 from dkic.evaluation.metrics import batch, lpips, mse
 from dkic.losses import lpips as lpips_module
 from dkic.losses.lpips import LPIPS
 from dkic.losses.lpips_backbone import cached_backbone
 from dkic.models.weights_file import save_weights
+from dkic.targeting import pictures as pictures_module
 from dkic.targeting.measured import Measured, picture_key
 
 SIZES = {"a.png": (48, 64, 150), "b.png": (90, 70, 0), "c.png": (64, 64, 60)}  # height, width, top
@@ -249,6 +252,19 @@ def test_without_lpips(model, pictures, tmp_path, monkeypatch, alex):
     assert "pip install 'dkic[train]'" in result.err and "or take --distortion mse" in result.err
 
 
+def test_what_fails_as_files_are_written_is_named(model, pictures, tmp_path, monkeypatch):
+    def wrong(*_: object) -> None:
+        raise FormatError("picture section: wrong")
+
+    monkeypatch.setattr(codec_module, "decode_latent", wrong)
+    monkeypatch.setattr(Codec, "decompress", lambda self, data, *_, **__: np.zeros((*SIZES["c.png"][:2], 3), np.uint8))
+    given = (pictures / "c.png", shutil.copy(pictures / "c.png", tmp_path / "d.png"))
+    result = compress(model, *given, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
+    assert (result.status, result.out) == (1, "") and len(result.err.splitlines()) == 1
+    assert result.err.startswith(f"dkic: {pictures / 'c.png'}: what was coded is not decoded again: picture section: wrong")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 # What is measured is kept
 
 
@@ -287,6 +303,28 @@ def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, deco
     del decoded[:]
     assert compress(model, folder, *arguments).status == 0
     assert len(decoded) == len(LEVELS)
+
+
+@pytest.mark.parametrize("at", ["read_picture", "allocate"])
+def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, monkeypatch, at):
+    """As it is read, or once all are measured: what is kept is of what is there."""
+    path = Path(shutil.copy(pictures / "a.png", tmp_path / "d.png"))
+    original = getattr(pictures_module, at)
+
+    def changing(*args, **options):
+        result = original(*args, **options)
+        Image.fromarray(crop(20, 20)).save(path)
+        return result
+
+    arguments = (path, pictures / "b.png", "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--force")
+    with monkeypatch.context() as patched:
+        patched.setattr(pictures_module, at, changing)
+        result = compress(model, *arguments)
+    assert result.status == 1 and f"dkic: {path}: the file was changed meanwhile" in result.err
+    assert not (tmp_path / "out" / "d.dkic").exists()
+    assert compress(model, *arguments).status == 0
+    header = unpack((tmp_path / "out" / "d.dkic").read_bytes()).header
+    assert (header.width, header.height) == (20, 20)
 
 
 def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, table, tmp_path, cache):
@@ -349,6 +387,8 @@ def test_levels_out_of_order(pictures, tmp_path):
         (["--distortion", "mse"], "--distortion goes with --target-bpp"),
         (["--target-bpp", "0"], "--target-bpp"),
         (["--target-bpp", "low"], "--target-bpp"),
+        (["--target-bpp", "nan"], "--target-bpp: it must be a finite number, not nan"),
+        (["--target-bpp", "inf"], "--target-bpp: it must be a finite number, not inf"),
         (["--target-bpp", "0.3", "--distortion", "psnr"], "--distortion"),
     ],
 )
