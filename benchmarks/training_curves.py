@@ -17,8 +17,11 @@ SMOOTHED = 40  # steps
 
 
 def columns(path: Path) -> dict[str, np.ndarray]:
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise click.ClickException(f"{path}: can't be read ({error.strerror})") from None
     if missing := {"step", *SHOWN} - set(rows[0] if rows else ()):
         raise click.ClickException(f"{path}: not the log of a recipe's run (it has no {min(missing)})")
     return {name: np.array([float(row[name]) for row in rows]) for name in ("step", *SHOWN)}

@@ -52,6 +52,11 @@ class Codec:
         """The quality levels there are, in rising order of rate."""
         return sorted(self._levels)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        return self._levels[self.qualities[0]].device
+
     @torch.inference_mode()
     def compress(
         self,

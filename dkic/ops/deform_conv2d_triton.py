@@ -50,7 +50,7 @@ class Tiles:
 
 # By kernel and way of multiplying: the fastest of some 60 each on an H100, in the codec's shape (192 to 192 channels, 3x3,
 # 8 groups, 128x128), of those that spill nothing on 8.6 and 9.0, which tests/ops/test_deform_conv2d_compile.py reads. Few warps
-# with much work each won: 64 pixels by all 192 outputs take 0.16 ms in half precision, and with 8 warps by half of them 0.21 ms.
+# with much work each won: 64 pixels by all 192 outputs took 0.16 ms in half precision, and with 8 warps by half of them 0.21 ms.
 TILES = {
     ("forward", "half"): Tiles(64, 256, 32, 4, 1),
     ("forward", "tf32x3"): Tiles(64, 64, 16, 4, 1),

@@ -72,7 +72,7 @@ class Pictures:
             raise DkicError(f"distortion must be {' or '.join(get_args(Distortion))}, not {distortion}")
         self._codec, self._target_bpp, self._kind, self._distortion = codec, target_bpp, kind, distortion
         self._verify, self._tile, self._force = verify, tile, force
-        self._network = _network() if distortion == "lpips" else None
+        self._network = _network().to(codec.device) if distortion == "lpips" else None
         self._levels = [Measured(cache_folder(), codec.model_hash(quality), distortion) for quality in codec.qualities]
         self._pictures: list[tuple[str, Path, str]] = []  # source, target, key
         self._options: list[list[Option]] = []  # [N][M]
@@ -164,7 +164,8 @@ class Pictures:
                 "leave the picture out, or take --distortion mse"
             )
         data = self._codec.compress(picture, quality, tile=self._tile)
-        x, x_hat = batch(picture.pixels), batch(self._codec.decompress(data, "numpy", tile=self._tile))
+        decoded = self._codec.decompress(data, "numpy", tile=self._tile)
+        x, x_hat = (batch(pixels).to(self._codec.device) for pixels in (picture.pixels, decoded))
         distortion = mse(x, x_hat) if self._network is None else lpips(x, x_hat, self._network)
         return Option(picture.width * picture.height, len(data), distortion.item())
 

@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 
 # Registers of a thread, at most. Half of them are sums of the products, which is what tiles this large are for; most others are
 # addresses and weights of four corners. Timed on an H100 (see TILES), few warps with many registers beat more with fewer:
-# half precision's forward takes 0.16 ms with 255 registers, and 0.21 ms with 128.
+# half precision's forward took 0.16 ms with 255 registers, and 0.21 ms with 128.
 CEILING = {"forward": 255, "backward_samples": 255, "backward_weight": 224, "round_fixed": 48}
 DETERMINISTIC_CEILING = 200
 ODD_CEILING = 232  # without vectors every number has an address
