@@ -13,7 +13,7 @@ from dkic.errors import DkicError
 from dkic.evaluation.metrics import batch, ms_ssim, psnr
 
 PHOTO = Path(__file__).with_name("photo.png")
-TARGET_BPP = 0.2
+TARGET_BPP = 0.25
 
 
 def run(out: Path, log: Callable[[str], None]) -> None:
