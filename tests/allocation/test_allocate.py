@@ -235,8 +235,10 @@ def test_a_time_limit_leaves_a_feasible_choice_and_an_honest_gap():
 
 def test_ctrl_c_ends_it():
     code = """
+import signal
 from allocation.allocation_cases import rate_distortion
 from dkic.allocation import allocate, core
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may come ignored from a shell that runs pytest in the background
 run = core._run
 core._run = lambda solver: (print("solving", flush=True), run(solver))
 rate, _ = rate_distortion(300)
