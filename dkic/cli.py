@@ -56,7 +56,9 @@ TILE = click.option(
 )
 
 
-DEVICE = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What computes.")
+_DEVICES = click.Choice(["cpu", "cuda"])
+DEVICE = click.option("--device", type=_DEVICES, default="cpu", show_default=True, help="What computes.")
+TRAINING_DEVICE = click.option("--device", type=_DEVICES, help="Default: a GPU where there is one.")
 
 
 _FILE = click.Path(path_type=Path)
@@ -309,7 +311,7 @@ def demo(out: str) -> None:
 @click.option("--config", type=_FILE, help="A recipe (YAML), for LPIPS and a discriminator, instead of options.")
 @click.option("--start-from", type=_FILE, help="With --config: another RUN/warmed_up.pt, in place of the first stage.")
 @click.option("--lpips-backbone", type=_FILE, help="With --config: the file of LPIPS' ImageNet weights.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one.")
+@TRAINING_DEVICE
 @click.option("--workers", type=click.IntRange(0, 256), help="Processes that decode.  [default: 1; for a GPU 4]")
 @click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Steps between checkpoints.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
@@ -380,7 +382,7 @@ def train(
 @click.argument("photos", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The new weights file.")
 @click.option("--measure", metavar="DIR", type=click.Path(path_type=Path), help="Tell what it costs in rate on these pictures.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one.")
+@TRAINING_DEVICE
 @click.option("--steps", type=int, default=1500, show_default=True, help="Steps of training as integers.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
 @click.option("--crop", type=int, default=256, show_default=True, help="Side of a crop; a multiple of 64.")

@@ -67,10 +67,9 @@ TILES = {
 }
 # Where a thread needs more registers than that: to sum in integers, and for channels that don't come in vectors. Not timed.
 INTEGER_TILES = {
-    "half": Tiles(32, 64, 32, 8),
-    "tf32x3": Tiles(16, 16, 16, 4, registers=168),
-    "ieee": Tiles(32, 16, 16, 8),
-    "double": Tiles(32, 16, 16, 8, 1, registers=168),
+    ("samples", "half"): Tiles(32, 64, 32, 8),
+    ("samples", "tf32x3"): Tiles(16, 16, 16, 4, registers=168),
+    ("samples", "ieee"): Tiles(32, 16, 16, 8),
 }
 ODD_TILES = {
     ("forward", "half"): Tiles(64, 128, 32, 8),
@@ -139,9 +138,10 @@ class Problem:
 
     def tiles(self, kernel: str, integers: bool = False) -> Tiles:
         """integers: the gradient of input is summed in them."""
-        tiles = INTEGER_TILES[self.way] if integers else TILES[kernel, self.way]
-        if self.run % 4:
-            tiles = ODD_TILES.get((kernel, self.way), tiles)
+        tiles = TILES[kernel, self.way]
+        for applies, smaller in ((integers, INTEGER_TILES), (self.run % 4, ODD_TILES)):
+            if applies:
+                tiles = smaller.get((kernel, self.way), tiles)
         return tiles.fit(self.group_outputs, self.run)
 
     def sizes(self, *others: Tensor | None) -> dict:
