@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -194,7 +196,8 @@ class StagedRun(Run):
         mse = (out.x_hat - x).square().mean()
         # A decoder clamps: what it shows is judged. The squared error draws back what lies outside.
         shown = out.x_hat.clamp(0, 1)
-        lpips = self.lpips(x, shown).mean()
+        window = self._lpips_window(part)
+        lpips = self.lpips(x[window], shown[window]).mean()
         if rate_weight is None:
             rate_loss, rate_weight = self.rate.loss(bpp, quantized_bpp, self.step)
         else:
@@ -208,6 +211,12 @@ class StagedRun(Run):
         (share * loss).backward()
         self._examples = x[:4], shown[:4].detach()
         return {name: value.detach().float() for name, value in (terms | {"loss": loss}).items()}
+
+    def _lpips_window(self, part: int) -> tuple[EllipsisType, slice, slice]:
+        """Where LPIPS of a micro-batch is taken, drawn from (seed, step, micro-batch) as all else is."""
+        shifts, size = self.settings.lpips_shifts, self.settings.crop - self.settings.lpips_shifts + 1
+        top, left = np.random.default_rng(self.seed_of(part).spawn(1)[0]).integers(shifts, size=2)
+        return ..., slice(top, top + size), slice(left, left + size)
 
     def _adversarial(self, x: Tensor, shown: Tensor, out: TrainingOutput) -> dict[str, Tensor]:
         """Both sides' losses. The discriminator's gradients are taken; the generator's loss is differentiable."""

@@ -88,6 +88,7 @@ def changed(key: str, value: object) -> dict:
         ("stages.0", 3, "stages.0: must be .* not 3"),
         ("weights.gan", 0, "weights.gan must be above 0 where a stage has gan"),
         ("lpips_net", "squeeze", "lpips_net: must be 'alex' or 'vgg', not 'squeeze'"),
+        ("lpips_shifts", 33, "lpips_shifts must be at most half of the crop of 64, and is 33"),
         ("accumulation", 3, "accumulation must divide the batch of 2, and is 3"),
         ("precision", "float16", "precision: must be 'float32' or 'bfloat16', not 'float16'"),
         ("ema", 1.0, "ema: must be less than 1, not 1.0"),

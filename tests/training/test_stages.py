@@ -129,6 +129,22 @@ def test_the_loss_is_equations_one_to_three(overfitted):
     assert {r.rate_weight for r in overfitted} == {RECIPE.rate.lambda_alpha, RECIPE.rate.lambda_beta}
 
 
+def test_lpips_is_of_windows_that_move_by_the_seed_and_the_step(folder):
+    run, again, windows = begin(folder, changed(lpips_shifts=8)), begin(folder, changed(lpips_shifts=8)), []
+    for run.step in range(20):
+        again.step = run.step
+        windows.append(run._lpips_window(0))
+        assert again._lpips_window(0) == windows[-1]
+    corners = {(rows.start, columns.start) for _, rows, columns in windows}
+    assert {rows.stop - rows.start for _, rows, _ in windows} == {57}
+    assert len(corners) > 10 and {top for top, _ in corners} <= set(range(8)) and any(top != left for top, left in corners)
+
+    run.step = again.step = 5
+    x, out = first_batch(again)
+    window = again._lpips_window(0)
+    assert run.train_step().lpips == pytest.approx(again.lpips(x[window], out.x_hat.clamp(0, 1)[window]).item(), rel=1e-5)
+
+
 def test_the_schedules_follow_the_recipe(folder):
     run, rates, stages = begin(folder), [], []
     assert run.steps == 5 and run.milestones == {2: WARMED_UP}
