@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dkic.entropy.quantization import MEAN_STEPS
 from dkic.errors import DkicError
+from dkic.ops import exact_conv2d
 from dkic.ops.requantize import requantize, round_ste
 
 WEIGHT_MAX = 127
@@ -166,6 +167,7 @@ class ExactConv2d(nn.Conv2d):
         self.low, self.high = (0 if relu else -bound), bound
         self.frozen = False
         self._parts: list[tuple[slice, Tensor]] | None = None
+        self._packed: Tensor | None = None
 
     def integers(self) -> dict[str, Tensor]:
         """weight `[out, in / groups, k, k]` and bias `[out]`, integers, and the multiplier `[out]`: float32, differentiable."""
@@ -196,7 +198,7 @@ class ExactConv2d(nn.Conv2d):
         most = ACTIVATION_MAX * _largest_filter(self.weight) + _largest(self.bias)
         if most >= 2**31:
             raise DkicError(f"sums could reach {most}, and 2^31 is the bound")
-        self._parts = None
+        self._parts = self._packed = None
         self.parts()
 
     def parts(self) -> list[tuple[slice, Tensor]]:
@@ -217,6 +219,12 @@ class ExactConv2d(nn.Conv2d):
             self._parts = [(part, laid_out[:, :, part].contiguous().permute(3, 2, 0, 1)) for part in slices]
         return self._parts
 
+    def packed(self) -> Tensor:
+        """The weight for the native code."""
+        if self._packed is None:
+            self._packed = exact_conv2d.packed(self.weight)
+        return self._packed
+
     def forward(self, x: Tensor) -> Tensor:
         """x: real numbers in the float state, else integers; the result likewise."""
         if not self.exact:
@@ -225,6 +233,9 @@ class ExactConv2d(nn.Conv2d):
             self.grids[1].observe(y)
             return y
         with torch.autocast(x.device.type, enabled=False):  # a half type would round the sums
+            if self.frozen and self.groups == 1 and exact_conv2d.runs_on(x):
+                geometry = self.stride[0], self.padding[0], self.low, self.high
+                return exact_conv2d.exact_conv2d(x, self.packed(), self.bias, self.multiplier, *geometry)
             if self.frozen:
                 return requantize(self._total(x), self.bias.float(), self.multiplier, self.low, self.high).to(x.dtype)
             now = self.integers()

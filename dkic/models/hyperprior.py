@@ -37,22 +37,22 @@ class HyperSynthesis(nn.Sequential):
 
     def __init__(self, config: ModelConfig) -> None:
         c = config.hyper_channels
+        # The identities stand for ReLUs, which the convolutions do: weights files count them in layers' names.
         symbols, coarse, fine, features = Step(c, 1.0), Step(c), Step(c), Step(config.hyper_features)
         super().__init__(
             _upsample(c, symbols, coarse),
-            nn.ReLU(),
+            nn.Identity(),
             ExactLDCNBlock(c, config.hyper_groups, coarse),
             _upsample(c, coarse, fine),
-            nn.ReLU(),
+            nn.Identity(),
             ExactConv2d(c, config.hyper_features, 1, inputs=[fine], outputs=features, relu=True),
-            nn.ReLU(),
         )
         # All of them are parts of this module, so that they move to a device with it.
         self.grids = nn.ModuleDict({"symbols": symbols, "coarse": coarse, "fine": fine, "features": features})
 
     def forward(self, z_hat: Tensor) -> Tensor:
         t = z_hat.clamp(-ACTIVATION_MAX, ACTIVATION_MAX) if self.exact else z_hat
-        for layer in list(self)[:7]:
+        for layer in list(self)[:6]:
             t = layer(t)
         return t
 
