@@ -11,7 +11,7 @@ _GROUP = 16  # output channels that lie side by side
 
 
 def packed(weight: Tensor) -> Tensor:
-    """Integers `[out, in, k, k]` as the native code reads them: int16 `[out / 16, k, k, in / 2, 16, 2]`, with zeros to fill up."""
+    """Integers `[out, in, k, k]` as the native code reads them: int16 `[out / 16, k, k, in / 2, 16, 2]`, filled up with zeros."""
     out, channels, k, _ = weight.shape
     padded = F.pad(weight.to(torch.int16), (0, 0, 0, 0, 0, channels % 2, 0, -out % _GROUP))
     return padded.view(-1, _GROUP, (channels + 1) // 2, 2, k, k).permute(0, 4, 5, 2, 1, 3).contiguous()

@@ -23,7 +23,8 @@ def problem(seed: int, n: int, channels: int, out: int, height: int, width: int,
     weight = torch.randint(-127, 128, (out, channels, k, k), generator=generator)
     x[0, :, :k, :k], weight[0] = 255 * weight[0].sign(), 127 * weight[0].sign()
     bias = torch.randint(-(2**20), 2**20, (out,), generator=generator, dtype=torch.int32)
-    multiplier = 2.0 ** -torch.randint(8, 24, (out,), generator=generator) * (1 + (torch.rand(out, generator=generator) < 0.5) / 3)
+    odd = (torch.rand(out, generator=generator) < 0.5) / 3
+    multiplier = 2.0 ** -torch.randint(8, 24, (out,), generator=generator) * (1 + odd)
     return x, weight, bias, multiplier
 
 
