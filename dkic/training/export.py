@@ -86,7 +86,7 @@ def export(
     folder = PhotoFolder(photos, settings.crop)
     pictures = list(_pictures(measure)) if measure else []
     if measure and not pictures:
-        raise DkicError(f"{measure}: all its pictures are smaller than {SIZE_MULTIPLE}x{SIZE_MULTIPLE}, so no rate can be measured")
+        raise DkicError(f"{measure}: no rate can be measured, as all its pictures are below {SIZE_MULTIPLE}x{SIZE_MULTIPLE}")
 
     def rate(network: DKIC) -> float:
         with torch.inference_mode():

@@ -86,7 +86,8 @@ class Recipe(_Part):
     accumulation: micro-batches that each process takes its share of the batch in, for a GPU of little memory.
     precision: "bfloat16": g_a and g_s compute in it where autocast does; all else is float32.
     ema: of the weights' moving average, what is kept at each step; the average is what is written for use. None: no average.
-    imagenet_photos: how many photographs are taken of a folder in one of ImageNet's layouts; None: all.
+    least_scale: every crop is of its photograph scaled by a random factor from this to 1, so that fine detail is met as often
+    as in small pictures. imagenet_photos: how many photographs are taken of a folder in one of ImageNet's layouts; None: all.
     """
 
     preset: str
@@ -105,6 +106,7 @@ class Recipe(_Part):
     accumulation: Count = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    least_scale: Annotated[float, Field(ge=0.1, le=1)] = 1.0
     imagenet_photos: Count | None = None
 
     @field_validator("preset")

@@ -214,8 +214,8 @@ def train_folder(
         from dkic.training.stages import StagedRun
 
         accelerator = accelerator_for(device, any(stage.freeze for stage in settings.stages))
-        limit = settings.imagenet_photos
-        photos = made_once(accelerator, lambda: PhotoFolder(folders, settings.crop, imagenet_photos=limit))
+        options = {"imagenet_photos": settings.imagenet_photos, "least_scale": settings.least_scale}
+        photos = made_once(accelerator, lambda: PhotoFolder(folders, settings.crop, **options))
         if accelerator.is_main_process:
             _tell_of(photos, log)
         workers = default_workers(accelerator.device) if workers is None else workers

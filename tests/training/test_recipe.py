@@ -88,6 +88,8 @@ def changed(key: str, value: object) -> dict:
         ("stages.0", 3, "stages.0: must be .* not 3"),
         ("weights.gan", 0, "weights.gan must be above 0 where a stage has gan"),
         ("lpips_net", "squeeze", "lpips_net: must be 'alex' or 'vgg', not 'squeeze'"),
+        ("least_scale", 0, "least_scale: must be greater than or equal to 0.1, not 0"),
+        ("least_scale", 1.5, "least_scale: must be less than or equal to 1, not 1.5"),
         ("lpips_shifts", 33, "lpips_shifts must be at most half of the crop of 64, and is 33"),
         ("accumulation", 3, "accumulation must divide the batch of 2, and is 3"),
         ("precision", "float16", "precision: must be 'float32' or 'bfloat16', not 'float16'"),
