@@ -137,6 +137,14 @@ class StagedRun(Run):
             self.average.module.load_state_dict(self.model.state_dict())
         self.step = self._ends[0]
 
+    def start_with(self, model: DKIC) -> None:
+        """Begin with the numbers of a model that was trained before."""
+        if model.config != self.config:
+            raise DkicError(f"the weights have another shape than {self.settings.preset}")
+        self.model.load_state_dict(model.state_dict())
+        if self.average:
+            self.average.module.load_state_dict(model.state_dict())
+
     def train_step(self) -> StageResult:
         stage = self.stage
         optimizers = [self.optimizer, self.discriminator_optimizer][: 1 + stage.gan]
