@@ -1,11 +1,14 @@
 // dkic::exact_conv2d on the CPU: checks that guard memory, the output, and cutting the work for threads.
+#include <algorithm>
+
 #include "exact_conv2d_kernel.h"
 #include "stable_abi.h"
 
 namespace dkic {
 namespace {
 
-constexpr int64_t kProducts = 1 << 18;  // a thread's share at least
+constexpr int64_t kProducts = 1 << 18;   // a thread's share at least
+constexpr int64_t kBandBytes = 1 << 20;  // of x as int16: what a second-level cache holds
 
 Tensor exact_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& multiplier, int64_t stride,
                     int64_t padding, int64_t low, int64_t high) {
@@ -20,18 +23,16 @@ Tensor exact_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, c
                       bias.size(0) == multiplier.size(0) && (bias.size(0) + kGroup - 1) / kGroup == weight.size(0),
                   "exact_conv2d: bias must be int32 and multiplier float32, one number for each of weight's channels");
   const int64_t k = weight.size(1), height = x.size(2) + 2 * padding, width = x.size(3) + 2 * padding;
-  STD_TORCH_CHECK(stride > 0 && padding >= 0 && padding < k && height >= k && width >= k,
-                  "exact_conv2d: stride must be above 0, padding 0 to k - 1, and x no smaller than the window");
+  STD_TORCH_CHECK(
+      x.size(1) > 0 && stride > 0 && padding >= 0 && padding < k && height >= k && width >= k,
+      "exact_conv2d: x must have channels, stride must be above 0, padding 0 to k - 1, and x no smaller than the window");
   const Tensor b = torch::stable::contiguous(bias), m = torch::stable::contiguous(multiplier);
   const int64_t n = x.size(0), out = bias.size(0), out_height = (height - k) / stride + 1, out_width = (width - k) / stride + 1;
   Tensor y = empty_nhwc(x, n, out, out_height, out_width, ScalarType::Float);
-  Tensor padded = torch::stable::empty(std::vector<int64_t>{n, height, width, weight.size(3), 2}, ScalarType::Short, std::nullopt,
-                                       x.device());
   ExactConv2dArguments a{};
   a.x = static_cast<const float*>(x.const_data_ptr());
   a.stride_n = x.stride(0), a.stride_c = x.stride(1), a.stride_h = x.stride(2), a.stride_w = x.stride(3);
   a.channels = x.size(1), a.height = x.size(2), a.width = x.size(3), a.padding = padding, a.pairs = weight.size(3);
-  a.padded = static_cast<int16_t*>(padded.mutable_data_ptr());
   a.weight = static_cast<const int16_t*>(weight.const_data_ptr());
   a.bias = static_cast<const int32_t*>(b.const_data_ptr());
   a.multiplier = static_cast<const float*>(m.const_data_ptr());
@@ -39,11 +40,19 @@ Tensor exact_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, c
   a.low = float(low), a.high = float(high);
   a.y = static_cast<float*>(y.mutable_data_ptr());
   const ExactConv2dKernel& kernel = DKIC_CHOSEN(exact_conv2d_kernel);
-  const int64_t pixels = n * out_height * out_width, products = k * k * x.size(1) * out + 1;
-  torch::stable::parallel_for(0, n * height, kProducts / (width * a.pairs + 1) + 1,
-                              [&](int64_t first, int64_t last) { kernel.pad(a, first, last); });
-  torch::stable::parallel_for(0, pixels, kProducts / products + 1,
-                              [&](int64_t first, int64_t last) { kernel.run(a, first, last); });
+  const int64_t row = width * a.pairs * 2, products = out_width * k * k * x.size(1) * out + 1;
+  const int64_t most = std::max<int64_t>(1, (kBandBytes / int64_t(row * sizeof(int16_t)) - k) / stride + 1);
+  torch::stable::parallel_for(0, n * out_height, kProducts / products + 1, [&](int64_t first, int64_t last) {
+    std::vector<int16_t> numbers;
+    for (int64_t at = first; at < last;) {
+      const int64_t here = at % out_height, rows = std::min({most, last - at, out_height - here});
+      numbers.resize(std::max(numbers.size(), size_t(((rows - 1) * stride + k) * row)));
+      const ExactConv2dBand band{at / out_height, here, rows, numbers.data()};
+      kernel.pad(a, band);
+      kernel.run(a, band);
+      at += rows;
+    }
+  });
   return y;
 }
 

@@ -27,14 +27,14 @@ inline VI plus_products(VI sum, VI pair, VI weights) {
 }
 
 // Rows of x as int16, with zeros around. What is no integer of 16 bits becomes some integer.
-void pad(const ExactConv2dArguments& a, int64_t first, int64_t last) {
-  const int64_t height = a.height + 2 * a.padding, width = a.width + 2 * a.padding, row = width * a.pairs * 2;
-  for (int64_t r = first; r < last; ++r) {
-    int16_t* to = a.padded + r * row;
-    const int64_t n = r / height, y = r % height - a.padding;
+void pad(const ExactConv2dArguments& a, const ExactConv2dBand& band) {
+  const int64_t row = (a.width + 2 * a.padding) * a.pairs * 2, rows = (band.rows - 1) * a.stride + a.k;
+  for (int64_t r = 0; r < rows; ++r) {
+    int16_t* to = band.x + r * row;
+    const int64_t y = band.first * a.stride + r - a.padding;
     if (a.padding || a.channels % 2) std::memset(to, 0, size_t(row) * sizeof(int16_t));
     if (y < 0 || y >= a.height) continue;
-    const float* from = a.x + n * a.stride_n + y * a.stride_h;
+    const float* from = a.x + band.n * a.stride_n + y * a.stride_h;
     for (int64_t x = 0; x < a.width; ++x) {
       const float* pixel = from + x * a.stride_w;
       int16_t* numbers = to + (x + a.padding) * a.pairs * 2;
@@ -69,16 +69,14 @@ struct Block {
   int64_t channel;        // its first one
 };
 
-// P output pixels from `pixel` on (those from `last` on are computed and not kept), and the channels of G groups.
+// P output pixels of a band from `pixel` on (those from `last` on are computed and not kept), and the channels of G groups.
 template <int P, int G>
-inline void tile(const ExactConv2dArguments& a, const Block& block, int64_t pixel, int64_t last) {
+inline void tile(const ExactConv2dArguments& a, const ExactConv2dBand& band, const Block& block, int64_t pixel, int64_t last) {
   const int64_t row = (a.width + 2 * a.padding) * a.pairs * 2, length = a.k * a.pairs;  // of a window's row, in pairs
-  const int64_t of_picture = a.out_height * a.out_width;
   const int16_t* at[P];
   for (int p = 0; p < P; ++p) {
-    const int64_t i = pixel + p < last ? pixel + p : last - 1;
-    const int64_t n = i / of_picture, y = i % of_picture / a.out_width, x = i % a.out_width;
-    at[p] = a.padded + (n * (a.height + 2 * a.padding) + y * a.stride) * row + x * a.stride * a.pairs * 2;
+    const int64_t i = pixel + p < last ? pixel + p : last - 1, y = i / a.out_width, x = i % a.out_width;
+    at[p] = band.x + y * a.stride * row + x * a.stride * a.pairs * 2;
   }
   VI sums[P][G * kParts] = {};
   const int16_t* weight = block.weight;
@@ -98,7 +96,7 @@ inline void tile(const ExactConv2dArguments& a, const Block& block, int64_t pixe
     for (int p = 0; p < P; ++p) at[p] += row;
   }
   for (int p = 0; p < P && pixel + p < last; ++p) {
-    float* y = a.y + (pixel + p) * a.out;
+    float* y = a.y + ((band.n * a.out_height + band.first) * a.out_width + pixel + p) * a.out;
     for (int j = 0; j < G * kParts; ++j) {
       const int64_t c = block.channel + j * W, left = a.out - c;
       if (left >= W) {
@@ -111,12 +109,13 @@ inline void tile(const ExactConv2dArguments& a, const Block& block, int64_t pixe
 }
 
 template <int P, int G>
-void tiles(const ExactConv2dArguments& a, const Block& block, int64_t first, int64_t last) {
-  for (int64_t pixel = first; pixel < last; pixel += P) tile<P, G>(a, block, pixel, last);
+void tiles(const ExactConv2dArguments& a, const ExactConv2dBand& band, const Block& block) {
+  const int64_t last = band.rows * a.out_width;
+  for (int64_t pixel = 0; pixel < last; pixel += P) tile<P, G>(a, band, block, pixel, last);
 }
 
 // Group blocks outside: a block's weights stay in the cache while all pixels pass.
-void run(const ExactConv2dArguments& a, int64_t first, int64_t last) {
+void run(const ExactConv2dArguments& a, const ExactConv2dBand& band) {
   const int64_t groups = (a.out + kGroup - 1) / kGroup, size = a.k * a.k * a.pairs * kGroup * 2;
   for (int64_t g = 0; g < groups;) {
     const Block block{a.weight + g * size, size, g * kGroup};
@@ -124,16 +123,16 @@ void run(const ExactConv2dArguments& a, int64_t first, int64_t last) {
     const int64_t left = groups - g;
     // 24 sums, and the weights beside them in 32 registers.
     if (left % 4 == 0 || left > 6) {
-      tiles<6, 4>(a, block, first, last), g += 4;
+      tiles<6, 4>(a, band, block), g += 4;
     } else if (left % 3 == 0) {
-      tiles<8, 3>(a, block, first, last), g += 3;
+      tiles<8, 3>(a, band, block), g += 3;
     } else if (left >= 2) {
-      tiles<12, 2>(a, block, first, last), g += 2;
+      tiles<12, 2>(a, band, block), g += 2;
     } else {
-      tiles<12, 1>(a, block, first, last), g += 1;
+      tiles<12, 1>(a, band, block), g += 1;
     }
 #else
-    tiles<kParts == 2 ? 4 : 2, 1>(a, block, first, last), g += 1;
+    tiles<kParts == 2 ? 4 : 2, 1>(a, band, block), g += 1;
 #endif
   }
 }

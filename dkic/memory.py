@@ -1,5 +1,6 @@
 """How the C library treats freed memory: a choice of the whole process, so programs make it, never a library's import."""
 
+import contextlib
 import ctypes
 
 # <malloc.h>
@@ -23,3 +24,9 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+def give_back_freed_memory() -> None:
+    """Lets the system have the pages of memory that is freed by now, wherever it lies; where the C library is glibc."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

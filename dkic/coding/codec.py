@@ -27,6 +27,7 @@ from dkic.coding.rans import Decoder, Encoder
 from dkic.coding.tiles import MARGIN, tile_side, tiled
 from dkic.entropy.quantization import SCALE_INDEX_MAX, Arithmetic, arithmetic_name, coded_index, coded_mean
 from dkic.errors import DkicError, FormatError
+from dkic.memory import give_back_freed_memory
 from dkic.models.config import LATENT_STRIDE
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.slice_context import Cells, take_cells
@@ -36,6 +37,7 @@ from dkic.ops import backends
 if TYPE_CHECKING:
     from PIL import Image
 
+_LARGE = 2**16  # positions of a latent, of 16 megapixels
 _OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine's"
 
 
@@ -101,7 +103,8 @@ class Codec:
 
     def _compress(self, picture: Picture, quality: int, tile: int | None) -> bytes:
         level = self._level(quality)
-        x = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1).unsqueeze(0)
+        pixels = picture.pixels if picture.pixels.flags.writeable else picture.pixels.copy()  # torch warns of what it may not write
+        x = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
         header = Header(picture.width, picture.height, level.hash, level.quality, int(level.arithmetic), picture.grayscale)
         return pack(DkicFile(header, encode(x, level, tile), picture.icc))
 
@@ -262,8 +265,9 @@ def symbols_of(y: Tensor, z_hat: Tensor, level: Weights) -> list[tuple[Tensor, T
     coded = [(_flat(z_hat), _z_indexes(z_hat.shape))]
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
+        _bound_memory(y.shape)
         mean = coded_mean(mean)
-        symbols = (take_cells(y[:, channels], cells).double() - mean).round().contiguous()
+        symbols = (take_cells(y[:, channels], cells) - mean).round_().contiguous()  # the encoder's choice, so float32 will do
         coded.append((_flat(symbols), coded_index(scale_index).flatten().cpu()))
         return symbols.to(dtype) + mean
 
@@ -307,6 +311,7 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
+        _bound_memory(mean.shape)
         return pull(coded_index(scale_index).flatten().cpu()).view(mean.shape) + coded_mean(mean)
 
     def pull(indexes: Tensor) -> Tensor:
@@ -344,6 +349,12 @@ def _check_claim(file: DkicFile, level: Weights, positions: int) -> None:
             f"picture section: {len(file.picture)} bytes can't hold {file.header.width} x {file.header.height} pixels, for which "
             f"this model takes at least {needed}, so the file is damaged"
         )
+
+
+def _bound_memory(shape: torch.Size) -> None:
+    """Of a large picture's latent every pass leaves gaps of its own sizes, which together took 0.6 GB at 8192x8192."""
+    if shape[-1] * shape[-2] > _LARGE:
+        give_back_freed_memory()
 
 
 def _padded(x: Tensor) -> Tensor:
