@@ -103,7 +103,7 @@ class Codec:
 
     def _compress(self, picture: Picture, quality: int, tile: int | None) -> bytes:
         level = self._level(quality)
-        pixels = picture.pixels if picture.pixels.flags.writeable else picture.pixels.copy()  # torch warns of what it may not write
+        pixels = picture.pixels if picture.pixels.flags.writeable else picture.pixels.copy()  # else torch warns
         x = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
         header = Header(picture.width, picture.height, level.hash, level.quality, int(level.arithmetic), picture.grayscale)
         return pack(DkicFile(header, encode(x, level, tile), picture.icc))
