@@ -421,6 +421,7 @@ def export(
 @click.option("-o", "--out", required=True, metavar="TABLE", type=_FILE, help="A .csv or .parquet file.")
 @MODEL
 @click.option("--distortion", type=click.Choice(["lpips", "mse"]), default="lpips", show_default=True, help="What is measured.")
+@click.option("--ray", metavar="ADDRESS", help="Measure on this Ray cluster: auto, HOST:PORT, or local.")
 @TILE
 @DEVICE
 @THREADS
@@ -430,6 +431,7 @@ def measure(
     out: Path,
     model: str,
     distortion: Literal["lpips", "mse"],
+    ray: str | None,
     tile: int | None,
     device: str,
     force: bool,
@@ -438,9 +440,14 @@ def measure(
 
     TABLE gets a row for each picture and quality, as `dkic allocate` takes it. What is measured is kept in $DKIC_CACHE or
     ~/.cache/dkic, so that a run that was stopped goes on where it was, and `dkic compress --target-bpp` finds it there.
+
+    With --ray a cluster measures, whose machines need dkic[cluster] and nothing else: pictures and weights are sent to them from
+    this one.
     """
     from dkic.allocation.table import check_table, write_table
 
+    if ray is not None and device != "cpu":
+        raise click.UsageError("--ray: a cluster measures on CPUs, so --device must be cpu")
     inputs = tuple(dict.fromkeys(with_folders_opened(inputs)))
     for source in inputs:
         if source != source.encode(errors="replace").decode():
@@ -452,10 +459,16 @@ def measure(
     from dkic.targeting.survey import Survey
 
     survey = Survey(load(model, device), distortion, tile)
+    measured = survey.measure
+    if ray is not None:
+        from dkic.targeting.cluster import ClusterFailed, measured_on
+
+        with _failing(ClusterFailed):
+            measured = measured_on(ray, survey, inputs)
     columns: dict[str, list[Any]] = {name: [] for name in ("image", "quality", "bytes", "pixels", distortion)}
 
     def one(source: str, _target: Path) -> None:
-        _, options = survey.measure(source)
+        _, options = measured(source)
         for quality, option in zip(survey.qualities, options, strict=True):
             row = source, quality, option.bytes, option.pixels, option.distortion
             for column, value in zip(columns.values(), row, strict=True):

@@ -66,6 +66,11 @@ def test_pictures_that_fail_do_not_stop_the_others(model, pictures, tmp_path):
     assert (result.status, result.out) == (1, "") and not (tmp_path / "none.csv").exists()
 
 
+def test_a_gpu_is_none_of_the_cluster(model, pictures, tmp_path):
+    result = measure(model, pictures, "-o", tmp_path / "t.csv", "--ray", "auto", "--device", "cuda")
+    assert result.status == 2 and "--ray: a cluster measures on CPUs" in result.err
+
+
 def test_outputs_that_are_refused(model, pictures, tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_text("precious")
     picture = tmp_path / "picture.csv"
@@ -83,3 +88,11 @@ def test_outputs_that_are_refused(model, pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = measure(model, pictures, "-o", tmp_path / "t.parquet")
     assert result.status == 2 and "Parquet needs pyarrow (" in result.err and "dkic[eval]" in result.err
+
+
+def test_without_ray(model, pictures, tmp_path, monkeypatch, decoded):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = measure(model, pictures, "-o", tmp_path / "t.csv", "--ray", "auto")
+    assert (result.status, result.out) == (2, "") and len(result.err.splitlines()) == 1
+    assert "--ray needs Ray Data (" in result.err and "pip install 'dkic[cluster]'" in result.err
+    assert decoded == []  # not here instead
