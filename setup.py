@@ -57,6 +57,7 @@ LIBRARIES = [
         sources=[
             "csrc/cpu_capability.cpp",
             "csrc/deform_conv2d_cpu.cpp",
+            "csrc/exact_conv2d_cpu.cpp",
             "csrc/gaussian_likelihood_cpu.cpp",
             "csrc/gaussian_symbols_cpu.cpp",
             "csrc/ldcn_cpu.cpp",
@@ -64,6 +65,7 @@ LIBRARIES = [
         ],
         sources_per_isa=[
             "csrc/deform_conv2d_kernel.cpp",
+            "csrc/exact_conv2d_kernel.cpp",
             "csrc/gaussian_likelihood_kernel.cpp",
             "csrc/gaussian_symbols_kernel.cpp",
             "csrc/ldcn_kernel.cpp",

@@ -2,7 +2,7 @@
 // machine. Compiled once per instruction set (DKIC_ISA); requantize_cpu.cpp chooses one at run time.
 #include "requantize_kernel.h"
 
-#include "simd.h"
+#include "rounded.h"
 
 namespace dkic::DKIC_ISA {
 namespace {
@@ -10,28 +10,8 @@ namespace {
 constexpr int W = kVectorBytes / 4;
 using V = Vector<float, W>;
 
-// To the nearest integer, half to even. Where that takes a sum, the compiler must not make one fma of it and a product before.
-inline V rounded(V x) {
-#if defined(__AVX512F__)
-  return bit_cast<V>(_mm512_maskz_roundscale_ps(0xffff, bit_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(__AVX2__)
-  return bit_cast<V>(_mm256_round_ps(bit_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#else
-#if defined(__x86_64__)
-  asm("" : "+x"(x));
-#elif defined(__aarch64__)
-  asm("" : "+w"(x));
-#else
-  asm("" : "+m"(x));
-#endif
-  return nearest<float, W>(x);
-#endif
-}
-
 inline V requantized(const RequantizeArguments& a, V total, V bias, V multiplier) {
-  const V q = rounded((rounded(total) + bias) * multiplier), low = V{} + a.low, high = V{} + a.high;
-  const V bounded = q < low ? low : q;
-  return bounded > high ? high : bounded;
+  return rounded_within((rounded(total) + bias) * multiplier, a.low, a.high);
 }
 
 // `length` numbers at channel c of a row, in whole vectors: what lies beyond is neither read nor written.

@@ -313,7 +313,11 @@ def demo(out: str) -> None:
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=_FILE)
 @click.option("--out", required=True, metavar="RUN", help="Folder for checkpoint, log and weights.")
 @click.option("--config", type=_FILE, help="A recipe (YAML), for LPIPS and a discriminator, instead of options.")
-@click.option("--start-from", type=_FILE, help="With --config: another RUN/warmed_up.pt, in place of the first stage.")
+@click.option(
+    "--start-from",
+    metavar="FILE|NAME",
+    help="With --config: another RUN/warmed_up.pt, in place of the first stage; or weights, as tiny of --quality 3.",
+)
 @click.option("--lpips-backbone", type=_FILE, help="With --config: the file of LPIPS' ImageNet weights.")
 @TRAINING_DEVICE
 @click.option("--workers", type=click.IntRange(0, 256), help="Processes that decode.  [default: 1; for a GPU 4]")
@@ -336,7 +340,7 @@ def train(
     folders: tuple[Path, ...],
     out: str,
     config: Path | None,
-    start_from: Path | None,
+    start_from: str | None,
     lpips_backbone: Path | None,
     minutes: float | None,
     quality: int,

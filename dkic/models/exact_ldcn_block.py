@@ -45,6 +45,11 @@ class ExactLDCNBlock(LDCNBlock):
         logits = torch.arange(-_LOGIT_MAX, _LOGIT_MAX + 1, device=self.value_step.size.device)
         return {"mask_table": _mask_of(logits), "aggregate_multiplier": self._aggregate_multiplier()}
 
+    def take(self, frozen: "ExactLDCNBlock") -> None:
+        """See `dkic.entropy.exact_network.thaw`."""
+        multiplier = frozen.aggregate_multiplier.clamp_min(1e-12)
+        self.aggregate_step.size.copy_(self.value_step.size / (multiplier * (MASK_STEPS * OFFSET_STEPS**2)))
+
     def room(self) -> dict[str, Tensor]:
         table = torch.empty(2 * _LOGIT_MAX + 1, dtype=torch.uint8, device="meta")
         return {"mask_table": table, "aggregate_multiplier": torch.empty(1, device="meta")}

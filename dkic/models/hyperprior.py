@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dkic.entropy.exact_network import ACTIVATION_MAX, ExactConv2d, Step
-from dkic.entropy.tables import Tables, tables_from_pmf
+from dkic.entropy.tables import FREQUENCY_SUM, Tables, tables_from_pmf
 from dkic.models.config import ModelConfig
 from dkic.models.exact_ldcn_block import ExactLDCNBlock
 
@@ -37,22 +37,22 @@ class HyperSynthesis(nn.Sequential):
 
     def __init__(self, config: ModelConfig) -> None:
         c = config.hyper_channels
+        # The identities stand for ReLUs, which the convolutions do: weights files count them in layers' names.
         symbols, coarse, fine, features = Step(c, 1.0), Step(c), Step(c), Step(config.hyper_features)
         super().__init__(
             _upsample(c, symbols, coarse),
-            nn.ReLU(),
+            nn.Identity(),
             ExactLDCNBlock(c, config.hyper_groups, coarse),
             _upsample(c, coarse, fine),
-            nn.ReLU(),
+            nn.Identity(),
             ExactConv2d(c, config.hyper_features, 1, inputs=[fine], outputs=features, relu=True),
-            nn.ReLU(),
         )
         # All of them are parts of this module, so that they move to a device with it.
         self.grids = nn.ModuleDict({"symbols": symbols, "coarse": coarse, "fine": fine, "features": features})
 
     def forward(self, z_hat: Tensor) -> Tensor:
         t = z_hat.clamp(-ACTIVATION_MAX, ACTIVATION_MAX) if self.exact else z_hat
-        for layer in list(self)[:7]:
+        for layer in list(self)[:6]:
             t = layer(t)
         return t
 
@@ -102,6 +102,19 @@ class FactorizedPrior(nn.Module):
         n, c, h, w = z.shape
         p = self.probability(z.transpose(0, 1).reshape(c, 1, -1))
         return -torch.log2(p.clamp_min(1e-9)).reshape(c, n, h, w).transpose(0, 1)
+
+    def learn(self, tables: Tables, steps: int = 200) -> None:
+        """Becomes the density that integer tables, one a channel, were made of, nearly: for those of which no other is left."""
+        columns = torch.arange(tables.frequencies.shape[1])
+        offset, length, frequencies = (torch.tensor(array) for array in (tables.offset, tables.length, tables.frequencies))
+        symbols = offset[:, None] + columns
+        pmf = frequencies * (columns < length[:, None] - 1) / FREQUENCY_SUM  # the last is all others together
+        optimizer = torch.optim.Adam(self.parameters(), 0.05)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            bits = -torch.log2(self.probability(symbols[:, None].float()).squeeze(1).clamp_min(1e-9))
+            (pmf * bits).sum().backward()
+            optimizer.step()
 
     @torch.no_grad()
     def tables(self, reach: int = 1024) -> Tables:

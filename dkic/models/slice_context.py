@@ -63,7 +63,7 @@ class PassContext(nn.Module):
         self.parameters_of = nn.Sequential(
             nn.ReLU(),
             ExactConv2d(width, width, 1, inputs=[features], outputs=self.hidden, relu=True),
-            nn.ReLU(),
+            nn.Identity(),  # as in HyperSynthesis
             ExactConv2d(width, spec.channels * 2, 1, inputs=[self.hidden], outputs=self.results, bound=_OUTPUT_MAX),
         )
         self.features = (features,)  # in a tuple: it is the slice's part
@@ -101,7 +101,7 @@ class SliceContext(nn.Module):
             self.features.append(
                 nn.Sequential(
                     ExactConv2d(config.hyper_features + before, width, 1, inputs=inputs, outputs=hidden, relu=True),
-                    nn.ReLU(),
+                    nn.Identity(),  # as in HyperSynthesis
                     ExactConv2d(width, width, 3, 1, 1, inputs=[hidden], outputs=own),
                 )
             )

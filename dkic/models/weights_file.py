@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from dkic.entropy.exact_network import check, frozen_names, make_room
 from dkic.entropy.quantization import Arithmetic
-from dkic.entropy.tables import Tables, gaussian_tables
+from dkic.entropy.tables import SCALES, Tables, gaussian_tables
 from dkic.errors import DkicError
 from dkic.models.config import ModelConfig
 from dkic.models.dkic import DKIC
@@ -136,7 +136,7 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
         if {n: list(t.shape) for n, t in room.items()} != {n: shape for n, shape in found.items() if not n.startswith(_TABLES)}:
             raise DkicError("the tensors' names or shapes do not fit the config")
         tables = Tables.from_arrays({n.removeprefix(_TABLES): file.get_tensor(n).numpy() for n in found.keys() - room.keys()})
-        if len(tables) != len(gaussian_tables()) + config.hyper_channels:
+        if len(tables) != len(SCALES) + config.hyper_channels:
             raise DkicError(f"it holds {len(tables)} tables")
         # Integers are of their own type already, and anything else in their place is no such file.
         tensors = {name: file.get_tensor(name) for name in room}
@@ -170,7 +170,8 @@ def _room_in_int8(room: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if wrong := [name for name, t in room.items() if t.ndim != 4 or not t.is_floating_point()]:
         raise DkicError(f"it has steps of {wrong[0]}, which is no weight of the transforms")
     steps = {_STEPS + name: torch.empty(len(t), device="meta") for name, t in room.items()}
-    return steps | {name: torch.empty_like(t, dtype=torch.int8) for name, t in room.items()}
+    # By its shape: of a tensor on the meta device empty_like imports torch's compiler, which takes 0.5 s.
+    return steps | {name: torch.empty(t.shape, dtype=torch.int8, device="meta") for name, t in room.items()}
 
 
 class _LayersWithoutMemory(TorchFunctionMode):

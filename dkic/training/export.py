@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dkic.coding.image_io import SUFFIXES, read_picture
+from dkic.coding.image_io import pictures_in, read_picture
 from dkic.entropy.exact_network import Step, freeze, set_exact
 from dkic.entropy.quantization import Arithmetic
 from dkic.errors import DkicError
@@ -85,6 +85,8 @@ def export(
     network = weights.model.float().to(where)
     folder = PhotoFolder(photos, settings.crop)
     pictures = list(_pictures(measure)) if measure else []
+    if measure and not pictures:
+        raise DkicError(f"{measure}: no rate can be measured, as all its pictures are below {SIZE_MULTIPLE}x{SIZE_MULTIPLE}")
 
     def rate(network: DKIC) -> float:
         with torch.inference_mode():
@@ -121,7 +123,7 @@ def _latents(network: DKIC, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pictures(folder: Path) -> Iterator[Tensor]:
     """`[1, 3, H, W]` each, cut to multiples of 64."""
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+    for path in pictures_in(folder):
         x = torch.from_numpy(read_picture(path).pixels.copy()).permute(2, 0, 1)[None].float() / 255
         h, w = (side // SIZE_MULTIPLE * SIZE_MULTIPLE for side in x.shape[-2:])
         if h and w:

@@ -48,6 +48,8 @@ class PhotoFolder:
         crop: side of the square crops, in pixels; smaller photographs are skipped.
         cache_bytes: memory for decoded pictures.
         imagenet_photos: how many of ImageNet's photographs are taken, any, but always the same; None: all.
+        least_scale: every crop is of its photograph scaled by a random factor, its logarithm uniform, from this to 1, as far as
+            the photograph is large enough.
 
     Attributes:
         too_small, broken: how many were smaller than a crop; files whose head can't be read. Others (a truncated file, one
@@ -66,8 +68,9 @@ class PhotoFolder:
         crop: int,
         cache_bytes: int = 2 * 2**30,
         imagenet_photos: int | None = None,
+        least_scale: float = 1.0,
     ) -> None:
-        self.crop = crop
+        self.crop, self.least_scale = crop, least_scale
         self.paths: list[Path] = []
         self.too_small, self.broken = 0, list[Path]()
         areas: list[int] = []
@@ -97,8 +100,13 @@ class PhotoFolder:
         for i, number in enumerate(which):
             rng = np.random.default_rng((seed, step, number))
             path, photograph = self._draw(rng)
-            top, left = (rng.integers(side - self.crop + 1) for side in photograph.shape[:2])
-            crop = photograph[top : top + self.crop, left : left + self.crop]
+            side = self.crop
+            if self.least_scale < 1:
+                side = min(round(side / self.least_scale ** rng.random()), *photograph.shape[:2])
+            top, left = (rng.integers(n - side + 1) for n in photograph.shape[:2])
+            crop = photograph[top : top + side, left : left + side]
+            if side > self.crop:
+                crop = np.asarray(Image.fromarray(crop).resize((self.crop, self.crop), Image.Resampling.LANCZOS))
             if rng.integers(2):
                 crop = crop[:, ::-1]
             if rng.integers(2):

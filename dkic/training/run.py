@@ -118,9 +118,13 @@ class Run(ABC):
         self.files = [file for crops in found for file in crops.files]
         return [pixels_of(crops, self.device) for crops in found]
 
+    def seed_of(self, part: int) -> np.random.SeedSequence:
+        """What the random numbers of the step's micro-batch of this number come from."""
+        return np.random.SeedSequence((self.settings.seed, self.step, self._parts[part]))
+
     def forward(self, x: Tensor, part: int = 0, model: nn.Module | None = None) -> TrainingOutput:
         """What the model (or what wraps it) makes of the step's micro-batch of this number."""
-        seed = np.random.SeedSequence((self.settings.seed, self.step, self._parts[part])).generate_state(1, np.uint64)[0]
+        seed = self.seed_of(part).generate_state(1, np.uint64)[0]
         return (model or self.model)(x, torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1))))
 
     def clip(self, module: nn.Module) -> float:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -135,6 +137,14 @@ class StagedRun(Run):
             self.average.module.load_state_dict(self.model.state_dict())
         self.step = self._ends[0]
 
+    def start_with(self, model: DKIC) -> None:
+        """Begin with the numbers of a model that was trained before."""
+        if model.config != self.config:
+            raise DkicError(f"the weights have another shape than {self.settings.preset}")
+        self.model.load_state_dict(model.state_dict())
+        if self.average:
+            self.average.module.load_state_dict(model.state_dict())
+
     def train_step(self) -> StageResult:
         stage = self.stage
         optimizers = [self.optimizer, self.discriminator_optimizer][: 1 + stage.gan]
@@ -194,7 +204,8 @@ class StagedRun(Run):
         mse = (out.x_hat - x).square().mean()
         # A decoder clamps: what it shows is judged. The squared error draws back what lies outside.
         shown = out.x_hat.clamp(0, 1)
-        lpips = self.lpips(x, shown).mean()
+        window = self._lpips_window(part)
+        lpips = self.lpips(x[window], shown[window]).mean()
         if rate_weight is None:
             rate_loss, rate_weight = self.rate.loss(bpp, quantized_bpp, self.step)
         else:
@@ -208,6 +219,12 @@ class StagedRun(Run):
         (share * loss).backward()
         self._examples = x[:4], shown[:4].detach()
         return {name: value.detach().float() for name, value in (terms | {"loss": loss}).items()}
+
+    def _lpips_window(self, part: int) -> tuple[EllipsisType, slice, slice]:
+        """Where LPIPS of a micro-batch is taken, drawn from (seed, step, micro-batch) as all else is."""
+        shifts, size = self.settings.lpips_shifts, self.settings.crop - self.settings.lpips_shifts + 1
+        top, left = np.random.default_rng(self.seed_of(part).spawn(1)[0]).integers(shifts, size=2)
+        return ..., slice(top, top + size), slice(left, left + size)
 
     def _adversarial(self, x: Tensor, shown: Tensor, out: TrainingOutput) -> dict[str, Tensor]:
         """Both sides' losses. The discriminator's gradients are taken; the generator's loss is differentiable."""

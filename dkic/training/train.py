@@ -12,7 +12,8 @@ import torch
 
 from dkic.errors import DkicError
 from dkic.models import PRESETS
-from dkic.models.weights_file import save_weights
+from dkic.models.trainable import trainable
+from dkic.models.weights_file import find_weights, load_weights, save_weights
 from dkic.output_file import reason
 from dkic.training.batches import default_workers
 from dkic.training.device import DeviceName, device_for
@@ -22,6 +23,7 @@ from dkic.training.run import CHECKPOINT, SAVE_EVERY, Run, TrainingFailed, psnr_
 
 if TYPE_CHECKING:  # it needs the extra [train], which training for MSE does not
     from dkic.training.recipe import Recipe
+    from dkic.training.stages import StagedRun
 
 # Rate that presses from the first step leaves whole dimensions uncoded: a `tiny` run at lambda 0.0067 had no red-green axis after
 # 3,800 steps (a held-out photograph of autumn leaves at 21.0 dB); 1,600 steps at 0.05 from there brought it in (29.3 dB).
@@ -180,7 +182,7 @@ def train_folder(
     quality: int = 1,
     resume: bool = False,
     minutes: float | None = None,
-    start_from: Path | None = None,
+    start_from: str | Path | None = None,
     lpips_backbone: Path | None = None,
     device: DeviceName | None = None,
     workers: int | None = None,
@@ -191,7 +193,8 @@ def train_folder(
 
     `out` also gets checkpoint.pt, every `save_every` steps and at the end, and log.csv with a line per step; with a recipe
     TensorBoard's files too. For a recipe alone: `start_from`, a checkpoint of another run's first stage, to begin with the
-    second; lpips_backbone: see `LPIPS`. device: see `device_for`. workers: processes that decode photographs; None: 1 for the
+    second, or a weights file or the name of shipped ones, of which the level `quality` is taken, to begin with those weights;
+    lpips_backbone: see `LPIPS`. device: see `device_for`. workers: processes that decode photographs; None: 1 for the
     CPU, 4 for a GPU.
     """
     path = out / CHECKPOINT
@@ -214,14 +217,14 @@ def train_folder(
         from dkic.training.stages import StagedRun
 
         accelerator = accelerator_for(device, any(stage.freeze for stage in settings.stages))
-        limit = settings.imagenet_photos
-        photos = made_once(accelerator, lambda: PhotoFolder(folders, settings.crop, imagenet_photos=limit))
+        options = {"imagenet_photos": settings.imagenet_photos, "least_scale": settings.least_scale}
+        photos = made_once(accelerator, lambda: PhotoFolder(folders, settings.crop, **options))
         if accelerator.is_main_process:
             _tell_of(photos, log)
         workers = default_workers(accelerator.device) if workers is None else workers
         trainer = StagedRun(settings, photos, accelerator, lpips_backbone, workers=workers, tell=log)
         if start_from and not resume:
-            trainer.start_from(load_checkpoint(start_from))
+            _start(trainer, start_from, quality)
     if resume:
         trainer.restore(load_checkpoint(path))
     weights = out / f"{settings.preset}-q{quality}.safetensors"
@@ -241,6 +244,18 @@ def train_folder(
     if not isinstance(settings, TrainSettings):
         leave()
     return weights
+
+
+def _start(run: "StagedRun", start: str | Path, quality: int) -> None:
+    if Path(start).suffix == ".pt":
+        run.start_from(load_checkpoint(Path(start)))
+        return
+    levels = [load_weights(path) for path in find_weights(start)]
+    found = levels if len(levels) == 1 else [level for level in levels if level.quality == quality]
+    if not found:
+        have = ", ".join(str(level.quality) for level in levels)
+        raise DkicError(f"--start-from {start}: it has the quality levels {have}; choose one of them with --quality")
+    run.start_with(trainable(found[0]))
 
 
 def _tell_of(photos: PhotoFolder, log: Callable[[str], None]) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from entropy.exact_models import real
 from photographs import crop
 
 import dkic
 from dkic.coding.codec import decode_latent, encode_latent
 from dkic.coding.container import unpack
 from dkic.errors import DkicError
-from dkic.models.weights_file import SHIPPED
+from dkic.models.weights_file import save_weights
 from dkic.ops import backends
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(backends.missing("cuda") is not None, reason=str(backends.missing("cuda")))]
@@ -58,6 +59,8 @@ def test_golden_files(name):
     assert y_hat.is_cuda and again == file.picture
 
 
-def test_weights_of_the_older_arithmetic_are_refused():
-    with pytest.raises(DkicError, match="tiny-q3.safetensors: weights of arithmetic float64-1 decide alike on CPUs alone"):
-        dkic.load(SHIPPED / "tiny-q3.safetensors", device="cuda")
+def test_weights_of_the_older_arithmetic_are_refused(tmp_path):
+    path = tmp_path / "real.safetensors"
+    save_weights(path, real(), 1, {})
+    with pytest.raises(DkicError, match="real.safetensors: weights of arithmetic float64-1 decide alike on CPUs alone"):
+        dkic.load(path, device="cuda")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +16,13 @@ from dkic.coding import codec as codec_module
 from dkic.coding.container import crc32c, unpack
 from dkic.coding.rans import encode
 from dkic.errors import FormatError
-from dkic.models.weights_file import SHIPPED
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 SECTIONS = ("header: ", "picture section: ", "ICC section: ", "after the ")
 
-# z takes at least 5 bits for each 64 x 64 pixels here, so that a file has room for a limited size. The later weights of `tiny`
-# leave z unused: their files have room for almost any.
-MODEL = SHIPPED / "tiny-q3.2.safetensors"
+# z takes 42 bits or more for each 64 x 64 pixels here, so that a file has room for a limited size. The weights of `tiny` leave z
+# unused: their files have room for almost any.
+MODEL = GOLDEN / "small-q1.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +150,11 @@ def test_the_flattest_latent_is_no_shorter_than_what_is_taken_for_possible(codec
     """All symbols the likeliest, under the narrowest table: no picture of its size takes fewer bytes."""
     level = codec._levels[codec.qualities[0]]
     frequencies, least = level.tables.frequencies, level.tables.least_bits()
-    narrowest = least[:64].argmin()
-    indexes = np.concatenate([np.repeat(np.arange(64, len(least)), 4096), np.full(4096 * 16 * 128, narrowest)]).astype(np.uint8)
+    narrowest, latents = least[:64].argmin(), 16 * level.model.config.latent_channels
+    indexes = np.concatenate([np.repeat(np.arange(64, len(least)), 4096), np.full(4096 * latents, narrowest)]).astype(np.uint8)
     symbols = (level.tables.offset + frequencies.argmax(axis=1))[indexes].astype(np.int32)
     coded = len(encode(symbols, indexes, level.tables))
-    needed = 4096 * (least[64:].sum() + 16 * 128 * least[narrowest]) / 8
+    needed = 4096 * (least[64:].sum() + latents * least[narrowest]) / 8
     assert 0.999 * needed < coded < 1.01 * needed + 64
 
 
@@ -212,7 +213,7 @@ def test_the_command_names_file_and_section_and_writes_nothing(good, tmp_path):
     for name, (data, _) in cases.items():
         path = tmp_path / f"{name}.dkic"
         path.write_bytes(data)
-        result = dkic("decompress", path, "-o", tmp_path / "out.png")
+        result = dkic("decompress", path, "-o", tmp_path / "out.png", "--model", MODEL)
         assert (result.status, result.out) == (1, "")
         check_lines(result.err.splitlines(), {name: cases[name]}, tmp_path)
         path.unlink()
@@ -236,7 +237,7 @@ def test_a_folder_of_them_in_a_fresh_process(good, tmp_path):
         (tmp_path / f"{name}.dkic").write_bytes(data)
     (tmp_path / "good.dkic").write_bytes(good)
     files = [tmp_path / f"{name}.dkic" for name in (*cases, "good")]
-    result = dkic_process("decompress", *files, "-o", tmp_path / "out")
+    result = dkic_process("decompress", *files, "-o", tmp_path / "out", "--model", MODEL)
     assert result.status == 1 and "Traceback" not in result.err
     check_lines([line for line in result.err.splitlines() if line.startswith("dkic: ")], cases, tmp_path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]

@@ -79,6 +79,16 @@ def trainable(seed: int = 0) -> DKIC:
     return model
 
 
+@torch.no_grad()
+def real(seed: int = 0) -> DKIC:
+    """In its float state, as training leaves one; its latents are as large as a trained model's."""
+    torch.manual_seed(seed)
+    model = DKIC(CONFIG).eval()
+    for layer in (model.g_a[-1], model.h_a[-1]):
+        layer.weight.mul_(40)
+    return model.requires_grad_(False)
+
+
 def frozen(seed: int = 0) -> DKIC:
     model = trainable(seed)
     freeze(model)

@@ -19,7 +19,7 @@ from dkic.entropy.exact_network import ACTIVATION_MAX, SUM_BOUND, ExactConv2d, S
 from dkic.entropy.tables import gaussian_tables
 from dkic.errors import DkicError
 from dkic.models.weights_file import load_weights, save_weights
-from dkic.ops import ldcn, reference
+from dkic.ops import exact_conv2d, ldcn, reference
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,13 @@ def test_without_onednn(model, expected):
 def test_in_a_batch(model, expected):
     z_hat, y = (torch.cat([t, u, t, u]) for t, u in zip(latents(1), latents(1, seed=9), strict=True))
     assert same([(mean[2:3], index[2:3]) for mean, index in decisions(model, z_hat, y)], expected)
+
+
+def test_the_native_code_is_what_runs(model, monkeypatch):
+    native, calls = exact_conv2d.exact_conv2d, []
+    monkeypatch.setattr(exact_conv2d, "exact_conv2d", lambda *arguments: calls.append(1) or native(*arguments))
+    decisions(model, *latents(1))
+    assert len(calls) > 20
 
 
 def test_under_autocast(model, expected):
@@ -119,10 +126,18 @@ def noisy(a, weight, *rest):
 ORIGINAL = exact_network.convolution
 
 
+@pytest.fixture
+def by_products(monkeypatch):
+    """Products of float matrices, as on a GPU: none of the native code that the CPU has for a convolution."""
+    monkeypatch.setattr(exact_conv2d, "runs_on", lambda x: False)
+
+
 @pytest.mark.parametrize(
-    "convolution", [plain, truncated(10), truncated(7), shuffled, noisy], ids=["conv2d", "tf32", "bf16", "shuffled", "noisy"]
+    "convolution",
+    [ORIGINAL, plain, truncated(10), truncated(7), shuffled, noisy],
+    ids=["products", "conv2d", "tf32", "bf16", "shuffled", "noisy"],
 )
-def test_any_convolution(model, expected, convolution, monkeypatch):
+def test_any_convolution(model, expected, convolution, by_products, monkeypatch):
     calls = []
 
     def counted(*arguments):
@@ -152,7 +167,7 @@ def test_on_a_gpu(model, expected, tf32, how, dtype, monkeypatch):
     assert same([(mean.cpu(), index.cpu()) for mean, index in seen], expected)
 
 
-def test_noise_above_one_half_changes_it(model, expected, monkeypatch):
+def test_noise_above_one_half_changes_it(model, expected, by_products, monkeypatch):
     """The tests above can fail."""
     monkeypatch.setattr(exact_network, "convolution", lambda *a: ORIGINAL(*a) + 0.7)
     assert not same(decisions(model, *latents(1)), expected)
@@ -256,18 +271,22 @@ def test_sums_at_the_bound_are_exact(seed, k, stride, depthwise):
     total = F.conv2d(a.double(), weight.double(), bias.double(), stride, k // 2, groups=channels if depthwise else 1)
     by_hand = (total.float() * made.multiplier.view(-1, 1, 1)).round().clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
     assert torch.equal(made(a), by_hand)
+    assert torch.equal(made(a.double()).float(), by_hand)  # by products
     for part, _ in made.parts():
         assert ACTIVATION_MAX * int(made.weight[:, part].long().abs().sum((1, 2, 3)).max()) < SUM_BOUND
 
 
-def test_a_heavy_layer_is_cut_into_parts():
+@pytest.mark.parametrize("native", [True, False], ids=["native", "products"])
+def test_a_heavy_layer_is_cut_into_parts(native, monkeypatch):
     weight = torch.full((2, 900, 1, 1), 127)
     made = layer(weight)
     assert len(made.parts()) == 2
     # As float32 alone this sum is 29,143,695 to within 2; the parts' is right.
     a = torch.full((1, 900, 1, 1), 255.0)
     a[:, -1] = 254
-    assert torch.equal(made(a), (torch.tensor(900 * 127 * 255 - 127).float() * made.multiplier).round().view(1, 2, 1, 1))
+    monkeypatch.setattr(exact_conv2d, "runs_on", lambda x: native)
+    right = (torch.tensor(900 * 127 * 255 - 127).float() * made.multiplier).round().view(1, 2, 1, 1)
+    assert torch.equal(made(a), right)
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,24 @@ from safetensors.torch import load_file, save_file
 from dkic.entropy.quantization import Arithmetic
 from dkic.errors import DkicError
 from dkic.models.int8_weights import from_int8, is_large, round_large, to_int8
-from dkic.models.weights_file import SHIPPED, file_hash, load_weights, save_weights
+from dkic.models.weights_file import file_hash, find_weights, load_weights, save_weights
 
 NAME = "g_a.6.weight"  # [128, 96, 3, 3]
 STEPS = "steps." + NAME
 
 
 @pytest.fixture(scope="module")
-def format_2():
-    return load_weights(SHIPPED / "tiny-q3.2.safetensors")
+def format_2(tmp_path_factory):
+    """A shipped level as a file of format 2: its large weights in float16, and between the multiples of their steps."""
+    path = find_weights("tiny")[2]
+    contents, generator = load_file(path), torch.Generator().manual_seed(3)
+    for name in [name for name in contents if name.startswith("steps.")]:
+        step, weight = contents.pop(name), contents[name.removeprefix("steps.")]
+        between = weight + 0.6 * (torch.rand(weight.shape, generator=generator) - 0.5)
+        contents[name.removeprefix("steps.")] = (between * step.float().view(-1, 1, 1, 1)).half()
+    old = tmp_path_factory.mktemp("format 2") / path.name
+    save_file(contents, old, {"dkic": json.dumps(head_of(path) | {"format": 2})})
+    return load_weights(old)
 
 
 @pytest.fixture(scope="module")

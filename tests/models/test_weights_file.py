@@ -214,9 +214,12 @@ def test_the_latest_revision_of_each_quality_is_found(path, monkeypatch):
     assert [path.stem for path in find_weights("a-b")] == ["a-b-q1"] and shipped_models() == ["a", "a-b", "b"]
 
 
-def test_older_revisions_still_decode():
-    path = module.SHIPPED / "tiny-q3.safetensors"
-    assert path not in find_weights("tiny") and find_by_hash(file_hash(path)) == path
+def test_older_revisions_still_decode(path, monkeypatch):
+    older, newer = path.parent / "a-q1.safetensors", path.parent / "a-q1.2.safetensors"
+    older.write_bytes(path.read_bytes())
+    newer.write_bytes(b"another")
+    monkeypatch.setattr(module, "SHIPPED", path.parent)
+    assert find_weights("a") == [newer] and find_by_hash(file_hash(older)) == older
 
 
 def test_what_ships_loads():

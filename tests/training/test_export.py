@@ -3,15 +3,15 @@
 import pytest
 import torch
 from command_line import dkic
+from entropy.exact_models import real
 from photographs import crop
 from PIL import Image
 
 from dkic.coding.codec import Codec
 from dkic.entropy.quantization import Arithmetic
 from dkic.models.int8_weights import from_int8, is_large, to_int8
-from dkic.models.weights_file import SHIPPED, load_weights
+from dkic.models.weights_file import load_weights, save_weights
 
-FLOAT = SHIPPED / "tiny-q3.safetensors"
 QUICK = ("--steps", "2", "--batch", "1", "--crop", "64", "--threads", "1")
 
 
@@ -24,15 +24,23 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(photos, tmp_path_factory):
+def trained(tmp_path_factory):
+    """Float weights."""
+    path = tmp_path_factory.mktemp("trained") / "real.safetensors"
+    save_weights(path, real(), 1, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(trained, photos, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "exact.safetensors"
-    result = dkic("export", str(FLOAT), str(photos), "-o", str(path), "--measure", str(photos), *QUICK)
+    result = dkic("export", str(trained), str(photos), "-o", str(path), "--measure", str(photos), *QUICK)
     assert result.status == 0, result.err
     return path, result.out
 
 
-def test_the_file_is_exact_and_its_transforms_are_the_float_models_rounded(exported):
-    before, after = load_weights(FLOAT), load_weights(exported[0])
+def test_the_file_is_exact_and_its_transforms_are_the_float_models_rounded(trained, exported):
+    before, after = load_weights(trained), load_weights(exported[0])
     assert (before.arithmetic, after.arithmetic) == (Arithmetic.FLOAT64, Arithmetic.EXACT)
     assert after.quality == before.quality and after.about["exact"]["from"] == before.hash.hex()
     for part in ("g_a", "g_s", "h_a"):
@@ -42,9 +50,9 @@ def test_the_file_is_exact_and_its_transforms_are_the_float_models_rounded(expor
     assert (before.tables.frequencies == after.tables.frequencies).all()
 
 
-def test_its_files_decode_and_cost_about_as_much(exported):
+def test_its_files_decode_and_cost_about_as_much(trained, exported):
     pixels = crop(128, 192)
-    exact, real = (Codec([load_weights(path)]) for path in (exported[0], FLOAT))
+    exact, real = (Codec([load_weights(path)]) for path in (exported[0], trained))
     data = exact.compress(pixels, verify=True)
     assert exact.decompress(data, "numpy").shape == pixels.shape
     assert len(data) < 1.3 * len(real.compress(pixels))  # two crops are few to find its grids by
@@ -60,16 +68,24 @@ def test_what_is_exact_already_is_refused(exported, photos, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_gpu_that_is_not_there_is_refused(photos, tmp_path):
+def test_a_gpu_that_is_not_there_is_refused(trained, photos, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    result = dkic("export", str(FLOAT), str(photos), "-o", str(tmp_path / "x.safetensors"), "--device", "cuda", *QUICK)
+    result = dkic("export", str(trained), str(photos), "-o", str(tmp_path / "x.safetensors"), "--device", "cuda", *QUICK)
     assert result.status == 1 and "--device cuda: torch finds no GPU here" in result.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_impossible_settings_are_refused(photos, tmp_path):
+def test_impossible_settings_are_refused(trained, photos, tmp_path):
     wrong = ("--crop", "100", "multiple of 64"), ("--lr", "0", "--lr must be above 0"), ("--batch", "0", "--batch at least 1")
     for option, value, message in wrong:
-        result = dkic("export", str(FLOAT), str(photos), "-o", str(tmp_path / "x.safetensors"), option, value)
+        result = dkic("export", str(trained), str(photos), "-o", str(tmp_path / "x.safetensors"), option, value)
+        assert result.status != 0 and message in result.err and "Traceback" not in result.err
+
+
+def test_pictures_too_small_to_measure_are_refused(trained, photos, tmp_path):
+    Image.fromarray(crop(63, 200)).save(tmp_path / "low.png")
+    for measure, message in ((tmp_path, "are below 64x64"), (tmp_path / "none", "no such folder")):
+        options = ("-o", str(tmp_path / "x.safetensors"), "--measure", str(measure))
+        result = dkic("export", str(trained), str(photos), *options, *QUICK)
         assert result.status != 0 and message in result.err and "Traceback" not in result.err

@@ -51,11 +51,24 @@ def test_every_crop_is_a_piece_of_a_photograph_upright_mirrored_or_turned(tmp_pa
     assert drawn <= possible and len(drawn) > 15
 
 
-def test_seed_step_and_number_decide_a_crop(folder):
-    photos = PhotoFolder(folder, 64)
+def test_scales_are_drawn_between_the_least_and_1(tmp_path):
+    """Of a ramp, whose slope in a crop tells the scale that it is at; a small photograph is not scaled below a crop."""
+    for side, least in ((256, 0.5), (80, 0.8)):
+        folder = tmp_path / str(side)
+        ramp = np.broadcast_to(np.arange(side, dtype=np.uint8)[:, None], (side, side))
+        save(np.stack([ramp, ramp.T, ramp], axis=2), folder / "a.png")
+        crops = batch(PhotoFolder(folder, 64, least_scale=0.5), 100, 0, 0).numpy()
+        slopes = [abs(np.diff(crop[4:60, 4:60, 0].astype(float), axis=axis).mean()) for crop in crops for axis in (0, 1)]
+        scales = [1 / slope for slope in slopes if slope > 0.5]
+        assert len(scales) == 100 and least - 0.02 <= min(scales) < least + 0.05 and 0.95 < max(scales) < 1.02
+
+
+@pytest.mark.parametrize("least", [1.0, 0.5])
+def test_seed_step_and_number_decide_a_crop(folder, least):
+    photos = PhotoFolder(folder, 64, least_scale=least)
     first = batch(photos, 4, 3, 10)
     batch(photos, 4, 3, 11)
-    assert torch.equal(batch(PhotoFolder(folder, 64), 4, 3, 10), first)
+    assert torch.equal(batch(PhotoFolder(folder, 64, least_scale=least), 4, 3, 10), first)
     assert torch.equal(batch(photos, 4, 3, 10), first)
     assert torch.equal(photos.crops(3, 10, range(2, 4)).pixels, first[2:])  # whoever makes the others
     assert not torch.equal(batch(photos, 4, 3, 11), first)

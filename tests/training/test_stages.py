@@ -17,6 +17,7 @@ from training.test_recipe import GOOD
 import dkic
 from dkic.errors import DkicError
 from dkic.models.dkic import TrainingOutput
+from dkic.models.weights_file import find_weights, load_weights
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
 from dkic.training.recipe import Recipe
@@ -127,6 +128,22 @@ def test_the_loss_is_equations_one_to_three(overfitted):
         chosen = RECIPE.rate.lambda_alpha if r.quantized_bpp >= target else RECIPE.rate.lambda_beta
         assert r.rate_weight == chosen
     assert {r.rate_weight for r in overfitted} == {RECIPE.rate.lambda_alpha, RECIPE.rate.lambda_beta}
+
+
+def test_lpips_is_of_windows_that_move_by_the_seed_and_the_step(folder):
+    run, again, windows = begin(folder, changed(lpips_shifts=8)), begin(folder, changed(lpips_shifts=8)), []
+    for run.step in range(20):
+        again.step = run.step
+        windows.append(run._lpips_window(0))
+        assert again._lpips_window(0) == windows[-1]
+    corners = {(rows.start, columns.start) for _, rows, columns in windows}
+    assert {rows.stop - rows.start for _, rows, _ in windows} == {57}
+    assert len(corners) > 10 and {top for top, _ in corners} <= set(range(8)) and any(top != left for top, left in corners)
+
+    run.step = again.step = 5
+    x, out = first_batch(again)
+    window = again._lpips_window(0)
+    assert run.train_step().lpips == pytest.approx(again.lpips(x[window], out.x_hat.clamp(0, 1)[window]).item(), rel=1e-5)
 
 
 def test_the_schedules_follow_the_recipe(folder):
@@ -341,6 +358,33 @@ def test_the_command_trains_by_a_recipe_and_resumes(folder, tmp_path):
         (("--crop", 64, "--start-from", out / WARMED_UP), "--start-from needs --config"),
     ):
         result = command("train", folder, *ON_CPU, "--out", out if "--resume" in options else tmp_path / "new", *options)
+        assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1
+
+
+def test_a_run_begins_with_weights_that_ship(folder, tmp_path):
+    config = tmp_path / "recipe.yaml"
+    config.write_text(yaml.safe_dump(RECIPE.to_dict() | {"ema": 0.9}))
+    options = ("--config", config, "--minutes", 0, "--start-from")
+    quality = dkic.load("tiny").qualities[0]
+    result = command("train", folder, *ON_CPU, *options, "tiny", "--quality", quality, "--out", tmp_path / "run")
+    assert result.status == 0, result.err
+    state, shipped = load_checkpoint(tmp_path / "run" / CHECKPOINT), load_weights(find_weights("tiny")[0])
+    assert state["step"] == 0 and state["average"]["module.g_s.0.0.bias"].std() > 0
+    for name, t in shipped.model.g_s.state_dict().items():
+        assert torch.equal(state["model"][f"g_s.{name}"], t) and torch.equal(state["average"][f"module.g_s.{name}"], t)
+    pixels = crop(128, 128, 0, 0)
+    sizes = [len(codec.compress(pixels, quality)) for codec in (dkic.load(tmp_path / "run"), dkic.load("tiny"))]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+
+    base = tmp_path / "base.yaml"
+    base.write_text(yaml.safe_dump(RECIPE.to_dict() | {"preset": "base"}))
+    for changes, sentence in (
+        (("--start-from", "tiny", "--quality", 99), "--start-from tiny: it has the quality levels 1, "),
+        (("--start-from", "huge"), "no model huge: give the path of a weights file"),
+        (("--start-from", tmp_path / "no.pt"), "no.pt: no checkpoint there to go on from"),
+        (("--config", base, "--start-from", "tiny", "--quality", quality), "the weights have another shape than base"),
+    ):
+        result = command("train", folder, *ON_CPU, "--config", config, "--out", tmp_path / "new", *changes)
         assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1
 
 

@@ -1,0 +1,51 @@
+"""Whether a codec has learned where LPIPS looks: LPIPS of pictures, and of the same ones moved.
+
+    python -m benchmarks.lpips_shifts PHOTOS --codec dkic:tiny --codec hevc444
+
+AlexNet's first layer looks at every 4th pixel. A decoder trained for LPIPS can please those pixels alone, at the price of a weave
+that is seen; both pictures moved by a pixel or more then score worse. For any other codec it makes no difference.
+"""
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from dkic.coding.image_io import pictures_in, read_picture
+from dkic.errors import DkicError
+from dkic.evaluation.codecs import make_codec
+from dkic.evaluation.metrics import batch, lpips
+from dkic.losses.lpips import LPIPS
+
+SHIFTS = (0, 1, 2, 3)
+
+
+@click.command()
+@click.argument("photos", type=click.Path(path_type=Path))
+@click.option("--codec", "names", multiple=True, default=("dkic:tiny",), help="As dkic evaluate takes them; several times.")
+def main(photos: Path, names: tuple[str, ...]) -> None:
+    """Means over the photographs, for every quality of the codecs: bits per pixel, and LPIPS moved by 0 to 3 pixels each way."""
+    try:
+        pictures, network = [read_picture(path).pixels for path in pictures_in(photos)], LPIPS("alex")
+        for name in names:
+            codec = make_codec(name)
+            for quality in codec.qualities:
+                click.echo(f"{name} {quality}: {row([measured(codec, quality, x, network) for x in pictures])}")
+    except DkicError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def measured(codec, quality: int, x: np.ndarray, network: LPIPS) -> list[float]:
+    data = codec.encode(x, quality)
+    pair = batch(x, codec.decode(data))
+    moved = [lpips(pair[:1, :, s:, s:], pair[1:, :, s:, s:], network).item() for s in SHIFTS]
+    return [len(data) * 8 / x[..., 0].size, *moved]
+
+
+def row(results: list[list[float]]) -> str:
+    bpp, *moved = np.mean(results, axis=0)
+    return f"{bpp:.3f} bits per pixel, LPIPS " + ", ".join(f"{value:.3f}" for value in moved)
+
+
+if __name__ == "__main__":
+    main()
