@@ -10,6 +10,7 @@ worker had when it died Ray gives to another.
 import contextlib
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -96,10 +97,15 @@ def _connected(address: str) -> Iterator[None]:
         context.max_consecutive_actor_init_deaths = _DEATHS_AS_THEY_START
         yield
     except ray.exceptions.RayError as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise ClusterFailed(f"--ray {address}: the cluster failed ({cause}); what it measured is kept") from None
+        raise ClusterFailed(f"--ray {address}: the cluster failed ({_cause(error)}); what it measured is kept") from None
     finally:
         ray.shutdown()
+
+
+def _cause(error: Exception) -> str:
+    """The last line that names an error, of a report that has others' tracebacks before it and advice after it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), lines[-1])
 
 
 def _knock(address: str) -> None:
