@@ -103,9 +103,10 @@ def _connected(address: str) -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """The last line that names an error, of a report that has others' tracebacks before it and advice after it."""
+    """What was raised by a worker, of a report with tracebacks, Ray's own errors and advice around it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), lines[-1])
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return ([line for line in named if not line.startswith("ray.")] or named or lines)[-1]
 
 
 def _knock(address: str) -> None:
