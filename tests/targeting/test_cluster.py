@@ -38,8 +38,10 @@ def expected(model, pictures, tmp_path, monkeypatch) -> bytes:
 def meter(monkeypatch):
     """Has workers do something else first when they are to measure: `meter(before)`, called with picture and quality."""
 
+    original = survey.Meter
+
     def use(before):
-        class Meter(survey.Meter):
+        class Meter(original):
             def measure(self, picture, quality):
                 before(picture, quality)
                 return super().measure(picture, quality)
