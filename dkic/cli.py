@@ -1,4 +1,5 @@
-"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `export`, `allocate`, `evaluate`.
+"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `export`, `measure`, `allocate`,
+`evaluate`.
 
 Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
 """
@@ -24,6 +25,9 @@ from dkic.memory import keep_freed_memory
 if TYPE_CHECKING:
     from dkic.targeting.pictures import Pictures
 
+MODEL = click.option(
+    "--model", default="tiny", show_default=True, help="A shipped model's name, a weights file, or a folder of them."
+)
 INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
 OUT = click.option("-o", "--out", required=True, metavar="OUT", help="A file; or a folder, where there are several inputs.")
 FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist.")
@@ -101,7 +105,7 @@ def cli() -> None:
     type=click.Choice(["lpips", "mse"]),
     help="With --target-bpp and several pictures: what is to be the least.  [default: lpips]",
 )
-@click.option("--model", default="tiny", show_default=True, help="A shipped model's name, a weights file, or a folder of them.")
+@MODEL
 @TILE
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the symbols before a file is put in place.")
 @DEVICE
@@ -414,6 +418,72 @@ def export(
 
     with _failing():
         write(model, photos, out, ExportSettings(**settings), device=device, force=force, measure=measure, log=tqdm.write)
+
+
+@cli.command(short_help="Tabulate what pictures cost at every quality, for `dkic allocate`.")
+@INPUTS
+@click.option("-o", "--out", required=True, metavar="TABLE", type=_FILE, help="A .csv or .parquet file.")
+@MODEL
+@click.option("--distortion", type=click.Choice(["lpips", "mse"]), default="lpips", show_default=True, help="What is measured.")
+@click.option("--ray", metavar="ADDRESS", help="Measure on this Ray cluster: auto, HOST:PORT, or local.")
+@TILE
+@DEVICE
+@THREADS
+@FORCE
+def measure(
+    inputs: tuple[str, ...],
+    out: Path,
+    model: str,
+    distortion: Literal["lpips", "mse"],
+    ray: str | None,
+    tile: int | None,
+    device: str,
+    force: bool,
+) -> None:
+    """Measure bytes and distortion of pictures, or of those in folders IN, at every quality of a model.
+
+    TABLE gets a row for each picture and quality, as `dkic allocate` takes it. What is measured is kept in $DKIC_CACHE or
+    ~/.cache/dkic, so that a run that was stopped goes on where it was, and `dkic compress --target-bpp` finds it there.
+
+    With --ray a cluster measures, whose machines need dkic[cluster] and nothing else: pictures and weights are sent to them from
+    this one.
+    """
+    from dkic.allocation.table import check_table, write_table
+
+    if ray is not None and device != "cpu":
+        raise click.UsageError("--ray: a cluster measures on CPUs, so --device must be cpu")
+    inputs = tuple(dict.fromkeys(with_folders_opened(inputs)))
+    for source in inputs:
+        if source != source.encode(errors="replace").decode():
+            raise click.UsageError(f"{source!r}: a table holds no name that is not UTF-8; rename the file")
+    if identity(out) is not None and identity(out) in map(identity, inputs):
+        raise click.UsageError(f"-o: {out} is an input itself")
+    check_table(out, force)
+    from dkic.coding.codec import load
+    from dkic.targeting.survey import Survey
+
+    survey = Survey(load(model, device), distortion, tile)
+    measured = survey.measure
+    if ray is not None:
+        from dkic.targeting.cluster import ClusterFailed, measured_on
+
+        with _failing(ClusterFailed):
+            measured = measured_on(ray, survey, inputs)
+    columns: dict[str, list[Any]] = {name: [] for name in ("image", "quality", "bytes", "pixels", distortion)}
+
+    def one(source: str, _target: Path) -> None:
+        _, options = measured(source)
+        for quality, option in zip(survey.qualities, options, strict=True):
+            row = source, quality, option.bytes, option.pixels, option.distortion
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+
+    status = each(inputs, [out] * len(inputs), one)
+    if rows := len(columns["image"]):
+        with _failing():
+            write_table(out, columns, force)
+        click.echo(f"{out}: {rows:,} rows, {rows // len(survey.qualities):,} pictures at quality {_list(survey.qualities)}")
+    sys.exit(status)
 
 
 @cli.command(short_help="Choose a quality for each picture within a budget.")

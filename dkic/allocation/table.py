@@ -8,7 +8,7 @@ looked at. A picture need not have every quality: its row is absent, or empty (n
 import csv
 import io
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def plan(
         raise DkicError(f"{path}: {error}") from None
     rows = np.arange(len(table.images))
     size, value = table.size[rows, found.choice], table.distortion[rows, found.choice]
-    write_atomically(out, _csv(table, found.choice, distortion).encode(), force)
+    write_atomically(out, _csv(table, found.choice, distortion), force)
     yield "pictures", f"{len(rows):,} with {np.isfinite(table.size).sum():,} options"
     in_bytes = "" if kind == "total_bytes" else f" ({size.sum():,.0f} bytes)"
     yield "rate", f"{found.rate:.9g} of {budget:.9g} {UNITS[kind]}{in_bytes}"
@@ -107,6 +107,24 @@ def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
         distortion=_spread(value, picture, level, shape),
         pixels=_pixels(rows, picture) if need_pixels else None,
     )
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]], force: bool) -> None:
+    """Writes columns of equal length as `read_table` reads them, whole or not at all. Raises DkicError."""
+    if path.suffix.lower() != ".parquet":
+        write_atomically(path, _csv_of(columns), force)
+        return
+    pyarrow, parquet = _pyarrow(path)
+    write_atomically(path, lambda file: parquet.write_table(pyarrow.table(columns), file), force)
+
+
+def check_table(path: Path, force: bool) -> None:
+    """Cheap, so that it comes before long work: whether a table can be written there. Raises DkicError."""
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise DkicError(f"{path}: the name of a table must end in .csv or .parquet")
+    if path.suffix.lower() == ".parquet":
+        _pyarrow(path)
+    check_output(path, force)
 
 
 def _spread(values: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -183,11 +201,7 @@ def _read_csv(path: Path, distortion: str, need_pixels: bool) -> _Rows:
 
 
 def _read_parquet(path: Path, distortion: str, need_pixels: bool) -> _Rows:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        repair = "run `python3 -m pip install --upgrade 'dkic[eval]'`, or give CSV"
-        raise DkicError(f"{path}: reading Parquet needs pyarrow ({reason(error)}): {repair}") from None
+    pyarrow, parquet = _pyarrow(path)
     try:
         with parquet.ParquetFile(path) as file:
             names = _needed(path, file.schema_arrow.names, distortion, need_pixels)
@@ -196,24 +210,39 @@ def _read_parquet(path: Path, distortion: str, need_pixels: bool) -> _Rows:
         for name in names:
             try:
                 numbers[name] = found[name].cast("float64", safe=False).to_numpy()
-            except ArrowException as error:
+            except pyarrow.ArrowException as error:
                 raise DkicError(f"{path}: column {name} must hold numbers ({reason(error)})") from None
         images = found["image"].cast("string").to_pylist()
-    except (OSError, ArrowException) as error:
+    except (OSError, pyarrow.ArrowException) as error:
         raise DkicError(f"{path}: can't be read as Parquet ({reason(error)})") from None
     return _Rows(path, images, numbers, range(1, len(images) + 1), "row")
 
 
-def _csv(table: Table, choice: np.ndarray, distortion: str) -> str:
+def _pyarrow(path: Path) -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        repair = "run `python3 -m pip install --upgrade 'dkic[eval]'`, or take CSV"
+        raise DkicError(f"{path}: Parquet needs pyarrow ({reason(error)}): {repair}") from None
+    return pyarrow, parquet
+
+
+def _csv(table: Table, choice: np.ndarray, distortion: str) -> bytes:
     """The plan: a line for each picture in the table's order."""
     rows = np.arange(len(choice))
     columns = {"quality": table.qualities[choice], "bytes": table.size[rows, choice]}
     if table.pixels is not None:
         columns["pixels"] = table.pixels
     columns[distortion] = table.distortion[rows, choice]
+    numbers = {name: [int(v) if v.is_integer() else v for v in column.tolist()] for name, column in columns.items()}
+    return _csv_of({"image": table.images} | numbers)
+
+
+def _csv_of(columns: Mapping[str, Sequence[Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *columns])
-    numbers = [[int(v) if v.is_integer() else v for v in column.tolist()] for column in columns.values()]
-    writer.writerows(zip(table.images, *numbers, strict=True))
-    return text.getvalue()
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode()

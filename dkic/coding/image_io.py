@@ -12,6 +12,7 @@ quietly changed.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 import sys
@@ -95,9 +96,13 @@ class Picture:
 def read_picture(path: str | os.PathLike[str]) -> Picture:
     """The picture in the file at `path`, upright. Raises DkicError, a sentence that begins with the path."""
     with _pillow(str(path)), open(path, "rb") as file:
-        if not file.peek(1):
-            raise DkicError(f"{path}: the file is empty, so it is not a picture")
-        return _from_pil(Image.open(file, formats=_READ_FORMATS), str(path))
+        return _from_file(file, str(path))
+
+
+def parse_picture(data: bytes, name: str) -> Picture:
+    """The picture in the bytes of a file, upright. Raises DkicError, a sentence that begins with `name`."""
+    with _pillow(name), io.BufferedReader(io.BytesIO(data)) as file:
+        return _from_file(file, name)
 
 
 def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
@@ -181,6 +186,12 @@ def write_picture(picture: Picture, path: str | os.PathLike[str], force: bool = 
             raise DkicError(f"{path}: can't be written as {image_format} ({reason(error)})") from error
 
     write_atomically(path, save, force)
+
+
+def _from_file(file: io.BufferedReader, name: str) -> Picture:
+    if not file.peek(1):
+        raise DkicError(f"{name}: the file is empty, so it is not a picture")
+    return _from_pil(Image.open(file, formats=_READ_FORMATS), name)
 
 
 def _from_pil(image: Image.Image, name: str) -> Picture:

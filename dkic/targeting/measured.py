@@ -8,6 +8,7 @@ at once; a line that is cut short or otherwise damaged is passed over. The last 
 
 import hashlib
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +29,18 @@ class Option(NamedTuple):
 
 def picture_key(path: str | Path) -> str:
     """What tells a picture from all others: of its file's contents, whatever it is called. Raises DkicError."""
-    digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            return key_of(iter(lambda: file.read(_CHUNK), b""))
     except (OSError, ValueError) as error:
         raise DkicError(f"{path}: can't be read ({reason(error)})") from None
+
+
+def key_of(chunks: Iterable[bytes]) -> str:
+    """The same of a file's contents, given in chunks."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
     return digest.digest()[:_KEY_BYTES].hex()
 
 

@@ -1,31 +1,27 @@
 """Pictures brought to a rate together: of each the quality level that makes for the least distortion in all, within the rate.
 
-Every picture is coded and decoded at every level, which tells what each takes and loses; dkic.allocation chooses; the chosen are
-coded again. Where a file then has another size than was measured (in an earlier run with other threads or on another machine,
-whose transforms round otherwise), its own size counts, and the choice is made anew: the rate is that of the files as they are.
+A survey tells what each takes and loses at every level; dkic.allocation chooses; the chosen are coded again. Where a file then
+has another size than was measured (in an earlier run with other threads or on another machine, whose transforms round otherwise),
+its own size counts, and the choice is made anew: the rate is that of the files as they are.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from dkic.allocation import Allocation, allocate
 from dkic.allocation.problem import UNITS
-from dkic.cache import cache_folder
 from dkic.coding.codec import Codec
-from dkic.coding.image_io import Picture, read_picture
 from dkic.errors import DkicError
-from dkic.evaluation.metrics import batch, lpips, mse
-from dkic.losses.lpips import LPIPS
 from dkic.output_file import check_output, reason, write_atomically
-from dkic.targeting.measured import Measured, Option, picture_key
-
-Distortion = Literal["lpips", "mse"]
+from dkic.targeting.measured import Option
+from dkic.targeting.meter import Distortion
+from dkic.targeting.survey import Survey, read_unchanged
 
 
 @dataclass(frozen=True)
@@ -68,12 +64,9 @@ class Pictures:
         tile: int | None = None,
         force: bool = False,
     ) -> None:
-        if distortion not in get_args(Distortion):
-            raise DkicError(f"distortion must be {' or '.join(get_args(Distortion))}, not {distortion}")
+        self._survey = Survey(codec, distortion, tile)
         self._codec, self._target_bpp, self._kind, self._distortion = codec, target_bpp, kind, distortion
         self._verify, self._tile, self._force = verify, tile, force
-        self._network = _network().to(codec.device) if distortion == "lpips" else None
-        self._levels = [Measured(cache_folder(), codec.model_hash(quality), distortion) for quality in codec.qualities]
         self._pictures: list[tuple[str, Path, str]] = []  # source, target, key
         self._options: list[list[Option]] = []  # [N][M]
 
@@ -88,14 +81,7 @@ class Pictures:
             DkicError: the picture can't be coded, the distortion is not defined for it, or there can be no file `target`.
         """
         check_output(target, self._force)
-        key = picture_key(source)
-        options = [level.get(key) for level in self._levels]
-        if None in options:
-            picture = _read(source, key)
-            for i, level in enumerate(self._levels):
-                if options[i] is None:
-                    options[i] = self._measured(picture, self._codec.qualities[i], source)
-                    level.add(key, options[i])
+        key, options = self._survey.measure(source)
         self._pictures.append((source, target, key))
         self._options.append(options)
 
@@ -138,12 +124,12 @@ class Pictures:
                 if len(data) != self._options[i][level].bytes:
                     as_measured = False
                     self._options[i][level] = self._options[i][level]._replace(bytes=len(data))
-                    self._levels[level].add(key, self._options[i][level])
+                    self._survey.keep(key, level, self._options[i][level])
             if as_measured:
                 return found
 
     def _coded(self, source: str, key: str, quality: int) -> bytes:
-        picture = _read(source, key)
+        picture = read_unchanged(source, key)
         try:
             return self._codec.compress(picture, quality, verify=self._verify, tile=self._tile)
         except DkicError as error:
@@ -156,37 +142,9 @@ class Pictures:
         rate = size * 8 / pixels
         return allocate(rate, distortion, self._target_bpp, kind=self._kind, pixels=pixels[:, 0], names=names)
 
-    def _measured(self, picture: Picture, quality: int, source: str) -> Option:
-        side = 1 if self._network is None else self._network.backbone.least_side
-        if min(picture.width, picture.height) < side:
-            raise DkicError(
-                f"{source}: LPIPS is not defined for {picture.width}x{picture.height} pixels, only for sides of {side} or more; "
-                "leave the picture out, or take --distortion mse"
-            )
-        data = self._codec.compress(picture, quality, tile=self._tile)
-        decoded = self._codec.decompress(data, "numpy", tile=self._tile)
-        x, x_hat = (batch(pixels).to(self._codec.device) for pixels in (picture.pixels, decoded))
-        distortion = mse(x, x_hat) if self._network is None else lpips(x, x_hat, self._network)
-        return Option(picture.width * picture.height, len(data), distortion.item())
-
     def _facts(self, written: list[Written], found: Allocation) -> Iterator[tuple[str, str]]:
         size, pixels = (sum(getattr(file.option, name) for file in written) for name in ("bytes", "pixels"))
         rate = size * 8 / pixels if self._kind == "total_bpp" else np.mean([file.bpp for file in written])
         yield "rate", f"{rate:.6g} of {self._target_bpp:.6g} {UNITS[self._kind]} ({size:,} bytes in {len(written):,} files)"
         yield self._distortion, f"{np.mean([file.option.distortion for file in written]):.6g} in the mean"
         yield "gap", f"{found.gap:.2g} (no choice within the rate has less than {found.bound / len(written):.6g} in the mean)"
-
-
-def _read(source: str, key: str) -> Picture:
-    """The picture that has this key: nothing that is measured of another one may be kept for it."""
-    picture = read_picture(source)
-    if picture_key(source) != key:
-        raise DkicError(f"{source}: the file was changed meanwhile; run the command again")
-    return picture
-
-
-def _network() -> LPIPS:
-    try:
-        return LPIPS("alex")
-    except DkicError as error:
-        raise DkicError(f"{error}; or take --distortion mse") from None

@@ -10,96 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from command_line import dkic
-from entropy.exact_models import frozen
-from lpips_weights import need_backbone
 from photographs import crop
-from PIL import Image, ImageCms
+from PIL import Image
+from targeting.targeting_cases import LEVELS, SIZES
 
 import dkic as package
 from dkic.coding import codec as codec_module
 from dkic.coding.codec import Codec
 from dkic.coding.container import unpack
 from dkic.errors import DkicError, FormatError
-from dkic.evaluation.metrics import batch, lpips, mse
+from dkic.evaluation.metrics import batch, lpips
 from dkic.losses import lpips as lpips_module
 from dkic.losses.lpips import LPIPS
-from dkic.losses.lpips_backbone import cached_backbone
-from dkic.models.weights_file import save_weights
 from dkic.targeting import pictures as pictures_module
+from dkic.targeting import survey as survey_module
 from dkic.targeting.measured import Measured, picture_key
-
-SIZES = {"a.png": (48, 64, 150), "b.png": (90, 70, 0), "c.png": (64, 64, 60)}  # height, width, top
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()  # its bytes are the file's too
-LEVELS = {1: 1, 2: 10, 5: 30}  # quality, gain
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Small and untrained, with three levels: the larger its latent, the larger the file, and mostly the nearer the picture."""
-    folder = tmp_path_factory.mktemp("model")
-    for quality, gain in LEVELS.items():
-        network = frozen(0)
-        with torch.no_grad():
-            network.g_a[-1].weight.mul_(gain)
-        save_weights(folder / f"small-q{quality}.safetensors", network, quality, {})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    for name, (height, width, top) in SIZES.items():
-        Image.fromarray(crop(height, width, top=top)).save(folder / name, icc_profile=SRGB if name == "b.png" else None)
-    (folder / "notes.txt").write_text("no picture")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def table(model, pictures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """pixels `[N]`, bytes and MSE `[N, M]`, by the codec itself."""
-    codec = package.load(model)
-    pixels, size, distortion = [], [], []
-    for name, (height, width, top) in SIZES.items():
-        files = [codec.compress(pictures / name, quality) for quality in LEVELS]
-        decoded = batch(*(codec.decompress(data, "numpy") for data in files))
-        pixels.append(height * width)
-        size.append([len(data) for data in files])
-        distortion.append(mse(batch(crop(height, width, top=top)).expand_as(decoded), decoded).tolist())
-    return np.array(pixels), np.array(size), np.array(distortion)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DKIC_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Path:
-    need_backbone("alex")
-    return cached_backbone("alex")
-
-
-@pytest.fixture
-def alex(backbone, cache):
-    """LPIPS' weights in this test's own cache."""
-    cache.mkdir()
-    (cache / backbone.name).symlink_to(backbone)
-
-
-@pytest.fixture
-def decoded(monkeypatch) -> list[bytes]:
-    """What is decoded to pictures: a file for each option that is measured."""
-    seen, decompress = [], Codec.decompress
-
-    def watched(self, data, *args, **options):
-        seen.append(data)
-        return decompress(self, data, *args, **options)
-
-    monkeypatch.setattr(Codec, "decompress", watched)
-    return seen
 
 
 def rate(pixels: np.ndarray, size: np.ndarray, mean: bool) -> float:
@@ -175,10 +101,7 @@ def test_lpips_by_default(model, pictures, table, tmp_path, alex):
     pixels, size, _ = table
     distances = np.array(
         [
-            [
-                lpips(batch(x), batch(codec.decompress(codec.compress(x, quality), "numpy")), network).item()
-                for quality in LEVELS
-            ]
+            [lpips(batch(x), batch(codec.decompress(codec.compress(x, quality), "numpy")), network).item() for quality in LEVELS]
             for x in (crop(height, width, top=top) for height, width, top in SIZES.values())
         ]
     )
@@ -206,9 +129,7 @@ def test_a_target_out_of_reach(model, pictures, table, tmp_path):
     for mean in (False, True):
         least = rate(pixels, size.min(axis=1), mean)
         options = ["--mean"] if mean else []
-        result = compress(
-            model, pictures, "-o", tmp_path / "out", "--target-bpp", least * 0.999, "--distortion", "mse", *options
-        )
+        result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", least * 0.999, "--distortion", "mse", *options)
         assert (result.status, result.out) == (1, "") and f"the least reachable is {least:.12g}" in result.err
         assert len(result.err.splitlines()) == 1 and list((tmp_path / "out").iterdir()) == []
 
@@ -305,11 +226,11 @@ def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, deco
     assert len(decoded) == len(LEVELS)
 
 
-@pytest.mark.parametrize("at", ["read_picture", "allocate"])
-def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, monkeypatch, at):
+@pytest.mark.parametrize(("module", "at"), [(survey_module, "read_picture"), (pictures_module, "allocate")])
+def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, monkeypatch, module, at):
     """As it is read, or once all are measured: what is kept is of what is there."""
     path = Path(shutil.copy(pictures / "a.png", tmp_path / "d.png"))
-    original = getattr(pictures_module, at)
+    original = getattr(module, at)
 
     def changing(*args, **options):
         result = original(*args, **options)
@@ -318,7 +239,7 @@ def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, 
 
     arguments = (path, pictures / "b.png", "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--force")
     with monkeypatch.context() as patched:
-        patched.setattr(pictures_module, at, changing)
+        patched.setattr(module, at, changing)
         result = compress(model, *arguments)
     assert result.status == 1 and f"dkic: {path}: the file was changed meanwhile" in result.err
     assert not (tmp_path / "out" / "d.dkic").exists()

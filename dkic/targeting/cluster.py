@@ -1,0 +1,178 @@
+"""A survey on a cluster, by Ray Data.
+
+    names -> read, on this machine -> measure, on any -> what was measured, in the order that it comes in
+
+The bytes of the pictures' files travel, and so does the meter with its weights: the machines need dkic and Ray, and no file
+system in common. Files are read as workers ask for more, so that the collection is never in Ray's memory as a whole. What a
+worker had when it died Ray gives to another.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dkic.coding.image_io import parse_picture
+from dkic.errors import DkicError
+from dkic.inputs import FAULTS, sentence
+from dkic.output_file import reason
+from dkic.targeting.measured import Option, key_of
+from dkic.targeting.meter import Meter
+from dkic.targeting.survey import Survey, changed
+
+_CONNECT_SECONDS = 10
+# Ray makes a task of each block. One picture is the least to do again where a worker dies; more blocks would take long to make.
+_MOST_BLOCKS = 10_000
+_READERS = 4
+_DEATHS_AS_THEY_START = 8
+
+
+class ClusterFailed(DkicError):
+    """It was there, and then not."""
+
+
+def measured_on(address: str, survey: Survey, sources: Sequence[str]) -> Callable[[str], tuple[str, list[Option]]]:
+    """Has a Ray cluster measure what is not kept of these pictures; it is kept as it comes in.
+
+    Args:
+        address: "auto" for the cluster that this machine belongs to, or "HOST:PORT"; "local" starts one of this machine alone.
+
+    Returns:
+        What tells of each source as `survey.measure` would, and raises DkicError where it would.
+
+    Raises:
+        DkicError: Ray is not installed, or there is no cluster at the address. ClusterFailed: it failed later.
+    """
+    found: dict[str, tuple[str, list[Option | None]]] = {}
+    failed: dict[str, str] = {}
+    with _connected(address):
+        for source in tqdm(sources, unit="file", desc="looking up", disable=None, leave=False):
+            try:
+                found[source] = survey.look_up(source)
+            except FAULTS as error:
+                failed[source] = sentence(error)
+        rows = [_row(survey, source, *found[source]) for source in found if None in found[source][1]]
+        for row in tqdm(_measured(survey.meter, rows), unit="file", desc="measuring", total=len(rows), disable=None):
+            key, options = found[row["source"]]
+            if row["error"]:
+                failed[row["source"]] = row["error"]
+            for quality, size, distortion in zip(row["qualities"], row["bytes"], row["distortion"], strict=True):
+                level = survey.qualities.index(quality)
+                options[level] = Option(int(row["pixels"]), int(size), float(distortion))
+                survey.keep(key, level, options[level])
+
+    def measured(source: str) -> tuple[str, list[Option]]:
+        if source in failed:
+            raise DkicError(failed[source])
+        key, options = found[source]
+        return key, [option for option in options if option is not None]
+
+    return measured
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # for "local": nothing is told to anybody
+    try:
+        import ray
+        from ray.data import DataContext
+    except ImportError as error:
+        raise DkicError(f"--ray needs Ray Data ({reason(error)}): python3 -m pip install 'dkic[cluster]'") from None
+    _knock(address)
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # ConnectionError, ValueError, RuntimeError, gRPC's ...
+        raise DkicError(f"--ray {address}: no cluster to be had there ({reason(error)}); see `ray status`") from None
+    try:
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what stops the work is raised as well
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_consecutive_actor_init_deaths = _DEATHS_AS_THEY_START
+        yield
+    except ray.exceptions.RayError as error:
+        raise ClusterFailed(f"--ray {address}: the cluster failed ({_cause(error)}); what it measured is kept") from None
+    finally:
+        ray.shutdown()
+
+
+def _cause(error: Exception) -> str:
+    """What was raised by a worker, of a report with tracebacks, Ray's own errors and advice around it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return ([line for line in named if not line.startswith("ray.")] or named or lines)[-1]
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes whether somebody is there."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():  # ray:// would have pictures read where they are not
+        raise DkicError(f"--ray: it must be auto or HOST:PORT, on a machine of the cluster, or local, not {address!r}")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise DkicError(f"--ray {address}: nobody answers there ({reason(error)}); see `ray status`") from None
+
+
+def _row(survey: Survey, source: str, key: str, options: Sequence[Option | None]) -> dict[str, Any]:
+    qualities = [quality for quality, option in zip(survey.qualities, options, strict=True) if option is None]
+    return {"source": source, "path": os.path.abspath(source), "key": key, "qualities": qualities}
+
+
+def _measured(meter: Meter, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    import ray
+
+    if not rows:
+        return
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    at_once = max(1, min(len(rows), int(ray.cluster_resources().get("CPU", 1))))
+    pictures = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
+    files = pictures.map(_read, num_cpus=0, concurrency=_READERS, label_selector=here)
+    workers = {"num_cpus": 1, "concurrency": (1, len(rows), at_once)}
+    yield from files.map(_Worker, fn_constructor_args=(ray.put(meter),), **workers).iter_rows()
+
+
+def _read(row: dict[str, Any]) -> dict[str, Any]:
+    data, error = b"", ""
+    try:
+        data = Path(row["path"]).read_bytes()
+        if key_of([data]) != row["key"]:
+            error = str(changed(row["source"]))
+    except OSError as failed:
+        error = f"{row['source']}: can't be read ({reason(failed)})"
+    return row | {"data": data, "error": error}
+
+
+class _Worker:
+    """Measures on one CPU. meter: Ray's reference to it."""
+
+    def __init__(self, meter: Any) -> None:
+        import ray
+
+        torch.set_num_threads(1)
+        self._meter: Meter = ray.get(meter)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        options, error = [], row["error"]
+        if not error:
+            try:
+                picture = parse_picture(row["data"], row["source"])
+                options = [self._meter.measure(picture, quality) for quality in row["qualities"]]
+            except FAULTS as failed:
+                error = sentence(failed)
+        return {
+            "source": row["source"],
+            "qualities": row["qualities"][: len(options)],
+            "pixels": options[0].pixels if options else 0,
+            "bytes": [option.bytes for option in options],
+            "distortion": [option.distortion for option in options],
+            "error": error,
+        }

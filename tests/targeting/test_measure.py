@@ -1,0 +1,98 @@
+"""`dkic measure`: what pictures cost at every quality, as `dkic allocate` takes it."""
+
+import csv
+import sys
+
+import pytest
+from command_line import dkic
+from photographs import crop
+from PIL import Image
+from pyarrow import parquet
+from targeting.targeting_cases import LEVELS, SIZES
+
+
+def measure(model, *arguments: object):
+    return dkic("measure", *arguments, "--model", model, "--distortion", "mse")
+
+
+def rows_of(path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_for_each_picture_and_quality(model, pictures, table, tmp_path):
+    out = tmp_path / "t.csv"
+    result = measure(model, pictures, "-o", out)
+    assert (result.status, result.err, result.out) == (0, "", f"{out}: 9 rows, 3 pictures at quality 1, 2, 5\n")
+    pixels, size, distortion = table
+    expected = [
+        (str(pictures / name), quality, size[i, j], pixels[i], distortion[i, j])
+        for i, name in enumerate(SIZES)
+        for j, quality in enumerate(LEVELS)
+    ]
+    assert [list(row) for row in rows_of(out)] == [["image", "quality", "bytes", "pixels", "mse"]] * 9
+    found = [(image, int(q), int(b), int(p), float(d)) for image, q, b, p, d in map(dict.values, rows_of(out))]
+    assert found == expected
+    assert measure(model, pictures, "-o", tmp_path / "t.parquet").status == 0
+    assert list(map(tuple, map(dict.values, parquet.read_table(tmp_path / "t.parquet").to_pylist()))) == expected
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_allocate_and_compress_go_on_from_there(model, pictures, tmp_path, decoded, suffix):
+    out = tmp_path / f"t.{suffix}"
+    assert measure(model, pictures, "-o", out).status == 0
+    del decoded[:]
+    plan = dkic("allocate", out, "--target-bpp", 1.5, "--distortion", "mse", "--gap", 0, "-o", tmp_path / "plan.csv")
+    together = ("--target-bpp", 1.5, "--distortion", "mse", "--model", model)
+    written = dkic("compress", pictures, "-o", tmp_path / "out", *together)
+    assert plan.status == written.status == 0 and decoded == []  # nothing measured again
+    sizes = [path.stat().st_size for path in sorted((tmp_path / "out").iterdir())]
+    assert [int(row["bytes"]) for row in rows_of(tmp_path / "plan.csv")] == sizes
+
+
+def test_lpips_by_default(model, pictures, tmp_path, alex):
+    assert dkic("measure", pictures / "a.png", "-o", tmp_path / "t.csv", "--model", model).status == 0
+    assert [0 < float(row["lpips"]) < 2 for row in rows_of(tmp_path / "t.csv")] == [True] * 3
+
+
+def test_pictures_that_fail_do_not_stop_the_others(model, pictures, tmp_path):
+    (tmp_path / "text.png").write_text("this is text\n")
+    given = (tmp_path / "text.png", pictures, pictures / "a.png", tmp_path / "missing.png")  # one is there twice
+    result = measure(model, *given, "-o", tmp_path / "t.csv")
+    assert result.status == 1 and len(rows_of(tmp_path / "t.csv")) == 9
+    complaints = [line for line in result.err.splitlines() if line.startswith("dkic: ")]
+    assert [line.split(": ")[1] for line in complaints] == [str(tmp_path / "text.png"), str(tmp_path / "missing.png")]
+    result = measure(model, tmp_path / "text.png", "-o", tmp_path / "none.csv")
+    assert (result.status, result.out) == (1, "") and not (tmp_path / "none.csv").exists()
+
+
+def test_a_gpu_is_none_of_the_cluster(model, pictures, tmp_path):
+    result = measure(model, pictures, "-o", tmp_path / "t.csv", "--ray", "auto", "--device", "cuda")
+    assert result.status == 2 and "--ray: a cluster measures on CPUs" in result.err
+
+
+def test_outputs_that_are_refused(model, pictures, tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_text("precious")
+    picture = tmp_path / "picture.csv"
+    Image.fromarray(crop(20, 20)).save(picture, "PNG")
+    for given, out, said in (
+        (pictures, tmp_path / "t.csv", "t.csv: the file exists; overwrite it with --force"),
+        (pictures, tmp_path / "t.txt", "t.txt: the name of a table must end in .csv or .parquet"),
+        (pictures, tmp_path / "no" / "t.csv", "does not exist; make it first"),
+        (picture, picture, "picture.csv is an input itself"),
+        (b"\xff.png".decode(errors="surrogateescape"), tmp_path / "u.csv", "a table holds no name that is not UTF-8"),
+    ):
+        result = measure(model, given, "-o", out)
+        assert (result.status, result.out) == (2, "") and said in result.err.splitlines()[-1]
+    assert (tmp_path / "t.csv").read_text() == "precious"
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = measure(model, pictures, "-o", tmp_path / "t.parquet")
+    assert result.status == 2 and "Parquet needs pyarrow (" in result.err and "dkic[eval]" in result.err
+
+
+def test_without_ray(model, pictures, tmp_path, monkeypatch, decoded):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = measure(model, pictures, "-o", tmp_path / "t.csv", "--ray", "auto")
+    assert (result.status, result.out) == (2, "") and len(result.err.splitlines()) == 1
+    assert "--ray needs Ray Data (" in result.err and "pip install 'dkic[cluster]'" in result.err
+    assert decoded == []  # not here instead
