@@ -22,10 +22,11 @@ Tensor exact_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, c
   STD_TORCH_CHECK(on_cpu(bias, 1, ScalarType::Int) && on_cpu(multiplier, 1, ScalarType::Float) &&
                       bias.size(0) == multiplier.size(0) && (bias.size(0) + kGroup - 1) / kGroup == weight.size(0),
                   "exact_conv2d: bias must be int32 and multiplier float32, one number for each of weight's channels");
-  const int64_t k = weight.size(1), height = x.size(2) + 2 * padding, width = x.size(3) + 2 * padding;
-  STD_TORCH_CHECK(
-      x.size(1) > 0 && stride > 0 && padding >= 0 && padding < k && height >= k && width >= k,
-      "exact_conv2d: x must have channels, stride must be above 0, padding 0 to k - 1, and x no smaller than the window");
+  const int64_t k = weight.size(1);
+  STD_TORCH_CHECK(x.size(1) > 0 && stride > 0 && padding >= 0 && padding < k,
+                  "exact_conv2d: x must have channels, stride be above 0, and padding 0 to k - 1");
+  const int64_t height = x.size(2) + 2 * padding, width = x.size(3) + 2 * padding;
+  STD_TORCH_CHECK(height >= k && width >= k, "exact_conv2d: x must be no smaller than the window");
   const Tensor b = torch::stable::contiguous(bias), m = torch::stable::contiguous(multiplier);
   const int64_t n = x.size(0), out = bias.size(0), out_height = (height - k) / stride + 1, out_width = (width - k) / stride + 1;
   Tensor y = empty_nhwc(x, n, out, out_height, out_width, ScalarType::Float);

@@ -1,4 +1,7 @@
-"""How the C library treats freed memory: a choice of the whole process, so programs make it, never a library's import."""
+"""How the C library treats freed memory.
+
+To keep it is a choice of the whole process, so programs make it, never a library's import; to give it back changes nothing else.
+"""
 
 import contextlib
 import ctypes
@@ -14,7 +17,8 @@ def keep_freed_memory() -> bool:
     By default glibc takes every block above 32 MB from the system and gives it back when it is freed. Each of its pages then
     costs a fault at the next use: at 2048x2048 half of the time of coding a picture. The `dkic` command calls this; call it
     at the start of a program of your own that codes or trains on large pictures. The process then holds on to the most memory it
-    ever used at once, and may need more at the peak, since blocks of different sizes don't always fit into each other's gaps.
+    ever used at once (but for what `give_back_freed_memory` lets go), and may need more at the peak, since blocks of different
+    sizes don't always fit into each other's gaps.
 
     Returns:
         Whether it took effect: False where the C library is not glibc.

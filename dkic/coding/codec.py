@@ -103,7 +103,9 @@ class Codec:
 
     def _compress(self, picture: Picture, quality: int, tile: int | None) -> bytes:
         level = self._level(quality)
-        pixels = picture.pixels if picture.pixels.flags.writeable else picture.pixels.copy()  # else torch warns
+        pixels = picture.pixels
+        if not pixels.flags.writeable or min(pixels.strides) < 0:  # torch warns of the one, and takes none of the other
+            pixels = pixels.copy()
         x = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
         header = Header(picture.width, picture.height, level.hash, level.quality, int(level.arithmetic), picture.grayscale)
         return pack(DkicFile(header, encode(x, level, tile), picture.icc))
@@ -265,7 +267,7 @@ def symbols_of(y: Tensor, z_hat: Tensor, level: Weights) -> list[tuple[Tensor, T
     coded = [(_flat(z_hat), _z_indexes(z_hat.shape))]
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
-        _bound_memory(y.shape)
+        _bound_memory(y.shape[-2] * y.shape[-1])
         mean = coded_mean(mean)
         symbols = (take_cells(y[:, channels], cells) - mean).round_().contiguous()  # the encoder's choice, so float32 will do
         coded.append((_flat(symbols), coded_index(scale_index).flatten().cpu()))
@@ -311,7 +313,7 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
-        _bound_memory(mean.shape)
+        _bound_memory(16 * height * width)
         return pull(coded_index(scale_index).flatten().cpu()).view(mean.shape) + coded_mean(mean)
 
     def pull(indexes: Tensor) -> Tensor:
@@ -351,9 +353,9 @@ def _check_claim(file: DkicFile, level: Weights, positions: int) -> None:
         )
 
 
-def _bound_memory(shape: torch.Size) -> None:
+def _bound_memory(positions: int) -> None:
     """Of a large picture's latent every pass leaves gaps of its own sizes, which together took 0.6 GB at 8192x8192."""
-    if shape[-1] * shape[-2] > _LARGE:
+    if positions > _LARGE:
         give_back_freed_memory()
 
 

@@ -116,7 +116,7 @@ class SliceContext(nn.Module):
         done: list[Tensor] = []
         start = 0
         n, _, h, w = hyper.shape
-        seen = _Seen(hyper, self.latent_channels)
+        seen = _Seen(hyper, self.latent_channels - self.specs[-1].channels)
         for spec, features_of, passes, entry in zip(self.specs, self.features, self.passes, self.entries, strict=True):
             channels = slice(start, start + spec.channels)
             start += spec.channels
@@ -129,9 +129,11 @@ class SliceContext(nn.Module):
                 y_hat = visit(channels, cells, mean, scale_index)
                 parts.update(zip(cells, y_hat.chunk(len(cells), dim=2), strict=True))
             done.append(join_cells(parts))
-            if start < self.latent_channels or not entry.exact:  # a float entry's numbers are watched for its grid
+            if start < self.latent_channels:
                 seen.add(entry(done[-1]))
-            del features, parts, unknown, y_hat, mean, scale_index  # not beside those of the next slice
+            elif not entry.exact:
+                entry.observe(done[-1])
+            del features, parts, unknown, known, y_hat, mean, scale_index  # not beside those of the next slice
         return torch.cat(done, dim=1)
 
 
@@ -143,9 +145,11 @@ class _Seen:
     """
 
     def __init__(self, hyper: Tensor, more: int) -> None:
-        self._parts = [hyper]
+        self._parts: list[Tensor] = []
         self._room: Tensor | None = None
-        if not torch.is_grad_enabled():
+        if torch.is_grad_enabled():
+            self._parts.append(hyper)
+        else:
             n, c, h, w = hyper.shape
             self._room = hyper.new_empty((n, h, w, c + more)).permute(0, 3, 1, 2)
             self._room[:, :c] = hyper

@@ -1,1 +1,1 @@
-"""`dkic compress --target-bpp`: several pictures brought to a rate together."""
+"""`dkic measure`, what pictures cost at every level, and `dkic compress --target-bpp`, several brought to a rate together."""

@@ -35,7 +35,7 @@ _DEATHS_AS_THEY_START = 8
 
 
 class ClusterFailed(DkicError):
-    """It was there, and then not."""
+    """It was there, and then not; or what it measured can't be kept."""
 
 
 def measured_on(address: str, survey: Survey, sources: Sequence[str]) -> Callable[[str], tuple[str, list[Option]]]:
@@ -65,8 +65,11 @@ def measured_on(address: str, survey: Survey, sources: Sequence[str]) -> Callabl
                 failed[row["source"]] = row["error"]
             for quality, size, distortion in zip(row["qualities"], row["bytes"], row["distortion"], strict=True):
                 level = survey.qualities.index(quality)
-                options[level] = Option(int(row["pixels"]), int(size), float(distortion))
-                survey.keep(key, level, options[level])
+                options[level] = option = Option(int(row["pixels"]), int(size), float(distortion))
+                try:
+                    survey.keep(key, level, option)
+                except DkicError as error:
+                    raise ClusterFailed(str(error)) from None
 
     def measured(source: str) -> tuple[str, list[Option]]:
         if source in failed:
@@ -133,7 +136,9 @@ def _measured(meter: Meter, rows: list[dict[str, Any]]) -> Iterator[dict[str, An
     if not rows:
         return
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    at_once = max(1, min(len(rows), int(ray.cluster_resources().get("CPU", 1))))
+    at_once = min(len(rows), int(ray.cluster_resources().get("CPU", 0)))
+    if at_once < 1:
+        raise ClusterFailed("--ray: the cluster has no CPU to measure on; see `ray status`")
     pictures = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
     files = pictures.map(_read, num_cpus=0, concurrency=_READERS, label_selector=here)
     workers = {"num_cpus": 1, "concurrency": (1, len(rows), at_once)}

@@ -12,6 +12,7 @@ from photographs import crop, photograph
 from PIL import Image, ImageCms
 
 import dkic
+from dkic.coding import codec as codec_module
 from dkic.coding.codec import Codec, analyse, symbols_of
 from dkic.coding.container import crc32c, pack, unpack
 from dkic.coding.image_io import Picture, read_picture
@@ -68,6 +69,15 @@ def test_every_kind_of_input_gives_the_same_file(codec, tmp_path):
     inputs = [image, Image.fromarray(image), tensor, tensor.float() / 255, tensor.double() / 255, path, str(path), Picture(image)]
     inputs += [np.asfortranarray(image), tensor.contiguous()]
     assert len({codec.compress(given) for given in inputs}) == 1
+
+
+@pytest.mark.parametrize("flipped", [np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1]], ids=str)
+@pytest.mark.parametrize("height", [1, 40])
+def test_flipped_arrays_are_pictures_too(codec, flipped, height):
+    """Views with negative strides, which torch does not take."""
+    pixels = crop(height, 50)
+    for image in (pixels[flipped], Picture(pixels[flipped])):
+        assert codec.compress(image) == codec.compress(pixels[flipped].copy())
 
 
 def test_every_kind_of_output_holds_the_same_pixels(codec, small):
@@ -132,6 +142,18 @@ def test_verify_finds_what_would_not_be_decoded(codec, small, monkeypatch):
     monkeypatch.setattr(module, "encode_latent", lambda y, z_hat, level: right(y + 1, z_hat, level)[:-1] + b"\x55")
     with pytest.raises(DkicError, match="what was coded is not decoded again: picture section: .*report this"):
         codec.compress(picture, verify=True)
+
+
+def test_memory_is_given_back_as_often_by_both_sides(codec, monkeypatch):
+    calls = []
+    monkeypatch.setattr(codec_module, "give_back_freed_memory", lambda: calls.append(1))
+    codec.decompress(codec.compress(crop(100, 200)))
+    assert calls == []
+    monkeypatch.setattr(codec_module, "_LARGE", 8 * 16 - 1)  # positions of such a picture's latent, less one
+    data = codec.compress(crop(100, 200))
+    encoding = len(calls)
+    codec.decompress(data)
+    assert encoding == 13 and len(calls) == 2 * encoding  # once for each pass
 
 
 def test_the_input_is_left_alone(codec):
