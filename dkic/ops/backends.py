@@ -39,6 +39,11 @@ def load_cpu() -> str | None:
     return None if capability in CAPABILITIES else capability
 
 
+def cpu_runs() -> bool:
+    """Whether the CPU kernels can be called; while torch compiles, which can't load them, it is taken for granted."""
+    return torch.compiler.is_compiling() or load_cpu() is None
+
+
 def cpu_capability(library: Path) -> str:
     """The instruction set that the loaded kernels use, one of CAPABILITIES; else the reason why there is none."""
     query = ctypes.CDLL(str(library)).dkic_cpu_capability

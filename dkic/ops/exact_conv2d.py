@@ -19,8 +19,7 @@ def packed(weight: Tensor) -> Tensor:
 
 def runs_on(x: Tensor) -> bool:
     """Whether `exact_conv2d` takes x: float32 on the CPU, and the native code is there."""
-    native = torch.compiler.is_compiling() or backends.load_cpu() is None
-    return x.device.type == "cpu" and x.dtype == torch.float32 and native
+    return x.device.type == "cpu" and x.dtype == torch.float32 and backends.cpu_runs()
 
 
 def exact_conv2d(

@@ -32,7 +32,7 @@ def requantize(total: Tensor, bias: Tensor | None, multiplier: Tensor, low: int,
         total = total if total.dtype == torch.float32 else round_ste(total).float()
         tensors = (total, multiplier) if bias is None else (total, bias, multiplier)
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if total.device.type == "cpu" and not learns and (torch.compiler.is_compiling() or backends.load_cpu() is None):
+        if total.device.type == "cpu" and not learns and backends.cpu_runs():
             return torch.ops.dkic.requantize(total, bias, multiplier, low, high)
     return _plain(total, bias, multiplier, low, high)
 

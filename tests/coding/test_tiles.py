@@ -9,7 +9,7 @@ import torch
 from photographs import photograph
 
 from dkic import load
-from dkic.coding.codec import Codec
+from dkic.coding.codec import Codec, analyse
 from dkic.coding.tiles import AUTOMATIC_ABOVE, AUTOMATIC_TILE, MARGIN, tile_side, tiled
 from dkic.errors import DkicError
 
@@ -59,10 +59,17 @@ def test_tiles_are_not_seen(codec):
     picture = codec.decompress(whole, "numpy", tile=0).astype(int)
     cut = codec.decompress(whole, "numpy", tile=256).astype(int)
     assert np.abs(cut - picture).max() <= 1 and (cut != picture).mean() < 1e-3
+    level = codec._levels[codec.qualities[-1]]
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        y, y_in_tiles = (analyse(x, level, tile)[0] for tile in (0, 256))
+    assert (y_in_tiles - y).abs().max() < 1e-4 and y.abs().max() > 10  # what tiles promise the encoder
     in_tiles = codec.compress(pixels, tile=256)
     assert abs(len(in_tiles) - len(whole)) <= 0.001 * len(whole)
     again = codec.decompress(in_tiles, "numpy", tile=0).astype(int)
-    assert np.mean((again - picture) ** 2) < 0.5  # PSNR above 51 dB: a symbol that was rounded otherwise changes its surroundings
+    # How many symbols lie that near to a tie is chance, and one that is rounded otherwise has others follow: none with earlier
+    # weights, 271 of 380,160 with these, a mean of 0.15. So this is PSNR above 51 dB, and y is judged by itself.
+    assert np.mean((again - picture) ** 2) < 0.5
 
 
 def test_both_kinds_of_cutting_go_together(codec):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ops.op_cases import DEFORM_CONV2D_FEW, DeformConv2dCase
-from ops.python_process import CAPABILITIES, capability, python
+from ops.python_process import CAPABILITIES, need, pass_with, python
 from ops.test_deform_conv2d import assert_all_equal, results
 
 from dkic.ops import deform_conv2d
@@ -46,12 +46,10 @@ def test_results_do_not_depend_on_the_number_of_threads(case, dtype, threads):
 
 @pytest.mark.parametrize("asked", CAPABILITIES)
 def test_every_instruction_set_passes(asked):
-    if CAPABILITIES.index(asked) > CAPABILITIES.index(capability()):
-        pytest.skip(f"this CPU has no {asked} (test_ldcn_native.py: and says so)")
+    need(asked)
     files = [f"ops/{name}.py" for name in ("test_deform_conv2d", "test_deform_conv2d_precision")]
     chosen = "test_equals_reference or outside or precision or nan_stays or read_as_it_lies"
-    run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files, DKIC_CPU_CAPABILITY=asked)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]
+    pass_with(asked, "-k", chosen, *files)
 
 
 # How far a process's memory rises above what it holds before the op, less what the op returns. A small call comes first: it loads

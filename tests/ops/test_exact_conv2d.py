@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops.python_process import CAPABILITIES, capability, python
+from ops.python_process import CAPABILITIES, need, pass_with
 from torch import Tensor
 
 from dkic.ops.exact_conv2d import exact_conv2d, packed, runs_on
@@ -124,8 +124,5 @@ def test_where_it_runs():
 
 @pytest.mark.parametrize("asked", CAPABILITIES)
 def test_every_instruction_set_passes(asked):
-    if CAPABILITIES.index(asked) > CAPABILITIES.index(capability()):
-        pytest.skip(f"this CPU has no {asked}")
-    chosen = "ops/test_exact_conv2d.py", "-k", "equals_the or even or float32 or harm"
-    run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, DKIC_CPU_CAPABILITY=asked)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]
+    need(asked)
+    pass_with(asked, "ops/test_exact_conv2d.py", "-k", "equals_the or even or float32 or harm")

@@ -5,7 +5,7 @@ import tempfile
 import pytest
 import torch
 from ops.op_cases import LATENT, LikelihoodCase
-from ops.test_ldcn_native import CAPABILITIES, capability, python
+from ops.python_process import CAPABILITIES, capability, need, pass_with, python
 
 from dkic.ops import gaussian_likelihood, gaussian_symbols
 
@@ -58,11 +58,9 @@ def test_a_number_has_the_same_bits_wherever_it_lies(dtype):
 
 @pytest.mark.parametrize("asked", CAPABILITIES)
 def test_every_instruction_set_passes(asked):
-    if CAPABILITIES.index(asked) > CAPABILITIES.index(capability()):
-        pytest.skip(f"this CPU has no {asked}")
+    need(asked)
     files = [f"ops/test_gaussian_{name}.py" for name in ("likelihood", "likelihood_precision", "likelihood_noise", "symbols")]
-    run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *files, DKIC_CPU_CAPABILITY=asked)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]
+    pass_with(asked, *files)
 
 
 def test_instruction_sets_agree():
