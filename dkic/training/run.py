@@ -87,7 +87,7 @@ class Run(ABC):
         self.files: list[str] = []
         torch.manual_seed(settings.seed)
         self.config: ModelConfig = PRESETS[settings.preset]
-        self.model = DKIC(self.config).to(self.device, memory_format=torch.channels_last)
+        self.model = self.new_model().to(self.device, memory_format=torch.channels_last)
         self.parts: dict[str, Any] = {"model": self.model}
 
     @abstractmethod
@@ -98,9 +98,13 @@ class Run(ABC):
     def about(self) -> dict[str, Any]:
         """Facts of the run, for the weights file."""
 
+    def new_model(self) -> DKIC:
+        """A model of the settings' shape, on the CPU."""
+        return DKIC(self.config)
+
     def trained(self) -> DKIC:
         """A copy of the model on the CPU, as weights are written of it."""
-        model = DKIC(self.config)
+        model = self.new_model()
         model.load_state_dict(self.model.state_dict())
         return model
 

@@ -1,0 +1,216 @@
+"""What LDCN and what slices of rising width buy: tiny trained the same way with each of them replaced, and BD-rates.
+
+    python -m benchmarks.ablations train PHOTOS --variant tiny --out RUNS       # then convolutions, then equal-slices
+    python -m benchmarks.ablations compare HELD_OUT RUNS
+
+A variant has tiny's number of parameters, and as many steps as fit into --minutes at its own speed, which is measured first, so
+that other work beside a run changes no result. Six tenths of them are common to all rates; then a tenth goes to each of four.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dkic.coding.image_io import pictures_in, read_picture
+from dkic.errors import DkicError
+from dkic.evaluation.rate_distortion import Curve, bd_rate
+from dkic.losses.lpips import LPIPS
+from dkic.models import DKIC, PRESETS
+from dkic.models.config import ModelConfig, SliceSpec
+from dkic.models.ldcn_block import LDCNBlock, plus_branch
+from dkic.training.photos import PhotoFolder
+from dkic.training.processes import accelerator_for
+from dkic.training.recipe import Recipe
+from dkic.training.run import psnr_of
+from dkic.training.stages import StagedRun
+
+TINY = PRESETS["tiny"]
+# Five slices of one width, each in the two passes of a checkerboard, as space-channel contexts have them where nothing is
+# asymmetric; the context's width is what gives tiny's number of parameters.
+EQUAL_SLICES = replace(TINY, slices=tuple(SliceSpec(c, 2) for c in (26, 26, 26, 25, 25)))
+# Targets and lambdas of the levels 2 to 5 that ship.
+RATES = {"2": (0.055, 1.87), "3": (0.1, 0.765), "4": (0.18, 0.306), "5": (0.32, 0.1275)}
+COMMON, EACH = 0.6, 0.1  # of the minutes
+_EPOCHS = 100  # that a run is divided into
+
+
+class ConvolutionBlock(nn.Module):
+    """x + 1x1(relu(3x3(x))), as wide inside as gives an LDCN block's number of parameters."""
+
+    def __init__(self, channels: int, like: nn.Module) -> None:
+        super().__init__()
+        inside = round((parameters(like) - channels) / (channels * 10 + 1))
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, inside, 3, padding=1), nn.ReLU(), nn.Conv2d(inside, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return plus_branch(x, self.body(x))
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def convolutions(config: ModelConfig) -> DKIC:
+    """A model with a convolution block in the place of every LDCN block, those of the hyper-synthesis too."""
+    model = DKIC(config)
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, LDCNBlock):
+                setattr(parent, name, ConvolutionBlock(child.value.in_channels, child))
+    return model
+
+
+def equal_slices(_: ModelConfig) -> DKIC:
+    """A model with slices of one width, and the width of the context that comes nearest to tiny's number of parameters."""
+    wanted = parameters(DKIC(TINY))
+    configs = [replace(EQUAL_SLICES, context_channels=width) for width in range(72, 112)]
+    return min(map(DKIC, configs), key=lambda model: abs(parameters(model) - wanted))
+
+
+VARIANTS: dict[str, Callable[[ModelConfig], DKIC]] = {
+    "tiny": DKIC,
+    "convolutions": convolutions,
+    "equal-slices": equal_slices,
+}
+
+
+class VariantRun(StagedRun):
+    """The recipe's run of a variant."""
+
+    def __init__(self, variant: str, recipe: Recipe, photos: PhotoFolder, device: str | None) -> None:
+        self.variant = variant
+        super().__init__(recipe, photos, accelerator_for(device))
+
+    def new_model(self) -> DKIC:
+        return VARIANTS[self.variant](self.config)
+
+
+def recipe_of(rate: str, steps: int, common: bool) -> Recipe:
+    """Of the common part, from nothing, or of a rate's own."""
+    target, lambda_alpha = RATES[rate]
+    first = {"epochs": _EPOCHS // 5, "target_factor": 5.0, "lambda_factor": 0.25}  # before the rate presses
+    stages = [first, {"epochs": _EPOCHS - _EPOCHS // 5}] if common else [{"epochs": _EPOCHS}]
+    rates, falls = ([1e-3, 5e-4], [65]) if common else ([3e-4, 1e-4, 3e-5], [50, 80])
+    return Recipe.of(
+        {
+            "preset": "tiny",
+            "batch": 8,
+            "crop": 128,
+            "epoch_steps": max(1, steps // _EPOCHS),
+            "precision": "bfloat16",
+            "ema": 0.99,
+            "lpips_shifts": 16,
+            "least_scale": 0.4,
+            "weights": {"mse": 0.0007, "lpips": 1.0, "gan": 0.0},
+            "rate": {"target": target, "lambda_alpha": lambda_alpha, "lambda_beta": lambda_alpha * 0.353},
+            "learning_rate": {"values": rates, "epochs": falls},
+            "stages": stages,
+        }
+    )
+
+
+def seconds_per_step(variant: str, photos: PhotoFolder, device: str | None) -> float:
+    """The median of 30 steps, after 5 that don't count."""
+    run, times = VariantRun(variant, recipe_of("3", _EPOCHS, True), photos, device), []
+    for _ in range(35):
+        start = time.perf_counter()
+        run.train_step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[5:])
+
+
+@click.group()
+def main() -> None:
+    """Train variants of tiny for as long, and compare them."""
+
+
+@main.command()
+@click.argument("photos", type=click.Path(path_type=Path))
+@click.option("--variant", type=click.Choice(list(VARIANTS)), required=True)
+@click.option("--minutes", type=click.FloatRange(min=0.1), default=30.0, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Of a step; default: measured first.")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one.")
+def train(
+    photos: Path, variant: str, minutes: float, seconds: float | None, out: Path, threads: int, device: str | None
+) -> None:
+    """Train one on PHOTOS; OUT gets a file for each rate."""
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        folder = PhotoFolder(photos, 128, least_scale=0.4)
+        seconds = seconds or seconds_per_step(variant, folder, device)
+        steps = int(minutes * 60 / seconds)
+        click.echo(f"{variant}: {seconds:.3f} s a step, so {steps} steps in {minutes:g} minutes")
+        common = VariantRun(variant, recipe_of("3", int(steps * COMMON), True), folder, device)
+        _run(common)
+        for rate in RATES:
+            run = VariantRun(variant, recipe_of(rate, int(steps * EACH), False), folder, device)
+            run.start_with(common.trained())
+            _run(run)
+            torch.save(run.trained().state_dict(), out / f"{variant}-{rate}.pt")
+    except DkicError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _run(run: VariantRun) -> None:
+    while run.step < run.steps:
+        result = run.train_step()
+        if run.step % 100 == 0:
+            click.echo(f"{run.variant} {run.step}/{run.steps}: {result}")
+
+
+@main.command()
+@click.argument("photos", type=click.Path(path_type=Path))
+@click.argument("runs", type=click.Path(path_type=Path))
+def compare(photos: Path, runs: Path) -> None:
+    """A table of what each variant in RUNS makes of PHOTOS, and BD-rates against tiny."""
+    try:
+        pictures = [torch.from_numpy(read_picture(path).pixels.copy()) for path in pictures_in(photos)]
+        found = [curve_of(name, runs, pictures) for name in VARIANTS if (runs / f"{name}-2.pt").exists()]
+    except DkicError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo("| variant | parameters | bits per pixel | LPIPS | PSNR | BD-rate: LPIPS | PSNR |")
+    click.echo("| --- | --- | --- | --- | --- | --- | --- |")
+    for curve in found:
+        by = [f"{bd_rate(curve, found[0], metric)[0]:+.1f} %" for metric in ("lpips", "psnr")]
+        cells = [" ".join(f"{v:.{n}f}" for v in values) for n, values in _columns(curve)]
+        click.echo(f"| {curve.codec} | {parameters(VARIANTS[curve.codec](TINY)):,} | {' | '.join(cells + by)} |")
+
+
+def _columns(curve: Curve) -> list[tuple[int, np.ndarray]]:
+    return [(3, curve.bpp), (3, curve.values["lpips"]), (2, curve.values["psnr"])]
+
+
+@torch.inference_mode()
+def curve_of(variant: str, runs: Path, pictures: list[Tensor]) -> Curve:
+    """Means over the pictures (sides are multiples of 64); rates are those of the rounded latent."""
+    network, points = LPIPS("alex"), []
+    for rate in RATES:
+        model = VARIANTS[variant](TINY).eval()
+        model.load_state_dict(torch.load(runs / f"{variant}-{rate}.pt", weights_only=True))
+        figures = []
+        for pixels in pictures:
+            x = (pixels.permute(2, 0, 1)[None].float() / 255).contiguous(memory_format=torch.channels_last)
+            out = model(x)
+            shown = (out.x_hat.clamp(0, 1) * 255).round() / 255
+            bpp = out.quantized_bits.item() / x[0, 0].numel()
+            mse = (shown - x).square().mean().item()
+            figures.append((bpp, network(x, shown).item(), psnr_of(mse)))
+        points.append(np.mean(figures, axis=0))
+    bpp, lpips, psnr = np.array(points).T
+    return Curve(variant, bpp, {"lpips": lpips, "psnr": psnr})
+
+
+if __name__ == "__main__":
+    main()
