@@ -37,8 +37,8 @@ def test_the_papers_recipes(name, target):
 
 
 def test_every_recipe_that_ships_can_be_read():
-    paths = sorted(CONFIGS.glob("*.yaml"))
-    assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_q1"} <= {path.stem for path in paths}
+    paths = sorted(CONFIGS.rglob("*.yaml"))
+    assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_more_q6"} <= {path.stem for path in paths}
     for path in paths:
         recipe = read_recipe(path)
         assert recipe.preset == ("tiny" if path.stem.startswith("tiny") else "base")

@@ -1,0 +1,179 @@
+"""Seconds and memory of our codec beside AVIF and HEVC, on one photograph in three sizes, at the same bits.
+
+    python -m benchmarks.picture_sizes PHOTO --quality 3 --threads 2
+
+A table in Markdown: seconds to encode and to decode, medians of whole calls from pixels in memory to bytes and back (of HEVC the
+start of ffmpeg is among them), and the most memory that both took beyond a process with Python and torch in it, the model's
+weights included, or of HEVC ffmpeg's own. The peers have the setting whose file comes nearest to ours in size.
+"""
+
+import contextlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from dkic.coding.image_io import read_picture
+from dkic.errors import DkicError
+from dkic.evaluation.by_ffmpeg import ByFfmpeg
+from dkic.evaluation.classical import ByPillow
+from dkic.evaluation.codecs import ImageCodec, make_codec
+from dkic.memory import keep_freed_memory
+
+SIZES = ((768, 512), (1920, 1080), (3840, 2160))
+OURS = "dkic:tiny"
+PEERS = {"AVIF, libaom speed 4": ("avif", 4), "AVIF, libaom speed 6": ("avif", 6), "HEVC 4:4:4, x265 veryslow": ("hevc444", None)}
+# From few bits to many, beyond the settings that an evaluation takes.
+SETTINGS = {"avif": range(1, 100), "hevc444": range(51, 0, -1)}
+_MEBI = 2**20
+
+
+def codec_of(name: str, speed: int | None) -> ImageCodec:
+    """An evaluation's codec; speed: AVIF's, in place of its own."""
+    codec = make_codec(name)
+    if speed is None:
+        return codec
+    assert isinstance(codec, ByPillow)
+    return replace(codec, options=lambda quality: codec.options(quality) | {"speed": speed})
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The photograph scaled to cover a size, and cut to it from the centre."""
+    return np.asarray(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
+
+
+def nearest_setting(codec: ImageCodec, settings: range, pixels: np.ndarray, size: int) -> int:
+    """The setting whose file has the number of bytes nearest to `size`, by bisection."""
+    sizes: dict[int, int] = {}
+
+    def size_at(i: int) -> int:
+        if i not in sizes:
+            sizes[i] = len(codec.encode(pixels, settings[i]))
+        return sizes[i]
+
+    low, high = 0, len(settings) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size_at(middle) <= size else (low, middle)
+    return settings[min((low, high), key=lambda i: abs(size_at(i) - size))]
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """The median of as many calls as fit into 6 seconds, of three at least."""
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < 6:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _status(pid: int | str, key: str) -> int:
+    """Bytes, of a process' memory, as the kernel has them under a key."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(key + ":"))
+    return int(line.split()[1]) * 1024
+
+
+@contextlib.contextmanager
+def most_memory_of(program: str) -> Iterator[list[int]]:
+    """The most memory that a process of this program, started in here by this one, holds: looked at every millisecond."""
+    found, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.001):
+            for children in Path("/proc/self/task").glob("*/children"):
+                with contextlib.suppress(OSError, ValueError):  # a process that has ended
+                    for pid in children.read_text().split():
+                        # Before it becomes the program it is still a copy of this one.
+                        if Path(f"/proc/{pid}/exe").resolve() == Path(program).resolve():
+                            found[0] = max(found[0], _status(pid, "VmHWM"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
+    """Bytes: the most that encoding and decoding hold, beyond what this process has before."""
+    keep_freed_memory()  # as the `dkic` command does
+    pixels = read_picture(path).pixels
+    if name == "hevc444":
+        codec = make_codec(name)
+        assert isinstance(codec, ByFfmpeg)
+        with most_memory_of(codec.executable) as found:
+            codec.decode(codec.encode(pixels, setting))
+        return found[0]
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    before = _status("self", "VmRSS")
+    codec = codec_of(name, speed)
+    codec.decode(codec.encode(pixels, setting))
+    return _status("self", "VmHWM") - before
+
+
+@click.command()
+@click.argument("photo", type=click.Path(path_type=Path))
+@click.option("--quality", type=int, default=3, show_default=True, help="Our level.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--memory-of", nargs=3, hidden=True, help="For a process of its own: codec, speed and setting, of PHOTO as it is.")
+def main(photo: Path, quality: int, threads: int, memory_of: tuple[str, str, str] | None) -> None:
+    """Time the codecs on PHOTO, of at least 3840x2160 pixels if nothing is to be enlarged."""
+    torch.set_num_threads(threads)
+    if memory_of:
+        name, speed, setting = memory_of
+        print(memory(name, int(speed) if speed != "-" else None, int(setting), photo))
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            measured(read_picture(photo).pixels, quality, threads, Path(folder))
+    except DkicError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def measured(photo: np.ndarray, quality: int, threads: int, folder: Path) -> None:
+    """Prints the table; folder: gets the photograph in each size."""
+    codecs = {f"dkic, quality {quality}": (OURS, None), **PEERS}
+    cells: dict[str, list[str]] = {label: [] for label in codecs}
+    for size in SIZES:
+        pixels = resized(photo, size)
+        path = folder / f"{size[0]}x{size[1]}.png"
+        Image.fromarray(pixels).save(path)
+        ours = len(make_codec(OURS).encode(pixels, quality))
+        for label, (name, speed) in codecs.items():
+            codec = codec_of(name, speed)
+            setting = quality if name == OURS else nearest_setting(codec, SETTINGS[name], pixels, ours)
+            data = codec.encode(pixels, setting)
+            assert codec.decode(data).shape == pixels.shape
+            took = [seconds(partial(codec.encode, pixels, setting)), seconds(partial(codec.decode, data))]
+            held = _in_a_process(path, threads, name, speed, setting)
+            bpp = len(data) * 8 / pixels[..., 0].size
+            cells[label].append(f"{took[0]:.2f} / {took[1]:.2f} s, {held / _MEBI:.0f} MB")
+            at = f"{size[0]}x{size[1]}, setting {setting}, {bpp:.3f} bits per pixel"
+            print(f"{label}, {at}: {cells[label][-1]}", file=sys.stderr)
+    print(f"| | {' | '.join(f'{w}x{h}' for w, h in SIZES)} |\n| --- |{' --- |' * len(SIZES)}")
+    for label, row in cells.items():
+        print(f"| {label} | {' | '.join(row)} |")
+
+
+def _in_a_process(path: Path, threads: int, name: str, speed: int | None, setting: int) -> int:
+    what = [name, "-" if speed is None else str(speed), str(setting)]
+    command = [sys.executable, "-m", "benchmarks.picture_sizes", str(path), "--threads", str(threads), "--memory-of", *what]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The variants that benchmarks/ablations.py trains."""
+
+import pytest
+import torch
+
+from benchmarks.ablations import TINY, VARIANTS, parameters, recipe_of
+from dkic.models import DKIC, LDCNBlock
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_is_as_large_as_tiny_and_runs(variant):
+    torch.manual_seed(0)
+    model = VARIANTS[variant](TINY)
+    assert parameters(model) == pytest.approx(parameters(DKIC(TINY)), rel=0.005)
+    assert any(isinstance(m, LDCNBlock) for m in model.modules()) == (variant != "convolutions")
+    assert len({spec.channels for spec in model.config.slices}) <= 2 or variant != "equal-slices"
+    out = model(torch.rand(1, 3, 64, 64))
+    (out.bits.sum() + out.x_hat.square().sum()).backward()
+    assert out.x_hat.shape == (1, 3, 64, 64)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_run_has_the_steps_that_it_is_given():
+    for common in (True, False):
+        recipe = recipe_of("3", 2000, common)
+        assert recipe.epoch_steps * sum(stage.epochs for stage in recipe.stages) == 2000
