@@ -93,17 +93,18 @@ def export(
             bits = sum(network.latent_bits(*_latents(network, x.to(where))).quantized_bits.item() for x in pictures)
         return bits / sum(x[0, 0].numel() for x in pictures)
 
-    def crops(seed: int) -> Callable[[int], Tensor]:
+    def crops_of(seed: int) -> Callable[[int], Tensor]:
+        """What gives the crops of each step, decoded ahead by processes of its own, which end when it is let go."""
         batches = Batches(folder, seed, [range(settings.batch)], default_workers(where), where.type == "cuda", log)
         return lambda step: pixels_of(*batches.of(step), where)
 
     before = rate(network) if pictures else math.nan
     for transform in (network.g_a, network.g_s, network.h_a):
         round_large(transform)  # as the file will have them, so that what follows is trained for their latents
-    _find_grids(network, crops(settings.seed + 1))  # a seed of its own
+    _find_grids(network, crops_of(settings.seed + 1))  # other crops than are trained on
     set_exact(network)
     untrained = rate(network) if pictures else math.nan
-    _train(network, crops(settings.seed), settings)
+    _train(network, crops_of(settings.seed), settings)
     freeze(network.cpu())
     network.eval()
     about = weights.about | {"exact": {"from": weights.hash.hex(), **vars(settings), "photographs": len(folder)}}

@@ -5,7 +5,8 @@ import stat
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from coding.picture_files import SRGB, colours, written
+from PIL import Image
 
 from dkic.coding.image_io import (
     Picture,
@@ -17,23 +18,9 @@ from dkic.coding.image_io import (
 from dkic.errors import DkicError
 from dkic.output_file import check_output, write_atomically
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 # A profile's bytes 16 to 20 name its colour space; nothing here looks further.
 GRAY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]
 SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".pnm", ".bmp"]
-
-
-def colours(height: int = 11, width: int = 17) -> np.ndarray:
-    """Smooth enough for JPEG, no two rows or columns alike, uint8 [H, W, 3]."""
-    y, x = np.mgrid[:height, :width].astype(float)
-    channels = [60 + 5 * x + 3 * y, 200 - 4 * x - 2 * y, 90 + 6 * y]
-    return np.stack(channels, axis=2).clip(0, 255).astype(np.uint8)
-
-
-def written(tmp_path, data: bytes, name: str = "picture"):
-    path = tmp_path / name
-    path.write_bytes(data)
-    return path
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG", ".JPG"])

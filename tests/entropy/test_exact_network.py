@@ -19,7 +19,7 @@ from dkic.entropy.exact_network import ACTIVATION_MAX, SUM_BOUND, ExactConv2d, S
 from dkic.entropy.tables import gaussian_tables
 from dkic.errors import DkicError
 from dkic.models.weights_file import load_weights, save_weights
-from dkic.ops import exact_conv2d, ldcn, reference
+from dkic.ops import backends, exact_conv2d, ldcn, reference
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_any_convolution(model, expected, convolution, by_products, monkeypatch)
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
+@pytest.mark.skipif(backends.find_gpu() is not None, reason=backends.find_gpu() or "")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("how", ["products", "conv2d"])
 @pytest.mark.parametrize("tf32", [False, True], ids=["", "TF32"])

@@ -1,0 +1,55 @@
+"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `export`, `measure`, `allocate`,
+`evaluate`.
+
+Each command is in the file of its name; `evaluate` is in dkic.evaluation. All those files are read whichever command runs, so
+what is heavy is imported in the functions.
+
+Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
+"""
+
+import io
+import sys
+
+import click
+
+import dkic
+from dkic.cli import allocate, compress, decompress, demo, doctor, export, info, measure, train
+from dkic.errors import DkicError
+from dkic.evaluation import evaluate
+from dkic.memory import keep_freed_memory
+
+
+def main() -> None:
+    """Entry point of the `dkic` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal can't show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        cli(prog_name="dkic")
+    except DkicError as error:  # what is wrong with an option, before any input was touched
+        click.echo(f"dkic: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:  # a name that no file can have; or nothing more can be printed
+        click.echo(f"dkic: {error.filename or 'standard output'}: {error.strerror}", err=True)
+        sys.exit(2 if error.filename else 1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(dkic.__version__, prog_name="dkic")
+def cli() -> None:
+    """Learned image compression: pictures to small .dkic files and back."""
+    keep_freed_memory()
+
+
+for _command in (
+    allocate.allocate,
+    compress.compress,
+    decompress.decompress,
+    demo.demo,
+    doctor.doctor,
+    evaluate.evaluate,
+    export.export,
+    info.info,
+    measure.measure,
+    train.train,
+):
+    cli.add_command(_command)

@@ -1,0 +1,116 @@
+"""`dkic compress`."""
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+import click
+
+from dkic.cli.messages import listed, print_facts
+from dkic.cli.options import DEVICE, FORCE, INPUTS, MODEL, OUT, THREADS, TILE
+from dkic.inputs import FAULTS, each, output_files, sentence, with_folders_opened
+
+if TYPE_CHECKING:
+    from dkic.targeting.pictures import Pictures
+
+
+@click.command(short_help="Compress pictures to .dkic files.")
+@INPUTS
+@OUT
+@click.option("--quality", type=int, help="Quality level of the model; the highest by default.")
+@click.option(
+    "--target-bpp",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="BPP",
+    help="Choose the levels, for at most so many bits per pixel: all bits divided by all pixels.",
+)
+@click.option("--mean", is_flag=True, help="With --target-bpp: the mean of the pictures' own bits per pixel.")
+@click.option(
+    "--distortion",
+    type=click.Choice(["lpips", "mse"]),
+    help="With --target-bpp and several pictures: what is to be the least.  [default: lpips]",
+)
+@MODEL
+@TILE
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the symbols before a file is put in place.")
+@DEVICE
+@THREADS
+@FORCE
+def compress(
+    inputs: tuple[str, ...],
+    out: str,
+    quality: int | None,
+    target_bpp: float | None,
+    mean: bool,
+    distortion: Literal["lpips", "mse"] | None,
+    model: str,
+    tile: int | None,
+    verify: bool,
+    device: str,
+    force: bool,
+) -> None:
+    """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files.
+
+    With --target-bpp one picture gets the highest quality level at which its file keeps to it. Of several, or of a folder IN,
+    each gets its own level, for the least mean LPIPS (or --distortion mse) of all at that rate. For that they are coded and
+    decoded at every level; what is measured is kept in $DKIC_CACHE or ~/.cache/dkic, so that a run that was stopped goes on
+    where it was, and other targets take little time.
+    """
+    if target_bpp is None and (mean or distortion):
+        raise click.UsageError(f"{'--mean' if mean else '--distortion'} goes with --target-bpp")
+    if target_bpp is not None and not math.isfinite(target_bpp):
+        raise click.UsageError(f"--target-bpp: it must be a finite number, not {target_bpp}")
+    if target_bpp is not None and quality is not None:
+        raise click.UsageError("give either --quality or --target-bpp")
+    folders = target_bpp is not None and any(map(os.path.isdir, inputs))
+    inputs = with_folders_opened(inputs) if folders else inputs
+    targets = output_files(inputs, out, ".dkic", several=folders or len(inputs) > 1)
+    from dkic.coding.codec import load
+    from dkic.coding.container import unpack
+    from dkic.coding.image_io import read_picture
+    from dkic.output_file import check_output, write_atomically
+
+    codec = load(model, device)
+    if quality is not None and quality not in codec.qualities:
+        raise click.UsageError(f"--quality: model {model} has quality {listed(codec.qualities)}, not {quality}")
+    if target_bpp is not None and len(inputs) > 1:
+        from dkic.targeting.pictures import Pictures
+
+        kind: Literal["mean_bpp", "total_bpp"] = "mean_bpp" if mean else "total_bpp"
+        by = distortion or "lpips"
+        pictures = Pictures(codec, target_bpp, kind=kind, distortion=by, verify=verify, tile=tile, force=force)
+        _compress_together(inputs, targets, pictures)
+
+    def one(source: str, target: Path) -> str:
+        check_output(target, force)
+        picture = read_picture(source)
+        start = time.perf_counter()
+        data = codec.compress(picture, quality, target_bpp, verify=verify, tile=tile)
+        seconds = time.perf_counter() - start
+        write_atomically(target, data, force)
+        bpp = len(data) * 8 / (picture.width * picture.height)
+        chosen = "" if target_bpp is None else f"quality {unpack(data).header.quality}, "
+        done = "encoded and verified" if verify else "encoded"
+        return f"{source} -> {target}: {len(data)} bytes, {bpp:.3f} bpp, {chosen}{done} in {seconds:.2f} s"
+
+    sys.exit(each(inputs, targets, one))
+
+
+def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "Pictures") -> NoReturn:
+    """Those that can't be coded are told, and the others brought to the target."""
+    status = each(inputs, targets, pictures.measure)
+    if not len(pictures):
+        sys.exit(status)
+    try:
+        written, facts = pictures.write()
+    except FAULTS as error:
+        click.echo(f"dkic: {sentence(error)}", err=True)
+        sys.exit(1)
+    for file in written:
+        size = f"{file.option.bytes} bytes, {file.bpp:.3f} bpp, quality {file.quality}"
+        click.echo(f"{file.source} -> {file.target}: {size}")
+    print_facts(facts)
+    sys.exit(status)

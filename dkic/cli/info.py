@@ -1,0 +1,67 @@
+"""`dkic info`."""
+
+from collections.abc import Iterable
+
+import click
+
+from dkic.cli.dkic_file import read_dkic
+from dkic.cli.messages import failing, listed, print_facts
+from dkic.errors import DkicError
+
+
+@click.command()
+@click.argument("file", required=False)
+@click.option("--model", help="Instead of a file: a preset (tiny, base) or a weights file; its size and cost.")
+def info(file: str | None, model: str | None) -> None:
+    """What is in a .dkic FILE, or what a model costs."""
+    if (file is None) == (model is None):
+        raise click.UsageError("give a .dkic file or --model")
+    if model is not None:
+        print_facts(_model_facts(model))
+        return
+    with failing():
+        print_facts(_file_facts(str(file)))
+
+
+def _file_facts(path: str) -> Iterable[tuple[str, str]]:
+    from dkic.coding.container import unpack
+    from dkic.entropy.quantization import arithmetic_name
+    from dkic.models.weights_file import find_by_hash
+
+    data = read_dkic(path)
+    try:
+        content = unpack(data)
+    except DkicError as error:
+        raise DkicError(f"{path}: {error}") from None
+    header = content.header
+    try:
+        model = find_by_hash(header.model_hash).stem
+    except DkicError:
+        model = "not a shipped model"
+    yield "size", f"{header.width}x{header.height}" + (", grayscale" if header.grayscale else "")
+    yield "bytes", f"{len(data)} ({len(data) * 8 / (header.width * header.height):.3f} bits per pixel)"
+    yield "model", f"{header.model_hash.hex()} ({model}), quality {header.quality}"
+    yield "arithmetic", arithmetic_name(header.arithmetic)
+    yield "picture section", f"{len(content.picture)} bytes"
+    yield "ICC profile", f"{len(content.icc)} bytes" if content.icc else "none"
+
+
+def _model_facts(model: str) -> Iterable[tuple[str, str]]:
+    from dkic.models.complexity import complexity
+    from dkic.models.config import PRESETS
+    from dkic.models.weights_file import find_weights, load_weights
+
+    if model in PRESETS:
+        config = PRESETS[model]
+    else:
+        weights = load_weights(find_weights(model)[0])
+        config = weights.model.config
+        yield "weights", f"{weights.path}, quality {weights.quality}, hash {weights.hash.hex()}"
+        yield from ((f"trained: {key}", str(value)) for key, value in weights.about.items())
+    cost = complexity(config)
+    yield "parameters", f"{cost.parameters / 1e6:.2f} M"
+    yield "encoding", f"{cost.encode:.1f} kMAC per pixel"
+    yield "decoding", f"{cost.decode:.1f} kMAC per pixel"
+    yield "encoding and decoding", f"{cost.total:.1f} kMAC per pixel (what both share counted once)"
+    yield "latent", f"{config.latent_channels} channels in slices of {listed(s.channels for s in config.slices)}"
+    yield "passes", listed(s.passes for s in config.slices)

@@ -1,0 +1,77 @@
+"""`dkic measure`."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from dkic.cli.messages import failing, listed
+from dkic.cli.options import DEVICE, FORCE, INPUTS, MODEL, PATH, THREADS, TILE
+from dkic.inputs import each, identity, with_folders_opened
+
+
+@click.command(short_help="Tabulate what pictures cost at every quality, for `dkic allocate`.")
+@INPUTS
+@click.option("-o", "--out", required=True, metavar="TABLE", type=PATH, help="A .csv or .parquet file.")
+@MODEL
+@click.option("--distortion", type=click.Choice(["lpips", "mse"]), default="lpips", show_default=True, help="What is measured.")
+@click.option("--ray", metavar="ADDRESS", help="Measure on this Ray cluster: auto, HOST:PORT, or local.")
+@TILE
+@DEVICE
+@THREADS
+@FORCE
+def measure(
+    inputs: tuple[str, ...],
+    out: Path,
+    model: str,
+    distortion: Literal["lpips", "mse"],
+    ray: str | None,
+    tile: int | None,
+    device: str,
+    force: bool,
+) -> None:
+    """Measure bytes and distortion of pictures, or of those in folders IN, at every quality of a model.
+
+    TABLE gets a row for each picture and quality, as `dkic allocate` takes it. What is measured is kept in $DKIC_CACHE or
+    ~/.cache/dkic, so that a run that was stopped goes on where it was, and `dkic compress --target-bpp` finds it there.
+
+    With --ray a cluster measures, whose machines need dkic[cluster] and nothing else: pictures and weights are sent to them from
+    this one.
+    """
+    from dkic.allocation.table import check_table, write_table
+
+    if ray is not None and device != "cpu":
+        raise click.UsageError("--ray: a cluster measures on CPUs, so --device must be cpu")
+    inputs = tuple(dict.fromkeys(with_folders_opened(inputs)))
+    for source in inputs:
+        if source != source.encode(errors="replace").decode():
+            raise click.UsageError(f"{source!r}: a table holds no name that is not UTF-8; rename the file")
+    if identity(out) is not None and identity(out) in map(identity, inputs):
+        raise click.UsageError(f"-o: {out} is an input itself")
+    check_table(out, force)
+    from dkic.coding.codec import load
+    from dkic.targeting.survey import Survey
+
+    survey = Survey(load(model, device), distortion, tile)
+    measured = survey.measure
+    if ray is not None:
+        from dkic.targeting.cluster import ClusterFailed, measured_on
+
+        with failing(ClusterFailed):
+            measured = measured_on(ray, survey, inputs)
+    columns: dict[str, list[Any]] = {name: [] for name in ("image", "quality", "bytes", "pixels", distortion)}
+
+    def one(source: str, _target: Path) -> None:
+        _, options = measured(source)
+        for quality, option in zip(survey.qualities, options, strict=True):
+            row = source, quality, option.bytes, option.pixels, option.distortion
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+
+    status = each(inputs, [out] * len(inputs), one)
+    if rows := len(columns["image"]):
+        with failing():
+            write_table(out, columns, force)
+        click.echo(f"{out}: {rows:,} rows, {rows // len(survey.qualities):,} pictures at quality {listed(survey.qualities)}")
+    sys.exit(status)

@@ -1,0 +1,42 @@
+"""Options and arguments that several commands take."""
+
+from pathlib import Path
+
+import click
+
+PATH = click.Path(path_type=Path)  # the type of an option
+
+
+def _set_threads(_context: click.Context, _parameter: click.Parameter, threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _check_tile(_context: click.Context, _parameter: click.Parameter, tile: int | None) -> int | None:
+    if tile and tile % 64:
+        raise click.BadParameter(f"it must be a multiple of 64, not {tile}")
+    return tile
+
+
+_DEVICES = click.Choice(["cpu", "cuda"])
+
+INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
+OUT = click.option("-o", "--out", required=True, metavar="OUT", help="A file; or a folder, where there are several inputs.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist.")
+MODEL = click.option(
+    "--model", default="tiny", show_default=True, help="A shipped model's name, a weights file, or a folder of them."
+)
+TILE = click.option(
+    "--tile",
+    type=click.IntRange(min=0),
+    callback=_check_tile,
+    metavar="PIXELS",
+    help="Side of the tiles that bound memory; 0: none.  [default: 1024 above 4 MP]",
+)
+DEVICE = click.option("--device", type=_DEVICES, default="cpu", show_default=True, help="What computes.")
+TRAINING_DEVICE = click.option("--device", type=_DEVICES, help="Default: a GPU where there is one.")
+THREADS = click.option(
+    "--threads", type=click.IntRange(1, 256), callback=_set_threads, expose_value=False, help="CPU threads; all cores by default."
+)

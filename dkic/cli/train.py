@@ -1,0 +1,85 @@
+"""`dkic train`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from dkic.cli.messages import failing
+from dkic.cli.options import PATH, THREADS, TRAINING_DEVICE
+
+
+@click.command(short_help="Train on photographs.")
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=PATH)
+@click.option("--out", required=True, metavar="RUN", help="Folder for checkpoint, log and weights.")
+@click.option("--config", type=PATH, help="A recipe (YAML), for LPIPS and a discriminator, instead of options.")
+@click.option(
+    "--start-from",
+    metavar="FILE|NAME",
+    help="With --config: another RUN/warmed_up.pt, in place of the first stage; or weights, as tiny of --quality 3.",
+)
+@click.option("--lpips-backbone", type=PATH, help="With --config: the file of LPIPS' ImageNet weights.")
+@TRAINING_DEVICE
+@click.option("--workers", type=click.IntRange(0, 256), help="Processes that decode.  [default: 1; for a GPU 4]")
+@click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Steps between checkpoints.")
+@click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
+@click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="Weight of the MSE, after the warm-up.")
+@click.option("--steps", type=int, default=100_000, show_default=True, help="Length of the learning-rate schedule.")
+@click.option("--warmup-steps", type=int, help="First steps, with 8 times the lambda.  [default: a quarter of --steps]")
+@click.option("--minutes", type=click.FloatRange(min=0), help="Stop, with a checkpoint, after this time.")
+@click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
+@click.option("--crop", type=int, default=128, show_default=True, help="Side of a crop; a multiple of 64.")
+@click.option("--lr", "learning_rate", type=float, default=1e-3, show_default=True, help="Adam's first learning rate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of crops, noise and first weights.")
+@click.option("--quality", type=click.IntRange(1, 255), default=1, show_default=True, help="Quality level the weights state.")
+@click.option("--resume", is_flag=True, help="Continue RUN exactly; of its settings only --steps may change.")
+@THREADS
+@click.pass_context
+def train(
+    context: click.Context,
+    folders: tuple[Path, ...],
+    out: str,
+    config: Path | None,
+    start_from: str | None,
+    lpips_backbone: Path | None,
+    minutes: float | None,
+    quality: int,
+    resume: bool,
+    device: Literal["cpu", "cuda"] | None,
+    workers: int | None,
+    save_every: int,
+    **options: Any,
+) -> None:
+    """Train on the photographs in the folders DIR.
+
+    For rate and mean squared error, loss = bpp + lambda * 255^2 * MSE; or as the recipe in a --config says, with which
+    several processes may share the work, as torchrun --nproc-per-node 8 -m dkic train starts them.
+    """
+    from tqdm import tqdm
+
+    from dkic.training.train import TrainingFailed, settings_of, train_folder
+
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    if options["warmup_steps"] is None:
+        options["warmup_steps"] = options["steps"] // 4
+    settings = settings_of(Path(out), options, given, resume, config)
+    with failing(TrainingFailed):
+        weights = train_folder(
+            folders,
+            settings,
+            Path(out),
+            quality=quality,
+            resume=resume,
+            minutes=minutes,
+            start_from=start_from,
+            lpips_backbone=lpips_backbone,
+            device=device,
+            workers=workers,
+            save_every=save_every,
+            log=tqdm.write,
+        )
+    click.echo(f"{weights}: try it with `dkic compress photo.png -o photo.dkic --model {weights}`")

@@ -1,0 +1,27 @@
+"""A small picture and its files, for the tests of reading and writing."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def colours(height: int = 11, width: int = 17) -> np.ndarray:
+    """Smooth enough for JPEG, no two rows or columns alike, uint8 [H, W, 3]."""
+    y, x = np.mgrid[:height, :width].astype(float)
+    channels = [60 + 5 * x + 3 * y, 200 - 4 * x - 2 * y, 90 + 6 * y]
+    return np.stack(channels, axis=2).clip(0, 255).astype(np.uint8)
+
+
+def saved(image: Image.Image, image_format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def written(tmp_path, data: bytes, name: str = "picture"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,218 @@
+"""Files that are refused, in one sentence: what dkic does not code, and what is no picture."""
+
+import io
+import os
+import struct
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from coding.picture_files import colours, saved, written
+from PIL import Image
+
+from dkic.coding import image_io
+from dkic.coding.container import MAX_PIXELS
+from dkic.coding.image_io import read_picture
+from dkic.errors import DkicError
+
+
+def refusal(path) -> str:
+    """The sentence with which reading `path` is refused."""
+    with pytest.raises(DkicError) as caught:
+        read_picture(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+# What dkic does not code
+
+
+def png(width: int, height: int, bits: int, colour_type: int, rows: bytes = b"") -> bytes:
+    def chunk(kind: bytes, payload: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    data = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+def tiff_rgb16() -> bytes:
+    """A 1 x 1 TIFF with three 16-bit channels, which Pillow would show as RGB."""
+    entries = [
+        (256, 3, 1, 1),
+        (257, 3, 1, 1),
+        (258, 3, 3, 134),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, 140),
+    ]
+    entries += [(277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 6), (284, 3, 1, 1)]
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    data += b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    return data + struct.pack("<HHH", 16, 16, 16) + struct.pack("<HHH", 1000, 2000, 3000)
+
+
+def transparent_palette() -> bytes:
+    return saved(Image.fromarray(colours()).quantize(16), "PNG", transparency=3)
+
+
+def frames(image_format: str) -> bytes:
+    first, second = Image.fromarray(colours()), Image.fromarray(colours()[::-1].copy())
+    return saved(first, image_format, save_all=True, append_images=[second])
+
+
+RGBA = Image.fromarray(colours()).convert("RGBA")
+WIDE = np.full((3, 4), 1000, np.uint16)
+NOT_CODED = {
+    "RGBA PNG": (lambda: saved(RGBA, "PNG"), "it has transparency; flatten it first"),
+    "RGBA WebP": (lambda: saved(Image.new("RGBA", (4, 4), (9, 9, 9, 9)), "WEBP"), "it has transparency"),
+    "RGBA TIFF": (lambda: saved(RGBA, "TIFF"), "it has transparency"),
+    "LA PNG": (lambda: saved(RGBA.convert("LA"), "PNG"), "it has transparency"),
+    "transparent colour": (
+        lambda: saved(Image.fromarray(colours()), "PNG", transparency=(1, 2, 3)),
+        "transparency",
+    ),
+    "transparent palette": (transparent_palette, "it has transparency"),
+    "16-bit gray PNG": (
+        lambda: saved(Image.fromarray(WIDE), "PNG"),
+        "it has more than 8 bits a channel; convert",
+    ),
+    "16-bit RGB PNG": (lambda: png(1, 1, 16, 2, bytes(7)), "it has more than 8 bits a channel"),
+    "16-bit gray TIFF": (lambda: saved(Image.fromarray(WIDE), "TIFF"), "it has more than 8 bits a channel"),
+    "16-bit RGB TIFF": (tiff_rgb16, "it has more than 8 bits a channel"),
+    "float TIFF": (
+        lambda: saved(Image.fromarray(WIDE.astype(np.float32)), "TIFF"),
+        "more than 8 bits a channel",
+    ),
+    "32-bit TIFF": (
+        lambda: saved(Image.fromarray(WIDE.astype(np.int32)), "TIFF"),
+        "more than 8 bits a channel",
+    ),
+    "16-bit PGM": (lambda: b"P5 1 1 65535\n\x01\x02", "it has more than 8 bits a channel"),
+    "16-bit PPM": (lambda: b"P6 1 1 65535\n" + bytes(6), "it has more than 8 bits a channel"),
+    "10-bit plain PPM": (lambda: b"P3 1 1 1023\n1 2 3\n", "it has more than 8 bits a channel"),
+    "PFM": (lambda: b"Pf 1 1 -1.0\n" + bytes(4), "it has more than 8 bits a channel"),
+    "CMYK JPEG": (lambda: saved(Image.new("CMYK", (4, 4)), "JPEG"), "it is CMYK; convert it to RGB first"),
+    "CMYK TIFF": (lambda: saved(Image.new("CMYK", (4, 4)), "TIFF"), "it is CMYK"),
+    "Lab TIFF": (lambda: saved(Image.new("LAB", (4, 4)), "TIFF"), "it is LAB; convert it to RGB first"),
+    "animated PNG": (lambda: frames("PNG"), "it has several frames or pages; give one"),
+    "animated WebP": (lambda: frames("WEBP"), "it has several frames or pages"),
+    "TIFF of two pages": (lambda: frames("TIFF"), "it has several frames or pages"),
+    "GIF": (
+        lambda: saved(Image.fromarray(colours()), "GIF"),
+        "this is not a PNG, JPEG, WebP, TIFF, PPM, PGM or BMP",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), NOT_CODED.values(), ids=NOT_CODED.keys())
+def test_what_dkic_does_not_code_is_refused(tmp_path, make, message):
+    assert message in refusal(written(tmp_path, make()))
+
+
+def test_the_tiff_of_16_bits_is_sound():
+    """Or the test above would pass for another reason."""
+    image = Image.open(io.BytesIO(tiff_rgb16()))
+    image.load()
+    assert image.mode == "RGB"
+
+
+# What is no picture
+
+
+def test_unreadable_paths(tmp_path):
+    assert "No such file" in refusal(tmp_path / "absent.png")
+    assert "directory" in refusal(tmp_path)
+    assert "null byte" in refusal(f"{tmp_path}/a\0b.png")
+    assert "the file is empty" in refusal(written(tmp_path, b"", "empty.png"))
+    assert "not a PNG, JPEG" in refusal(written(tmp_path, b"Dear diary, today I am a picture.\n", "text.png"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file(tmp_path):
+    path = written(tmp_path, b"x")
+    path.chmod(0)
+    assert "Permission denied" in refusal(path)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP"])
+def test_every_truncation_is_refused_or_whole(tmp_path, image_format):
+    """No picture comes back with a part missing: the cut file is refused, or all its pixels were there."""
+    data = saved(Image.fromarray(colours(5, 7)), image_format)
+    whole = read_picture(written(tmp_path, data)).pixels
+    refused = 0
+    for length in range(len(data)):
+        path = written(tmp_path, data[:length])
+        try:
+            assert np.array_equal(read_picture(path).pixels, whole)
+        except DkicError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+            refused += 1
+    assert refused >= len(data) - 20  # the end of a file may be a trailer
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP"])
+def test_damage_is_a_dkic_error_or_nothing(tmp_path, image_format):
+    data = saved(Image.fromarray(colours()), image_format, exif=Image.Exif())
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        damaged = bytearray(data)
+        for position in random.integers(0, len(data), random.integers(1, 8)):
+            damaged[position] = random.integers(256)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                read_picture(written(tmp_path, bytes(damaged)))
+            except DkicError as error:
+                assert "\n" not in str(error) and "Warning" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(16385, 16384, 8, 2),
+        png(20_000, 20_000, 8, 2),
+        png(10**9, 10**9, 8, 2),
+        b"P6 16385 16384 255\n",
+        b"P5 1000000000 1000000000 255\n",
+        b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\xff\x0f" * 2 + b"\0\0\0\0",
+    ],
+    ids=["PNG just too large", "PNG", "PNG of 10^18", "PPM", "PGM", "WebP"],
+)
+def test_too_many_pixels_are_refused_without_a_warning(tmp_path, data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        message = refusal(written(tmp_path, data))
+    assert f"{MAX_PIXELS}" in message or "beginning is damaged" in message
+
+
+def test_pillows_limit_neither_warns_nor_refuses(tmp_path, monkeypatch):
+    path = written(tmp_path, saved(Image.fromarray(colours()), "TIFF"))
+    for limit in (100, 50):  # 187 pixels: Pillow alone would warn, then fail
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            filters = list(warnings.filters)
+            assert read_picture(path).pixels.shape == (11, 17, 3)
+            assert warnings.filters == filters
+        assert Image.MAX_IMAGE_PIXELS == limit
+        refusal(tmp_path / "absent")
+        assert Image.MAX_IMAGE_PIXELS == limit
+
+
+def test_pillows_limit_is_put_back_after_threads(tmp_path):
+    limit = Image.MAX_IMAGE_PIXELS
+    path = written(tmp_path, saved(Image.fromarray(colours()), "PNG"))
+    threads = [threading.Thread(target=lambda: [read_picture(path) for _ in range(50)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert limit == Image.MAX_IMAGE_PIXELS
+    assert image_io._pillow_users == 0
