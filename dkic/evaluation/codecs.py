@@ -10,7 +10,7 @@ from dkic.errors import DkicError
 
 
 class Unavailable(DkicError):
-    """A codec can't run here; the message says what is missing and what repairs it."""
+    """A codec or a metric can't run here; the message says what is missing and what repairs it."""
 
 
 class ImageCodec(Protocol):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +80,9 @@ _FILE = click.Path(path_type=Path)
     help="The page holds the first so many pictures.",
 )
 @click.option("--lpips-vgg", is_flag=True, help="LPIPS by VGG as well, which takes seconds for a picture.")
+@click.option(
+    "--inception", type=_FILE, metavar="FILE", help="Weights of torch-fidelity's Inception, for FID and KID."
+)
 @click.option("--threads", type=click.IntRange(1, 256), help="CPU threads, of every codec; all cores by default.")
 @click.option("--force", is_flag=True, help="Overwrite the files of an earlier report.")
 def evaluate(folder: Path, out: Path, **options: Any) -> None:
@@ -86,7 +91,9 @@ def evaluate(folder: Path, out: Path, **options: Any) -> None:
     Every number comes from files on disk that are decoded again. Each codec is brought to a target by choosing one
     of its qualities for each picture, for the least LPIPS (see `dkic allocate`). NAME is dkic:MODEL, cheng2020 (both
     its networks), cheng2020-anchor, cheng2020-attn, bpg444, hevc444, vvc, avif, jxl, webp, jpeg or jpeg2000; what
-    can't run here is left out, with the reason. REPORT gets index.html, a page to compare pictures with a slider,
+    can't run here is left out, with the reason. FID and KID, of patches of 256x256 pixels, are there where Inception's
+    weights are: torch-fidelity's file, given by --inception or in torch's or dkic's cache; a missing one is not
+    downloaded, and the report says where to get it. REPORT gets index.html, a page to compare pictures with a slider,
     table.md, .csv and .tex, rate-distortion curves (.png, .svg) and bd_rate.md, figures
     with crops of the pictures, measurements.parquet (every file), chosen.parquet (those of the table), and the files.
     """
@@ -112,6 +119,7 @@ def run(
     crops: Sequence[str] = (),
     page_pictures: int = 6,
     lpips_vgg: bool = False,
+    inception: Path | None = None,
     threads: int | None = None,
     force: bool = False,
     log: Callable[[str], object] = lambda line: None,
@@ -123,9 +131,12 @@ def run(
     import torch
     from tqdm import tqdm
 
+    from dkic.coding.image_io import read_picture
     from dkic.evaluation.codecs import Unavailable, expand, make_codec
+    from dkic.evaluation.fid import PatchMetrics
     from dkic.evaluation.figures import parse_crops
-    from dkic.evaluation.measure import find_pictures, measure
+    from dkic.evaluation.inception import load_inception
+    from dkic.evaluation.measure import decode_file, find_pictures, measure
     from dkic.evaluation.report import Evaluation, write_report
     from dkic.evaluation.table import at_target
     from dkic.losses.lpips import LPIPS
@@ -139,6 +150,14 @@ def run(
     given_crops = parse_crops(crops, pictures)
     _make_folder(out, force)
     networks = {"lpips": LPIPS("alex")} | ({"lpips_vgg": LPIPS("vgg")} if lpips_vgg else {})
+    bar = partial(tqdm, unit="picture", disable=None, leave=False)
+    try:
+        originals = (read_picture(path).pixels for path in bar(pictures.values()))
+        patch_metrics = PatchMetrics(load_inception(inception), originals)
+        about_fid = patch_metrics.about()
+    except Unavailable as error:
+        patch_metrics, about_fid = None, [f"FID and KID were left out: {error}"]
+    log(about_fid[0])
     made, left_out = [], {}
 
     def leave_out(name: str, why: Unavailable) -> None:
@@ -154,14 +173,19 @@ def run(
     for codec in list(made):
         log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(pictures)} pictures")
         try:
-            with tqdm(total=len(pictures), unit="picture", disable=None, leave=False) as bar:
-                own = measure(codec, pictures, out / "files", networks, force, lambda _image, bar=bar: bar.update())
+            with bar(total=len(pictures)) as shown:
+                own = measure(codec, pictures, out / "files", networks, force, lambda _image, shown=shown: shown.update())
         except Unavailable as error:
             made.remove(codec)
             leave_out(codec.name, error)
             continue
         rows += own
-        cells += [at_target(own, target, allocate_by) for target in sorted(set(targets))]
+        for target in sorted(set(targets)):
+            cell = at_target(own, target, allocate_by)
+            if patch_metrics and cell.chosen:
+                fid, kid = patch_metrics(decode_file(codec, out / "files", row) for row in bar(cell.chosen))
+                cell = replace(cell, fid=fid, kid=kid)
+            cells.append(cell)
     if not made:
         raise DkicError(
             "none of these codecs could run: " + "; ".join(f"{name}: {why}" for name, why in left_out.items())
@@ -179,6 +203,7 @@ def run(
         anchor=next((name for name in with_curves if anchor in (None, name)), None),
         crops=given_crops,
         made_on=f"{time.strftime('%Y-%m-%d')}, {machine}",
+        about_fid=about_fid,
     )
     write_report(found, page_pictures, force)
     return found

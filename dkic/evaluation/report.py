@@ -14,7 +14,7 @@ from dkic.evaluation.figures import Crop, figure, find_crops, telling_pictures
 from dkic.evaluation.measure import Measurement, decode_file
 from dkic.evaluation.page import compared, data_uri, page
 from dkic.evaluation.rate_distortion import bd_lines, chart, curves, measured
-from dkic.evaluation.table import LABELS, Cell, Metric, as_csv, as_latex, markdown, notes, table_lines
+from dkic.evaluation.table import LABELS, Cell, Metric, as_csv, as_latex, markdown, notes, of_a_set, table_lines
 from dkic.output_file import write_atomically
 
 
@@ -22,7 +22,8 @@ from dkic.output_file import write_atomically
 class Evaluation:
     """What was found. pictures: their files; folder: of the report; left_out: codecs that can't run here, and why;
     anchor: the codec of `codecs` that BD-rates are against;
-    crops: by picture, those that were asked for, which makes figures of these pictures."""
+    crops: by picture, those that were asked for, which makes figures of these pictures;
+    about_fid: sentences on what FID and KID are of, or why they were left out."""
 
     pictures: dict[str, Path]
     folder: Path
@@ -34,6 +35,7 @@ class Evaluation:
     anchor: str | None
     crops: dict[str, list[Crop]]
     made_on: str
+    about_fid: list[str]
 
     @property
     def targets(self) -> list[float]:
@@ -44,6 +46,7 @@ REALISM = (
     "LPIPS alone does not reward realism: models trained for it without a discriminator score better on it than some "
     "whose pictures people find more natural. Look at the pictures."
 )
+REALISM_OF_SETS = " FID and KID do reward it: they compare how the patches of all pictures are distributed, not one by one."
 
 
 def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False) -> None:
@@ -57,7 +60,8 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
         write_atomically(found.folder / name, content.encode() if isinstance(content, str) else content, force)
 
     table, lines = table_lines(found.cells), curves(found.rows)
-    write("table.md", markdown(table, notes(found.cells) + [REALISM] + remarks(found)))
+    realism = REALISM + (REALISM_OF_SETS if of_a_set(found.cells) else "")
+    write("table.md", markdown(table, notes(found.cells) + [realism] + remarks(found)))
     write("table.csv", as_csv(found.cells))
     write("table.tex", as_latex(found.cells))
     bd, bd_remarks = bd_lines(lines, found.anchor) if found.anchor else ([], [])
@@ -85,7 +89,7 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
         "charts": [
             {"title": LABELS[metric], "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()
         ],
-        "realism": REALISM,
+        "realism": realism,
         "remarks": remarks(found),
     }
     write("index.html", page(data))
@@ -111,6 +115,7 @@ def remarks(found: Evaluation) -> list[str]:
         "were decoded again; sizes are whole files; seconds are this machine's, with the start of a process where a codec "
         "is one.",
         f"Qualities are chosen picture by picture for the best {LABELS[found.allocated_by]} within the target.",
+        *found.about_fid,
     ]
     lines += [codec.about for codec in found.codecs]
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]

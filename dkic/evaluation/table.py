@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,14 +16,15 @@ from dkic.evaluation.measure import Measurement
 Metric = Literal["lpips", "psnr", "ms_ssim"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 LABELS = {"psnr": "PSNR", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "lpips_vgg": "LPIPS (VGG)"}
-DIGITS = {"bpp": 3, "psnr": 2, "ms_ssim": 4, "lpips": 3, "lpips_vgg": 3}
+OF_A_SET = {"fid": "FID", "kid": "KID"}  # which a picture alone has not
+DIGITS = {"bpp": 3, "psnr": 2, "ms_ssim": 4, "lpips": 3, "lpips_vgg": 3, "fid": 2, "kid": 5}
 
 
 @dataclass(frozen=True)
 class Cell:
     """A codec at a target: means over the pictures, NaN where there is none.
 
-    chosen: a file of each picture, none where out of reach; note: why something is missing.
+    chosen: a file of each picture, none where out of reach; note: why something is missing; fid, kid: of all chosen files.
     """
 
     codec: str
@@ -37,10 +38,13 @@ class Cell:
     decode_seconds: float
     note: str
     chosen: tuple[Measurement, ...]
+    fid: float = math.nan
+    kid: float = math.nan
 
 
-_MEANS = ("bpp", "psnr", "ms_ssim", "lpips", "lpips_vgg", "encode_seconds", "decode_seconds")
-CSV_COLUMNS = tuple(field.name for field in fields(Cell) if field.name != "chosen")
+_RATE_AND_QUALITY = ("bpp", "psnr", "ms_ssim", "lpips", "lpips_vgg")
+_SECONDS = ("encode_seconds", "decode_seconds")
+_MEANS = _RATE_AND_QUALITY + _SECONDS  # as they follow each other in a cell
 
 
 def at_target(rows: Sequence[Measurement], target_bpp: float, by: Metric = "lpips") -> Cell:
@@ -82,7 +86,7 @@ def table_lines(cells: Sequence[Cell]) -> list[list[str]]:
     """The heads; then a line for each codec, as in the paper, with the mean seconds of encoding and decoding."""
     head = ["codec"]
     for target in _targets(cells):
-        head += [f"{target:g} bpp: actual", "PSNR", "MS-SSIM", "LPIPS"]
+        head += [f"{target:g} bpp: actual", "PSNR", "MS-SSIM", "LPIPS", *(OF_A_SET[name] for name in of_a_set(cells))]
     return [head + ["encoding, s", "decoding, s"], *_lines(cells)]
 
 
@@ -105,24 +109,27 @@ def as_markdown(cells: Sequence[Cell]) -> str:
 def as_latex(cells: Sequence[Cell]) -> str:
     """The same as a `tabular`, which needs booktabs."""
     targets = _targets(cells)
-    groups = "".join(rf" & \multicolumn{{4}}{{c}}{{{target:g} bpp}}" for target in targets)
-    rules = "".join(rf"\cmidrule(lr){{{2 + 4 * i}-{5 + 4 * i}}}" for i in range(len(targets)))
-    metrics = " & Act BPP & PSNR & MS-SSIM & LPIPS" * len(targets)
+    heads = ["Act BPP", "PSNR", "MS-SSIM", "LPIPS", *(OF_A_SET[name] for name in of_a_set(cells))]
+    n = len(heads)
+    groups = "".join(rf" & \multicolumn{{{n}}}{{c}}{{{target:g} bpp}}" for target in targets)
+    rules = "".join(rf"\cmidrule(lr){{{2 + n * i}-{1 + n + n * i}}}" for i in range(len(targets)))
+    metrics = "".join(f" & {head}" for head in heads) * len(targets)
     body = "".join("    " + " & ".join(map(_latex, line)) + " \\\\\n" for line in _lines(cells))
     return (
-        f"\\begin{{tabular}}{{l{'rrrr' * len(targets)}rr}}\n    \\toprule\n"
+        f"\\begin{{tabular}}{{l{'r' * n * len(targets)}rr}}\n    \\toprule\n"
         f"    Method{groups} & \\multicolumn{{2}}{{c}}{{seconds}} \\\\\n    {rules}\n"
         f"    {metrics} & enc. & dec. \\\\\n    \\midrule\n{body}    \\bottomrule\n\\end{{tabular}}\n"
     )
 
 
-def as_csv(cells: Iterable[Cell]) -> str:
+def as_csv(cells: Sequence[Cell]) -> str:
     """A line for each codec and target, in full precision; empty where there is no number."""
+    columns = ("codec", "target_bpp", *_RATE_AND_QUALITY, *of_a_set(cells), *_SECONDS, "note")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    writer.writerow(columns)
     for cell in cells:
-        values = (getattr(cell, name) for name in CSV_COLUMNS)
+        values = (getattr(cell, name) for name in columns)
         writer.writerow("" if isinstance(value, float) and math.isnan(value) else value for value in values)
     return text.getvalue()
 
@@ -136,13 +143,19 @@ def _targets(cells: Iterable[Cell]) -> list[float]:
     return list(dict.fromkeys(cell.target_bpp for cell in cells))
 
 
+def of_a_set(cells: Iterable[Cell]) -> list[str]:
+    """Those of FID and KID that there is something of."""
+    return [name for name in OF_A_SET if any(not math.isnan(getattr(cell, name)) for cell in cells)]
+
+
 def _lines(cells: Sequence[Cell]) -> Iterable[list[str]]:
-    """Of each codec the fields: its name, four numbers for each target, and the mean seconds of all files chosen."""
+    """Of each codec the fields: its name, the numbers for each target, and the mean seconds of all files chosen."""
+    names = ("bpp", "psnr", "ms_ssim", "lpips", *of_a_set(cells))
     for codec in dict.fromkeys(cell.codec for cell in cells):
         own = [cell for cell in cells if cell.codec == codec]
         line = [codec]
         for cell in own:
-            line += [number(getattr(cell, name), DIGITS[name]) for name in ("bpp", "psnr", "ms_ssim", "lpips")]
+            line += [number(getattr(cell, name), DIGITS[name]) for name in names]
         yield line + [_seconds(own, lambda row: row.encode_seconds), _seconds(own, lambda row: row.decode_seconds)]
 
 

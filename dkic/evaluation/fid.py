@@ -1,0 +1,110 @@
+"""FID and KID over patches of 256 pixels, of all pictures together, as HiFiC (Mentzer et al. 2020) and MS-ILLM report them.
+
+What they are is torch-fidelity's: its network, its functions from features to numbers, its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dkic.evaluation.codecs import Unavailable
+from dkic.evaluation.metrics import batch
+
+SIDE = 256  # pixels of a patch
+_AT_ONCE = 16  # patches that the network gets in a batch, for the sake of memory
+_SUBSET = 1000  # patches of a subset of KID, and how many subsets: torch-fidelity's defaults
+_SUBSETS = 100
+_SEED = 2020
+_FEATURES = 2048  # that the network has of a patch
+
+
+def corners(height: int, width: int) -> list[tuple[int, int]]:
+    """Top and left of a picture's whole patches: side by side from (0, 0), then again from (128, 128)."""
+    return [
+        (top, left)
+        for first in (0, SIDE // 2)
+        for top in range(first, height - SIDE + 1, SIDE)
+        for left in range(first, width - SIDE + 1, SIDE)
+    ]
+
+
+def features(pictures: Iterable[np.ndarray], network: nn.Module) -> Iterator[Tensor]:
+    """Of the patches of uint8 `[H, W, 3]` pictures, float32 `[N, 2048]` at a time."""
+    for pixels in pictures:
+        places = corners(*pixels.shape[:2])
+        for start in range(0, len(places), _AT_ONCE):
+            some = places[start : start + _AT_ONCE]
+            patches = batch(*(pixels[top : top + SIDE, left : left + SIDE] for top, left in some))
+            with torch.inference_mode():
+                yield network(patches)[0]
+
+
+class PatchMetrics:
+    """FID and KID against one set of originals, whose features are computed once.
+
+    Args:
+        network: as `load_inception` returns it.
+        originals: uint8 `[H, W, 3]` each.
+
+    Raises Unavailable where they have fewer than two patches.
+    """
+
+    def __init__(self, network: nn.Module, originals: Iterable[np.ndarray]) -> None:
+        from torch_fidelity.metric_fid import fid_features_to_statistics
+
+        self._network = network
+        self._counts: list[int] = []  # of each picture's patches
+
+        def counted() -> Iterator[np.ndarray]:
+            for pixels in originals:
+                self._counts.append(len(corners(*pixels.shape[:2])))
+                yield pixels
+
+        found = list(features(counted(), network))
+        self.patches = sum(self._counts)
+        if self.patches < 2:
+            raise Unavailable(f"they need two patches of {SIDE}x{SIDE} pixels at least, and the pictures have {self.patches}")
+        self._features = torch.cat(found)
+        self._statistics = fid_features_to_statistics(self._features)
+
+    def __call__(self, decoded: Iterable[np.ndarray]) -> tuple[float, float]:
+        """FID and KID of what codecs made of the originals, uint8 `[H, W, 3]` each, all of them."""
+        from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+        from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+        own = torch.cat(list(features(decoded, self._network)))
+        if len(own) != self.patches:
+            raise ValueError(f"these pictures have {len(own)} patches, and the originals {self.patches}")
+        fid = fid_statistics_to_metric(fid_features_to_statistics(own), self._statistics, verbose=False)
+        size, subsets = self._subsets()
+        kid = kid_features_to_metric(
+            own, self._features, kid_subset_size=size, kid_subsets=subsets, rng_seed=_SEED, verbose=False
+        )
+        return fid[KEY_METRIC_FID], kid[KEY_METRIC_KID_MEAN]
+
+    def _subsets(self) -> tuple[int, int]:
+        """Size and number. One subset has all the patches where there are few, since any other would be the same."""
+        return (_SUBSET, _SUBSETS) if self.patches > _SUBSET else (self.patches, 1)
+
+    def about(self) -> list[str]:
+        """What must be known to read the numbers."""
+        size, subsets = self._subsets()
+        kid = f"KID is the mean of {subsets} subsets of {size}, seed {_SEED}" if subsets > 1 else "KID is of all of them at once"
+        lines = [
+            f"FID and KID, by torch-fidelity, are of {self.patches} patches of {SIDE}x{SIDE} pixels, of all pictures together: "
+            f"side by side, and again {SIDE // 2} pixels further down and right; {kid}."
+        ]
+        if 0 in self._counts:
+            small = f"{self._counts.count(0)} of the {len(self._counts)} pictures"
+            lines.append(f"Without a part in FID and KID, for a side below {SIDE} pixels: {small}.")
+        few = f", and fewer than {_FEATURES} do not determine the covariances in it" if self.patches < _FEATURES else ""
+        return [
+            *lines,
+            f"FID has a bias that depends on the number of patches{few}: compare by KID, and by either within one table only.",
+            "KID has no bias between independent sets, but these are of the same pictures, which lowers it, the more the fewer "
+            "patches there are: it can be below 0.",
+        ]

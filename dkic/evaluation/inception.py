@@ -1,0 +1,56 @@
+"""The Inception network that FID and KID compare patches by: torch-fidelity's, with weights that are looked for, not fetched."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dkic.cache import cache_folder
+from dkic.errors import DkicError
+from dkic.evaluation.codecs import Unavailable
+from dkic.output_file import reason
+
+FILE_NAME = "weights-inception-2015-12-05-6726825d.pth"
+SOURCE = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE_NAME}"
+
+
+def load_inception(file: Path | None = None) -> nn.Module:
+    """The network on the CPU: uint8 `[N, 3, H, W]` -> a tuple of float32 `[N, 2048]`, the features of FID and KID.
+
+    Args:
+        file: its weights; None: those where torch-fidelity itself leaves them, or those in dkic's cache folder.
+
+    Raises:
+        Unavailable: file is None, and torch-fidelity or weights are not there.
+        DkicError: a file of weights can't be used, or one was given and torch-fidelity is not there.
+    """
+    if find_spec("torch_fidelity") is None:
+        raise (DkicError if file else Unavailable)("torch-fidelity is not installed: python3 -m pip install 'dkic[eval]'")
+    path = file or next((path for path in cached_weights() if path.is_file()), None)
+    if path is None:
+        raise Unavailable(
+            f"there are no weights of Inception; put {SOURCE} into {cached_weights()[-1].parent}, or name the file by --inception"
+        )
+    return _load(path)
+
+
+def cached_weights() -> list[Path]:
+    """Where weights are looked for: in the cache of torch's hub, then in dkic's."""
+    return [Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME, cache_folder() / FILE_NAME]
+
+
+def _load(path: Path) -> nn.Module:
+    from torch_fidelity import FeatureExtractorInceptionV3
+
+    layer = FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("fid")  # KID has the same
+    try:
+        # torch-fidelity lets a file run code; this does not, and what passes has none.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not all(isinstance(value, Tensor) and value.isfinite().all() for value in state.values()):
+            raise ValueError("other contents")
+        return FeatureExtractorInceptionV3("inception-v3-compat", [layer], feature_extractor_weights_path=path)
+    except OSError as error:
+        raise DkicError(f"{path}: no weights that can be read ({reason(error)})") from None
+    except Exception:  # torch raises half a dozen types, with paragraphs of advice
+        raise DkicError(f"{path}: does not hold the weights of torch-fidelity's Inception, {FILE_NAME}") from None
