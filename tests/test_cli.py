@@ -266,7 +266,7 @@ def test_a_picture_that_memory_does_not_hold_is_one_line(folder, monkeypatch):
     def no_memory(*_: object) -> None:
         torch.empty(2**60)
 
-    monkeypatch.setattr(codec_module, "encode", no_memory)
+    monkeypatch.setattr(codec_module, "analyse", no_memory)
     said = failure("compress", folder / "a.png", "-o", folder / "o.dkic")
     assert said == f"{folder / 'a.png'}: not enough memory for this picture"
 
@@ -275,7 +275,7 @@ def test_a_picture_that_a_gpus_memory_does_not_hold_is_one_line(folder, monkeypa
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(codec_module, "encode", no_memory)
+    monkeypatch.setattr(codec_module, "analyse", no_memory)
     said = failure("compress", folder / "a.png", "-o", folder / "o.dkic")
     assert said == f"{folder / 'a.png'}: not enough memory for this picture"
 
@@ -284,7 +284,7 @@ def test_a_mistake_of_ours_is_not_hidden(folder, monkeypatch):
     def wrong(*_: object) -> None:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(codec_module, "encode", wrong)
+    monkeypatch.setattr(codec_module, "analyse", wrong)
     with pytest.raises(RuntimeError, match="a mistake"):
         dkic("compress", folder / "a.png", "-o", folder / "o.dkic")
 

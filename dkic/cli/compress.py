@@ -54,10 +54,10 @@ def compress(
 ) -> None:
     """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files.
 
-    With --target-bpp one picture gets the highest quality level at which its file keeps to it. Of several, or of a folder IN,
-    each gets its own level, for the least mean LPIPS (or --distortion mse) of all at that rate. For that they are coded and
-    decoded at every level; what is measured is kept in $DKIC_CACHE or ~/.cache/dkic, so that a run that was stopped goes on
-    where it was, and other targets take little time.
+    With --target-bpp one picture gets the quality level, and the step of quantisation, with which its file takes most of that
+    and no more. Of several, or of a folder IN, each gets its own level, for the least mean LPIPS (or --distortion mse) of all at
+    that rate. For that they are coded and decoded at every level; what is measured is kept in $DKIC_CACHE or ~/.cache/dkic, so
+    that a run that was stopped goes on where it was, and other targets take little time.
     """
     if target_bpp is None and (mean or distortion):
         raise click.UsageError(f"{'--mean' if mean else '--distortion'} goes with --target-bpp")
@@ -92,7 +92,8 @@ def compress(
         seconds = time.perf_counter() - start
         write_atomically(target, data, force)
         bpp = len(data) * 8 / (picture.width * picture.height)
-        chosen = "" if target_bpp is None else f"quality {unpack(data).header.quality}, "
+        header = unpack(data).header
+        chosen = "" if target_bpp is None else f"quality {header.quality}{f' step {header.step:+}' if header.step else ''}, "
         done = "encoded and verified" if verify else "encoded"
         return f"{source} -> {target}: {len(data)} bytes, {bpp:.3f} bpp, {chosen}{done} in {seconds:.2f} s"
 

@@ -40,7 +40,8 @@ def _file_facts(path: str) -> Iterable[tuple[str, str]]:
         model = "not a shipped model"
     yield "size", f"{header.width}x{header.height}" + (", grayscale" if header.grayscale else "")
     yield "bytes", f"{len(data)} ({len(data) * 8 / (header.width * header.height):.3f} bits per pixel)"
-    yield "model", f"{header.model_hash.hex()} ({model}), quality {header.quality}"
+    step = f", step {header.step:+}" if header.step else ""
+    yield "model", f"{header.model_hash.hex()} ({model}), quality {header.quality}{step}"
     yield "arithmetic", arithmetic_name(header.arithmetic)
     yield "picture section", f"{len(content.picture)} bytes"
     yield "ICC profile", f"{len(content.icc)} bytes" if content.icc else "none"

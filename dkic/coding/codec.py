@@ -2,7 +2,7 @@
 
     encode  image_io -> x -> g_a -> y -> h_a -> z -> round -> rANS ---------------------------+
             z_hat -> h_s -> for each slice, each pass: context -> (mean, scale index)         |
-                  -> round(y - mean) -> rANS -------------------------------------------------+-> container -> file
+                  -> round((y - mean) / size) -> rANS ----------------------------------------+-> container -> file
     decode  the mirror image of it;  y_hat -> g_s -> x_hat -> image_io
 
 The picture section is 4 bytes, the CRC32C of all symbols as little-endian int32 in coding order, then the rANS stream of z
@@ -11,7 +11,6 @@ The picture section is 4 bytes, the CRC32C of all symbols as little-endian int32
 
 from __future__ import annotations
 
-import math
 import struct
 import warnings
 from pathlib import Path
@@ -21,11 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dkic.coding.container import DkicFile, Header, crc32c, pack, unpack
+from dkic.coding.container import MAX_STEP, DkicFile, Header, crc32c, pack, unpack
 from dkic.coding.image_io import Picture, picture_from, to_pil
+from dkic.coding.ladder import ladder, last_within
 from dkic.coding.rans import Decoder, Encoder
 from dkic.coding.tiles import MARGIN, tile_side, tiled
-from dkic.entropy.quantization import SCALE_INDEX_MAX, Arithmetic, arithmetic_name, coded_index, coded_mean
+from dkic.entropy.quantization import SCALE_INDEX_MAX, Arithmetic, arithmetic_name, coded_index, coded_mean, step_size
 from dkic.errors import DkicError, FormatError
 from dkic.memory import give_back_freed_memory
 from dkic.models.config import LATENT_STRIDE
@@ -67,48 +67,67 @@ class Codec:
         target_bpp: float | None = None,
         verify: bool = False,
         tile: int | None = None,
+        step: int = 0,
     ) -> bytes:
         """A picture as the contents of a .dkic file.
 
         Args:
             image: PIL image, numpy uint8 `[H, W, 3]` or `[H, W]`, torch `[3, H, W]` (uint8, or float in [0, 1]), or a path.
             quality: one of `qualities`; the highest by default.
-            target_bpp: instead of quality: the highest level whose file takes at most this many bits per pixel.
+            target_bpp: instead of quality: the level and step (see `dkic.coding.ladder`) whose file takes most of this many bits
+                per pixel, and no more.
             verify: decode the symbols of what was coded again, without the picture.
             tile: side of the tiles that the picture is transformed in, a multiple of 64, to bound memory; 0: the whole picture at
                 once. By default 1024 above 4 megapixels. Where pictures are cut changes their latents in rounding only.
+            step: how coarsely the latent is quantised, -8 to 8: each step up takes about a tenth of the bits. 0 is what the
+                level was trained for.
 
         Raises:
-            DkicError: the picture can't be coded, there is no such quality, no level reaches target_bpp, or with `verify` the
-                symbols were not decoded as they were coded.
+            DkicError: the picture can't be coded, there is no such quality or step, nothing reaches target_bpp, or with `verify`
+                the symbols were not decoded as they were coded.
         """
         picture = picture_from(image)
         _check_tile(tile)
         if target_bpp is None:
-            return self._verified(self._compress(picture, self.qualities[-1] if quality is None else quality, tile), verify)
-        if quality is not None:
-            raise DkicError("give quality or target_bpp, not both")
-        least = math.inf
-        for level in reversed(self.qualities):
-            data = self._compress(picture, level, tile)
-            bpp = len(data) * 8 / (picture.width * picture.height)
-            if bpp <= target_bpp:
-                return self._verified(data, verify)
-            least = min(least, bpp)  # of a small or an odd picture a lower level may take more
-        raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; the lowest takes {least:.6g} for this picture")
+            level = self._level(self.qualities[-1] if quality is None else quality)
+            return self._verified(_packed(picture, level, self._analysed(picture, level, tile), step), verify)
+        if quality is not None or step:
+            raise DkicError(f"give {'step' if quality is None else 'quality'} or target_bpp, not both")
+        return self._verified(self._within(picture, target_bpp, tile), verify)
 
     def model_hash(self, quality: int) -> bytes:
         """What names one of `qualities` in the files made with it."""
         return self._level(quality).hash
 
-    def _compress(self, picture: Picture, quality: int, tile: int | None) -> bytes:
-        level = self._level(quality)
+    def _within(self, picture: Picture, target_bpp: float, tile: int | None) -> bytes:
+        """The file that takes most of a target."""
+        rungs, files = ladder(self.qualities), dict[int, int]()  # sizes, by rung
+        found: tuple[int, bytes] = (-1, b"")
+        last: tuple[int, tuple[Tensor, Tensor]] | None = None  # a level's latent, which serves all its steps
+
+        def within(rung: int) -> bool:
+            nonlocal found, last
+            quality, step = rungs[rung]
+            level = self._level(quality)
+            if last is None or last[0] != quality:
+                last = quality, self._analysed(picture, level, tile)
+            data = _packed(picture, level, last[1], step)
+            files[rung] = len(data)
+            fits = len(data) * 8 <= target_bpp * picture.width * picture.height
+            found = max(found, (rung, data)) if fits else found
+            return fits
+
+        last_within(len(rungs), within)
+        if found[0] >= 0:
+            return found[1]
+        least = min(files.values()) * 8 / (picture.width * picture.height)
+        raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; the lowest takes {least:.6g} for this picture")
+
+    def _analysed(self, picture: Picture, level: Weights, tile: int | None) -> tuple[Tensor, Tensor]:
         pixels = picture.pixels
         if not pixels.flags.writeable or min(pixels.strides) < 0:  # torch warns of the one, and takes none of the other
             pixels = pixels.copy()
-        x = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-        header = Header(picture.width, picture.height, level.hash, level.quality, int(level.arithmetic), picture.grayscale)
-        return pack(DkicFile(header, encode(x, level, tile), picture.icc))
+        return analyse(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0), level, tile)
 
     def _level(self, quality: int) -> Weights:
         if quality not in self._levels:
@@ -222,13 +241,20 @@ def _move(level: Weights, device: torch.device) -> None:
     level.model.to(device)
 
 
-def encode(x: Tensor, level: Weights, tile: int | None = None) -> bytes:
-    """x `[1, 3, H, W]`, uint8 or float32 in [0, 1], any size -> the picture section's payload."""
-    return encode_latent(*analyse(x, level, tile), level)
+def _packed(picture: Picture, level: Weights, latent: tuple[Tensor, Tensor], step: int) -> bytes:
+    """The file of a picture that was analysed."""
+    if step not in range(-MAX_STEP, MAX_STEP + 1):
+        raise DkicError(f"step must be a whole number from {-MAX_STEP} to {MAX_STEP}, not {step}")
+    arithmetic, step = int(level.arithmetic), int(step)
+    header = Header(picture.width, picture.height, level.hash, level.quality, arithmetic, picture.grayscale, step)
+    return pack(DkicFile(header, encode_latent(*latent, level, step), picture.icc))
 
 
 def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor, Tensor]:
-    """x -> y and z_hat, the integers z is coded as: all that coding knows of a picture."""
+    """x `[1, 3, H, W]`, uint8 or float32 in [0, 1], any size -> y and z_hat, the integers z is coded as.
+
+    They are all that coding knows of a picture.
+    """
     side, device = tile_side(*x.shape[-2:], tile), level.device
     x = _padded(x)
     height, width = (side // LATENT_STRIDE for side in x.shape[-2:])
@@ -247,21 +273,21 @@ def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor,
     return y, level.model.h_a(y).round()
 
 
-def encode_latent(y: Tensor, z_hat: Tensor, level: Weights) -> bytes:
+def encode_latent(y: Tensor, z_hat: Tensor, level: Weights, step: int = 0) -> bytes:
     """y `[1, M, h, w]` and z_hat `[1, hyper_channels, h/4, w/4]` -> the picture section's payload."""
     coder, crc = Encoder(level.tables), 0
-    for symbols, indexes in symbols_of(y, z_hat, level):
+    for symbols, indexes in symbols_of(y, z_hat, level, step):
         coder.push(symbols, indexes)
         crc = _crc(symbols, crc)
     return struct.pack("<I", crc) + coder.finish()
 
 
-def symbols_of(y: Tensor, z_hat: Tensor, level: Weights) -> list[tuple[Tensor, Tensor]]:
+def symbols_of(y: Tensor, z_hat: Tensor, level: Weights, step: int = 0) -> list[tuple[Tensor, Tensor]]:
     """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass.
 
     They are on the CPU, where the coder is.
     """
-    dtype = level.arithmetic.dtype
+    dtype, size = level.arithmetic.dtype, step_size(step)
     # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
     z_hat = z_hat.to(dtype).contiguous()
     coded = [(_flat(z_hat), _z_indexes(z_hat.shape))]
@@ -269,9 +295,10 @@ def symbols_of(y: Tensor, z_hat: Tensor, level: Weights) -> list[tuple[Tensor, T
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
         _bound_memory(y.shape[-2] * y.shape[-1])
         mean = coded_mean(mean)
-        symbols = (take_cells(y[:, channels], cells) - mean).round_().contiguous()  # the encoder's choice, so float32 will do
-        coded.append((_flat(symbols), coded_index(scale_index).flatten().cpu()))
-        return symbols.to(dtype) + mean
+        # The encoder's choice, so float32 will do.
+        symbols = (take_cells(y[:, channels], cells) - mean).div_(size).round_().contiguous()
+        coded.append((_flat(symbols), coded_index(scale_index, step).flatten().cpu()))
+        return symbols.to(dtype) * size + mean
 
     level.model.context(level.model.h_s(z_hat), visit)
     return coded
@@ -309,12 +336,12 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
         raise FormatError(f"header: the file needs arithmetic {name}, and its model {level.hash.hex()} has {level.arithmetic}")
     if len(file.picture) < 4:
         raise FormatError("picture section: too short to hold a picture")
-    model, crc = level.model, 0
+    model, size, crc = level.model, step_size(header.step), 0
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
         _bound_memory(16 * height * width)
-        return pull(coded_index(scale_index).flatten().cpu()).view(mean.shape) + coded_mean(mean)
+        return pull(coded_index(scale_index, header.step).flatten().cpu()).view(mean.shape) * size + coded_mean(mean)
 
     def pull(indexes: Tensor) -> Tensor:
         nonlocal crc

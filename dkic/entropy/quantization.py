@@ -47,6 +47,15 @@ def coded_mean(mean: Tensor) -> Tensor:
     return (mean * MEAN_STEPS).round() / MEAN_STEPS
 
 
-def coded_index(scale_index: Tensor) -> Tensor:
-    """The table index, uint8: the nearest scale in log."""
-    return scale_index.clamp(0, SCALE_INDEX_MAX).round().to(torch.uint8)
+def step_size(step: int) -> float:
+    """What a symbol of y counts for: 1 where step is 0, else the nearest multiple of 1/64 to 1.131 to its power.
+
+    1.131 is the ratio of neighbouring scales, so that a latent quantised more coarsely has all its scales the same number of
+    tables further down. A multiple of 1/64, so that y_hat stays on the grid of means.
+    """
+    return round(MEAN_STEPS * math.exp(step * _LOG_STEP)) / MEAN_STEPS
+
+
+def coded_index(scale_index: Tensor, step: int = 0) -> Tensor:
+    """The table index, uint8: the nearest scale in log, of symbols of that step."""
+    return (scale_index - step).clamp(0, SCALE_INDEX_MAX).round().to(torch.uint8)

@@ -13,9 +13,11 @@ from PIL import Image, ImageCms
 
 import dkic
 from dkic.coding import codec as codec_module
-from dkic.coding.codec import Codec, analyse, symbols_of
+from dkic.coding.codec import Codec, analyse, decode_latent, symbols_of
 from dkic.coding.container import crc32c, pack, unpack
 from dkic.coding.image_io import Picture, read_picture
+from dkic.coding.ladder import ladder
+from dkic.entropy.quantization import step_size
 from dkic.entropy.tables import SCALES
 from dkic.errors import DkicError, FormatError
 from dkic.evaluation.classical import by_pillow
@@ -139,7 +141,7 @@ def test_verify_finds_what_would_not_be_decoded(codec, small, monkeypatch):
     from dkic.coding import codec as module
 
     right = module.encode_latent
-    monkeypatch.setattr(module, "encode_latent", lambda y, z_hat, level: right(y + 1, z_hat, level)[:-1] + b"\x55")
+    monkeypatch.setattr(module, "encode_latent", lambda y, z_hat, level, step: right(y + 1, z_hat, level, step)[:-1] + b"\x55")
     with pytest.raises(DkicError, match="what was coded is not decoded again: picture section: .*report this"):
         codec.compress(picture, verify=True)
 
@@ -215,18 +217,61 @@ def test_quality_chooses_the_level_and_the_highest_is_the_default(levels):
     assert levels.decompress(low).size == levels.decompress(high).size == (64, 64)
 
 
-def test_target_bpp_takes_the_highest_level_that_fits(levels):
-    image = crop(64, 64)
-    low, high = levels.compress(image, quality=2), levels.compress(image, quality=7)
-    low_bpp, high_bpp = (len(data) * 8 / 64**2 for data in (low, high))
-    assert levels.compress(image, target_bpp=high_bpp) == high
-    assert levels.compress(image, target_bpp=(low_bpp + high_bpp) / 2) == low
-    assert levels.compress(image, target_bpp=low_bpp) == low
+def test_target_bpp_takes_most_of_what_it_may(codec):
+    """Rates between levels are reached, to a tenth or so: the file is that of one of the ladder's rungs."""
+    image = crop(192, 256)
+    files = [codec.compress(image, quality, step=step) for quality, step in ladder(codec.qualities)]
+    least, most = len(files[0]), len(files[-1])
+    for target in (least, *range(least + 40, most, most // 12), most):
+        data = codec.compress(image, target_bpp=target * 8 / (192 * 256), verify=True)
+        assert data in files and 0.85 * target < len(data) <= target
+    assert codec.compress(image, target_bpp=100) == files[-1]
+
+
+def test_target_bpp_that_can_t_be_met_or_goes_with_nothing_else(codec):
+    image = crop(192, 256)
+    low_bpp = min(len(codec.compress(image, 1, step=step)) for step in (4, 3, 2)) * 8 / (192 * 256)
+    assert len(codec.compress(image, target_bpp=low_bpp)) * 8 / (192 * 256) <= low_bpp
     for target in (low_bpp * 0.9, 0, -1, math.nan):
         with pytest.raises(DkicError, match=f"no quality level reaches .* the lowest takes {low_bpp:.6g} for"):
-            levels.compress(image, target_bpp=target)
-    with pytest.raises(DkicError, match="not both"):
-        levels.compress(image, quality=2, target_bpp=1)
+            codec.compress(image, target_bpp=target)
+    for option in ({"quality": 2}, {"step": 1}):
+        with pytest.raises(DkicError, match=f"give {min(option)} or target_bpp, not both"):
+            codec.compress(image, target_bpp=1, **option)
+
+
+def test_rungs_out_of_order_are_found(levels):
+    """Where all sizes are odd ones, as an untrained model's, a target that some rung meets is met."""
+    image = crop(64, 64)
+    sizes = [len(levels.compress(image, quality, step=step)) for quality, step in ladder(levels.qualities)]
+    for size in set(sizes):
+        assert len(levels.compress(image, target_bpp=size * 8 / 64**2)) <= size
+
+
+@pytest.mark.parametrize("step", [-8, -3, 1, 2, 8])
+def test_a_step_says_how_coarse_the_latent_is(codec, step):
+    """Neighbouring steps differ by the ratio of neighbouring scales; y_hat stays on the grid of means."""
+    image = crop(128, 128)
+    data = codec.compress(image, 3, step=step)
+    assert unpack(data).header.step == step
+    level = codec._levels[3]
+    x = torch.from_numpy(image).permute(2, 0, 1)[None]
+    y_hat, y = decode_latent(unpack(data), level), analyse(x, level)[0]
+    size = step_size(step)
+    assert size == pytest.approx((SCALES[1] / SCALES[0]) ** step, abs=1 / 128)
+    assert (y_hat - y).abs().max() <= size / 2 + 1 / 64
+    assert torch.equal(y_hat * 64, (y_hat * 64).round())
+    plain = codec.compress(image, 3)
+    assert (len(data) < len(plain)) == (step > 0)
+    if step < 0:
+        finer, whole = (batch(image, codec.decompress(d, "numpy")) for d in (data, plain))
+        assert psnr(finer[:1], finer[1:]) > psnr(whole[:1], whole[1:])
+
+
+@pytest.mark.parametrize("step", [-9, 9, 0.5, "fine"])
+def test_an_impossible_step_is_refused(codec, step):
+    with pytest.raises(DkicError, match=f"step must be a whole number from -8 to 8, not {step}"):
+        codec.compress(crop(8, 8), step=step)
 
 
 @pytest.mark.parametrize("quality", [0, 3, -1, 256, "high"])

@@ -3,6 +3,7 @@
 import random
 import tracemalloc
 import zlib
+from dataclasses import replace
 
 import pytest
 
@@ -32,8 +33,10 @@ def with_crc(head: bytes) -> bytes:
     return head + crc32c(head).to_bytes(4, "little")
 
 
-def header(mode: int = 0, width: bytes = varint(300), height: bytes = varint(5), version: int = 1) -> bytes:
-    return with_crc(b"DKIC" + bytes([version, mode, 4]) + MODEL_HASH + width + height)
+def header(
+    mode: int = 0, width: bytes = varint(300), height: bytes = varint(5), version: int = 1, step: bytes = b""
+) -> bytes:
+    return with_crc(b"DKIC" + bytes([version, mode, 4]) + MODEL_HASH + width + height + step)
 
 
 def section(kind: int, payload: bytes, key: bytes | None = None) -> bytes:
@@ -67,14 +70,16 @@ def test_golden_file():
 def test_pack_follows_the_description():
     assert pack(PICTURE_ONLY) == header(mode=0x12) + PICTURE
     assert pack(WITH_ICC) == header(mode=0x32) + PICTURE + section(2, zlib.compress(b"an ICC profile", 9))
+    for step, byte in ((1, b"\x01"), (8, b"\x08"), (-1, b"\xff"), (-8, b"\xf8")):
+        assert pack(replace(PICTURE_ONLY, header=replace(HEADER, step=step))) == header(mode=0x52, step=byte) + PICTURE
 
 
 @pytest.mark.parametrize("size", [(1, 1), (127, 128), (2**28, 1), (1, 2**28), (16384, 16384)])
 @pytest.mark.parametrize("icc", [None, b"", bytes(3000)])
 @pytest.mark.parametrize("payload", [b"", b"\0", bytes(range(256)) * 80])
 def test_round_trip(size, icc, payload):
-    for quality, arithmetic, grayscale in ((0, 0, False), (255, 15, True)):
-        file = DkicFile(Header(*size, MODEL_HASH, quality, arithmetic, grayscale), payload, icc)
+    for quality, arithmetic, grayscale, step in ((0, 0, False, 0), (255, 15, True, 8), (3, 2, False, -8)):
+        file = DkicFile(Header(*size, MODEL_HASH, quality, arithmetic, grayscale, step), payload, icc)
         assert unpack(pack(file)) == file
 
 
@@ -131,7 +136,9 @@ REFUSED = {
     "far future": (b"DKIC\xff", "header: the file has version 255 and needs a newer dkic"),
     "version 0": (header(version=0) + PICTURE, "header: the file has version 0, which does not exist"),
     "header CRC": (HEAD[:-1] + b"\0" + PICTURE, "header: its CRC32C is"),
-    "reserved bit": (header(mode=0x40) + PICTURE, "header: bits 6 and 7 of byte 5 must be zero"),
+    "reserved bit": (header(mode=0x80) + PICTURE, "header: bit 7 of byte 5 must be zero"),
+    "step of 0": (header(mode=0x40, step=b"\0") + PICTURE, "header: the step must be from -8 to 8 and not 0, but it is 0"),
+    "step of 9": (header(mode=0x40, step=b"\x09") + PICTURE, "header: the step must be from -8 to 8 and not 0, but it is 9"),
     "width 0": (header(width=varint(0)) + PICTURE, "header: the picture has 0 x 5 pixels, but must"),
     "height 0": (header(height=varint(0)) + PICTURE, "header: the picture has 300 x 0 pixels, but must"),
     "huge": (
