@@ -152,10 +152,10 @@ def measured(photo: np.ndarray, quality: int, threads: int, folder: Path) -> Non
         pixels = resized(photo, size)
         path = folder / f"{size[0]}x{size[1]}.png"
         Image.fromarray(pixels).save(path)
-        ours = len(make_codec(OURS).encode(pixels, quality))
+        ours = len(make_codec(OURS).encode(pixels, quality * 10))
         for label, (name, speed) in codecs.items():
             codec = codec_of(name, speed)
-            setting = quality if name == OURS else nearest_setting(codec, SETTINGS[name], pixels, ours)
+            setting = quality * 10 if name == OURS else nearest_setting(codec, SETTINGS[name], pixels, ours)
             data = codec.encode(pixels, setting)
             assert codec.decode(data).shape == pixels.shape
             took = [seconds(partial(codec.encode, pixels, setting)), seconds(partial(codec.decode, data))]

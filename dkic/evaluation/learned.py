@@ -18,18 +18,25 @@ from dkic.output_file import reason
 
 
 class Dkic:
-    """An `ImageCodec`: a model of ours at its quality levels."""
+    """An `ImageCodec`: a model of ours at its quality levels, each at some steps of quantisation.
+
+    A quality is 10 times the level, less the step: 28, 29, 30 and 31 are level 3 from coarse to fine.
+    """
 
     suffix = ".dkic"
+    # Further ones are no better than the neighbouring level's: see dkic.coding.ladder.
+    STEPS = (2, 1, 0, -1)
 
     def __init__(self, model: str) -> None:
         self._codec = load(model)
         self.name = f"dkic:{model}"
-        self.qualities = tuple(self._codec.qualities)
-        self.about = f"dkic: model {model}, quality {', '.join(map(str, self.qualities))}"
+        self.qualities = tuple(level * 10 - step for level in self._codec.qualities for step in self.STEPS)
+        levels, steps = (", ".join(map(str, numbers)) for numbers in (self._codec.qualities, self.STEPS))
+        self.about = f"dkic: model {model}, levels {levels} at steps {steps} (quality: 10 * level - step)"
 
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
-        return self._codec.compress(pixels, quality)
+        level, step = (quality + 5) // 10, -((quality + 5) % 10 - 5)
+        return self._codec.compress(pixels, level, step=step)
 
     def decode(self, data: bytes) -> np.ndarray:
         return self._codec.decompress(data, "numpy")
