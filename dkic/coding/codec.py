@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -101,27 +102,23 @@ class Codec:
 
     def _within(self, picture: Picture, target_bpp: float, tile: int | None) -> bytes:
         """The file that takes most of a target."""
-        rungs, files = ladder(self.qualities), dict[int, int]()  # sizes, by rung
-        found: tuple[int, bytes] = (-1, b"")
-        last: tuple[int, tuple[Tensor, Tensor]] | None = None  # a level's latent, which serves all its steps
+        rungs, pixels = ladder(self.qualities), picture.width * picture.height
+        files: dict[int, bytes] = {}  # by rung
+
+        @lru_cache(maxsize=1)  # a level's latent serves all its steps
+        def latent(quality: int) -> tuple[Tensor, Tensor]:
+            return self._analysed(picture, self._level(quality), tile)
 
         def within(rung: int) -> bool:
-            nonlocal found, last
             quality, step = rungs[rung]
-            level = self._level(quality)
-            if last is None or last[0] != quality:
-                last = quality, self._analysed(picture, level, tile)
-            data = _packed(picture, level, last[1], step)
-            files[rung] = len(data)
-            fits = len(data) * 8 <= target_bpp * picture.width * picture.height
-            found = max(found, (rung, data)) if fits else found
-            return fits
+            files[rung] = _packed(picture, self._level(quality), latent(quality), step)
+            return len(files[rung]) * 8 / pixels <= target_bpp
 
-        last_within(len(rungs), within)
-        if found[0] >= 0:
-            return found[1]
-        least = min(files.values()) * 8 / (picture.width * picture.height)
-        raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; the lowest takes {least:.6g} for this picture")
+        rung = last_within(len(rungs), within)
+        if rung < 0:
+            least = min(map(len, files.values())) * 8 / pixels
+            raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; the lowest takes {least:.6g} for this picture")
+        return files[rung]
 
     def _analysed(self, picture: Picture, level: Weights, tile: int | None) -> tuple[Tensor, Tensor]:
         pixels = picture.pixels

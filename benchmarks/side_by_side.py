@@ -1,0 +1,77 @@
+"""Crops of photographs beside what codecs made of them at a target rate: the picture at the top of the README.
+
+    python -m benchmarks.side_by_side PHOTOS REPORT --codec dkic:tiny --codec hevc444 --codec avif --target-bpp 0.15 \\
+        --crop Wall:250,130,300,200 --crop life:260,150,300,200 -o side_by_side.jpg
+
+REPORT is `dkic evaluate`'s of PHOTOS, whose files are decoded; --report adds others, for codecs that it doesn't have.
+"""
+
+from pathlib import Path
+
+import click
+import pyarrow.parquet as parquet
+from PIL import Image, ImageDraw
+
+from dkic.coding.image_io import read_picture
+from dkic.errors import DkicError
+from dkic.evaluation.codecs import make_codec
+from dkic.evaluation.figures import parse_crops
+from dkic.evaluation.measure import find_pictures
+
+NAMES = {"dkic:tiny": "dkic", "hevc444": "HEVC 4:4:4", "avif": "AVIF", "vvc": "VVC 4:2:0", "jxl": "JPEG XL"}
+_GAP, _CAPTION = 4, 20  # pixels
+
+
+@click.command()
+@click.argument("photos", type=click.Path(path_type=Path))
+@click.argument("report", type=click.Path(path_type=Path))
+@click.option("--report", "more", type=click.Path(path_type=Path), multiple=True, help="Another one.")
+@click.option("--codec", "codecs", multiple=True, required=True)
+@click.option("--target-bpp", type=float, default=0.15, show_default=True)
+@click.option("--crop", "crops", multiple=True, required=True, metavar="IMAGE:X,Y,W,H", help="A line each.")
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
+def main(
+    photos: Path,
+    report: Path,
+    more: tuple[Path, ...],
+    codecs: tuple[str, ...],
+    target_bpp: float,
+    crops: tuple[str, ...],
+    out: Path,
+) -> None:
+    """Draw the crops, the original first."""
+    try:
+        pictures = find_pictures(photos)
+        lines = [(image, crop) for image, some in parse_crops(crops, pictures).items() for crop in some]
+        rows = [(folder, row) for folder in (report, *more) for row in parquet.read_table(folder / "chosen.parquet").to_pylist()]
+        chosen = {(row["codec"], row["image"]): (folder, row) for folder, row in rows if row["target_bpp"] == target_bpp}
+        coders = {name: make_codec(name) for name in codecs}
+        sheet = [[("original", crop.of(read_picture(pictures[image]).pixels))] for image, crop in lines]
+        for (image, crop), line in zip(lines, sheet, strict=True):
+            for name in codecs:
+                folder, row = chosen[name, image]
+                pixels = coders[name].decode((folder / "files" / row["file"]).read_bytes())
+                line.append((f"{NAMES.get(name, name)}, {row['bpp']:.3f} bpp, LPIPS {row['lpips']:.3f}", crop.of(pixels)))
+    except (DkicError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyError as error:
+        raise click.ClickException(f"no report has a file of {error.args[0]} chosen for {target_bpp:g} bpp") from None
+    drawn(sheet).save(out, quality=92)
+
+
+def drawn(sheet: list) -> Image.Image:
+    """Lines of pairs of a caption and uint8 `[h, w, 3]`, all of one size."""
+    height, width = sheet[0][0][1].shape[:2]
+    size = len(sheet[0]) * (width + _GAP) - _GAP, len(sheet) * (height + _CAPTION + _GAP) - _GAP
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
+    for i, line in enumerate(sheet):
+        for j, (caption, pixels) in enumerate(line):
+            left, top = j * (width + _GAP), i * (height + _CAPTION + _GAP)
+            draw.text((left, top + 1), caption, fill="black", font_size=15)
+            image.paste(Image.fromarray(pixels), (left, top + _CAPTION))
+    return image
+
+
+if __name__ == "__main__":
+    main()
