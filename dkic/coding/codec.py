@@ -117,7 +117,8 @@ class Codec:
         rung = last_within(len(rungs), within)
         if rung < 0:
             least = min(map(len, files.values())) * 8 / pixels
-            raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; the lowest takes {least:.6g} for this picture")
+            reached = f"the lowest takes {least:.6g} for this picture"
+            raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; {reached}")
         return files[rung]
 
     def _analysed(self, picture: Picture, level: Weights, tile: int | None) -> tuple[Tensor, Tensor]:
