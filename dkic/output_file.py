@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -16,29 +18,86 @@ from dkic.errors import DkicError
 def write_atomically(
     path: str | os.PathLike[str], data: bytes | Callable[[IO[bytes]], object], force: bool = False
 ) -> None:
-    """Writes `data`, or what `data(file)` writes, to a file beside `path`, then renames that to `path`.
+    """Writes `data`, or what `data(file)` writes, to a file in the directory of `path`, which then becomes `path`.
 
-    So `path` is never there in part, and nothing is left behind when writing fails. A symbolic link stays
-    one, and what it points to is written. Raises DkicError, which begins with the path, where `check_output`
+    So `path` is never there in part, and nothing is left behind when writing fails; nor when the process is killed,
+    where the file system knows files without names (ext4, XFS, Btrfs and tmpfs do, NFS does not). A symbolic link
+    stays one, and what it points to is written. Raises DkicError, which begins with the path, where `check_output`
     or the system does; what `data` raises of its own passes through.
     """
     target = check_output(path, force)
     part = target.with_name(f".dkic-{secrets.token_hex(8)}.part")
     try:
-        # Not tempfile's 0600: a new file gets the permissions of the umask, an overwritten one keeps its own.
-        with open(part, "x+b") as file:
+        nameless = _nameless(target.parent)
+        with nameless or open(part, "x+b") as file:
             if callable(data):
                 data(file)
             else:
                 file.write(data)
-        if target.exists():
-            shutil.copymode(target, part)
+            file.flush()
+            _keep_permissions(file, target)
+            if nameless and _named(file, path, target, force):
+                return
+            if nameless:
+                with open(part, "xb") as copy:
+                    file.seek(0)
+                    shutil.copyfileobj(file, copy)
+                    _keep_permissions(copy, target)
         os.replace(part, target)
     except OSError as error:
         raise DkicError(f"{path}: can't be written ({reason(error)})") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _nameless(folder: Path) -> IO[bytes] | None:
+    """A new file without a name, which is gone with the process; None where there can be none.
+
+    Not tempfile's, whose permissions are 0600: it gets those of the umask.
+    """
+    try:
+        return open(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666), "w+b")
+    except (AttributeError, OSError):  # not Linux, not such a file system; or what a file with a name fails for as well
+        return None
+
+
+def _keep_permissions(file: IO[bytes], target: Path) -> None:
+    """Those of the file that it overwrites."""
+    if target.exists():
+        os.chmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+
+
+def _named(file: IO[bytes], path: str | os.PathLike[str], target: Path, force: bool) -> bool:
+    """Makes a file without a name `target`; False where that can't be, for want of /proc, say."""
+
+    def link(name: Path) -> None:
+        # Without a directory's descriptor os.link would link to the entry in /proc, not to what that stands for.
+        os.link(f"/proc/self/fd/{file.fileno()}", name, src_dir_fd=file.fileno(), follow_symlinks=True)
+
+    try:
+        with contextlib.suppress(FileExistsError):
+            link(target)
+            return True
+        check_output(path, force)
+        # To replace a file takes a name in between. It is always the same for a target: where a process was killed between
+        # the two steps, the next one finds what that left, a whole file, and puts it in place first.
+        part = target.with_name(f".dkic-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.part")
+        while True:
+            with contextlib.suppress(FileExistsError):
+                link(part)
+                break
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(part, target)
+    except OSError:
+        return False
+    try:
+        with contextlib.suppress(FileNotFoundError):  # another process put it in place
+            os.replace(part, target)
+    except OSError:
+        part.unlink()
+        raise
+    return True
 
 
 def check_output(path: str | os.PathLike[str], force: bool = False) -> Path:

@@ -53,14 +53,19 @@ class LPIPS(nn.Module):
         for name, t in (("x", x), ("x_hat", x_hat)):
             self._check(name, t)
         distance = x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
-        maps = zip(self._features(x), self._features(x_hat), strict=True)
+        maps = zip(self.backbone(self.normalised(x)), self.backbone(self.normalised(x_hat)), strict=True)
         for i, (a, b) in enumerate(maps):
-            difference = (_unit(a) - _unit(b)).square()
-            distance = distance + (difference * self.get_buffer(f"head_{i}")).sum(1).mean((1, 2))
+            distance = distance + self.distances(i, a, b).mean((1, 2))
         return distance
 
-    def _features(self, x: Tensor) -> list[Tensor]:
-        return self.backbone((2 * x - 1 - self.shift) / self.scale)
+    def normalised(self, x: Tensor) -> Tensor:
+        """x `[N, 3, H, W]` in [0, 1], as the backbone takes it."""
+        return (2 * x - 1 - self.shift) / self.scale
+
+    def distances(self, i: int, a: Tensor, b: Tensor) -> Tensor:
+        """`[N, h, w]`, of the i-th maps of features that are compared, `[N, C, h, w]`; their mean is the distance by this map."""
+        difference = (_unit(a) - _unit(b)).square()
+        return (difference * self.get_buffer(f"head_{i}")).sum(1)
 
     def _check(self, name: str, t: Tensor) -> None:
         side = self.backbone.least_side

@@ -4,7 +4,7 @@
 
 The bytes of the pictures' files travel, and so does the meter with its weights: the machines need dkic and Ray, and no file
 system in common. Files are read as workers ask for more, so that the collection is never in Ray's memory as a whole. What a
-worker had when it died Ray gives to another.
+worker had when it died Ray gives to another, a few times.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from dkic.coding.image_io import parse_picture
 from dkic.errors import DkicError
 from dkic.inputs import FAULTS, sentence
 from dkic.output_file import reason
+from dkic.targeting.attempts import Attempts
 from dkic.targeting.measured import Option, key_of
 from dkic.targeting.meter import Meter
 from dkic.targeting.survey import Survey, changed
@@ -32,6 +33,9 @@ _CONNECT_SECONDS = 10
 _MOST_BLOCKS = 10_000
 _READERS = 4
 _DEATHS_AS_THEY_START = 8
+# With a picture. Workers die of other things too: at 30 s a picture, and a machine lost in each hour of work, with one picture in
+# 120. Three in a row would then be lost with one in two million.
+_MOST_LOST = 3
 
 
 class ClusterFailed(DkicError):
@@ -141,8 +145,10 @@ def _measured(meter: Meter, rows: list[dict[str, Any]]) -> Iterator[dict[str, An
         raise ClusterFailed("--ray: the cluster has no CPU to measure on; see `ray status`")
     pictures = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
     files = pictures.map(_read, num_cpus=0, concurrency=_READERS, label_selector=here)
+    # Should its process be lost, it begins to count anew.
+    attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, label_selector=here)(Attempts).remote(_MOST_LOST)
     workers = {"num_cpus": 1, "concurrency": (1, len(rows), at_once)}
-    yield from files.map(_Worker, fn_constructor_args=(ray.put(meter),), **workers).iter_rows()
+    yield from files.map(_Worker, fn_constructor_args=(ray.put(meter), attempts), **workers).iter_rows()
 
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:
@@ -157,22 +163,26 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Worker:
-    """Measures on one CPU. meter: Ray's reference to it."""
+    """Measures on one CPU. meter: Ray's reference to it. attempts: Ray's actor of that class."""
 
-    def __init__(self, meter: Any) -> None:
+    def __init__(self, meter: Any, attempts: Any) -> None:
         import ray
 
         torch.set_num_threads(1)
         self._meter: Meter = ray.get(meter)
+        self._attempts, self._name = attempts, ray.get_runtime_context().get_worker_id()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        options, error = [], row["error"]
+        import ray
+
+        options, error = [], row["error"] or ray.get(self._attempts.begin.remote(row["source"], self._name))
         if not error:
             try:
                 picture = parse_picture(row["data"], row["source"])
                 options = [self._meter.measure(picture, quality) for quality in row["qualities"]]
             except FAULTS as failed:
                 error = sentence(failed)
+            ray.get(self._attempts.end.remote(row["source"]))
         return {
             "source": row["source"],
             "qualities": row["qualities"][: len(options)],

@@ -8,7 +8,6 @@ its own size counts, and the choice is made anew: the rate is that of the files 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from dkic.errors import DkicError
 from dkic.output_file import check_output, reason, write_atomically
 from dkic.targeting.measured import Option
 from dkic.targeting.meter import Distortion
+from dkic.targeting.spool import Spool
 from dkic.targeting.survey import Survey, read_unchanged
 
 
@@ -94,23 +94,23 @@ class Pictures:
         Raises:
             DkicError: the target can't be met, and the message says what can; or a file can't be written.
         """
+        folder = self._pictures[0][1].parent
         try:
-            # Beside the files that they become. What was coded is not kept in memory: it may be that of 100,000 pictures.
-            with TemporaryDirectory(prefix=".dkic-", dir=self._pictures[0][1].parent) as folder:
-                found = self._code_chosen(Path(folder))
+            with Spool(folder) as spool:
+                found = self._code_chosen(spool)
                 levels = found.choice.tolist()
                 for i, (_, target, _) in enumerate(self._pictures):
-                    write_atomically(target, (Path(folder) / str(i)).read_bytes(), self._force)
+                    write_atomically(target, spool.get(i), self._force)
         except OSError as error:
-            raise DkicError(f"{error.filename}: can't be written ({reason(error)})") from None
+            raise DkicError(f"{folder}: can't be written ({reason(error)})") from None
         written = [
             Written(source, target, self._codec.qualities[level], options[level])
             for (source, target, _), options, level in zip(self._pictures, self._options, levels, strict=True)
         ]
         return written, self._facts(written, found)
 
-    def _code_chosen(self, folder: Path) -> Allocation:
-        """Codes each picture at the level chosen, into a file of its number, until the choice is by those files' sizes."""
+    def _code_chosen(self, spool: Spool) -> Allocation:
+        """Codes each picture at the level chosen, by its number, until the choice is by the sizes of what is coded."""
         coded: dict[int, int] = {}
         while True:
             found = self._allocated()
@@ -119,7 +119,7 @@ class Pictures:
             for i, level in tqdm(to_do, unit="file", desc="writing", disable=None, leave=False):
                 source, _, key = self._pictures[i]
                 data = self._coded(source, key, self._codec.qualities[level])
-                write_atomically(folder / str(i), data, force=True)
+                spool.put(i, data)
                 coded[i] = level
                 if len(data) != self._options[i][level].bytes:
                     as_measured = False

@@ -6,6 +6,7 @@ import signal
 import pytest
 from command_line import dkic
 
+from dkic.targeting import cluster as cluster_module
 from dkic.targeting import survey
 
 pytest.importorskip("ray", reason="Ray is not installed: python3 -m pip install 'dkic[cluster]'")
@@ -76,6 +77,31 @@ def test_a_worker_that_is_killed_loses_nothing(cluster, model, pictures, tmp_pat
     assert int(killed.read_text()) != os.getpid()
     assert (tmp_path / "t.csv").read_bytes() == expected
     assert decoded == []  # nothing was measured here
+
+
+def test_a_picture_that_kills_every_worker_is_given_up(cluster, model, pictures, tmp_path, expected, meter, decoded, monkeypatch):
+    monkeypatch.setattr(cluster_module, "_MOST_LOST", 2)  # to begin with another one takes many seconds
+    killed = tmp_path / "killed"
+
+    def before(picture, quality):
+        if picture.height == 90 and quality == 2:
+            with open(killed, "a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    meter(before)
+    given = ("measure", pictures, *options(model))
+    result = dkic(*given, "-o", tmp_path / "t.csv", "--ray", cluster.address)
+    assert result.status == 1 and ours(result.out) == [f"{tmp_path / 't.csv'}: 6 rows, 2 pictures at quality 1, 2, 5"]
+    assert killed.read_text() == "xx" and "Traceback" not in result.err
+    (line,) = [line for line in result.err.splitlines() if line.startswith("dkic: ")]
+    assert line.startswith(f"dkic: {pictures / 'b.png'}: 2 workers were lost in a row as they measured it, ")
+    others = [line for line in expected.splitlines(keepends=True) if b"b.png" not in line]
+    assert (tmp_path / "t.csv").read_bytes() == b"".join(others)
+    meter(lambda picture, quality: None)
+    del decoded[:]
+    assert dkic(*given, "-o", tmp_path / "all.csv").status == 0
+    assert (tmp_path / "all.csv").read_bytes() == expected and len(decoded) == 3  # of that picture
 
 
 def test_what_fails_is_said_as_ever_and_what_is_known_is_not_measured_again(cluster, model, pictures, tmp_path, expected, meter):

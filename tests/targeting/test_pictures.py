@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import dkic
+from nameless_files import need_nameless_files
 from photographs import crop
 from PIL import Image
 from targeting.targeting_cases import LEVELS, SIZES
@@ -189,27 +190,46 @@ def test_what_fails_as_files_are_written_is_named(model, pictures, tmp_path, mon
 # What is measured is kept
 
 
-def test_a_run_that_was_killed_goes_on(model, pictures, table, tmp_path, decoded, cache):
-    killed_at_the_fifth = (
-        "import itertools, os, signal, sys\n"
+def killed(call: str, at: int, *arguments: object) -> None:
+    """A run of dkic that SIGKILL ends as it calls `call`, a dotted name, for that time."""
+    owner, name = call.rsplit(".", 1)
+    code = (
+        "import itertools, os, pkgutil, signal\n"
         "from dkic import cli\n"
-        "from dkic.coding.codec import Codec\n"
-        "decompress, count = Codec.decompress, itertools.count(1)\n"
+        f"owner = pkgutil.resolve_name({owner!r})\n"
+        f"original, count = owner.{name}, itertools.count(1)\n"
         "def watched(*args, **options):\n"
-        "    if next(count) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return decompress(*args, **options)\n"
-        "Codec.decompress = watched\n"
+        f"    if next(count) == {at}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return original(*args, **options)\n"
+        f"owner.{name} = watched\n"
         "cli.main()\n"
     )
+    assert subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True).returncode == -signal.SIGKILL
+
+
+def test_a_run_that_was_killed_goes_on(model, pictures, table, tmp_path, decoded, cache):
     arguments = ["compress", pictures, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--model", model]
-    command = [sys.executable, "-c", killed_at_the_fifth, *map(str, arguments)]
-    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    killed("dkic.coding.codec.Codec.decompress", 5, *arguments)
     assert list((tmp_path / "out").iterdir()) == []
     result = dkic(*arguments)
     assert (result.status, result.err) == (0, "") and len(written(tmp_path / "out")) == 3
     assert len(decoded) == table[1].size - 4
     assert dkic(*arguments, "--force").status == 0
     assert len(decoded) == table[1].size - 4  # nothing again
+
+
+def test_a_run_that_was_killed_as_it_wrote_leaves_whole_files_alone(model, pictures, tmp_path):
+    """In the middle of what it codes, of files that it puts in place, and of such as are there."""
+    need_nameless_files(tmp_path)
+    out = tmp_path / "out"
+    arguments = ["compress", pictures, "-o", out, "--target-bpp", 9, "--distortion", "mse", "--model", model]
+    killed("dkic.targeting.spool.Spool.put", 2, *arguments)
+    assert list(out.iterdir()) == []
+    killed("os.link", 2, *arguments)
+    assert [path.name for path in out.iterdir()] == ["a.dkic"] and unpack((out / "a.dkic").read_bytes())
+    killed("os.replace", 1, *arguments, "--force")
+    assert dkic(*arguments, "--force").status == 0
+    assert all(unpack(data) for data in written(out))
 
 
 def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, decoded):
