@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 import warnings
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -80,8 +79,8 @@ class Codec:
             verify: decode the symbols of what was coded again, without the picture.
             tile: side of the tiles that the picture is transformed in, a multiple of 64, to bound memory; 0: the whole picture at
                 once. By default 1024 above 4 megapixels. Where pictures are cut changes their latents in rounding only.
-            step: how coarsely the latent is quantised, -8 to 8: each step up takes about a tenth of the bits. 0 is what the
-                level was trained for.
+            step: how coarsely the latent is quantised, -8 to 8: each step up saves about a tenth of the bits, but the lowest
+                level's, which soon are no fewer. 0 is what a level was trained for.
 
         Raises:
             DkicError: the picture can't be coded, there is no such quality or step, nothing reaches target_bpp, or with `verify`
@@ -89,9 +88,11 @@ class Codec:
         """
         picture = picture_from(image)
         _check_tile(tile)
+        if step not in range(-MAX_STEP, MAX_STEP + 1):
+            raise DkicError(f"step must be a whole number from {-MAX_STEP} to {MAX_STEP}, not {step}")
         if target_bpp is None:
             level = self._level(self.qualities[-1] if quality is None else quality)
-            return self._verified(_packed(picture, level, self._analysed(picture, level, tile), step), verify)
+            return self._verified(_packed(picture, level, self._analysed(picture, level, tile), int(step)), verify)
         if quality is not None or step:
             raise DkicError(f"give {'step' if quality is None else 'quality'} or target_bpp, not both")
         return self._verified(self._within(picture, target_bpp, tile), verify)
@@ -105,9 +106,13 @@ class Codec:
         rungs, pixels = ladder(self.qualities), picture.width * picture.height
         files: dict[int, bytes] = {}  # by rung
 
-        @lru_cache(maxsize=1)  # a level's latent serves all its steps
+        latents: dict[int, tuple[Tensor, Tensor]] = {}  # of one level, which serves all its steps
+
         def latent(quality: int) -> tuple[Tensor, Tensor]:
-            return self._analysed(picture, self._level(quality), tile)
+            if quality not in latents:
+                latents.clear()
+                latents[quality] = self._analysed(picture, self._level(quality), tile)
+            return latents[quality]
 
         def within(rung: int) -> bool:
             quality, step = rungs[rung]
@@ -115,6 +120,9 @@ class Codec:
             return len(files[rung]) * 8 / pixels <= target_bpp
 
         rung = last_within(len(rungs), within)
+        if rung < 0:  # of a small or an odd picture a higher level may take less
+            levels = (i for i in reversed(range(len(rungs))) if rungs[i][1] == 0 and i not in files)
+            rung = next(filter(within, levels), -1)
         if rung < 0:
             least = min(map(len, files.values())) * 8 / pixels
             reached = f"the lowest takes {least:.6g} for this picture"
@@ -241,9 +249,7 @@ def _move(level: Weights, device: torch.device) -> None:
 
 def _packed(picture: Picture, level: Weights, latent: tuple[Tensor, Tensor], step: int) -> bytes:
     """The file of a picture that was analysed."""
-    if step not in range(-MAX_STEP, MAX_STEP + 1):
-        raise DkicError(f"step must be a whole number from {-MAX_STEP} to {MAX_STEP}, not {step}")
-    arithmetic, step = int(level.arithmetic), int(step)
+    arithmetic = int(level.arithmetic)
     header = Header(picture.width, picture.height, level.hash, level.quality, arithmetic, picture.grayscale, step)
     return pack(DkicFile(header, encode_latent(*latent, level, step), picture.icc))
 
@@ -296,7 +302,7 @@ def symbols_of(y: Tensor, z_hat: Tensor, level: Weights, step: int = 0) -> list[
         # The encoder's choice, so float32 will do.
         symbols = (take_cells(y[:, channels], cells) - mean).div_(size).round_().contiguous()
         coded.append((_flat(symbols), coded_index(scale_index, step).flatten().cpu()))
-        return symbols.to(dtype) * size + mean
+        return symbols.to(dtype).mul_(size).add_(mean)
 
     level.model.context(level.model.h_s(z_hat), visit)
     return coded
@@ -339,7 +345,8 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
         _bound_memory(16 * height * width)
-        return pull(coded_index(scale_index, header.step).flatten().cpu()).view(mean.shape) * size + coded_mean(mean)
+        symbols = pull(coded_index(scale_index, header.step).flatten().cpu()).view(mean.shape)
+        return symbols.mul_(size).add_(coded_mean(mean))
 
     def pull(indexes: Tensor) -> Tensor:
         nonlocal crc

@@ -13,7 +13,8 @@ bytes. CRC32C is the Castagnoli CRC (reflected polynomial 0x82F63B78, initial va
       8 bytes   model hash: which weights and tables decode this file
       varint    width in pixels   } each at least 1, their product
       varint    height in pixels  } at most 2**28 (MAX_PIXELS)
-      1 byte    if bit 6 says so: the step that the latent was quantised with, -8 to 8 and not 0, two's complement
+      1 byte    if bit 6 says so: the step that the latent was quantised with, -8 to 8 and not 0, two's complement;
+                symbols of y count for step_size(step), and have their scales' tables less step (dkic.entropy.quantization)
       4 bytes   CRC32C of all the bytes before it
     the picture section, then the ICC section if bit 5 says so; each is
       varint    key = 8 * (length of the payload in bytes) + type

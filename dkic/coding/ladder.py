@@ -1,13 +1,14 @@
 """Rates between and beyond a model's quality levels: every level at several steps of quantisation, in rising order of rate.
 
-A level was trained for step 0; each step up takes about a tenth of the bits. Of four photographs level 3 of `tiny` had 0.126 bits
-per pixel and LPIPS 0.136 at step 0, 0.159 and 0.124 at -2; level 4 had 0.217 and 0.097 at 0, 0.183 and 0.107 at 2, 0.158 and
-0.125 at 4, where it is level 3's equal: between levels, steps do what a level trained for the rate would do.
+A level was trained for step 0; each step up saves about a tenth of the bits. In the mean of four held-out photographs (Garden,
+Wall, friends, picosdeeuropa) level 3 of `tiny` had 0.126 bits per pixel and LPIPS 0.136 at step 0, 0.159 and 0.124 at -2; level 4 had
+0.217 and 0.097 at 0, 0.183 and 0.107 at 2, 0.158 and 0.125 at 4, where it is level 3's equal. So steps do between levels what a
+level trained for the rate would do. Neighbouring rungs are 3 to 19 % apart.
 """
 
 from collections.abc import Callable, Sequence
 
-# From 3 on, the next lower level at -2 takes about as many bits; so a file misses its target by a tenth at most, mostly by less.
+# At more than 3 the next lower level at -2 takes about as many bits.
 BETWEEN = (3, 2, 1, 0, -1, -2)
 BELOW = (4,)  # the lowest level goes further down (still coarser steps save it nothing),
 ABOVE = (-3, -4)  # and the highest up
@@ -20,10 +21,7 @@ def ladder(qualities: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def last_within(n: int, within: Callable[[int], bool]) -> int:
-    """The last of n rungs that is within a target, or -1; by bisection, as if all below one that is were so too.
-
-    Of a small or an odd picture a higher rung may take less: where not even the first is within, all are tried.
-    """
+    """The last of n rungs that is within a target, or -1; by bisection, as if all below one that is were so too."""
     low, high = -1, n
     while high - low > 1:
         middle = (low + high) // 2
@@ -31,6 +29,4 @@ def last_within(n: int, within: Callable[[int], bool]) -> int:
             low = middle
         else:
             high = middle
-    if low < 0:
-        low = next((rung for rung in reversed(range(n)) if within(rung)), -1)
     return low

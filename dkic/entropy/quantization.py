@@ -15,6 +15,8 @@ _LOG_STEP = math.log(SCALES[-1] / SCALES[0]) / SCALE_INDEX_MAX
 # Coded means are multiples of 1/64: fine enough that rounding them costs no measurable rate, coarse enough that the float64
 # network behind them, which errs by 1e-13 between machines, has one chance in 10^11 a symbol to land on the other side.
 MEAN_STEPS = 64
+# In 64ths, part of the file format: 64 * exp(step * _LOG_STEP), rounded.
+_STEP_SIZES = (24, 27, 31, 35, 39, 44, 50, 57, 64, 72, 82, 93, 105, 118, 134, 151, 171)
 
 
 class Arithmetic(enum.IntEnum):
@@ -48,14 +50,15 @@ def coded_mean(mean: Tensor) -> Tensor:
 
 
 def step_size(step: int) -> float:
-    """What a symbol of y counts for: 1 where step is 0, else the nearest multiple of 1/64 to 1.131 to its power.
+    """What a symbol of y counts for: 1 where step (-8 to 8) is 0, else the nearest multiple of 1/64 to 1.131 to its power.
 
     1.131 is the ratio of neighbouring scales, so that a latent quantised more coarsely has all its scales the same number of
     tables further down. A multiple of 1/64, so that y_hat stays on the grid of means.
     """
-    return round(MEAN_STEPS * math.exp(step * _LOG_STEP)) / MEAN_STEPS
+    return _STEP_SIZES[step + 8] / MEAN_STEPS
 
 
 def coded_index(scale_index: Tensor, step: int = 0) -> Tensor:
     """The table index, uint8: the nearest scale in log, of symbols of that step."""
-    return (scale_index - step).clamp(0, SCALE_INDEX_MAX).round().to(torch.uint8)
+    # Within the tables first: what lies below them was never trained to be any one index.
+    return (scale_index.clamp(0, SCALE_INDEX_MAX) - step).clamp(0, SCALE_INDEX_MAX).round().to(torch.uint8)

@@ -139,7 +139,7 @@ class StagedRun(Run):
 
     def start_with(self, model: DKIC) -> None:
         """Begin with the numbers of a model that was trained before."""
-        if model.config != self.config:
+        if model.config != self.model.config:
             raise DkicError(f"the weights have another shape than {self.settings.preset}")
         self.model.load_state_dict(model.state_dict())
         if self.average:

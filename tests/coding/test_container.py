@@ -15,6 +15,7 @@ MODEL_HASH = bytes.fromhex("0123456789abcdef")
 HEADER = Header(width=300, height=5, model_hash=MODEL_HASH, quality=4, arithmetic=2, grayscale=True)
 PICTURE_ONLY = DkicFile(HEADER, b"picture payload")
 WITH_ICC = DkicFile(HEADER, b"picture payload", b"an ICC profile")
+WITH_STEP = DkicFile(replace(HEADER, step=-3), b"picture payload")
 
 
 # A second writer, straight from the format's description, which also writes what `pack` would not.
@@ -101,9 +102,11 @@ def test_fixed_overhead(payload_bytes):
     assert len(pack(DkicFile(Header(4096, 4096, MODEL_HASH, 4, 0), payload))) - payload_bytes <= 31
     assert len(pack(DkicFile(Header(16384, 16384, MODEL_HASH, 4, 0), payload))) - payload_bytes <= 34
     assert len(pack(DkicFile(Header(768, 512, MODEL_HASH, 4, 0), bytes(3700)))) - 3700 <= 30
+    assert len(pack(DkicFile(Header(4096, 4096, MODEL_HASH, 4, 0, step=8), payload))) - payload_bytes <= 32
+    assert len(pack(DkicFile(Header(16384, 16384, MODEL_HASH, 4, 0, step=-1), payload))) - payload_bytes <= 35
 
 
-@pytest.mark.parametrize("file", [PICTURE_ONLY, WITH_ICC], ids=["picture", "picture+icc"])
+@pytest.mark.parametrize("file", [PICTURE_ONLY, WITH_ICC, WITH_STEP], ids=["picture", "picture+icc", "step"])
 def test_every_truncation_is_refused(file):
     data = pack(file)
     for length in range(len(data)):
@@ -111,7 +114,7 @@ def test_every_truncation_is_refused(file):
             unpack(data[:length])
 
 
-@pytest.mark.parametrize("file", [PICTURE_ONLY, WITH_ICC], ids=["picture", "picture+icc"])
+@pytest.mark.parametrize("file", [PICTURE_ONLY, WITH_ICC, WITH_STEP], ids=["picture", "picture+icc", "step"])
 def test_every_change_of_a_byte_is_refused(file):
     data = pack(file)
     for position in range(len(data)):
@@ -138,6 +141,7 @@ REFUSED = {
     "header CRC": (HEAD[:-1] + b"\0" + PICTURE, "header: its CRC32C is"),
     "reserved bit": (header(mode=0x80) + PICTURE, "header: bit 7 of byte 5 must be zero"),
     "step of 0": (header(mode=0x40, step=b"\0") + PICTURE, "header: the step must be from -8 to 8 and not 0, but it is 0"),
+    "step of -9": (header(mode=0x40, step=b"\xf7") + PICTURE, "header: the step must be from -8 to 8 and not 0, but it is -9"),
     "step of 9": (header(mode=0x40, step=b"\x09") + PICTURE, "header: the step must be from -8 to 8 and not 0, but it is 9"),
     "width 0": (header(width=varint(0)) + PICTURE, "header: the picture has 0 x 5 pixels, but must"),
     "height 0": (header(height=varint(0)) + PICTURE, "header: the picture has 300 x 0 pixels, but must"),
@@ -224,6 +228,8 @@ def test_a_profile_that_is_a_bomb_is_not_inflated():
         ({"quality": 256}, "quality must be from 0 to 255 .* not 256"),
         ({"quality": -1}, "quality must be"),
         ({"arithmetic": 16}, "arithmetic mode must be from 0 to 15, not 16"),
+        ({"step": 9}, "the step must be from -8 to 8, not 9"),
+        ({"step": -9}, "the step must be from -8 to 8, not -9"),
     ],
 )
 def test_pack_refuses_what_the_format_cannot_hold(changes, message):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, scale_of_index
+from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, scale_of_index, step_size
 from dkic.entropy.tables import SCALES
 from dkic.ops.requantize import round_ste
 
@@ -26,6 +26,16 @@ def test_the_coded_index_is_the_nearest_scale_in_log():
 def test_the_coded_index_stays_in_the_table():
     index = torch.tensor([-1e30, -1.0, -0.4, 63.4, 64.0, 255.6, 1e30, torch.inf, -torch.inf])
     assert coded_index(index).tolist() == [0, 0, 0, 63, 63, 63, 63, 63, 0]
+
+
+def test_a_step_is_a_table_of_scales():
+    """Sizes are the nearest 64ths to powers of the scales' ratio, and a step takes an index so many tables down."""
+    ratio = SCALES[1] / SCALES[0]
+    assert [step_size(step) * 64 for step in range(-8, 9)] == [round(64 * ratio**step) for step in range(-8, 9)]
+    assert step_size(0) == 1
+    index = torch.tensor([-20.0, 0.0, 7.0, 7.6, 63.0, 90.0])
+    assert coded_index(index, 3).tolist() == [0, 0, 4, 5, 60, 60]
+    assert coded_index(index, -3).tolist() == [3, 3, 10, 11, 63, 63]
 
 
 def test_the_coded_mean_is_the_nearest_64th():

@@ -11,6 +11,7 @@ import torch
 from compressai.models import Cheng2020Anchor
 from photographs import crop
 
+from dkic.coding.container import unpack
 from dkic.errors import DkicError
 from dkic.evaluation import by_ffmpeg, classical
 from dkic.evaluation.codecs import NAMES, ImageCodec, Unavailable, expand, make_codec
@@ -59,6 +60,14 @@ def test_qualities_rise_in_rate_and_fidelity(name):
     sizes, psnrs = zip(*(fidelity(codec, pixels, quality) for quality in few), strict=True)
     assert len(few) > 2 and list(sizes) == sorted(set(sizes)) and list(psnrs) == sorted(set(psnrs))
     assert psnrs[-1] > 24  # swapped channels or a wrong matrix would stay far below
+
+
+def test_our_qualities_are_levels_and_steps():
+    codec, pixels = made("dkic:tiny"), crop(64, 64)
+    assert list(codec.qualities) == sorted(codec.qualities) and {8, 9, 10, 11, 28, 31, 61} <= set(codec.qualities)
+    for quality, level, step in ((8, 1, 2), (10, 1, 0), (29, 3, 1), (31, 3, -1)):
+        header = unpack(codec.encode(pixels, quality)).header
+        assert (header.quality, header.step) == (level, step)
 
 
 @pytest.mark.parametrize("name", BEGINNING)

@@ -18,6 +18,7 @@ import torch
 
 from dkic.coding.codec import decode_latent, encode_latent
 from dkic.coding.container import MAX_ICC_BYTES, DkicFile, Header, crc32c, pack, unpack
+from dkic.entropy.quantization import step_size
 from dkic.errors import DkicError, FormatError
 from dkic.models.weights_file import Weights, load_weights
 
@@ -116,6 +117,7 @@ class DecoderTarget:
         mode = file.header.arithmetic if draw.random() < 0.7 else draw.randrange(256)
         known = draw.choice((file.header.model_hash, *self.levels))
         head = b"DKIC" + bytes([1, mode, draw.randrange(256)]) + known + varint(width) + varint(height)
+        head += draw.randbytes(1) if mode & 0x40 else b""
         return head + crc32c(head).to_bytes(4, "little") + section(1, file.picture)
 
     def _sections(self, file: DkicFile, draw: random.Random) -> bytes:
@@ -145,9 +147,11 @@ class DecoderTarget:
                 t.view(-1)[draw.randrange(t.numel())] = draw.choice(SYMBOLS)
         level = self.levels[file.header.model_hash]
         with torch.inference_mode():
-            data = pack(replace(file, picture=encode_latent(y, z_hat, level)))
+            step = draw.choice((0, 0, draw.randint(-8, 8)))
+            header = replace(file.header, step=step)
+            data = pack(replace(file, header=header, picture=encode_latent(y, z_hat, level, step)))
             away = (decode_latent(unpack(data), level) - y).abs()
-            if not (away <= 0.5 + y.abs() * 2.0**-23).all():  # rounded, and carried by float32
+            if not (away <= step_size(step) / 2 + y.abs() * 2.0**-23).all():  # rounded, and carried by float32
                 raise Finding("the latents that were coded are not those that are decoded")
         return data
 

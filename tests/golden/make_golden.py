@@ -1,4 +1,4 @@
-"""Makes the golden files beside it: `python tests/golden/make_golden.py`, from the repository, into an empty place only.
+"""Makes the golden files beside it that are not there: `python tests/golden/make_golden.py`, from the repository.
 
 A small model of random weights with its entropy networks frozen, at two qualities, and pictures coded with it. For each picture
 latents.npz has the integers that were coded: z_hat, and y in 64ths. golden.json states what must come out.
@@ -25,27 +25,33 @@ from dkic.entropy.tables import gaussian_tables  # noqa: E402
 from dkic.models.weights_file import load_weights, save_weights  # noqa: E402
 
 FOLDER = Path(__file__).parent
-PICTURES = {  # height, width, quality, grayscale
-    "one_pixel": (1, 1, 1, False),
-    "odd": (37, 53, 1, False),
-    "tall": (130, 1, 2, False),
-    "wide": (65, 200, 2, False),
-    "gray": (64, 64, 1, True),
-    "large": (256, 192, 2, False),
-    "whole_cells": (128, 128, 1, False),
+PICTURES = {  # height, width, quality, grayscale, step
+    "one_pixel": (1, 1, 1, False, 0),
+    "odd": (37, 53, 1, False, 0),
+    "tall": (130, 1, 2, False, 0),
+    "wide": (65, 200, 2, False, 0),
+    "gray": (64, 64, 1, True, 0),
+    "large": (256, 192, 2, False, 0),
+    "whole_cells": (128, 128, 1, False, 0),
+    "fine": (70, 90, 2, False, -2),
+    "coarse": (96, 80, 1, False, 3),
+    "coarsest": (64, 64, 1, True, 8),
 }
 
 
 def main() -> None:
-    if list(FOLDER.glob("*.dkic")):
-        sys.exit("there are golden files already, and they are never made anew: see test_golden.py")
     levels, latents, expected = {}, {}, {}
+    if (FOLDER / "golden.json").exists():
+        latents, expected = dict(np.load(FOLDER / "latents.npz")), json.loads((FOLDER / "golden.json").read_text())
     for quality in (1, 2):
         path = FOLDER / f"small-q{quality}.safetensors"
-        model = frozen(quality)
-        save_weights(path, model, quality, {}, gaussian_tables().concat(model.prior.tables()))
+        if not path.exists():
+            model = frozen(quality)
+            save_weights(path, model, quality, {}, gaussian_tables().concat(model.prior.tables()))
         levels[quality] = load_weights(path)
-    for name, (height, width, quality, grayscale) in PICTURES.items():
+    for name, (height, width, quality, grayscale, step) in PICTURES.items():
+        if name in expected:
+            continue
         level = levels[quality]
         x = torch.from_numpy(crop(height, width)).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
@@ -54,8 +60,8 @@ def main() -> None:
             noise = torch.randn(z_hat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
             y, z_hat = (y / y.std() * 6 * 64).round(), (z_hat + 2 * noise).round()
             y[0, 0, 0, 0], y[0, 4, -1, -1], z_hat[0, 1, 0, 0] = 64 * 100_000, -64 * 5_000_000, 3000
-            payload = encode_latent(y / 64, z_hat, level)
-        header = Header(width, height, level.hash, quality, int(Arithmetic.EXACT), grayscale)
+            payload = encode_latent(y / 64, z_hat, level, step)
+        header = Header(width, height, level.hash, quality, int(Arithmetic.EXACT), grayscale, step)
         data = pack(DkicFile(header, payload))
         (FOLDER / f"{name}.dkic").write_bytes(data)
         latents[f"{name}.y"], latents[f"{name}.z_hat"] = y.numpy().astype(np.int32), z_hat.numpy().astype(np.int32)

@@ -1,6 +1,7 @@
 """`dkic compress --target-bpp`: of the files' own bytes, never more than the target, and the best that there is within it."""
 
 import itertools
+import math
 import re
 import shutil
 import signal
@@ -20,6 +21,7 @@ import dkic as package
 from dkic.coding import codec as codec_module
 from dkic.coding.codec import Codec
 from dkic.coding.container import unpack
+from dkic.coding.ladder import ladder
 from dkic.errors import DkicError, FormatError
 from dkic.evaluation.metrics import batch, lpips
 from dkic.losses import lpips as lpips_module
@@ -293,29 +295,37 @@ def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, t
 # One picture
 
 
-def test_one_picture_gets_the_highest_level_that_fits(model, pictures, table, tmp_path, decoded):
-    (pixels, *_), (size, *_), _ = table
-    for level, quality in enumerate(LEVELS):
-        for target in (size[level] * 8 / pixels, size[level] * 8 / pixels * 1.01):
-            result = compress(model, pictures / "a.png", "-o", tmp_path / "a.dkic", "--target-bpp", repr(target), "--force")
-            data = (tmp_path / "a.dkic").read_bytes()
-            assert (result.status, result.err) == (0, "") and len(data) * 8 / pixels <= target
-            assert unpack(data).header.quality == quality
-            said = f"{len(data)} bytes, {len(data) * 8 / pixels:.3f} bpp, quality {quality}, encoded and verified in "
-            assert said in result.out
-    assert decoded == []  # nothing was measured
-    result = compress(model, pictures / "a.png", "-o", tmp_path / "b.dkic", "--target-bpp", size[0] * 8 / pixels * 0.99)
+def test_one_picture_gets_a_level_and_a_step(model, pictures, tmp_path, decoded):
+    codec, pixels = package.load(model), math.prod(SIZES["a.png"][:2])
+    sizes = {rung: len(codec.compress(pictures / "a.png", rung[0], step=rung[1])) for rung in ladder(codec.qualities)}
+    steps = set()
+    for size in sorted(sizes.values()):
+        target = size * 8 / pixels
+        result = compress(model, pictures / "a.png", "-o", tmp_path / "a.dkic", "--target-bpp", repr(target), "--force")
+        data = (tmp_path / "a.dkic").read_bytes()
+        header = unpack(data).header
+        assert (result.status, result.err) == (0, "") and len(data) * 8 / pixels <= target
+        assert len(data) == sizes[header.quality, header.step]
+        step = f" step {header.step:+}" if header.step else ""
+        said = f"{len(data)} bytes, {len(data) * 8 / pixels:.3f} bpp, quality {header.quality}{step}, encoded and verified in "
+        assert said in result.out
+        info = dkic("info", tmp_path / "a.dkic").out
+        assert f"quality {header.quality}, step {header.step:+}" in info if header.step else ", step" not in info
+        steps.add(header.step)
+    assert len(steps) > 2 and decoded == []  # nothing was measured
+    least = min(sizes.values()) * 8 / pixels
+    result = compress(model, pictures / "a.png", "-o", tmp_path / "b.dkic", "--target-bpp", least * 0.99)
     assert (result.status, result.out) == (1, "") and not (tmp_path / "b.dkic").exists()
-    assert f"no quality level reaches {size[0] * 8 / pixels * 0.99:g}" in result.err
-    assert f"the lowest takes {size[0] * 8 / pixels:.6g} for this picture" in result.err
+    assert f"no quality level reaches {least * 0.99:g}" in result.err and "the lowest takes " in result.err
 
 
-def test_levels_out_of_order(pictures, tmp_path):
+def test_levels_out_of_order(pictures, monkeypatch):
     """The golden files' second level takes less than the first."""
     codec = package.load(Path(__file__).parents[1] / "golden")
+    monkeypatch.setattr(codec_module, "ladder", lambda qualities: [(1, 0), (2, 0)])
     first, second = (len(codec.compress(pictures / "a.png", quality)) for quality in (1, 2))
     assert second < first
-    assert len(codec.compress(pictures / "a.png", target_bpp=first * 8 / 48 / 64)) == second
+    assert len(codec.compress(pictures / "a.png", target_bpp=(first - 1) * 8 / 48 / 64)) == second
     with pytest.raises(DkicError, match=f"the lowest takes {second * 8 / 48 / 64:.6g} for"):
         codec.compress(pictures / "a.png", target_bpp=(second - 1) * 8 / 48 / 64)
 
