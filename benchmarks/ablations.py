@@ -3,8 +3,9 @@
     python -m benchmarks.ablations train PHOTOS --variant tiny --out RUNS       # then convolutions, then equal-slices
     python -m benchmarks.ablations compare HELD_OUT RUNS
 
-A variant has tiny's number of parameters, and as many steps as fit into --minutes at its own speed, which is measured first, so
-that other work beside a run changes no result. Six tenths of them are common to all rates; then a tenth goes to each of four.
+A variant has tiny's number of parameters, and as many steps as fit into --minutes at its own speed: give that as --seconds a
+step, measured on a machine that does nothing else (`speeds PHOTOS` measures all variants in turn), and other work beside a run
+changes no result. Six tenths of the steps are common to all rates; then a tenth goes to each of four.
 """
 
 import statistics
@@ -33,12 +34,12 @@ from dkic.training.stages import StagedRun
 
 TINY = PRESETS["tiny"]
 # Five slices of one width, each in the two passes of a checkerboard, as space-channel contexts have them where nothing is
-# asymmetric; the context's width is what gives tiny's number of parameters.
-EQUAL_SLICES = replace(TINY, slices=tuple(SliceSpec(c, 2) for c in (26, 26, 26, 25, 25)))
+# asymmetric; the context's width is what comes nearest to tiny's number of parameters.
+EQUAL_SLICES = replace(TINY, slices=tuple(SliceSpec(c, 2) for c in (26, 26, 26, 25, 25)), context_channels=91)
 # Targets and lambdas of the levels 2 to 5 that ship.
 RATES = {"2": (0.055, 1.87), "3": (0.1, 0.765), "4": (0.18, 0.306), "5": (0.32, 0.1275)}
 COMMON, EACH = 0.6, 0.1  # of the minutes
-_EPOCHS = 100  # that a run is divided into
+_EPOCHS = 20  # that a run is divided into
 
 
 class ConvolutionBlock(nn.Module):
@@ -70,10 +71,7 @@ def convolutions(config: ModelConfig) -> DKIC:
 
 
 def equal_slices(_: ModelConfig) -> DKIC:
-    """A model with slices of one width, and the width of the context that comes nearest to tiny's number of parameters."""
-    wanted = parameters(DKIC(TINY))
-    configs = [replace(EQUAL_SLICES, context_channels=width) for width in range(72, 112)]
-    return min(map(DKIC, configs), key=lambda model: abs(parameters(model) - wanted))
+    return DKIC(EQUAL_SLICES)
 
 
 VARIANTS: dict[str, Callable[[ModelConfig], DKIC]] = {
@@ -99,7 +97,7 @@ def recipe_of(rate: str, steps: int, common: bool) -> Recipe:
     target, lambda_alpha = RATES[rate]
     first = {"epochs": _EPOCHS // 5, "target_factor": 5.0, "lambda_factor": 0.25}  # before the rate presses
     stages = [first, {"epochs": _EPOCHS - _EPOCHS // 5}] if common else [{"epochs": _EPOCHS}]
-    rates, falls = ([1e-3, 5e-4], [65]) if common else ([3e-4, 1e-4, 3e-5], [50, 80])
+    rates, falls = ([1e-3, 5e-4], [13]) if common else ([3e-4, 1e-4, 3e-5], [10, 16])
     return Recipe.of(
         {
             "preset": "tiny",
@@ -120,7 +118,7 @@ def recipe_of(rate: str, steps: int, common: bool) -> Recipe:
 
 def seconds_per_step(variant: str, photos: PhotoFolder, device: str | None) -> float:
     """The median of 30 steps, after 5 that don't count."""
-    run, times = VariantRun(variant, recipe_of("3", _EPOCHS, True), photos, device), []
+    run, times = VariantRun(variant, recipe_of("3", 100, True), photos, device), []
     for _ in range(35):
         start = time.perf_counter()
         run.train_step()
@@ -137,21 +135,20 @@ def main() -> None:
 @click.argument("photos", type=click.Path(path_type=Path))
 @click.option("--variant", type=click.Choice(list(VARIANTS)), required=True)
 @click.option("--minutes", type=click.FloatRange(min=0.1), default=30.0, show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Of a step; default: measured first.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), required=True, help="Of a step.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one.")
 def train(
-    photos: Path, variant: str, minutes: float, seconds: float | None, out: Path, threads: int, device: str | None
+    photos: Path, variant: str, minutes: float, seconds: float, out: Path, threads: int, device: str | None
 ) -> None:
     """Train one on PHOTOS; OUT gets a file for each rate."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     try:
         folder = PhotoFolder(photos, 128, least_scale=0.4)
-        seconds = seconds or seconds_per_step(variant, folder, device)
         steps = int(minutes * 60 / seconds)
-        click.echo(f"{variant}: {seconds:.3f} s a step, so {steps} steps in {minutes:g} minutes")
+        click.echo(f"{variant}: {steps} steps in {minutes:g} minutes")
         common = VariantRun(variant, recipe_of("3", int(steps * COMMON), True), folder, device)
         _run(common)
         for rate in RATES:
@@ -172,14 +169,31 @@ def _run(run: VariantRun) -> None:
 
 @main.command()
 @click.argument("photos", type=click.Path(path_type=Path))
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one.")
+def speeds(photos: Path, threads: int, device: str | None) -> None:
+    """Seconds a step of every variant, twice in turn."""
+    torch.set_num_threads(threads)
+    try:
+        folder = PhotoFolder(photos, 128, least_scale=0.4)
+        for variant in [*VARIANTS, *VARIANTS]:
+            click.echo(f"{variant}: {seconds_per_step(variant, folder, device):.3f} s")
+    except DkicError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.argument("photos", type=click.Path(path_type=Path))
 @click.argument("runs", type=click.Path(path_type=Path))
 def compare(photos: Path, runs: Path) -> None:
     """A table of what each variant in RUNS makes of PHOTOS, and BD-rates against tiny."""
     try:
         pictures = [torch.from_numpy(read_picture(path).pixels.copy()) for path in pictures_in(photos)]
-        found = [curve_of(name, runs, pictures) for name in VARIANTS if (runs / f"{name}-2.pt").exists()]
-    except DkicError as error:
+        found = [curve_of(name, runs, pictures) for name in VARIANTS if list(runs.glob(f"{name}-*.pt"))]
+    except (DkicError, OSError) as error:
         raise click.ClickException(str(error)) from None
+    if not found or found[0].codec != "tiny":
+        raise click.ClickException(f"{runs}: there is no run of tiny, against which others are compared")
     click.echo("| variant | parameters | bits per pixel | LPIPS | PSNR | BD-rate: LPIPS | PSNR |")
     click.echo("| --- | --- | --- | --- | --- | --- | --- |")
     for curve in found:

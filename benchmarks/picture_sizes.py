@@ -29,14 +29,13 @@ from dkic.errors import DkicError
 from dkic.evaluation.by_ffmpeg import ByFfmpeg
 from dkic.evaluation.classical import ByPillow
 from dkic.evaluation.codecs import ImageCodec, make_codec
-from dkic.memory import keep_freed_memory
+from dkic.memory import give_back_freed_memory, keep_freed_memory
 
 SIZES = ((768, 512), (1920, 1080), (3840, 2160))
 OURS = "dkic:tiny"
 PEERS = {"AVIF, libaom speed 4": ("avif", 4), "AVIF, libaom speed 6": ("avif", 6), "HEVC 4:4:4, x265 veryslow": ("hevc444", None)}
 # From few bits to many, beyond the settings that an evaluation takes.
 SETTINGS = {"avif": range(1, 100), "hevc444": range(51, 0, -1)}
-_MEBI = 2**20
 
 
 def codec_of(name: str, speed: int | None) -> ImageCodec:
@@ -110,8 +109,8 @@ def most_memory_of(program: str) -> Iterator[list[int]]:
 
 def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
     """Bytes: the most that encoding and decoding hold, beyond what this process has before."""
-    keep_freed_memory()  # as the `dkic` command does
     pixels = read_picture(path).pixels
+    give_back_freed_memory()  # what decoding the photograph took
     if name == "hevc444":
         codec = make_codec(name)
         assert isinstance(codec, ByFfmpeg)
@@ -132,6 +131,7 @@ def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
 @click.option("--memory-of", nargs=3, hidden=True, help="For a process of its own: codec, speed and setting, of PHOTO as it is.")
 def main(photo: Path, quality: int, threads: int, memory_of: tuple[str, str, str] | None) -> None:
     """Time the codecs on PHOTO, of at least 3840x2160 pixels if nothing is to be enlarged."""
+    keep_freed_memory()  # as the `dkic` command does
     torch.set_num_threads(threads)
     if memory_of:
         name, speed, setting = memory_of
@@ -161,7 +161,7 @@ def measured(photo: np.ndarray, quality: int, threads: int, folder: Path) -> Non
             took = [seconds(partial(codec.encode, pixels, setting)), seconds(partial(codec.decode, data))]
             held = _in_a_process(path, threads, name, speed, setting)
             bpp = len(data) * 8 / pixels[..., 0].size
-            cells[label].append(f"{took[0]:.2f} / {took[1]:.2f} s, {held / _MEBI:.0f} MB")
+            cells[label].append(f"{took[0]:.2f} / {took[1]:.2f} s, {held / 1e6:.0f} MB")
             at = f"{size[0]}x{size[1]}, setting {setting}, {bpp:.3f} bits per pixel"
             print(f"{label}, {at}: {cells[label][-1]}", file=sys.stderr)
     print(f"| | {' | '.join(f'{w}x{h}' for w, h in SIZES)} |\n| --- |{' --- |' * len(SIZES)}")

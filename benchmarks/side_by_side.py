@@ -62,6 +62,8 @@ def main(
 def drawn(sheet: list) -> Image.Image:
     """Lines of pairs of a caption and uint8 `[h, w, 3]`, all of one size."""
     height, width = sheet[0][0][1].shape[:2]
+    if any(pixels.shape[:2] != (height, width) for line in sheet for _, pixels in line):
+        raise click.ClickException("the crops must be of one size")
     size = len(sheet[0]) * (width + _GAP) - _GAP, len(sheet) * (height + _CAPTION + _GAP) - _GAP
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)

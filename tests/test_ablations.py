@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from lpips_weights import need_backbone
+from photographs import crop
+from PIL import Image
 
-from benchmarks.ablations import TINY, VARIANTS, parameters, recipe_of
+from benchmarks.ablations import TINY, VARIANTS, VariantRun, parameters, recipe_of
 from dkic.models import DKIC, LDCNBlock
+from dkic.training.photos import PhotoFolder
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -22,5 +26,19 @@ def test_a_variant_is_as_large_as_tiny_and_runs(variant):
 
 def test_a_run_has_the_steps_that_it_is_given():
     for common in (True, False):
-        recipe = recipe_of("3", 2000, common)
-        assert recipe.epoch_steps * sum(stage.epochs for stage in recipe.stages) == 2000
+        recipe = recipe_of("3", 1999, common)
+        assert recipe.epoch_steps * sum(stage.epochs for stage in recipe.stages) == 1980
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_rate_goes_on_from_the_common_part(variant, tmp_path):
+    need_backbone("alex")
+    Image.fromarray(crop(160, 160)).save(tmp_path / "photo.png")
+    photos = PhotoFolder(tmp_path, 128)
+    common = VariantRun(variant, recipe_of("3", 20, True), photos, "cpu")
+    common.train_step()
+    run = VariantRun(variant, recipe_of("4", 20, False), photos, "cpu")
+    run.start_with(common.trained())
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, common.trained().state_dict()[name]), name
+    assert run.train_step().step == 1

@@ -41,7 +41,7 @@ def test_every_recipe_that_ships_can_be_read():
     assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_more_q6"} <= {path.stem for path in paths}
     for path in paths:
         recipe = read_recipe(path)
-        assert recipe.preset == ("tiny" if path.stem.startswith("tiny") else "base")
+        assert recipe.preset == ("base" if path.stem.startswith("po_dkic") else "tiny")
         target = path.stem.rpartition("_")[2]
         assert recipe.rate.target == TARGETS.get(target, recipe.rate.target)
 
