@@ -15,7 +15,7 @@ from dkic.cli.options import FORCE, PATH, THREADS, TRAINING_DEVICE
 @click.option("-o", "--out", required=True, metavar="FILE", type=PATH, help="The new weights file.")
 @click.option("--measure", metavar="DIR", type=PATH, help="Tell what it costs in rate on these pictures.")
 @TRAINING_DEVICE
-@click.option("--steps", type=int, default=1500, show_default=True, help="Steps of training as integers.")
+@click.option("--steps", type=int, default=0, show_default=True, help="Steps of training as integers.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
 @click.option("--crop", type=int, default=256, show_default=True, help="Side of a crop; a multiple of 64.")
 @click.option("--lr", "learning_rate", type=float, default=2e-4, show_default=True, help="Adam's first learning rate.")

@@ -33,7 +33,9 @@ class ExportSettings:
     The learning rate falls from `learning_rate` to 1% of it along a cosine over the steps. Crops are drawn from (seed, step).
     """
 
-    steps: int = 1500
+    # Rounding alone costs the levels of tiny 0.1 to 0.9% of y's bits. 1000 steps of 128x128 made 2.4% of one's 0.4%, 250 of
+    # 256x256 at a quarter of the learning rate 0.7% of 0.6%; less well trained networks gained by them.
+    steps: int = 0
     batch: int = 8
     crop: int = 256
     learning_rate: float = 2e-4
