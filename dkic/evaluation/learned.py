@@ -30,12 +30,13 @@ class Dkic:
     def __init__(self, model: str) -> None:
         self._codec = load(model)
         self.name = f"dkic:{model}"
-        self.qualities = tuple(level * 10 - step for level in self._codec.qualities for step in self.STEPS)
+        self._settings = {level * 10 - step: (level, step) for level in self._codec.qualities for step in self.STEPS}
+        self.qualities = tuple(self._settings)
         levels, steps = (", ".join(map(str, numbers)) for numbers in (self._codec.qualities, self.STEPS))
         self.about = f"dkic: model {model}, levels {levels} at steps {steps} (quality: 10 * level - step)"
 
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
-        level, step = (quality + 5) // 10, -((quality + 5) % 10 - 5)
+        level, step = self._settings[quality]
         return self._codec.compress(pixels, level, step=step)
 
     def decode(self, data: bytes) -> np.ndarray:
