@@ -105,8 +105,10 @@ def export(
         round_large(transform)  # as the file will have them, so that what follows is trained for their latents
     _find_grids(network, crops_of(settings.seed + 1))  # other crops than are trained on
     set_exact(network)
-    untrained = rate(network) if pictures else math.nan
-    _train(network, crops_of(settings.seed), settings)
+    untrained = math.nan
+    if settings.steps:
+        untrained = rate(network) if pictures else math.nan
+        _train(network, crops_of(settings.seed), settings)
     freeze(network.cpu())
     network.eval()
     about = weights.about | {"exact": {"from": weights.hash.hex(), **vars(settings), "photographs": len(folder)}}
@@ -114,7 +116,8 @@ def export(
     if pictures:
         after = rate(load_weights(out).model.to(where))
         log(f"bits of y in {len(pictures)} pictures of {measure}: float {before:.5f} a pixel, exact {after:.5f}")
-        log(f"cost: {after / before - 1:+.2%} (before training {untrained / before - 1:+.2%})")
+        untrained_cost = f" (before training {untrained / before - 1:+.2%})" if settings.steps else ""
+        log(f"cost: {after / before - 1:+.2%}{untrained_cost}")
 
 
 def _latents(network: DKIC, x: Tensor) -> tuple[Tensor, Tensor]:
