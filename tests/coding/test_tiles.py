@@ -85,16 +85,19 @@ def test_other_tiles_are_refused(codec, tile):
 
 
 def test_memory_is_bounded():
-    """12 megapixels, in a process of its own: less than twice what a picture of 0.4 takes."""
+    """12 megapixels, in a process of its own: beside the loaded codec 0.65 to 0.87 GB in 14 runs; not cut they take 2.2."""
     code = """if True:
         import resource, sys
         import numpy as np, dkic
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         codec = dkic.load("tiny")
+        loaded = peak()
         pixels = np.random.default_rng(0).integers(0, 255, (3072, 4096, 3), np.uint8) // 16 + 100
         data = codec.compress(pixels.astype(np.uint8), verify=True)
         codec.decompress(data, "numpy")
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(peak() - loaded)
     """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert int(run.stdout) < 1.5e6  # KB
+    assert int(run.stdout) < 1.2e6  # KB
