@@ -12,11 +12,13 @@ from photographs import crop, photograph
 from PIL import Image, ImageCms
 
 import dkic
-from dkic.coding import codec as codec_module
-from dkic.coding.codec import Codec, analyse, decode_latent, symbols_of
+from dkic.coding import latent as latent_module
+from dkic.coding.codec import Codec
 from dkic.coding.container import crc32c, pack, unpack
 from dkic.coding.image_io import Picture, read_picture
 from dkic.coding.ladder import ladder
+from dkic.coding.latent import decode_latent, symbols_of
+from dkic.coding.transforms import analyse
 from dkic.entropy.quantization import step_size
 from dkic.entropy.tables import SCALES
 from dkic.errors import DkicError, FormatError
@@ -148,10 +150,10 @@ def test_verify_finds_what_would_not_be_decoded(codec, small, monkeypatch):
 
 def test_memory_is_given_back_as_often_by_both_sides(codec, monkeypatch):
     calls = []
-    monkeypatch.setattr(codec_module, "give_back_freed_memory", lambda: calls.append(1))
+    monkeypatch.setattr(latent_module, "give_back_freed_memory", lambda: calls.append(1))
     codec.decompress(codec.compress(crop(100, 200)))
     assert calls == []
-    monkeypatch.setattr(codec_module, "_LARGE", 8 * 16 - 1)  # positions of such a picture's latent, less one
+    monkeypatch.setattr(latent_module, "_LARGE", 8 * 16 - 1)  # positions of such a picture's latent, less one
     data = codec.compress(crop(100, 200))
     encoding = len(calls)
     codec.decompress(data)

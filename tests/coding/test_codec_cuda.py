@@ -10,8 +10,8 @@ from entropy.exact_models import real
 from photographs import crop
 
 import dkic
-from dkic.coding.codec import decode_latent, encode_latent
 from dkic.coding.container import unpack
+from dkic.coding.latent import decode_latent, encode_latent
 from dkic.errors import DkicError
 from dkic.models.weights_file import save_weights
 from dkic.ops import backends

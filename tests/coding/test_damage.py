@@ -13,6 +13,7 @@ from PIL import Image
 
 import dkic as package
 from dkic.coding import codec as codec_module
+from dkic.coding import latent as latent_module
 from dkic.coding.container import crc32c, unpack
 from dkic.coding.rans import encode
 from dkic.errors import FormatError
@@ -42,10 +43,10 @@ def good(codec) -> bytes:
 def refusal(codec, monkeypatch):
     """The sentence that a file is refused with, no network having run."""
 
-    def decode(file, level, tile):
+    def decode_latent(file, level):
         raise AssertionError("a damaged file reached the networks")
 
-    monkeypatch.setattr(codec_module, "decode", decode)
+    monkeypatch.setattr(codec_module, "decode_latent", decode_latent)
 
     def refusal(data: bytes) -> str:
         with pytest.raises(FormatError) as caught:
@@ -141,7 +142,7 @@ print(json.dumps(found))
 
 
 def test_a_size_that_the_picture_section_can_t_hold_is_told_without_decoding(codec, good, monkeypatch):
-    monkeypatch.setattr(codec_module, "Decoder", None)
+    monkeypatch.setattr(latent_module, "Decoder", None)
     with pytest.raises(FormatError, match="picture section: .* bytes can't hold 8192 x 8192 pixels, for which this model takes"):
         codec.decompress(claiming(good, 8192, 8192))
 

@@ -8,7 +8,9 @@ import torch
 from entropy.exact_models import real
 from photographs import crop
 
-from dkic.coding.codec import Codec, analyse, symbols_of
+from dkic.coding.codec import Codec
+from dkic.coding.latent import symbols_of
+from dkic.coding.transforms import analyse
 from dkic.errors import FormatError
 from dkic.models.weights_file import Weights, find_weights, load_weights, save_weights
 

@@ -9,8 +9,9 @@ import torch
 from photographs import photograph
 
 from dkic import load
-from dkic.coding.codec import Codec, analyse
+from dkic.coding.codec import Codec
 from dkic.coding.tiles import AUTOMATIC_ABOVE, AUTOMATIC_TILE, MARGIN, tile_side, tiled
+from dkic.coding.transforms import analyse
 from dkic.errors import DkicError
 
 

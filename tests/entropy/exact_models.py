@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dkic.coding.codec import _crc
+from dkic.coding.latent import _crc
 from dkic.entropy.exact_network import Step, freeze, set_exact
 from dkic.models import DKIC, PRESETS, SliceSpec
 from dkic.models.slice_context import take_cells

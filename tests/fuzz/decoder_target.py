@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dkic.coding.codec import decode_latent, encode_latent
 from dkic.coding.container import MAX_ICC_BYTES, DkicFile, Header, crc32c, pack, unpack
+from dkic.coding.latent import decode_latent, encode_latent
 from dkic.entropy.quantization import step_size
 from dkic.errors import DkicError, FormatError
 from dkic.models.weights_file import Weights, load_weights

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from entropy.exact_models import frozen  # noqa: E402
 from photographs import crop  # noqa: E402
 
-from dkic.coding.codec import analyse, encode_latent  # noqa: E402
 from dkic.coding.container import DkicFile, Header, pack  # noqa: E402
+from dkic.coding.latent import encode_latent  # noqa: E402
+from dkic.coding.transforms import analyse  # noqa: E402
 from dkic.entropy.quantization import Arithmetic  # noqa: E402
 from dkic.entropy.tables import gaussian_tables  # noqa: E402
 from dkic.models.weights_file import load_weights, save_weights  # noqa: E402

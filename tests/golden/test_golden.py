@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from dkic.coding.codec import decode_latent, encode_latent
 from dkic.coding.container import DkicFile, Header, pack, unpack
+from dkic.coding.latent import decode_latent, encode_latent
 from dkic.entropy.quantization import Arithmetic, step_size
 from dkic.models.weights_file import Weights, load_weights
 

@@ -1,0 +1,54 @@
+"""g_a and g_s on pictures of any size, in tiles where they are large. The size implies the padding, to a multiple of 64."""
+
+import torch
+from torch import Tensor
+
+from dkic.coding.tiles import MARGIN, tile_side, tiled
+from dkic.models.config import LATENT_STRIDE
+from dkic.models.dkic import SIZE_MULTIPLE
+from dkic.models.weights_file import Weights
+
+
+def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor, Tensor]:
+    """x `[1, 3, H, W]`, uint8 or float32 in [0, 1], any size -> y and z_hat, the integers z is coded as.
+
+    They are all that coding knows of a picture.
+    """
+    side, device = tile_side(*x.shape[-2:], tile), level.device
+    x = _padded(x)
+    height, width = (side // LATENT_STRIDE for side in x.shape[-2:])
+    channels = level.model.config.latent_channels
+    y = torch.empty((1, channels, height, width), device=device, memory_format=torch.channels_last)
+
+    def write(part: Tensor, top: int, left: int) -> None:
+        y[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part
+
+    def g_a(part: Tensor) -> Tensor:
+        part = part.to(device)
+        part = part.float() / 255 if part.dtype == torch.uint8 else part
+        return level.model.g_a(part.contiguous(memory_format=torch.channels_last))
+
+    tiled(g_a, x, side, MARGIN, write)
+    return y, level.model.h_a(y).round()
+
+
+def synthesise(y_hat: Tensor, height: int, width: int, level: Weights, tile: int | None = None) -> Tensor:
+    """y_hat `[1, M, h, w]` of a picture of that size -> the picture `[1, 3, height, width]`, uint8, channels_last."""
+    picture = torch.empty((1, 3, height, width), dtype=torch.uint8, memory_format=torch.channels_last)
+
+    def write(part: Tensor, top: int, left: int) -> None:
+        part = part[..., : height - top, : width - left]  # without the padding
+        picture[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    def g_s(part: Tensor) -> Tensor:
+        return level.model.g_s(part.contiguous(memory_format=torch.channels_last))
+
+    tiled(g_s, y_hat, tile_side(height, width, tile) // LATENT_STRIDE, MARGIN // LATENT_STRIDE, write)
+    return picture
+
+
+def _padded(x: Tensor) -> Tensor:
+    """To a multiple of 64 by repeating the last row and column, which costs few bits and shows no edge."""
+    h, w = x.shape[-2:]
+    rows, columns = (torch.arange(side + -side % SIZE_MULTIPLE).clamp_max(side - 1) for side in (h, w))
+    return x if len(rows) == h and len(columns) == w else x[..., rows[:, None], columns]
