@@ -14,6 +14,10 @@ UNITS: dict[str, str] = {"mean_bpp": "bpp in the mean", "total_bytes": "bytes", 
 FEASIBLE = 1 + 1e-12  # a rate up to so many times its limit is within it, whatever sums and quotients were rounded to
 
 
+class Unreachable(DkicError):
+    """The cheapest options of all together are above the budget."""
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Choose one option of each picture, so that in every group the costs' sum is at most the capacity.
@@ -192,7 +196,7 @@ def _check_reachable(problem: Problem, kind: Kind) -> None:
         if least[of_group].sum() > problem.capacity[g]:
             reachable = least[of_group].sum() / problem.size[g]
             short = reachable - problem.budget[g]
-            raise DkicError(
+            raise Unreachable(
                 f"the budget{f' of group {g}' if problem.grouped else ''}, {problem.budget[g]:.12g} {UNITS[kind]}, can't be met: "
                 f"the least reachable is {reachable:.12g}, {short:.6g} ({short / reachable:.3g} of it) more than the budget"
             )

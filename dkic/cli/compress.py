@@ -55,9 +55,9 @@ def compress(
     """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files.
 
     With --target-bpp one picture gets the quality level, and the step of quantisation, with which its file takes most of that
-    and no more. Of several, or of a folder IN, each gets its own level, for the least mean LPIPS (or --distortion mse) of all at
-    that rate. For that they are coded and decoded at every level; what is measured is kept in $DKIC_CACHE or ~/.cache/dkic, so
-    that a run that was stopped goes on where it was, and other targets take little time.
+    and no more. Of several, or of a folder IN, each gets its own, for the least mean LPIPS (or --distortion mse) of all at that
+    rate. For that they are coded and decoded at every level, and at the steps around what is chosen; what is measured is kept in
+    $DKIC_CACHE or ~/.cache/dkic, so that a run that was stopped goes on where it was, and other targets take little time.
     """
     if target_bpp is None and (mean or distortion):
         raise click.UsageError(f"{'--mean' if mean else '--distortion'} goes with --target-bpp")
@@ -71,6 +71,7 @@ def compress(
     from dkic.coding.codec import load
     from dkic.coding.container import unpack
     from dkic.coding.image_io import read_picture
+    from dkic.coding.ladder import Rung
     from dkic.output_file import check_output, write_atomically
 
     codec = load(model, device)
@@ -93,7 +94,7 @@ def compress(
         write_atomically(target, data, force)
         bpp = len(data) * 8 / (picture.width * picture.height)
         header = unpack(data).header
-        chosen = "" if target_bpp is None else f"quality {header.quality}{f' step {header.step:+}' if header.step else ''}, "
+        chosen = "" if target_bpp is None else f"{Rung(header.quality, header.step)}, "
         done = "encoded and verified" if verify else "encoded"
         return f"{source} -> {target}: {len(data)} bytes, {bpp:.3f} bpp, {chosen}{done} in {seconds:.2f} s"
 
@@ -111,7 +112,6 @@ def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "
         click.echo(f"dkic: {sentence(error)}", err=True)
         sys.exit(1)
     for file in written:
-        size = f"{file.option.bytes} bytes, {file.bpp:.3f} bpp, quality {file.quality}"
-        click.echo(f"{file.source} -> {file.target}: {size}")
+        click.echo(f"{file.source} -> {file.target}: {file.option.bytes} bytes, {file.bpp:.3f} bpp, {file.rung}")
     print_facts(facts)
     sys.exit(status)

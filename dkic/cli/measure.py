@@ -53,7 +53,8 @@ def measure(
     from dkic.coding.codec import load
     from dkic.targeting.survey import Survey
 
-    survey = Survey(load(model, device), distortion, tile)
+    codec = load(model, device)
+    survey = Survey(codec, distortion, tile)
     measured = survey.measure
     if ray is not None:
         from dkic.targeting.cluster import ClusterFailed, measured_on
@@ -64,8 +65,8 @@ def measure(
 
     def one(source: str, _target: Path) -> None:
         _, options = measured(source)
-        for quality, option in zip(survey.qualities, options, strict=True):
-            row = source, quality, option.bytes, option.pixels, option.distortion
+        for level, option in zip(survey.levels, options, strict=True):
+            row = source, level.quality, option.bytes, option.pixels, option.distortion
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
 
@@ -73,5 +74,5 @@ def measure(
     if rows := len(columns["image"]):
         with failing():
             write_table(out, columns, force)
-        click.echo(f"{out}: {rows:,} rows, {rows // len(survey.qualities):,} pictures at quality {listed(survey.qualities)}")
+        click.echo(f"{out}: {rows:,} rows, {rows // len(codec.qualities):,} pictures at quality {listed(codec.qualities)}")
     sys.exit(status)

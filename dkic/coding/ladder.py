@@ -7,6 +7,7 @@ a level trained for the rate would do. Neighbouring rungs are 3 to 19 % apart.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 # At more than 3 the next lower level at -2 takes about as many bits.
 BETWEEN = (3, 2, 1, 0, -1, -2)
@@ -14,10 +15,20 @@ BELOW = (4,)  # the lowest level goes further down (still coarser steps save it 
 ABOVE = (-3, -4)  # and the highest up
 
 
-def ladder(qualities: Sequence[int]) -> list[tuple[int, int]]:
-    """Levels in rising order -> pairs of level and step, nearly in rising order of rate."""
-    lowest, highest = [(qualities[0], step) for step in BELOW], [(qualities[-1], step) for step in ABOVE]
-    return [*lowest, *((quality, step) for quality in qualities for step in BETWEEN), *highest]
+class Rung(NamedTuple):
+    """A quality level and a step, as `Codec.compress` has them."""
+
+    quality: int
+    step: int
+
+    def __str__(self) -> str:
+        return f"quality {self.quality}{f' step {self.step:+}' if self.step else ''}"
+
+
+def ladder(qualities: Sequence[int]) -> list[Rung]:
+    """Levels in rising order -> rungs, nearly in rising order of rate."""
+    lowest, highest = [Rung(qualities[0], step) for step in BELOW], [Rung(qualities[-1], step) for step in ABOVE]
+    return [*lowest, *(Rung(quality, step) for quality in qualities for step in BETWEEN), *highest]
 
 
 def last_within(n: int, within: Callable[[int], bool]) -> int:

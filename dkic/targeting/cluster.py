@@ -68,10 +68,10 @@ def measured_on(address: str, survey: Survey, sources: Sequence[str]) -> Callabl
             if row["error"]:
                 failed[row["source"]] = row["error"]
             for quality, size, distortion in zip(row["qualities"], row["bytes"], row["distortion"], strict=True):
-                level = survey.qualities.index(quality)
+                level = [rung.quality for rung in survey.levels].index(quality)
                 options[level] = option = Option(int(row["pixels"]), int(size), float(distortion))
                 try:
-                    survey.keep(key, level, option)
+                    survey.keep(key, survey.levels[level], option)
                 except DkicError as error:
                     raise ClusterFailed(str(error)) from None
 
@@ -130,7 +130,7 @@ def _knock(address: str) -> None:
 
 
 def _row(survey: Survey, source: str, key: str, options: Sequence[Option | None]) -> dict[str, Any]:
-    qualities = [quality for quality, option in zip(survey.qualities, options, strict=True) if option is None]
+    qualities = [rung.quality for rung, option in zip(survey.levels, options, strict=True) if option is None]
     return {"source": source, "path": os.path.abspath(source), "key": key, "qualities": qualities}
 
 

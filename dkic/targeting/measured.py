@@ -1,9 +1,10 @@
 """What pictures cost at a quality level, kept on disk, so that no run measures again what an earlier one did.
 
-There is a text file for each weights file, `measured-HASH.txt` in dkic's cache folder, with a line for each picture and
-distortion: the first 16 bytes of the SHA-256 of the picture's file, the distortion's name and value, pixels, bytes, and the
-CRC-32 of all that. Lines are only ever appended, each by itself, so that a run may be killed at any time, and several may go on
-at once; a line that is cut short or otherwise damaged is passed over. The last one of a picture counts.
+There is a text file for each weights file, `measured-HASH.txt` in dkic's cache folder, with a line for each picture, distortion
+and step: the first 16 bytes of the SHA-256 of the picture's file, the distortion's name (with the step, as in `lpips@+1`, where
+it is not 0) and value, pixels, bytes, and the CRC-32 of all that. Lines are only ever appended, each by itself, so that a run may
+be killed at any time, and several may go on at once; a line that is cut short or otherwise damaged is passed over. The last one
+of a picture counts.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ _CHUNK = 1 << 20
 
 
 class Option(NamedTuple):
-    """A picture at a quality level: pixels, the file's bytes, the distortion of what it decodes to."""
+    """A picture at a quality level and a step: pixels, the file's bytes, the distortion of what it decodes to."""
 
     pixels: int
     bytes: int
@@ -58,7 +59,7 @@ class Measured:
     def __init__(self, folder: Path, model_hash: bytes, distortion: str) -> None:
         self._path = folder / f"measured-{model_hash.hex()}.txt"
         self._distortion = distortion
-        self._options: dict[str, Option] = {}
+        self._options: dict[tuple[str, int], Option] = {}  # by key and step
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with open(self._path, "a+b") as file:  # now is the time to know that it can be written
@@ -68,27 +69,29 @@ class Measured:
         except OSError as error:
             raise self._unusable(error) from None
 
-    def get(self, key: str) -> Option | None:
+    def get(self, key: str, step: int = 0) -> Option | None:
         """The option of the picture with this key, if it is there."""
-        return self._options.get(key)
+        return self._options.get((key, step))
 
-    def add(self, key: str, option: Option) -> None:
+    def add(self, key: str, option: Option, step: int = 0) -> None:
         """Takes it in, and writes it at once."""
-        line = f"{key} {self._distortion} {option.distortion!r} {option.pixels} {option.bytes}".encode()
+        name = f"{self._distortion}@{step:+}" if step else self._distortion
+        line = f"{key} {name} {option.distortion!r} {option.pixels} {option.bytes}".encode()
         try:
             with open(self._path, "ab", buffering=0) as file:
                 # The line break before it is for an earlier line that was cut short.
                 file.write(b"\n%s %08x\n" % (line, zlib.crc32(line)))
         except OSError as error:
             raise self._unusable(error) from None
-        self._options[key] = option
+        self._options[key, step] = option
 
     def _read(self, line: bytes) -> None:
         content, _, crc = line.rstrip(b"\n").rpartition(b" ")
         if content and crc == b"%08x" % zlib.crc32(content):
             key, name, distortion, pixels, size = content.decode().split(" ")
+            name, _, step = name.partition("@")
             if name == self._distortion:
-                self._options[key] = Option(int(pixels), int(size), float(distortion))
+                self._options[key, int(step or 0)] = Option(int(pixels), int(size), float(distortion))
 
     def _unusable(self, error: OSError) -> DkicError:
         where = "set DKIC_CACHE to a folder that can be written"

@@ -30,15 +30,15 @@ class Meter:
         self._codec, self._tile = codec, tile
         self._network = _network().to(codec.device) if distortion == "lpips" else None
 
-    def measure(self, picture: Picture, quality: int) -> Option:
-        """Of the codec's level `quality`. Raises DkicError: the distortion is not defined for this picture."""
+    def measure(self, picture: Picture, quality: int, step: int = 0) -> Option:
+        """Of the codec's level `quality`, at that step. Raises DkicError: the distortion is not defined for this picture."""
         side = 1 if self._network is None else self._network.backbone.least_side
         if min(picture.width, picture.height) < side:
             raise DkicError(
                 f"LPIPS is not defined for {picture.width}x{picture.height} pixels, only for sides of {side} or more; "
                 "leave the picture out, or take --distortion mse"
             )
-        data = self._codec.compress(picture, quality, tile=self._tile)
+        data = self._codec.compress(picture, quality, tile=self._tile, step=step)
         decoded = self._codec.decompress(data, "numpy", tile=self._tile)
         x, x_hat = (batch(pixels).to(self._codec.device) for pixels in (picture.pixels, decoded))
         distortion = mse(x, x_hat) if self._network is None else lpips(x, x_hat, self._network)

@@ -1,8 +1,9 @@
-"""Pictures brought to a rate together: of each the quality level that makes for the least distortion in all, within the rate.
+"""Pictures brought to a rate together: of each the quality level and step that make for the least distortion in all, within it.
 
-A survey tells what each takes and loses at every level; dkic.allocation chooses; the chosen are coded again. Where a file then
-has another size than was measured (in an earlier run with other threads or on another machine, whose transforms round otherwise),
-its own size counts, and the choice is made anew: the rate is that of the files as they are.
+A survey tells what each takes and loses at every level, and dkic.allocation chooses; then what lies beside the chosen on the
+ladder is measured as well, and the choice made anew, until no chosen rung has a neighbour that is not measured. The chosen are
+coded again. Where a file then has another size than was measured (in an earlier run with other threads or on another machine,
+whose transforms round otherwise), its own size counts, and the choice is made anew: the rate is that of the files as they are.
 """
 
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from dkic.allocation import Allocation, allocate
-from dkic.allocation.problem import UNITS
+from dkic.allocation.problem import UNITS, Unreachable
 from dkic.coding.codec import Codec
+from dkic.coding.ladder import Rung, ladder
 from dkic.errors import DkicError
 from dkic.output_file import check_output, reason, write_atomically
 from dkic.targeting.measured import Option
@@ -26,11 +28,11 @@ from dkic.targeting.survey import Survey, read_unchanged
 
 @dataclass(frozen=True)
 class Written:
-    """A file: the picture it is of, its quality level, and what was measured of it, the bytes being its own."""
+    """A file: the picture it is of, its level and step, and what was measured of it, the bytes being its own."""
 
     source: str
     target: Path
-    quality: int
+    rung: Rung
     option: Option
 
     @property
@@ -64,11 +66,11 @@ class Pictures:
         tile: int | None = None,
         force: bool = False,
     ) -> None:
-        self._survey = Survey(codec, distortion, tile)
+        self._survey, self._rungs = Survey(codec, distortion, tile), ladder(codec.qualities)
         self._codec, self._target_bpp, self._kind, self._distortion = codec, target_bpp, kind, distortion
         self._verify, self._tile, self._force = verify, tile, force
         self._pictures: list[tuple[str, Path, str]] = []  # source, target, key
-        self._options: list[list[Option]] = []  # [N][M]
+        self._options: list[dict[Rung, Option]] = []
 
     def __len__(self) -> int:
         """How many are measured."""
@@ -83,7 +85,7 @@ class Pictures:
         check_output(target, self._force)
         key, options = self._survey.measure(source)
         self._pictures.append((source, target, key))
-        self._options.append(options)
+        self._options.append(dict(zip(self._survey.levels, options, strict=True)))
 
     def write(self) -> tuple[list[Written], Iterator[tuple[str, str]]]:
         """Chooses, and writes the files: none before it is known that all together keep to the target.
@@ -98,53 +100,81 @@ class Pictures:
         try:
             with Spool(folder) as spool:
                 found = self._code_chosen(spool)
-                levels = found.choice.tolist()
+                rungs = self._chosen(found)
                 for i, (_, target, _) in enumerate(self._pictures):
                     write_atomically(target, spool.get(i), self._force)
         except OSError as error:
             raise DkicError(f"{folder}: can't be written ({reason(error)})") from None
         written = [
-            Written(source, target, self._codec.qualities[level], options[level])
-            for (source, target, _), options, level in zip(self._pictures, self._options, levels, strict=True)
+            Written(source, target, rung, options[rung])
+            for (source, target, _), options, rung in zip(self._pictures, self._options, rungs, strict=True)
         ]
         return written, self._facts(written, found)
 
     def _code_chosen(self, spool: Spool) -> Allocation:
-        """Codes each picture at the level chosen, by its number, until the choice is by the sizes of what is coded."""
-        coded: dict[int, int] = {}
+        """Codes each picture at the rung chosen, by its number, until the choice is by the sizes of what is coded."""
+        coded: dict[int, Rung] = {}
         while True:
-            found = self._allocated()
-            to_do = [(i, level) for i, level in enumerate(found.choice.tolist()) if coded.get(i) != level]
+            found = self._best()
+            to_do = [(i, rung) for i, rung in enumerate(self._chosen(found)) if coded.get(i) != rung]
             as_measured = True
-            for i, level in tqdm(to_do, unit="file", desc="writing", disable=None, leave=False):
+            for i, rung in tqdm(to_do, unit="file", desc="writing", disable=None, leave=False):
                 source, _, key = self._pictures[i]
-                data = self._coded(source, key, self._codec.qualities[level])
+                data = self._coded(source, key, rung)
                 spool.put(i, data)
-                coded[i] = level
-                if len(data) != self._options[i][level].bytes:
+                coded[i] = rung
+                if len(data) != self._options[i][rung].bytes:
                     as_measured = False
-                    self._options[i][level] = self._options[i][level]._replace(bytes=len(data))
-                    self._survey.keep(key, level, self._options[i][level])
+                    self._options[i][rung] = self._options[i][rung]._replace(bytes=len(data))
+                    self._survey.keep(key, rung, self._options[i][rung])
             if as_measured:
                 return found
 
-    def _coded(self, source: str, key: str, quality: int) -> bytes:
+    def _best(self) -> Allocation:
+        """Of what is measured, once what lies beside it is."""
+        while True:
+            try:
+                found = self._allocated()
+            except Unreachable:
+                if not self._measure_beside([min(options, key=self._rungs.index) for options in self._options]):
+                    raise
+            else:
+                if not self._measure_beside(self._chosen(found)):
+                    return found
+
+    def _measure_beside(self, rungs: list[Rung]) -> bool:
+        """Measures each picture at its rung's neighbours, and says whether there was anything to measure."""
+        missing = []
+        for i, (rung, options) in enumerate(zip(rungs, self._options, strict=True)):
+            at = self._rungs.index(rung)
+            if beside := [rung for rung in self._rungs[max(at - 1, 0) : at + 2] if rung not in options]:
+                missing.append((i, beside))
+        for i, beside in tqdm(missing, unit="file", desc="measuring steps", disable=None, leave=False):
+            source, _, key = self._pictures[i]
+            self._options[i].update(zip(beside, self._survey.measure_at(source, key, beside), strict=True))
+        return bool(missing)
+
+    def _chosen(self, found: Allocation) -> list[Rung]:
+        return [self._rungs[at] for at in found.choice.tolist()]
+
+    def _coded(self, source: str, key: str, rung: Rung) -> bytes:
         picture = read_unchanged(source, key)
         try:
-            return self._codec.compress(picture, quality, verify=self._verify, tile=self._tile)
+            return self._codec.compress(picture, rung.quality, step=rung.step, verify=self._verify, tile=self._tile)
         except DkicError as error:
             raise DkicError(f"{source}: {error}") from None
 
     def _allocated(self) -> Allocation:
-        table = np.array(self._options, np.float64)  # [N, M, 3]
-        pixels, size, distortion = np.moveaxis(table, 2, 0)
-        names = [source for source, _, _ in self._pictures]
-        rate = size * 8 / pixels
-        return allocate(rate, distortion, self._target_bpp, kind=self._kind, pixels=pixels[:, 0], names=names)
+        names, none = [source for source, _, _ in self._pictures], (np.nan, np.nan, np.nan)
+        table = np.array([[options.get(rung, none) for rung in self._rungs] for options in self._options], np.float64)
+        pixels, size, distortion = np.moveaxis(table, 2, 0)  # [N, M]
+        rate, pixels = size * 8 / pixels, np.nanmax(pixels, axis=1)
+        return allocate(rate, distortion, self._target_bpp, kind=self._kind, pixels=pixels, names=names)
 
     def _facts(self, written: list[Written], found: Allocation) -> Iterator[tuple[str, str]]:
         size, pixels = (sum(getattr(file.option, name) for file in written) for name in ("bytes", "pixels"))
         rate = size * 8 / pixels if self._kind == "total_bpp" else np.mean([file.bpp for file in written])
         yield "rate", f"{rate:.6g} of {self._target_bpp:.6g} {UNITS[self._kind]} ({size:,} bytes in {len(written):,} files)"
         yield self._distortion, f"{np.mean([file.option.distortion for file in written]):.6g} in the mean"
-        yield "gap", f"{found.gap:.2g} (no choice within the rate has less than {found.bound / len(written):.6g} in the mean)"
+        least = f"{found.bound / len(written):.6g} in the mean"
+        yield "gap", f"{found.gap:.2g} (of all choices within the rate, by what is measured, none has less than {least})"

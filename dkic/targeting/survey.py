@@ -1,15 +1,18 @@
-"""Pictures measured at every quality level of a codec, each once: what is measured is kept."""
+"""Pictures measured at the quality levels of a codec, and at steps between them, each once: what is measured is kept."""
+
+from collections.abc import Sequence
 
 from dkic.cache import cache_folder
 from dkic.coding.codec import Codec
 from dkic.coding.image_io import Picture, read_picture
+from dkic.coding.ladder import Rung
 from dkic.errors import DkicError
 from dkic.targeting.measured import Measured, Option, picture_key
 from dkic.targeting.meter import Distortion, Meter
 
 
 class Survey:
-    """What pictures cost at every level, from earlier runs or measured now.
+    """What pictures cost, from earlier runs or measured now.
 
     Args:
         codec: of one or more quality levels.
@@ -20,18 +23,18 @@ class Survey:
     """
 
     def __init__(self, codec: Codec, distortion: Distortion = "lpips", tile: int | None = None) -> None:
-        self.qualities = codec.qualities
+        self.levels = [Rung(quality, 0) for quality in codec.qualities]
         self.meter = Meter(codec, distortion, tile)
-        self._levels = [Measured(cache_folder(), codec.model_hash(quality), distortion) for quality in self.qualities]
+        self._kept = {quality: Measured(cache_folder(), codec.model_hash(quality), distortion) for quality in codec.qualities}
 
     def look_up(self, source: str) -> tuple[str, list[Option | None]]:
         """A picture's key, and its options by level, None where none is kept. Raises DkicError: it can't be read."""
         key = picture_key(source)
-        return key, [level.get(key) for level in self._levels]
+        return key, [self._kept[rung.quality].get(key, rung.step) for rung in self.levels]
 
-    def keep(self, key: str, level: int, option: Option) -> None:
-        """Keeps what was measured of the picture with this key at `qualities[level]`. Raises DkicError: it can't be written."""
-        self._levels[level].add(key, option)
+    def keep(self, key: str, rung: Rung, option: Option) -> None:
+        """Keeps what was measured of the picture with this key there. Raises DkicError: it can't be written."""
+        self._kept[rung.quality].add(key, option, rung.step)
 
     def measure(self, source: str) -> tuple[str, list[Option]]:
         """A picture's key, and its options by level, measured where none is kept.
@@ -39,16 +42,21 @@ class Survey:
         Raises:
             DkicError: the picture can't be coded, or the distortion is not defined for it.
         """
-        key, known = self.look_up(source)
+        key = picture_key(source)
+        return key, self.measure_at(source, key, self.levels)
+
+    def measure_at(self, source: str, key: str, rungs: Sequence[Rung]) -> list[Option]:
+        """The same at these rungs, of the picture that has this key."""
+        known = [self._kept[rung.quality].get(key, rung.step) for rung in rungs]
         picture = read_unchanged(source, key) if None in known else None
         options = []
-        for level, option in enumerate(known):
+        for rung, option in zip(rungs, known, strict=True):
             if option is None:
                 assert picture is not None
-                option = self.meter.measure(picture, self.qualities[level])
-                self.keep(key, level, option)
+                option = self.meter.measure(picture, *rung)
+                self.keep(key, rung, option)
             options.append(option)
-        return key, options
+        return options
 
 
 def read_unchanged(source: str, key: str) -> Picture:

@@ -35,6 +35,14 @@ def test_a_distortion_is_not_taken_for_another(path):
     assert (opened(path).get("a"), opened(path, "lpips").get("a")) == (FIRST, SECOND)
 
 
+def test_a_step_is_not_taken_for_another(path):
+    opened(path).add("a", FIRST, step=-2)
+    assert opened(path).get("a") is opened(path).get("a", 2) is None
+    opened(path).add("a", SECOND)
+    assert (opened(path).get("a", -2), opened(path).get("a")) == (FIRST, SECOND)
+    assert opened(path, "lpips").get("a", -2) is None
+
+
 def test_two_runs_at_once(path):
     one, other = opened(path), opened(path)
     one.add("a", FIRST)

@@ -15,7 +15,7 @@ from command_line import dkic
 from nameless_files import need_nameless_files
 from photographs import crop
 from PIL import Image
-from targeting.targeting_cases import LEVELS, SIZES
+from targeting.targeting_cases import LEVELS, RUNGS, SIZES
 
 import dkic as package
 from dkic.coding import codec as codec_module
@@ -30,18 +30,30 @@ from dkic.targeting import pictures as pictures_module
 from dkic.targeting import survey as survey_module
 from dkic.targeting.measured import Measured, picture_key
 
+LEVEL_COLUMNS = {i for i, rung in enumerate(RUNGS) if rung.step == 0}
+
 
 def rate(pixels: np.ndarray, size: np.ndarray, mean: bool) -> float:
     return float((size * 8 / pixels).mean() if mean else size.sum() * 8 / pixels.sum())
 
 
-def best(table, target: float, mean: bool = False) -> tuple[int, ...]:
-    """Of all choices the one of least distortion within the target, by looking at each."""
+def best(table, target: float, mean: bool = False, among: list[set[int]] | None = None) -> tuple[int, ...]:
+    """Of all choices the one of least distortion within the target, by looking at each. among: columns; the levels' otherwise."""
     pixels, size, distortion = table
     rows = np.arange(len(pixels))
-    choices = itertools.product(range(size.shape[1]), repeat=len(pixels))
+    choices = itertools.product(*(among or [LEVEL_COLUMNS] * len(pixels)))
     within = [choice for choice in choices if rate(pixels, size[rows, choice], mean) <= target]
     return min(within, key=lambda choice: distortion[rows, choice].sum())
+
+
+def measured_at_least(choice: list[int]) -> list[set[int]]:
+    """The columns that must have been measured where this is chosen."""
+    return [LEVEL_COLUMNS | {column for column in (at - 1, at, at + 1) if 0 <= column < len(RUNGS)} for at in choice]
+
+
+def columns(files: list[bytes]) -> list[int]:
+    headers = [unpack(data).header for data in files]
+    return [RUNGS.index((header.quality, header.step)) for header in headers]
 
 
 def written(out) -> list[bytes]:
@@ -75,8 +87,9 @@ def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, dec
         files = written(out)
         reached = rate(pixels, np.array([len(data) for data in files]), mean)
         assert reached <= target * (1 + 1e-12)
-        choice = best(table, target * (1 + 1e-12), mean)
-        assert [unpack(data).header.quality for data in files] == [list(LEVELS)[level] for level in choice]
+        choice = columns(files)
+        least = best(table, target * (1 + 1e-12), mean, measured_at_least(choice))
+        assert distortion[rows, choice].sum() == pytest.approx(distortion[rows, least].sum(), rel=1e-9)
         assert [len(data) for data in files] == size[rows, choice].tolist()
         said = facts(result.out)
         unit = "bpp in the mean" if mean else "bpp over all pixels"
@@ -85,16 +98,18 @@ def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, dec
         assert said["mse"] == f"{distortion[rows, choice].mean():.6g} in the mean" and said["gap"].startswith("0 ")
         for line, name, data in zip(result.out.splitlines(), SIZES, files, strict=False):
             where = f"{pictures / name} -> {out / name.replace('png', 'dkic')}"
-            quality = unpack(data).header.quality
-            assert re.fullmatch(rf"{re.escape(where)}: {len(data)} bytes, [\d.]+ bpp, quality {quality}", line)
-        chosen.add(choice)
+            header = unpack(data).header
+            rung = f"quality {header.quality}{f' step {header.step:+}' if header.step else ''}"
+            assert re.fullmatch(rf"{re.escape(where)}: {len(data)} bytes, [\d.]+ bpp, {re.escape(rung)}", line)
+        chosen.add(tuple(choice))
     assert len(chosen) >= 4  # targets that differ in what is best at them
-    assert len(decoded) == size.size  # measured once for all of them
+    assert any(RUNGS[column].step for choice in chosen for column in choice)
+    assert len(decoded) == len(set(decoded)) < size.size  # each once for all of them, and not everything
 
 
 def test_total_and_mean_are_not_the_same(table):
     pixels, size, _ = table
-    low = max(rate(pixels, size.min(axis=1), mean) for mean in (False, True))
+    low = max(rate(pixels, size[:, sorted(LEVEL_COLUMNS)].min(axis=1), mean) for mean in (False, True))
     targets = np.linspace(low, 2 * low, 20)
     assert any(best(table, target) != best(table, target, mean=True) for target in targets)
 
@@ -104,15 +119,19 @@ def test_lpips_by_default(model, pictures, table, tmp_path, alex):
     pixels, size, _ = table
     distances = np.array(
         [
-            [lpips(batch(x), batch(codec.decompress(codec.compress(x, quality), "numpy")), network).item() for quality in LEVELS]
+            [
+                lpips(batch(x), batch(codec.decompress(codec.compress(x, r.quality, step=r.step), "numpy")), network).item()
+                for r in RUNGS
+            ]
             for x in (crop(height, width, top=top) for height, width, top in SIZES.values())
         ]
     )
     target = rate(pixels, size, mean=False) / 3
     result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", target)
     assert (result.status, result.err) == (0, "")
-    choice = best((pixels, size, distances), target)
-    assert [unpack(data).header.quality for data in written(tmp_path / "out")] == [list(LEVELS)[level] for level in choice]
+    choice = columns(written(tmp_path / "out"))
+    least = best((pixels, size, distances), target, among=measured_at_least(choice))
+    assert distances[np.arange(3), choice].sum() == pytest.approx(distances[np.arange(3), least].sum(), rel=1e-6)
     assert facts(result.out)["lpips"] == f"{distances[np.arange(3), choice].mean():.6g} in the mean"
 
 
@@ -130,7 +149,9 @@ def test_pictures_and_folders_together(model, pictures, tmp_path):
 def test_a_target_out_of_reach(model, pictures, table, tmp_path):
     pixels, size, _ = table
     for mean in (False, True):
-        least = rate(pixels, size.min(axis=1), mean)
+        down = [i for i, rung in enumerate(RUNGS) if rung.step == 0 or (rung.quality == 1 and rung.step >= -1)]
+        least = rate(pixels, size[:, down].min(axis=1), mean)
+        assert least < rate(pixels, size[:, sorted(LEVEL_COLUMNS)].min(axis=1), mean)
         options = ["--mean"] if mean else []
         result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", least * 0.999, "--distortion", "mse", *options)
         assert (result.status, result.out) == (1, "") and f"the least reachable is {least:.12g}" in result.err
@@ -215,9 +236,10 @@ def test_a_run_that_was_killed_goes_on(model, pictures, table, tmp_path, decoded
     assert list((tmp_path / "out").iterdir()) == []
     result = dkic(*arguments)
     assert (result.status, result.err) == (0, "") and len(written(tmp_path / "out")) == 3
-    assert len(decoded) == table[1].size - 4
+    kept = sum(len(path.read_text().split("\n\n")) for path in cache.glob("measured-*.txt"))
+    assert len(decoded) == kept - 4 >= len(SIZES) * len(LEVELS) - 4
     assert dkic(*arguments, "--force").status == 0
-    assert len(decoded) == table[1].size - 4  # nothing again
+    assert len(decoded) == kept - 4  # nothing again
 
 
 def test_a_run_that_was_killed_as_it_wrote_leaves_whole_files_alone(model, pictures, tmp_path):
@@ -245,7 +267,8 @@ def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, deco
     (folder / "b.png").rename(folder / "z.png")  # the same by another name
     del decoded[:]
     assert compress(model, folder, *arguments).status == 0
-    assert len(decoded) == len(LEVELS)
+    headers = [unpack(data).header for data in decoded]
+    assert {(header.width, header.height) for header in headers} == {(64, 48)} and len(headers) >= len(LEVELS)
 
 
 @pytest.mark.parametrize(("module", "at"), [(survey_module, "read_picture"), (pictures_module, "allocate")])
@@ -275,21 +298,22 @@ def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, t
     pixels, size, distortion = table
     codec = package.load(model)
     target = rate(pixels, size, mean=False) / 3
-    expected = best(table, target)
     arguments = ["-o", tmp_path / "out", "--target-bpp", target, "--distortion", "mse", "--force"]
     assert compress(model, pictures, *arguments).status == 0
-    for quality in LEVELS:
-        measured = Measured(cache, codec.model_hash(quality), "mse")
-        for name in SIZES:
-            option = measured.get(picture_key(pictures / name))
-            measured.add(picture_key(pictures / name), option._replace(bytes=option.bytes * 2 // 3))
+    for (quality, step), name in itertools.product(RUNGS, SIZES):
+        measured, key = Measured(cache, codec.model_hash(quality), "mse"), picture_key(pictures / name)
+        option = measured.get(key, step)
+        assert option or step
+        if option:
+            measured.add(key, option._replace(bytes=option.bytes * 2 // 3), step)
     result = compress(model, pictures, *arguments)
     assert (result.status, result.err) == (0, "")
     sizes = [len(data) for data in written(tmp_path / "out")]
     assert rate(pixels, np.array(sizes), mean=False) <= target
     assert f"({sum(sizes):,} bytes in 3 files)" in result.out
     # Options that were never chosen are still taken for smaller than they are, and even so none of them would have been better.
-    assert [unpack(data).header.quality for data in written(tmp_path / "out")] == [list(LEVELS)[level] for level in expected]
+    rows = np.arange(len(pixels))
+    assert distortion[rows, columns(written(tmp_path / "out"))].sum() <= distortion[rows, best(table, target)].sum() * (1 + 1e-9)
 
 
 # One picture
