@@ -23,13 +23,14 @@ SHIFTS = (0, 1, 2, 3)
 @click.command()
 @click.argument("photos", type=click.Path(path_type=Path))
 @click.option("--codec", "names", multiple=True, default=("dkic:tiny",), help="As dkic evaluate takes them; several times.")
-def main(photos: Path, names: tuple[str, ...]) -> None:
-    """Means over the photographs, for every quality of the codecs: bits per pixel, and LPIPS moved by 0 to 3 pixels each way."""
+@click.option("--quality", "chosen", type=int, multiple=True, help="As dkic evaluate has them; several times. All by default.")
+def main(photos: Path, names: tuple[str, ...], chosen: tuple[int, ...]) -> None:
+    """Means over the photographs, for the codecs' qualities: bits per pixel, and LPIPS moved by 0 to 3 pixels each way."""
     try:
         pictures, network = [read_picture(path).pixels for path in pictures_in(photos)], LPIPS("alex")
         for name in names:
             codec = make_codec(name)
-            for quality in (q for q in codec.qualities if not name.startswith("dkic:") or q % 10 == 0):
+            for quality in (q for q in codec.qualities if q in chosen or not chosen):
                 click.echo(f"{name} {quality}: {row([measured(codec, quality, x, network) for x in pictures])}")
     except DkicError as error:
         raise click.ClickException(str(error)) from None
