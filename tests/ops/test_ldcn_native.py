@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from ops.op_cases import LDCN_FEW, LdcnCase
-from ops.python_process import CAPABILITIES, PACKAGE, capability, pass_with, python
+from ops.python_process import CAPABILITIES, PACKAGE, capability, need, pass_with, python
 
 from dkic.ops import ldcn
 
@@ -53,6 +53,7 @@ def test_every_instruction_set_passes(asked):
         message = f"RuntimeError: DKIC_CPU_CAPABILITY must be one that this CPU has, and is {asked}\n"
         assert refused.returncode == 1 and refused.stderr.endswith(message)
         pytest.skip(f"this CPU has no {asked}, and says so")
+    need(asked)
     files = [f"ops/{name}.py" for name in ("test_ldcn", "test_ldcn_precision", "test_ldcn_native")]
     chosen = "test_equals_reference or outside or precision or what_was_asked"
     pass_with(asked, "-k", chosen, *files)
