@@ -141,5 +141,8 @@ def _distortions(
         columns = [psnr(x, x_hat), ms_ssim(x, x_hat)]
         for name in ("lpips", "lpips_vgg"):
             network = networks.get(name)
-            columns.append(torch.full((len(x),), math.nan) if network is None else lpips(x, x_hat, network))
+            # One by one: "vgg" takes 0.7 GB for each of 768x512, and together they take as long.
+            one_by_one = zip(x.split(1), x_hat.split(1), strict=True)
+            none = torch.full((len(x),), math.nan)
+            columns.append(none if network is None else torch.cat([lpips(*pair, network) for pair in one_by_one]))
         yield from zip(*(column.tolist() for column in columns), strict=True)
