@@ -30,7 +30,9 @@ def main(photos: Path, names: tuple[str, ...], chosen: tuple[int, ...]) -> None:
         pictures, network = [read_picture(path).pixels for path in pictures_in(photos)], LPIPS("alex")
         for name in names:
             codec = make_codec(name)
-            for quality in (q for q in codec.qualities if q in chosen or not chosen):
+            if unknown := set(chosen) - set(codec.qualities):
+                raise DkicError(f"{name} has no quality {min(unknown)}; it has {', '.join(map(str, codec.qualities))}")
+            for quality in chosen or codec.qualities:
                 click.echo(f"{name} {quality}: {row([measured(codec, quality, x, network) for x in pictures])}")
     except DkicError as error:
         raise click.ClickException(str(error)) from None

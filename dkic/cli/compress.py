@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--target-bpp",
     type=click.FloatRange(min=0, min_open=True),
     metavar="BPP",
-    help="Choose the levels, for at most so many bits per pixel: all bits divided by all pixels.",
+    help="Choose levels and steps, for at most so many bits per pixel: all bits divided by all pixels.",
 )
 @click.option("--mean", is_flag=True, help="With --target-bpp: the mean of the pictures' own bits per pixel.")
 @click.option(
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     type=click.Choice(["lpips", "mse"]),
     help="With --target-bpp and several pictures: what is to be the least.  [default: lpips]",
 )
+@click.option("--no-steps", is_flag=True, help="With --target-bpp: choose among levels alone, which takes less measuring.")
 @MODEL
 @TILE
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the symbols before a file is put in place.")
@@ -46,6 +47,7 @@ def compress(
     target_bpp: float | None,
     mean: bool,
     distortion: Literal["lpips", "mse"] | None,
+    no_steps: bool,
     model: str,
     tile: int | None,
     verify: bool,
@@ -55,12 +57,13 @@ def compress(
     """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files.
 
     With --target-bpp one picture gets the quality level, and the step of quantisation, with which its file takes most of that
-    and no more. Of several, or of a folder IN, each gets its own, for the least mean LPIPS (or --distortion mse) of all at that
-    rate. For that they are coded and decoded at every level, and at the steps around what is chosen; what is measured is kept in
-    $DKIC_CACHE or ~/.cache/dkic, so that a run that was stopped goes on where it was, and other targets take little time.
+    and no more. Of several, or of a folder IN, each gets its own, for nearly the least mean LPIPS (or --distortion mse) of all
+    at that rate. For that they are coded and decoded at every level, and then at steps near what is chosen. What is measured is
+    kept in $DKIC_CACHE or ~/.cache/dkic: a run that was stopped goes on where it was, and another target only measures steps.
     """
-    if target_bpp is None and (mean or distortion):
-        raise click.UsageError(f"{'--mean' if mean else '--distortion'} goes with --target-bpp")
+    if target_bpp is None and (mean or distortion or no_steps):
+        given = "--mean" if mean else "--distortion" if distortion else "--no-steps"
+        raise click.UsageError(f"{given} goes with --target-bpp")
     if target_bpp is not None and not math.isfinite(target_bpp):
         raise click.UsageError(f"--target-bpp: it must be a finite number, not {target_bpp}")
     if target_bpp is not None and quality is not None:
@@ -77,12 +80,13 @@ def compress(
     codec = load(model, device)
     if quality is not None and quality not in codec.qualities:
         raise click.UsageError(f"--quality: model {model} has quality {listed(codec.qualities)}, not {quality}")
-    if target_bpp is not None and len(inputs) > 1:
+    if target_bpp is not None and (len(inputs) > 1 or no_steps):
         from dkic.targeting.pictures import Pictures
 
         kind: Literal["mean_bpp", "total_bpp"] = "mean_bpp" if mean else "total_bpp"
         by = distortion or "lpips"
-        pictures = Pictures(codec, target_bpp, kind=kind, distortion=by, verify=verify, tile=tile, force=force)
+        options: dict[str, bool] = {"steps": not no_steps, "verify": verify, "force": force}
+        pictures = Pictures(codec, target_bpp, kind=kind, distortion=by, tile=tile, **options)
         _compress_together(inputs, targets, pictures)
 
     def one(source: str, target: Path) -> str:

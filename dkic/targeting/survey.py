@@ -1,4 +1,4 @@
-"""Pictures measured at the quality levels of a codec, and at steps between them, each once: what is measured is kept."""
+"""Pictures measured at the quality levels of a codec, and at other rungs of its ladder, each once: what is measured is kept."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ class Survey:
     def look_up(self, source: str) -> tuple[str, list[Option | None]]:
         """A picture's key, and its options by level, None where none is kept. Raises DkicError: it can't be read."""
         key = picture_key(source)
-        return key, [self._kept[rung.quality].get(key, rung.step) for rung in self.levels]
+        return key, self._known(key, self.levels)
 
     def keep(self, key: str, rung: Rung, option: Option) -> None:
         """Keeps what was measured of the picture with this key there. Raises DkicError: it can't be written."""
@@ -46,8 +46,8 @@ class Survey:
         return key, self.measure_at(source, key, self.levels)
 
     def measure_at(self, source: str, key: str, rungs: Sequence[Rung]) -> list[Option]:
-        """The same at these rungs, of the picture that has this key."""
-        known = [self._kept[rung.quality].get(key, rung.step) for rung in rungs]
+        """The options at these rungs of the picture that has this key. Raises as `measure` does, and where it has it no more."""
+        known = self._known(key, rungs)
         picture = read_unchanged(source, key) if None in known else None
         options = []
         for rung, option in zip(rungs, known, strict=True):
@@ -57,6 +57,9 @@ class Survey:
                 self.keep(key, rung, option)
             options.append(option)
         return options
+
+    def _known(self, key: str, rungs: Sequence[Rung]) -> list[Option | None]:
+        return [self._kept[rung.quality].get(key, rung.step) for rung in rungs]
 
 
 def read_unchanged(source: str, key: str) -> Picture:

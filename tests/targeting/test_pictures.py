@@ -29,6 +29,7 @@ from dkic.losses.lpips import LPIPS
 from dkic.targeting import pictures as pictures_module
 from dkic.targeting import survey as survey_module
 from dkic.targeting.measured import Measured, picture_key
+from dkic.targeting.pictures import Pictures
 
 LEVEL_COLUMNS = {i for i, rung in enumerate(RUNGS) if rung.step == 0}
 
@@ -48,7 +49,7 @@ def best(table, target: float, mean: bool = False, among: list[set[int]] | None 
 
 def measured_at_least(choice: list[int]) -> list[set[int]]:
     """The columns that must have been measured where this is chosen."""
-    return [LEVEL_COLUMNS | {column for column in (at - 1, at, at + 1) if 0 <= column < len(RUNGS)} for at in choice]
+    return [LEVEL_COLUMNS | set(range(max(at - 3, 0), min(at + 4, len(RUNGS)))) for at in choice]
 
 
 def columns(files: list[bytes]) -> list[int]:
@@ -107,6 +108,41 @@ def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, dec
     assert len(decoded) == len(set(decoded)) < size.size  # each once for all of them, and not everything
 
 
+def test_levels_alone(model, pictures, table, tmp_path, decoded):
+    pixels, size, _ = table
+    target = rate(pixels, size[:, sorted(LEVEL_COLUMNS)].mean(axis=1), mean=False)
+    options = ("--target-bpp", repr(target), "--distortion", "mse", "--no-steps")
+    assert compress(model, pictures, "-o", tmp_path / "out", *options).status == 0
+    assert columns(written(tmp_path / "out")) == list(best(table, target))
+    assert compress(model, pictures / "c.png", "-o", tmp_path / "c.dkic", *options).status == 0
+    assert len(decoded) == len(SIZES) * len(LEVELS) and unpack((tmp_path / "c.dkic").read_bytes()).header.step == 0
+
+
+def test_neighbours_do_for_many_pictures(model, pictures, table, tmp_path, monkeypatch, decoded):
+    monkeypatch.setattr(pictures_module, "_FEW", 2)
+    pixels, size, distortion = table
+    target = rate(pixels, size[:, sorted(LEVEL_COLUMNS)].mean(axis=1), mean=False)
+    assert compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", repr(target), "--distortion", "mse").status == 0
+    choice, rows = columns(written(tmp_path / "out")), np.arange(3)
+    beside = [LEVEL_COLUMNS | set(range(max(at - 1, 0), min(at + 2, len(RUNGS)))) for at in choice]
+    assert distortion[rows, choice].sum() == pytest.approx(distortion[rows, best(table, target, among=beside)].sum(), rel=1e-9)
+    assert len(decoded) < 3 * 7
+
+
+def test_a_step_that_fails_is_named(model, pictures, tmp_path, monkeypatch):
+    compress_one = Codec.compress
+
+    def failing(self, picture, quality=None, target_bpp=None, *, step=0, **options):
+        if step:
+            raise MemoryError
+        return compress_one(self, picture, quality, target_bpp, step=step, **options)
+
+    monkeypatch.setattr(Codec, "compress", failing)
+    result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
+    said = f"dkic: {pictures / 'a.png'}: not enough memory for this picture"
+    assert (result.status, result.out, result.err.strip()) == (1, "", said) and list((tmp_path / "out").iterdir()) == []
+
+
 def test_total_and_mean_are_not_the_same(table):
     pixels, size, _ = table
     low = max(rate(pixels, size[:, sorted(LEVEL_COLUMNS)].min(axis=1), mean) for mean in (False, True))
@@ -149,7 +185,7 @@ def test_pictures_and_folders_together(model, pictures, tmp_path):
 def test_a_target_out_of_reach(model, pictures, table, tmp_path):
     pixels, size, _ = table
     for mean in (False, True):
-        down = [i for i, rung in enumerate(RUNGS) if rung.step == 0 or (rung.quality == 1 and rung.step >= -1)]
+        down = [i for i, rung in enumerate(RUNGS) if rung.step == 0 or (rung.quality == 1 and rung.step > 0)]
         least = rate(pixels, size[:, down].min(axis=1), mean)
         assert least < rate(pixels, size[:, sorted(LEVEL_COLUMNS)].min(axis=1), mean)
         options = ["--mean"] if mean else []
@@ -236,10 +272,11 @@ def test_a_run_that_was_killed_goes_on(model, pictures, table, tmp_path, decoded
     assert list((tmp_path / "out").iterdir()) == []
     result = dkic(*arguments)
     assert (result.status, result.err) == (0, "") and len(written(tmp_path / "out")) == 3
-    kept = sum(len(path.read_text().split("\n\n")) for path in cache.glob("measured-*.txt"))
-    assert len(decoded) == kept - 4 >= len(SIZES) * len(LEVELS) - 4
+    lines = [(path.name, line) for path in cache.iterdir() for line in path.read_text().split("\n") if line]
+    kept = {(name, *line.split(" ")[:2]) for name, line in lines}  # weights, picture, distortion and step
+    assert len(decoded) == len(lines) - 4 and len(kept) == len(lines) >= len(SIZES) * len(LEVELS)  # none twice
     assert dkic(*arguments, "--force").status == 0
-    assert len(decoded) == kept - 4  # nothing again
+    assert len(decoded) == len(lines) - 4  # nothing again
 
 
 def test_a_run_that_was_killed_as_it_wrote_leaves_whole_files_alone(model, pictures, tmp_path):
@@ -271,9 +308,9 @@ def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, deco
     assert {(header.width, header.height) for header in headers} == {(64, 48)} and len(headers) >= len(LEVELS)
 
 
-@pytest.mark.parametrize(("module", "at"), [(survey_module, "read_picture"), (pictures_module, "allocate")])
+@pytest.mark.parametrize(("module", "at"), [(survey_module, "read_picture"), (pictures_module, "allocate"), (Pictures, "_best")])
 def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, monkeypatch, module, at):
-    """As it is read, or once all are measured: what is kept is of what is there."""
+    """As it is read, before steps are measured, or once all is: what is kept and written is of what is there."""
     path = Path(shutil.copy(pictures / "a.png", tmp_path / "d.png"))
     original = getattr(module, at)
 
@@ -360,6 +397,7 @@ def test_levels_out_of_order(pictures, monkeypatch):
         (["--target-bpp", "0.3", "--quality", "1"], "give either --quality or --target-bpp"),
         (["--mean"], "--mean goes with --target-bpp"),
         (["--distortion", "mse"], "--distortion goes with --target-bpp"),
+        (["--no-steps"], "--no-steps goes with --target-bpp"),
         (["--target-bpp", "0"], "--target-bpp"),
         (["--target-bpp", "low"], "--target-bpp"),
         (["--target-bpp", "nan"], "--target-bpp: it must be a finite number, not nan"),
