@@ -1,7 +1,7 @@
 """Rates between and beyond a model's quality levels: every level at several steps of quantisation, in rising order of rate.
 
-A level was trained for step 0; each step up saves about a tenth of the bits. In the mean of eleven held-out photographs level 3 of
-`tiny` has 0.136 bits per pixel and LPIPS 0.148 at step 0, 0.170 and 0.137 at -2; level 4 has 0.232 and 0.096 at 0, 0.193 and
+A level was trained for step 0; each step up saves about a tenth of the bits. In the mean of eleven held-out photographs level 3
+of `tiny` has 0.136 bits per pixel and LPIPS 0.148 at step 0, 0.170 and 0.137 at -2; level 4 has 0.232 and 0.096 at 0, 0.193 and
 0.108 at 2, 0.162 and 0.126 at 4. So steps do between levels what a level trained for the rate would do. Neighbouring rungs are at
 most 19 % apart. `python -m benchmarks.rungs PHOTOS` measures it.
 """

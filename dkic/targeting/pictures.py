@@ -29,8 +29,8 @@ from dkic.targeting.spool import Spool
 from dkic.targeting.survey import Survey, read_unchanged
 
 # How far from the chosen rung is near. Of 2 to 4 pictures the choice by neighbours alone had 1.8 to 3.6 % more distortion than
-# the best of all rungs, 18 % at worst; with 3 each way 0.2 to 0.5 %. Of 11 at 0.075, 0.15 and 0.3 bits per pixel neighbours made for
-# LPIPS of 0.1945, 0.1308 and 0.0809, all rungs at steps of -1 to 2 for 0.1945, 0.1313 and 0.0809.
+# the best of all rungs, 18 % at worst; with 3 each way 0.2 to 0.5 %. Of 11 at 0.075, 0.15 and 0.3 bits per pixel neighbours made
+# for LPIPS of 0.1945, 0.1308 and 0.0809, all rungs at steps of -1 to 2 for 0.1945, 0.1313 and 0.0809.
 _FEW, _REACH_OF_FEW, _REACH = 10, 3, 1
 
 
