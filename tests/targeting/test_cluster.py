@@ -43,9 +43,9 @@ def meter(monkeypatch):
 
     def use(before):
         class Meter(original):
-            def measure(self, picture, quality):
+            def measure(self, picture, quality, step=0):
                 before(picture, quality)
-                return super().measure(picture, quality)
+                return super().measure(picture, quality, step)
 
         monkeypatch.setattr(survey, "Meter", Meter)
 
