@@ -65,14 +65,17 @@ def each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path]
         try:
             said = one(source, target)
         except FAULTS as error:
-            text = sentence(error)
             failed = True
-            text = text if text.startswith((source, str(target))) else f"{source}: {text}"
-            tqdm.write(f"dkic: {text}", file=sys.stderr)
+            tqdm.write(f"dkic: {naming(sentence(error), source, str(target))}", file=sys.stderr)
         else:
             if said is not None:
                 tqdm.write(said)
     return 1 if failed else 0
+
+
+def naming(text: str, source: str, *others: str) -> str:
+    """A sentence about an input, with its name first where it doesn't begin with that or with one of the others."""
+    return text if text.startswith((source, *others)) else f"{source}: {text}"
 
 
 def sentence(error: Exception) -> str:

@@ -84,9 +84,16 @@ def compress(
         from dkic.targeting.pictures import Pictures
 
         kind: Literal["mean_bpp", "total_bpp"] = "mean_bpp" if mean else "total_bpp"
-        by = distortion or "lpips"
-        options: dict[str, bool] = {"steps": not no_steps, "verify": verify, "force": force}
-        pictures = Pictures(codec, target_bpp, kind=kind, distortion=by, tile=tile, **options)
+        pictures = Pictures(
+            codec,
+            target_bpp,
+            kind=kind,
+            distortion=distortion or "lpips",
+            steps=not no_steps,
+            verify=verify,
+            tile=tile,
+            force=force,
+        )
         _compress_together(inputs, targets, pictures)
 
     def one(source: str, target: Path) -> str:

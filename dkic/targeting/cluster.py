@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from dkic.coding.image_io import parse_picture
+from dkic.coding.ladder import Rung
 from dkic.errors import DkicError
 from dkic.inputs import FAULTS, sentence
 from dkic.output_file import reason
@@ -68,10 +69,11 @@ def measured_on(address: str, survey: Survey, sources: Sequence[str]) -> Callabl
             if row["error"]:
                 failed[row["source"]] = row["error"]
             for quality, size, distortion in zip(row["qualities"], row["bytes"], row["distortion"], strict=True):
-                level = [rung.quality for rung in survey.levels].index(quality)
-                options[level] = option = Option(int(row["pixels"]), int(size), float(distortion))
+                level = Rung(quality, 0)
+                option = Option(int(row["pixels"]), int(size), float(distortion))
+                options[survey.levels.index(level)] = option
                 try:
-                    survey.keep(key, survey.levels[level], option)
+                    survey.keep(key, level, option)
                 except DkicError as error:
                     raise ClusterFailed(str(error)) from None
 

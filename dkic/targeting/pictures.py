@@ -21,7 +21,7 @@ from dkic.allocation.problem import UNITS, Unreachable
 from dkic.coding.codec import Codec
 from dkic.coding.ladder import Rung, ladder
 from dkic.errors import DkicError
-from dkic.inputs import FAULTS, sentence
+from dkic.inputs import FAULTS, naming, sentence
 from dkic.output_file import check_output, reason, write_atomically
 from dkic.targeting.measured import Option
 from dkic.targeting.meter import Distortion
@@ -173,7 +173,7 @@ class Pictures:
         ]
         for i, rungs in tqdm(missing, unit="file", desc="measuring steps", disable=None, leave=False):
             source, _, key = self._pictures[i]
-            with _naming(source):
+            with _about(source):
                 self._options[i].update(zip(rungs, self._survey.measure_at(source, key, rungs), strict=True))
         return bool(missing)
 
@@ -181,7 +181,7 @@ class Pictures:
         return [self._rungs[at] for at in found.choice.tolist()]
 
     def _coded(self, source: str, key: str, rung: Rung) -> bytes:
-        with _naming(source):
+        with _about(source):
             picture = read_unchanged(source, key)
             return self._codec.compress(picture, rung.quality, step=rung.step, verify=self._verify, tile=self._tile)
 
@@ -202,10 +202,9 @@ class Pictures:
 
 
 @contextmanager
-def _naming(source: str) -> Iterator[None]:
+def _about(source: str) -> Iterator[None]:
     """What fails with a picture in one sentence that names it."""
     try:
         yield
     except FAULTS as error:
-        text = sentence(error)
-        raise DkicError(text if text.startswith(source) else f"{source}: {text}") from None
+        raise DkicError(naming(sentence(error), source)) from None
