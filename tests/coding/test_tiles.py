@@ -68,8 +68,8 @@ def test_tiles_are_not_seen(codec):
     in_tiles = codec.compress(pixels, tile=256)
     assert abs(len(in_tiles) - len(whole)) <= 0.001 * len(whole)
     again = codec.decompress(in_tiles, "numpy", tile=0).astype(int)
-    # How many symbols lie that near to a tie is chance, and one that is rounded otherwise has others follow: none with earlier
-    # weights, 271 of 380,160 with these, a mean of 0.15. So this is PSNR above 51 dB, and y is judged by itself.
+    # How many symbols lie that near to a tie is chance, and one that is rounded otherwise has others follow: none with these
+    # weights, 271 of 380,160 with earlier ones, a mean of 0.15. So this is PSNR above 51 dB, and y is judged by itself.
     assert np.mean((again - picture) ** 2) < 0.5
 
 
