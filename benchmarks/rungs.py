@@ -12,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dkic.coding.codec import load
-from dkic.coding.image_io import pictures_in, read_picture
+from dkic.coding.image_formats import images_in
+from dkic.coding.image_io import read_picture
 from dkic.coding.ladder import Rung, ladder
 from dkic.errors import DkicError
 from dkic.targeting.meter import Meter
@@ -26,7 +27,7 @@ STEPS = range(5, -5, -1)
 def main(photos: Path, model: str) -> None:
     """Prints bits per pixel and LPIPS of each level and step."""
     try:
-        codec, pictures = load(model), [read_picture(path) for path in pictures_in(photos)]
+        codec, pictures = load(model), [read_picture(path) for path in images_in(photos).images]
         meter, rungs = Meter(codec, "lpips"), ladder(codec.qualities)
         click.echo("| level | " + " | ".join(f"step {step:+}" if step else "step 0" for step in STEPS) + " |")
         click.echo("| --- |" + " --- |" * len(STEPS))

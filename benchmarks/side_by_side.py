@@ -6,6 +6,7 @@
 REPORT is `dkic evaluate`'s of PHOTOS, whose files are decoded; --report adds others, for codecs that it doesn't have.
 """
 
+import io
 from pathlib import Path
 
 import click
@@ -56,7 +57,9 @@ def main(
         raise click.ClickException(str(error)) from None
     except KeyError as error:
         raise click.ClickException(f"no report has a file of {error.args[0]} chosen for {target_bpp:g} bpp") from None
-    drawn(sheet).save(out, quality=92)
+    content = io.BytesIO()
+    drawn(sheet).save(content, "JPEG", quality=92)
+    out.write_bytes(content.getvalue())
 
 
 def drawn(sheet: list) -> Image.Image:

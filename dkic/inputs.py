@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
@@ -14,10 +14,27 @@ FAULTS = (DkicError, OSError, MemoryError, RuntimeError)
 
 
 def with_folders_opened(inputs: tuple[str, ...]) -> tuple[str, ...]:
-    """The inputs, with the pictures of folders in their place."""
-    from dkic.coding.image_io import pictures_in
+    """The inputs, with the images of folders in their place; how many other files are there goes to standard error."""
+    from dkic.coding.image_formats import images_in
 
-    return tuple(str(path) for given in inputs for path in (pictures_in(given) if os.path.isdir(given) else [given]))
+    opened: list[str] = []
+    for given in inputs:
+        if not os.path.isdir(given):
+            opened.append(given)
+            continue
+        found = images_in(given)
+        opened += map(str, found.images)
+        if skipped := found.skipped():
+            click.echo(f"dkic: {given}: {skipped}", err=True)
+    return tuple(opened)
+
+
+def tell_notes(source: str, notes: Iterable[str]) -> None:
+    """What was left out of an image, to standard error."""
+    from tqdm import tqdm
+
+    for note in notes:
+        tqdm.write(f"dkic: {source}: {note}", file=sys.stderr)
 
 
 def output_files(inputs: tuple[str, ...], out: str, suffix: str, several: bool) -> list[Path]:

@@ -35,6 +35,7 @@ def write_atomically(
             else:
                 file.write(data)
             file.flush()
+            os.fsync(file.fileno())  # a network's file system says only now that there is no room
             _keep_permissions(file, target)
             if nameless and _named(file, path, target, force):
                 return

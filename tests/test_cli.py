@@ -208,11 +208,11 @@ def test_pictures_that_dkic_does_not_code_are_refused_with_what_to_do(folder):
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:1000])
     before = files(folder)
     for name, advice in (
-        ("alpha.png", "-flatten"),
+        ("alpha.png", "--background white"),
         ("deep.png", "-depth 8"),
         ("text.png", "not a PNG, JPEG, WebP"),
         ("empty.png", "empty"),
-        ("cut.png", "truncated"),
+        ("cut.png", "cut off in its IDAT chunk"),
         ("missing.png", "No such file"),
         (".", "Is a directory"),
     ):

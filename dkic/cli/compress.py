@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import click
 
 from dkic.cli.messages import listed, print_facts
-from dkic.cli.options import DEVICE, FORCE, INPUTS, MODEL, OUT, THREADS, TILE
-from dkic.inputs import FAULTS, each, output_files, sentence, with_folders_opened
+from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, OUT, THREADS, TILE
+from dkic.inputs import FAULTS, each, output_files, sentence, tell_notes, with_folders_opened
 
 if TYPE_CHECKING:
     from dkic.targeting.pictures import Pictures
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     help="With --target-bpp and several pictures: what is to be the least.  [default: lpips]",
 )
 @click.option("--no-steps", is_flag=True, help="With --target-bpp: choose among levels alone, which takes less measuring.")
+@ICC
+@BACKGROUND
 @MODEL
 @TILE
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the symbols before a file is put in place.")
@@ -48,13 +50,15 @@ def compress(
     mean: bool,
     distortion: Literal["lpips", "mse"] | None,
     no_steps: bool,
+    icc: Literal["keep", "drop"],
+    background: str | None,
     model: str,
     tile: int | None,
     verify: bool,
     device: str,
     force: bool,
 ) -> None:
-    """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP) to .dkic files.
+    """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP, AVIF, JPEG XL) to .dkic files.
 
     With --target-bpp one picture gets the quality level, and the step of quantisation, with which its file takes most of that
     and no more. Of several, or of a folder IN, each gets its own, for nearly the least mean LPIPS (or --distortion mse) of all
@@ -72,7 +76,7 @@ def compress(
     inputs = with_folders_opened(inputs) if folders else inputs
     targets = output_files(inputs, out, ".dkic", several=folders or len(inputs) > 1)
     from dkic.coding.codec import load
-    from dkic.coding.container import unpack
+    from dkic.coding.container import icc_section_bytes, unpack
     from dkic.coding.image_io import read_picture
     from dkic.coding.ladder import Rung
     from dkic.output_file import check_output, write_atomically
@@ -92,22 +96,27 @@ def compress(
             steps=not no_steps,
             verify=verify,
             tile=tile,
+            icc=icc,
+            background=background,
             force=force,
         )
         _compress_together(inputs, targets, pictures)
 
     def one(source: str, target: Path) -> str:
         check_output(target, force)
-        picture = read_picture(source)
+        picture = read_picture(source, background)
+        tell_notes(source, picture.notes)
         start = time.perf_counter()
-        data = codec.compress(picture, quality, target_bpp, verify=verify, tile=tile)
+        data = codec.compress(picture, quality, target_bpp, verify=verify, tile=tile, icc=icc)
         seconds = time.perf_counter() - start
         write_atomically(target, data, force)
         bpp = len(data) * 8 / (picture.width * picture.height)
-        header = unpack(data).header
-        chosen = "" if target_bpp is None else f"{Rung(header.quality, header.step)}, "
+        file = unpack(data)
+        chosen = "" if target_bpp is None else f"{Rung(file.header.quality, file.header.step)}, "
         done = "encoded and verified" if verify else "encoded"
-        return f"{source} -> {target}: {len(data)} bytes, {bpp:.3f} bpp, {chosen}{done} in {seconds:.2f} s"
+        icc_bytes = icc_section_bytes(stored) if (stored := file.icc) else 0
+        profile = f", ICC profile {icc_bytes} bytes" if icc_bytes else ""
+        return f"{source} -> {target}: {len(data)} bytes{profile}, {bpp:.3f} bpp, {chosen}{done} in {seconds:.2f} s"
 
     sys.exit(each(inputs, targets, one))
 
@@ -123,6 +132,8 @@ def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "
         click.echo(f"dkic: {sentence(error)}", err=True)
         sys.exit(1)
     for file in written:
-        click.echo(f"{file.source} -> {file.target}: {file.option.bytes} bytes, {file.bpp:.3f} bpp, {file.rung}")
+        tell_notes(file.source, file.notes)
+        profile = f", ICC profile {file.icc} bytes" if file.icc else ""
+        click.echo(f"{file.source} -> {file.target}: {file.option.bytes} bytes{profile}, {file.bpp:.3f} bpp, {file.rung}")
     print_facts(facts)
     sys.exit(status)

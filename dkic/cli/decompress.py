@@ -8,7 +8,7 @@ import click
 
 from dkic.cli.dkic_file import read_dkic
 from dkic.cli.options import DEVICE, FORCE, INPUTS, OUT, THREADS, TILE
-from dkic.inputs import each, output_files
+from dkic.inputs import each, output_files, tell_notes
 
 
 @click.command(short_help="Decompress .dkic files to pictures.")
@@ -24,8 +24,6 @@ def decompress(
     inputs: tuple[str, ...], out: str, model: str | None, tile: int | None, salvage: bool, device: str, force: bool
 ) -> None:
     """Decompress .dkic files to pictures; the suffix says which kind, PNG in a folder."""
-    from tqdm import tqdm
-
     targets = output_files(inputs, out, ".png", several=len(inputs) > 1)
     from dkic.coding.codec import Codec, load
     from dkic.coding.container import unpack
@@ -40,8 +38,7 @@ def decompress(
         check_output(target, force)
         picture_suffix(target)
         file = unpack(read_dkic(source), salvage=salvage)
-        for lost in file.lost:
-            tqdm.write(f"dkic: {source}: {lost}", file=sys.stderr)
+        tell_notes(source, file.lost)
         model_hash = file.header.model_hash
         codec = given or loaded.get(model_hash)
         if codec is None:
@@ -49,7 +46,7 @@ def decompress(
         start = time.perf_counter()
         picture = codec.decompress(file, "picture", tile=tile)
         seconds = time.perf_counter() - start
-        write_picture(picture, target, force)
+        tell_notes(source, [*picture.notes, *write_picture(picture, target, force)])
         return f"{source} -> {target}: {picture.width}x{picture.height}, decoded in {seconds:.2f} s"
 
     sys.exit(each(inputs, targets, one))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from dkic.cli.messages import failing, listed
-from dkic.cli.options import DEVICE, FORCE, INPUTS, MODEL, PATH, THREADS, TILE
+from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, PATH, THREADS, TILE
 from dkic.inputs import each, identity, with_folders_opened
 
 
@@ -17,6 +17,8 @@ from dkic.inputs import each, identity, with_folders_opened
 @MODEL
 @click.option("--distortion", type=click.Choice(["lpips", "mse"]), default="lpips", show_default=True, help="What is measured.")
 @click.option("--ray", metavar="ADDRESS", help="Measure on this Ray cluster: auto, HOST:PORT, or local.")
+@ICC
+@BACKGROUND
 @TILE
 @DEVICE
 @THREADS
@@ -27,6 +29,8 @@ def measure(
     model: str,
     distortion: Literal["lpips", "mse"],
     ray: str | None,
+    icc: Literal["keep", "drop"],
+    background: str | None,
     tile: int | None,
     device: str,
     force: bool,
@@ -54,7 +58,7 @@ def measure(
     from dkic.targeting.survey import Survey
 
     codec = load(model, device)
-    survey = Survey(codec, distortion, tile)
+    survey = Survey(codec, distortion, tile, icc, background)
     measured = survey.measure
     if ray is not None:
         from dkic.targeting.cluster import ClusterFailed, measured_on

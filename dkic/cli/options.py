@@ -35,6 +35,14 @@ TILE = click.option(
     metavar="PIXELS",
     help="Side of the tiles that bound memory; 0: none.  [default: 1024 above 4 MP]",
 )
+ICC = click.option(
+    "--icc",
+    type=click.Choice(["keep", "drop"]),
+    default="keep",
+    show_default=True,
+    help="The image's ICC profile, whose bytes count as the file's; sRGB's is never stored.",
+)
+BACKGROUND = click.option("--background", metavar="COLOR", help="Flatten transparency onto this color, as white or #rrggbb.")
 DEVICE = click.option("--device", type=_DEVICES, default="cpu", show_default=True, help="What computes.")
 TRAINING_DEVICE = click.option("--device", type=_DEVICES, help="Default: a GPU where there is one.")
 THREADS = click.option(

@@ -7,6 +7,7 @@ decode  the mirror image of it
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dkic.coding.container import MAX_STEP, DkicFile, Header, pack, unpack
+from dkic.coding.color_profile import is_srgb
+from dkic.coding.container import MAX_STEP, DkicFile, Header, icc_section_bytes, pack, unpack
+from dkic.coding.image_color import fitting_profile
 from dkic.coding.image_io import Picture, picture_from, to_pil
 from dkic.coding.ladder import ladder, last_within
 from dkic.coding.latent import decode_latent, encode_latent
@@ -27,6 +30,9 @@ from dkic.ops import backends
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+_DROP_PROFILE = "leave it out with --icc drop (icc=\"drop\" in Python), which shows its colors as sRGB"
 
 
 class Codec:
@@ -56,6 +62,8 @@ class Codec:
         verify: bool = False,
         tile: int | None = None,
         step: int = 0,
+        icc: Literal["keep", "drop"] = "keep",
+        background: str | None = None,
     ) -> bytes:
         """A picture as the contents of a .dkic file.
 
@@ -69,12 +77,24 @@ class Codec:
                 once. By default 1024 above 4 megapixels. Where pictures are cut changes their latents in rounding only.
             step: how coarsely the latent is quantised, -8 to 8: each step up saves about a tenth of the bits, but the lowest
                 level's, which soon are no fewer. 0 is what a level was trained for.
+            icc: "keep" stores the image's ICC profile, unless it is sRGB's, which is what an image without one has; it counts
+                in target_bpp. "drop" leaves it out: colors of a wider space are then displayed as sRGB.
+            background: color that transparency is flattened onto ("white", "#ffffff"); None: a transparent image is an error.
+
+        Warns:
+            UserWarning: what the image's file says of its colors was left out, and why.
 
         Raises:
             DkicError: the picture can't be coded, there is no such quality or step, nothing reaches target_bpp, or with `verify`
                 the symbols were not decoded as they were coded.
         """
-        picture = picture_from(image)
+        if icc not in ("keep", "drop"):
+            raise DkicError(f"icc must be keep or drop, not {icc!r}")
+        picture = picture_from(image, background)
+        picture = replace(picture, icc=stored_profile(picture, icc))
+        if not isinstance(image, Picture):
+            for note in picture.notes:
+                warnings.warn(f"{_name_of(image)}: {note}", stacklevel=3)  # past torch.inference_mode's wrapper
         _check_tile(tile)
         if step not in range(-MAX_STEP, MAX_STEP + 1):
             raise DkicError(f"step must be a whole number from {-MAX_STEP} to {MAX_STEP}, not {step}")
@@ -114,6 +134,9 @@ class Codec:
         if rung < 0:
             least = min(map(len, files.values())) * 8 / pixels
             reached = f"the lowest takes {least:.6g} for this picture"
+            if picture.icc:
+                size = icc_section_bytes(picture.icc)
+                reached += f", {size * 8 / pixels:.6g} of it for an ICC profile of {size:,} bytes; {_DROP_PROFILE}"
             raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; {reached}")
         return files[rung]
 
@@ -195,8 +218,13 @@ class Codec:
             return pixels
         if output == "torch":
             return torch.from_numpy(pixels).permute(2, 0, 1)
-        picture = Picture(pixels, file.header.grayscale, file.icc)
-        return picture if output == "picture" else to_pil(picture)
+        icc, notes = fitting_profile(file.icc, file.header.grayscale) if file.icc else (None, [])
+        picture = Picture(pixels, file.header.grayscale, icc, tuple(notes))
+        if output == "picture":
+            return picture
+        for note in notes:
+            warnings.warn(f"the file: {note}", stacklevel=2)
+        return to_pil(picture)
 
 
 def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Codec:
@@ -233,6 +261,17 @@ def _move(level: Weights, device: torch.device) -> None:
     if level.arithmetic != Arithmetic.EXACT:
         raise DkicError(f"{level.path}: weights of arithmetic {level.arithmetic} decide alike on CPUs alone; use cpu")
     level.model.to(device)
+
+
+def stored_profile(picture: Picture, icc: Literal["keep", "drop"]) -> bytes | None:
+    """The profile that goes into the picture's file; icc: as `Codec.compress` has it."""
+    if icc == "drop" or not picture.icc or is_srgb(picture.icc, picture.grayscale):
+        return None
+    return picture.icc
+
+
+def _name_of(image: object) -> str:
+    return str(image) if isinstance(image, str | Path) else "the image"
 
 
 def _packed(picture: Picture, level: Weights, latent: tuple[Tensor, Tensor], step: int) -> bytes:

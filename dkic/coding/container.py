@@ -21,7 +21,7 @@ bytes. CRC32C is the Castagnoli CRC (reflected polynomial 0x82F63B78, initial va
       4 bytes   CRC32C of the key's bytes followed by the payload
       payload   type 1, picture section: the codec's own, opaque here
                 type 2, ICC section: the picture's ICC profile as one zlib stream (RFC 1950), which
-                inflates to at most 4 MiB (MAX_ICC_BYTES)
+                inflates to at most 4 MiB (MAX_ICC_BYTES); without this section its colors are sRGB
     and there the file ends.
 
 There is one way to write a header and a picture payload; only the profile's zlib stream may differ between
@@ -117,6 +117,11 @@ def pack(file: DkicFile) -> bytes:
             )
         sections += _pack_section(_ICC, zlib.compress(file.icc, 9))
     return header + sections
+
+
+def icc_section_bytes(icc: bytes) -> int:
+    """What an ICC profile adds to a file."""
+    return len(_pack_section(_ICC, zlib.compress(icc, 9)))
 
 
 def unpack(data: bytes, *, salvage: bool = False) -> DkicFile:

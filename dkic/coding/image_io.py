@@ -1,12 +1,13 @@
-"""Pictures in and out: files, PIL images, numpy arrays and torch tensors to 8-bit RGB pixels, and back.
+"""Images in and out: files, PIL images, numpy arrays and torch tensors to 8-bit RGB pixels, and back.
 
-Read: PNG, JPEG, WebP, TIFF, PPM, PGM, PBM and BMP, known by their content. Written, by the file name's
-suffix: PNG (.png), JPEG (.jpg, .jpeg; quality 95, chroma not subsampled), WebP (.webp; lossless), TIFF (.tif,
-.tiff; deflate), PPM (.ppm, .pnm; .pgm for grayscale), BMP (.bmp).
+Read: PNG, JPEG, WebP, TIFF, PPM, PGM, PBM, BMP, AVIF (Pillow 11.3 or later) and JPEG XL (with pillow-jxl-plugin), known by their
+content. Written, by the file name's suffix: PNG (.png), JPEG (.jpg, .jpeg, .jpe, .jfif; quality 95, chroma not subsampled), WebP
+(.webp; lossless), TIFF (.tif, .tiff; deflate), PPM (.ppm, .pnm; .pgm and .pbm for grayscale, .pbm as .pgm), BMP (.bmp), AVIF
+(.avif; quality 100, chroma not subsampled), JPEG XL (.jxl; lossless).
 
-What dkic codes is 8-bit RGB or grayscale. An EXIF orientation is applied, an ICC profile kept (PPM and BMP
-hold none). Alpha, 16-bit, float and CMYK pictures and animations are refused, with what to do, rather than
-quietly changed.
+What dkic codes is 8-bit RGB or grayscale. An EXIF orientation is applied. What gives the colors a meaning is kept as an ICC
+profile, also where a file has it in another form (`dkic.coding.image_color`). Alpha is dropped where all of it is opaque; other
+transparency, more than 8 bits, signed and float samples, CMYK, HDR and animations are refused, with what to do.
 """
 
 from __future__ import annotations
@@ -18,51 +19,39 @@ import struct
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor, ImageOps
 
+from dkic.coding.avif_properties import avif_properties
+from dkic.coding.cicp import Cicp
+from dkic.coding.color_profile import color_space
 from dkic.coding.container import MAX_PIXELS, check_size
+from dkic.coding.image_color import bmp_profile, described_profile
+from dkic.coding.image_formats import (
+    AVIF,
+    BMP,
+    FORMAT_BY_SUFFIX,
+    JXL,
+    PNG,
+    WEBP,
+    format_names,
+    format_of,
+)
+from dkic.coding.png_chunks import PngChunks
 from dkic.errors import DkicError
 from dkic.output_file import reason, write_atomically
 
 if TYPE_CHECKING:
     import torch
 
-_READ_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP")
-# Of the files that are taken for pictures where a folder is given.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".bmp")
-
-# Suffix -> Pillow's format name and options.
-_WRITE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True}),
-    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
-    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
-    ".ppm": ("PPM", {}),
-    ".pnm": ("PPM", {}),
-    ".pgm": ("PPM", {}),
-    ".bmp": ("BMP", {}),
-}
-
-# EXIF orientation -> what turns the stored picture upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TIFF_BITS_PER_SAMPLE, _TIFF_SAMPLE_FORMAT, _TIFF_SIGNED = 258, 339, 2
 _EXIF_ORIENTATION = 0x0112
-_TIFF_BITS_PER_SAMPLE = 258
+_HEAD_BYTES = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +59,14 @@ class Picture:
     """An 8-bit picture as dkic codes it.
 
     pixels: uint8 [H, W, 3], RGB; grayscale: the three channels are equal, and one is written; icc: the ICC
-    profile that says what the colours mean, or None. Raises DkicError for other pixels, or more than
-    MAX_PIXELS of them.
+    profile that says what the colours mean, or None for sRGB; notes: what was left out when it was read, a sentence each.
+    Raises DkicError for other pixels, or more than MAX_PIXELS of them.
     """
 
     pixels: np.ndarray
     grayscale: bool = False
     icc: bytes | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -93,51 +83,54 @@ class Picture:
         return self.pixels.shape[1]
 
 
-def read_picture(path: str | os.PathLike[str]) -> Picture:
-    """The picture in the file at `path`, upright. Raises DkicError, a sentence that begins with the path."""
-    with _pillow(str(path)), open(path, "rb") as file:
-        return _from_file(file, str(path))
+def read_picture(path: str | os.PathLike[str], background: str | None = None) -> Picture:
+    """The image in the file at `path`, upright.
 
+    background: what transparency is flattened onto, as Pillow names colors ("white", "#ffffff"); None: it is an error.
 
-def parse_picture(data: bytes, name: str) -> Picture:
-    """The picture in the bytes of a file, upright. Raises DkicError, a sentence that begins with `name`."""
-    with _pillow(name), io.BufferedReader(io.BytesIO(data)) as file:
-        return _from_file(file, name)
-
-
-def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
-    """The pictures in a folder, by their names' suffixes and in order; none that is hidden or in a folder below.
-
-    Raises DkicError where there is none, or no such folder.
+    Raises DkicError, a sentence that begins with the path.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DkicError(f"{folder}: there is no such folder of pictures")
-    try:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-    except OSError as error:
-        raise DkicError(f"{folder}: can't be read ({reason(error)})") from None
-    if not found:
-        raise DkicError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) in it")
-    return found
+    with _pillow(str(path)), open(path, "rb") as file:
+        return _from_file(file, str(path), background)
+
+
+def parse_picture(data: bytes, name: str, background: str | None = None) -> Picture:
+    """The image in the bytes of a file, as `read_picture` has it. Raises DkicError, a sentence that begins with `name`."""
+    with _pillow(name), io.BufferedReader(io.BytesIO(data)) as file:
+        return _from_file(file, name, background)
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height as the head of the file at `path` has them, before any orientation. Raises DkicError."""
+    with _pillow(str(path)), open(path, "rb") as file:
+        found = format_of(file.peek(_HEAD_BYTES)[:_HEAD_BYTES])
+        if found is None or found.unavailable_reason():
+            raise DkicError(f"{path}: this is not a {format_names()} picture")
+        found.register()
+        with Image.open(file, formats=(found.pillow,)) as image:
+            return image.size
 
 
 def picture_from(
     image: Picture | Image.Image | np.ndarray | torch.Tensor | str | os.PathLike[str],
+    background: str | None = None,
 ) -> Picture:
-    """The picture that `image` is, or holds, or whose file it names.
+    """The image that `image` is, or holds, or whose file it names.
 
-    numpy: uint8 [H, W, 3], [H, W, 1] or [H, W]; torch: [3, H, W] or [1, H, W], uint8, or floating point in
-    [0, 1], which is rounded to 1/255, on any device; one channel is grayscale. Arrays may share their memory
-    with the result. Raises DkicError, which says what was wrong and what would be right.
+    PIL: an EXIF orientation is applied to images straight from a file (`image.format` is set), whose pixels lie as they were
+    stored; not to those that Pillow made of them (by resize, crop, convert, copy ...), which keep the tag but are what the caller
+    sees: call `ImageOps.exif_transpose` first. What Pillow does not show of a file (cICP, AVIF's color description and bits) is
+    seen where the path is given instead. numpy: uint8 [H, W, 3], [H, W, 1] or [H, W]; torch: [3, H, W] or [1, H, W], uint8, or
+    floating point in [0, 1], which is rounded to 1/255, on any device; one channel is grayscale. Arrays may share their memory
+    with the result. background: as in `read_picture`. Raises DkicError, which says what was wrong and what would be right.
     """
     if isinstance(image, Picture):
         return image
     if isinstance(image, str | os.PathLike):
-        return read_picture(image)
+        return read_picture(image, background)
     if isinstance(image, Image.Image):
         with _pillow("the image"):
-            return _from_pil(image, "the image")
+            return _from_pil(image, "the image", background)
     if isinstance(image, np.ndarray):
         return _from_numpy(image)
     # Without torch imported it can't be a tensor, and torch is slow to import.
@@ -159,53 +152,102 @@ def to_pil(picture: Picture) -> Image.Image:
 
 
 def picture_suffix(path: str | os.PathLike[str]) -> str:
-    """The suffix of a picture's file name, in lower case. Raises DkicError where `write_picture` writes no such format."""
+    """The suffix of an image's file name, in lower case. Raises DkicError where `write_picture` writes no such format."""
     suffix = Path(path).suffix.lower()
-    if suffix not in _WRITE_FORMATS:
-        raise DkicError(f"{path}: the name must end in one of {', '.join(_WRITE_FORMATS)}")
+    if suffix not in FORMAT_BY_SUFFIX:
+        raise DkicError(f"{path}: the name must end in one of {', '.join(FORMAT_BY_SUFFIX)}")
+    if unavailable := FORMAT_BY_SUFFIX[suffix].unavailable_reason():
+        raise DkicError(f"{path}: can't be written; {unavailable}")
     return suffix
 
 
-def write_picture(picture: Picture, path: str | os.PathLike[str], force: bool = False) -> None:
+def write_picture(picture: Picture, path: str | os.PathLike[str], force: bool = False) -> list[str]:
     """Writes `picture` to `path` in the format of its suffix, whole or not at all; see `write_atomically`.
 
-    A grayscale picture is written with one channel; WebP always has three, so a profile for gray is left out.
+    A grayscale picture is written with one channel; WebP always has three.
+
+    Returns:
+        A sentence for each thing that such a file can't hold: an ICC profile.
     """
-    suffix = picture_suffix(path)
-    if suffix == ".pgm" and not picture.grayscale:
-        raise DkicError(f"{path}: a .pgm holds grayscale only, and the picture has colours; take .ppm")
-    image_format, options = _WRITE_FORMATS[suffix]
-    icc = picture.icc
-    if icc and image_format == "WEBP" and picture.grayscale and icc[16:20] == b"GRAY":
-        icc = None
-
-    def save(file: IO[bytes]) -> None:
-        try:
-            to_pil(picture).save(file, image_format, icc_profile=icc, **options)
-        except (ValueError, OverflowError, struct.error) as error:
-            raise DkicError(f"{path}: can't be written as {image_format} ({reason(error)})") from error
-
-    write_atomically(path, save, force)
+    data, notes = encoded_picture(picture, picture_suffix(path), str(path))
+    write_atomically(path, data, force)
+    return notes
 
 
-def _from_file(file: io.BufferedReader, name: str) -> Picture:
-    if not file.peek(1):
+def encoded_picture(picture: Picture, suffix: str, name: str) -> tuple[bytes, list[str]]:
+    """The bytes of an image file in the format of the suffix, and notes as `write_picture` returns them. Raises DkicError."""
+    target = FORMAT_BY_SUFFIX[suffix]
+    if suffix in (".pgm", ".pbm") and not picture.grayscale:
+        raise DkicError(f"{name}: a {suffix} holds grayscale only, and the picture has colours; take .ppm")
+    space = "GRAY" if picture.grayscale and target is not WEBP else "RGB"
+    icc, notes = picture.icc, []
+    if icc and not (target.holds_profile and color_space(icc) == space):
+        why = f"holds none for {color_space(icc)} pixels" if target.holds_profile else "holds none"
+        icc, notes = None, [f"the ICC profile was left out: {target.label}, as it is written here, {why}"]
+    options = target.options | ({} if picture.grayscale else target.color_options)
+    if target.holds_profile:
+        options["icc_profile"] = icc
+    target.register()
+    content = io.BytesIO()  # into a file, Pillow would write past Python and take a full disk for success
+    image = to_pil(picture)
+    image.info.clear()
+    try:
+        image.save(content, target.pillow, **options)
+    except (ValueError, OverflowError, OSError, RuntimeError, struct.error) as error:
+        raise DkicError(f"{name}: can't be written as {target.label} ({reason(error)})") from error
+    return content.getvalue(), notes
+
+
+def _from_file(file: io.BufferedReader, name: str, background: str | None) -> Picture:
+    head = file.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+    if not head:
         raise DkicError(f"{name}: the file is empty, so it is not a picture")
-    return _from_pil(Image.open(file, formats=_READ_FORMATS), name)
+    found = format_of(head)
+    if found is None:
+        raise DkicError(f"{name}: this is not a {format_names()} picture, or its beginning is damaged")
+    if unavailable := found.unavailable_reason():
+        raise DkicError(f"{name}: this is {found.label}, which can't be read; {unavailable}")
+    found.register()
+    cicp, icc, notes = None, None, []
+    if found is PNG:
+        chunks = PngChunks(file.read(), name)
+        file, cicp, notes = io.BufferedReader(io.BytesIO(chunks.data)), chunks.cicp, chunks.notes
+    elif found is AVIF:
+        properties = avif_properties(data := file.read())
+        if properties.bits > 8:
+            raise DkicError(f"{name}: {_TOO_MANY_BITS}")
+        file, cicp = io.BufferedReader(io.BytesIO(data)), properties.cicp
+    elif found is BMP:
+        icc = bmp_profile(file)
+    image = Image.open(file, formats=(found.pillow,))
+    if icc:
+        image.info["icc_profile"] = icc
+    return _from_pil(image, name, background, cicp, notes)
 
 
-def _from_pil(image: Image.Image, name: str) -> Picture:
+def _from_pil(
+    image: Image.Image, name: str, background: str | None, cicp: Cicp | None = None, notes: Sequence[str] = ()
+) -> Picture:
     check_size(image.width, image.height, f"{name}: ")
-    refusal = _refusal(image)
-    if refusal:
+    if refusal := _refusal(image):
         raise DkicError(f"{name}: {refusal}")
     image.load()
-    icc = image.info.get("icc_profile")
-    icc = icc if icc and isinstance(icc, bytes) else None
-    image = _upright(image)
-    mode = "L" if image.mode in ("1", "L") else "RGB"
-    pixels = np.array(image if image.mode == mode else image.convert(mode))
-    return _gray_picture(pixels, icc) if mode == "L" else Picture(pixels, icc=icc)
+    pixels = _upright(image)
+    if image.has_transparency_data:
+        pixels = _flattened(pixels, name, background)
+    grayscale = pixels.mode in ("1", "L")
+    try:
+        icc, left_out = described_profile(image, grayscale, cicp)
+    except ValueError as error:
+        raise DkicError(f"{name}: {error}; convert it to 8-bit sRGB first") from None
+    notes = (*notes, *left_out)
+    mode = "L" if grayscale else "RGB"
+    array = np.array(pixels if pixels.mode == mode else pixels.convert(mode))
+    return _gray_picture(array, icc, notes) if grayscale else Picture(array, icc=icc, notes=notes)
+
+
+_TOO_MANY_BITS = "it has more than 8 bits a channel; convert it first, for example `magick IN -depth 8 OUT.png`"
+_MODES = ("1", "L", "P", "RGB", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa")
 
 
 def _refusal(image: Image.Image) -> str | None:
@@ -214,10 +256,10 @@ def _refusal(image: Image.Image) -> str | None:
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         return "it has several frames or pages; give one, for example `magick 'IN[0]' OUT`"
     if image.mode in ("I", "F") or image.mode.startswith("I;") or _bits(image) > 8:
-        return "it has more than 8 bits a channel; convert it first, for example `magick IN -depth 8 OUT.png`"
-    if image.has_transparency_data:
-        return "it has transparency; flatten it first, for example `magick IN -background white -flatten OUT`"
-    if image.mode not in ("1", "L", "P", "RGB", "YCbCr"):
+        return _TOO_MANY_BITS
+    if image.format == "TIFF" and _TIFF_SIGNED in image.tag_v2.get(_TIFF_SAMPLE_FORMAT, ()):
+        return "its samples are signed numbers; convert them to unsigned 8-bit ones first"
+    if image.mode not in _MODES:
         return f"it is {image.mode}; convert it to RGB first, for example `magick IN -colorspace sRGB OUT`"
     return None
 
@@ -236,12 +278,42 @@ def _bits(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    # Pillow's own images have no format: whoever made them of a file's saw the pixels as they are.
+    if image.format is None:
+        return image
+    if image.format == JXL.pillow and not getattr(image, "jpeg", False):  # the decoder has turned it
+        return image
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        return ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
     except Exception:
         # Damaged metadata beside sound pixels: viewers ignore it, and so do we.
         return image
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _flattened(image: Image.Image, name: str, background: str | None) -> Image.Image:
+    """Without alpha: where it is opaque the colors alone, else over the background. Raises DkicError where there is none."""
+    gray = image.mode in ("1", "L", "LA", "La")
+    rgba = image.convert("RGBA")
+    if rgba.getchannel("A").getextrema() != (255, 255):
+        if background is None:
+            repair = "give the color behind it, for example --background white (background=\"white\" in Python)"
+            raise DkicError(f"{name}: it has transparency; {repair}")
+        color = opaque_color(background)
+        rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, color), rgba)
+        gray = gray and len(set(color)) == 1
+    rgb = rgba.convert("RGB")
+    return rgb.getchannel("R") if gray else rgb
+
+
+def opaque_color(name: str) -> tuple[int, int, int]:
+    """Red, green and blue of a color as Pillow names it. Raises DkicError where it is none, or not opaque."""
+    try:
+        color = ImageColor.getrgb(name)
+    except ValueError:
+        color = ()
+    if color[3:] not in ((), (255,)) or not color:
+        raise DkicError(f"background: {name!r} is not an opaque color; give a name such as white, or #rrggbb")
+    return color[:3]
 
 
 def _from_numpy(array: np.ndarray) -> Picture:
@@ -276,8 +348,8 @@ def _from_torch(tensor: torch.Tensor) -> Picture:
     return _from_numpy(array.transpose(1, 2, 0))
 
 
-def _gray_picture(gray: np.ndarray, icc: bytes | None = None) -> Picture:
-    return Picture(np.repeat(gray[:, :, None], 3, axis=2), grayscale=True, icc=icc)
+def _gray_picture(gray: np.ndarray, icc: bytes | None = None, notes: tuple[str, ...] = ()) -> Picture:
+    return Picture(np.repeat(gray[:, :, None], 3, axis=2), grayscale=True, icc=icc, notes=notes)
 
 
 _pillow_lock = threading.Lock()
@@ -308,8 +380,7 @@ def _pillow(name: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise DkicError(f"{name}: the picture has more than {MAX_PIXELS} pixels") from error
     except Image.UnidentifiedImageError as error:
-        formats = "PNG, JPEG, WebP, TIFF, PPM, PGM or BMP"
-        raise DkicError(f"{name}: this is not a {formats} picture, or its beginning is damaged") from error
+        raise DkicError(f"{name}: this is not a {format_names()} picture, or its beginning is damaged") from error
     except Exception as error:
         # A damaged file makes Pillow's readers raise anything: SyntaxError, struct.error, MemoryError ...
         raise DkicError(f"{name}: can't be read as a picture ({reason(error)})") from error

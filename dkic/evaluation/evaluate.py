@@ -131,6 +131,7 @@ def run(
     import torch
     from tqdm import tqdm
 
+    from dkic.coding.image_formats import images_in
     from dkic.coding.image_io import read_picture
     from dkic.evaluation.codecs import Unavailable, expand, make_codec
     from dkic.evaluation.fid import PatchMetrics
@@ -144,6 +145,8 @@ def run(
     if threads is not None:
         torch.set_num_threads(threads)
     pictures = find_pictures(folder)
+    if skipped := images_in(folder).skipped():
+        log(f"{folder}: {skipped}")
     names = expand(codecs or DEFAULT_CODECS)
     if anchor is not None and anchor not in names:
         raise DkicError(f"--anchor {anchor}: must be one of the codecs, {', '.join(names)}")

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dkic.coding.image_io import pictures_in, read_picture
+from dkic.coding.image_formats import images_in
+from dkic.coding.image_io import read_picture
 from dkic.errors import DkicError
 from dkic.evaluation.codecs import ImageCodec, Unavailable
 from dkic.evaluation.metrics import batch, lpips, ms_ssim, psnr
@@ -47,7 +48,7 @@ COLUMNS = tuple(field.name for field in fields(Measurement))
 def find_pictures(folder: Path) -> dict[str, Path]:
     """The pictures in a folder, by the names they have in the report, in order. Raises DkicError."""
     found: dict[str, Path] = {}
-    for path in pictures_in(folder):
+    for path in images_in(folder).images:
         if found.setdefault(path.stem, path) is not path:
             raise DkicError(f"{path} and {found[path.stem]} differ in their suffix alone; give them names of their own")
     return found

@@ -133,7 +133,8 @@ def _knock(address: str) -> None:
 
 def _row(survey: Survey, source: str, key: str, options: Sequence[Option | None]) -> dict[str, Any]:
     qualities = [rung.quality for rung, option in zip(survey.levels, options, strict=True) if option is None]
-    return {"source": source, "path": os.path.abspath(source), "key": key, "qualities": qualities}
+    read = {"icc": survey.icc, "background": survey.background}
+    return {"source": source, "path": os.path.abspath(source), "key": key, "qualities": qualities} | read
 
 
 def _measured(meter: Meter, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -157,7 +158,7 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
     data, error = b"", ""
     try:
         data = Path(row["path"]).read_bytes()
-        if key_of([data]) != row["key"]:
+        if key_of([data], row["icc"], row["background"]) != row["key"]:
             error = str(changed(row["source"]))
     except OSError as failed:
         error = f"{row['source']}: can't be read ({reason(failed)})"
@@ -180,7 +181,7 @@ class _Worker:
         options, error = [], row["error"] or ray.get(self._attempts.begin.remote(row["source"], self._name))
         if not error:
             try:
-                picture = parse_picture(row["data"], row["source"])
+                picture = parse_picture(row["data"], row["source"], row["background"])
                 options = [self._meter.measure(picture, quality) for quality in row["qualities"]]
             except FAULTS as failed:
                 error = sentence(failed)

@@ -1,7 +1,7 @@
 """What pictures cost at a quality level, kept on disk, so that no run measures again what an earlier one did.
 
 There is a text file for each weights file, `measured-HASH.txt` in dkic's cache folder, with a line for each picture, distortion
-and step: the first 16 bytes of the SHA-256 of the picture's file, the distortion's name (with the step, as in `lpips@+1`, where
+and step: a key of the picture (see `key_of`), the distortion's name (with the step, as in `lpips@+1`, where
 it is not 0) and value, pixels, bytes, and the CRC-32 of all that. Lines are only ever appended, each by itself, so that a run may
 be killed at any time, and several may go on at once; a line that is cut short or otherwise damaged is passed over. The last one
 of a picture counts.
@@ -18,6 +18,7 @@ from dkic.output_file import reason
 
 _KEY_BYTES = 16
 _CHUNK = 1 << 20
+_READING = 2  # another number where a file is read to other pixels, or coded with another profile, than before
 
 
 class Option(NamedTuple):
@@ -28,18 +29,18 @@ class Option(NamedTuple):
     distortion: float
 
 
-def picture_key(path: str | Path) -> str:
-    """What tells a picture from all others: of its file's contents, whatever it is called. Raises DkicError."""
+def picture_key(path: str | Path, icc: str = "keep", background: str | None = None) -> str:
+    """`key_of` the file at `path`, whatever it is called. Raises DkicError."""
     try:
         with open(path, "rb") as file:
-            return key_of(iter(lambda: file.read(_CHUNK), b""))
+            return key_of(iter(lambda: file.read(_CHUNK), b""), icc, background)
     except (OSError, ValueError) as error:
         raise DkicError(f"{path}: can't be read ({reason(error)})") from None
 
 
-def key_of(chunks: Iterable[bytes]) -> str:
-    """The same of a file's contents, given in chunks."""
-    digest = hashlib.sha256()
+def key_of(chunks: Iterable[bytes], icc: str = "keep", background: str | None = None) -> str:
+    """The first 16 bytes of a SHA-256 of an image file's contents, given in chunks, and of how `Codec.compress` takes it."""
+    digest = hashlib.sha256(f"{_READING} {icc} {background}\n".encode())
     for chunk in chunks:
         digest.update(chunk)
     return digest.digest()[:_KEY_BYTES].hex()

@@ -18,16 +18,18 @@ class Meter:
     Args:
         codec: what codes them.
         distortion: "lpips" (by AlexNet) or "mse".
-        tile: as `Codec.compress` has it.
+        tile, icc: as `Codec.compress` has them.
 
     Raises:
         DkicError: LPIPS' weights can't be had.
     """
 
-    def __init__(self, codec: Codec, distortion: Distortion, tile: int | None = None) -> None:
+    def __init__(
+        self, codec: Codec, distortion: Distortion, tile: int | None = None, icc: Literal["keep", "drop"] = "keep"
+    ) -> None:
         if distortion not in get_args(Distortion):
             raise DkicError(f"distortion must be {' or '.join(get_args(Distortion))}, not {distortion}")
-        self._codec, self._tile = codec, tile
+        self._codec, self._tile, self._icc = codec, tile, icc
         self._network = _network().to(codec.device) if distortion == "lpips" else None
 
     def measure(self, picture: Picture, quality: int, step: int = 0) -> Option:
@@ -38,7 +40,7 @@ class Meter:
                 f"LPIPS is not defined for {picture.width}x{picture.height} pixels, only for sides of {side} or more; "
                 "leave the picture out, or take --distortion mse"
             )
-        data = self._codec.compress(picture, quality, tile=self._tile, step=step)
+        data = self._codec.compress(picture, quality, tile=self._tile, step=step, icc=self._icc)
         decoded = self._codec.decompress(data, "numpy", tile=self._tile)
         x, x_hat = (batch(pixels).to(self._codec.device) for pixels in (picture.pixels, decoded))
         distortion = mse(x, x_hat) if self._network is None else lpips(x, x_hat, self._network)

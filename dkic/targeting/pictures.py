@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from dkic.allocation import Allocation, allocate
 from dkic.allocation.problem import UNITS, Unreachable
-from dkic.coding.codec import Codec
+from dkic.coding.codec import Codec, stored_profile
+from dkic.coding.container import icc_section_bytes, unpack
 from dkic.coding.ladder import Rung, ladder
 from dkic.errors import DkicError
 from dkic.inputs import FAULTS, naming, sentence
@@ -26,7 +27,7 @@ from dkic.output_file import check_output, reason, write_atomically
 from dkic.targeting.measured import Option
 from dkic.targeting.meter import Distortion
 from dkic.targeting.spool import Spool
-from dkic.targeting.survey import Survey, read_unchanged
+from dkic.targeting.survey import Survey
 
 # How far from the chosen rung is near. Of 2 to 4 pictures the choice by neighbours alone had 1.8 to 3.6 % more distortion than
 # the best of all rungs, 18 % at worst; with 3 each way 0.2 to 0.5 %. Of 11 at 0.075, 0.15 and 0.3 bits per pixel neighbours made
@@ -36,12 +37,17 @@ _FEW, _REACH_OF_FEW, _REACH = 10, 3, 1
 
 @dataclass(frozen=True)
 class Written:
-    """A file: the picture it is of, its level and step, and what was measured of it, the bytes being its own."""
+    """A file: the picture it is of, its level and step, and what was measured of it, the bytes being its own.
+
+    icc: bytes of them that an ICC profile takes. notes: what was left out of the picture when it was read.
+    """
 
     source: str
     target: Path
     rung: Rung
     option: Option
+    icc: int
+    notes: tuple[str, ...]
 
     @property
     def bpp(self) -> float:
@@ -57,7 +63,7 @@ class Pictures:
         kind: whether those are all bits by all pixels ("total_bpp"), or the mean of the pictures' own ("mean_bpp").
         distortion: "lpips" (by AlexNet) or "mse", whose sum over the pictures is to be the least.
         steps: choose among steps of quantisation too, not among levels alone.
-        verify, tile: as `Codec.compress` has them.
+        verify, tile, icc, background: as `Codec.compress` has them.
         force: overwrite files that exist.
 
     Raises:
@@ -74,14 +80,17 @@ class Pictures:
         steps: bool = True,
         verify: bool = True,
         tile: int | None = None,
+        icc: Literal["keep", "drop"] = "keep",
+        background: str | None = None,
         force: bool = False,
     ) -> None:
-        self._survey = Survey(codec, distortion, tile)
+        self._survey = Survey(codec, distortion, tile, icc, background)
         self._rungs = ladder(codec.qualities) if steps else self._survey.levels
         self._codec, self._target_bpp, self._kind, self._distortion = codec, target_bpp, kind, distortion
         self._verify, self._tile, self._force = verify, tile, force
         self._pictures: list[tuple[str, Path, str]] = []  # source, target, key
         self._options: list[dict[Rung, Option]] = []
+        self._notes: dict[str, tuple[str, ...]] = {}
 
     def __len__(self) -> int:
         """How many are measured."""
@@ -108,18 +117,21 @@ class Pictures:
             DkicError: the target can't be met, and the message says what can; a picture was changed meanwhile, or can't be coded
                 or measured at a step; or a file can't be written.
         """
-        folder = self._pictures[0][1].parent
+        folder, profiles = self._pictures[0][1].parent, list[int]()
         try:
             with Spool(folder) as spool:
                 found = self._code_chosen(spool)
                 rungs = self._chosen(found)
                 for i, (_, target, _) in enumerate(self._pictures):
-                    write_atomically(target, spool.get(i), self._force)
+                    data = spool.get(i)
+                    icc = unpack(data).icc
+                    profiles.append(icc_section_bytes(icc) if icc else 0)
+                    write_atomically(target, data, self._force)
         except OSError as error:
             raise DkicError(f"{folder}: can't be written ({reason(error)})") from None
         written = [
-            Written(source, target, rung, options[rung])
-            for (source, target, _), options, rung in zip(self._pictures, self._options, rungs, strict=True)
+            Written(source, target, rung, options[rung], icc, self._notes[source])
+            for (source, target, _), options, rung, icc in zip(self._pictures, self._options, rungs, profiles, strict=True)
         ]
         return written, self._facts(written, found)
 
@@ -147,12 +159,23 @@ class Pictures:
         while True:
             try:
                 found = self._allocated()
-            except Unreachable:
+            except Unreachable as error:
                 if not self._measure([self._below(options) for options in self._options]):
-                    raise
+                    raise DkicError(f"{error}{self._about_profiles()}") from None
             else:
                 if not self._measure([self._near(rung) for rung in self._chosen(found)]):
                     return found
+
+    def _about_profiles(self) -> str:
+        """What profiles have to do with it that a rate is out of reach; empty where there are none."""
+        sizes = []
+        for source, _, key in self._pictures:
+            with _about(source):
+                if icc := stored_profile(self._survey.read_unchanged(source, key), self._survey.icc):
+                    sizes.append(icc_section_bytes(icc))
+        if not sizes:
+            return ""
+        return f"; ICC profiles of {len(sizes):,} images take {sum(sizes):,} bytes, which --icc drop leaves out"
 
     def _near(self, rung: Rung) -> list[Rung]:
         at, reach = self._rungs.index(rung), _REACH_OF_FEW if len(self) <= _FEW else _REACH
@@ -182,8 +205,10 @@ class Pictures:
 
     def _coded(self, source: str, key: str, rung: Rung) -> bytes:
         with _about(source):
-            picture = read_unchanged(source, key)
-            return self._codec.compress(picture, rung.quality, step=rung.step, verify=self._verify, tile=self._tile)
+            picture = self._survey.read_unchanged(source, key)
+            self._notes[source] = picture.notes
+            options = {"verify": self._verify, "tile": self._tile, "icc": self._survey.icc}
+            return self._codec.compress(picture, rung.quality, step=rung.step, **options)
 
     def _allocated(self) -> Allocation:
         names, none = [source for source, _, _ in self._pictures], (np.nan, np.nan, np.nan)

@@ -1,6 +1,7 @@
 """Pictures measured at the quality levels of a codec, and at other rungs of its ladder, each once: what is measured is kept."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from dkic.cache import cache_folder
 from dkic.coding.codec import Codec
@@ -16,20 +17,29 @@ class Survey:
 
     Args:
         codec: of one or more quality levels.
-        distortion, tile: as `Meter` has them.
+        distortion, tile, icc: as `Meter` has them.
+        background: as `Codec.compress` has it.
 
     Raises:
         DkicError: LPIPS' weights, or a place to keep what is measured, can't be had.
     """
 
-    def __init__(self, codec: Codec, distortion: Distortion = "lpips", tile: int | None = None) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        distortion: Distortion = "lpips",
+        tile: int | None = None,
+        icc: Literal["keep", "drop"] = "keep",
+        background: str | None = None,
+    ) -> None:
         self.levels = [Rung(quality, 0) for quality in codec.qualities]
-        self.meter = Meter(codec, distortion, tile)
+        self.icc, self.background = icc, background
+        self.meter = Meter(codec, distortion, tile, icc)
         self._kept = {quality: Measured(cache_folder(), codec.model_hash(quality), distortion) for quality in codec.qualities}
 
     def look_up(self, source: str) -> tuple[str, list[Option | None]]:
         """A picture's key, and its options by level, None where none is kept. Raises DkicError: it can't be read."""
-        key = picture_key(source)
+        key = self._key(source)
         return key, self._known(key, self.levels)
 
     def keep(self, key: str, rung: Rung, option: Option) -> None:
@@ -42,13 +52,13 @@ class Survey:
         Raises:
             DkicError: the picture can't be coded, or the distortion is not defined for it.
         """
-        key = picture_key(source)
+        key = self._key(source)
         return key, self.measure_at(source, key, self.levels)
 
     def measure_at(self, source: str, key: str, rungs: Sequence[Rung]) -> list[Option]:
         """The options at these rungs of the picture that has this key. Raises as `measure` does, and where it has it no more."""
         known = self._known(key, rungs)
-        picture = read_unchanged(source, key) if None in known else None
+        picture = self.read_unchanged(source, key) if None in known else None
         options = []
         for rung, option in zip(rungs, known, strict=True):
             if option is None:
@@ -61,13 +71,15 @@ class Survey:
     def _known(self, key: str, rungs: Sequence[Rung]) -> list[Option | None]:
         return [self._kept[rung.quality].get(key, rung.step) for rung in rungs]
 
+    def read_unchanged(self, source: str, key: str) -> Picture:
+        """The picture that has this key: nothing that is measured of another one may be kept for it. Raises DkicError."""
+        picture = read_picture(source, self.background)
+        if self._key(source) != key:
+            raise changed(source)
+        return picture
 
-def read_unchanged(source: str, key: str) -> Picture:
-    """The picture that has this key: nothing that is measured of another one may be kept for it. Raises DkicError."""
-    picture = read_picture(source)
-    if picture_key(source) != key:
-        raise changed(source)
-    return picture
+    def _key(self, source: str) -> str:
+        return picture_key(source, self.icc, self.background)
 
 
 def changed(source: str) -> DkicError:

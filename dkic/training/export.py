@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dkic.coding.image_io import pictures_in, read_picture
+from dkic.coding.image_formats import images_in
+from dkic.coding.image_io import read_picture
 from dkic.entropy.exact_network import Step, freeze, set_exact
 from dkic.entropy.quantization import Arithmetic
 from dkic.errors import DkicError
@@ -129,7 +130,7 @@ def _latents(network: DKIC, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pictures(folder: Path) -> Iterator[Tensor]:
     """`[1, 3, H, W]` each, cut to multiples of 64."""
-    for path in pictures_in(folder):
+    for path in images_in(folder).images:
         x = torch.from_numpy(read_picture(path).pixels.copy()).permute(2, 0, 1)[None].float() / 255
         h, w = (side // SIZE_MULTIPLE * SIZE_MULTIPLE for side in x.shape[-2:])
         if h and w:

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dkic.coding.image_io import SUFFIXES, read_picture
+from dkic.coding.image_formats import images_below
+from dkic.coding.image_io import image_size, read_picture
 from dkic.errors import DkicError
 
 # Where ImageNet's photographs for training are below its root: as ILSVRC2012_img_train.tar has them, as torchvision lays
@@ -43,8 +44,8 @@ class PhotoFolder:
     every batch. Decoded pictures stay in memory up to `cache_bytes`.
 
     Args:
-        folders: searched recursively for .png, .jpg, .webp, .tiff, .ppm and the like. That is Flicker2W's layout too; of a
-            folder in one of ImageNet's layouts (IMAGENET_TRAIN) the photographs for training are taken.
+        folders: searched recursively, through symbolic links too, for images (`dkic.coding.image_formats`). That is Flicker2W's
+            layout too; of a folder in one of ImageNet's layouts (IMAGENET_TRAIN) the photographs for training are taken.
         crop: side of the square crops, in pixels; smaller photographs are skipped.
         cache_bytes: memory for decoded pictures.
         imagenet_photos: how many of ImageNet's photographs are taken, any, but always the same; None: all.
@@ -52,8 +53,8 @@ class PhotoFolder:
             the photograph is large enough.
 
     Attributes:
-        too_small, broken: how many were smaller than a crop; files whose head can't be read. Others (a truncated file, one
-            with transparency) show only when they are first drawn, that they can't: see `Crops`.
+        too_small, others, broken: how many were smaller than a crop; how many files are no images; those whose head can't be
+            read. That another can't be read (a truncated file, one with transparency) shows when it is first drawn: see `Crops`.
         fingerprint: the same for folders with the same photographs, by name and size.
 
     Raises:
@@ -72,7 +73,7 @@ class PhotoFolder:
     ) -> None:
         self.crop, self.least_scale = crop, least_scale
         self.paths: list[Path] = []
-        self.too_small, self.broken = 0, list[Path]()
+        self.too_small, self.others, self.broken = 0, 0, list[Path]()
         areas: list[int] = []
         names: list[str] = []
         self._folders = [Path(folder) for folder in ([folders] if isinstance(folders, (str, Path)) else folders)]
@@ -122,10 +123,9 @@ class PhotoFolder:
 
     def _found(self, folder: Path) -> Iterator[tuple[Path, int]]:
         """The photographs below a folder that are large enough, and their areas; counts the others."""
-        if not folder.is_dir():
-            raise DkicError(f"{folder}: not a folder of photographs")
         imagenet = _imagenet(folder)
-        paths = sorted(p for p in (imagenet or folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+        paths, others = images_below(imagenet or folder)
+        self.others += others.total()
         if imagenet:
             np.random.default_rng(0).shuffle(paths)  # type: ignore[arg-type]  # by class otherwise
         with ThreadPoolExecutor() as threads:
@@ -183,7 +183,6 @@ def _imagenet(folder: Path) -> Path | None:
 def _size(path: Path) -> tuple[int, int] | None:
     """Width and height as the file's head has them; None where it is no picture."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception:  # a damaged file makes Pillow's readers raise anything
+        return image_size(path)
+    except DkicError:
         return None

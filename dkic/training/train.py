@@ -259,7 +259,7 @@ def _start(run: "StagedRun", start: str | Path, quality: int) -> None:
 
 
 def _tell_of(photos: PhotoFolder, log: Callable[[str], None]) -> None:
-    skipped = {"too small": photos.too_small, "unreadable": len(photos.broken)}
+    skipped = {"too small": photos.too_small, "unreadable": len(photos.broken), "not images": photos.others}
     log(f"{len(photos)} photographs; skipped: " + ", ".join(f"{n} {why}" for why, n in skipped.items()))
     for path in photos.broken:
         log(f"{path}: not a picture that can be read, so it is skipped")

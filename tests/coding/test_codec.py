@@ -14,7 +14,8 @@ from PIL import Image, ImageCms
 import dkic
 from dkic.coding import latent as latent_module
 from dkic.coding.codec import Codec
-from dkic.coding.container import crc32c, pack, unpack
+from dkic.coding.color_profile import SRGB_CURVE, Curve, Primaries, make_profile
+from dkic.coding.container import crc32c, icc_section_bytes, pack, unpack
 from dkic.coding.image_io import Picture, read_picture
 from dkic.coding.ladder import ladder
 from dkic.coding.latent import decode_latent, symbols_of
@@ -30,6 +31,7 @@ from dkic.ops.reference import gaussian_bits
 
 SIZES = [(1, 1), (1, 200), (200, 1), (63, 65), (64, 64), (70, 130)]  # height, width
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+DISPLAY_P3 = make_profile(SRGB_CURVE, Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)))
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +111,39 @@ def test_grayscale_stays_grayscale(codec):
 
 def test_the_icc_profile_is_kept(codec):
     image = Image.fromarray(crop(40, 40))
+    image.info["icc_profile"] = DISPLAY_P3
+    assert codec.decompress(codec.compress(image)).info["icc_profile"] == DISPLAY_P3
+    without = codec.compress(crop(40, 40))
+    assert codec.decompress(without, "picture").icc is None
+    assert codec.compress(image, icc="drop") == without
+    with pytest.raises(DkicError, match="icc must be keep or drop, not 'no'"):
+        codec.compress(image, icc="no")
+
+
+def test_an_srgb_profile_is_not_stored(codec):
+    image = Image.fromarray(crop(40, 40))
     image.info["icc_profile"] = SRGB
-    assert codec.decompress(codec.compress(image)).info["icc_profile"] == SRGB
-    assert codec.decompress(codec.compress(crop(40, 40)), "picture").icc is None
+    assert codec.compress(image) == codec.compress(crop(40, 40))
+
+
+def test_a_profile_that_puts_a_target_out_of_reach_is_named(codec):
+    image = Image.fromarray(crop(64, 64))
+    image.info["icc_profile"] = DISPLAY_P3
+    least = min(len(codec.compress(crop(64, 64), quality, step=step)) for quality, step in ladder(codec.qualities))
+    target = (least + 20) * 8 / 64**2
+    with pytest.raises(DkicError, match=r"of it for an ICC profile of 2\d\d bytes; leave it out with --icc drop") as caught:
+        codec.compress(image, target_bpp=target)
+    size = icc_section_bytes(DISPLAY_P3)
+    assert f"{size * 8 / 64**2:.6g} of it for an ICC profile of {size} bytes" in str(caught.value)
+    assert len(codec.compress(image, target_bpp=target, icc="drop")) <= least + 20
+
+
+def test_a_profile_for_other_pixels_in_an_older_file_is_left_out(codec):
+    file = unpack(codec.compress(crop(40, 40)))
+    data = pack(replace(file, icc=make_profile(Curve(2.2), None)))
+    with pytest.warns(UserWarning, match="ICC profile is for GRAY pixels, and these are RGB; it was left out"):
+        assert "icc_profile" not in codec.decompress(data).info
+    assert codec.decompress(data, "picture").notes
 
 
 @pytest.mark.parametrize(

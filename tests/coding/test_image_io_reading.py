@@ -9,9 +9,9 @@ import warnings
 import numpy as np
 import pytest
 from coding.picture_files import SRGB, colours, saved, written
-from PIL import Image
+from PIL import Image, ImageOps
 
-from dkic.coding.image_io import picture_from, pictures_in, read_picture
+from dkic.coding.image_io import picture_from, read_picture
 from dkic.errors import DkicError
 
 
@@ -93,6 +93,83 @@ def test_exif_orientation_is_applied(tmp_path, image_format, orientation):
     assert np.array_equal(again.pixels, picture.pixels)
 
 
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "MPO"])
+@pytest.mark.parametrize(
+    "derived",
+    [
+        lambda image: image.resize((image.width, image.height)),
+        lambda image: image.crop((0, 0, 5, 7)),
+        lambda image: image.rotate(90, expand=True),
+        lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        lambda image: image.convert("L"),
+        lambda image: image.copy(),
+        lambda image: ImageOps.fit(image, (6, 4)),
+        ImageOps.exif_transpose,
+    ],
+    ids=["resize", "crop", "rotate", "transpose", "convert", "copy", "fit", "exif_transpose"],
+)
+def test_what_pillow_made_of_an_image_is_coded_as_it_looks(image_format, derived):
+    """Pillow keeps the EXIF orientation of the image that it worked on."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = derived(Image.open(io.BytesIO(saved(Image.fromarray(colours()), image_format, exif=exif))))
+    assert np.array_equal(picture_from(image).pixels, np.asarray(image.convert("RGB")))
+
+
+def test_an_image_from_a_file_that_was_made_smaller_in_place_is_still_turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(io.BytesIO(saved(Image.fromarray(colours()), "JPEG", exif=exif)))
+    image.thumbnail((8, 8))
+    picture = picture_from(image)
+    assert (picture.width, picture.height) == (image.height, image.width)
+
+
+@pytest.mark.parametrize(
+    ("image", "mode"),
+    [
+        (Image.fromarray(colours()).convert("RGBA"), "RGB"),
+        (Image.fromarray(colours()).convert("LA"), "L"),
+        (Image.fromarray(colours()).quantize(16), "RGB"),
+    ],
+    ids=["RGBA", "LA", "palette"],
+)
+def test_opaque_alpha_is_left_out(tmp_path, image, mode):
+    unused = {"transparency": 20} if image.mode == "P" else {}
+    path = written(tmp_path, saved(image, "PNG", **unused))
+    assert Image.open(path).has_transparency_data
+    picture = read_picture(path)
+    assert np.array_equal(picture.pixels, np.asarray(image.convert(mode).convert("RGB")))
+    assert picture.grayscale == (mode == "L")
+
+
+@pytest.mark.parametrize("unused", [(1, 2, 3), 7])
+def test_a_transparent_colour_that_no_pixel_has(tmp_path, unused):
+    pixels = colours() if isinstance(unused, tuple) else colours()[:, :, 0]
+    picture = read_picture(written(tmp_path, saved(Image.fromarray(pixels), "PNG", transparency=unused)))
+    assert np.array_equal(picture.pixels, pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
+    assert picture.grayscale == (pixels.ndim == 2)
+
+
+def test_transparency_is_flattened_onto_a_background(tmp_path):
+    rgba = np.dstack([colours(), np.full((11, 17), 255, np.uint8)])
+    rgba[0, 0, 3], rgba[0, 1, 3] = 0, 128
+    path = written(tmp_path, saved(Image.fromarray(rgba), "PNG"))
+    for background, color in (("white", (255, 255, 255)), ("#102030", (16, 32, 48)), ("rgb(1,2,3)", (1, 2, 3))):
+        pixels = read_picture(path, background).pixels
+        assert pixels[0, 0].tolist() == list(color)
+        blend = (colours()[0, 1] * 128.0 + np.array(color) * 127.0) / 255
+        assert np.abs(pixels[0, 1] - blend).max() <= 1
+        assert np.array_equal(pixels[1:], colours()[1:])
+    for background in ("no color", "#10203040", ""):
+        with pytest.raises(DkicError, match=f"background: '{background}' is not an opaque color"):
+            read_picture(path, background)
+    gray = Image.fromarray(colours()[:, :, 0]).convert("LA")
+    gray.putpixel((0, 0), (9, 0))
+    path = written(tmp_path, saved(gray, "PNG"), "gray")
+    assert read_picture(path, "white").grayscale and not read_picture(path, "red").grayscale
+
+
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\x7f"])
 def test_damaged_exif_beside_sound_pixels_is_ignored(tmp_path, exif):
     data = saved(Image.fromarray(colours()), "JPEG", exif=exif)
@@ -113,20 +190,6 @@ def test_first_picture_of_a_multi_picture_jpeg_is_read(tmp_path):
     data = saved(image, "MPO", save_all=True, append_images=[preview])
     assert Image.open(io.BytesIO(data)).n_frames == 2
     assert read_picture(written(tmp_path, data)).pixels.shape == (11, 17, 3)
-
-
-def test_pictures_in_a_folder(tmp_path):
-    for name in ("b.PNG", "a.jpeg", ".hidden.png", "notes.txt", "film.mp4"):
-        (tmp_path / name).touch()
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "c.png").touch()
-    assert pictures_in(tmp_path) == [tmp_path / "a.jpeg", tmp_path / "b.PNG"]
-    for name, message in (("missing", "no such folder of pictures"), ("b.PNG", "no such folder of pictures")):
-        with pytest.raises(DkicError, match=f"{name}: there is {message}"):
-            pictures_in(tmp_path / name)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DkicError, match="empty: no pictures .*.webp.* in it"):
-        pictures_in(tmp_path / "empty")
 
 
 def test_reading_needs_no_torch(tmp_path):

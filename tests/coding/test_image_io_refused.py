@@ -10,7 +10,8 @@ import zlib
 import numpy as np
 import pytest
 from coding.picture_files import colours, saved, written
-from PIL import Image
+from coding.png_files import SIGNATURE, chunk, gama, with_chunks
+from PIL import Image, TiffImagePlugin
 
 from dkic.coding import image_io
 from dkic.coding.container import MAX_PIXELS
@@ -32,14 +33,8 @@ def refusal(path) -> str:
 
 
 def png(width: int, height: int, bits: int, colour_type: int, rows: bytes = b"") -> bytes:
-    def chunk(kind: bytes, payload: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
-        )
-
     head = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    data = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + data
+    return SIGNATURE + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def tiff_rgb16() -> bytes:
@@ -58,8 +53,16 @@ def tiff_rgb16() -> bytes:
     return data + struct.pack("<HHH", 16, 16, 16) + struct.pack("<HHH", 1000, 2000, 3000)
 
 
+def tiff_signed() -> bytes:
+    """A gray 8-bit TIFF of signed numbers, which Pillow shows as unsigned ones, off by 128."""
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[339] = 2
+    return saved(Image.fromarray(colours()[:, :, 0]), "TIFF", tiffinfo=info)
+
+
 def transparent_palette() -> bytes:
-    return saved(Image.fromarray(colours()).quantize(16), "PNG", transparency=3)
+    image = Image.fromarray(colours()).quantize(16)
+    return saved(image, "PNG", transparency=int(np.asarray(image)[0, 0]))
 
 
 def frames(image_format: str) -> bytes:
@@ -68,14 +71,15 @@ def frames(image_format: str) -> bytes:
 
 
 RGBA = Image.fromarray(colours()).convert("RGBA")
+RGBA.putpixel((3, 4), (1, 2, 3, 254))
 WIDE = np.full((3, 4), 1000, np.uint16)
 NOT_CODED = {
-    "RGBA PNG": (lambda: saved(RGBA, "PNG"), "it has transparency; flatten it first"),
+    "RGBA PNG": (lambda: saved(RGBA, "PNG"), "it has transparency; give the color behind it"),
     "RGBA WebP": (lambda: saved(Image.new("RGBA", (4, 4), (9, 9, 9, 9)), "WEBP"), "it has transparency"),
     "RGBA TIFF": (lambda: saved(RGBA, "TIFF"), "it has transparency"),
     "LA PNG": (lambda: saved(RGBA.convert("LA"), "PNG"), "it has transparency"),
     "transparent colour": (
-        lambda: saved(Image.fromarray(colours()), "PNG", transparency=(1, 2, 3)),
+        lambda: saved(Image.fromarray(colours()), "PNG", transparency=tuple(colours()[2, 3].tolist())),
         "transparency",
     ),
     "transparent palette": (transparent_palette, "it has transparency"),
@@ -94,6 +98,7 @@ NOT_CODED = {
         lambda: saved(Image.fromarray(WIDE.astype(np.int32)), "TIFF"),
         "more than 8 bits a channel",
     ),
+    "signed TIFF": (lambda: tiff_signed(), "its samples are signed numbers; convert them"),
     "16-bit PGM": (lambda: b"P5 1 1 65535\n\x01\x02", "it has more than 8 bits a channel"),
     "16-bit PPM": (lambda: b"P6 1 1 65535\n" + bytes(6), "it has more than 8 bits a channel"),
     "10-bit plain PPM": (lambda: b"P3 1 1 1023\n1 2 3\n", "it has more than 8 bits a channel"),
@@ -106,7 +111,7 @@ NOT_CODED = {
     "TIFF of two pages": (lambda: frames("TIFF"), "it has several frames or pages"),
     "GIF": (
         lambda: saved(Image.fromarray(colours()), "GIF"),
-        "this is not a PNG, JPEG, WebP, TIFF, PPM, PGM or BMP",
+        "this is not a PNG, JPEG, WebP, TIFF, PPM, BMP, AVIF or JPEG XL picture",
     ),
 }
 
@@ -121,6 +126,37 @@ def test_the_tiff_of_16_bits_is_sound():
     image = Image.open(io.BytesIO(tiff_rgb16()))
     image.load()
     assert image.mode == "RGB"
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"IDAT", b"tRNS", b"PLTE", b"IEND"])
+def test_a_png_that_is_damaged_where_its_pixels_are(tmp_path, kind):
+    """Pillow compares no checksum of IDAT, and shows other pixels."""
+    data = bytearray(saved(Image.fromarray(colours()).quantize(16), "PNG", transparency=255))
+    at = data.index(kind)
+    length = int.from_bytes(data[at - 4 : at], "big")
+    data[at + 4 + length + 3] ^= 1  # the last byte of the CRC
+    assert f"its {kind.decode()} chunk is damaged (wrong CRC)" in refusal(written(tmp_path, bytes(data)))
+
+
+def test_a_png_whose_pixels_are_damaged_and_can_still_be_inflated(tmp_path):
+    stored = zlib.compress(b"".join(b"\0" + row.tobytes() for row in colours()), 0)
+    middle = len(stored) // 2
+    altered = stored[:middle] + bytes((stored[middle] ^ 0x40,)) + stored[middle + 1 :]
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 17, 11, 8, 2, 0, 0, 0))
+    data = SIGNATURE + head + chunk(b"IDAT", altered, zlib.crc32(b"IDAT" + stored)) + chunk(b"IEND", b"")
+    assert "its IDAT chunk is damaged (wrong CRC)" in refusal(written(tmp_path, data))
+
+
+def test_a_damaged_ancillary_chunk_is_left_out(tmp_path):
+    data = saved(Image.fromarray(colours()), "PNG")
+    for bad, notes in (
+        (chunk(b"tEXt", b"Title\0x", 0), []),
+        (chunk(b"prVt", b"", 0), []),
+        (chunk(b"gAMA", bytes(4), 0), ["its gAMA chunk is damaged (wrong CRC) and was left out"]),
+        (chunk(b"eXIf", b"", 0), ["its eXIf chunk is damaged (wrong CRC) and was left out"]),
+    ):
+        picture = read_picture(written(tmp_path, with_chunks(data, bad, chunk(b"tEXt", b"Title\0y", 1), gama(0.45455))))
+        assert np.array_equal(picture.pixels, colours()) and list(picture.notes) == notes
 
 
 # What is no picture

@@ -2,12 +2,15 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from coding.picture_files import SRGB, colours, written
 from PIL import Image
 
+from dkic.coding.color_profile import is_srgb
 from dkic.coding.image_io import (
     Picture,
     picture_from,
@@ -20,34 +23,41 @@ from dkic.output_file import check_output, write_atomically
 
 # A profile's bytes 16 to 20 name its colour space; nothing here looks further.
 GRAY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]
-SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".pnm", ".bmp"]
+SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".ppm", ".pnm", ".bmp", ".avif", ".jxl"]
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".avif")
+WITHOUT_PROFILE = (".ppm", ".pnm", ".pgm", ".pbm", ".bmp", ".jxl")
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG", ".JPG"])
 @pytest.mark.parametrize("size", [(11, 17), (1, 1)])
 def test_written_pictures_come_back(tmp_path, suffix, size):
     path = tmp_path / f"out{suffix}"
-    write_picture(Picture(colours(*size), icc=SRGB), path)
+    notes = write_picture(Picture(colours(*size), icc=SRGB), path)
     back = read_picture(path)
-    assert np.abs(back.pixels.astype(int) - colours(*size)).max() <= (
-        8 if suffix.lower().startswith(".jp") else 0
-    )
-    assert back.icc == (None if suffix in (".ppm", ".pnm", ".bmp") else SRGB)
+    assert np.abs(back.pixels.astype(int) - colours(*size)).max() <= (8 if suffix.lower() in LOSSY else 0)
+    if suffix in WITHOUT_PROFILE:
+        assert len(notes) == 1 and "holds none" in notes[0]
+        assert back.icc is None or is_srgb(back.icc, grayscale=False)  # JPEG XL's reader makes one
+    else:
+        assert notes == [] and back.icc == SRGB
     assert not back.grayscale
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".pgm"])
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".pgm", ".pbm"])
 def test_grayscale_is_written_with_one_channel(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     picture = picture_from(colours()[:, :, 0])
-    write_picture(Picture(picture.pixels, True, GRAY_PROFILE), path)
+    notes = write_picture(Picture(picture.pixels, True, GRAY_PROFILE), path)
     back = read_picture(path)
     with Image.open(path) as image:
         assert image.mode == ("RGB" if suffix == ".webp" else "L")
-    assert np.abs(back.pixels.astype(int) - picture.pixels).max() <= (8 if suffix.startswith(".jp") else 0)
+    assert np.abs(back.pixels.astype(int) - picture.pixels).max() <= (8 if suffix in LOSSY else 0)
     # WebP is RGB always, where a profile for gray would be wrong.
-    assert back.icc == (GRAY_PROFILE if suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff") else None)
+    if suffix in (*WITHOUT_PROFILE, ".webp"):
+        assert len(notes) == 1 and "holds none" in notes[0] and (suffix == ".jxl" or back.icc is None)
+    else:
+        assert notes == [] and back.icc == GRAY_PROFILE
     if suffix == ".webp":
         write_picture(Picture(picture.pixels, True, SRGB), path, force=True)
         assert read_picture(path).icc == SRGB
@@ -105,6 +115,35 @@ def test_unwritable_directory(tmp_path):
         write_picture(Picture(colours()), tmp_path / "out.png")
     tmp_path.chmod(0o700)
     assert os.listdir(tmp_path) == []
+
+
+WRITE = """
+import resource, signal, sys
+from dkic.coding.image_io import read_picture, write_picture
+picture = read_picture(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+for path in sys.argv[2:]:
+    try:
+        write_picture(picture, path, force=True)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_file_that_does_not_fit_leaves_what_was_there(tmp_path):
+    """As on a full disk: the system takes 4096 bytes and then no more."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, 1), np.uint8)  # 8100 bytes in any format
+    source = written(tmp_path, b"P5 90 90 255\n" + noise.tobytes(), "source")
+    paths = [tmp_path / f"out{suffix}" for suffix in [*SUFFIXES, ".pgm", ".pbm"]]
+    for path in paths[::2]:
+        path.write_bytes(b"precious")
+    command = [sys.executable, "-c", WRITE, str(source), *map(str, paths)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said == [f"{path}: can't be written (File too large)" for path in paths]
+    assert all(path.read_bytes() == b"precious" for path in paths[::2])
+    assert sorted(os.listdir(tmp_path)) == sorted(["source", *(path.name for path in paths[::2])])
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path):

@@ -95,7 +95,7 @@ def test_several_values_follow_one_option():
 
 def test_folders_of_pictures(report, tmp_path):
     assert list(find_pictures(report.folder)) == list(report.sizes)
-    with pytest.raises(DkicError, match="no pictures"):
+    with pytest.raises(DkicError, match="there are no images"):
         find_pictures(tmp_path)
     with pytest.raises(DkicError, match="no such folder"):
         find_pictures(tmp_path / "x")

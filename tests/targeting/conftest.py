@@ -8,16 +8,17 @@ import torch
 from entropy.exact_models import frozen
 from lpips_weights import need_backbone
 from photographs import crop
-from PIL import Image, ImageCms
+from PIL import Image
 from targeting.targeting_cases import LEVELS, RUNGS, SIZES
 
 import dkic as package
 from dkic.coding.codec import Codec
+from dkic.coding.color_profile import SRGB_PRIMARIES, Curve, make_profile
 from dkic.evaluation.metrics import batch, mse
 from dkic.losses.lpips_backbone import cached_backbone
 from dkic.models.weights_file import save_weights
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()  # its bytes are the file's too
+PROFILE = make_profile(Curve(2.2), SRGB_PRIMARIES)  # its bytes are the file's too
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,7 @@ def model(tmp_path_factory):
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     for name, (height, width, top) in SIZES.items():
-        Image.fromarray(crop(height, width, top=top)).save(folder / name, icc_profile=SRGB if name == "b.png" else None)
-    (folder / "notes.txt").write_text("no picture")
+        Image.fromarray(crop(height, width, top=top)).save(folder / name, icc_profile=PROFILE if name == "b.png" else None)
     return folder
 
 

@@ -20,7 +20,8 @@ from targeting.targeting_cases import LEVELS, RUNGS, SIZES
 import dkic as package
 from dkic.coding import codec as codec_module
 from dkic.coding.codec import Codec
-from dkic.coding.container import unpack
+from dkic.coding.color_profile import SRGB_PRIMARIES, Curve, make_profile
+from dkic.coding.container import icc_section_bytes, unpack
 from dkic.coding.ladder import ladder
 from dkic.errors import DkicError, FormatError
 from dkic.evaluation.metrics import batch, lpips
@@ -101,7 +102,7 @@ def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, dec
             where = f"{pictures / name} -> {out / name.replace('png', 'dkic')}"
             header = unpack(data).header
             rung = f"quality {header.quality}{f' step {header.step:+}' if header.step else ''}"
-            assert re.fullmatch(rf"{re.escape(where)}: {len(data)} bytes, [\d.]+ bpp, {re.escape(rung)}", line)
+            assert re.fullmatch(rf"{re.escape(where)}: {len(data)} bytes,( ICC profile \d+ bytes,)? [\d.]+ bpp, {re.escape(rung)}", line)
         chosen.add(tuple(choice))
     assert len(chosen) >= 4  # targets that differ in what is best at them
     assert any(RUNGS[column].step for choice in chosen for column in choice)
@@ -413,4 +414,38 @@ def test_wrong_usage(model, pictures, tmp_path, options, said):
 
 def test_a_folder_without_pictures(model, tmp_path):
     result = compress(model, tmp_path, "-o", tmp_path / "out", "--target-bpp", 0.3)
-    assert (result.status, result.out) == (2, "") and f"{tmp_path}: no pictures" in result.err
+    assert (result.status, result.out) == (2, "") and f"{tmp_path}: there are no images" in result.err
+
+
+def test_icc_profiles_are_named_where_a_target_is_out_of_reach(model, pictures, tmp_path):
+    profile, folder = make_profile(Curve(2.2), SRGB_PRIMARIES), tmp_path / "profiles"
+    folder.mkdir()
+    for path in pictures.iterdir():
+        with Image.open(path) as image:
+            image.save(folder / path.name, icc_profile=profile)
+    arguments = (folder, "-o", tmp_path / "out", "--target-bpp", 0.001, "--distortion", "mse")
+    result = compress(model, *arguments)
+    count, size = len(SIZES), icc_section_bytes(profile)
+    assert result.status == 1
+    assert f"; ICC profiles of {count} images take {count * size:,} bytes, which --icc drop leaves out" in result.err
+    assert "ICC" not in compress(model, *arguments, "--icc", "drop").err
+    kept = compress(model, folder, "-o", tmp_path / "kept", "--target-bpp", 9, "--distortion", "mse", "--no-steps")
+    assert kept.out.count(f" bytes, ICC profile {size} bytes, ") == count
+    dropped = compress(
+        model, folder, "-o", tmp_path / "dropped", "--target-bpp", 9, "--distortion", "mse", "--no-steps", "--icc", "drop"
+    )
+    assert dropped.status == 0 and "ICC" not in dropped.out
+    for path in (tmp_path / "kept").iterdir():
+        assert unpack(path.read_bytes()).icc == profile
+        assert unpack((tmp_path / "dropped" / path.name).read_bytes()).icc is None
+
+
+def test_transparency_onto_a_background(model, pictures, tmp_path):
+    with Image.open(pictures / "a.png") as image:
+        image.putalpha(100)
+        image.save(tmp_path / "clear.png")
+    arguments = (pictures / "b.png", tmp_path / "clear.png", "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
+    result = compress(model, *arguments)
+    assert result.status == 1 and "clear.png: it has transparency; give the color behind it" in result.err
+    assert compress(model, *arguments, "--background", "white", "--force").status == 0
+    assert (tmp_path / "out" / "clear.dkic").is_file()

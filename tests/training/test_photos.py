@@ -128,7 +128,7 @@ def spoil(folder) -> None:
     (folder / "._a.png").write_text("neither")
 
 
-BROKEN = ("empty.jpg", "folder.png", "odd.ppm", "text.png")
+BROKEN = ("empty.jpg", "odd.ppm", "text.png")
 
 
 def test_small_and_broken_files_are_skipped_and_counted(folder):
@@ -136,6 +136,7 @@ def test_small_and_broken_files_are_skipped_and_counted(folder):
     spoil(folder)
     photos = PhotoFolder(folder, 64)
     assert len(photos) == 3 and photos.too_small == 1 and photos.broken == [folder / name for name in BROKEN]
+    assert photos.others == 1  # notes.txt
     assert torch.equal(batch(photos, 6, 0, 0), good)
 
 
@@ -171,13 +172,13 @@ def test_a_folder_without_photographs_is_an_error_with_the_counts(tmp_path):
     with pytest.raises(DkicError, match="no photograph of at least 64x64"):
         PhotoFolder(tmp_path, 64)
     spoil(tmp_path)
-    with pytest.raises(DkicError, match="1 too small, 4 unreadable"):
+    with pytest.raises(DkicError, match="1 too small, 3 unreadable"):
         PhotoFolder(tmp_path, 64)
 
 
 def test_what_is_no_folder_is_an_error(folder):
     for path in (folder / "a.png", folder / "nowhere"):
-        with pytest.raises(DkicError, match="not a folder"):
+        with pytest.raises(DkicError, match="no such folder of images"):
             PhotoFolder(path, 64)
 
 
@@ -196,3 +197,11 @@ def test_workers_and_the_first_step_change_nothing(deceptive, workers):
     assert batches.unreadable == {str(deceptive / "alpha.png"), str(deceptive / "cut.png")}
     assert len(told) == 2  # once each, by whichever worker it was found
     assert "alpha.png: " in "".join(told) and "cut.png: " in "".join(told)
+
+
+def test_linked_folders_are_searched_once(folder, tmp_path_factory):
+    linking = tmp_path_factory.mktemp("linking")
+    (linking / "link").symlink_to(folder)
+    (folder / "loop").symlink_to(linking)
+    photos = PhotoFolder(linking, 64)
+    assert [path.relative_to(linking).as_posix() for path in photos.paths] == ["link/a.png", "link/b.bmp", "link/below/c.JPG"]

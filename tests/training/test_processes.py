@@ -104,7 +104,7 @@ def test_the_rate_that_chooses_lambda_is_that_of_all_micro_batches(folder, above
 
 def test_what_one_process_finds_wrong_all_say(halves):
     for half in halves:
-        assert half["nowhere"].endswith("nowhere: not a folder of photographs")
+        assert half["nowhere"].endswith("nowhere: there is no such folder of images")
         assert half["batch"] == "batch: 3 crops can't be divided among 2 processes with 1 micro-batches each"
 
 

@@ -97,7 +97,7 @@ def test_what_training_writes_is_a_codec(folder, tmp_path):
     settings = dataclasses.replace(SETTINGS, steps=1)
     path = train_folder(folder, settings, tmp_path / "a" / "run", quality=5, minutes=1, log=said.append)
     assert path.name == "tiny-q5.safetensors"
-    assert said[0] == "3 photographs; skipped: 0 too small, 0 unreadable"
+    assert said[0] == "3 photographs; skipped: 0 too small, 0 unreadable, 0 not images"
     codec = dkic.load(tmp_path / "a" / "run")
     assert codec.qualities == [5]
     image = crop(50, 70)
@@ -251,6 +251,6 @@ def test_the_command_trains_and_resumes(folder, tmp_path):
 
 def test_the_command_names_a_folder_it_can_not_use(folder, tmp_path):
     (tmp_path / "file").touch()
-    assert "not a folder of photographs" in refusal(tmp_path / "file", tmp_path / "run")
+    assert "no such folder of images" in refusal(tmp_path / "file", tmp_path / "run")
     assert "no photograph of at least 128x128" in refusal(folder, tmp_path / "run")
     assert f"{tmp_path / 'file'}: can't be written" in refusal(folder, tmp_path / "file", "--crop", 64, "--steps", 1)

@@ -1,0 +1,112 @@
+"""What an image's file says of its colors, as an ICC profile: nothing that gives the numbers a meaning is lost without a word."""
+
+from __future__ import annotations
+
+import struct
+from typing import IO
+
+from PIL import Image
+
+from dkic.coding.cicp import Cicp
+from dkic.coding.color_profile import (
+    ADOBE_RGB_CURVE,
+    ADOBE_RGB_PRIMARIES,
+    SRGB_CURVE,
+    SRGB_PRIMARIES,
+    Curve,
+    Primaries,
+    color_space,
+    is_srgb,
+    make_profile,
+)
+
+_EXIF_IFD, _INTEROPERABILITY_IFD = 0x8769, 0xA005
+_COLOR_SPACE, _INTEROPERABILITY_INDEX = 0xA001, 0x0001
+_BMP_FILE_HEADER, _BMP_V5_HEADER = 14, 124
+_SRGB_GAMMA = 45455  # the gAMA chunk that the PNG specification recommends beside sRGB; libpng takes it for sRGB too
+
+
+def described_profile(image: Image.Image, grayscale: bool, cicp: Cicp | None) -> tuple[bytes | None, list[str]]:
+    """The ICC profile of an image's colors, None where they are sRGB; and a sentence for each description that was left out.
+
+    In order of precedence: a PNG's cICP chunk, an ICC profile, an AVIF's color description, a PNG's sRGB chunk, its gAMA and cHRM
+    chunks (PNG, Third Edition, 4.3 and 13.14), EXIF's mark of Adobe RGB (DCF 2.0 4.8). What is not a profile is made one.
+
+    Args:
+        cicp: of the file, since Pillow does not show it.
+
+    Raises:
+        ValueError: the colors are such that no profile for 8 bits is faithful to them (PQ, HLG); the message says why.
+    """
+    icc = image.info.get("icc_profile")
+    if cicp is not None and (image.format == "PNG" or not icc):
+        return cicp.profile(grayscale), []
+    if icc and isinstance(icc, bytes):
+        return fitting_profile(icc, grayscale)
+    if "srgb" in image.info:
+        return None, []
+    if "gamma" in image.info or "chromaticity" in image.info:
+        return _profile_of_gamma(image.info.get("gamma"), image.info.get("chromaticity"), grayscale)
+    if not grayscale and _is_adobe_rgb(image):
+        return make_profile(ADOBE_RGB_CURVE, ADOBE_RGB_PRIMARIES), []
+    return None, []
+
+
+def fitting_profile(icc: bytes, grayscale: bool) -> tuple[bytes | None, list[str]]:
+    """The same profile where it is one for such pixels; else None, and a sentence that says so, unless it is sRGB's for gray."""
+    space, expected = color_space(icc), "GRAY" if grayscale else "RGB"
+    if space == expected:
+        return icc, []
+    if space is None:
+        return None, ["its ICC profile is damaged and was left out"]
+    if space == "RGB" and is_srgb(icc, grayscale=False):
+        return None, []
+    return None, [f"its ICC profile is for {space} pixels, and these are {expected}; it was left out"]
+
+
+def bmp_profile(file: IO[bytes]) -> bytes | None:
+    """The ICC profile embedded in a BMP file, which Pillow does not read; the file is left where it was.
+
+    Source: BITMAPV5HEADER: bV5CSType, bV5ProfileData, bV5ProfileSize.
+    """
+    start = file.tell()
+    head = file.read(_BMP_FILE_HEADER + _BMP_V5_HEADER)
+    profile = None
+    if len(head) == _BMP_FILE_HEADER + _BMP_V5_HEADER and head[14:18] == struct.pack("<I", _BMP_V5_HEADER):
+        offset, size = struct.unpack_from("<II", head, _BMP_FILE_HEADER + 112)
+        if head[_BMP_FILE_HEADER + 56 :][:4] == b"DEBM":  # "MBED" as a little-endian number
+            file.seek(start + _BMP_FILE_HEADER + offset)
+            profile = file.read(size)
+    file.seek(start)
+    return profile or None
+
+
+def _profile_of_gamma(
+    gamma: float | None, chromaticity: tuple[float, ...] | None, grayscale: bool
+) -> tuple[bytes | None, list[str]]:
+    """Of the values in a PNG's gAMA and cHRM chunks (white, red, green, blue, as x and y each)."""
+    primaries = SRGB_PRIMARIES
+    if chromaticity is not None and not grayscale:
+        white, red, green, blue = (chromaticity[i : i + 2] for i in range(0, 8, 2))
+        primaries = Primaries(*((round(x, 4), round(y, 4)) for x, y in (red, green, blue, white)))
+    curve = SRGB_CURVE
+    if gamma is not None and not (round(gamma * 100_000) == _SRGB_GAMMA and primaries == SRGB_PRIMARIES):
+        if not 0.1 <= gamma <= 10:
+            return None, [f"its gAMA chunk says {gamma:g}, which is no gamma of an image, and was left out"]
+        curve = Curve(1 / gamma)
+    if curve == SRGB_CURVE and primaries == SRGB_PRIMARIES:
+        return None, []
+    try:
+        return make_profile(curve, None if grayscale else primaries), []
+    except ValueError as error:
+        return None, [f"its cHRM chunk was left out: {error}"]
+
+
+def _is_adobe_rgb(image: Image.Image) -> bool:
+    """Cameras write no profile with it: the color space is 65535 or 2, and the interoperability index R03."""
+    try:
+        exif = image.getexif()
+        space = exif.get_ifd(_EXIF_IFD).get(_COLOR_SPACE)
+        return space == 2 or (space == 0xFFFF and exif.get_ifd(_INTEROPERABILITY_IFD).get(_INTEROPERABILITY_INDEX) == "R03")
+    except Exception:  # damaged EXIF beside sound pixels, for which Pillow raises anything
+        return False

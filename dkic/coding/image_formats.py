@@ -1,0 +1,147 @@
+"""Image file formats that dkic reads and writes, with their suffixes, and the images in a folder."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import features
+
+from dkic.errors import DkicError
+from dkic.output_file import reason
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """label: its name for people. pillow: Pillow's. suffixes: in lower case. options: Pillow's for writing it; color_options: for
+    writing more than one channel. holds_profile: whether Pillow writes an ICC profile into it.
+    """
+
+    label: str
+    pillow: str
+    suffixes: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    color_options: dict[str, Any] = field(default_factory=dict)
+    holds_profile: bool = True
+
+    def unavailable_reason(self) -> str | None:
+        """Why it can be neither read nor written here, and what to do; None where it can."""
+        if self.pillow == "AVIF" and not features.check("avif"):
+            return "this Pillow has no AVIF; run `python3 -m pip install --upgrade 'pillow>=11.3'`"
+        if self.pillow == "JXL" and find_spec("pillow_jxl") is None:
+            return "Pillow alone has no JPEG XL; run `python3 -m pip install pillow-jxl-plugin`"
+        return None
+
+    def register(self) -> None:
+        """Makes Pillow know the format."""
+        if self.pillow == "JXL":
+            import pillow_jxl  # noqa: F401  (registers itself)
+
+
+PNG = ImageFormat("PNG", "PNG", (".png",))
+JPEG = ImageFormat("JPEG", "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), {"quality": 95}, {"subsampling": 0})
+WEBP = ImageFormat("WebP", "WEBP", (".webp",), {"lossless": True})
+TIFF = ImageFormat("TIFF", "TIFF", (".tif", ".tiff"), {"compression": "tiff_deflate"})
+PPM = ImageFormat("PPM", "PPM", (".ppm", ".pgm", ".pbm", ".pnm"), holds_profile=False)
+BMP = ImageFormat("BMP", "BMP", (".bmp",), holds_profile=False)
+AVIF = ImageFormat("AVIF", "AVIF", (".avif",), {"quality": 100}, {"subsampling": "4:4:4"})
+JXL = ImageFormat("JPEG XL", "JXL", (".jxl",), {"lossless": True}, holds_profile=False)
+FORMATS = (PNG, JPEG, WEBP, TIFF, PPM, BMP, AVIF, JXL)
+FORMAT_BY_SUFFIX = {suffix: known for known in FORMATS for suffix in known.suffixes}
+
+
+def format_of(head: bytes) -> ImageFormat | None:
+    """The format of a file that begins with these bytes (32 suffice), where it is one of FORMATS; by content, not by name."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PNG
+    if head.startswith(b"\xff\xd8\xff"):
+        return JPEG
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return WEBP
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return TIFF
+    if head[:1] == b"P" and head[1:2] in b"123456fF" and len(head) > 1:
+        return PPM
+    if head.startswith(b"BM"):
+        return BMP
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+        return AVIF
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        return JXL
+    return None
+
+
+def format_names(available: bool = True) -> str:
+    """ "PNG, JPEG, ... or AVIF": the formats, or those that are available here."""
+    names = [known.label for known in FORMATS if not available or known.unavailable_reason() is None]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+class FolderImages(NamedTuple):
+    """images: paths, in order. others: the number of other files by suffix ("" where there is none)."""
+
+    images: list[Path]
+    others: Counter[str]
+
+    def skipped(self) -> str | None:
+        """How many files were passed over, in words; None where there are none."""
+        if not self.others:
+            return None
+        kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(self.others.items()))
+        return f"skipped {self.others.total()} files that are not images dkic reads here ({kinds})"
+
+
+def images_in(folder: str | os.PathLike[str]) -> FolderImages:
+    """The images in a folder, known by their suffixes, in order of their names; hidden files and subfolders are not looked at.
+
+    Raises DkicError where there is no image, or no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DkicError(f"{folder}: there is no such folder of images")
+    try:
+        files = [path for path in sorted(folder.iterdir()) if path.name[0] != "." and not path.is_dir()]
+    except OSError as error:
+        raise DkicError(f"{folder}: can't be read ({reason(error)})") from None
+    found = _sorted_out(files)
+    if not found.images:
+        raise DkicError(f"{folder}: there are no images ({', '.join(_readable_suffixes())}) in it")
+    return found
+
+
+def images_below(folder: str | os.PathLike[str]) -> FolderImages:
+    """The images in a folder and all its subfolders, also those that are symbolic links; each folder is visited once.
+
+    Raises DkicError where there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DkicError(f"{folder}: there is no such folder of images")
+    return _sorted_out(sorted(_files_below(folder)))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    visited = set[tuple[int, int]]()
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in visited:  # reached by a link before
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        subfolders.sort()
+        yield from (Path(parent, name) for name in names if name[0] != ".")
+
+
+def _sorted_out(files: list[Path]) -> FolderImages:
+    suffixes = _readable_suffixes()
+    images = [path for path in files if path.suffix.lower() in suffixes]
+    return FolderImages(images, Counter(path.suffix.lower() for path in files if path.suffix.lower() not in suffixes))
+
+
+def _readable_suffixes() -> tuple[str, ...]:
+    return tuple(suffix for known in FORMATS if known.unavailable_reason() is None for suffix in known.suffixes)

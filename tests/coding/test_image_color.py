@@ -1,0 +1,145 @@
+"""What files say of their colors: kept as an ICC profile, refused, or left out with a sentence; never lost silently."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from coding.picture_files import SRGB, colours, saved, written
+from coding.png_files import chrm, chunk, cicp, gama, with_chunks
+from PIL import Image, features
+
+from dkic.coding.color_profile import (
+    ADOBE_RGB_CURVE,
+    ADOBE_RGB_PRIMARIES,
+    SRGB_CURVE,
+    SRGB_PRIMARIES,
+    Curve,
+    Primaries,
+    make_profile,
+)
+from dkic.coding.image_io import picture_from, read_picture
+from dkic.errors import DkicError
+
+WHITE, P3_CHROMATICITIES = (0.3127, 0.329), (0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+P3 = Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
+RGB = saved(Image.fromarray(colours()), "PNG")
+GRAY = saved(Image.fromarray(colours()[..., 0]), "PNG")
+P3_PROFILE = make_profile(SRGB_CURVE, P3)
+GRAY_PROFILE = make_profile(Curve(2.2), None)
+SRGB_CHRM = chrm(*WHITE, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+
+
+@pytest.mark.parametrize(
+    ("data", "icc"),
+    [
+        (with_chunks(RGB, cicp(12, 13)), P3_PROFILE),
+        (with_chunks(RGB, cicp(1, 13)), None),
+        (with_chunks(RGB, cicp(1, 13), chunk(b"iCCP", b"p\0\0" + zlib.compress(P3_PROFILE))), None),
+        (with_chunks(GRAY, cicp(12, 13)), None),
+        (with_chunks(GRAY, cicp(1, 4)), make_profile(Curve(2.2), None)),
+        (with_chunks(RGB, gama(1.0)), make_profile(Curve(1.0), SRGB_PRIMARIES)),
+        (with_chunks(GRAY, gama(1.0)), make_profile(Curve(1.0), None)),
+        (with_chunks(RGB, gama(0.45455)), None),
+        (with_chunks(RGB, gama(0.45455), SRGB_CHRM), None),
+        (with_chunks(RGB, SRGB_CHRM), None),
+        (with_chunks(RGB, gama(0.45455), chrm(*WHITE, *P3_CHROMATICITIES)), make_profile(Curve(1 / 0.45455), P3)),
+        (with_chunks(RGB, chrm(*WHITE, *P3_CHROMATICITIES)), P3_PROFILE),
+        (with_chunks(RGB, chunk(b"sRGB", b"\0"), gama(1.0), chrm(*WHITE, *P3_CHROMATICITIES)), None),
+        (saved(Image.fromarray(colours()), "PNG", icc_profile=P3_PROFILE), P3_PROFILE),
+    ],
+    ids=["cICP of P3", "cICP of sRGB", "cICP over iCCP", "cICP of gray", "cICP of gray, gamma 2.2", "gAMA 1", "gAMA 1 of gray",
+         "gAMA as beside sRGB", "gAMA and cHRM of sRGB", "cHRM of sRGB", "gAMA and cHRM of P3", "cHRM of P3", "sRGB over gAMA",
+         "iCCP"],
+)  # fmt: skip
+def test_png(tmp_path, data, icc):
+    picture = read_picture(written(tmp_path, data))
+    assert picture.icc == icc and picture.notes == ()
+
+
+def test_an_opened_png_has_what_pillow_shows():
+    data = with_chunks(RGB, gama(0.45455), chrm(*WHITE, *P3_CHROMATICITIES))
+    image = Image.open(io.BytesIO(data))
+    expected = make_profile(Curve(1 / 0.45455), P3)
+    assert picture_from(image).icc == expected
+    assert picture_from(image.resize((5, 5))).icc == expected  # the same numbers mean the same colors
+
+
+@pytest.mark.parametrize(("transfer", "word"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_refused(tmp_path, transfer, word):
+    path = written(tmp_path, with_chunks(RGB, cicp(9, transfer)))
+    with pytest.raises(DkicError, match=rf"HDR \({word}\); convert it to 8-bit sRGB first") as caught:
+        read_picture(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        (with_chunks(RGB, chunk(b"gAMA", struct.pack(">I", 1))), "gAMA chunk says 1e-05"),
+        (with_chunks(RGB, chrm(*WHITE, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5)), "cHRM chunk was left out: the primaries lie on a line"),
+        (saved(Image.fromarray(colours()), "PNG", icc_profile=b"nonsense"), "ICC profile is damaged and was left out"),
+        (saved(Image.fromarray(colours()[..., 0]), "PNG", icc_profile=P3_PROFILE), "is for RGB pixels, and these are GRAY"),
+        (saved(Image.fromarray(colours()), "JPEG", icc_profile=GRAY_PROFILE), "for GRAY pixels, and these are RGB"),
+        (saved(Image.fromarray(colours()), "JPEG", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]), "is for CMYK pixels"),
+    ],
+    ids=["no gamma", "no primaries", "no profile", "RGB for gray", "gray for RGB", "CMYK for RGB"],
+)  # fmt: skip
+def test_what_makes_no_sense_is_left_out_with_a_sentence(tmp_path, data, note):
+    picture = read_picture(written(tmp_path, data))
+    assert picture.icc is None and len(picture.notes) == 1 and note in picture.notes[0]
+
+
+def test_an_srgb_profile_on_gray_loses_nothing(tmp_path):
+    data = saved(Image.fromarray(colours()[..., 0]), "JPEG", icc_profile=SRGB)
+    picture = read_picture(written(tmp_path, data))
+    assert picture.icc is None and picture.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("space", "index", "is_adobe"), [(0xFFFF, "R03", True), (2, None, True), (1, "R98", False), (0xFFFF, None, False)]
+)
+def test_adobe_rgb_by_exif(tmp_path, space, index, is_adobe):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA001] = space
+    if index is not None:
+        exif.get_ifd(0x8769)[0xA005] = {1: index}
+    picture = read_picture(written(tmp_path, saved(Image.fromarray(colours()), "JPEG", exif=exif)))
+    assert picture.icc == (make_profile(ADOBE_RGB_CURVE, ADOBE_RGB_PRIMARIES) if is_adobe else None)
+
+
+def test_the_profile_in_a_bmp(tmp_path):
+    plain = saved(Image.fromarray(colours()), "BMP")
+    start = struct.unpack_from("<I", plain, 10)[0]
+    pixels, head = plain[start:], bytearray(124)
+    head[:40] = struct.pack("<I", 124) + plain[18:54]
+    head[56:60] = b"DEBM"
+    struct.pack_into("<II", head, 112, 124 + len(pixels), len(P3_PROFILE))
+    data = plain[:10] + struct.pack("<I", 14 + 124) + bytes(head) + pixels + P3_PROFILE
+    picture = read_picture(written(tmp_path, data))
+    assert picture.icc == P3_PROFILE and np.array_equal(picture.pixels, colours())
+
+
+def avif_with_nclx(primaries: int, transfer: int) -> bytes:
+    data = bytearray(saved(Image.fromarray(colours(40, 56)), "AVIF", quality=90))
+    at = data.index(b"colrnclx") + 8
+    data[at : at + 4] = struct.pack(">HH", primaries, transfer)
+    return bytes(data)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif(tmp_path):
+    assert read_picture(written(tmp_path, avif_with_nclx(1, 13))).icc is None
+    assert read_picture(written(tmp_path, avif_with_nclx(1, 1))).icc is None
+    assert read_picture(written(tmp_path, avif_with_nclx(12, 13))).icc == P3_PROFILE
+    with pytest.raises(DkicError, match=r"HDR \(PQ\)"):
+        read_picture(written(tmp_path, avif_with_nclx(9, 16)))
+    data = saved(Image.fromarray(colours(40, 56)), "AVIF", quality=90, icc_profile=P3_PROFILE)
+    assert read_picture(written(tmp_path, data)).icc == P3_PROFILE
+    deep = bytearray(avif_with_nclx(1, 13))
+    at = deep.index(b"pixi") + 9
+    assert deep[at : at + 3] == b"\x08\x08\x08"
+    deep[at] = 10
+    with pytest.raises(DkicError, match="more than 8 bits a channel"):
+        read_picture(written(tmp_path, bytes(deep)))

@@ -1,0 +1,91 @@
+"""Which files are images, by content and by suffix, and what is found in folders."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from coding.picture_files import colours, saved, written
+from PIL import Image, features
+
+from dkic.coding import image_formats
+from dkic.coding.image_formats import AVIF, FORMAT_BY_SUFFIX, FORMATS, JXL, format_of, images_below, images_in
+from dkic.coding.image_io import encoded_picture, picture_from, read_picture, write_picture
+from dkic.errors import DkicError
+
+
+@pytest.mark.parametrize("suffix", FORMAT_BY_SUFFIX)
+def test_what_is_written_is_known_by_its_content(tmp_path, suffix):
+    gray = picture_from(colours()[:, :, 0])
+    data, _ = encoded_picture(gray, suffix, "x")
+    assert format_of(data[:32]) is FORMAT_BY_SUFFIX[suffix]
+    assert read_picture(written(tmp_path, data)).pixels.shape == (11, 17, 3)
+
+
+@pytest.mark.parametrize("head", [b"", b"P", b"P9", b"GIF89a", b"\x89PNG", b"RIFF1234WAVE", b"    ftypheic", b"%PDF"])
+def test_other_files(head):
+    assert format_of(head) is None
+
+
+@pytest.mark.parametrize("known", [AVIF, JXL], ids=["AVIF", "JPEG XL"])
+def test_a_format_that_this_machine_lacks(tmp_path, monkeypatch, known):
+    suffix = known.suffixes[0]
+    path = written(tmp_path, encoded_picture(picture_from(colours()), suffix, "x")[0], f"a{suffix}")
+    monkeypatch.setattr(features, "check", lambda feature: False)
+    monkeypatch.setattr(image_formats, "find_spec", lambda package: None)
+    with pytest.raises(DkicError, match=f"this is {known.label}, which can't be read; .*pip install"):
+        read_picture(path)
+    with pytest.raises(DkicError, match=f"b{suffix}: can't be written; .*pip install"):
+        write_picture(picture_from(colours()), tmp_path / f"b{suffix}")
+    written(tmp_path, saved(Image.fromarray(colours()), "PNG"), "c.png")
+    assert images_in(tmp_path) == ([tmp_path / "c.png"], Counter({suffix: 1}))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_jpeg_xl_is_turned_by_its_decoder_alone(tmp_path, orientation):
+    """The orientation in EXIF says nothing there: ISO/IEC 18181-2, 9.4."""
+    JXL.register()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(Image.fromarray(colours()), "JXL", lossless=True, exif=exif.tobytes())
+    assert np.array_equal(read_picture(written(tmp_path, data)).pixels, colours())
+
+
+def test_images_in_a_folder(tmp_path):
+    names = [f"{i:02}{suffix}" for i, suffix in enumerate(FORMAT_BY_SUFFIX)]
+    for name in (*names, "b.PNG", ".hidden.png", "notes.txt", "film.mp4", "clip.MP4", "README"):
+        (tmp_path / name).touch()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "c.png").touch()
+    found = images_in(tmp_path)
+    assert found.images == [tmp_path / name for name in (*names, "b.PNG")]
+    assert found.skipped() == "skipped 4 files that are not images dkic reads here (1 without a suffix, 2 .mp4, 1 .txt)"
+    assert images_in(tmp_path / "below").skipped() is None
+    for name in ("missing", "b.PNG"):
+        with pytest.raises(DkicError, match=f"{name}: there is no such folder of images"):
+            images_in(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DkicError, match="empty: there are no images .*.webp.* in it"):
+        images_in(tmp_path / "empty")
+
+
+def test_images_below_a_folder_through_links(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    for path in (elsewhere / "a.png", elsewhere / "deep" / "b.jfif", elsewhere / "c.txt"):
+        path.touch()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "again").symlink_to(elsewhere)
+    (elsewhere / "deep" / "loop").symlink_to(folder)
+    (folder / "broken").symlink_to(tmp_path / "missing")
+    (folder / "d.png").touch()
+    found = images_below(folder)
+    assert found.images == [folder / "again" / "a.png", folder / "again" / "deep" / "b.jfif", folder / "d.png"]
+    assert found.others == {".txt": 1, "": 1}
+    with pytest.raises(DkicError, match="missing: there is no such folder of images"):
+        images_below(tmp_path / "missing")
+
+
+def test_every_suffix_has_one_format():
+    assert len(FORMAT_BY_SUFFIX) == sum(len(known.suffixes) for known in FORMATS)
