@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_io import picture_from, read_picture, write_picture
 from dkic.errors import DkicError
 from dkic.evaluation.metrics import batch, ms_ssim, psnr
 
@@ -38,8 +38,5 @@ def run(out: Path, log: Callable[[str], None]) -> None:
     draw = ImageDraw.Draw(pair)
     for x, text in ((8, "original"), (original.shape[1] + 8, f"dkic, {bpp:.3f} bpp, {quality}")):
         draw.text((x, 8), text, fill="white", stroke_width=2, stroke_fill="black", font_size=18)
-    try:
-        pair.save(out / "side-by-side.png")
-    except OSError as error:
-        raise DkicError(f"{out / 'side-by-side.png'}: can't be written ({error.strerror or error})") from None
+    write_picture(picture_from(pair), out / "side-by-side.png", force=True)
     log(f"pictures: {decoded}, {out / 'side-by-side.png'}")
