@@ -70,4 +70,4 @@ def test_a_file_that_can_not_be_written_is_one_line(done, tmp_path, monkeypatch)
     (tmp_path / "side-by-side.png").mkdir()
     result = dkic("demo", "-o", tmp_path)
     assert result.status == 1
-    assert result.err == f"dkic: {tmp_path / 'side-by-side.png'}: can't be written (Is a directory)\n"
+    assert result.err == f"dkic: {tmp_path / 'side-by-side.png'}: this is a directory, and the name of a file is needed\n"
