@@ -1,32 +1,40 @@
 """The inputs of a command, the file that each becomes, and doing them one by one."""
 
 import os
+import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from unicodedata import category
 
 import click
 
 from dkic.errors import DkicError
+from dkic.streams import descriptor_of, is_stream, is_terminal
+
+STDIN, STDOUT = "/dev/stdin", "/dev/stdout"  # what `-` stands for
+_NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories
 
 # What can go wrong with an input, for `sentence`.
 FAULTS = (DkicError, OSError, MemoryError, RuntimeError)
 
 
-def with_folders_opened(inputs: tuple[str, ...]) -> tuple[str, ...]:
-    """The inputs, with the images of folders in their place; how many other files are there goes to standard error."""
+def with_folders_opened(inputs: tuple[str, ...], files_in: Callable[[str], Sequence[Path]] | None = None) -> tuple[str, ...]:
+    """The inputs, each folder replaced by what `files_in` finds in it.
+
+    By default those are its images; how many other files are there goes to standard error.
+    """
+    files_in = files_in or _images_in
+    return tuple(str(path) for given in inputs for path in (files_in(given) if os.path.isdir(given) else [given]))
+
+
+def _images_in(folder: str) -> list[Path]:
     from dkic.coding.image_formats import images_in
 
-    opened: list[str] = []
-    for given in inputs:
-        if not os.path.isdir(given):
-            opened.append(given)
-            continue
-        found = images_in(given)
-        opened += map(str, found.images)
-        if skipped := found.skipped():
-            click.echo(f"dkic: {given}: {skipped}", err=True)
-    return tuple(opened)
+    found = images_in(folder)
+    if skipped := found.skipped():
+        click.echo(one_line(f"dkic: {folder}: {skipped}"), err=True)
+    return found.images
 
 
 def tell_notes(source: str, notes: Iterable[str]) -> None:
@@ -34,47 +42,91 @@ def tell_notes(source: str, notes: Iterable[str]) -> None:
     from tqdm import tqdm
 
     for note in notes:
-        tqdm.write(f"dkic: {source}: {note}", file=sys.stderr)
+        tqdm.write(one_line(f"dkic: {source}: {note}"), file=sys.stderr)
 
 
-def output_files(inputs: tuple[str, ...], out: str, suffix: str, several: bool) -> list[Path]:
-    """The output of every input, in a folder where `several`; a usage error where two would get the same, or it is an input."""
-    if not out:
+def output_files(inputs: tuple[str, ...], out: str | None, suffix: str, several: bool) -> list[Path]:
+    """The output file of each input.
+
+    Args:
+        inputs: files, and streams (see `dkic.streams`).
+        out: a file, or a folder, which is made; a folder where `several`. None: beside each input, and standard output for a
+            stream.
+        suffix: of the outputs that are named by their inputs.
+
+    Raises:
+        click.UsageError: two inputs would have the same output, an output is an input, a stream has no name for its output, or
+            the output is a terminal.
+    """
+    if out == "":
         raise click.UsageError("-o: the name of the output is empty")
-    if not several and not Path(out).is_dir() and not out.endswith("/"):
+    folder = None
+    if out is None and not several and is_stream(inputs[0]):
+        targets = [Path(STDOUT)]
+    elif out is None:
+        targets = [_named_by(source, Path(source).parent, suffix) for source in inputs]
+    elif not several and not Path(out).is_dir() and not out.endswith("/"):
         targets = [Path(out)]
     else:
         folder = Path(out)
         if folder.exists() and not folder.is_dir():
-            raise click.UsageError(f"-o: {out} must be a folder, and it is a file")
-        targets = [folder / (Path(source).stem + suffix) for source in inputs]
+            raise click.UsageError(f"-o: {out} must be a folder for several outputs, and is not one")
+        targets = [_named_by(source, folder, suffix) for source in inputs]
+    _check_distinct(inputs, targets, "" if out is None else "-o: ")
+    for target in targets:
+        refuse_terminal(target)
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"-o: the folder {out} can't be made ({error.strerror})") from None
+    return targets
+
+
+def _named_by(source: str, folder: Path, suffix: str) -> Path:
+    if is_stream(source):
+        raise click.UsageError(f"{source}: a stream has no name for its output; give it alone, and name a file with -o")
+    return folder / (Path(source).stem + suffix)
+
+
+def _check_distinct(inputs: tuple[str, ...], targets: list[Path], option: str) -> None:
     files = {identity(source) for source in inputs} - {None}
     source_of: dict[Path, str] = {}
     for source, target in zip(inputs, targets, strict=True):
         if source_of.setdefault(target, source) is not source:
             raise click.UsageError(f"{source_of[target]} and {source} would both become {target}")
         if identity(target) in files:
-            raise click.UsageError(f"-o: {target} is an input itself")
-    if targets[0] != Path(out):
-        try:
-            Path(out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise click.UsageError(f"-o: the folder {out} can't be made ({error.strerror})") from None
-    return targets
+            raise click.UsageError(f"{option}{target} is an input itself; name another output with -o")
+
+
+def refuse_terminal(target: Path) -> None:
+    """Raises click.UsageError where a binary file would be written to a terminal."""
+    if is_terminal(target):
+        raise click.UsageError(f"{target}: binary data is not written to a terminal; redirect it, or name a file with -o")
+
+
+def on_stdout(*targets: str | Path) -> bool:
+    """Whether one of the outputs is standard output, so that messages must go to standard error."""
+    return any(descriptor_of(target) == 1 for target in targets)
 
 
 def identity(path: str | Path) -> tuple[int, int] | None:
-    """What tells a file from all others, whatever it is called; None where there is none."""
+    """Device and inode of a regular file, the same for all its names; None where there is none."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path], str | None]) -> int:
-    """Do every input; what fails is one line. Returns the exit status: 1 where one did."""
+    """Do every input; what fails is one line. Returns the exit status: 1 where one did.
+
+    What `one` returns is printed, to standard error where an output is standard output.
+    """
     from tqdm import tqdm
+
+    messages = sys.stderr if on_stdout(*targets) else sys.stdout
 
     failed = False
     pairs = list(zip(inputs, targets, strict=True))
@@ -83,16 +135,21 @@ def each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path]
             said = one(source, target)
         except FAULTS as error:
             failed = True
-            tqdm.write(f"dkic: {naming(sentence(error), source, str(target))}", file=sys.stderr)
+            tqdm.write(one_line(f"dkic: {naming(sentence(error), source, str(target))}"), file=sys.stderr)
         else:
             if said is not None:
-                tqdm.write(said)
+                tqdm.write(one_line(said), file=messages)
     return 1 if failed else 0
 
 
 def naming(text: str, source: str, *others: str) -> str:
     """A sentence about an input, with its name first where it doesn't begin with that or with one of the others."""
     return text if text.startswith((source, *others)) else f"{source}: {text}"
+
+
+def one_line(text: str) -> str:
+    """`text` in one line: control characters and non-UTF-8 bytes, which file names may hold, are escaped as in Python."""
+    return "".join(c.encode("unicode_escape").decode() if category(c) in _NOT_IN_A_LINE else c for c in text)
 
 
 def sentence(error: Exception) -> str:

@@ -1,9 +1,10 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all; or, where there is no file to keep whole, to a pipe or device."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from dkic.errors import DkicError
+from dkic.streams import descriptor_of, is_stream, open_stream
 
 
 def write_atomically(
@@ -22,10 +24,14 @@ def write_atomically(
 
     So `path` is never there in part, and nothing is left behind when writing fails; nor when the process is killed,
     where the file system knows files without names (ext4, XFS, Btrfs and tmpfs do, NFS does not). A symbolic link
-    stays one, and what it points to is written. Raises DkicError, which begins with the path, where `check_output`
+    stays one, and what it points to is written. An open file (/dev/stdout), a pipe or a character device is written
+    directly, once all of `data` is there. Raises DkicError, which begins with the path, where `check_output`
     or the system does; what `data` raises of its own passes through.
     """
     target = check_output(path, force)
+    if is_stream(path):
+        _write_stream(path, data)
+        return
     part = target.with_name(f".dkic-{secrets.token_hex(8)}.part")
     try:
         nameless = _nameless(target.parent)
@@ -50,6 +56,18 @@ def write_atomically(
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _write_stream(path: str | os.PathLike[str], data: bytes | Callable[[IO[bytes]], object]) -> None:
+    if callable(data):
+        content = io.BytesIO()  # writers may seek
+        data(content)
+        data = content.getvalue()
+    try:
+        with open_stream(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise DkicError(f"{path}: can't be written ({reason(error)})") from error
 
 
 def _nameless(folder: Path) -> IO[bytes] | None:
@@ -104,10 +122,15 @@ def _named(file: IO[bytes], path: str | os.PathLike[str], target: Path, force: b
 def check_output(path: str | os.PathLike[str], force: bool = False) -> Path:
     """The file that writing to `path` makes, links followed; it is cheap, so call it before long work too.
 
-    Raises DkicError where that can't be: no such directory, or `path` is a directory or a device, or it
-    exists and `force` is false.
+    A stream (see `dkic.streams`) is written as it is, with `force` and without. Raises DkicError where nothing can be
+    written: no such directory, `path` is a directory, a block device or a socket, an open file that was closed, or a
+    file that exists, and `force` is false.
     """
     try:
+        if is_stream(path):
+            if (descriptor := descriptor_of(path)) is not None:
+                os.fstat(descriptor)
+            return Path(path)
         target = Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
         raise DkicError(f"{path}: can't be written ({reason(error)})") from error
@@ -116,7 +139,7 @@ def check_output(path: str | os.PathLike[str], force: bool = False) -> Path:
     if os.path.isdir(target):
         raise DkicError(f"{path}: this is a directory, and the name of a file is needed")
     if os.path.exists(target) and not os.path.isfile(target):
-        raise DkicError(f"{path}: this is not a regular file, and dkic writes no other")
+        raise DkicError(f"{path}: this is neither a regular file, a pipe nor a character device; name another file")
     if os.path.exists(target) and not force:
         raise DkicError(f"{path}: the file exists; overwrite it with --force (force=True in Python)")
     return target

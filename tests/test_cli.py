@@ -188,7 +188,7 @@ def test_the_input_is_never_the_output(folder):
     assert files(folder) == before
 
 
-@pytest.mark.parametrize("out", ["missing/o.dkic", "a.png/o.dkic", "/proc/o.dkic", "/dev/null"])
+@pytest.mark.parametrize("out", ["missing/o.dkic", "a.png/o.dkic", "/proc/o.dkic", "/dev/full"])
 def test_a_place_that_can_not_be_written_is_named(folder, out):
     before = files(folder)
     path = folder / out  # an absolute one stays what it is
@@ -214,7 +214,6 @@ def test_pictures_that_dkic_does_not_code_are_refused_with_what_to_do(folder):
         ("empty.png", "empty"),
         ("cut.png", "cut off in its IDAT chunk"),
         ("missing.png", "No such file"),
-        (".", "Is a directory"),
     ):
         said = failure("compress", folder / name, "-o", folder / "o.dkic")
         assert said.startswith(f"{folder / name}: ") and advice in said
@@ -224,7 +223,6 @@ def test_pictures_that_dkic_does_not_code_are_refused_with_what_to_do(folder):
 def test_decompressing_what_is_no_dkic_file(folder):
     assert "header: the file begins with" in failure("decompress", folder / "a.png", "-o", folder / "o.png")
     assert "No such file" in failure("decompress", folder / "missing.dkic", "-o", folder / "o.png")
-    assert "Is a directory" in failure("decompress", folder, "-o", folder / "o.png")
     assert not (folder / "o.png").exists()
 
 
@@ -253,7 +251,6 @@ def test_wrong_options(folder, options, said):
 @pytest.mark.parametrize("command", ["compress", "decompress"])
 def test_what_is_left_out_is_asked_for(folder, command):
     assert "Missing argument 'IN...'" in wrong_usage(command, "-o", folder / "o")
-    assert "Missing option '-o' / '--out'" in wrong_usage(command, folder / "a.png")
     assert "File name too long" in wrong_usage(command, folder / "a.png", "-o", folder / ("long" * 2000))
 
 

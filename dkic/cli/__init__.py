@@ -16,6 +16,7 @@ import dkic
 from dkic.cli import allocate, compress, decompress, demo, doctor, export, info, measure, train
 from dkic.errors import DkicError
 from dkic.evaluation import evaluate
+from dkic.inputs import one_line
 from dkic.memory import keep_freed_memory
 
 
@@ -26,10 +27,10 @@ def main() -> None:
     try:
         cli(prog_name="dkic")
     except DkicError as error:  # what is wrong with an option, before any input was touched
-        click.echo(f"dkic: {error}", err=True)
+        click.echo(one_line(f"dkic: {error}"), err=True)
         sys.exit(2)
     except OSError as error:  # a name that no file can have; or nothing more can be printed
-        click.echo(f"dkic: {error.filename or 'standard output'}: {error.strerror}", err=True)
+        click.echo(one_line(f"dkic: {error.filename or 'standard output'}: {error.strerror}"), err=True)
         sys.exit(2 if error.filename else 1)
 
 

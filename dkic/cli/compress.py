@@ -11,7 +11,7 @@ import click
 
 from dkic.cli.messages import listed, print_facts
 from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, OUT, THREADS, TILE
-from dkic.inputs import FAULTS, each, output_files, sentence, tell_notes, with_folders_opened
+from dkic.inputs import FAULTS, each, on_stdout, one_line, output_files, sentence, tell_notes, with_folders_opened
 
 if TYPE_CHECKING:
     from dkic.targeting.pictures import Pictures
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 @click.command(short_help="Compress pictures to .dkic files.")
 @INPUTS
 @OUT
-@click.option("--quality", type=int, help="Quality level of the model; the highest by default.")
+@click.option("-q", "--quality", type=int, help="Quality level of the model; the highest by default.")
 @click.option(
+    "-t",
     "--target-bpp",
     type=click.FloatRange(min=0, min_open=True),
     metavar="BPP",
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 @FORCE
 def compress(
     inputs: tuple[str, ...],
-    out: str,
+    out: str | None,
     quality: int | None,
     target_bpp: float | None,
     mean: bool,
@@ -60,6 +61,8 @@ def compress(
 ) -> None:
     """Compress pictures (PNG, JPEG, WebP, TIFF, PPM, BMP, AVIF, JPEG XL) to .dkic files.
 
+    IN is a file, a folder, whose pictures are compressed, or - for standard input.
+
     With --target-bpp one picture gets the quality level, and the step of quantisation, with which its file takes most of that
     and no more. Of several, or of a folder IN, each gets its own, for nearly the least mean LPIPS (or --distortion mse) of all
     at that rate. For that they are coded and decoded at every level, and then at steps near what is chosen. What is measured is
@@ -72,8 +75,8 @@ def compress(
         raise click.UsageError(f"--target-bpp: it must be a finite number, not {target_bpp}")
     if target_bpp is not None and quality is not None:
         raise click.UsageError("give either --quality or --target-bpp")
-    folders = target_bpp is not None and any(map(os.path.isdir, inputs))
-    inputs = with_folders_opened(inputs) if folders else inputs
+    folders = any(map(os.path.isdir, inputs))
+    inputs = with_folders_opened(inputs)
     targets = output_files(inputs, out, ".dkic", several=folders or len(inputs) > 1)
     from dkic.coding.codec import load
     from dkic.coding.container import icc_section_bytes, unpack
@@ -129,11 +132,13 @@ def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "
     try:
         written, facts = pictures.write()
     except FAULTS as error:
-        click.echo(f"dkic: {sentence(error)}", err=True)
+        click.echo(one_line(f"dkic: {sentence(error)}"), err=True)
         sys.exit(1)
+    err = on_stdout(*targets)
     for file in written:
         tell_notes(file.source, file.notes)
         profile = f", ICC profile {file.icc} bytes" if file.icc else ""
-        click.echo(f"{file.source} -> {file.target}: {file.option.bytes} bytes{profile}, {file.bpp:.3f} bpp, {file.rung}")
-    print_facts(facts)
+        said = f"{file.source} -> {file.target}: {file.option.bytes} bytes{profile}, {file.bpp:.3f} bpp, {file.rung}"
+        click.echo(one_line(said), err=err)
+    print_facts(facts, err)
     sys.exit(status)

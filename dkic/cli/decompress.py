@@ -1,19 +1,23 @@
 """`dkic decompress`."""
 
+import os
 import sys
 import time
 from pathlib import Path
 
 import click
 
-from dkic.cli.dkic_file import read_dkic
+from dkic.cli.dkic_file import dkic_files_in, read_dkic
+from dkic.cli.messages import listed
 from dkic.cli.options import DEVICE, FORCE, INPUTS, OUT, THREADS, TILE
-from dkic.inputs import each, output_files, tell_notes
+from dkic.inputs import each, output_files, tell_notes, with_folders_opened
+from dkic.streams import is_stream
 
 
 @click.command(short_help="Decompress .dkic files to pictures.")
 @INPUTS
 @OUT
+@click.option("--format", "image_format", metavar="FORMAT", help="png, jpg, webp, ...  [default: by OUT's suffix; png without]")
 @click.option("--model", help="Weights file or folder, for files that were not made with a shipped model.")
 @TILE
 @click.option("--salvage", is_flag=True, help="Decode pictures whose metadata is damaged, and say what is lost.")
@@ -21,13 +25,31 @@ from dkic.inputs import each, output_files, tell_notes
 @THREADS
 @FORCE
 def decompress(
-    inputs: tuple[str, ...], out: str, model: str | None, tile: int | None, salvage: bool, device: str, force: bool
+    inputs: tuple[str, ...],
+    out: str | None,
+    image_format: str | None,
+    model: str | None,
+    tile: int | None,
+    salvage: bool,
+    device: str,
+    force: bool,
 ) -> None:
-    """Decompress .dkic files to pictures; the suffix says which kind, PNG in a folder."""
-    targets = output_files(inputs, out, ".png", several=len(inputs) > 1)
+    """Decompress .dkic files to pictures.
+
+    IN is a file, a folder, whose .dkic files are decompressed, or - for standard input. The format is that of OUT's suffix, and
+    PNG where OUT is a folder, standard output or not given; --format chooses another.
+    """
+    from dkic.coding.image_formats import FORMAT_BY_SUFFIX
+    from dkic.coding.image_io import picture_suffix, write_picture
+
+    suffix = None if image_format is None else f".{image_format.lower()}"
+    if suffix is not None and suffix not in FORMAT_BY_SUFFIX:
+        raise click.UsageError(f"--format: it must be one of {listed(s[1:] for s in FORMAT_BY_SUFFIX)}, not {image_format}")
+    folders = any(map(os.path.isdir, inputs))
+    inputs = with_folders_opened(inputs, dkic_files_in)
+    targets = output_files(inputs, out, suffix or ".png", several=folders or len(inputs) > 1)
     from dkic.coding.codec import Codec, load
     from dkic.coding.container import unpack
-    from dkic.coding.image_io import picture_suffix, write_picture
     from dkic.models.weights_file import find_by_hash
     from dkic.output_file import check_output
 
@@ -36,7 +58,7 @@ def decompress(
 
     def one(source: str, target: Path) -> str:
         check_output(target, force)
-        picture_suffix(target)
+        kind = suffix or (".png" if is_stream(target) and not target.suffix else picture_suffix(target))
         file = unpack(read_dkic(source), salvage=salvage)
         tell_notes(source, file.lost)
         model_hash = file.header.model_hash
@@ -46,7 +68,7 @@ def decompress(
         start = time.perf_counter()
         picture = codec.decompress(file, "picture", tile=tile)
         seconds = time.perf_counter() - start
-        tell_notes(source, [*picture.notes, *write_picture(picture, target, force)])
+        tell_notes(source, [*picture.notes, *write_picture(picture, target, force, suffix=kind)])
         return f"{source} -> {target}: {picture.width}x{picture.height}, decoded in {seconds:.2f} s"
 
     sys.exit(each(inputs, targets, one))

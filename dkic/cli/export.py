@@ -1,18 +1,22 @@
 """`dkic export`."""
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from dkic.cli.messages import failing
-from dkic.cli.options import FORCE, PATH, THREADS, TRAINING_DEVICE
+from dkic.cli.options import FORCE, PATH, THREADS, TRAINING_DEVICE, write_to
+from dkic.inputs import on_stdout, refuse_terminal
+from dkic.streams import is_stream
 
 
 @click.command(short_help="Make a trained model's files decode alike everywhere.")
 @click.argument("model", metavar="MODEL")
 @click.argument("photos", metavar="DIR", type=PATH)
-@click.option("-o", "--out", required=True, metavar="FILE", type=PATH, help="The new weights file.")
+@click.option("-o", "--out", required=True, metavar="FILE", type=PATH, callback=write_to, help="The new weights file, or -.")
 @click.option("--measure", metavar="DIR", type=PATH, help="Tell what it costs in rate on these pictures.")
 @TRAINING_DEVICE
 @click.option("--steps", type=int, default=0, show_default=True, help="Steps of training as integers.")
@@ -35,10 +39,14 @@ def export(
 
     They are trained for it on the photographs in DIR; of the transforms large weights are rounded to 8 bits.
     """
+    refuse_terminal(out)
+    if measure is not None and is_stream(out):
+        raise click.UsageError(f"--measure reads the new weights file, and {out} is a stream; name a file with -o")
     from tqdm import tqdm
 
     from dkic.training.export import ExportSettings
     from dkic.training.export import export as write
 
+    log = partial(tqdm.write, file=sys.stderr if on_stdout(out) else sys.stdout)
     with failing():
-        write(model, photos, out, ExportSettings(**settings), device=device, force=force, measure=measure, log=tqdm.write)
+        write(model, photos, out, ExportSettings(**settings), device=device, force=force, measure=measure, log=log)

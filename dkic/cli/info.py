@@ -6,14 +6,18 @@ import click
 
 from dkic.cli.dkic_file import read_dkic
 from dkic.cli.messages import failing, listed, print_facts
+from dkic.cli.options import read_from
 from dkic.errors import DkicError
 
 
 @click.command()
-@click.argument("file", required=False)
+@click.argument("file", required=False, callback=read_from)
 @click.option("--model", help="Instead of a file: a preset (tiny, base) or a weights file; its size and cost.")
 def info(file: str | None, model: str | None) -> None:
-    """What is in a .dkic FILE, or what a model costs."""
+    """What is in a .dkic FILE, or what a model costs.
+
+    FILE may be - for standard input.
+    """
     if (file is None) == (model is None):
         raise click.UsageError("give a .dkic file or --model")
     if model is not None:

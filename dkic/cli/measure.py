@@ -7,13 +7,13 @@ from typing import Any, Literal
 import click
 
 from dkic.cli.messages import failing, listed
-from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, PATH, THREADS, TILE
-from dkic.inputs import each, identity, with_folders_opened
+from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, PATH, THREADS, TILE, write_to
+from dkic.inputs import each, identity, on_stdout, one_line, with_folders_opened
 
 
 @click.command(short_help="Tabulate what pictures cost at every quality, for `dkic allocate`.")
 @INPUTS
-@click.option("-o", "--out", required=True, metavar="TABLE", type=PATH, help="A .csv or .parquet file.")
+@click.option("-o", "--out", required=True, metavar="TABLE", type=PATH, callback=write_to, help="A .csv or .parquet file, or -.")
 @MODEL
 @click.option("--distortion", type=click.Choice(["lpips", "mse"]), default="lpips", show_default=True, help="What is measured.")
 @click.option("--ray", metavar="ADDRESS", help="Measure on this Ray cluster: auto, HOST:PORT, or local.")
@@ -48,9 +48,6 @@ def measure(
     if ray is not None and device != "cpu":
         raise click.UsageError("--ray: a cluster measures on CPUs, so --device must be cpu")
     inputs = tuple(dict.fromkeys(with_folders_opened(inputs)))
-    for source in inputs:
-        if source != source.encode(errors="replace").decode():
-            raise click.UsageError(f"{source!r}: a table holds no name that is not UTF-8; rename the file")
     if identity(out) is not None and identity(out) in map(identity, inputs):
         raise click.UsageError(f"-o: {out} is an input itself")
     check_table(out, force)
@@ -78,5 +75,6 @@ def measure(
     if rows := len(columns["image"]):
         with failing():
             write_table(out, columns, force)
-        click.echo(f"{out}: {rows:,} rows, {rows // len(codec.qualities):,} pictures at quality {listed(codec.qualities)}")
+        said = f"{out}: {rows:,} rows, {rows // len(codec.qualities):,} pictures at quality {listed(codec.qualities)}"
+        click.echo(one_line(said), err=on_stdout(out))
     sys.exit(status)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import click
 
 from dkic.errors import DkicError
+from dkic.inputs import one_line
 
 
 @contextlib.contextmanager
@@ -15,13 +16,14 @@ def failing(error: type[DkicError] = DkicError) -> Iterator[None]:
     try:
         yield
     except error as failed:
-        click.echo(f"dkic: {failed}", err=True)
+        click.echo(one_line(f"dkic: {failed}"), err=True)
         sys.exit(1)
 
 
-def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+def print_facts(facts: Iterable[tuple[str, str]], err: bool = False) -> None:
+    """Prints a line for each fact; with `err`, to standard error."""
     for name, value in facts:
-        click.echo(f"{name}: {value}")
+        click.echo(one_line(f"{name}: {value}"), err=err)
 
 
 def listed(values: Iterable[object]) -> str:

@@ -1,10 +1,30 @@
 """Options and arguments that several commands take."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from dkic.inputs import STDIN, STDOUT
+from dkic.streams import descriptor_of, is_terminal
+
 PATH = click.Path(path_type=Path)  # the type of an option
+
+
+def read_from(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
+    """Callback of an argument: `-` is standard input. For one input, or several."""
+    if isinstance(given, tuple):
+        return tuple(read_from(_context, _parameter, one) for one in given)
+    if str(given) == "-":
+        given = type(given)(STDIN)
+    if given is not None and descriptor_of(given) is not None and is_terminal(given):
+        raise click.BadParameter(f"{given} is a terminal; redirect it, or name a file")
+    return given
+
+
+def write_to(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
+    """Callback of an option: `-` is standard output."""
+    return type(given)(STDOUT) if str(given) == "-" else given
 
 
 def _set_threads(_context: click.Context, _parameter: click.Parameter, threads: int | None) -> None:
@@ -22,8 +42,14 @@ def _check_tile(_context: click.Context, _parameter: click.Parameter, tile: int 
 
 _DEVICES = click.Choice(["cpu", "cuda"])
 
-INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
-OUT = click.option("-o", "--out", required=True, metavar="OUT", help="A file; or a folder, where there are several inputs.")
+INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True, callback=read_from)
+OUT = click.option(
+    "-o",
+    "--out",
+    metavar="OUT",
+    callback=write_to,
+    help="A file, - for standard output, or a folder for several inputs.  [default: beside each IN; standard output for -]",
+)
 FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist.")
 MODEL = click.option(
     "--model", default="tiny", show_default=True, help="A shipped model's name, a weights file, or a folder of them."

@@ -11,7 +11,7 @@ from dkic.cli.options import PATH, THREADS, TRAINING_DEVICE
 
 @click.command(short_help="Train on photographs.")
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=PATH)
-@click.option("--out", required=True, metavar="RUN", help="Folder for checkpoint, log and weights.")
+@click.option("-o", "--out", required=True, metavar="RUN", help="Folder for checkpoint, log and weights.")
 @click.option("--config", type=PATH, help="A recipe (YAML), for LPIPS and a discriminator, instead of options.")
 @click.option(
     "--start-from",
@@ -31,7 +31,7 @@ from dkic.cli.options import PATH, THREADS, TRAINING_DEVICE
 @click.option("--crop", type=int, default=128, show_default=True, help="Side of a crop; a multiple of 64.")
 @click.option("--lr", "learning_rate", type=float, default=1e-3, show_default=True, help="Adam's first learning rate.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of crops, noise and first weights.")
-@click.option("--quality", type=click.IntRange(1, 255), default=1, show_default=True, help="Quality level the weights state.")
+@click.option("-q", "--quality", type=click.IntRange(1, 255), default=1, show_default=True, help="Quality of the weights.")
 @click.option("--resume", is_flag=True, help="Continue RUN exactly; of its settings only --steps may change.")
 @THREADS
 @click.pass_context

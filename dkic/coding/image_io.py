@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
@@ -45,6 +45,7 @@ from dkic.coding.image_formats import (
 from dkic.coding.png_chunks import PngChunks
 from dkic.errors import DkicError
 from dkic.output_file import reason, write_atomically
+from dkic.streams import open_input
 
 if TYPE_CHECKING:
     import torch
@@ -90,20 +91,21 @@ def read_picture(path: str | os.PathLike[str], background: str | None = None) ->
 
     Raises DkicError, a sentence that begins with the path.
     """
-    with _pillow(str(path)), open(path, "rb") as file:
+    with _pillow(str(path)), open_input(path) as file:
         return _from_file(file, str(path), background)
 
 
 def parse_picture(data: bytes, name: str, background: str | None = None) -> Picture:
     """The image in the bytes of a file, as `read_picture` has it. Raises DkicError, a sentence that begins with `name`."""
-    with _pillow(name), io.BufferedReader(io.BytesIO(data)) as file:
+    with _pillow(name), io.BytesIO(data) as file:
         return _from_file(file, name, background)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Width and height as the head of the file at `path` has them, before any orientation. Raises DkicError."""
     with _pillow(str(path)), open(path, "rb") as file:
-        found = format_of(file.peek(_HEAD_BYTES)[:_HEAD_BYTES])
+        found = format_of(file.read(_HEAD_BYTES))
+        file.seek(0)
         if found is None or found.unavailable_reason():
             raise DkicError(f"{path}: this is not a {format_names()} picture")
         found.register()
@@ -161,15 +163,17 @@ def picture_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def write_picture(picture: Picture, path: str | os.PathLike[str], force: bool = False) -> list[str]:
-    """Writes `picture` to `path` in the format of its suffix, whole or not at all; see `write_atomically`.
+def write_picture(
+    picture: Picture, path: str | os.PathLike[str], force: bool = False, suffix: str | None = None
+) -> list[str]:
+    """Writes `picture` to `path` in the format of its suffix, or of another one, whole or not at all; see `write_atomically`.
 
     A grayscale picture is written with one channel; WebP always has three.
 
     Returns:
         A sentence for each thing that such a file can't hold: an ICC profile.
     """
-    data, notes = encoded_picture(picture, picture_suffix(path), str(path))
+    data, notes = encoded_picture(picture, suffix or picture_suffix(path), str(path))
     write_atomically(path, data, force)
     return notes
 
@@ -198,8 +202,11 @@ def encoded_picture(picture: Picture, suffix: str, name: str) -> tuple[bytes, li
     return content.getvalue(), notes
 
 
-def _from_file(file: io.BufferedReader, name: str, background: str | None) -> Picture:
-    head = file.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+def _from_file(file: IO[bytes], name: str, background: str | None) -> Picture:
+    if not file.seekable():
+        file = io.BytesIO(file.read())
+    head = file.read(_HEAD_BYTES)
+    file.seek(-len(head), os.SEEK_CUR)
     if not head:
         raise DkicError(f"{name}: the file is empty, so it is not a picture")
     found = format_of(head)
@@ -211,12 +218,12 @@ def _from_file(file: io.BufferedReader, name: str, background: str | None) -> Pi
     cicp, icc, notes = None, None, []
     if found is PNG:
         chunks = PngChunks(file.read(), name)
-        file, cicp, notes = io.BufferedReader(io.BytesIO(chunks.data)), chunks.cicp, chunks.notes
+        file, cicp, notes = io.BytesIO(chunks.data), chunks.cicp, chunks.notes
     elif found is AVIF:
         properties = avif_properties(data := file.read())
         if properties.bits > 8:
             raise DkicError(f"{name}: {_TOO_MANY_BITS}")
-        file, cicp = io.BufferedReader(io.BytesIO(data)), properties.cicp
+        file, cicp = io.BytesIO(data), properties.cicp
     elif found is BMP:
         icc = bmp_profile(file)
     image = Image.open(file, formats=(found.pillow,))

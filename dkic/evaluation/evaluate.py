@@ -18,6 +18,7 @@ import click
 
 from dkic.doctor import processor
 from dkic.errors import DkicError
+from dkic.inputs import one_line
 
 if TYPE_CHECKING:
     from dkic.evaluation.report import Evaluation
@@ -48,6 +49,7 @@ _FILE = click.Path(path_type=Path)
 @click.argument("folder", metavar="DIR", type=_FILE)
 @click.option("--codec", "codecs", multiple=True, metavar="NAMES", help="Codecs; all there are by default.")
 @click.option(
+    "-t",
     "--target-bpp",
     "targets",
     type=click.FloatRange(min=0, min_open=True),
@@ -100,7 +102,7 @@ def evaluate(folder: Path, out: Path, **options: Any) -> None:
     try:
         found = run(folder, out, log=click.echo, **options)
     except DkicError as error:
-        click.echo(f"dkic: {error}", err=True)
+        click.echo(one_line(f"dkic: {error}"), err=True)
         sys.exit(1)
     from dkic.evaluation.table import as_markdown
 

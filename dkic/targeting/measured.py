@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from dkic.errors import DkicError
 from dkic.output_file import reason
+from dkic.streams import is_stream
 
 _KEY_BYTES = 16
 _CHUNK = 1 << 20
@@ -31,6 +32,8 @@ class Option(NamedTuple):
 
 def picture_key(path: str | Path, icc: str = "keep", background: str | None = None) -> str:
     """`key_of` the file at `path`, whatever it is called. Raises DkicError."""
+    if is_stream(path):
+        raise DkicError(f"{path}: a stream is read once, and measuring reads its input again; save it to a file first")
     try:
         with open(path, "rb") as file:
             return key_of(iter(lambda: file.read(_CHUNK), b""), icc, background)

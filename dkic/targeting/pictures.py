@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from dkic.coding.ladder import Rung, ladder
 from dkic.errors import DkicError
 from dkic.inputs import FAULTS, naming, sentence
 from dkic.output_file import check_output, reason, write_atomically
+from dkic.streams import is_stream
 from dkic.targeting.measured import Option
 from dkic.targeting.meter import Distortion
 from dkic.targeting.spool import Spool
@@ -117,7 +119,8 @@ class Pictures:
             DkicError: the target can't be met, and the message says what can; a picture was changed meanwhile, or can't be coded
                 or measured at a step; or a file can't be written.
         """
-        folder, profiles = self._pictures[0][1].parent, list[int]()
+        target, profiles = self._pictures[0][1], list[int]()
+        folder = Path(gettempdir()) if is_stream(target) else target.parent
         try:
             with Spool(folder) as spool:
                 found = self._code_chosen(spool)

@@ -1,6 +1,7 @@
 """Pictures written to files: they come back as they were, and nothing is ever left half written."""
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -92,20 +93,22 @@ def test_an_existing_file_is_kept_without_force(tmp_path):
         ("absent/out.png", "the directory .*absent does not exist; make it first"),
         ("file.txt/out.png", "the directory .*file.txt does not exist"),
         ("folder.png", "this is a directory"),
-        ("pipe.png", "this is not a regular file"),
+        ("socket.png", "this is neither a regular file, a pipe nor a character device"),
         ("a\0b.png", "can't be written .*null byte"),
         ("n" * 300 + ".png", "can't be written .*[Nn]ame too long"),
     ],
 )
-def test_where_nothing_can_be_written(tmp_path, name, message):
+def test_where_nothing_can_be_written(tmp_path, monkeypatch, name, message):
     (tmp_path / "file.txt").write_bytes(b"text")
     (tmp_path / "folder.png").mkdir()
-    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as bound:
+        monkeypatch.chdir(tmp_path)  # a socket's path has 107 bytes at most
+        bound.bind("socket.png")
     path = f"{tmp_path}/{name}"
     with pytest.raises(DkicError, match=message) as caught:
         write_picture(Picture(colours()), path, force=True)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
-    assert sorted(os.listdir(tmp_path)) == ["file.txt", "folder.png", "pipe.png"]
+    assert sorted(os.listdir(tmp_path)) == ["file.txt", "folder.png", "socket.png"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
