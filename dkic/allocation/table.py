@@ -3,6 +3,8 @@
 A table, CSV with a header or Parquet, has a row for each picture and quality, in any order, and the columns image, quality
 (a number), bytes, the distortion, and pixels or width and height where bits per pixel are asked for; others are not
 looked at. A picture need not have every quality: its row is absent, or empty (null, NaN) in both bytes and distortion.
+
+Any file name can be an image's; `dkic.table_file` says how it is stored.
 """
 
 import csv
@@ -19,6 +21,8 @@ from dkic.allocation.problem import UNITS, Kind
 from dkic.allocation.solve import allocate
 from dkic.errors import DkicError
 from dkic.output_file import check_output, reason, write_atomically
+from dkic.streams import is_stream, open_input
+from dkic.table_file import csv_bytes, name_of, parquet_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +85,7 @@ def plan(
 
 
 def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
-    """Reads CSV or, from a name that ends in .parquet, Parquet. Raises DkicError, naming row and column."""
+    """Reads Parquet where the name ends in .parquet, else CSV. Raises DkicError, naming row and column."""
     rows = (_read_parquet if path.suffix.lower() == ".parquet" else _read_csv)(path, distortion, need_pixels)
     if len(rows.image) == 0:
         raise DkicError(f"{path}: the table has no rows")
@@ -111,16 +115,17 @@ def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]], force: bool) -> None:
     """Writes columns of equal length as `read_table` reads them, whole or not at all. Raises DkicError."""
-    if path.suffix.lower() != ".parquet":
-        write_atomically(path, _csv_of(columns), force)
-        return
-    pyarrow, parquet = _pyarrow(path)
-    write_atomically(path, lambda file: parquet.write_table(pyarrow.table(columns), file), force)
+    if path.suffix.lower() == ".parquet":
+        _pyarrow(path)
+        data = parquet_bytes(columns)
+    else:
+        data = _csv_of(columns)
+    write_atomically(path, data, force)
 
 
 def check_table(path: Path, force: bool) -> None:
     """Cheap, so that it comes before long work: whether a table can be written there. Raises DkicError."""
-    if path.suffix.lower() not in (".csv", ".parquet"):
+    if path.suffix.lower() not in (".csv", ".parquet") and not is_stream(path):
         raise DkicError(f"{path}: the name of a table must end in .csv or .parquet")
     if path.suffix.lower() == ".parquet":
         _pyarrow(path)
@@ -173,9 +178,10 @@ def _needed(path: Path, header: Sequence[str], distortion: str, need_pixels: boo
 
 def _read_csv(path: Path, distortion: str, need_pixels: bool) -> _Rows:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_input(path), "utf-8-sig", "surrogateescape", newline="") as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
+            "".join(header).encode()  # only names need not be UTF-8
             names = _needed(path, header, distortion, need_pixels)
             at = [header.index(name) for name in names]
             image_at = header.index("image")
@@ -195,7 +201,7 @@ def _read_csv(path: Path, distortion: str, need_pixels: bool) -> _Rows:
                     except ValueError:
                         where = f"{path}, line {reader.line_num}"
                         raise DkicError(f"{where}: {header[i]} is {row[i]!r}, and must be a number") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeEncodeError, csv.Error) as error:
         raise DkicError(f"{path}: can't be read as CSV ({reason(error)})") from None
     return _Rows(path, images, {n: np.array(c) for n, c in zip(names, columns, strict=True)}, lines, "line")
 
@@ -212,10 +218,18 @@ def _read_parquet(path: Path, distortion: str, need_pixels: bool) -> _Rows:
                 numbers[name] = found[name].cast("float64", safe=False).to_numpy()
             except pyarrow.ArrowException as error:
                 raise DkicError(f"{path}: column {name} must hold numbers ({reason(error)})") from None
-        images = found["image"].cast("string").to_pylist()
+        images = _image_names(found["image"])
     except (OSError, pyarrow.ArrowException) as error:
         raise DkicError(f"{path}: can't be read as Parquet ({reason(error)})") from None
     return _Rows(path, images, numbers, range(1, len(images) + 1), "row")
+
+
+def _image_names(column: Any) -> list[str | None]:
+    from pyarrow import types
+
+    if types.is_binary(column.type) or types.is_large_binary(column.type):
+        return [None if stored is None else name_of(stored) for stored in column.to_pylist()]
+    return column.cast("string").to_pylist()
 
 
 def _pyarrow(path: Path) -> tuple[Any, Any]:
@@ -241,8 +255,4 @@ def _csv(table: Table, choice: np.ndarray, distortion: str) -> bytes:
 
 
 def _csv_of(columns: Mapping[str, Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue().encode()
+    return csv_bytes([columns, *zip(*columns.values(), strict=True)])

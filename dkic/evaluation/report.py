@@ -16,6 +16,7 @@ from dkic.evaluation.page import compared, data_uri, page
 from dkic.evaluation.rate_distortion import bd_lines, chart, curves, measured
 from dkic.evaluation.table import LABELS, Cell, Metric, as_csv, as_latex, markdown, notes, of_a_set, table_lines
 from dkic.output_file import write_atomically
+from dkic.table_file import parquet_bytes
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
     """
 
     def write(name: str, content: str | bytes) -> None:
-        write_atomically(found.folder / name, content.encode() if isinstance(content, str) else content, force)
+        data = content.encode() if isinstance(content, str) else content
+        write_atomically(found.folder / name, data, force)
 
     table, lines = table_lines(found.cells), curves(found.rows)
     realism = REALISM + (REALISM_OF_SETS if of_a_set(found.cells) else "")
@@ -122,9 +124,4 @@ def remarks(found: Evaluation) -> list[str]:
 
 
 def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
-    import pyarrow
-    from pyarrow import parquet
-
-    file = BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), file)
-    return file.getvalue()
+    return parquet_bytes({name: [row[name] for row in rows] for name in (rows[0] if rows else ())})

@@ -1,7 +1,5 @@
 """The paper's Table 1: every codec brought to each target rate by allocation, as text in three formats."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,8 @@ import numpy as np
 from dkic.allocation import allocate
 from dkic.errors import DkicError
 from dkic.evaluation.measure import Measurement
+from dkic.inputs import one_line
+from dkic.table_file import csv_bytes
 
 Metric = Literal["lpips", "psnr", "ms_ssim"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -99,7 +99,7 @@ def markdown(lines: Sequence[Sequence[str]], remarks: Sequence[str] = ()) -> str
     """A table, its first line the heads, and remarks below it."""
     lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    return text + ("\n" if remarks else "") + "".join(f"* {remark}\n" for remark in remarks)
+    return text + ("\n" if remarks else "") + "".join(f"* {one_line(remark)}\n" for remark in remarks)
 
 
 def as_markdown(cells: Sequence[Cell]) -> str:
@@ -122,16 +122,12 @@ def as_latex(cells: Sequence[Cell]) -> str:
     )
 
 
-def as_csv(cells: Sequence[Cell]) -> str:
+def as_csv(cells: Sequence[Cell]) -> bytes:
     """A line for each codec and target, in full precision; empty where there is no number."""
     columns = ("codec", "target_bpp", *_RATE_AND_QUALITY, *of_a_set(cells), *_SECONDS, "note")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for cell in cells:
-        values = (getattr(cell, name) for name in columns)
-        writer.writerow("" if isinstance(value, float) and math.isnan(value) else value for value in values)
-    return text.getvalue()
+    values = ([getattr(cell, name) for name in columns] for cell in cells)
+    rows = (["" if isinstance(value, float) and math.isnan(value) else value for value in row] for row in values)
+    return csv_bytes([columns, *rows])
 
 
 def number(value: float, digits: int) -> str:

@@ -65,9 +65,10 @@ def measured_on(address: str, survey: Survey, sources: Sequence[str]) -> Callabl
                 failed[source] = sentence(error)
         rows = [_row(survey, source, *found[source]) for source in found if None in found[source][1]]
         for row in tqdm(_measured(survey.meter, rows), unit="file", desc="measuring", total=len(rows), disable=None):
-            key, options = found[row["source"]]
+            source = os.fsdecode(row["source"])
+            key, options = found[source]
             if row["error"]:
-                failed[row["source"]] = row["error"]
+                failed[source] = os.fsdecode(row["error"])
             for quality, size, distortion in zip(row["qualities"], row["bytes"], row["distortion"], strict=True):
                 level = Rung(quality, 0)
                 option = Option(int(row["pixels"]), int(size), float(distortion))
@@ -132,9 +133,11 @@ def _knock(address: str) -> None:
 
 
 def _row(survey: Survey, source: str, key: str, options: Sequence[Option | None]) -> dict[str, Any]:
+    """What is to be measured of a picture. Ray's strings are UTF-8, and file names need not be: those, and errors, are bytes."""
     qualities = [rung.quality for rung, option in zip(survey.levels, options, strict=True) if option is None]
     read = {"icc": survey.icc, "background": survey.background}
-    return {"source": source, "path": os.path.abspath(source), "key": key, "qualities": qualities} | read
+    names = {"source": os.fsencode(source), "path": os.fsencode(os.path.abspath(source))}
+    return names | {"key": key, "qualities": qualities} | read
 
 
 def _measured(meter: Meter, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -155,14 +158,14 @@ def _measured(meter: Meter, rows: list[dict[str, Any]]) -> Iterator[dict[str, An
 
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:
-    data, error = b"", ""
+    data, error, source = b"", "", os.fsdecode(row["source"])
     try:
-        data = Path(row["path"]).read_bytes()
+        data = Path(os.fsdecode(row["path"])).read_bytes()
         if key_of([data], row["icc"], row["background"]) != row["key"]:
-            error = str(changed(row["source"]))
+            error = str(changed(source))
     except OSError as failed:
-        error = f"{row['source']}: can't be read ({reason(failed)})"
-    return row | {"data": data, "error": error}
+        error = f"{source}: can't be read ({reason(failed)})"
+    return row | {"data": data, "error": os.fsencode(error)}
 
 
 class _Worker:
@@ -178,19 +181,20 @@ class _Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import ray
 
-        options, error = [], row["error"] or ray.get(self._attempts.begin.remote(row["source"], self._name))
+        options, error, source = [], os.fsdecode(row["error"]), os.fsdecode(row["source"])
+        error = error or ray.get(self._attempts.begin.remote(source, self._name))
         if not error:
             try:
-                picture = parse_picture(row["data"], row["source"], row["background"])
+                picture = parse_picture(row["data"], source, row["background"])
                 options = [self._meter.measure(picture, quality) for quality in row["qualities"]]
             except FAULTS as failed:
                 error = sentence(failed)
-            ray.get(self._attempts.end.remote(row["source"]))
+            ray.get(self._attempts.end.remote(source))
         return {
             "source": row["source"],
             "qualities": row["qualities"][: len(options)],
             "pixels": options[0].pixels if options else 0,
             "bytes": [option.bytes for option in options],
             "distortion": [option.distortion for option in options],
-            "error": error,
+            "error": os.fsencode(error),
         }
