@@ -8,7 +8,10 @@
 //                     x >= 0: P = phi(x) (M(x) - e^(-2 u h) M(y)), so that ln P = -x^2/2 + ..., however far out
 //
 // In float all of it stays within 8e-7 (relative for the bits, times |g| + 1/s for a derivative g), in double within 1e-14, to
-// |v| / s of 1e18.
+// |v| / s of 1e18. Beyond, -ln P is x^2/2.
+//
+// Limits: s = inf gives infinite bits and derivatives of 0; v = +-inf gives infinite bits, by_v = +-inf and by_scale = -inf.
+// NaN in v or s gives NaN, and so do both infinite.
 #pragma once
 #include "mask.h"
 
@@ -25,7 +28,7 @@ struct GaussianFit<float> {
   static constexpr int kMantissa = 23;
   static constexpr IntOf<float>::type kHead = ~0xfff;  // keeps 12 bits: products of two such heads are exact
   static constexpr IntOf<float>::type kRootHalf = 0x3f3504f3;
-  static constexpr float kRound = 0x1.8p23f, kLeastExponent = -80;
+  static constexpr float kRound = 0x1.8p23f, kLeastExponent = -80, kFar = 0x1p60f;
   static constexpr float kLn2High = 0x1.62ep-1f, kLn2Low = 0x1.0bfbe8p-15f;
   static constexpr float mills[] = {1.893219055f,    -1.523770314f,    0.9704099614f,   -0.4675531274f,   0.1513885563f,
                                     -0.01883037159f, -0.008713460733f, 0.003919832456f, 0.0003241714095f, -0.0003943441879f};
@@ -39,7 +42,7 @@ struct GaussianFit<double> {
   static constexpr int kMantissa = 52;
   static constexpr IntOf<double>::type kHead = ~0x7ffffff;  // 26 bits
   static constexpr IntOf<double>::type kRootHalf = 0x3fe6a09e667f3bcd;
-  static constexpr double kRound = 0x1.8p52, kLeastExponent = -700;
+  static constexpr double kRound = 0x1.8p52, kLeastExponent = -700, kFar = 0x1p60;
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
   static constexpr double mills[] = {
       1.89321906330848526,     -1.52377091081998509,    0.970409554867617658,   -0.467540962998187209,   0.151391762311048338,
@@ -166,7 +169,7 @@ struct GaussianBits {
     return M::less(V{} + T(1 / 0.9), s) & M::less(absolute(v), T(1.4) * s * s);  // h < 0.45, u h < 0.7
   }
 
-  // The two ways. s > 0; a NaN of either goes the wide way and comes back as NaN.
+  // The two ways. s > 0; NaN and an infinite v go the wide way, an infinite s with a finite v the narrow one.
   template <bool kDerivatives>
   static inline GaussianBits narrow(V v, V s) {
     const V r = T(1) / s, u = absolute(v) * r, h = T(0.5) * r, p = u * h, q = p * p, t = h * h, square = u * u;
@@ -215,6 +218,15 @@ struct GaussianBits {
       const V scale = kLog2E * centre.choose(density, one) * r / factor;
       result.by_v = with_sign(v, (one - fall) * scale);
       result.by_scale = ((u + h) * fall - square.root) * scale;
+    }
+    const V x = lower * r;
+    if (const M far = M::less(zero + Fit::kFar, x); far.any()) {  // the square's parts overflow
+      const V slope = kLog2E * x * r;
+      result.bits = far.choose(T(0.5) * kLog2E * x * x, result.bits);
+      if constexpr (kDerivatives) {
+        result.by_v = far.choose(with_sign(v, slope), result.by_v);
+        result.by_scale = far.choose(-x * slope, result.by_scale);
+      }
     }
     return result;
   }
@@ -265,19 +277,22 @@ struct GaussianBits {
     return bit_cast<V>(bit_cast<VI>(e) + (bit_cast<VI>(shifted) << Fit::kMantissa));
   }
 
-  // x = 2^power e^rest; where x is near 1 and `given`, of 1 - complement.
+  // x = 2^power e^rest, power being x itself where that is infinite or NaN; where x is near 1 and `given`, of 1 - complement.
   struct Logarithm {
     V power, rest;
   };
   static inline Logarithm logarithm(V x, M given, V complement) {
-    const VI k = (bit_cast<VI>(x) - Fit::kRootHalf) >> Fit::kMantissa;
-    const V power = __builtin_convertvector(k, V), f = bit_cast<V>(bit_cast<VI>(x) - (k << Fit::kMantissa)) - T(1);
-    return {power, log_of_1_plus((given & M::equal(power, V{})).choose(-complement, f))};
+    const VI k = binary_exponent(x);
+    const V power = power_of(x, k);
+    return {power, log_of_1_plus((given & M::equal(power, V{})).choose(-complement, mantissa_above_1(x, k)))};
   }
   static inline Logarithm logarithm(V x) {
-    const VI k = (bit_cast<VI>(x) - Fit::kRootHalf) >> Fit::kMantissa;
-    return {__builtin_convertvector(k, V), log_of_1_plus(bit_cast<V>(bit_cast<VI>(x) - (k << Fit::kMantissa)) - T(1))};
+    const VI k = binary_exponent(x);
+    return {power_of(x, k), log_of_1_plus(mantissa_above_1(x, k))};
   }
+  static inline VI binary_exponent(V x) { return (bit_cast<VI>(x) - Fit::kRootHalf) >> Fit::kMantissa; }
+  static inline V power_of(V x, VI k) { return M::less(x, V{} + T(__builtin_inf())).choose(__builtin_convertvector(k, V), x); }
+  static inline V mantissa_above_1(V x, VI k) { return bit_cast<V>(bit_cast<VI>(x) - (k << Fit::kMantissa)) - T(1); }
   static inline V log_of_1_plus(V f) { return f + f * f * (f * polynomial(Fit::logarithm, f) - T(0.5)); }
 };
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dkic.entropy.tables import SCALES
+from dkic.errors import DkicError
 
 SCALE_INDEX_MAX = len(SCALES) - 1
 _LOG_FIRST = math.log(SCALES[0])
@@ -58,7 +59,15 @@ def step_size(step: int) -> float:
     return _STEP_SIZES[step + 8] / MEAN_STEPS
 
 
-def coded_index(scale_index: Tensor, step: int = 0) -> Tensor:
-    """The table index, uint8: the nearest scale in log, of symbols of that step."""
+def nearest_index(scale_index: Tensor, step: int = 0) -> Tensor:
+    """The table index, in the dtype of scale_index: the nearest scale in log, of symbols of that step. NaN stays."""
     # Within the tables first: what lies below them was never trained to be any one index.
-    return (scale_index.clamp(0, SCALE_INDEX_MAX) - step).clamp(0, SCALE_INDEX_MAX).round().to(torch.uint8)
+    return (scale_index.clamp(0, SCALE_INDEX_MAX) - step).clamp(0, SCALE_INDEX_MAX).round()
+
+
+def coded_index(scale_index: Tensor, step: int = 0) -> Tensor:
+    """`nearest_index` as uint8. Raises DkicError where scale_index is NaN, which has no integer."""
+    index = nearest_index(scale_index, step)
+    if index.isnan().any():
+        raise DkicError("the model's scales are not numbers; its weights are broken")
+    return index.to(torch.uint8)

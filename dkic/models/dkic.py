@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, scale_of_index
+from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_mean, nearest_index, scale_of_index
 from dkic.models.analysis import Analysis
 from dkic.models.config import ModelConfig
 from dkic.models.hyperprior import FactorizedPrior, HyperAnalysis, HyperSynthesis
@@ -85,7 +85,7 @@ class DKIC(nn.Module):
             noisy = gaussian_likelihood(residual, scale, quantize="noise", generator=generator, reduction="sum")[1]
             bits = bits + noisy
             with torch.no_grad():
-                coded_residual, coded_scale = part - coded_mean(mean), scale_of_index(coded_index(scale_index).float())
+                coded_residual, coded_scale = part - coded_mean(mean), scale_of_index(nearest_index(scale_index).float())
                 rounded = gaussian_likelihood(coded_residual, coded_scale, quantize="round", reduction="sum")[1]
                 quantized_bits = quantized_bits + rounded
             return round_ste(residual) + mean

@@ -119,7 +119,7 @@ def _head(x, IS_DOUBLE: tl.constexpr):
 def _mills(z, IS_DOUBLE: tl.constexpr):
     """(1 - Phi(z)) / phi(z), z >= 0."""
     inverse = _divide(1.0, z + 4.0, IS_DOUBLE)
-    return polynomial(fit("mills", IS_DOUBLE), (z - 4.0) * inverse) * inverse
+    return polynomial(fit("mills", IS_DOUBLE), 1.0 - 8.0 * inverse) * inverse  # (z - 4) * inverse would make NaN of infinity
 
 
 @triton.jit
@@ -157,7 +157,7 @@ def _narrow_sum(square, half, mean: tl.constexpr):
 
 @triton.jit
 def gaussian_bits(v, s, IS_DOUBLE: tl.constexpr):
-    """(bits, by_v, by_scale) of the unit bin around v, s > 0: bits and their derivatives. A NaN of either comes back as NaN."""
+    """(bits, by_v, by_scale) of the unit bin around v, s > 0: bits and their derivatives. Limits as in csrc/gaussian_bits.h."""
     a = tl.abs(v)
     upper, lower = a + 0.5, a - 0.5
     r = _divide(1.0, s, IS_DOUBLE)
@@ -168,10 +168,12 @@ def gaussian_bits(v, s, IS_DOUBLE: tl.constexpr):
 
     # x, with half as many bits again: where P is nearly 1 its complement goes with e^(-x^2/2), and x^2/2 comes to 10 and more.
     near_x = lower * r
-    x_head, s_head = _head(near_x, IS_DOUBLE), _head(s, IS_DOUBLE)
+    parted = near_x < 1.152921504606847e18  # 2^60; from there on near_x is exact enough, and its parts' products overflow
+    x_head, s_head = tl.where(parted, _head(near_x, IS_DOUBLE), near_x), _head(s, IS_DOUBLE)
     x_rest = (((lower - x_head * s_head) - x_head * (s - s_head)) + (a - (lower + 0.5))) * r
+    x_rest = tl.where(parted, x_rest, 0.0)
     x = x_head + x_rest
-    square_high, square_low = -0.5 * x_head * x_head, -x_rest * (x_head + 0.5 * x_rest)  # -x^2/2
+    square_high, square_low = -0.5 * x_head * x_head, tl.where(parted, -x_rest * (x_head + 0.5 * x_rest), 0.0)  # -x^2/2
     fall = _exponential(-2.0 * p, p * 0.0, IS_DOUBLE)  # phi(y) / phi(x)
     mills_x, mills_y = _mills(tl.abs(near_x), IS_DOUBLE), _mills(upper * r, IS_DOUBLE)
     density = _exponential(square_high, square_low, IS_DOUBLE) * PHI_0
@@ -181,15 +183,18 @@ def gaussian_bits(v, s, IS_DOUBLE: tl.constexpr):
     square, half = p * p, -0.5 * h * h
     exponent = tl.where(narrow, -0.5 * u * u + LN_PHI_0, square_high + (square_low + LN_PHI_0))
     exponent = tl.where(centre, 0.0, exponent)
-    factor = tl.where(narrow, 2.0 * h * _narrow_sum(square, half, fit("mean", IS_DOUBLE)), mills_x - fall * mills_y)
+    exponent = tl.where(s < float("inf"), exponent, -s - u)  # infinite, or NaN: the logarithm below would lose it
+    factor = tl.where(narrow, _narrow_sum(square, half, fit("mean", IS_DOUBLE)), mills_x - fall * mills_y)
     factor = tl.where(centre, 1.0 - outside, factor)
-    power, rest = _logarithm(factor, centre, outside, IS_DOUBLE)
-    bits = -((exponent + rest) * LOG2_E + power)
+    # For narrow bins P = factor * r * phi(u); r is subnormal for s > 2^126, hence the scaling by 2^32.
+    power, rest = _logarithm(tl.where(narrow, factor * (r * 4294967296.0), factor), centre, outside, IS_DOUBLE)
+    bits = -((exponent + rest) * LOG2_E + tl.where(narrow, power - 32.0, power))
 
     # Where narrow, phi(x) -+ phi(y) are 2 phi(u) e^(-h^2/2) times the hyperbolic sine and cosine of u h.
     middle = polynomial(fit("taylor", IS_DOUBLE), half)
     odd, even = p * polynomial(fit("sine", IS_DOUBLE), square) * middle, polynomial(fit("cosine", IS_DOUBLE), square) * middle
-    above = _divide(tl.where(centre, density, 1.0) * r * TWO_LOG2_E, factor, IS_DOUBLE)
-    slope = tl.where(narrow, odd, 0.5 - 0.5 * fall) * above
-    by_scale = tl.where(narrow, h * even - u * odd, 0.5 * (upper * r * fall - x)) * above
+    above = _divide(tl.where(narrow, 1.0, tl.where(centre, density, 1.0) * r) * TWO_LOG2_E, factor, IS_DOUBLE)
+    drop = 0.5 - 0.5 * fall
+    slope = tl.where(narrow, odd, drop) * above
+    by_scale = tl.where(narrow, h * even - u * odd, 0.5 * r * fall - x * drop) * above  # y - x = r
     return bits, tl.where(v < 0.0, -slope, slope), by_scale

@@ -35,6 +35,9 @@ def gaussian_likelihood(
     tails. Against exact arithmetic at the same v and s, for |v| / s up to 1e3 and s in [0.11, 256], bits are within 1e-6 of
     themselves and a gradient g within 1e-6 * (|g| + 1/s); for float64, within 1e-14.
 
+    NaN in y, scale, mean or noise gives NaN in the bits and gradients of that element. Infinity gives the limit: an infinite
+    scale, infinite bits with gradients of 0; an infinite residual, infinite bits with infinite gradients; both, NaN.
+
     Args:
         y: any shape, batch first; float32, float64, float16 or bfloat16.
         scale: standard deviations, in the shape of y.
@@ -150,12 +153,13 @@ def _backward_cuda(*arguments):
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    y, scale, mean, *_, ctx.scale_min, _, need_v, need_scale = inputs
-    _, _, by_v, by_scale = output
+    y, scale, mean, noise, seed, rounded, ctx.scale_min, _, need_v, need_scale = inputs
+    y_hat, _, by_v, by_scale = output
     ctx.needed = need_v, need_scale
     ctx.dtypes = y.dtype, scale.dtype, None if mean is None else mean.dtype
     ctx.save_for_backward(by_v, by_scale, scale)
-    ctx.mark_non_differentiable(by_v, by_scale)
+    unused = () if rounded or noise is not None or seed is not None else (y_hat,)  # empty, since it would be y itself
+    ctx.mark_non_differentiable(*unused, by_v, by_scale)
     ctx.set_materialize_grads(False)
 
 

@@ -86,15 +86,36 @@ def samples(
 def gaussian_bits(v: Tensor, scale: Tensor) -> Tensor:
     """Bits of the unit bin around v under a zero-mean Gaussian: -log2(Phi((v + 1/2) / scale) - Phi((v - 1/2) / scale)).
 
-    v, scale: tensors of one shape; scale > 0. The result has the dtype of v. Worked out in log space on the tail's side, so
+    v, scale: tensors of one shape; scale > 0. The result has the dtype of v. It is computed in log space on the tail's side, so
     that neither value nor gradient is lost however small the probability is; and in float64, since at a large scale the two
-    edges of the bin differ by less than float32 can tell.
+    edges of the bin differ by less than the resolution of float32.
+
+    Limits: an infinite scale gives infinitely many bits with zero gradients; an infinite v gives infinitely many bits with
+    infinite gradients; NaN in v or scale, and both infinite, give NaN.
     """
     dtype = v.dtype
     v, scale = v.abs().double(), scale.double()  # the bin of -v is as likely, and its upper tail does not cancel
-    upper = torch.special.log_ndtr((0.5 - v) / scale)
-    lower = torch.special.log_ndtr((-0.5 - v) / scale)
-    return (-(upper + torch.log(-torch.expm1(lower - upper))) / math.log(2)).to(dtype)
+    ratio = v / scale
+    flat, far = scale.isinf() & v.isfinite(), ratio > 2.0**60
+    # The formula gets harmless arguments where its result is not used: a gradient of 0 times infinity would be NaN.
+    near_v, near_scale = v.masked_fill(flat | far, 0), scale.masked_fill(flat | far, 1)
+    upper = torch.special.log_ndtr((0.5 - near_v) / near_scale)
+    lower = torch.special.log_ndtr((-0.5 - near_v) / near_scale)
+    nats = -(upper + torch.log(-torch.expm1(lower - upper)))
+    nats = torch.where(far, ratio**2 / 2, nats).masked_fill(flat, math.inf)
+    return (nats / math.log(2)).to(dtype)
+
+
+class _Rounded(torch.autograd.Function):
+    """round(x), half to even; the gradient passes straight through. x + (round(x) - x) would make NaN of infinity."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
 
 
 class _AtLeast(torch.autograd.Function):
@@ -125,7 +146,7 @@ def gaussian_likelihood(
     mean = torch.zeros_like(y) if mean is None else mean
     residual = y - mean
     if quantize == "round":
-        residual = residual + (residual.round() - residual).detach()
+        residual = _Rounded.apply(residual)
         y_hat = residual + mean
     elif quantize == "noise":
         u = gaussian_noise(y.shape, seed or 0).to(y) if noise is None else noise

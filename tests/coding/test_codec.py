@@ -26,7 +26,7 @@ from dkic.errors import DkicError, FormatError
 from dkic.evaluation.classical import by_pillow
 from dkic.evaluation.metrics import batch, ms_ssim, psnr
 from dkic.models import DKIC, PRESETS
-from dkic.models.weights_file import load_weights, save_weights
+from dkic.models.weights_file import Weights, load_weights, save_weights
 from dkic.ops.reference import gaussian_bits
 
 SIZES = [(1, 1), (1, 200), (200, 1), (63, 65), (64, 64), (70, 130)]  # height, width
@@ -422,13 +422,25 @@ def test_a_weights_file_can_be_loaded_by_its_path(codec, small):
     assert load_weights(level.path).hash == level.hash
 
 
-def test_weights_that_give_no_number_are_refused(levels):
-    level = levels._levels[2]
-    broken = DKIC(PRESETS["tiny"]).eval()
-    broken.h_s.double(), broken.context.double()
-    torch.nn.init.constant_(broken.g_a[-1].bias, math.nan)
+def broken_level(level: Weights, part: str) -> Weights:
+    model = DKIC(PRESETS["tiny"]).eval()
+    model.h_s.double(), model.context.double()
+    scales = model.context.passes[0][0].parameters_of[-1].bias.chunk(2)[1]
+    with torch.no_grad():
+        {"latent": model.g_a[-1].bias, "scales": scales}[part].fill_(math.nan)
+    return replace(level, model=model)
+
+
+@pytest.mark.parametrize("part", ["latent", "scales"])
+def test_weights_that_give_no_number_are_refused(part, levels):
     with pytest.raises(DkicError, match="weights are broken"):
-        Codec([replace(level, model=broken)]).compress(crop(8, 8))
+        Codec([broken_level(levels._levels[2], part)]).compress(crop(8, 8))
+
+
+def test_scales_that_are_no_numbers_are_not_decoded_with(levels):
+    data = levels.compress(crop(8, 8), quality=2)
+    with pytest.raises(DkicError, match="weights are broken"):
+        Codec([broken_level(levels._levels[2], "scales")]).decompress(data)
 
 
 def test_results_are_ordinary_arrays_that_can_be_written_to(codec, demo_file):

@@ -81,6 +81,14 @@ def test_quantized_bits_are_a_files(model, tmp_path):
     assert -0.001 * size < size - estimated < 0.001 * size + 8 * 40
 
 
+def test_scales_that_are_no_numbers_give_no_number_of_bits(model):
+    """Not those of any table: a model that diverged must not look good."""
+    with torch.no_grad():
+        model.context.passes[0][0].parameters_of[-1].bias.chunk(2)[1].fill_(torch.nan)
+        out = model(batch())
+    assert out.bits.isnan().all() and out.quantized_bits.isnan().all()
+
+
 def test_the_generator_decides_the_noise(model):
     x = batch()
     with torch.no_grad():

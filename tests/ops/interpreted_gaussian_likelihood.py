@@ -8,7 +8,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from ops import tolerances
+from ops import likelihood_limits, tolerances
 from ops.layouts import LAYOUTS
 from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
 from ops.test_gaussian_likelihood_precision import TOLERANCE, points
@@ -251,6 +251,33 @@ def test_nan_comes_back_as_nan(mode):
         tensors[which][1, 2, 3, 4] = torch.nan
         bits = forward(*arguments(LATENT, mode, tensors))[1]
         assert bits.isnan().nonzero().tolist() == [[1, 2, 3, 4]]
+
+
+def bits_and_derivatives(v: Tensor, scale: Tensor) -> list[Tensor]:
+    """Those of backward, for a gradient of 1."""
+    _, bits, by_v, by_scale = forward(v, scale, None, None, None, False, 0.11, False, True, True)
+    return [bits, *backward(None, torch.ones_like(bits), by_v, by_scale, scale, 0.11, True, True, False)[:2]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_limits(dtype):
+    v, scale = likelihood_limits.points(dtype)
+    found = bits_and_derivatives(v, scale)
+    likelihood_limits.assert_limits(v, scale, *found)
+    nan = likelihood_limits.nans(dtype)
+    for tensors in ((nan, torch.ones_like(nan)), (torch.zeros_like(nan), nan), (nan, nan)):
+        assert all(t.isnan().all() for t in bits_and_derivatives(*tensors))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_far_beyond_as_on_the_cpu(dtype):
+    """Where the square of v / s, or 1 / s, leaves the dtype's normal numbers."""
+    end = torch.finfo(dtype).max
+    far = torch.logspace(12, np.log10(end) - 2, 200, dtype=torch.float64).to(dtype)[None]
+    for v, scale in ((far, torch.full_like(far, 0.2)), (torch.full_like(far, 3.0), far), (far, far / 3), (far, far.sqrt())):
+        expected = torch.ops.dkic.gaussian_likelihood(v, scale, None, None, None, False, 0.11, False, True, True)[1:]
+        for a, e in zip(bits_and_derivatives(v, scale), expected, strict=True):
+            torch.testing.assert_close(a, e, rtol=4e-6, atol=torch.finfo(dtype).tiny)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ops import tolerances
+from ops import likelihood_limits, tolerances
 from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
 from torch import Tensor
 
@@ -255,6 +255,61 @@ def test_nan_propagates_and_to_no_other_element(which, dtype):
         expected = torch.zeros(LATENT.shape, dtype=torch.bool)
         expected[1, 2, 3, 4] = not (name == "y_hat" and which in ("scale", "mean"))
         assert torch.equal(t.isnan(), expected), name
+
+
+def bits_and_gradients(y: Tensor, scale: Tensor, quantize: str, reduction: str = "none") -> list[Tensor]:
+    leaves = [t.detach().requires_grad_() for t in (y, scale)]
+    bits = gaussian_likelihood(*leaves, quantize=quantize, reduction=reduction)[1]
+    return [bits.detach(), *torch.autograd.grad(bits.sum(), leaves)]
+
+
+@pytest.mark.parametrize("quantize", MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_limits(dtype, quantize):
+    """NaN in, NaN out; infinity as the limit: in whole vectors as beside finite elements."""
+    v, scale = likelihood_limits.points(dtype)
+    for repeated in (1, 64):
+        tensors = [t.repeat_interleave(repeated, 1) for t in (v, scale)]
+        likelihood_limits.assert_limits(*tensors, *bits_and_gradients(*tensors, quantize))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_nan_of_any_payload_comes_back_as_nan(dtype):
+    nan = likelihood_limits.nans(dtype)
+    for number in (0.0, 0.3, -2.0, math.inf):
+        other = torch.full_like(nan, number)
+        for tensors in ((nan, other.clamp_min(0.5)), (other, nan), (nan, nan)):
+            assert all(t.isnan().all() for t in bits_and_gradients(*tensors, "none"))
+
+
+def test_sums_of_limits():
+    y, scale = torch.zeros(3, 100), torch.ones(3, 100)
+    scale[0, 50], scale[1, 50], scale[2, 50:52] = math.nan, math.inf, torch.tensor([math.inf, math.nan])
+    bits, by_y, by_scale = bits_and_gradients(y, scale, "none", "sum")
+    assert bits[1] == math.inf and bits[[0, 2]].isnan().all()
+    for t in (by_y, by_scale):
+        assert torch.equal(t.isnan(), scale.isnan()) and not t[scale.isinf()].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_far_beyond_bits_are_half_the_square(dtype):
+    """Up to the end of the dtype, and infinite from there on."""
+    ratio = torch.logspace(15, math.log10(torch.finfo(dtype).max) - 1, 400, dtype=torch.float64).to(dtype)[None]
+    for s in (0.11, 1.0, 7.0):
+        scale = torch.full_like(ratio, s)
+        bits, by_v, by_scale = bits_and_gradients(ratio * scale, scale, "none")
+        slope = ratio / scale / math.log(2)
+        for actual, expected in ((bits, ratio / math.log(4) * ratio), (by_v, slope), (by_scale, -slope * ratio)):
+            torch.testing.assert_close(actual, expected, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bits_of_scales_up_to_the_dtype_s_end(dtype):
+    scale = torch.logspace(3, math.log10(torch.finfo(dtype).max) - 0.01, 400, dtype=torch.float64).to(dtype)[None]
+    bits, by_v, by_scale = bits_and_gradients(torch.full_like(scale, 3.0), scale, "none")
+    torch.testing.assert_close(bits, scale.log2() + math.log2(2 * math.pi) / 2, rtol=1e-5, atol=0)
+    torch.testing.assert_close(by_scale, 1 / scale / math.log(2), rtol=2e-5, atol=1e-42)
+    assert (by_v >= 0).all() and (by_v <= 3 * by_scale).all()
 
 
 def test_a_residual_that_the_mean_hides():

@@ -3,6 +3,7 @@
 import mpmath
 import pytest
 import torch
+from ops import likelihood_limits
 
 from dkic.ops.reference import gaussian_bits
 
@@ -66,3 +67,10 @@ def test_the_bits_of_all_bins_are_a_distribution():
     for scale in (0.11, 1.0, 37.5, 256.0):
         mass = torch.exp2(-gaussian_bits(v, torch.full_like(v, scale))).sum()
         assert mass.item() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_limits(dtype):
+    v, scale = (t.requires_grad_() for t in likelihood_limits.points(dtype))
+    bits = gaussian_bits(v, scale)
+    likelihood_limits.assert_limits(v, scale, bits, *torch.autograd.grad(bits.sum(), (v, scale)))
