@@ -1,8 +1,8 @@
 // The bilinear sample of a zero-padded image: position, the four corners' weights, and which corners lie inside.
 //
 // Torch-free and vectorised over taps. Semantics are torchvision's: a corner beyond the border counts 0, and a position at or
-// beyond -1 or the size is outside as a whole. So is its gradient: torchvision's, at exactly -1, is the inner side's. A NaN
-// position yields NaN weights on corner (0, 0).
+// beyond -1 or the size is outside as a whole. At exactly -1 its gradient is 0 in ldcn; in deform_conv2d, as in torchvision, it
+// is the inner side's. A NaN position yields NaN weights on corner (0, 0).
 #pragma once
 #include "simd.h"
 
@@ -17,12 +17,13 @@ struct UnsignedOf<int64_t> {
   using type = uint64_t;
 };
 
-// Along one axis: floor of the position, the fraction towards the next sample, and masks (0 or ~0) of the two corners inside.
+// Along one axis: floor of the position, the fraction towards the next sample, and masks (0 or ~0) of the two corners inside;
+// and of the higher one, also where the position is exactly -1.
 template <class T, class I, int W>
 struct AxisSample {
   Vector<I, W> low;
   Vector<T, W> fraction;
-  Vector<I, W> low_inside, high_inside;
+  Vector<I, W> low_inside, high_inside, high_exists;
 };
 
 template <class T, class I, int W>
@@ -43,7 +44,8 @@ inline AxisSample<T, I, W> sample_axis(Vector<T, W> position, T size) {
   // Unsigned: what lies before the first is beyond the last too.
   const Unsigned count = Unsigned{} + typename UnsignedOf<I>::type(size);
   s.low_inside = bit_cast<Unsigned>(s.low) < count;
-  s.high_inside = (bit_cast<Unsigned>(s.low + I(1)) < count) & (p > T(-1));
+  s.high_exists = bit_cast<Unsigned>(s.low + I(1)) < count;
+  s.high_inside = s.high_exists & (p > T(-1));
   return s;
 }
 

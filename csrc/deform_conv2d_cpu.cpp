@@ -41,7 +41,7 @@ DeformConv2dArguments arguments(const Tensor& x, const Tensor& offset, const Ten
                   "deform_conv2d: weight must be a 4-d tensor on the CPU, of input's dtype");
   read_samples(a, "deform_conv2d", x, offset, mask, {weight.size(2), weight.size(3)}, stride, padding, dilation);
   const int64_t depth = weight.size(1);
-  STD_TORCH_CHECK(depth > 0 && a.channels % depth == 0 && weight.size(0) > 0 && weight.size(0) % (a.channels / depth) == 0,
+  STD_TORCH_CHECK(depth > 0 && a.channels % depth == 0 && weight.size(0) % (a.channels / depth) == 0,
                   "deform_conv2d: the shape of weight does not fit input");
   a.out_channels = weight.size(0), a.weight_groups = a.channels / depth;
   a.run = std::gcd(depth, a.channels / a.groups);
@@ -59,6 +59,8 @@ Tensor to_sample(const Tensor& x) {
   const bool copy = x.numel() * element_size(x.scalar_type()) <= kCopy;
   return copy ? channels_adjacent(x) : x;
 }
+
+Steps steps_of(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
 
 ScalarType sum_type(const Tensor& x) { return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
 
@@ -161,8 +163,8 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   const Tensor x = to_sample(input);
   DeformConv2dArguments a = arguments(x, offset, weight, mask, stride, padding, dilation);
   const ScalarType type = sum_type(x);
-  Tensor y = empty_nhwc(x, a.batch, a.out_channels, a.out_height, a.out_width, x.scalar_type());
-  a.y = y.mutable_data_ptr();
+  Tensor y = empty_like_format(input, a.batch, a.out_channels, a.out_height, a.out_width, x.scalar_type());
+  a.y = y.mutable_data_ptr(), a.y_steps = steps_of(y);
   Tensor bias_sum;
   if (bias) {
     STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == a.out_channels && bias->is_cpu(),
@@ -172,7 +174,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   }
   const DeformConv2dKernel& kernel = DKIC_CHOSEN(deform_conv2d_kernel);
   const int64_t pixels = a.batch * a.out_height * a.out_width;
-  if (pixels == 0) return y;
+  if (pixels == 0 || a.out_channels == 0) return y;
 
   const int64_t k = a.kernel_h * a.kernel_w, depth = a.channels / a.weight_groups,
                 group_channels = a.out_channels / a.weight_groups;
@@ -308,12 +310,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     a.grad_x = x_sum.mutable_data_ptr();
   }
   if (wanted.offset) {
-    grad_offset = empty_nhwc(x, a.batch, a.groups * k * 2, a.out_height, a.out_width, offset.scalar_type());
-    a.grad_offset = grad_offset.mutable_data_ptr();
+    grad_offset = empty_like_format(offset, a.batch, a.groups * k * 2, a.out_height, a.out_width, offset.scalar_type());
+    a.grad_offset = grad_offset.mutable_data_ptr(), a.grad_offset_steps = steps_of(grad_offset);
   }
   if (wanted.mask) {
-    grad_mask = empty_nhwc(x, a.batch, a.groups * k, a.out_height, a.out_width, mask_type);
-    a.grad_mask = grad_mask.mutable_data_ptr();
+    grad_mask = empty_like_format(*mask, a.batch, a.groups * k, a.out_height, a.out_width, mask_type);
+    a.grad_mask = grad_mask.mutable_data_ptr(), a.grad_mask_steps = steps_of(grad_mask);
   }
   if (wanted.weight) {
     const std::vector<int64_t> shape{a.out_channels, weight.size(1) / a.run, k, a.run};
@@ -324,10 +326,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     bias_sum = workspace(x, a.out_channels, ScalarType::Double);
     torch::stable::zero_(bias_sum);
   }
-  if (a.batch * a.out_height * a.out_width > 0) backward_blocks(a, wanted, in_column_order(a, weight), weight_sum, bias_sum);
+  if (a.out_channels == 0) {
+    torch::stable::zero_(grad_offset);
+    torch::stable::zero_(grad_mask);
+  } else if (a.batch * a.out_height * a.out_width > 0) {
+    backward_blocks(a, wanted, in_column_order(a, weight), weight_sum, bias_sum);
+  }
   if (wanted.weight) weight_sum = from_column_order(weight_sum, weight);
-  const auto rounded = [&](const Tensor& sum) { return torch::stable::to(sum, x.scalar_type()); };
-  return {rounded(x_sum), grad_offset, weight_sum, rounded(bias_sum), grad_mask};
+  const Tensor grad_x = wanted.x ? returned(x_sum, x.scalar_type(), input) : x_sum;
+  return {grad_x, grad_offset, weight_sum, torch::stable::to(bias_sum, x.scalar_type()), grad_mask};
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ void prefetch_reached(const Arguments& a, int64_t n, int64_t oh, int64_t ow, int
 template <class T>
 void columns(const Arguments& a, Range range, void* into) {
   using A = typename Accumulator<T>::type;
-  Taps<T> taps(a);
+  ConvTaps<T> taps(a);
   const int64_t depth = a.channels / a.groups, length = (range.end - range.begin) * taps.k;
   for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
     if (a.x.c == 1) prefetch_reached<T>(a, n, oh, ow, count, at == 0, range);
@@ -91,7 +91,7 @@ struct Dots {
         const T* q = from + tap.start() + v * W;
         const V g = load<W>(from_grad + number * by + v * W);
         for (int bit = 0; bit < 4; ++bit)
-          if (inside(bit)) dot[bit] += g * load<W>(q + corner[bit]);
+          if (inside.differentiated(bit)) dot[bit] += g * load<W>(q + corner[bit]);
         if (to) store<W>(to + number * by + v * W, blend<W>(q, corner, tap, inside));
       }
       add_sums<A, W>(sums + 4 * number, dot);
@@ -102,7 +102,7 @@ struct Dots {
 template <class T>
 void backward_samples(const Arguments& a, Range range, const void* grad_columns, void* into, void* parts, int64_t step) {
   using A = typename Accumulator<T>::type;
-  Taps<T> taps(a);
+  ConvTaps<T> taps(a);
   const int64_t k = taps.k, length = (range.end - range.begin) * k, g = range.begin / (a.channels / a.groups);
   A* dots = new A[taps.positions * k * 4];
   for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
@@ -125,10 +125,10 @@ void backward_samples(const Arguments& a, Range range, const void* grad_columns,
         const Tap<T> tap = taps[t];
         const A fy = tap.fraction_y(), fx = tap.fraction_x(), m = a.mask.data ? taps.m[t] : A(1);
         const A top = dot[0] + fx * (dot[1] - dot[0]), bottom = dot[2] + fx * (dot[3] - dot[2]);
-        const bool outside = !tap.inside();
-        part[0] = outside ? A(0) : m * (bottom - top);
-        part[1] = outside ? A(0) : m * (dot[1] - dot[0] + fy * (dot[3] - dot[2] - dot[1] + dot[0]));
-        part[2] = outside ? A(0) : top + fy * (bottom - top);
+        const bool differentiated = tap.inside() >> 4, sampled = tap.inside() & 15;
+        part[0] = differentiated ? m * (bottom - top) : A(0);
+        part[1] = differentiated ? m * (dot[1] - dot[0] + fy * (dot[3] - dot[2] - dot[1] + dot[0])) : A(0);
+        part[2] = sampled ? top + fy * (bottom - top) : A(0);
       }
     }
   });
@@ -159,17 +159,23 @@ void write_sample_gradients(const Arguments& a, int64_t first, int64_t last, con
   using A = typename Accumulator<T>::type;
   const int64_t k = a.kernel_h * a.kernel_w;
   const A* parts = static_cast<const A*>(all_parts);
-  for_pixels(a, Taps<T>(a).positions, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t) {
-    for (int64_t i = ((n * a.out_height + oh) * a.out_width + ow) * a.groups, end = i + count * a.groups; i < end; ++i) {
+  for_pixels(a, ConvTaps<T>(a).positions, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t) {
+    for (int64_t i = 0; i < count * a.groups; ++i) {
       for (int64_t tap = 0; tap < k; ++tap) {
         A sums[3] = {};
         for (int64_t part = 0; part < parts_a_group; ++part)
           for (int j = 0; j < 3; ++j) sums[j] += parts[(part * k + tap) * 3 + j];
+        const int64_t channel = i % a.groups * k + tap, column = ow + i / a.groups;
         if (a.grad_offset) {
-          write(a.grad_offset, a.offset.type, (i * k + tap) * 2, sums[0]);
-          write(a.grad_offset, a.offset.type, (i * k + tap) * 2 + 1, sums[1]);
+          const Steps& to = a.grad_offset_steps;
+          const int64_t at = n * to.n + channel * 2 * to.c + oh * to.h + column * to.w;
+          write(a.grad_offset, a.offset.type, at, sums[0]);
+          write(a.grad_offset, a.offset.type, at + to.c, sums[1]);
         }
-        if (a.grad_mask) write(a.grad_mask, a.mask.type, i * k + tap, sums[2]);
+        if (a.grad_mask) {
+          const Steps& to = a.grad_mask_steps;
+          write(a.grad_mask, a.mask.type, n * to.n + channel * to.c + oh * to.h + column * to.w, sums[2]);
+        }
       }
       parts += parts_a_group * k * 3;
     }
@@ -206,7 +212,7 @@ struct Scatter {
 template <class T>
 void backward_x(const Arguments& a, Range range, const void* grad_columns) {
   using A = typename Accumulator<T>::type;
-  Taps<T> taps(a);
+  ConvTaps<T> taps(a);
   const int64_t length = (range.end - range.begin) * taps.k, g = range.begin / (a.channels / a.groups);
   const int64_t h = a.width * a.channels, w = a.channels;  // of grad_x
   for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
@@ -238,11 +244,19 @@ struct AddBias {
 template <class T>
 void write_rows(const Arguments& a, int64_t first, int64_t last, const void* rows) {
   using A = typename Accumulator<T>::type;
-  for_pixels(a, Taps<T>(a).positions, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
+  for_pixels(a, ConvTaps<T>(a).positions, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
     const A *row = static_cast<const A*>(rows) + at * a.out_channels, *bias = static_cast<const A*>(a.bias);
-    T* y = static_cast<T*>(a.y) + ((n * a.out_height + oh) * a.out_width + ow) * a.out_channels;
-    for (int64_t p = 0; p < count; ++p, row += a.out_channels, y += a.out_channels)
-      cover_channels<A>(0, a.out_channels, AddBias<T>{row, bias, y});
+    const Steps& to = a.y_steps;
+    T* y = static_cast<T*>(a.y) + n * to.n + oh * to.h + ow * to.w;
+    if (to.c == 1) {
+      for (int64_t p = 0; p < count; ++p)
+        cover_channels<A>(0, a.out_channels, AddBias<T>{row + p * a.out_channels, bias, y + p * to.w});
+    } else {
+      for (int64_t channel = 0; channel < a.out_channels; ++channel)
+        for (int64_t p = 0; p < count; ++p)
+          AddBias<T>{row + p * a.out_channels + channel, bias ? bias + channel : nullptr, y + channel * to.c + p * to.w}
+              .template run<1, 1>(0);
+    }
   });
 }
 
@@ -261,7 +275,7 @@ template <class T>
 void read_rows(const Arguments& a, int64_t first, int64_t last, void* rows) {
   using A = typename Accumulator<T>::type;
   const Strided& from = a.grad_y;
-  for_pixels(a, Taps<T>(a).positions, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
+  for_pixels(a, ConvTaps<T>(a).positions, first, last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
     const T* grad_y = static_cast<const T*>(from.data) + n * from.n + oh * from.h + ow * from.w;
     A* row = static_cast<A*>(rows) + at * a.out_channels;
     if (from.c == 1) {

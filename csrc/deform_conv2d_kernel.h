@@ -5,11 +5,18 @@
 
 namespace dkic {
 
-// The samples are ldcn's; `groups` are the offset's. x may have any strides here, with channels side by side for speed.
+// How many elements lie from one index to the next.
+struct Steps {
+  int64_t n, c, h, w;
+};
+
+// The samples are ldcn's; `groups` are the offset's. x may have any strides here, with channels side by side for speed; y and
+// the gradients of offset and mask too.
 struct DeformConv2dArguments : LdcnArguments {
   int64_t out_channels, weight_groups;
   int64_t run;       // channels that share an offset group and a weight group: their greatest common divisor
   const void* bias;  // [out_channels], float (double where x is double); nullptr: none
+  Steps y_steps, grad_offset_steps, grad_mask_steps;
 };
 
 // A range of a block's work: output pixels [first, last), counted image by image in strips of columns, and channels [begin, end),

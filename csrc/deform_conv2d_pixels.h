@@ -9,6 +9,8 @@ namespace {
 
 using Arguments = DeformConv2dArguments;
 using Range = DeformConv2dRange;
+template <class T>
+using ConvTaps = Taps<T, Border::inner_gradient>;
 
 // Calls f(n, oh, ow, count, at) for pixels [first, last) in runs within a row and a strip; `at` counts from `first`. Strips are
 // `strip` columns wide and go from top to bottom: what a block's taps reach is smaller than it would be in whole rows.
@@ -36,19 +38,21 @@ void for_channels(const Arguments& a, int64_t begin, int64_t end, bool side_by_s
   }
 }
 
-// Which of a tap's corners lie inside.
+// Which of a tap's corners lie inside, and which its position's gradient is made of.
 struct AllInside {
   constexpr bool operator()(int) const { return true; }
+  constexpr bool differentiated(int) const { return true; }
 };
 struct Inside {
   int bits;
   bool operator()(int bit) const { return bits >> bit & 1; }
+  bool differentiated(int bit) const { return bits >> (bit + 4) & 1; }
 };
 
 // The taps of one pixel, in an image whose rows and columns are h and w elements apart.
 template <class T>
 struct PixelTaps {
-  PixelTaps(const Taps<T>& all, int64_t pixel, int64_t h, int64_t w)
+  PixelTaps(const ConvTaps<T>& all, int64_t pixel, int64_t h, int64_t w)
       : taps(all), first(pixel * all.position_step), corner{h, w}, all_inside(all.all_inside || inside_everywhere()) {}
 
   // Calls f(number, tap, inside) for all taps. In a loop of its own where all corners of all taps lie inside, as they do but at
@@ -64,7 +68,7 @@ struct PixelTaps {
     }
   }
 
-  const Taps<T>& taps;
+  const ConvTaps<T>& taps;
   const int64_t first;
   const Corners corner;
   const bool all_inside;

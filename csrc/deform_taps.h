@@ -28,7 +28,7 @@ struct TapBlock {
 
   alignas(64) A weight[4][W];  // of corners (0,0) (0,1) (1,0) (1,1), with the mask in them; 0 of a corner outside
   int64_t start[W];            // of corner (0,0), in elements
-  I inside[W];                 // bits 1 2 4 8: corners (0,0) (0,1) (1,0) (1,1) lie inside
+  I inside[W];                 // bits 1 2 4 8: corners (0,0) (0,1) (1,0) (1,1) lie inside; for other bits see Border
   A fraction_y[W], fraction_x[W];
 };
 
@@ -45,9 +45,13 @@ struct Tap {
   A fraction_x() const { return block.fraction_x[lane]; }
 };
 
+// The gradient of a position that is exactly -1: zero, or the inner side's. For the latter, bits 16 32 64 128 of `inside` say
+// which corners a position's gradient is made of: those inside and, at -1, where none is, the next ones.
+enum class Border { zero_gradient, inner_gradient };
+
 // The taps of up to `positions` neighbouring positions of one output row in one group. Tap k of position p is entry
 // p * position_step + k * tap_step: in the order in which offset lies in memory, so that it is read in runs.
-template <class T>
+template <class T, Border kBorder>
 struct Taps {
   using A = typename Accumulator<T>::type;
   using I = typename IntOf<A>::type;
@@ -124,8 +128,11 @@ struct Taps {
       } else {
         for (int lane = 0; lane < W; ++lane) block->start[lane] = int64_t(y.low[lane]) * h + int64_t(x.low[lane]) * w;
       }
-      const Vector<I, W> corners = (inside[0] & I(1)) | (inside[1] & I(2)) | (inside[2] & I(4)) | (inside[3] & I(8));
+      Vector<I, W> corners = (inside[0] & I(1)) | (inside[1] & I(2)) | (inside[2] & I(4)) | (inside[3] & I(8));
       all &= corners;
+      if constexpr (kBorder == Border::inner_gradient)
+        corners |= (inside[0] & I(16)) | (y.low_inside & x.high_exists & I(32)) | (y.high_exists & x.low_inside & I(64)) |
+                   (y.high_exists & x.high_exists & I(128));
       std::memcpy(block->inside, &corners, sizeof corners);
     }
     all_inside = !any(all != I(15));

@@ -25,7 +25,7 @@ Tensor ldcn(const Tensor& x_in, const Tensor& offset, const std::optional<Tensor
   if (a.out_width > 0)
     torch::stable::parallel_for(0, a.batch * a.out_height, 1,
                                 [&](int64_t first, int64_t last) { kernel.forward(a, first, last); });
-  return y;
+  return returned(y, x.scalar_type(), x_in);
 }
 
 std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const Tensor& x_in, const Tensor& offset,
@@ -56,14 +56,15 @@ std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const 
     if (a.out_width > 0)
       torch::stable::parallel_for(0, a.batch * a.out_height, 1,
                                   [&](int64_t first, int64_t last) { kernel.backward_samples(a, first, last); });
-    if (need_offset) grad_offset = torch::stable::to(offset_sum, offset.scalar_type());
-    if (need_mask) grad_mask = torch::stable::to(mask_sum, mask->scalar_type());
+    if (need_offset) grad_offset = returned(offset_sum, offset.scalar_type(), offset);
+    if (need_mask) grad_mask = returned(mask_sum, mask->scalar_type(), *mask);
   }
   if (need_x) {
     grad_x = empty_nhwc(x, a.batch, a.channels, a.height, a.width, x.scalar_type());
     a.grad_x = grad_x.mutable_data_ptr();
     torch::stable::parallel_for(0, a.batch * a.groups * ldcn_channel_blocks(a), 1,
                                 [&](int64_t first, int64_t last) { kernel.backward_x(a, first, last); });
+    grad_x = returned(grad_x, x.scalar_type(), x_in);
   }
   return {grad_x, grad_offset, grad_mask};
 }

@@ -46,7 +46,7 @@ Tensor ldcn(const Tensor& x_in, const Tensor& offset, const std::optional<Tensor
   Tensor y = empty_nhwc(x, a.batch, a.channels, a.out_height, a.out_width, x.scalar_type());
   a.y = y.mutable_data_ptr();
   check_launch(kernel_for(a.x.type).forward(a, guard.stream()), "ldcn");
-  return y;
+  return returned(y, x.scalar_type(), x_in);
 }
 
 Tensor backward_x(LdcnArguments& a, const Tensor& x, bool deterministic, void* stream) {
@@ -92,7 +92,9 @@ std::tuple<Tensor, Tensor, Tensor> ldcn_backward(const Tensor& grad_y_in, const 
     a.grad_mask = grad_mask.mutable_data_ptr();
   }
   if (need_offset || need_mask) check_launch(kernel_for(a.x.type).backward_samples(a, guard.stream()), "ldcn_backward");
-  if (need_x) grad_x = backward_x(a, x, deterministic, guard.stream());
+  if (need_offset) grad_offset = returned(grad_offset, offset.scalar_type(), offset);
+  if (need_mask) grad_mask = returned(grad_mask, mask->scalar_type(), *mask);
+  if (need_x) grad_x = returned(backward_x(a, x, deterministic, guard.stream()), x.scalar_type(), x_in);
   return {grad_x, grad_offset, grad_mask};
 }
 

@@ -11,6 +11,9 @@
 namespace dkic::DKIC_ISA {
 namespace {
 
+template <class T>
+using LdcnTaps = Taps<T, Border::zero_gradient>;
+
 // How many rows below the kernel x is asked for ahead of its use.
 constexpr int64_t kPrefetchRows = 8;
 
@@ -25,7 +28,7 @@ constexpr int64_t kBlockRows = 8;
 template <class T, bool kAllInside>
 struct Blend {
   using A = typename Accumulator<T>::type;
-  const Taps<T>& taps;
+  const LdcnTaps<T>& taps;
   int64_t count;  // positions
   const T *x, *zeros;
   Corners corner;
@@ -93,7 +96,7 @@ struct Constant {
 
 // Calls f(n, g, oh, ow, count) for all groups and positions of rows [first, last).
 template <class T, class F>
-void for_positions(const LdcnArguments& a, Taps<T>& taps, int64_t first, int64_t last, const F& f) {
+void for_positions(const LdcnArguments& a, LdcnTaps<T>& taps, int64_t first, int64_t last, const F& f) {
   for (int64_t ow = 0; ow < a.out_width; ow += taps.positions)
     for (int64_t top = first; top < last; top += kBlockRows)
       for (int64_t g = 0; g < a.groups; ++g)
@@ -103,7 +106,7 @@ void for_positions(const LdcnArguments& a, Taps<T>& taps, int64_t first, int64_t
 
 template <class T>
 void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
-  Taps<T> taps(a);
+  LdcnTaps<T> taps(a);
   const int64_t depth = a.channels / a.groups;
   const T* const zeros = new T[size_t(depth)]();
   for_positions(a, taps, first, last, [&](int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
@@ -131,7 +134,7 @@ void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
 template <class T>
 struct Dots {
   using A = typename Accumulator<T>::type;
-  const Taps<T>& taps;
+  const LdcnTaps<T>& taps;
   int64_t first;
   const T *x, *grad_y;
   Corners corner;
@@ -170,9 +173,9 @@ struct Dots {
 
 // From the dot products of every tap: its gradients along y, along x, and of the mask, an array each.
 template <class T>
-void finish_samples(const Taps<T>& taps, const typename Accumulator<T>::type* dots, typename Accumulator<T>::type* gradients) {
+void finish_samples(const LdcnTaps<T>& taps, const typename Accumulator<T>::type* dots, typename Accumulator<T>::type* gradients) {
   using A = typename Accumulator<T>::type;
-  constexpr int W = Taps<T>::W;
+  constexpr int W = LdcnTaps<T>::W;
   using V = Vector<A, W>;
   const int64_t size = taps.size;
   for (int64_t t = 0; t < size; t += W) {
@@ -187,7 +190,7 @@ void finish_samples(const Taps<T>& taps, const typename Accumulator<T>::type* do
     const V fy = load<W>(block.fraction_y), fx = load<W>(block.fraction_x);
     const V m = taps.args.mask.data ? load<W>(taps.m + t) : V{} + A(1);
     const V top = dot00 + fx * (dot01 - dot00), bottom = dot10 + fx * (dot11 - dot10);
-    Vector<typename Taps<T>::I, W> inside;
+    Vector<typename LdcnTaps<T>::I, W> inside;
     std::memcpy(&inside, block.inside, sizeof inside);
     const auto store_inside = [&](A* to, V gradient) { store<W>(to + t, inside != 0 ? gradient : V{}); };
     store_inside(gradients, m * (bottom - top));
@@ -199,7 +202,7 @@ void finish_samples(const Taps<T>& taps, const typename Accumulator<T>::type* do
 template <class T>
 void backward_sample_rows(const LdcnArguments& a, int64_t first, int64_t last) {
   using A = typename Accumulator<T>::type;
-  Taps<T> taps(a);
+  LdcnTaps<T> taps(a);
   const int64_t depth = a.channels / a.groups, k = taps.k, size = taps.size;
   A* const dots = new A[size * 7];  // 4 a tap, then the 3 gradients
   A* const gradients = dots + size * 4;
@@ -231,7 +234,7 @@ void backward_sample_rows(const LdcnArguments& a, int64_t first, int64_t last) {
 template <class T>
 struct Scatter {
   using A = typename Accumulator<T>::type;
-  const Taps<T>& taps;
+  const LdcnTaps<T>& taps;
   int64_t first;
   const T* grad_y;
   Corners corner;
@@ -281,7 +284,7 @@ struct Convert {
 template <class T>
 void backward_x_pieces(const LdcnArguments& a, int64_t first, int64_t last) {
   using A = typename Accumulator<T>::type;
-  Taps<T> taps(a);
+  LdcnTaps<T> taps(a);
   const int64_t depth = a.channels / a.groups, blocks = ldcn_channel_blocks(a);
   // A piece is summed in a plane of its own, without the other groups' channels between its pixels: all of the first-level
   // cache serves it, and rows a cache line apart from a power of two don't fall on one another there.

@@ -56,6 +56,30 @@ inline Tensor empty_nhwc(const Tensor& like, int64_t n, int64_t c, int64_t h, in
   return torch::stable::empty(shape, type, std::nullopt, like.device(), std::nullopt, MemoryFormat::ChannelsLast);
 }
 
+// torch's Tensor::suggest_memory_format: ChannelsLast where strides rise in that order; in doubt (one channel, one pixel, no
+// element) Contiguous. Results have the memory format of the tensor that they go with.
+inline MemoryFormat memory_format_of(const Tensor& t) {
+  if (t.stride(1) == 0) return MemoryFormat::Contiguous;
+  int64_t least = 0;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) == 0 || t.stride(d) < least || (d == 0 && least == t.stride(1))) return MemoryFormat::Contiguous;
+    least = t.stride(d) * (t.size(d) > 1 ? t.size(d) : 1);
+  }
+  return MemoryFormat::ChannelsLast;
+}
+
+inline Tensor empty_like_format(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) {
+  const std::vector<int64_t> shape{n, c, h, w};
+  return torch::stable::empty(shape, type, std::nullopt, like.device(), std::nullopt, memory_format_of(like));
+}
+
+// An NHWC result in the type and the memory format that it is returned in.
+inline Tensor returned(const Tensor& nhwc, ScalarType type, const Tensor& like) {
+  if (memory_format_of(like) == MemoryFormat::ChannelsLast) return torch::stable::to(nhwc, type);
+  Tensor result = empty_like_format(like, nhwc.size(0), nhwc.size(1), nhwc.size(2), nhwc.size(3), type);
+  return torch::stable::copy_(result, nhwc);
+}
+
 inline Tensor empty_vector(const Tensor& like, ScalarType type) {
   return torch::stable::empty(std::vector<int64_t>{0}, type, std::nullopt, like.device());
 }

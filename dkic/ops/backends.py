@@ -155,6 +155,12 @@ def set_backend(op: str, backend: str | None) -> None:
     _chosen[op] = backend
 
 
+def check_runs(op: str, device: torch.device) -> None:
+    """RuntimeError where the op does not run on `device`; the message says what to do. While torch compiles it is not checked."""
+    if not torch.compiler.is_compiling() and (reason := why_not(op, device)):
+        raise RuntimeError(reason)
+
+
 def why_not(op: str, device: torch.device) -> str | None:
     """None where the op runs on `device`, else the reason as a sentence."""
     if device.type == "meta":

@@ -1,33 +1,57 @@
 """The arguments of the ops that sample an image at learned positions: their checks, and what to say where one is wrong."""
 
+import operator
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-from dkic.ops.reference import Pair
-
 Sizes = tuple[int, int]
+Pair = int | Sizes
 _SIZE_LIMIT = 2**24  # positions are float32, exact for integers up to here
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
+class ArgumentTypeError(TypeError, RuntimeError):
+    """An argument has a wrong type. A RuntimeError too, which is what torch's and torchvision's ops raise."""
+
+
+class ArgumentValueError(ValueError, RuntimeError):
+    """An argument has a wrong value or shape. A RuntimeError too, which is what torch's and torchvision's ops raise."""
+
+
 def pair_of(op: str, name: str, value: Pair) -> Sizes:
-    """An int or a pair of ints as a pair (height, width), else a TypeError that names the argument."""
-    values = (value, value) if isinstance(value, int) else value
-    if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, int) for v in values):
-        raise TypeError(f"{op}: {name} must be an int or a pair (height, width) of ints, and is {value!r}")
-    return values[0], values[1]
+    """An integer or a pair of integers as a pair (height, width), else an ArgumentTypeError that names the argument.
+
+    Whatever has `__index__` is an integer: an int, numpy's integers, a tensor of one integer. A SymInt stays symbolic.
+    """
+    try:
+        values = tuple(value) if isinstance(value, Iterable) else (value, value)
+        height, width = (v if isinstance(v, (int, torch.SymInt)) else operator.index(v) for v in values)
+    except (TypeError, ValueError):
+        message = f"{op}: {name} must be an int or a pair (height, width) of ints, and is {value!r}"
+        raise ArgumentTypeError(message) from None
+    return height, width
+
+
+def list_of(pair: Pair) -> list[int]:
+    """An int or a pair of ints as the list [height, width]. (Also in TorchScript.)"""
+    if isinstance(pair, int):
+        return [pair, pair]
+    return [pair[0], pair[1]]
 
 
 def check_tensor(op: str, name: str, t: Tensor, image: tuple[str, Tensor], dimensions: int = 4) -> None:
     """A floating tensor of so many dimensions on the device of the image, which is given with its name."""
     if not isinstance(t, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, and is a {type(t).__name__}")
+        raise ArgumentTypeError(f"{op}: {name} must be a tensor, and is a {type(t).__name__}")
     if t.dtype not in _FLOATS:
-        raise TypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, and is {str(t.dtype)[6:]}")
+        raise ArgumentTypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, and is {str(t.dtype)[6:]}")
     if t.dim() != dimensions:
-        raise ValueError(f"{op}: {name} must have {dimensions} dimension{'s'[: dimensions > 1]}, and has shape {list(t.shape)}")
+        message = f"{op}: {name} must have {dimensions} dimension{'s'[: dimensions > 1]}, and has shape {list(t.shape)}"
+        raise ArgumentValueError(message)
     if t.device != image[1].device:
-        raise ValueError(f"{op}: {name} must be on {image[0]}'s device {image[1].device}, and is on {t.device}")
+        raise ArgumentValueError(f"{op}: {name} must be on {image[0]}'s device {image[1].device}, and is on {t.device}")
 
 
 def check_samples(
@@ -50,26 +74,28 @@ def check_samples(
         ("kernel_size", kernel, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
     ):  # fmt: skip
         if min(values) < least:
-            raise ValueError(f"{op}: {name} must be at least {least}, and is {values}")
+            raise ArgumentValueError(f"{op}: {name} must be at least {least}, and is {values}")
         if max(values) >= _SIZE_LIMIT:
-            raise ValueError(f"{op}: {name} must be below 2^24, and is {values}")
+            raise ArgumentValueError(f"{op}: {name} must be below 2^24, and is {values}")
     n, c, h, w = x.shape
     if max(h, w) >= _SIZE_LIMIT:
-        raise ValueError(f"{op}: {what} must be below 2^24 pixels high and wide, and is {h}x{w}")
+        raise ArgumentValueError(f"{op}: {what} must be below 2^24 pixels high and wide, and is {h}x{w}")
     k = kernel[0] * kernel[1]
     size = [_out_size(*along) for along in zip((h, w), kernel, stride, padding, dilation, strict=True)]
     if h < 1 or w < 1 or min(size) < 1:
-        raise ValueError(f"{op}: {what} must be at least as large as the dilated kernel, and is {h}x{w} with padding {padding}")
+        raise ArgumentValueError(
+            f"{op}: {what} must be at least as large as the dilated kernel, and is {h}x{w} with padding {padding}"
+        )
     groups = offset.shape[1] // (2 * k)
     if groups == 0 or offset.shape[1] != groups * k * 2 or c % groups or c == 0:
-        raise ValueError(
+        raise ArgumentValueError(
             f"{op}: offset must have G*{k}*2 channels for a {kernel[0]}x{kernel[1]} kernel, with G dividing {what}'s {c} "
             f"channels, and has {offset.shape[1]}"
         )
     shaped: list[tuple[str, Tensor | None, int]] = [("offset", offset, groups * k * 2), ("mask", mask, groups * k)]
     for name, given, channels in shaped:
         if given is not None and any(have != want for have, want in zip(given.shape, (n, channels, *size), strict=True)):
-            raise ValueError(f"{op}: {name} must have shape {[n, channels, *size]}, and has {list(given.shape)}")
+            raise ArgumentValueError(f"{op}: {name} must have shape {[n, channels, *size]}, and has {list(given.shape)}")
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

@@ -38,7 +38,7 @@ def forward(
         offset_group = first // GROUP_DEPTH
         for tap in range(0, taps):
             row = tap // kernel[1]
-            sy, sx, fy, fx, m, inside = tap_of(
+            sy, sx, fy, fx, m, inside, _ = tap_of(
                 offset, mask, n, oh, ow, exists, (offset_group * taps + tap).to(INDEX), row, tap - row * kernel[1], size,
                 geometry, offset_stride, mask_stride, TYPE,
             )  # fmt: skip
@@ -97,7 +97,7 @@ def backward_samples(
     row = tap // kernel[1]
     p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
     channel = (offset_group * taps + tap).to(INDEX)
-    sy, sx, fy, fx, m, inside = tap_of(
+    sy, sx, fy, fx, m, inside, corners = tap_of(
         offset, mask, n, oh, ow, exists, channel, row, tap - row * kernel[1], size, geometry, offset_stride, mask_stride, TYPE
     )
     from_y = n * grad_stride[0] + oh * grad_stride[1] + ow * grad_stride[2]
@@ -121,10 +121,10 @@ def backward_samples(
             c += first
             if grad_offset is not None or grad_mask is not None:
                 at = corners_of(n, sy, sx, x_stride)
-                dot00 += tl.sum(grad * load_corner(x, at[0], inside[0], c, c_exists, TYPE), 1)
-                dot01 += tl.sum(grad * load_corner(x, at[1], inside[1], c, c_exists, TYPE), 1)
-                dot10 += tl.sum(grad * load_corner(x, at[2], inside[2], c, c_exists, TYPE), 1)
-                dot11 += tl.sum(grad * load_corner(x, at[3], inside[3], c, c_exists, TYPE), 1)
+                dot00 += tl.sum(grad * load_corner(x, at[0], corners[0], c, c_exists, TYPE), 1)
+                dot01 += tl.sum(grad * load_corner(x, at[1], corners[1], c, c_exists, TYPE), 1)
+                dot10 += tl.sum(grad * load_corner(x, at[2], corners[2], c, c_exists, TYPE), 1)
+                dot11 += tl.sum(grad * load_corner(x, at[3], corners[3], c, c_exists, TYPE), 1)
             if sums is not None:
                 at = corners_of(n, sy, sx, sum_stride)
                 weights = corner_weights(fy, fx, m, inside)
@@ -141,7 +141,8 @@ def backward_samples(
         tl.store(grad_offset + 2 * number, m * (bottom - top), mask=exists)
         tl.store(grad_offset + 2 * number + 1, m * (right + fy * (dot11 - dot10 - right)), mask=exists)
     if grad_mask is not None:
-        tl.store(grad_mask + number, top + fy * (bottom - top), mask=exists)
+        sampled = inside[0] | inside[1] | inside[2] | inside[3]
+        tl.store(grad_mask + number, tl.where(sampled, top + fy * (bottom - top), 0.0), mask=exists)
 
 
 @triton.jit
@@ -178,7 +179,7 @@ def backward_weight(
     acc = tl.zeros((BLOCK_O, BLOCK_C), TYPE)
     for tile in range(part * tiles, part * tiles + tiles):
         p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
-        sy, sx, fy, fx, m, inside = tap_of(
+        sy, sx, fy, fx, m, inside, _ = tap_of(
             offset, mask, n, oh, ow, exists, channel, row, tap - row * kernel[1], size, geometry, offset_stride, mask_stride, TYPE
         )
         at = corners_of(n, sy, sx, x_stride)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dkic.ops import deform_conv2d_kernels_triton as kernels
+from dkic.ops.memory_format import empty_like_format, gradient_like, suggest_memory_format
 
 TYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 # The gradient of weight is cut into parts of the pixels by shape alone: so many programs are wanted, of so many pixels at least.
@@ -173,6 +174,13 @@ def channels_adjacent(t: Tensor) -> Tensor:
     return t if t.stride(1) == 1 else t.contiguous(memory_format=torch.channels_last)
 
 
+def as_laid_out(nhwc: Tensor, like: Tensor) -> Tensor:
+    """nhwc where `like` is channels_last, else a contiguous copy."""
+    if suggest_memory_format(like) == torch.channels_last:
+        return nhwc
+    return empty_like_format(like, nhwc.shape, nhwc.dtype).copy_(nhwc)
+
+
 def empty_nhwc(like: Tensor, shape: Sequence[int] | None) -> Tensor:
     """Without a shape, a vector of no numbers."""
     if shape is None:
@@ -193,7 +201,7 @@ def problem(input, offset, weight, mask, stride, padding, dilation) -> Problem:
     if any(t.dim() != 4 or t.device != input.device for t in tensors) or weight.dtype != input.dtype:
         raise RuntimeError("deform_conv2d: tensors must have 4 dimensions and one device, weight the dtype of input")
     pairs = (stride, 1), (padding, 0), (dilation, 1)
-    if any(len(pair) != 2 or min(pair) < least or max(pair) >= 2**24 for pair, least in pairs) or 0 in weight.shape:
+    if any(len(pair) != 2 or min(pair) < least or max(pair) >= 2**24 for pair, least in pairs) or 0 in weight.shape[1:]:
         raise RuntimeError("deform_conv2d: stride, padding, dilation or kernel size out of range")
     if input.dtype == torch.float64:  # since Triton 3.6 multiplies no float64 that halves went into
         offset, mask = offset.double(), None if mask is None else mask.double()
@@ -220,8 +228,8 @@ def forward(
     if bias is not None and (bias.shape != (p.outputs,) or bias.device != input.device):
         raise RuntimeError("deform_conv2d: bias must have one number for each output channel")
     y = empty_nhwc(input, (input.shape[0], p.outputs, *p.out_size))
-    if not p.pixels:
-        return y
+    if not p.pixels or not p.outputs:
+        return as_laid_out(y, input)
     tiles = p.tiles("forward")
     programs = triton.cdiv(p.pixels, tiles.pixels) * (p.outputs // p.group_outputs) * triton.cdiv(p.group_outputs, tiles.outputs)
     with torch.cuda.device_of(input):
@@ -229,7 +237,7 @@ def forward(
             p.x, p.offset, p.weight, None if bias is None else bias.contiguous(), p.mask, y, **p.sizes(y), out_channels=p.outputs,
             group_outputs=p.group_outputs, runs=p.depth // p.run, **tiles.options(),
         )  # fmt: skip
-    return y
+    return as_laid_out(y, input)
 
 
 def backward(
@@ -241,15 +249,26 @@ def backward(
     p = problem(input, offset, weight, mask, stride, padding, dilation)
     if grad_y.shape != (input.shape[0], p.outputs, *p.out_size) or (grad_y.dtype, grad_y.device) != (input.dtype, input.device):
         raise RuntimeError("deform_conv2d_backward: grad_y must have the shape, dtype and device of deform_conv2d's result")
+    need_mask = need_mask and mask is not None
+    if not p.outputs:
+        wanted = (input, need_input), (offset, need_offset), (mask, need_mask)
+        grad_input, grad_offset, grad_mask = (gradient_like(offset if t is None else t, need).zero_() for t, need in wanted)
+        return grad_input, grad_offset, weight.new_empty(weight.shape if need_weight else 0), weight.new_empty(0), grad_mask
     grad_y = channels_adjacent(grad_y)
     grad_offset = empty_nhwc(offset, offset.shape if need_offset else None)
-    grad_mask = empty_nhwc(offset if mask is None else mask, mask.shape if need_mask and mask is not None else None)
+    grad_mask = empty_nhwc(offset if mask is None else mask, mask.shape if need_mask else None)
     grad_input = input.new_empty(0)
     with torch.cuda.device_of(input):
         if need_input or need_offset or need_mask:
             grad_input = backward_samples(p, grad_y, grad_offset, grad_mask, need_input, deterministic)
         grad_weight = backward_weight(p, grad_y) if need_weight else weight.new_empty(0)
     grad_bias = grad_y.sum((0, 2, 3), dtype=p.sum_dtype).to(p.dtype) if need_bias else weight.new_empty(0)
+    if need_input:
+        grad_input = as_laid_out(grad_input, input)
+    if need_offset:
+        grad_offset = as_laid_out(grad_offset, offset)
+    if need_mask:
+        grad_mask = as_laid_out(grad_mask, mask)
     return grad_input, grad_offset, grad_weight, grad_bias, grad_mask
 
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dkic.ops import backends
-from dkic.ops.deform_arguments import check_samples, pair_of
-from dkic.ops.reference import Pair
+from dkic.ops import autograd, backends
+from dkic.ops.deform_arguments import Pair, check_samples, list_of, pair_of
+from dkic.ops.memory_format import empty_like_format, gradient_like
 from dkic.ops.schemas import library
 
 
@@ -13,7 +13,6 @@ def ldcn(
     x: Tensor,
     offset: Tensor,
     mask: Tensor | None = None,
-    *,
     kernel_size: Pair = 3,
     stride: Pair = 1,
     padding: Pair = 1,
@@ -33,43 +32,45 @@ def ldcn(
         mask: `[N, G*K, Ho, Wo]`, the taps' weights; None means ones.
         kernel_size, stride, padding, dilation: an int or (height, width).
 
-    offset and mask may have another floating dtype than x. Positions and sums are float32 (float64 where x is float64). Outside
-    the image x is 0; a sample at or beyond -1 or H (W) is 0 as a whole, and so are its gradients (at exactly -1 torchvision gives
-    offset the gradient of the inner side). Results on the CPU do not depend on the number of threads.
+    offset and mask may have another floating dtype than x. Positions and sums are float32 (float64 where x is float64). Under
+    autocast a float32 x is cast, offset and mask are not. Results on the CPU do not depend on the number of threads.
+
+    Outside the image x is 0. A sample at or beyond -1 or H (W) is 0 as a whole, and so are its gradients. At exactly -1
+    `dkic.ops.deform_conv2d` and torchvision give offset the gradient of the inner side instead.
+
+    `torch.vmap` folds its dimension into the batch. Forward-mode and second derivatives raise NotImplementedError.
+    `torch.jit.script` compiles calls of this function; in them, wrong arguments are a RuntimeError of the native code.
 
     On CUDA the gradient of x is summed by atomics, and its last bits vary from run to run. Under
     `torch.use_deterministic_algorithms(True)` the sums are of 64-bit integers (for float64, two for each number), which are
     the same in whatever order they are made: so is every result, to the bit.
 
     Returns:
-        y `[N, C, Ho, Wo]` in the dtype of x, channels_last.
+        y `[N, C, Ho, Wo]` in the dtype and memory format of x; gradients have that of their tensor.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; the message names it.
+        TypeError, ValueError: an argument is not as above; the message names it. Both are RuntimeErrors too.
         RuntimeError: the kernels for x's device are not built; the message says what to do.
     """
-    kernel, strides = pair_of("ldcn", "kernel_size", kernel_size), pair_of("ldcn", "stride", stride)
-    pads, dilations = pair_of("ldcn", "padding", padding), pair_of("ldcn", "dilation", dilation)
-    check_samples("ldcn", ("x", x), offset, mask, kernel, strides, pads, dilations)
-    if not torch.compiler.is_compiling() and (reason := backends.why_not("ldcn", x.device)):
-        raise RuntimeError(reason)
-    return torch.ops.dkic.ldcn(x, offset, mask, kernel, strides, pads, dilations)
+    if not torch.jit.is_scripting():
+        kernel_size, stride = pair_of("ldcn", "kernel_size", kernel_size), pair_of("ldcn", "stride", stride)
+        padding, dilation = pair_of("ldcn", "padding", padding), pair_of("ldcn", "dilation", dilation)
+        check_samples("ldcn", ("x", x), offset, mask, kernel_size, stride, padding, dilation)
+        backends.check_runs("ldcn", x.device)
+    return torch.ops.dkic.ldcn(x, offset, mask, list_of(kernel_size), list_of(stride), list_of(padding), list_of(dilation))
 
 
 @torch.library.register_fake("dkic::ldcn", lib=library)
 def _ldcn_fake(x, offset, mask, kernel_size, stride, padding, dilation):
-    shape = (x.shape[0], x.shape[1], offset.shape[2], offset.shape[3])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return empty_like_format(x, (x.shape[0], x.shape[1], offset.shape[2], offset.shape[3]))
 
 
 @torch.library.register_fake("dkic::ldcn_backward", lib=library)
 def _ldcn_backward_fake(
     grad_y, x, offset, mask, kernel_size, stride, padding, dilation, need_x, need_offset, need_mask, deterministic
 ):
-    def like(t, needed):
-        return torch.empty_like(t, memory_format=torch.channels_last) if needed else t.new_empty((0,))
-
-    return like(x, need_x), like(offset, need_offset), like(offset if mask is None else mask, need_mask and mask is not None)
+    of_mask = gradient_like(offset if mask is None else mask, need_mask and mask is not None)
+    return gradient_like(x, need_x), gradient_like(offset, need_offset), of_mask
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -91,12 +92,7 @@ def _backward(ctx, grad_y):
     )  # fmt: skip
 
 
-def _no_double_backward(ctx, *grads):
-    raise NotImplementedError("dkic.ops.ldcn has no second derivative: its backward can't be differentiated.")
-
-
-torch.library.register_autograd("dkic::ldcn", _backward, setup_context=_setup_context, lib=library)
-torch.library.register_autograd("dkic::ldcn_backward", _no_double_backward, lib=library)
+autograd.register("ldcn", _backward, _setup_context)
 
 
 def _register_autocast(device: str, key: str) -> None:

@@ -5,20 +5,15 @@ import math
 import torch
 from torch import Tensor
 
-Pair = int | tuple[int, int]
+from dkic.ops.deform_arguments import Pair, list_of
+
 _WORD = 0xFFFFFFFF
-
-
-def pair(value: Pair) -> tuple[int, int]:
-    """An int or a pair of ints, as a pair (height, width)."""
-    return (value, value) if isinstance(value, int) else value
 
 
 def ldcn(
     x: Tensor,
     offset: Tensor,
     mask: Tensor | None = None,
-    *,
     kernel_size: Pair = 3,
     stride: Pair = 1,
     padding: Pair = 1,
@@ -40,18 +35,32 @@ def deform_conv2d(
 ) -> Tensor:
     """See `dkic.ops.deform_conv2d`. Computes in the dtype of input, so pass float64 for a reference."""
     o, depth, kh, kw = weight.shape
-    columns = samples(input, offset, mask, kernel_size=(kh, kw), stride=stride, padding=padding, dilation=dilation)
+    geometry = {"kernel_size": (kh, kw), "stride": stride, "padding": padding, "dilation": dilation}
+    columns = samples(input, offset, mask, **geometry, inner_gradient=True)
     n, c, k, ho, wo = columns.shape
-    columns = columns.reshape(n, c // depth, depth, k, ho, wo)
-    y = torch.einsum("ngckhw,gock->ngohw", columns, weight.reshape(c // depth, -1, depth, k)).reshape(n, o, ho, wo)
+    weight_groups = c // depth
+    columns = columns.reshape(n, weight_groups, depth, k, ho, wo)
+    weight = weight.reshape(weight_groups, o // weight_groups, depth, k)
+    y = torch.einsum("ngckhw,gock->ngohw", columns, weight).reshape(n, o, ho, wo)
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
 def samples(
-    x: Tensor, offset: Tensor, mask: Tensor | None, *, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    *,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    inner_gradient: bool = False,
 ) -> Tensor:
-    """Every tap's bilinear sample times its mask, `[N, C, K, Ho, Wo]`."""
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = pair(kernel_size), pair(stride), pair(padding), pair(dilation)
+    """Every tap's bilinear sample times its mask, `[N, C, K, Ho, Wo]`.
+
+    inner_gradient: the gradient of a position that is exactly -1 is that of the inner side, as in torchvision; else zero.
+    """
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = map(list_of, (kernel_size, stride, padding, dilation))
     n, c, h, w = x.shape
     k = kh * kw
     groups = offset.shape[1] // (2 * k)
@@ -63,7 +72,9 @@ def samples(
     py, px = offset[:, :, :, 0] + row, offset[:, :, :, 1] + column  # [n, groups, k, ho, wo]
 
     # A sample outside is moved to (-2, -2), where it has no corner: so it is 0, with gradient 0, even at infinity.
-    outside = (py <= -1) | (py >= h) | (px <= -1) | (px >= w)  # not so for NaN, which has to be seen in the result
+    # Not so for NaN, which has to be seen in the result.
+    before = torch.lt if inner_gradient else torch.le
+    outside = before(py, -1) | (py >= h) | before(px, -1) | (px >= w)
     py, px = (torch.where(outside, -2.0, position) for position in (py, px))
     y0, x0 = (position.detach().nan_to_num().floor() for position in (py, px))
     fy, fx = py - y0, px - x0

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torchvision
 import triton.language as tl
 from ops import tolerances
 from ops.layouts import LAYOUTS
@@ -89,9 +90,8 @@ def assert_as_the_reference(case: DeformConv2dCase, dtype: torch.dtype, determin
     magnitudes = magnitudes_of_products(case, as_float64(tensors), grad_y.double()) if rounded and exact["y"].numel() else {}
     for name, t in actual.items():
         like = exact[name]
-        contiguous = torch.contiguous_format if name in ("weight", "bias") else torch.channels_last
         given = tensors[NAMES.index(name)].dtype if name in NAMES else dtype
-        assert t.shape == like.shape and t.dtype == given and t.is_contiguous(memory_format=contiguous), name
+        assert t.shape == like.shape and t.dtype == given and t.is_contiguous(), name
         if not t.numel():
             continue
         last = tolerances.HALF_SPACING.get(given, 0.0) * (2 if given == torch.bfloat16 else 1)
@@ -220,12 +220,46 @@ def test_far_outside_is_zero(far):
         torch.testing.assert_close(t, expected[name], **tolerances.FLOAT64)
 
 
-def test_offsets_on_integers_and_borders():
-    x, offset, weight, _, _ = BARE.tensors()
-    tensors = x, offset.mul(2).round(), weight, None, None
-    actual, expected = outcome(BARE, tensors, BARE.grad_y()), results(reference.deform_conv2d, BARE, tensors)
+@pytest.mark.parametrize("spread", [2.0, 0.0])
+def test_offsets_on_integers_and_borders(spread):
+    x, offset, weight, bias, mask = SMALL.tensors()
+    tensors = x, offset.mul(spread).round(), weight, bias, mask
+    actual, expected = outcome(SMALL, tensors, SMALL.grad_y()), results(torchvision.ops.deform_conv2d, SMALL, tensors)
     for name, t in actual.items():
         torch.testing.assert_close(t, expected[name], **tolerances.FLOAT64)
+
+
+def test_at_minus_1_a_bad_pixel_reaches_the_gradient_of_offset_alone():
+    case = DeformConv2dCase("", kernel_size=(1, 3), padding=(1, 1), masked=False, biased=False)
+    x, offset, weight, _, _ = case.tensors(torch.float32, spread=0.0)
+    x[1, :, 0] = torch.inf
+    grad_y = torch.zeros_like(case.grad_y(torch.float32))
+    grad_y[:, :, 0] = 1  # of the row whose samples lie at -1
+    actual = outcome(case, (x, offset, weight, None, None), grad_y)
+    assert not actual["y"][:, :, 0].any() and not actual["y"][1, :, 1].isfinite().any()
+    assert not actual["input"].any() and not actual["offset"][1, ::2, 0, 1:-1].isfinite().any()
+
+
+@pytest.mark.parametrize("which", [*NAMES, "grad_y"])
+def test_results_have_the_memory_format_of_their_tensor(which):
+    tensors, grad_y = dict(zip(NAMES, TINY.tensors(torch.float32), strict=True)), TINY.grad_y(torch.float32)
+    expected = outcome(TINY, tuple(tensors.values()), grad_y)
+    given = {**tensors, "grad_y": grad_y}
+    if which != "bias":
+        given[which] = given[which].contiguous(memory_format=torch.channels_last)
+    actual = outcome(TINY, tuple(given[name] for name in NAMES), given["grad_y"])
+    assert_all_equal(actual, expected)
+    for name, t in actual.items():
+        last = which in ("input", "offset", "mask") and name in (which, "y" if which == "input" else which)
+        assert t.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format), name
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_no_output_channels(deterministic):
+    case = replace(SMALL, out_channels=0)
+    tensors = case.tensors(torch.float32)
+    expected = results(torchvision.ops.deform_conv2d, case, tensors)
+    assert_all_equal(outcome(case, tensors, case.grad_y(torch.float32), deterministic), expected)
 
 
 def test_nan_stays_in_its_pixel():

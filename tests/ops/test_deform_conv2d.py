@@ -2,7 +2,9 @@
 
 import inspect
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -10,9 +12,20 @@ from ops import tolerances
 from ops.layouts import LAYOUTS
 from ops.op_cases import DEFORM_CONV2D_CASES, DEFORM_CONV2D_FEW, PLAIN_CONV, TORCHVISION_CONV, DeformConv2dCase
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from dkic.ops import deform_conv2d, reference
 
+# Where strides don't tell the memory format.
+AMBIGUOUS = [
+    DeformConv2dCase("one channel, one output", groups=1, depth=1, out_channels=1),
+    DeformConv2dCase("one pixel", height=1, width=1),
+    DeformConv2dCase("one column", height=5, width=1),
+    DeformConv2dCase("one row", height=1, width=5),
+    DeformConv2dCase("one output", out_channels=1),
+    DeformConv2dCase("one output pixel", height=3, width=3, padding=(0, 0)),
+    DeformConv2dCase("no image", batch=0),
+]
 NAMES = ("input", "offset", "weight", "bias", "mask")
 
 
@@ -76,10 +89,13 @@ def test_without_displacement_it_is_a_convolution():
     torch.testing.assert_close(actual, expected, **tolerances.FLOAT64)
 
 
-def test_an_int_serves_for_a_pair():
+@pytest.mark.parametrize("one", [1, True, (1, 1), [1, 1], np.int64(1), (np.int32(1), 1), np.array([1, 1]), torch.Size([1, 1]),
+                                 (torch.tensor(1), torch.tensor(1))], ids=repr)  # fmt: skip
+def test_whatever_is_an_integer_serves_for_a_pair(one):
     x, offset, weight, bias, mask = PLAIN_CONV.tensors()
-    expected = deform_conv2d(x, offset, weight, bias, (1, 1), (1, 1), (1, 1), mask)
-    assert torch.equal(deform_conv2d(x, offset, weight, bias, 1, [1, 1], 1, mask), expected)
+    expected = torchvision.ops.deform_conv2d(x, offset, weight, bias, one, one, one, mask)
+    actual = deform_conv2d(x, offset, weight, bias, one, one, one, mask)
+    torch.testing.assert_close(actual, expected, **tolerances.FLOAT64)
 
 
 # ---- Layouts ----
@@ -134,14 +150,33 @@ def test_a_large_image_of_another_layout_is_read_as_it_lies(weight_groups):
     assert_all_close(actual, results(deform_conv2d, case, tuple(tensors)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("which", ["none", "input", "offset", "mask", "all"])
+@pytest.mark.parametrize("case", [*DEFORM_CONV2D_FEW, *AMBIGUOUS], ids=str)
+def test_results_have_the_memory_format_of_their_tensor(case, which):
+    """y has input's, a gradient its own tensor's; the weight's is contiguous."""
+    tensors = dict(zip(NAMES, case.tensors(), strict=True))
+    for name, t in tensors.items():
+        if t is not None and t.dim() == 4 and (which == "all" or name == which):
+            tensors[name] = t.contiguous(memory_format=torch.channels_last)
+    given = {**tensors, "y": tensors["input"], "weight": None, "bias": None}
+    for name, t in results(deform_conv2d, case, tuple(tensors.values())).items():
+        memory_format = torch.contiguous_format if given[name] is None else suggest_memory_format(given[name])
+        assert t.stride() == torch.empty(t.shape).to(memory_format=memory_format, copy=True).stride(), name
+
+
+def test_the_result_of_a_contiguous_input_can_be_viewed():
+    x, offset, weight, bias, mask = PLAIN_CONV.tensors()
+    y = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+    assert y.view(len(x), -1).shape == (2, 4 * 7 * 9)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("case", DEFORM_CONV2D_FEW, ids=str)
-def test_layout_of_the_results(case, layout):
-    """channels_last, but for the weight's gradient, whose layout is that of most weights."""
-    tensors = tuple(t.contiguous(memory_format=layout) if t is not None and t.dim() == 4 else t for t in case.tensors())
-    for name, t in results(deform_conv2d, case, tensors).items():
-        contiguous = torch.contiguous_format if name in ("weight", "bias") else torch.channels_last
-        assert t.is_contiguous(memory_format=contiguous), name
+def test_no_output_channels(layout):
+    case = replace(TORCHVISION_CONV, batch=2, out_channels=0)
+    tensors = tuple(t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in case.tensors())
+    expected = results(torchvision.ops.deform_conv2d, case, tensors)
+    assert_all_equal(results(deform_conv2d, case, tensors), expected)
+    assert_all_equal(results(reference.deform_conv2d, case, tensors), expected)
 
 
 WANTED = [*NAMES, "weight bias", "input offset", "offset mask", "input weight"]
@@ -174,12 +209,41 @@ def test_far_outside_is_zero(far, axis):
     assert not actual["offset"].view(2, -1, 2, 7, 9)[:, ::3].any() and not actual["mask"].view(2, -1, 7, 9)[:, ::3].any()
 
 
-@pytest.mark.parametrize("case", [PLAIN_CONV, TORCHVISION_CONV], ids=str)
-def test_offsets_on_integers(case):
+@pytest.mark.parametrize("spread", [2.0, 0.0])  # 0: of a model at the beginning of its training
+@pytest.mark.parametrize("case", [*DEFORM_CONV2D_FEW, replace(PLAIN_CONV, name="padding 3", padding=(3, 3))], ids=str)
+def test_offsets_on_integers_and_borders(case, spread):
+    """Also at exactly -1, where the sample is 0 and the gradient of offset is not."""
     x, offset, *others = case.tensors()
-    tensors = x, offset.round(), *others
-    expected = results(reference.deform_conv2d, case, tensors)
+    tensors = x, offset.mul(spread).round(), *others
+    expected = results(torchvision.ops.deform_conv2d, case, tensors)
     assert_all_close(results(deform_conv2d, case, tensors), expected, **tolerances.FLOAT64)
+    assert_all_close(results(reference.deform_conv2d, case, tensors), expected, **tolerances.FLOAT64)
+
+
+@pytest.mark.parametrize("edge", [(-1, 3), (7, 3), (3, -1), (3, 9), (-1, -1), (7, 9), (-1, 9), (7, -1)])
+def test_all_samples_on_the_edge(edge):
+    x, offset, weight, bias, mask = PLAIN_CONV.tensors()
+    grid = torch.stack(torch.meshgrid(torch.arange(7), torch.arange(9), indexing="ij")).double()
+    tap = torch.stack([torch.arange(9) // 3, torch.arange(9) % 3], 1).view(9, 2, 1, 1) - 1
+    to_edge = torch.tensor(edge).view(2, 1, 1) - grid - tap
+    tensors = x, to_edge.expand(2, 2, 9, 2, 7, 9).reshape(offset.shape), weight, bias, mask
+    actual = results(deform_conv2d, PLAIN_CONV, tensors)
+    assert_all_close(actual, results(torchvision.ops.deform_conv2d, PLAIN_CONV, tensors), **tolerances.FLOAT64)
+    assert bool(actual["offset"].any()) == (edge in ((-1, 3), (3, -1)))
+    assert not actual["mask"].any() and not actual["input"].any() and not actual["weight"].any()
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_at_minus_1_a_bad_pixel_reaches_the_gradient_of_offset_alone(bad):
+    case = DeformConv2dCase("", kernel_size=(1, 3), padding=(1, 1), masked=False)
+    x, offset, weight, bias, _ = case.tensors(spread=0.0)
+    x[1, :, 0] = bad
+    grad_y = torch.zeros_like(case.grad_y())
+    grad_y[:, :, 0] = 1  # of the row whose samples lie at -1
+    actual = results(deform_conv2d, case, (x, offset, weight, bias, None), grad_y)
+    assert torch.equal(actual["y"][:, :, 0], bias.view(1, 4, 1).expand(2, 4, 9))
+    assert not actual["y"][1, :, 1].isfinite().any()
+    assert not actual["input"].any() and not actual["offset"][1, ::2, 0, 1:-1].isfinite().any()
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -1,9 +1,11 @@
 """dkic.ops.deform_conv2d inside torch: autograd, torch.library's checks, torch.compile, torch.export, autocast, meta tensors."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 from ops import tolerances
 from ops.op_cases import DEFORM_CONV2D_FEW, PLAIN_CONV, DeformConv2dCase
 from torch import Tensor, nn
@@ -146,25 +148,32 @@ def test_export_with_dynamic_height_and_width(case):
         torch.testing.assert_close(program.module()(x), block(x), **tolerances.FLOAT64)
 
 
-@pytest.mark.parametrize("half", ["nothing", "input", "weight"])
+@pytest.mark.parametrize("half", ["nothing", "input", "weight", "all"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(dtype, half):
-    """input, weight and bias are cast, offset and mask keep float32; gradients come back in the dtypes that went in."""
+    """Computed in float32, returned in input's dtype, as torchvision does; gradients come back in the dtypes that went in."""
     tensors = dict(zip(("input", "offset", "weight", "bias", "mask"), leaves(PLAIN_CONV, torch.float32), strict=True))
-    if half != "nothing":
-        tensors[half] = tensors[half].detach().to(dtype).requires_grad_()
-    x, offset, weight, bias, mask = tensors.values()
+    for name in tensors:
+        if half in (name, "all"):
+            tensors[name] = tensors[name].detach().to(dtype).requires_grad_()
     with torch.autocast("cpu", dtype):
         y = call(tensors.values(), PLAIN_CONV)
-    cast = (x.to(dtype), offset, weight.to(dtype), bias.to(dtype), mask)
-    expected = call(cast, PLAIN_CONV)
-    assert y.dtype == dtype and torch.equal(y, expected)
-    assert not torch.equal(y, call([t.to(dtype) for t in tensors.values()], PLAIN_CONV))
+    exact = call([t.float() for t in tensors.values()], PLAIN_CONV)
+    assert y.dtype == tensors["input"].dtype and torch.equal(y, exact.to(y.dtype))
+    grad_y = PLAIN_CONV.grad_y(y.dtype)
     gradients, wanted = (
-        torch.autograd.grad(result, list(tensors.values()), PLAIN_CONV.grad_y(dtype)) for result in (y, expected)
+        torch.autograd.grad(result, list(tensors.values()), grad_y.to(result.dtype)) for result in (y, exact)
     )
     assert [g.dtype for g in gradients] == [t.dtype for t in tensors.values()]
     assert all(map(torch.equal, gradients, wanted))
+
+
+def test_autocast_gives_float32_as_torchvision_does():
+    *others, mask = PLAIN_CONV.tensors(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = torchvision.ops.deform_conv2d(*others, **PLAIN_CONV.geometry, mask=mask)
+        actual = deform_conv2d(*others, **PLAIN_CONV.geometry, mask=mask)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)  # and the same dtype
 
 
 def test_autocast_leaves_float64_and_its_absence_alone():
@@ -191,3 +200,53 @@ def test_meta_tensors_give_shape_layout_and_dtype(case):
     assert (y.shape, y.dtype, y.stride()) == (expected.shape, expected.dtype, expected.stride())
     y.backward(torch.empty_like(y))
     assert all(t is None or t.grad.shape == t.shape for t in meta)
+
+
+# ---- TorchScript ----
+
+
+class Scripted(nn.Module):
+    """Has all ways to give the geometry that TorchScript knows."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.padding = (1, 1)
+
+    def forward(self, x: Tensor, offset: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+        return deform_conv2d(x, offset, self.weight, bias, 1, padding=self.padding, dilation=(1, 1), mask=mask)
+
+
+@pytest.mark.parametrize("case", [PLAIN_CONV, replace(PLAIN_CONV, masked=False, biased=False)], ids=["plain", "bare"])
+def test_script(case, tmp_path):
+    x, offset, weight, bias, mask = leaves(case)
+    module = Scripted(weight.detach())
+    torch.jit.script(module).save(tmp_path / "module.pt")
+    scripted = torch.jit.load(tmp_path / "module.pt")
+    given = [t for t in (x, offset, bias, mask) if t is not None]
+    for y, weight in ((module(x, offset, bias, mask), module.weight), (scripted(x, offset, bias, mask), scripted.weight)):
+        assert torch.equal(y, call((x, offset, weight, bias, mask), case))
+        gradients = torch.autograd.grad(y, [*given, weight], case.grad_y())
+        expected = torch.autograd.grad(call((x, offset, weight, bias, mask), case), [*given, weight], case.grad_y())
+        assert all(map(torch.equal, gradients, expected))
+
+
+def test_the_function_itself_is_scripted():
+    scripted = torch.jit.script(deform_conv2d)
+    *others, mask = TINY.tensors()
+    assert torch.equal(scripted(*others, **TINY.geometry, mask=mask), call((*others, mask), TINY))
+    with pytest.raises(RuntimeError, match="offset does not fit"):
+        scripted(*others, padding=3, mask=mask)
+
+
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
+def test_symbolic_integers_are_geometry(name):
+    """What a traced program computes from sizes."""
+    case = PLAIN_CONV
+
+    def op(x, offset, weight):
+        return deform_conv2d(x, offset, weight, **{**case.geometry, name: (x.shape[1] // 6, x.shape[1] // 6)})
+
+    tensors = case.tensors()[:3]
+    traced = torch.fx.experimental.proxy_tensor.make_fx(op, tracing_mode="symbolic")(*tensors)
+    assert torch.equal(traced(*tensors), op(*tensors))

@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from ops import tolerances
 from ops.layouts import LAYOUTS
 from ops.op_cases import LDCN_CASES, PLAIN, LdcnCase
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torchvision.ops import deform_conv2d
 
 from dkic.ops import ldcn, reference
@@ -64,6 +66,8 @@ def test_an_int_serves_for_a_pair():
     expected = ldcn(x, offset, mask, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1))
     assert torch.equal(ldcn(x, offset, mask), expected)
     assert torch.equal(ldcn(x, offset, mask, kernel_size=3, stride=[1, 1], padding=1, dilation=1), expected)
+    one, three = np.int64(1), np.array([3, 3])
+    assert torch.equal(ldcn(x, offset, mask, three, (one, True), one, torch.Size([1, 1])), expected)
 
 
 # ---- Layouts ----
@@ -112,12 +116,23 @@ def test_only_the_gradients_that_are_wanted(wanted):
         assert torch.equal(t.grad, expected[name]) if name in wanted.split() else t.grad is None
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("case", [PLAIN, LdcnCase("one channel", groups=1, depth=1)], ids=str)
-def test_results_are_channels_last(case, layout):
-    tensors = tuple(t.contiguous(memory_format=layout) for t in case.tensors())
-    for t in of_kernel(case, tensors):
-        assert t.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("which", ["none", *NAMES, "all"])
+@pytest.mark.parametrize(
+    "case", [PLAIN, *(case for case in LDCN_CASES if case.name in ("batch 0", "image 1x1", "image 1x17", "one channel"))], ids=str
+)
+def test_results_have_the_memory_format_of_their_tensor(case, which):
+    """y has x's, a gradient its own tensor's."""
+    tensors = tuple(
+        t.contiguous(memory_format=torch.channels_last) if which in ("all", name) else t
+        for name, t in zip(NAMES, case.tensors(), strict=True)
+    )
+    for t, like in zip(of_kernel(case, tensors), (tensors[0], *tensors), strict=True):
+        memory_format = suggest_memory_format(like)
+        assert t.stride() == torch.empty(t.shape).to(memory_format=memory_format, copy=True).stride()
+
+
+def test_the_result_of_a_contiguous_input_can_be_viewed():
+    assert ldcn(*PLAIN.tensors()).view(2, -1).shape == (2, 6 * 7 * 9)
 
 
 # ---- Positions ----

@@ -63,7 +63,7 @@ WRONG = [
     *(
         (dict([(name, wrong)]), TypeError, f"{name} must be an int or a pair (height, width) of ints, and is {wrong!r}")
         for name in PLAIN.geometry
-        for wrong in ((3, 3, 3), (3,), 3.0, (3, 3.0), "same", None)
+        for wrong in ((3, 3, 3), (3,), (), 3.0, (3, 3.0), "same", "33", None, torch.tensor(3.0))
     ),
 ]  # fmt: skip
 
@@ -73,6 +73,7 @@ def test_a_wrong_argument_is_named(changes, exception, message):
     arguments = changed(**changes)
     with pytest.raises(exception) as caught:
         ldcn(**arguments)
+    assert isinstance(caught.value, RuntimeError)  # as deform_conv2d's
     assert str(caught.value) == f"ldcn: {message}"
 
 

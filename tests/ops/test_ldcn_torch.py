@@ -158,3 +158,23 @@ def test_meta_tensors_give_shape_layout_and_dtype(case):
     assert (y.shape, y.dtype, y.stride()) == (expected.shape, expected.dtype, expected.stride())
     y.backward(torch.empty_like(y))
     assert all(t is None or t.grad.shape == t.shape for t in meta)
+
+
+def test_script():
+    x, offset, mask = tensors = [t.requires_grad_() for t in PLAIN.tensors()]
+    scripted = torch.jit.script(ldcn)
+    y, expected = scripted(x, offset, mask, kernel_size=(3, 3), padding=1), ldcn(x, offset, mask)
+    assert torch.equal(y, expected)
+    assert all(map(torch.equal, *(torch.autograd.grad(t, tensors, PLAIN.grad_y()) for t in (y, expected))))
+    assert torch.equal(scripted(x, offset, None), ldcn(x, offset))
+    with pytest.raises(RuntimeError, match="offset does not fit"):
+        scripted(x, offset, mask, kernel_size=2)
+
+
+def test_symbolic_integers_are_geometry():
+    def op(x, offset):
+        return ldcn(x, offset, kernel_size=x.shape[1] // 2, padding=(x.shape[1] // 6, 1))
+
+    tensors = PLAIN.tensors()[:2]
+    traced = torch.fx.experimental.proxy_tensor.make_fx(op, tracing_mode="symbolic")(*tensors)
+    assert torch.equal(traced(*tensors), op(*tensors))

@@ -1,0 +1,25 @@
+"""The memory format of results: that of the tensor which they go with."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+__all__ = ["empty_like_format", "gradient_like", "suggest_memory_format"]
+
+
+def empty_like_format(like: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty tensor of a shape and dtype (None: those of `like`), channels_last where `like` is, else contiguous.
+
+    As `memory_format_of` in csrc/stable_abi.h: a slice of a channels_last tensor is channels_last too; where strides leave it
+    open (one channel, one pixel, no element) the result is contiguous.
+    """
+    shape = like.shape if shape is None else shape
+    memory_format = suggest_memory_format(like)
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+
+
+def gradient_like(t: Tensor, needed: bool) -> Tensor:
+    """An empty tensor for the gradient of t; of no elements where none is needed."""
+    return empty_like_format(t) if needed else t.new_empty((0,))
