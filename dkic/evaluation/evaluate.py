@@ -18,6 +18,7 @@ import click
 
 from dkic.doctor import processor
 from dkic.errors import DkicError
+from dkic.evaluation.judges import ALWAYS, JUDGES, OPTIONAL, load_judges
 from dkic.inputs import one_line
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--weights", type=_FILE, multiple=True, metavar="FILES", help="CompressAI's files of cheng2020 models.")
 @click.option(
     "--allocate-by",
-    type=click.Choice(["lpips", "psnr", "ms_ssim"]),
+    type=click.Choice(list(JUDGES)),
     default="lpips",
     show_default=True,
     help="What each codec's qualities are chosen for at a target.",
@@ -81,7 +82,13 @@ _FILE = click.Path(path_type=Path)
     show_default=True,
     help="The page holds the first so many pictures.",
 )
-@click.option("--lpips-vgg", is_flag=True, help="LPIPS by VGG as well, which takes seconds for a picture.")
+@click.option(
+    "--judges",
+    type=click.Choice([*OPTIONAL, "none"]),
+    multiple=True,
+    metavar="NAMES",
+    help=f"Beside LPIPS, PSNR and MS-SSIM: {', '.join(OPTIONAL)}, or none; each takes seconds for an image.  [default: all]",
+)
 @click.option(
     "--inception", type=_FILE, metavar="FILE", help="Weights of torch-fidelity's Inception, for FID and KID."
 )
@@ -120,7 +127,7 @@ def run(
     anchor: str | None = None,
     crops: Sequence[str] = (),
     page_pictures: int = 6,
-    lpips_vgg: bool = False,
+    judges: Sequence[str] = (),
     inception: Path | None = None,
     threads: int | None = None,
     force: bool = False,
@@ -142,7 +149,6 @@ def run(
     from dkic.evaluation.measure import decode_file, find_pictures, measure
     from dkic.evaluation.report import Evaluation, write_report
     from dkic.evaluation.table import at_target
-    from dkic.losses.lpips import LPIPS
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -154,7 +160,11 @@ def run(
         raise DkicError(f"--anchor {anchor}: must be one of the codecs, {', '.join(names)}")
     given_crops = parse_crops(crops, pictures)
     _make_folder(out, force)
-    networks = {"lpips": LPIPS("alex")} | ({"lpips_vgg": LPIPS("vgg")} if lpips_vgg else {})
+    loaded, judges_left_out = load_judges((*ALWAYS, *_asked(judges, allocate_by)))
+    for judge, why in judges_left_out.items():
+        if judge in (*ALWAYS, *judges, allocate_by):
+            raise DkicError(why)
+        log(f"{JUDGES[judge].label} was left out: {why}")
     bar = partial(tqdm, unit="picture", disable=None, leave=False)
     try:
         originals = (read_picture(path).pixels for path in bar(pictures.values()))
@@ -179,7 +189,7 @@ def run(
         log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(pictures)} pictures")
         try:
             with bar(total=len(pictures)) as shown:
-                own = measure(codec, pictures, out / "files", networks, force, lambda _image, shown=shown: shown.update())
+                own = measure(codec, pictures, out / "files", loaded, force, lambda _image, shown=shown: shown.update())
         except Unavailable as error:
             made.remove(codec)
             leave_out(codec.name, error)
@@ -202,6 +212,7 @@ def run(
         folder=out,
         codecs=made,
         left_out=left_out,
+        judges_left_out=judges_left_out,
         rows=rows,
         cells=cells,
         allocated_by=allocate_by,
@@ -212,6 +223,14 @@ def run(
     )
     write_report(found, page_pictures, force)
     return found
+
+
+def _asked(judges: Sequence[str], allocate_by: str) -> list[str]:
+    """Those of OPTIONAL that are wanted. Raises DkicError."""
+    if "none" in judges and len(judges) > 1:
+        raise DkicError("--judges none: it goes with no other name")
+    wanted = OPTIONAL if not judges else [name for name in OPTIONAL if name in judges]
+    return [name for name in OPTIONAL if name in (*wanted, allocate_by)]
 
 
 def _make_folder(out: Path, force: bool) -> None:

@@ -9,17 +9,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dkic.coding.image_formats import images_in
 from dkic.coding.image_io import read_picture
 from dkic.errors import DkicError
 from dkic.evaluation.codecs import ImageCodec, Unavailable
-from dkic.evaluation.metrics import batch, lpips, ms_ssim, psnr
-from dkic.losses.lpips import LPIPS
+from dkic.evaluation.judges import JUDGES, Compare
+from dkic.evaluation.metrics import batch
 from dkic.output_file import reason, write_atomically
-
-_AT_ONCE = 4_000_000  # pixels that the metrics get in a batch, for the sake of memory
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,8 @@ class Measurement:
     ms_ssim: float
     lpips: float
     lpips_vgg: float
+    dists: float
+    ssimulacra2: float
     encode_seconds: float
     decode_seconds: float
 
@@ -58,7 +57,7 @@ def measure(
     codec: ImageCodec,
     pictures: Mapping[str, Path],
     folder: Path,
-    networks: Mapping[str, LPIPS],
+    judges: Mapping[str, Compare],
     force: bool = False,
     done: Callable[[str], object] = lambda image: None,
 ) -> list[Measurement]:
@@ -67,7 +66,7 @@ def measure(
     Args:
         pictures: as `find_pictures` has them. What they mean is their pixels: ICC profiles are left out.
         folder: gets the files, in a folder of the codec's name.
-        networks: by column, "lpips" and "lpips_vgg"; a column without one is NaN.
+        judges: as `load_judges` returns them; a column without one is NaN.
         done: called after each picture.
 
     Raises:
@@ -89,11 +88,13 @@ def measure(
             result, *took = _coded(codec, pixels, quality, file, force)
             decoded.append(result)
             seconds.append(took)
-        distortions = _distortions(pixels, decoded, networks)
-        for quality, file, distortion, took in zip(codec.qualities, files, distortions, seconds, strict=True):
+        judged = _judged(pixels, decoded, judges)
+        for quality, file, values, (encoding, decoding) in zip(codec.qualities, files, judged, seconds, strict=True):
             size, name = file.stat().st_size, str(file.relative_to(folder))
             bpp = size * 8 / (width * height)
-            found.append(Measurement(codec.name, image, quality, width, height, name, size, bpp, *distortion, *took))
+            of_file = {"codec": codec.name, "image": image, "quality": quality, "width": width, "height": height, "file": name}
+            cost = {"bytes": size, "bpp": bpp, "encode_seconds": encoding, "decode_seconds": decoding}
+            found.append(Measurement(**of_file, **cost, **values))
         done(image)
     return found
 
@@ -131,19 +132,9 @@ def _failing(codec: ImageCodec, file: Path) -> Iterator[None]:
         raise Unavailable(f"{file.name}: {codec.name} failed: {reason(error)}") from error
 
 
-def _distortions(
-    pixels: np.ndarray, decoded: list[np.ndarray], networks: Mapping[str, LPIPS]
-) -> Iterator[tuple[float, float, float, float]]:
-    """PSNR, MS-SSIM and both LPIPS of each decoded picture."""
-    at_once = max(1, _AT_ONCE // (pixels.shape[0] * pixels.shape[1]))
-    for start in range(0, len(decoded), at_once):
-        x_hat = batch(*decoded[start : start + at_once])
-        x = batch(pixels).expand_as(x_hat)
-        columns = [psnr(x, x_hat), ms_ssim(x, x_hat)]
-        for name in ("lpips", "lpips_vgg"):
-            network = networks.get(name)
-            # One by one: "vgg" takes 0.7 GB for each of 768x512, and together they take as long.
-            one_by_one = zip(x.split(1), x_hat.split(1), strict=True)
-            none = torch.full((len(x),), math.nan)
-            columns.append(none if network is None else torch.cat([lpips(*pair, network) for pair in one_by_one]))
-        yield from zip(*(column.tolist() for column in columns), strict=True)
+def _judged(pixels: np.ndarray, decoded: list[np.ndarray], judges: Mapping[str, Compare]) -> Iterator[dict[str, float]]:
+    """Each judge's value of each decoded picture, one by one for the sake of memory: "lpips_vgg" takes 0.7 GB for 768x512."""
+    x = batch(pixels)
+    for own in decoded:
+        x_hat = batch(own)
+        yield {name: judges[name](x, x_hat).item() if name in judges else math.nan for name in JUDGES}

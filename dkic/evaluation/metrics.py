@@ -1,18 +1,22 @@
 """Distortion of decoded pictures against their originals, on 8-bit pixels as everybody reports it, in float32."""
 
+import io
 import math
 
 import numpy as np
 import torch
+from PIL import Image
 from pytorch_msssim import ms_ssim as _ms_ssim
 from torch import Tensor
 
 from dkic.coding.tiles import tile_side
+from dkic.losses.dists import DISTS
 from dkic.losses.lpips import LPIPS
 from dkic.losses.lpips_tiles import lpips_in_tiles
 
 # Five scales of an 11-pixel window need more than 160 pixels along each side.
 MS_SSIM_LEAST_SIDE = 161
+SSIMULACRA2_LEAST_SIDE = 8
 
 
 def batch(*pictures: np.ndarray) -> Tensor:
@@ -58,6 +62,33 @@ def lpips(x: Tensor, x_hat: Tensor, network: LPIPS) -> Tensor:
     if tile := tile_side(*x.shape[2:], None):
         return lpips_in_tiles(network, x, x_hat, tile)
     return network(x.float() / 255, x_hat.float() / 255)
+
+
+@torch.inference_mode()
+def dists(x: Tensor, x_hat: Tensor, network: DISTS) -> Tensor:
+    """DISTS `[N]` of uint8 `[N, 3, H, W]`, at the images' own resolution."""
+    _check(x, x_hat)
+    return network(x.float() / 255, x_hat.float() / 255)
+
+
+def ssimulacra2(x: Tensor, x_hat: Tensor) -> Tensor:
+    """SSIMULACRA2 `[N]` of uint8 `[N, 3, H, W]`, by the package of that name: 100 is equal, 30 low quality, less than 0 very low.
+
+    NaN where a side is below 8 pixels, for which it is not defined. About 2 s for each megapixel.
+    """
+    from ssimulacra2 import compute_ssimulacra2
+
+    _check(x, x_hat)
+    if min(x.shape[2:]) < SSIMULACRA2_LEAST_SIDE:
+        return torch.full((len(x),), math.nan)
+    return torch.tensor([compute_ssimulacra2(_file(a), _file(b)) for a, b in zip(x, x_hat, strict=True)])
+
+
+def _file(x: Tensor) -> io.BytesIO:
+    """An uncompressed image file of uint8 `[3, H, W]`: the package takes no arrays."""
+    file = io.BytesIO()
+    Image.fromarray(x.permute(1, 2, 0).contiguous().cpu().numpy()).save(file, "PPM")
+    return file
 
 
 def _check(x: Tensor, x_hat: Tensor) -> None:

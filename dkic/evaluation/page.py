@@ -13,7 +13,8 @@ from PIL import Image
 
 from dkic.coding.image_io import read_picture
 from dkic.evaluation.codecs import ImageCodec
-from dkic.evaluation.measure import decode_file
+from dkic.evaluation.judges import JUDGES
+from dkic.evaluation.measure import Measurement, decode_file
 from dkic.evaluation.table import Cell, number
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -34,8 +35,7 @@ def compared(
         for cell in cells:
             at = targets.setdefault(f"{cell.target_bpp:g}", {})
             for row in (row for row in cell.chosen if row.image == name):
-                lpips = number(row.lpips, 3) or "none"
-                at[cell.codec] = {"file": row.file, "caption": f"{row.bpp:.3f} / {lpips} / {number(row.psnr, 2)}"}
+                at[cell.codec] = {"file": row.file, "caption": f"{row.bpp:.3f} bpp: {_verdicts(row)}"}
                 if row.file not in shown:
                     kind = _SHOWN_AS_THEY_ARE.get(Path(row.file).suffix)
                     content = (files / row.file).read_bytes() if kind else b""
@@ -56,6 +56,12 @@ def page(data: Mapping[str, Any]) -> str:
 def data_uri(kind: str, content: bytes) -> str:
     """kind: what follows "image/" in the media type."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _verdicts(row: Measurement) -> str:
+    """Each judge's, by name."""
+    shown = ((judge, number(getattr(row, name), judge.digits)) for name, judge in JUDGES.items())
+    return ", ".join(f"{judge.label} {value}" for judge, value in shown if value)
 
 
 def _lossless(pixels: np.ndarray) -> str:

@@ -11,28 +11,32 @@ from PIL import Image
 from dkic.coding.image_io import read_picture
 from dkic.evaluation.codecs import ImageCodec
 from dkic.evaluation.figures import Crop, figure, find_crops, telling_pictures
+from dkic.evaluation.judges import JUDGES
 from dkic.evaluation.measure import Measurement, decode_file
 from dkic.evaluation.page import compared, data_uri, page
 from dkic.evaluation.rate_distortion import bd_lines, chart, curves, measured
-from dkic.evaluation.table import LABELS, Cell, Metric, as_csv, as_latex, markdown, notes, of_a_set, table_lines
+from dkic.evaluation.table import Cell, as_csv, as_latex, markdown, notes, of_a_set, table_lines
 from dkic.output_file import write_atomically
 from dkic.table_file import parquet_bytes
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found. pictures: their files; folder: of the report; left_out: codecs that can't run here, and why;
-    anchor: the codec of `codecs` that BD-rates are against;
-    crops: by picture, those that were asked for, which makes figures of these pictures;
-    about_fid: sentences on what FID and KID are of, or why they were left out."""
+    """What was found.
+
+    pictures: their files. folder: of the report. left_out, judges_left_out: codecs and judges that can't run here, and why.
+    anchor: the codec of `codecs` that BD-rates are against. crops: by picture, those that were asked for, which makes figures of
+    these pictures. about_fid: sentences on what FID and KID are of, or why they were left out.
+    """
 
     pictures: dict[str, Path]
     folder: Path
     codecs: list[ImageCodec]
     left_out: dict[str, str]
+    judges_left_out: dict[str, str]
     rows: list[Measurement]
     cells: list[Cell]
-    allocated_by: Metric
+    allocated_by: str
     anchor: str | None
     crops: dict[str, list[Crop]]
     made_on: str
@@ -89,7 +93,7 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
         "bd": bd,
         "bd_notes": bd_remarks,
         "charts": [
-            {"title": LABELS[metric], "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()
+            {"title": JUDGES[metric].label, "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()
         ],
         "realism": realism,
         "remarks": remarks(found),
@@ -116,9 +120,12 @@ def remarks(found: Evaluation) -> list[str]:
         f"{len(found.pictures)} pictures; {found.made_on}. All numbers are means over the pictures, of files on disk that "
         "were decoded again; sizes are whole files; seconds are this machine's, with the start of a process where a codec "
         "is one.",
-        f"Qualities are chosen picture by picture for the best {LABELS[found.allocated_by]} within the target.",
+        f"Qualities are chosen picture by picture for the best {JUDGES[found.allocated_by].label} within the target.",
         *found.about_fid,
     ]
+    seen = [judge.label for judge in JUDGES.values() if judge.seen]
+    lines.append(f"The losses of the weights that dkic ships contain {' and '.join(seen)}, and no other judge here.")
+    lines += [f"{JUDGES[name].label} was left out: {why}" for name, why in found.judges_left_out.items()]
     lines += [codec.about for codec in found.codecs]
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]
 

@@ -3,21 +3,18 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from dkic.allocation import allocate
 from dkic.errors import DkicError
+from dkic.evaluation.judges import JUDGES
 from dkic.evaluation.measure import Measurement
 from dkic.inputs import one_line
 from dkic.table_file import csv_bytes
 
-Metric = Literal["lpips", "psnr", "ms_ssim"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-LABELS = {"psnr": "PSNR", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "lpips_vgg": "LPIPS (VGG)"}
 OF_A_SET = {"fid": "FID", "kid": "KID"}  # which a picture alone has not
-DIGITS = {"bpp": 3, "psnr": 2, "ms_ssim": 4, "lpips": 3, "lpips_vgg": 3, "fid": 2, "kid": 5}
+_DIGITS = {"bpp": 3, "fid": 2, "kid": 5} | {name: judge.digits for name, judge in JUDGES.items()}
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,8 @@ class Cell:
     ms_ssim: float
     lpips: float
     lpips_vgg: float
+    dists: float
+    ssimulacra2: float
     encode_seconds: float
     decode_seconds: float
     note: str
@@ -42,17 +41,17 @@ class Cell:
     kid: float = math.nan
 
 
-_RATE_AND_QUALITY = ("bpp", "psnr", "ms_ssim", "lpips", "lpips_vgg")
+_RATE_AND_QUALITY = ("bpp", *JUDGES)
 _SECONDS = ("encode_seconds", "decode_seconds")
-_MEANS = _RATE_AND_QUALITY + _SECONDS  # as they follow each other in a cell
+_MEANS = _RATE_AND_QUALITY + _SECONDS
 
 
-def at_target(rows: Sequence[Measurement], target_bpp: float, by: Metric = "lpips") -> Cell:
+def at_target(rows: Sequence[Measurement], target_bpp: float, by: str = "lpips") -> Cell:
     """A quality for each picture, for the least mean LPIPS within a mean of target_bpp: Eq 6 of the paper.
 
     Args:
         rows: of one codec, as `measure` returns them.
-        by: another metric, to be made the best instead.
+        by: another of JUDGES, to be made the best instead.
 
     Raises:
         DkicError: `by` is not defined for one of the pictures.
@@ -64,29 +63,28 @@ def at_target(rows: Sequence[Measurement], target_bpp: float, by: Metric = "lpip
     for row in rows:
         if math.isnan(getattr(row, by)):
             raise DkicError(
-                f"{row.image}: {LABELS[by]} is not there for {row.width}x{row.height}; allocate by another metric"
+                f"{row.image}: {JUDGES[by].label} is not there for {row.width}x{row.height}; allocate by another metric"
             )
     # PSNR is infinite where nothing is lost.
-    distortion = np.array([row.lpips if by == "lpips" else -min(getattr(row, by), 1e3) for row in rows]).reshape(
-        options.shape
-    )
+    sign = -1 if JUDGES[by].higher_is_better else 1
+    distortion = np.array([sign * min(getattr(row, by), 1e3) for row in rows]).reshape(options.shape)
     least = float(rate.min(axis=1).mean())
     if least > target_bpp:
         note = f"{codec} takes {least:.3f} bpp at least, so that lower targets are out of its reach"
-        return Cell(codec, target_bpp, *(math.nan for _ in _MEANS), note, ())
+        return Cell(codec=codec, target_bpp=target_bpp, note=note, chosen=(), **dict.fromkeys(_MEANS, math.nan))
     choice = allocate(rate, distortion, target_bpp, kind="mean_bpp", names=images).choice
     chosen = tuple(options[range(len(images)), choice])
-    means = [float(np.mean([getattr(row, name) for row in chosen])) for name in _MEANS]
+    means = {name: float(np.mean([getattr(row, name) for row in chosen])) for name in _MEANS}
     small = [row.image for row in chosen if math.isnan(row.ms_ssim)]
     note = f"no MS-SSIM: {small[0]} has a side below 161 pixels, for which it is not defined" if small else ""
-    return Cell(codec, target_bpp, *means, note, chosen)
+    return Cell(codec=codec, target_bpp=target_bpp, note=note, chosen=chosen, **means)
 
 
 def table_lines(cells: Sequence[Cell]) -> list[list[str]]:
     """The heads; then a line for each codec, as in the paper, with the mean seconds of encoding and decoding."""
     head = ["codec"]
     for target in _targets(cells):
-        head += [f"{target:g} bpp: actual", "PSNR", "MS-SSIM", "LPIPS", *(OF_A_SET[name] for name in of_a_set(cells))]
+        head += [f"{target:g} bpp: actual", *_heads(cells)]
     return [head + ["encoding, s", "decoding, s"], *_lines(cells)]
 
 
@@ -109,7 +107,7 @@ def as_markdown(cells: Sequence[Cell]) -> str:
 def as_latex(cells: Sequence[Cell]) -> str:
     """The same as a `tabular`, which needs booktabs."""
     targets = _targets(cells)
-    heads = ["Act BPP", "PSNR", "MS-SSIM", "LPIPS", *(OF_A_SET[name] for name in of_a_set(cells))]
+    heads = ["Act BPP", *_heads(cells)]
     n = len(heads)
     groups = "".join(rf" & \multicolumn{{{n}}}{{c}}{{{target:g} bpp}}" for target in targets)
     rules = "".join(rf"\cmidrule(lr){{{2 + n * i}-{1 + n + n * i}}}" for i in range(len(targets)))
@@ -139,19 +137,28 @@ def _targets(cells: Iterable[Cell]) -> list[float]:
     return list(dict.fromkeys(cell.target_bpp for cell in cells))
 
 
+def judged(cells: Iterable[Cell]) -> list[str]:
+    """The judges that there is something of."""
+    return [name for name in JUDGES if any(not math.isnan(getattr(cell, name)) for cell in cells)]
+
+
 def of_a_set(cells: Iterable[Cell]) -> list[str]:
     """Those of FID and KID that there is something of."""
     return [name for name in OF_A_SET if any(not math.isnan(getattr(cell, name)) for cell in cells)]
 
 
+def _heads(cells: Sequence[Cell]) -> list[str]:
+    return [*(JUDGES[name].label for name in judged(cells)), *(OF_A_SET[name] for name in of_a_set(cells))]
+
+
 def _lines(cells: Sequence[Cell]) -> Iterable[list[str]]:
     """Of each codec the fields: its name, the numbers for each target, and the mean seconds of all files chosen."""
-    names = ("bpp", "psnr", "ms_ssim", "lpips", *of_a_set(cells))
+    names = ("bpp", *judged(cells), *of_a_set(cells))
     for codec in dict.fromkeys(cell.codec for cell in cells):
         own = [cell for cell in cells if cell.codec == codec]
         line = [codec]
         for cell in own:
-            line += [number(getattr(cell, name), DIGITS[name]) for name in names]
+            line += [number(getattr(cell, name), _DIGITS[name]) for name in names]
         yield line + [_seconds(own, lambda row: row.encode_seconds), _seconds(own, lambda row: row.decode_seconds)]
 
 

@@ -11,7 +11,7 @@ from dkic.evaluation.measure import Measurement
 def measurement(codec: str = "c", image: str = "a", quality: int = 1, **more: float) -> Measurement:
     fields = dict(
         width=100, height=80, file="f", bytes=100, bpp=0.1, psnr=30.0, ms_ssim=0.9, lpips=0.2, lpips_vgg=math.nan,
-        encode_seconds=1.0, decode_seconds=0.5,
+        dists=math.nan, ssimulacra2=math.nan, encode_seconds=1.0, decode_seconds=0.5,
     )  # fmt: skip
     return Measurement(codec=codec, image=image, quality=quality, **fields | more)
 

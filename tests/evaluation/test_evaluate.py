@@ -11,8 +11,9 @@ from dkic.errors import DkicError
 from dkic.evaluation.classical import by_pillow
 from dkic.evaluation.codecs import Unavailable, make_codec
 from dkic.evaluation.evaluate import evaluate
+from dkic.evaluation.judges import ALWAYS
 from dkic.evaluation.measure import find_pictures, measure
-from dkic.evaluation.metrics import batch, ms_ssim, psnr
+from dkic.evaluation.metrics import batch, ms_ssim, psnr, ssimulacra2
 
 
 def test_the_table_has_a_line_for_each_codec(report):
@@ -21,8 +22,9 @@ def test_the_table_has_a_line_for_each_codec(report):
     assert "| jpeg |" in text and "| dkic:tiny |" in text
     assert "bpg444: left out: there is no bpgenc on PATH" in done.out and "bpg444 was left out: there is no" in text
     assert "LPIPS alone does not reward realism" in text and f"model tiny, levels {qualities} at steps 2, 1, 0, -1" in text
+    assert "losses of the weights that dkic ships contain LPIPS and PSNR, and no other judge here" in text
     assert (out / "table.tex").read_text().startswith(r"\begin{tabular}")
-    assert (out / "bd_rate.md").read_text().startswith("| BD-rate against jpeg, % | PSNR | MS-SSIM | LPIPS |")
+    assert (out / "bd_rate.md").read_text().startswith("| BD-rate against jpeg, % | SSIMULACRA2 | LPIPS | PSNR | MS-SSIM |")
     assert len((out / "table.csv").read_text().splitlines()) == 1 + 2 * 2
 
 
@@ -37,7 +39,7 @@ def test_there_are_figures(report):
 def test_there_are_curves(report):
     out = report.out
     assert sorted(path.name for path in out.glob("rate_distortion_*")) == sorted(
-        f"rate_distortion_{metric}.{suffix}" for metric in ("psnr", "ms_ssim", "lpips") for suffix in ("png", "svg")
+        f"rate_distortion_{judge}.{suffix}" for judge in ("ssimulacra2", *ALWAYS) for suffix in ("png", "svg")
     )
     assert Image.open(out / "rate_distortion_psnr.png").size == (980, 700)
 
@@ -55,6 +57,7 @@ def test_every_number_comes_from_the_files(report):
         assert row["bytes"] == file.stat().st_size and row["bpp"] == row["bytes"] * 8 / (row["width"] * row["height"])
         assert row["psnr"] == pytest.approx(psnr(batch(x), batch(x_hat)).item(), abs=1e-4)
         assert row["ms_ssim"] == pytest.approx(ms_ssim(batch(x), batch(x_hat)).item(), abs=1e-5)
+        assert row["ssimulacra2"] == pytest.approx(ssimulacra2(batch(x), batch(x_hat)).item(), abs=1e-4)
         assert 0 < row["lpips"] < 1 and row["encode_seconds"] > 0 and row["decode_seconds"] > 0
     chosen = parquet.read_table(out / "chosen.parquet").to_pylist()
     for target in (0.4, 1.2):

@@ -19,6 +19,7 @@ from dkic.errors import DkicError
 from dkic.evaluation.codecs import Unavailable
 from dkic.evaluation.fid import PatchMetrics, corners
 from dkic.evaluation.inception import FILE_NAME, cached_weights, load_inception
+from dkic.evaluation.judges import JUDGES
 
 METRICS = ("frechet_inception_distance", "kernel_inception_distance_mean")
 
@@ -111,7 +112,7 @@ def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_p
     wanted = expected(weights, tmp_path / "decoded", tmp_path / "originals", kid_subset_size=count, kid_subsets=1)
     for name, metric in zip(("fid", "kid"), METRICS, strict=True):
         assert float(row[name]) == pytest.approx(wanted[metric], rel=1e-3) and out_of_reach[name] == ""
-    assert list(row)[2:9] == ["bpp", "psnr", "ms_ssim", "lpips", "lpips_vgg", "fid", "kid"]
+    assert list(row)[2:11] == ["bpp", *JUDGES, "fid", "kid"]
 
     text, page, latex = ((out / f"{name}").read_text() for name in ("table.md", "index.html", "table.tex"))
     assert text.splitlines()[0].count("| FID | KID |") == 2 and f"| {float(row['fid']):.2f} | {float(row['kid']):.5f} |" in text

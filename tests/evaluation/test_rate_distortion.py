@@ -16,7 +16,7 @@ VALUES = {
     "psnr": np.array([25.0, 28, 31, 34, 37]),
     "ms_ssim": np.array([0.8, 0.9, 0.95, 0.975, 0.99]),
     "lpips": np.array([0.5, 0.35, 0.2, 0.1, 0.05]),
-    "lpips_vgg": np.full(5, np.nan),
+    **dict.fromkeys(("lpips_vgg", "dists", "ssimulacra2"), np.full(5, np.nan)),
 }
 ANCHOR = Curve("anchor", RATE, VALUES)
 
@@ -66,7 +66,7 @@ def test_what_has_no_bd_rate():
     percent, remark = bd_rate(near, ANCHOR, "psnr")
     assert percent < -70 and remark == "near and anchor share 20% of their range of PSNR"
     lines, remarks = bd_lines([ANCHOR, few, near], "anchor")
-    assert lines[:2] == [["BD-rate against anchor, %", "PSNR", "MS-SSIM", "LPIPS"], ["anchor", "+0.0", "+0.0", "+0.0"]]
+    assert lines[:2] == [["BD-rate against anchor, %", "LPIPS", "PSNR", "MS-SSIM"], ["anchor", "+0.0", "+0.0", "+0.0"]]
     assert lines[2] == ["few", "", "", ""] and "few has 3 of the 4 points of LPIPS in order that are needed" in remarks
 
 
@@ -74,5 +74,5 @@ def test_charts():
     found = [ANCHOR, Curve("dkic:tiny", RATE[:1], {metric: values[:1] for metric, values in VALUES.items()})]
     assert Image.open(io.BytesIO(chart(found, "psnr", "png"))).format == "PNG"
     svg = chart(found, "lpips", "svg").decode()
-    assert "dkic:tiny" in svg and "anchor" in svg and "LPIPS (less is better)" in svg
+    assert "dkic:tiny" in svg and "anchor" in svg and "LPIPS (lower is better)" in svg
     assert svg.encode() == chart(found, "lpips", "svg") != chart(found, "psnr", "svg")

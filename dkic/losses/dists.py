@@ -1,0 +1,98 @@
+"""DISTS (Ding et al. 2020, arXiv 2004.07728): similarity of structure and texture in VGG-16's features."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dkic.errors import DkicError
+from dkic.losses.lpips_backbone import load_backbone
+
+_WIDTHS = (3, 64, 128, 256, 512, 512)  # of the image itself and of the five maps of features
+_STABILITY = 1e-6  # c1 and c2 of equations 5 and 6
+_ROOT_STABILITY = 1e-12
+
+
+class DISTS(nn.Module):
+    """1 - weighted sum of the texture (means) and structure (covariances) similarity of two images' features.
+
+    Values are those of the DISTS-pytorch package at the images' own resolution: nothing is resized. Takes about 0.9 GB for each
+    megapixel.
+
+    Args:
+        backbone: the file of VGG-16's ImageNet weights; None: see `lpips_backbone.load_backbone`.
+
+    Raises:
+        DkicError: no weights, or the DISTS-pytorch package, which has those of the similarities, is not installed.
+    """
+
+    def __init__(self, backbone: str | Path | None = None) -> None:
+        super().__init__()
+        features = load_backbone("vgg", backbone)
+        layers: list[nn.Module] = [_L2Pool() if isinstance(layer, nn.MaxPool2d) else layer for layer in features]
+        ends = [-1, *features.compared]
+        self.stages = nn.ModuleList(nn.Sequential(*layers[a + 1 : b + 1]) for a, b in zip(ends, ends[1:], strict=False))
+        alpha, beta = _similarity_weights()
+        self.register_buffer("alpha", alpha)
+        self.register_buffer("beta", beta)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1))
+
+    def forward(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        """Distances `[N]`, differentiable in both.
+
+        Args:
+            x, x_hat: RGB `[N, 3, H, W]`, floating-point values in [0, 1].
+        """
+        if x.shape != x_hat.shape or x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"x and x_hat must be [N, 3, H, W] of one shape, and are {list(x.shape)} and {list(x_hat.shape)}")
+        for name, t in (("x", x), ("x_hat", x_hat)):
+            if not t.is_floating_point():
+                raise TypeError(f"{name} must be floating-point with values in [0, 1], and is {t.dtype}")
+        similarity = x.new_zeros(len(x))
+        total = self.alpha.sum() + self.beta.sum()
+        weights = zip(self.alpha.split(_WIDTHS), self.beta.split(_WIDTHS), strict=True)
+        a, b = x, x_hat
+        for i, (alpha, beta) in enumerate(weights):
+            if i:
+                a, b = self.stages[i - 1](a), self.stages[i - 1](b)
+            texture, structure = _similarities(a, b)
+            similarity = similarity + (texture @ alpha + structure @ beta) / total
+            if i == 0:
+                a, b = (a - self.mean) / self.std, (b - self.mean) / self.std
+        return 1 - similarity
+
+
+class _L2Pool(nn.Module):
+    """Root of the mean square under a 3x3 Hanning window, every second pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        row = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("window", torch.outer(row, row).reshape(1, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        mean = F.conv2d(x.square(), self.window.expand(channels, 1, 3, 3), stride=2, padding=1, groups=channels)
+        return (mean + _ROOT_STABILITY).sqrt()
+
+
+def _similarities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Texture and structure, `[N, C]` each, of maps `[N, C, h, w]`."""
+    mean_a, mean_b = a.mean((2, 3)), b.mean((2, 3))
+    texture = (2 * mean_a * mean_b + _STABILITY) / (mean_a.square() + mean_b.square() + _STABILITY)
+    a, b = a - mean_a[..., None, None], b - mean_b[..., None, None]
+    variances = a.square().mean((2, 3)) + b.square().mean((2, 3))
+    return texture, (2 * (a * b).mean((2, 3)) + _STABILITY) / (variances + _STABILITY)
+
+
+def _similarity_weights() -> tuple[Tensor, Tensor]:
+    """alpha and beta `[1475]`, fitted by DISTS' authors."""
+    spec = find_spec("DISTS_pytorch")
+    if spec is None or not spec.submodule_search_locations:
+        raise DkicError("DISTS needs the trained weights of the package DISTS-pytorch: python3 -m pip install dists-pytorch")
+    path = Path(spec.submodule_search_locations[0]) / "weights.pt"
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state["alpha"].detach().flatten(), state["beta"].detach().flatten()
