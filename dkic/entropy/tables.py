@@ -100,13 +100,19 @@ class Tables:
     def ideal_bits(self, symbols: np.ndarray, indexes: np.ndarray) -> float:
         """Bits an ideal coder needs for these symbols with these tables, escaped values included.
 
-        symbols: integers of any shape; indexes: the table of each, of that shape. Raises ValueError where the
-        shapes differ or an index has no table.
+        symbols: int32 numbers of any shape; indexes: the table of each, of that shape. Raises ValueError where the
+        shapes differ, a symbol is not an int32 number or an index has no table.
         """
         symbols, indexes = np.asarray(symbols), np.asarray(indexes)
+        for name, numbers in (("symbols", symbols), ("indexes", indexes)):
+            if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
+                raise ValueError(f"{name} must be integers, got {numbers.dtype}")
         if symbols.shape != indexes.shape:
             shapes = f"{symbols.shape} and {indexes.shape}"
             raise ValueError(f"symbols and indexes must have one shape, got {shapes}")
+        if symbols.size and not _INT32.min <= int(symbols.min()) <= int(symbols.max()) <= _INT32.max:
+            bounds = f"{symbols.min()} ... {symbols.max()}"
+            raise ValueError(f"symbols must be in {_INT32.min} ... {_INT32.max}, got {bounds}")
         if indexes.size and not 0 <= int(indexes.min()) <= int(indexes.max()) < len(self):
             bounds = f"{indexes.min()} ... {indexes.max()}"
             raise ValueError(f"indexes must be in 0 ... {len(self) - 1}, got {bounds}")
@@ -175,15 +181,16 @@ def _check(frequencies: np.ndarray, length: np.ndarray, offset: np.ndarray) -> N
 def integer_frequencies(pmf: np.ndarray) -> np.ndarray:
     """Frequencies that code `pmf` in close to the fewest bits: int32 `[n]`, each >= 1, with the sum 2**16.
 
-    pmf: finite, non-negative float64 `[n]`, n <= 65536, with a positive sum; it is normalised. Each entry is
+    pmf: finite, non-negative float64 `[n]`, n <= 65536, one of them positive; it is normalised. Each entry is
     rounded; then, while the sum is wrong, one is taken from (or given to) the entry where that costs the
     least (or saves the most) bits, the first of equals. Raises ValueError.
     """
     pmf = np.asarray(pmf, dtype=np.float64)
     if pmf.ndim != 1 or not 1 <= pmf.size <= MAX_LENGTH:
         raise ValueError(f"pmf must have one dimension of 1 to {MAX_LENGTH} entries, got shape {pmf.shape}")
-    if not np.isfinite(pmf).all() or pmf.min() < 0 or pmf.sum() <= 0:
+    if not np.isfinite(pmf).all() or pmf.min() < 0 or pmf.max() == 0:
         raise ValueError("pmf must be finite and non-negative, with a positive sum")
+    pmf = np.ldexp(pmf, -np.frexp(pmf.max())[1])  # exact; the sum of what is given may overflow
     pmf = pmf / pmf.sum()
     frequencies = np.maximum(1, np.rint(pmf * FREQUENCY_SUM)).astype(np.int64)
     excess = int(frequencies.sum()) - FREQUENCY_SUM
@@ -214,7 +221,7 @@ def tables_from_pmf(pmfs: Sequence[np.ndarray], offsets: Sequence[int]) -> Table
         counts = f"{len(pmfs)} and {len(offsets)}"
         raise ValueError(f"pmfs and offsets must be as many, 1 to {MAX_TABLES}, got {counts}")
     for offset in offsets:
-        if not _INT32.min <= offset <= _INT32.max:
+        if not (_INT32.min <= offset <= _INT32.max and offset == int(offset)):
             raise ValueError(f"offsets must be int32, got {offset}")
     rows = [integer_frequencies(pmf) for pmf in pmfs]
     frequencies = np.zeros((len(rows), max(map(len, rows))), dtype=np.int32)
@@ -227,11 +234,14 @@ def gaussian_pmf(scale: float, half_width: int) -> np.ndarray:
     """Probabilities of -half_width ... half_width under a zero-mean Gaussian, then that of all other integers.
 
     Each is a difference of complementary error functions taken on its own side of 0, so it keeps its relative
-    precision far out. float64 `[2 * half_width + 2]`.
+    precision far out. float64 `[2 * half_width + 2]`. Raises ValueError: scale is not above 0, half_width is negative.
     """
+    if not scale > 0 or half_width < 0:
+        raise ValueError(f"scale must be above 0 and half_width at least 0, got {scale} and {half_width}")
     upper = np.array([math.erfc((v + 0.5) / (scale * math.sqrt(2))) for v in range(half_width + 1)])
     side = (upper[:-1] - upper[1:]) / 2
-    return np.concatenate([side[::-1], [1 - upper[0]], side, upper[-1:]])
+    centre = math.erf(0.5 / (scale * math.sqrt(2)))  # 1 - upper[0] would cancel at a large scale
+    return np.concatenate([side[::-1], [centre], side, upper[-1:]])
 
 
 # A table ends where a symbol's probability falls below this part of 2**-16: a symbol in the table takes up

@@ -60,6 +60,14 @@ def test_frequencies_at_the_limits():
     assert skewed[0] == 2 and skewed.sum() == 65536
 
 
+@pytest.mark.parametrize("size", [5e-324, 1e-310, 1.0, 1e308, np.finfo(np.float64).max])
+def test_frequencies_do_not_depend_on_the_size_of_a_pmf(size):
+    """Whose sum may exceed float64, or whose numbers may be subnormal."""
+    np.testing.assert_array_equal(integer_frequencies(np.full(2, size)), [32768, 32768])
+    np.testing.assert_array_equal(integer_frequencies(np.full(1000, size)).max(), 66)
+    np.testing.assert_array_equal(integer_frequencies(np.array([size, 0.0])), [65535, 1])
+
+
 def test_wrong_pmf():
     for shape in ((2, 2), (0,), (65537,)):
         with pytest.raises(ValueError, match="pmf must have one dimension"):
@@ -74,7 +82,7 @@ def test_tables_from_pmf():
     np.testing.assert_array_equal(tables.frequencies, [[32768, 16384, 16384], [65536, 0, 0]])
     np.testing.assert_array_equal(tables.length, [3, 1])
     np.testing.assert_array_equal(tables.offset, [-7, 3])
-    for count, offsets in ((0, []), (1, [0, 1]), (257, [0] * 257), (1, [2**31])):
+    for count, offsets in ((0, []), (1, [0, 1]), (257, [0] * 257), (1, [2**31]), (1, [0.5]), (1, [math.nan])):
         with pytest.raises(ValueError, match="offsets must be"):
             tables_from_pmf([np.ones(2)] * count, offsets)
 
@@ -92,6 +100,20 @@ def test_gaussian_pmf_is_exact_in_the_tails(scale):
             for number in (half_width - v, half_width + v):
                 assert abs(pmf[number] - exact) <= 1e-11 * exact + 1e-300
         assert abs(pmf[-1] - 2 * upper(half_width + 0.5)) <= 1e-11 * pmf[-1] + 1e-300
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e6, 1e12, 1e300, math.inf])
+def test_gaussian_pmf_of_extreme_scales(scale):
+    pmf = gaussian_pmf(scale, 3)
+    assert pmf.min() >= 0 and pmf.sum() == pytest.approx(1)
+    expected = 1.0 if scale < 1 else 1 / (scale * math.sqrt(2 * math.pi))
+    assert pmf[3] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("scale", "half_width"), [(0.0, 3), (-1.0, 3), (math.nan, 3), (1.0, -1)])
+def test_wrong_gaussian_pmf(scale, half_width):
+    with pytest.raises(ValueError, match="scale must be above 0 and half_width at least 0"):
+        gaussian_pmf(scale, half_width)
 
 
 def test_gaussian_tables():
@@ -145,9 +167,19 @@ def test_escape_order():
 
 def test_ideal_bits_refuses():
     with pytest.raises(ValueError, match="one shape"):
-        GAUSSIAN.ideal_bits(np.zeros(3), np.zeros(2, np.uint8))
+        GAUSSIAN.ideal_bits(np.zeros(3, int), np.zeros(2, np.uint8))
     with pytest.raises(ValueError, match=r"indexes must be in 0 \.\.\. 63, got 0 \.\.\. 64"):
         GAUSSIAN.ideal_bits(np.zeros(2, np.int32), np.array([0, 64]))
+    for symbols, message in (
+        (np.array([0, 2**31]), "symbols must be in"),
+        (np.array([0, -(2**62)]), "symbols must be in"),
+        (np.array([0, 2**63], np.uint64), "symbols must be in"),
+        (np.array([0.5, math.nan]), "symbols must be integers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GAUSSIAN.ideal_bits(symbols, np.zeros(2, np.uint8))
+    with pytest.raises(ValueError, match="indexes must be integers"):
+        GAUSSIAN.ideal_bits(np.zeros(2, np.int32), np.array([0.0, 0.5]))
 
 
 def test_concat_and_arrays():

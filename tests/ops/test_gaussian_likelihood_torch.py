@@ -36,7 +36,8 @@ def test_gradcheck(quantize, reduction):
 @pytest.mark.parametrize("case", FEW, ids=str)
 def test_opcheck(case, dtype):
     tensors = [t if t is None else t.requires_grad_() for t in case.tensors(dtype)]
-    for noise, seed, rounded in ((None, torch.tensor(3), False), (case.noise(dtype), None, False), (None, None, True)):
+    modes = ((None, torch.tensor(3), False), (case.noise(dtype), None, False), (None, None, True), (None, None, False))
+    for noise, seed, rounded in modes:
         for by_sample in (False, True):
             arguments = (*tensors, noise, seed, rounded, 0.11, by_sample, True, True)
             torch.library.opcheck(torch.ops.dkic.gaussian_likelihood.default, arguments, **tolerances.OPCHECK[dtype])
@@ -47,6 +48,14 @@ def test_opcheck(case, dtype):
         for wanted in ((True, True, case.has_mean), (True, False, False), (False, True, False)):
             arguments = (case.gradients("none", dtype)[0], grad_bits, *maps, scale, 0.11, *wanted)
             torch.library.opcheck(torch.ops.dkic.gaussian_likelihood_backward.default, arguments)
+
+
+@pytest.mark.parametrize("wanted", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_opcheck_of_the_derivatives_that_are_wanted(rounded, wanted):
+    y, scale, mean = TINY.tensors()
+    arguments = (y.requires_grad_(wanted[0]), scale.requires_grad_(wanted[1]), mean, None, None, rounded, 0.11, False, *wanted)
+    torch.library.opcheck(torch.ops.dkic.gaussian_likelihood.default, arguments)
 
 
 def outcome(call, tensors, choice: dict) -> list[Tensor]:
