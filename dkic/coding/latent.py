@@ -131,7 +131,8 @@ def _flat(symbols: Tensor) -> Tensor:
 def _z_indexes(shape: tuple[int, ...] | torch.Size) -> Tensor:
     """Channel c of z has table 64 + c."""
     _, c, h, w = shape
-    return torch.arange(SCALE_INDEX_MAX + 1, SCALE_INDEX_MAX + 1 + c).to(torch.uint8).repeat_interleave(h * w)
+    tables = torch.arange(SCALE_INDEX_MAX + 1, SCALE_INDEX_MAX + 1 + c, dtype=torch.uint8, device="cpu")
+    return tables.repeat_interleave(h * w)
 
 
 def _crc(symbols: Tensor, crc: int) -> int:

@@ -18,7 +18,7 @@ def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor,
     x = _padded(x)
     height, width = (side // LATENT_STRIDE for side in x.shape[-2:])
     channels = level.model.config.latent_channels
-    y = torch.empty((1, channels, height, width), device=device, memory_format=torch.channels_last)
+    y = torch.empty((1, channels, height, width), dtype=torch.float32, device=device, memory_format=torch.channels_last)
 
     def write(part: Tensor, top: int, left: int) -> None:
         y[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part
@@ -34,7 +34,7 @@ def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor,
 
 def synthesise(y_hat: Tensor, height: int, width: int, level: Weights, tile: int | None = None) -> Tensor:
     """y_hat `[1, M, h, w]` of a picture of that size -> the picture `[1, 3, height, width]`, uint8, channels_last."""
-    picture = torch.empty((1, 3, height, width), dtype=torch.uint8, memory_format=torch.channels_last)
+    picture = torch.empty((1, 3, height, width), dtype=torch.uint8, device="cpu", memory_format=torch.channels_last)
 
     def write(part: Tensor, top: int, left: int) -> None:
         part = part[..., : height - top, : width - left]  # without the padding
@@ -50,5 +50,5 @@ def synthesise(y_hat: Tensor, height: int, width: int, level: Weights, tile: int
 def _padded(x: Tensor) -> Tensor:
     """To a multiple of 64 by repeating the last row and column, which costs few bits and shows no edge."""
     h, w = x.shape[-2:]
-    rows, columns = (torch.arange(side + -side % SIZE_MULTIPLE).clamp_max(side - 1) for side in (h, w))
+    rows, columns = (torch.arange(side + -side % SIZE_MULTIPLE, device=x.device).clamp_max(side - 1) for side in (h, w))
     return x if len(rows) == h and len(columns) == w else x[..., rows[:, None], columns]

@@ -13,7 +13,7 @@ A layer has three states:
     frozen   integers alone, as a weights file has them; see `freeze`, and `thaw` for the way back
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -48,11 +48,12 @@ class Step(nn.Module):
 
     size: Tensor
 
-    def __init__(self, channels: int, size: float | Tensor | None = None, each: bool = False) -> None:
+    def __init__(self, channels: int, size: float | Sequence[float] | None = None, each: bool = False) -> None:
         super().__init__()
         self.channels, self.given = channels, size is not None
         # A size that is given belongs to the architecture, and not into a file.
-        start = torch.zeros(channels if each else 1) if size is None else torch.as_tensor(size).float().reshape(-1)
+        # float32 whatever torch's default is: the network's integers follow from it.
+        start = torch.tensor([0.0] * (channels if each else 1) if size is None else size, dtype=torch.float32).reshape(-1)
         self.register_buffer("size", start, persistent=not self.given)
         self._peaks: list[Tensor] | None = None
 
@@ -109,7 +110,7 @@ class Entry(Step):
         self.size.copy_(1 / (frozen.multiplier * MEAN_STEPS).clamp_min(1e-12))
 
     def room(self) -> dict[str, Tensor]:
-        return {"multiplier": torch.empty(self.channels, device="meta")}
+        return {"multiplier": torch.empty(self.channels, dtype=torch.float32, device="meta")}
 
     def check(self) -> None:
         check_multiplier(self.multiplier)
@@ -207,7 +208,7 @@ class ExactConv2d(nn.Conv2d):
         return {
             "weight": torch.empty(shape, dtype=torch.int8, device="meta"),
             "bias": torch.empty(self.out_channels, dtype=torch.int32, device="meta"),
-            "multiplier": torch.empty(self.out_channels, device="meta"),
+            "multiplier": torch.empty(self.out_channels, dtype=torch.float32, device="meta"),
         }
 
     def check(self) -> None:

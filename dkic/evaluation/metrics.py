@@ -45,8 +45,9 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
     """
     _check(x, x_hat)
     if min(x.shape[2:]) < MS_SSIM_LEAST_SIDE:
-        return torch.full((len(x),), math.nan)
-    return _ms_ssim(x.float(), x_hat.float(), data_range=255, size_average=False)
+        return torch.full((len(x),), math.nan, dtype=torch.float32, device=x.device)
+    with torch.device(x.device):  # pytorch-msssim makes its window on torch's default device
+        return _ms_ssim(x.float(), x_hat.float(), data_range=255, size_average=False)
 
 
 @torch.inference_mode()
@@ -58,7 +59,7 @@ def lpips(x: Tensor, x_hat: Tensor, network: LPIPS) -> Tensor:
     """
     _check(x, x_hat)
     if min(x.shape[2:]) < network.backbone.least_side:
-        return torch.full((len(x),), math.nan)
+        return torch.full((len(x),), math.nan, dtype=torch.float32, device=x.device)
     if tile := tile_side(*x.shape[2:], None):
         return lpips_in_tiles(network, x, x_hat, tile)
     return network(x.float() / 255, x_hat.float() / 255)
@@ -80,8 +81,9 @@ def ssimulacra2(x: Tensor, x_hat: Tensor) -> Tensor:
 
     _check(x, x_hat)
     if min(x.shape[2:]) < SSIMULACRA2_LEAST_SIDE:
-        return torch.full((len(x),), math.nan)
-    return torch.tensor([compute_ssimulacra2(_file(a), _file(b)) for a, b in zip(x, x_hat, strict=True)])
+        return torch.full((len(x),), math.nan, dtype=torch.float32, device=x.device)
+    values = [compute_ssimulacra2(_file(a), _file(b)) for a, b in zip(x, x_hat, strict=True)]
+    return torch.tensor(values, dtype=torch.float32, device=x.device)
 
 
 def _file(x: Tensor) -> io.BytesIO:

@@ -13,6 +13,7 @@ from dkic.losses.lpips_backbone import load_backbone
 _WIDTHS = (3, 64, 128, 256, 512, 512)  # of the image itself and of the five maps of features
 _STABILITY = 1e-6  # c1 and c2 of equations 5 and 6
 _ROOT_STABILITY = 1e-12
+_EXACTLY = {"dtype": torch.float32, "device": torch.device("cpu")}  # whatever torch's defaults are
 
 
 class DISTS(nn.Module):
@@ -37,8 +38,8 @@ class DISTS(nn.Module):
         alpha, beta = _similarity_weights()
         self.register_buffer("alpha", alpha)
         self.register_buffer("beta", beta)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1))
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406], **_EXACTLY).reshape(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225], **_EXACTLY).reshape(3, 1, 1))
 
     def forward(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """Distances `[N]`, differentiable in both.
@@ -70,7 +71,7 @@ class _L2Pool(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        row = torch.tensor([0.25, 0.5, 0.25])
+        row = torch.tensor([0.25, 0.5, 0.25], **_EXACTLY)
         self.register_buffer("window", torch.outer(row, row).reshape(1, 1, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:

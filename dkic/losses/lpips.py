@@ -39,8 +39,8 @@ class LPIPS(nn.Module):
         for i, head in enumerate(_heads(net)):
             self.register_buffer(f"head_{i}", head)
         # That of inputs in [-1, 1]; from [0, 1] it is twice the input, less one.
-        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).reshape(3, 1, 1))
-        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).reshape(3, 1, 1))
+        for name, numbers in (("shift", [-0.030, -0.088, -0.188]), ("scale", [0.458, 0.448, 0.450])):
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32, device="cpu").reshape(3, 1, 1))
 
     def forward(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """Distances `[N]`, differentiable in both.

@@ -101,7 +101,8 @@ def cached_backbone(net: Net) -> Path:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            with torch.device("cpu"):  # safetensors reads to torch's default device
+                return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise ValueError("other contents")

@@ -52,7 +52,7 @@ def lpips_in_tiles(network: LPIPS, x: Tensor, x_hat: Tensor, tile: int) -> Tenso
     distances = []
     for pair in zip(x, x_hat, strict=True):
         maps = [_of_tile(network, pair, *tile) for tile in tiles]  # sum and positions of each
-        sums, positions = torch.tensor(maps, dtype=torch.float64).sum(0).unbind(1)
+        sums, positions = torch.tensor(maps, dtype=torch.float64, device="cpu").sum(0).unbind(1)
         distances.append((sums / positions).sum())
     return torch.stack(distances).to(x.device, torch.float32)
 

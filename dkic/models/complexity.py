@@ -30,7 +30,8 @@ def _macs(module: nn.Module, output: Tensor) -> int:
 
 def complexity(config: ModelConfig) -> Complexity:
     """Counts on a real forward pass, with hooks; nothing is estimated from formulas of the architecture."""
-    model = DKIC(config)
+    with torch.device("cpu"):
+        model = DKIC(config).float()
     counted = dict.fromkeys(("g_a", "g_s", "h_a", "h_s", "context"), 0)
     for part in counted:
         for module in getattr(model, part).modules():
@@ -42,7 +43,7 @@ def complexity(config: ModelConfig) -> Complexity:
                 module.register_forward_hook(count)
     side = 256
     with torch.no_grad():
-        model(torch.zeros(1, 3, side, side))
+        model(torch.zeros(1, 3, side, side, dtype=torch.float32, device="cpu"))
     per_pixel = {part: n / side**2 / 1000 for part, n in counted.items()}
     shared = per_pixel["h_s"] + per_pixel["context"]
     encode = per_pixel["g_a"] + per_pixel["h_a"] + shared

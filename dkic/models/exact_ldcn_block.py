@@ -31,8 +31,7 @@ class ExactLDCNBlock(LDCNBlock):
     def _convolutions(self, channels: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]:
         (step,) = self._step
         self.value_step, self.depthwise_step, self.aggregate_step = (Step(channels) for _ in range(3))
-        sizes = torch.tensor([1 / OFFSET_STEPS, 1 / _LOGIT_STEPS]).repeat_interleave(torch.tensor([2, 1]) * self.taps)
-        self.control_step = Step(self.taps * 3, sizes)
+        self.control_step = Step(self.taps * 3, [1 / OFFSET_STEPS] * (2 * self.taps) + [1 / _LOGIT_STEPS] * self.taps)
         value = ExactConv2d(channels, channels, 1, inputs=[step], outputs=self.value_step)
         depthwise = ExactConv2d(channels, channels, 3, 1, 1, inputs=[step], outputs=self.depthwise_step, groups=channels)
         control = ExactConv2d(
@@ -42,7 +41,7 @@ class ExactLDCNBlock(LDCNBlock):
 
     def integers(self) -> dict[str, Tensor]:
         """What it holds beside its layers once it is frozen: the masks of all logits, and a multiplier."""
-        logits = torch.arange(-_LOGIT_MAX, _LOGIT_MAX + 1, device=self.value_step.size.device)
+        logits = torch.arange(-_LOGIT_MAX, _LOGIT_MAX + 1, dtype=torch.float32, device=self.value_step.size.device)
         return {"mask_table": _mask_of(logits), "aggregate_multiplier": self._aggregate_multiplier()}
 
     def take(self, frozen: "ExactLDCNBlock") -> None:
@@ -52,7 +51,7 @@ class ExactLDCNBlock(LDCNBlock):
 
     def room(self) -> dict[str, Tensor]:
         table = torch.empty(2 * _LOGIT_MAX + 1, dtype=torch.uint8, device="meta")
-        return {"mask_table": table, "aggregate_multiplier": torch.empty(1, device="meta")}
+        return {"mask_table": table, "aggregate_multiplier": torch.empty(1, dtype=torch.float32, device="meta")}
 
     def check(self) -> None:
         check_multiplier(self.aggregate_multiplier)

@@ -94,7 +94,8 @@ class FactorizedPrior(nn.Module):
     def probability(self, z: Tensor) -> Tensor:
         """P(z - 1/2 < Z <= z + 1/2) for z `[channels, 1, n]`, exact on both tails."""
         lower, upper = self.logits(z - 0.5), self.logits(z + 0.5)
-        sign = torch.where(lower + upper > 0, -1.0, 1.0).detach()  # on the upper tail, the difference of the complements
+        sign = (lower + upper).detach()
+        sign = torch.where(sign > 0, -torch.ones_like(sign), 1)  # on the upper tail, the difference of the complements
         return (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
 
     def bits(self, z: Tensor) -> Tensor:
@@ -105,22 +106,25 @@ class FactorizedPrior(nn.Module):
 
     def learn(self, tables: Tables, steps: int = 200) -> None:
         """Becomes the density that integer tables, one a channel, were made of, nearly: for those of which no other is left."""
-        columns = torch.arange(tables.frequencies.shape[1])
-        offset, length, frequencies = (torch.tensor(array) for array in (tables.offset, tables.length, tables.frequencies))
+        like = self.biases[0]
+        columns = torch.arange(tables.frequencies.shape[1], device=like.device)
+        offset, length, frequencies = (
+            torch.tensor(array, device=like.device) for array in (tables.offset, tables.length, tables.frequencies)
+        )
         symbols = offset[:, None] + columns
-        pmf = frequencies * (columns < length[:, None] - 1) / FREQUENCY_SUM  # the last is all others together
+        pmf = (frequencies * (columns < length[:, None] - 1)).to(like.dtype) / FREQUENCY_SUM  # the last is all others together
         optimizer = torch.optim.Adam(self.parameters(), 0.05)
         for _ in range(steps):
             optimizer.zero_grad()
-            bits = -torch.log2(self.probability(symbols[:, None].float()).squeeze(1).clamp_min(1e-9))
+            bits = -torch.log2(self.probability(symbols[:, None].to(like.dtype)).squeeze(1).clamp_min(1e-9))
             (pmf * bits).sum().backward()
             optimizer.step()
 
     @torch.no_grad()
     def tables(self, reach: int = 1024) -> Tables:
         """The density as integer tables, one a channel. Symbols beyond -reach ... reach, or rarer than 2^-18, are escapes."""
-        prior = copy.deepcopy(self).double()
-        grid = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        prior = copy.deepcopy(self).to("cpu", torch.float64)
+        grid = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu")
         pmfs = prior.probability(grid.expand(self.channels, 1, -1)).squeeze(1).numpy()
         kept, offsets = [], []
         for pmf in pmfs:

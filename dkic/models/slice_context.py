@@ -58,8 +58,7 @@ class PassContext(nn.Module):
         super().__init__()
         self.spatial = None if first else ExactConv2d(spec.channels, width, 5, 2, inputs=[entry], outputs=features)
         self.hidden = Step(width)
-        sizes = torch.tensor([1 / MEAN_STEPS, 1 / INDEX_STEP]).repeat_interleave(spec.channels)
-        self.results = Step(spec.channels * 2, sizes)
+        self.results = Step(spec.channels * 2, [1 / MEAN_STEPS] * spec.channels + [1 / INDEX_STEP] * spec.channels)
         self.parameters_of = nn.Sequential(
             nn.ReLU(),
             ExactConv2d(width, width, 1, inputs=[features], outputs=self.hidden, relu=True),

@@ -1,6 +1,7 @@
 """From a weights file, whose entropy networks are integers, back to a float model to train on."""
 
 import numpy as np
+import torch
 
 from dkic.entropy.exact_network import thaw
 from dkic.entropy.quantization import Arithmetic
@@ -11,7 +12,9 @@ from dkic.models.weights_file import Weights
 
 def trainable(weights: Weights) -> DKIC:
     """A float32 model that does what `weights` does, nearly: its means and scales are no longer rounded."""
-    theirs, model = weights.model, DKIC(weights.model.config)
+    theirs = weights.model
+    with torch.device("cpu"):
+        model = DKIC(theirs.config).float()
     for part in ("g_a", "g_s", "h_a", "h_s", "context"):
         if weights.arithmetic == Arithmetic.EXACT and part in ("h_s", "context"):
             continue

@@ -105,7 +105,7 @@ def load_weights(path: str | Path) -> Weights:
     """Read a weights file. Raises DkicError where it can't be read, or is not one."""
     path = Path(path)
     try:
-        with safe_open(path, "pt") as file:
+        with torch.device("cpu"), safe_open(path, "pt") as file:  # safetensors reads to torch's default device
             head = json.loads((file.metadata() or {}).get("dkic", "null"))
             if not isinstance(head, dict) or head.get("format") not in FORMATS:
                 raise DkicError(f"not dkic weights of format {' or '.join(map(str, FORMATS))}")
@@ -169,20 +169,22 @@ def _room_in_int8(room: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What a file holds of weights of the transforms that it has steps of."""
     if wrong := [name for name, t in room.items() if t.ndim != 4 or not t.is_floating_point()]:
         raise DkicError(f"it has steps of {wrong[0]}, which is no weight of the transforms")
-    steps = {_STEPS + name: torch.empty(len(t), device="meta") for name, t in room.items()}
+    steps = {_STEPS + name: torch.empty(len(t), dtype=torch.float32, device="meta") for name, t in room.items()}
     # By its shape: of a tensor on the meta device empty_like imports torch's compiler, which takes 0.5 s.
     return steps | {name: torch.empty(t.shape, dtype=torch.int8, device="meta") for name, t in room.items()}
 
 
 class _LayersWithoutMemory(TorchFunctionMode):
-    """Makes layers' parameters on the meta device; the small prior, which no file holds, is made as ever.
+    """Makes layers' parameters in float32 on the meta device; the small prior, which no file holds, is made as ever.
 
     Under torch.device("meta") the prior's arithmetic would import torch's compiler, and loading take 3 s longer.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return function(*args, **kwargs | {"device": "meta"} if function is torch.empty else kwargs)
+        if function is torch.empty:
+            kwargs = {**kwargs, "dtype": kwargs.get("dtype") or torch.float32, "device": "meta"}
+        return function(*args, **kwargs)
 
 
 def _check_quality(quality: object) -> None:
@@ -192,6 +194,7 @@ def _check_quality(quality: object) -> None:
 
 def _for_coding(model: DKIC, arithmetic: Arithmetic) -> DKIC:
     model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    model.prior.float()  # which was made in torch's default dtype
     if arithmetic == Arithmetic.FLOAT64:
         # It leaves no rounding differences that would reach the coded grids (quantization.py).
         model.h_s.double()

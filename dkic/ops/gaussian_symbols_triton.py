@@ -26,16 +26,16 @@ def buckets(first: float, last: float, count: int, device: torch.device) -> tupl
     low = math.log(first)
     step = (math.log(last) - low) / (count - 1)
     edges = [math.exp(low + (i + 0.5) * step) for i in range(count - 1)]
-    names = [name >> SHIFT.value for name in torch.tensor(edges, dtype=torch.float64).view(torch.int64).tolist()]
+    names = [name >> SHIFT.value for name in torch.tensor(edges, dtype=torch.float64, device="cpu").view(torch.int64).tolist()]
     if step <= math.log(9 / 8) or names[-1] + 2 - (names[0] - 1) > 1024:
         raise RuntimeError(
             "gaussian_symbols: neighbouring scales must differ by more than a factor of 9/8, over at most 127 octaves"
         )
     edge_of = dict(zip(names, edges, strict=True))
     span = range(names[0] - 1, names[-1] + 2)  # one bucket more at either end, with no edge in it, for all that lies beyond
-    edge = torch.tensor([edge_of.get(name, math.inf) for name in span], dtype=torch.float64)
-    below = torch.tensor([sum(other < name for other in names) for name in span], dtype=torch.uint8)
-    return edge.to(device), below.to(device), span.start
+    edge = torch.tensor([edge_of.get(name, math.inf) for name in span], dtype=torch.float64, device=device)
+    below = torch.tensor([sum(other < name for other in names) for name in span], dtype=torch.uint8, device=device)
+    return edge, below, span.start
 
 
 @triton.jit

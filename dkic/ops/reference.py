@@ -191,8 +191,8 @@ def gaussian_noise(shape: torch.Size | tuple[int, ...], seed: int) -> Tensor:
     Element e (row by row) of sample n is word e // 16 % 4 of the Philox block with counter (e // 64 * 16 + e % 16, n), of 64 bits
     each, the lower word first.
     """
-    n = torch.arange(shape[0]).view(-1, 1)
-    e = torch.arange(math.prod(shape[1:]))
+    n = torch.arange(shape[0], device="cpu").view(-1, 1)
+    e = torch.arange(math.prod(shape[1:]), device="cpu")
     block = e // 64 * 16 + e % 16
     counter = torch.stack(torch.broadcast_tensors(block & _WORD, block >> 32, n & _WORD, n >> 32), -1)
     index = (e // 16 % 4).view(1, -1, 1).expand(shape[0], -1, 1)

@@ -99,8 +99,9 @@ class Run(ABC):
         """Facts of the run, for the weights file."""
 
     def new_model(self) -> DKIC:
-        """A model of the settings' shape, on the CPU."""
-        return DKIC(self.config)
+        """A model of the settings' shape, float32 as the crops are, on the CPU."""
+        with torch.device("cpu"):
+            return DKIC(self.config).float()
 
     def trained(self) -> DKIC:
         """A copy of the model on the CPU, as weights are written of it."""

@@ -87,8 +87,9 @@ class StagedRun(Run):
             **options,
         )
         self.accelerator = accelerator
-        self.discriminator = Discriminator(self.config.latent_channels, recipe.discriminator_width)
-        self.discriminator.to(self.device, memory_format=torch.channels_last)
+        with torch.device("cpu"):
+            self.discriminator = Discriminator(self.config.latent_channels, recipe.discriminator_width)
+        self.discriminator.to(self.device, torch.float32, memory_format=torch.channels_last)
         rate = recipe.learning_rate.values[0]
         self.optimizer = torch.optim.Adam(self.model.parameters(), rate, fused=True)
         self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate, fused=True)
@@ -246,7 +247,7 @@ class StagedRun(Run):
         return model
 
     def any_process(self, flag: bool) -> bool:
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum"))
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), dtype=torch.float32, device=self.device), "sum"))
 
     def all_files(self) -> list[str]:
         return gather_object(self.files)

@@ -65,7 +65,7 @@ def test_markdown():
     lines = as_markdown(CELLS).splitlines()
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 12
     assert lines[2] == "| a_b | 0.075 | 0.363 | 27.67 | 0.9123 | 0.150 | 0.200 | 30.00 | 0.9000 | 2 | 0.26 |"
-    assert lines[3] == "| c |  |  |  |  | 0.090 | 30.00 | 0.9000 | 0.200 | 1 | 0.5 |"
+    assert lines[3] == "| c |  |  |  |  | 0.090 | 0.200 | 30.00 | 0.9000 | 1 | 0.5 |"
     assert lines[5] == "* c takes 0.090 bpp at least, so that lower targets are out of its reach"
 
 
