@@ -4,7 +4,8 @@
 """
 
 # A function takes the name of the module that defines it: `import dkic.ops.ldcn; dkic.ops.ldcn(x, ...)` calls it too.
-from dkic.ops import exact_conv2d, requantize  # noqa: F401, internal: imported to register the fakes of their ops
+# Imported for what they register: rules for torch.vmap, and the fakes of internal ops.
+from dkic.ops import batching, exact_conv2d, requantize  # noqa: F401
 from dkic.ops.backends import set_backend
 from dkic.ops.deform_conv2d import deform_conv2d
 from dkic.ops.gaussian_likelihood import gaussian_likelihood

@@ -5,14 +5,17 @@ import triton.language as tl
 
 
 @triton.jit
-def sample_axis(position, size):
-    """Along one axis: the sample's floor, the fraction towards the next one, which of the two exist, and if it is not at -1."""
+def sample_axis(position, size, EDGE: tl.constexpr):
+    """Along one axis: the sample's floor, the fraction towards the next one, and which of the two lie inside.
+
+    A sample at exactly -1 is outside as a whole. EDGE: then too the next one lies inside, with fraction 0.
+    """
     p = tl.where(position > -2.0, position, -2.0)  # before the conversion to an integer, which is undefined out of range
     p = tl.where(p < size + 1, p, size + 1)
     p = tl.where(position == position, p, 0.0)  # NaN stays in the fraction
     low = tl.floor(p)
     at = low.to(tl.int32)
-    return at, position - low, (at >= 0) & (at < size), (at >= -1) & (at < size - 1), p != -1.0
+    return at, position - low, (at >= 0) & (at < size), (at >= -1) & (at < size - 1) & (EDGE or p > -1.0)
 
 
 @triton.jit
@@ -30,30 +33,29 @@ def pixels_of(tile, pixels, out_size, BLOCK: tl.constexpr, INDEX: tl.constexpr):
 
 @triton.jit
 def tap_of(
-    offset, mask, n, oh, ow, exists, channel, row, column, size, geometry, offset_stride, mask_stride, TYPE: tl.constexpr
-):
-    """A tap of every pixel: (y, x, fy, fx, m, inside, exists); the last two are of the corners (0,0) (0,1) (1,0) (1,1).
+    offset, mask, n, oh, ow, exists, channel, row, column, size, geometry, offset_stride, mask_stride, TYPE: tl.constexpr,
+    EDGE: tl.constexpr = False,
+):  # fmt: skip
+    """A tap of every pixel: (y, x, fy, fx, m, inside), the last of the corners (0,0) (0,1) (1,0) (1,1).
 
-    A position that is exactly -1 has no corner inside, but its gradient is made of those that exist.
     channel: of mask, and half of offset's; geometry: strides, paddings and dilations. Without a corner fractions and m are 0.
+    EDGE: see sample_axis; the gradient of a position at -1 is made of these corners.
     """
     at = offset + n * offset_stride[0] + 2 * channel * offset_stride[1] + oh * offset_stride[2] + ow * offset_stride[3]
     dy = tl.load(at, mask=exists, other=0.0).to(TYPE)
     dx = tl.load(at + offset_stride[1], mask=exists, other=0.0).to(TYPE)
     from_y = oh.to(tl.int32) * geometry[0] - geometry[2] + row * geometry[4]
     from_x = ow.to(tl.int32) * geometry[1] - geometry[3] + column * geometry[5]
-    y, fy, top, bottom, sampled_y = sample_axis(from_y.to(TYPE) + dy, size[0])
-    x, fx, left, right, sampled_x = sample_axis(from_x.to(TYPE) + dx, size[1])
+    y, fy, top, bottom = sample_axis(from_y.to(TYPE) + dy, size[0], EDGE)
+    x, fx, left, right = sample_axis(from_x.to(TYPE) + dx, size[1], EDGE)
     top, bottom = top & exists, bottom & exists
-    corners = (top & left, top & right, bottom & left, bottom & right)
-    sampled = sampled_y & sampled_x
-    inside = (corners[0] & sampled, corners[1] & sampled, corners[2] & sampled, corners[3] & sampled)
+    inside = (top & left, top & right, bottom & left, bottom & right)
     some = (top | bottom) & (left | right)  # else fractions may be infinite
     m = tl.where(some, 1.0, 0.0).to(TYPE)
     if mask is not None:
         at = mask + n * mask_stride[0] + channel * mask_stride[1] + oh * mask_stride[2] + ow * mask_stride[3]
         m = tl.load(at, mask=some, other=0.0).to(TYPE)
-    return y, x, tl.where(some, fy, 0.0), tl.where(some, fx, 0.0), m, inside, corners
+    return y, x, tl.where(some, fy, 0.0), tl.where(some, fx, 0.0), m, inside
 
 
 @triton.jit

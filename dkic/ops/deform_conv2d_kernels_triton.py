@@ -38,7 +38,7 @@ def forward(
         offset_group = first // GROUP_DEPTH
         for tap in range(0, taps):
             row = tap // kernel[1]
-            sy, sx, fy, fx, m, inside, _ = tap_of(
+            sy, sx, fy, fx, m, inside = tap_of(
                 offset, mask, n, oh, ow, exists, (offset_group * taps + tap).to(INDEX), row, tap - row * kernel[1], size,
                 geometry, offset_stride, mask_stride, TYPE,
             )  # fmt: skip
@@ -97,9 +97,10 @@ def backward_samples(
     row = tap // kernel[1]
     p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
     channel = (offset_group * taps + tap).to(INDEX)
-    sy, sx, fy, fx, m, inside, corners = tap_of(
-        offset, mask, n, oh, ow, exists, channel, row, tap - row * kernel[1], size, geometry, offset_stride, mask_stride, TYPE
-    )
+    sy, sx, fy, fx, m, inside = tap_of(
+        offset, mask, n, oh, ow, exists, channel, row, tap - row * kernel[1], size, geometry, offset_stride, mask_stride, TYPE,
+        EDGE=True,
+    )  # fmt: skip
     from_y = n * grad_stride[0] + oh * grad_stride[1] + ow * grad_stride[2]
     dot00 = tl.zeros((BLOCK_P,), TYPE)
     dot01, dot10, dot11 = dot00, dot00, dot00
@@ -121,10 +122,10 @@ def backward_samples(
             c += first
             if grad_offset is not None or grad_mask is not None:
                 at = corners_of(n, sy, sx, x_stride)
-                dot00 += tl.sum(grad * load_corner(x, at[0], corners[0], c, c_exists, TYPE), 1)
-                dot01 += tl.sum(grad * load_corner(x, at[1], corners[1], c, c_exists, TYPE), 1)
-                dot10 += tl.sum(grad * load_corner(x, at[2], corners[2], c, c_exists, TYPE), 1)
-                dot11 += tl.sum(grad * load_corner(x, at[3], corners[3], c, c_exists, TYPE), 1)
+                dot00 += tl.sum(grad * load_corner(x, at[0], inside[0], c, c_exists, TYPE), 1)
+                dot01 += tl.sum(grad * load_corner(x, at[1], inside[1], c, c_exists, TYPE), 1)
+                dot10 += tl.sum(grad * load_corner(x, at[2], inside[2], c, c_exists, TYPE), 1)
+                dot11 += tl.sum(grad * load_corner(x, at[3], inside[3], c, c_exists, TYPE), 1)
             if sums is not None:
                 at = corners_of(n, sy, sx, sum_stride)
                 weights = corner_weights(fy, fx, m, inside)
@@ -141,8 +142,8 @@ def backward_samples(
         tl.store(grad_offset + 2 * number, m * (bottom - top), mask=exists)
         tl.store(grad_offset + 2 * number + 1, m * (right + fy * (dot11 - dot10 - right)), mask=exists)
     if grad_mask is not None:
-        sampled = inside[0] | inside[1] | inside[2] | inside[3]
-        tl.store(grad_mask + number, tl.where(sampled, top + fy * (bottom - top), 0.0), mask=exists)
+        at_edge = ((sy == -1) & (fy == 0.0)) | ((sx == -1) & (fx == 0.0))  # where the sample is 0, whatever the corners are
+        tl.store(grad_mask + number, tl.where(at_edge, 0.0, top + fy * (bottom - top)), mask=exists)
 
 
 @triton.jit
@@ -179,7 +180,7 @@ def backward_weight(
     acc = tl.zeros((BLOCK_O, BLOCK_C), TYPE)
     for tile in range(part * tiles, part * tiles + tiles):
         p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
-        sy, sx, fy, fx, m, inside, _ = tap_of(
+        sy, sx, fy, fx, m, inside = tap_of(
             offset, mask, n, oh, ow, exists, channel, row, tap - row * kernel[1], size, geometry, offset_stride, mask_stride, TYPE
         )
         at = corners_of(n, sy, sx, x_stride)
