@@ -1,8 +1,15 @@
 """`dkic evaluate` on small pictures: a report whose every number can be had again from its files."""
 
+import csv
+import json
+import re
+
 import numpy as np
 import pytest
+from awkward_names import AWKWARD
 from command_line import dkic
+from lpips_weights import need_backbone
+from photographs import crop
 from PIL import Image
 from pyarrow import parquet
 
@@ -14,6 +21,7 @@ from dkic.evaluation.evaluate import evaluate
 from dkic.evaluation.judges import ALWAYS
 from dkic.evaluation.measure import find_pictures, measure
 from dkic.evaluation.metrics import batch, ms_ssim, psnr, ssimulacra2
+from dkic.table_file import name_of
 
 
 def test_the_table_has_a_line_for_each_codec(report):
@@ -69,6 +77,28 @@ def test_a_report_is_not_overwritten_unasked(report):
     out = report.out
     done = dkic("evaluate", report.folder, "--codec", "jpeg", "-o", out)
     assert done.status == 1 and "--force" in done.err and len(done.err.splitlines()) == 1
+
+
+def test_any_file_name_survives(tmp_path):
+    need_backbone("alex")
+    (tmp_path / "images").mkdir()
+    for name in AWKWARD:
+        Image.fromarray(crop(32, 32)).save(tmp_path / "images" / name)
+    done = dkic("evaluate", tmp_path / "images", "--codec", "jpeg", "-t", "9", "-o", tmp_path / "r", "--page-pictures", "20")
+    assert done.status == 0, done.err
+    stems = [name.removesuffix(".png") for name in sorted(AWKWARD)]
+    rows = parquet.read_table(tmp_path / "r/chosen.parquet").to_pylist()
+    assert [name_of(row["image"]) for row in rows] == stems
+    assert all((tmp_path / "r/files" / name_of(row["file"])).stat().st_size == row["bytes"] for row in rows)
+    lines = csv_lines(tmp_path / "r/table.csv")
+    assert len(lines) == 2 and lines[1][-1].startswith(f"no MS-SSIM: {stems[0]} has a side below 161")
+    data = re.search(r'id="data">(.*)</script>', (tmp_path / "r/index.html").read_text())[1]
+    assert list(json.loads(data)["images"]) == stems
+
+
+def csv_lines(path) -> list[list[str]]:
+    with open(path, newline="", errors="surrogateescape") as file:
+        return list(csv.reader(file))
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,9 @@ def test_a_picture_that_kills_every_worker_is_given_up(cluster, model, pictures,
 
 
 def test_what_fails_is_said_as_ever_and_what_is_known_is_not_measured_again(cluster, model, pictures, tmp_path, expected, meter):
-    (tmp_path / "text.png").write_text("this is text\n")
-    given = (tmp_path / "text.png", pictures, tmp_path / "missing.png", *options(model))
+    text = tmp_path / os.fsdecode(b"text\n\xff.png")  # any name travels
+    text.write_text("this is text\n")
+    given = (text, pictures, tmp_path / "missing.png", *options(model))
     here = dkic("measure", *given, "-o", tmp_path / "here.csv")
 
     def before(picture, quality):

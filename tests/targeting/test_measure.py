@@ -5,12 +5,15 @@ import re
 import sys
 
 import pytest
+from awkward_names import AWKWARD
 from command_line import dkic
 from photographs import crop
 from PIL import Image
 from pyarrow import parquet
+from standard_streams import stdin  # noqa: F401 (a fixture)
 from targeting.targeting_cases import LEVELS, RUNGS, SIZES
 
+from dkic.allocation.table import read_table
 from dkic.coding.container import unpack
 
 
@@ -55,6 +58,44 @@ def test_allocate_and_compress_go_on_from_there(model, pictures, tmp_path, decod
     assert found and float(found[1]) <= sum(by_levels) / len(by_levels) * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_any_file_name_survives_from_measuring_to_compressing(model, tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    for name in AWKWARD:
+        Image.fromarray(crop(8, 8)).save(tmp_path / name)
+    result = measure(model, ".", "-o", f"t.{suffix}")
+    assert (result.status, result.err) == (0, "") and len(result.out.splitlines()) == 1
+    assert dkic("allocate", f"t.{suffix}", "--total-bytes", 1e9, "--distortion", "mse", "-o", "plan.csv").status == 0
+    images = read_table(tmp_path / "plan.csv", "mse", need_pixels=False).images
+    assert sorted(images) == sorted(AWKWARD)
+    for arguments in ((), ("-t", 50, "--distortion", "mse", "--force")):
+        result = dkic("compress", "--model", model, *arguments, "--", *images)
+        assert (result.status, result.err) == (0, "")
+        assert len([line for line in result.out.splitlines() if " -> " in line]) == len(AWKWARD)
+    assert sorted(path.stem for path in tmp_path.glob("*.dkic")) == sorted(name.removesuffix(".png") for name in AWKWARD)
+
+
+def test_a_table_passes_through_standard_streams(model, pictures, tmp_path, stdin, capfdbinary):  # noqa: F811
+    assert measure(model, pictures, "-o", tmp_path / "t.csv").status == 0
+    capfdbinary.readouterr()
+    result = measure(model, pictures, "-o", "-")
+    assert (result.status, result.out) == (0, "") and result.err == "/dev/stdout: 9 rows, 3 pictures at quality 1, 2, 5\n"
+    table = capfdbinary.readouterr().out
+    assert table == (tmp_path / "t.csv").read_bytes()
+    budget = ("-t", 1.5, "--distortion", "mse")
+    assert dkic("allocate", tmp_path / "t.csv", *budget, "-o", tmp_path / "plan.csv").status == 0
+    stdin(table)
+    result = dkic("allocate", "-", *budget, "-o", "-")
+    assert (result.status, result.out) == (0, "") and result.err.endswith("plan: /dev/stdout\n")
+    assert capfdbinary.readouterr().out == (tmp_path / "plan.csv").read_bytes()
+
+
+def test_a_stream_is_not_measured(model, pictures, tmp_path, stdin):  # noqa: F811
+    stdin((pictures / "a.png").read_bytes())
+    result = measure(model, "-", "-o", tmp_path / "t.csv")
+    assert result.status == 1 and "/dev/stdin: a stream is read once" in result.err and not (tmp_path / "t.csv").exists()
+
+
 def test_lpips_by_default(model, pictures, tmp_path, alex):
     assert dkic("measure", pictures / "a.png", "-o", tmp_path / "t.csv", "--model", model).status == 0
     assert [0 < float(row["lpips"]) < 2 for row in rows_of(tmp_path / "t.csv")] == [True] * 3
@@ -85,7 +126,6 @@ def test_outputs_that_are_refused(model, pictures, tmp_path, monkeypatch):
         (pictures, tmp_path / "t.txt", "t.txt: the name of a table must end in .csv or .parquet"),
         (pictures, tmp_path / "no" / "t.csv", "does not exist; make it first"),
         (picture, picture, "picture.csv is an input itself"),
-        (b"\xff.png".decode(errors="surrogateescape"), tmp_path / "u.csv", "a table holds no name that is not UTF-8"),
     ):
         result = measure(model, given, "-o", out)
         assert (result.status, result.out) == (2, "") and said in result.err.splitlines()[-1]
