@@ -18,6 +18,11 @@ from standard_streams import replace, stdin  # noqa: F401 (a fixture)
 from dkic.coding.container import unpack
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DKIC_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def folder(tmp_path):
     """images/a.png, images/b.jpg and images/notes.txt."""

@@ -445,5 +445,9 @@ def test_scales_that_are_no_numbers_are_not_decoded_with(levels):
 
 def test_results_are_ordinary_arrays_that_can_be_written_to(codec, demo_file):
     small = codec.compress(crop(16, 16))
-    codec.decompress(small, "torch").requires_grad_(False).add_(1)
-    codec.decompress(small, "numpy")[:] = 0
+    tensor, array = codec.decompress(small, "torch"), codec.decompress(small, "numpy")
+    assert not tensor.is_inference() and torch.equal(tensor.permute(1, 2, 0), torch.from_numpy(array))
+    added = tensor.clone().add_(1)  # modulo 256
+    assert torch.equal(tensor.add_(1), added)
+    array[:] = 0
+    assert not array.any() and torch.equal(tensor, added)  # they share no memory

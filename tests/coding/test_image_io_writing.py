@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from coding.picture_files import SRGB, colours, written
+from permissions import permissions_hold
 from PIL import Image
 
 from dkic.coding.color_profile import is_srgb
@@ -111,10 +112,9 @@ def test_where_nothing_can_be_written(tmp_path, monkeypatch, name, message):
     assert sorted(os.listdir(tmp_path)) == ["file.txt", "folder.png", "socket.png"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_unwritable_directory(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(DkicError, match="can't be written .*Permission denied"):
+    with permissions_hold(), pytest.raises(DkicError, match="can't be written .*Permission denied"):
         write_picture(Picture(colours()), tmp_path / "out.png")
     tmp_path.chmod(0o700)
     assert os.listdir(tmp_path) == []

@@ -68,9 +68,8 @@ def test_what_is_exact_already_is_refused(exported, photos, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_gpu_that_is_not_there_is_refused(trained, photos, tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
+def test_a_gpu_that_is_not_there_is_refused(trained, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = dkic("export", str(trained), str(photos), "-o", str(tmp_path / "x.safetensors"), "--device", "cuda", *QUICK)
     assert result.status == 1 and "--device cuda: torch finds no GPU here" in result.err
     assert list(tmp_path.iterdir()) == []
