@@ -13,6 +13,7 @@ from entropy.exact_models import CONFIG as SMALL
 from lpips_weights import need_backbone
 from ops.op_cases import LATENT, PLAIN, PLAIN_CONV
 from photographs import crop
+from PIL import Image
 from torch import Tensor
 
 import dkic
@@ -27,6 +28,8 @@ from dkic.models.ldcn_block import LDCNBlock
 from dkic.models.trainable import trainable
 from dkic.models.weights_file import load_weights, save_weights
 from dkic.ops import reference
+from dkic.training.photos import PhotoFolder
+from dkic.training.train import Trainer, TrainSettings
 
 DTYPES = [torch.float64, torch.bfloat16, torch.float16]
 
@@ -191,6 +194,16 @@ def test_modules_for_training_follow_the_default(dtype: torch.dtype):
     with torch.device("meta"):
         modules = [LDCNBlock(8, 2), DKIC(SMALL)]
     assert all(t.is_meta for module in modules for t in module.state_dict().values())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_training(dtype: torch.dtype, tmp_path: Path):
+    """In float32, as the crops are."""
+    Image.fromarray(crop(64, 64)).save(tmp_path / "photograph.png")
+    with default_dtype(dtype):
+        trainer = Trainer(TrainSettings("tiny", lambda_=0.0067, steps=1, batch=1, crop=64), PhotoFolder(tmp_path, 64))
+        result = trainer.train_step()
+    assert np.isfinite(result.loss) and all(p.dtype == torch.float32 for p in trainer.trained().parameters())
 
 
 def test_a_model_of_float64_trains():
