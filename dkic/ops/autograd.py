@@ -1,4 +1,4 @@
-"""Autograd of the native ops: reverse mode by their backward ops; what has no derivative raises instead of being zero."""
+"""Autograd of the native ops: reverse mode by their backward ops; all other derivatives raise, none is silently zero."""
 
 from collections.abc import Callable
 
@@ -22,24 +22,17 @@ def register(op: str, backward: Callable, setup_context: Callable) -> None:
     `torch.library.register_autograd` drops tangents without an error: its result has the tangent 0.)
     """
     _register(op, backward, setup_context)
-    _register(f"{op}_backward", _no_second_derivative(op))
-
-
-def refuse(op: str) -> None:
-    """Make every derivative of dkic::`op` raise NotImplementedError: the op is for inference."""
-
-    def backward(ctx, *grads):
-        raise NotImplementedError(f"dkic.ops.{op} has no derivative; call it under torch.no_grad(), or on detached tensors")
-
-    _register(op, backward)
+    _register(f"{op}_backward", _no_second_derivative(op), None)
 
 
 def has_tangent(*tensors: Tensor | None) -> bool:
     """Whether forward-mode differentiation is under way for one of the tensors."""
+    if forward_ad._current_level < 0:
+        return False
     return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
-def refuse_tangents(op: str) -> NotImplementedError:
+def no_forward_mode(op: str) -> NotImplementedError:
     """The error of an op without a forward-mode derivative."""
     return NotImplementedError(
         f"dkic.ops.{op} has no forward-mode derivative (torch.func.jvp, torch.func.jacfwd, dual tensors); "
@@ -54,7 +47,7 @@ def _no_second_derivative(op: str) -> Callable:
     return backward
 
 
-def _register(op: str, backward: Callable, setup_context: Callable | None = None) -> None:
+def _register(op: str, backward: Callable, setup_context: Callable | None) -> None:
     overload = getattr(torch.ops.dkic, op).default
 
     # torch.autograd.Function refuses to run where torch.func has entered the dispatcher already; its base does not.
@@ -75,7 +68,7 @@ def _register(op: str, backward: Callable, setup_context: Callable | None = None
 
         @staticmethod
         def jvp(ctx, *tangents):
-            raise refuse_tangents(op.removesuffix("_backward"))
+            raise no_forward_mode(op.removesuffix("_backward"))
 
     def kernel(keyset, *inputs):
         with enable_single_level_autograd_function():

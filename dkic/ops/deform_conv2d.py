@@ -62,7 +62,7 @@ def deform_conv2d(
     gradient of input is summed by atomics, in any order, but under `torch.use_deterministic_algorithms(True)` by 64-bit integers,
     the same every time; all else is always the same. The result on the CPU does not depend on the number of threads.
 
-    `torch.vmap` folds its dimension into the batch; into groups where it is one of weight, or where gradients of weight or bias
+    `torch.vmap` folds its dimension into the batch; into groups where it is one of weight or bias, or where gradients of these
     are wanted per sample. Forward-mode and second derivatives raise NotImplementedError. `torch.jit.script` compiles calls of
     this function; in them, wrong arguments are a RuntimeError of the native code.
 

@@ -142,8 +142,7 @@ def backward_samples(
         tl.store(grad_offset + 2 * number, m * (bottom - top), mask=exists)
         tl.store(grad_offset + 2 * number + 1, m * (right + fy * (dot11 - dot10 - right)), mask=exists)
     if grad_mask is not None:
-        at_edge = ((sy == -1) & (fy == 0.0)) | ((sx == -1) & (fx == 0.0))  # where the sample is 0, whatever the corners are
-        tl.store(grad_mask + number, tl.where(at_edge, 0.0, top + fy * (bottom - top)), mask=exists)
+        tl.store(grad_mask + number, top + fy * (bottom - top), mask=exists)
 
 
 @triton.jit

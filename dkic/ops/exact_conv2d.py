@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dkic.ops import backends
+from dkic.ops import autograd, backends
 from dkic.ops.schemas import library
 
 _GROUP = 16  # output channels that lie side by side
@@ -38,7 +38,10 @@ def exact_conv2d(
 
     Raises:
         RuntimeError: tensors of other kinds or shapes; a window larger than x.
+        NotImplementedError: forward-mode differentiation.
     """
+    if autograd.has_tangent(x, multiplier):
+        raise autograd.no_forward_mode("exact_conv2d")
     return torch.ops.dkic.exact_conv2d(x, weight, bias, multiplier, stride, padding, low, high)
 
 

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from dkic.ops import backends
+from dkic.ops.autograd import has_tangent
 from dkic.ops.schemas import library
 
 
 def round_ste(t: Tensor) -> Tensor:
-    """Rounded half to even; the gradient passes straight through."""
-    return t + (t.round() - t).detach() if t.requires_grad else t.round()
+    """Rounded half to even; the gradient, of reverse and forward mode, passes straight through."""
+    return t + (t.round() - t).detach() if t.requires_grad or has_tangent(t) else t.round()
 
 
 def requantize(total: Tensor, bias: Tensor | None, multiplier: Tensor, low: int, high: int) -> Tensor:
@@ -31,7 +32,7 @@ def requantize(total: Tensor, bias: Tensor | None, multiplier: Tensor, low: int,
         # Rounded before it is cast: between 2^22 and 2^24 the cast would take 5.49 for 5.5, and that becomes 6.
         total = total if total.dtype == torch.float32 else round_ste(total).float()
         tensors = (total, multiplier) if bias is None else (total, bias, multiplier)
-        learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors) or has_tangent(*tensors)
         if total.device.type == "cpu" and not learns and backends.cpu_runs():
             return torch.ops.dkic.requantize(total, bias, multiplier, low, high)
     return _plain(total, bias, multiplier, low, high)

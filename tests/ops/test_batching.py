@@ -13,7 +13,7 @@ from dkic.ops import deform_conv2d, ldcn
 
 CONV = DeformConv2dCase("groups", groups=2, depth=4, weight_groups=2, out_channels=6, height=5, width=4, stride=(2, 1))
 LDCN = LdcnCase("stride", height=5, width=4, stride=(2, 1))
-SIZE = 3
+SIZE = 3  # of the vmapped dimension
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +33,10 @@ def op_of(case: LdcnCase):
 
 def batched(tensors: tuple[Tensor | None, ...], in_dims: tuple[int | None, ...]) -> tuple[Tensor | None, ...]:
     """Tensors with SIZE variants along the dimensions given."""
-    variants = torch.linspace(0.5, 1.5, SIZE)
-    return tuple(t if dim is None else torch.stack([t * v for v in variants], dim) for t, dim in zip(tensors, in_dims, strict=True))
+    variants = [0.5, 1.0, 1.5]
+    return tuple(
+        t if dim is None else torch.stack([t * v for v in variants], dim) for t, dim in zip(tensors, in_dims, strict=True)
+    )
 
 
 def loop(op, tensors: tuple[Tensor | None, ...], in_dims: tuple[int | None, ...]):
