@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dkic.ops import backends
+from dkic.ops import autograd, backends
 from dkic.ops.schemas import library
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -177,11 +177,6 @@ def _backward(ctx, grad_y_hat, grad_bits, *_):
     return (*(g.to(dtype) if needed else None for g, dtype, needed in wanted), *(None,) * 7)
 
 
-def _no_double_backward(ctx, *grads):
-    raise NotImplementedError("dkic.ops.gaussian_likelihood has no second derivative: its backward can't be differentiated.")
-
-
-torch.library.register_autograd("dkic::gaussian_likelihood", _backward, setup_context=_setup_context, lib=library)
-torch.library.register_autograd("dkic::gaussian_likelihood_backward", _no_double_backward, lib=library)
+autograd.register("gaussian_likelihood", _backward, _setup_context)
 
 backends.load_cpu()  # ops must be registered before they are first traced; a missing library is reported when it is used

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from ops.op_cases import PLAIN, PLAIN_CONV
+from ops.op_cases import LATENT, PLAIN, PLAIN_CONV
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from dkic.ops import deform_conv2d, exact_conv2d, ldcn
+from dkic.ops import deform_conv2d, exact_conv2d, gaussian_likelihood, ldcn
 from dkic.ops.requantize import requantize, round_ste
 
 
@@ -19,9 +19,14 @@ def exact(x: Tensor, multiplier: Tensor) -> Tensor:
     return exact_conv2d.exact_conv2d(x, weight, torch.zeros(2, dtype=torch.int32), multiplier, 1, 0, 0, 255)
 
 
+def bits(y: Tensor, scale: Tensor, mean: Tensor) -> Tensor:
+    return gaussian_likelihood(y, scale, mean, quantize="none")[1]
+
+
 OPS = {
     "ldcn": (ldcn, PLAIN.tensors()),
     "deform_conv2d": (conv, PLAIN_CONV.tensors()),
+    "gaussian_likelihood": (bits, LATENT.tensors()),
     "exact_conv2d": (exact, (torch.ones(1, 2, 3, 3), torch.ones(2))),
 }
 ARGUMENTS = [(name, i) for name, (_, tensors) in OPS.items() for i in range(len(tensors))]
@@ -91,3 +96,14 @@ def test_requantize_has_the_derivative_of_what_is_not_rounded(biased, dtype):
     _, by_multiplier = torch.func.jvp(lambda m: requantize(total, bias, m, -5, 9), (multiplier,), (torch.ones(1),))
     shift = 4.0 if biased else 0.0
     assert torch.equal(by_multiplier.flatten(), torch.tensor([3.0 + shift, -7.0 + shift, 0.0]))
+
+
+def test_reverse_mode_of_torch_func():
+    """What the message says to use."""
+    for name in ("ldcn", "deform_conv2d", "gaussian_likelihood"):
+        op, tensors = OPS[name]
+        given = tuple(range(len(tensors)))
+        actual = torch.func.grad(lambda *t, op=op: op(*t).square().sum(), given)(*tensors)
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        expected = torch.autograd.grad(op(*leaves).square().sum(), leaves)
+        assert all(map(torch.equal, actual, expected)), name
