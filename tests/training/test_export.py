@@ -68,6 +68,16 @@ def test_what_is_exact_already_is_refused(exported, photos, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_standard_output(trained, photos, tmp_path, capfdbinary):
+    settings = ("--steps", "0", "--batch", "1", "--crop", "64", "--threads", "1")
+    result = dkic("export", trained, photos, "-o", "-", *settings)
+    assert (result.status, result.out) == (0, "")
+    (tmp_path / "x.safetensors").write_bytes(capfdbinary.readouterr().out)
+    assert load_weights(tmp_path / "x.safetensors").arithmetic == Arithmetic.EXACT
+    result = dkic("export", trained, photos, "-o", "-", "--measure", photos, *settings)
+    assert result.status == 2 and "--measure reads the new weights file, and /dev/stdout is a stream" in result.err
+
+
 def test_a_gpu_that_is_not_there_is_refused(trained, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = dkic("export", str(trained), str(photos), "-o", str(tmp_path / "x.safetensors"), "--device", "cuda", *QUICK)
