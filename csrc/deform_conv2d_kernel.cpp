@@ -252,10 +252,10 @@ void write_rows(const Arguments& a, int64_t first, int64_t last, const void* row
       for (int64_t p = 0; p < count; ++p)
         cover_channels<A>(0, a.out_channels, AddBias<T>{row + p * a.out_channels, bias, y + p * to.w});
     } else {
-      for (int64_t channel = 0; channel < a.out_channels; ++channel)
-        for (int64_t p = 0; p < count; ++p)
-          AddBias<T>{row + p * a.out_channels + channel, bias ? bias + channel : nullptr, y + channel * to.c + p * to.w}
-              .template run<1, 1>(0);
+      for (int64_t channel = 0; channel < a.out_channels; ++channel, ++row, y += to.c) {
+        const A add = bias ? bias[channel] : A(0);
+        for (int64_t p = 0; p < count; ++p) store<1>(y + p * to.w, Vector<A, 1>{row[p * a.out_channels] + add});
+      }
     }
   });
 }

@@ -173,7 +173,8 @@ struct Dots {
 
 // From the dot products of every tap: its gradients along y, along x, and of the mask, an array each.
 template <class T>
-void finish_samples(const LdcnTaps<T>& taps, const typename Accumulator<T>::type* dots, typename Accumulator<T>::type* gradients) {
+void finish_samples(const LdcnTaps<T>& taps, const typename Accumulator<T>::type* dots,
+                    typename Accumulator<T>::type* gradients) {
   using A = typename Accumulator<T>::type;
   constexpr int W = LdcnTaps<T>::W;
   using V = Vector<A, W>;
