@@ -88,6 +88,8 @@ def backward_samples(
     """The gradients of x, offset and mask. A program: one tap of BLOCK_P pixels, for all channels of an offset group.
 
     depth: channels of a weight group. The columns' gradients, grad_y times weight, are made BLOCK_C channels at a time.
+    Of a position at -1 the next corners are read, for offset; to x and mask they give 0 times what is there: NaN, where that is
+    not finite. (To leave them out took registers that the kernel does not have.)
     """
     taps = kernel[0] * kernel[1]
     rest = tl.program_id(0) // taps

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from ops import tolerances
 from ops.layouts import LAYOUTS
 from ops.op_cases import DEFORM_CONV2D_CASES, DEFORM_CONV2D_STATISTICS, PLAIN_CONV, DeformConv2dCase
@@ -147,10 +148,22 @@ class TestOnAGpu:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
     def test_autocast(self, dtype):
+        """Computed in float32, returned in input's dtype, as torchvision does."""
         x, offset, weight, bias, mask = (t.cuda() for t in PLAIN_CONV.tensors(torch.float32))
-        with torch.autocast("cuda", dtype):
-            y = call((x, offset, weight, bias, mask), PLAIN_CONV)
-        assert torch.equal(y, call((x.to(dtype), offset, weight.to(dtype), bias.to(dtype), mask), PLAIN_CONV))
+        for image in (x, x.to(dtype)):
+            with torch.autocast("cuda", dtype):
+                y = call((image, offset, weight, bias, mask), PLAIN_CONV)
+                expected = torchvision.ops.deform_conv2d(image, offset, weight, bias, **PLAIN_CONV.geometry, mask=mask)
+            assert torch.equal(y, call((image.float(), offset, weight, bias, mask), PLAIN_CONV).to(image.dtype))
+            assert y.dtype == expected.dtype
+            torch.testing.assert_close(y, expected, rtol=2.0**-7, atol=2.0**-7)
+
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+    def test_results_have_the_memory_format_of_their_tensor(self, layout):
+        tensors = [t.cuda().contiguous(memory_format=layout) if t.dim() == 4 else t.cuda() for t in PLAIN_CONV.tensors()]
+        tensors[2] = tensors[2].contiguous()  # weight, whose gradient always is
+        for name, t in results(deform_conv2d, PLAIN_CONV, tuple(tensors), PLAIN_CONV.grad_y().cuda()).items():
+            assert t.is_contiguous(memory_format=torch.contiguous_format if name in ("weight", "bias") else layout), name
 
     def test_asked_for_by_name(self):
         tensors, grad_y = PLAIN_CONV.tensors(), PLAIN_CONV.grad_y()
