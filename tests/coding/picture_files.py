@@ -5,7 +5,10 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
+from dkic.coding.color_profile import SRGB_CURVE, Primaries, make_profile
+
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+DISPLAY_P3 = make_profile(SRGB_CURVE, Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)))
 
 
 def colours(height: int = 11, width: int = 17) -> np.ndarray:

@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from coding.picture_files import DISPLAY_P3, SRGB
 from command_line import dkic_process
 from photographs import crop, photograph
-from PIL import Image, ImageCms
+from PIL import Image
 
 import dkic
 from dkic.coding import latent as latent_module
 from dkic.coding.codec import Codec
-from dkic.coding.color_profile import SRGB_CURVE, Curve, Primaries, make_profile
+from dkic.coding.color_profile import Curve, make_profile
 from dkic.coding.container import crc32c, icc_section_bytes, pack, unpack
 from dkic.coding.image_io import Picture, read_picture
 from dkic.coding.ladder import ladder
@@ -30,8 +31,6 @@ from dkic.models.weights_file import Weights, load_weights, save_weights
 from dkic.ops.reference import gaussian_bits
 
 SIZES = [(1, 1), (1, 200), (200, 1), (63, 65), (64, 64), (70, 130)]  # height, width
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-DISPLAY_P3 = make_profile(SRGB_CURVE, Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coding.picture_files import DISPLAY_P3
 from command_line import dkic, dkic_process
 from photographs import crop
 from PIL import Image
@@ -35,7 +36,7 @@ def codec():
 def good(codec) -> bytes:
     """64x48, with both sections."""
     image = Image.fromarray(crop(48, 64))
-    image.info["icc_profile"] = b"not a profile that anybody reads"
+    image.info["icc_profile"] = DISPLAY_P3
     return codec.compress(image)
 
 
