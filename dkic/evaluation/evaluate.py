@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dkic.evaluation.report import Evaluation
 
 DEFAULT_CODECS = ("dkic:tiny", "cheng2020", "bpg444", "hevc444", "vvc", "avif", "jxl", "webp", "jpeg", "jpeg2000")
+DEFAULT_JUDGES = ("ssimulacra2",)
 DEFAULT_TARGETS = (0.075, 0.15, 0.3)  # the paper's
 
 
@@ -84,10 +85,12 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--judges",
-    type=click.Choice([*OPTIONAL, "none"]),
+    type=click.Choice([*OPTIONAL, "all", "none"]),
     multiple=True,
     metavar="NAMES",
-    help=f"Beside LPIPS, PSNR and MS-SSIM: {', '.join(OPTIONAL)}, or none; each takes seconds for an image.  [default: all]",
+    default=DEFAULT_JUDGES,
+    show_default=True,
+    help=f"Beside LPIPS, PSNR and MS-SSIM: {', '.join(OPTIONAL)}, all, or none; dists and lpips_vgg take seconds for a file.",
 )
 @click.option(
     "--inception", type=_FILE, metavar="FILE", help="Weights of torch-fidelity's Inception, for FID and KID."
@@ -127,7 +130,7 @@ def run(
     anchor: str | None = None,
     crops: Sequence[str] = (),
     page_pictures: int = 6,
-    judges: Sequence[str] = (),
+    judges: Sequence[str] = DEFAULT_JUDGES,
     inception: Path | None = None,
     threads: int | None = None,
     force: bool = False,
@@ -160,11 +163,7 @@ def run(
         raise DkicError(f"--anchor {anchor}: must be one of the codecs, {', '.join(names)}")
     given_crops = parse_crops(crops, pictures)
     _make_folder(out, force)
-    loaded, judges_left_out = load_judges((*ALWAYS, *_asked(judges, allocate_by)))
-    for judge, why in judges_left_out.items():
-        if judge in (*ALWAYS, *judges, allocate_by):
-            raise DkicError(why)
-        log(f"{JUDGES[judge].label} was left out: {why}")
+    loaded = load_judges((*ALWAYS, *_asked(judges, allocate_by)))
     bar = partial(tqdm, unit="picture", disable=None, leave=False)
     try:
         originals = (read_picture(path).pixels for path in bar(pictures.values()))
@@ -212,7 +211,6 @@ def run(
         folder=out,
         codecs=made,
         left_out=left_out,
-        judges_left_out=judges_left_out,
         rows=rows,
         cells=cells,
         allocated_by=allocate_by,
@@ -227,10 +225,10 @@ def run(
 
 def _asked(judges: Sequence[str], allocate_by: str) -> list[str]:
     """Those of OPTIONAL that are wanted. Raises DkicError."""
-    if "none" in judges and len(judges) > 1:
-        raise DkicError("--judges none: it goes with no other name")
-    wanted = OPTIONAL if not judges else [name for name in OPTIONAL if name in judges]
-    return [name for name in OPTIONAL if name in (*wanted, allocate_by)]
+    for alone in ("all", "none"):
+        if alone in judges and len(judges) > 1:
+            raise DkicError(f"--judges {alone}: it goes with no other name")
+    return [name for name in OPTIONAL if name in (*judges, allocate_by) or "all" in judges]
 
 
 def _make_folder(out: Path, force: bool) -> None:

@@ -39,15 +39,9 @@ ALWAYS = ("lpips", "psnr", "ms_ssim")
 OPTIONAL = tuple(name for name in JUDGES if name not in ALWAYS)
 
 
-def load_judges(names: Iterable[str]) -> tuple[dict[str, Compare], dict[str, str]]:
-    """The judges of these names with their weights, and of those that can't run here the reason."""
-    loaded, left_out = {}, {}
-    for name in names:
-        try:
-            loaded[name] = _load(name)
-        except DkicError as error:
-            left_out[name] = str(error)
-    return loaded, left_out
+def load_judges(names: Iterable[str]) -> dict[str, Compare]:
+    """The judges of these names, with their weights. Raises DkicError where one can't run here; the message says what to do."""
+    return {name: _load(name) for name in names}
 
 
 def _load(name: str) -> Compare:

@@ -24,7 +24,7 @@ from dkic.table_file import parquet_bytes
 class Evaluation:
     """What was found.
 
-    pictures: their files. folder: of the report. left_out, judges_left_out: codecs and judges that can't run here, and why.
+    pictures: their files. folder: of the report. left_out: codecs that can't run here, and why.
     anchor: the codec of `codecs` that BD-rates are against. crops: by picture, those that were asked for, which makes figures of
     these pictures. about_fid: sentences on what FID and KID are of, or why they were left out.
     """
@@ -33,7 +33,6 @@ class Evaluation:
     folder: Path
     codecs: list[ImageCodec]
     left_out: dict[str, str]
-    judges_left_out: dict[str, str]
     rows: list[Measurement]
     cells: list[Cell]
     allocated_by: str
@@ -125,7 +124,6 @@ def remarks(found: Evaluation) -> list[str]:
     ]
     seen = [judge.label for judge in JUDGES.values() if judge.seen]
     lines.append(f"The losses of the weights that dkic ships contain {' and '.join(seen)}, and no other judge here.")
-    lines += [f"{JUDGES[name].label} was left out: {why}" for name, why in found.judges_left_out.items()]
     lines += [codec.about for codec in found.codecs]
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]
 

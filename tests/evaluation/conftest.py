@@ -32,7 +32,6 @@ def report(tmp_path_factory) -> Report:
         patch.setenv("PATH", "")  # no bpgenc
         done = dkic(
             "evaluate", folder, "--codec", "jpeg", "dkic:tiny", "bpg444", "--target-bpp", "0.4", "1.2", "-o", out,
-            "--judges", "ssimulacra2",
         )
     assert done.status == 0, done.err
     return Report(out, folder, sizes, done)
