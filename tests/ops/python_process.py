@@ -24,7 +24,7 @@ def python(*arguments: str, cwd: Path = TESTS, **environment: str) -> subprocess
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,  # a hang, on however busy a machine
     )
 
 

@@ -53,7 +53,7 @@ def _call(
     problem = struct.pack("17q", *sizes, *geometry, ORDERS[order], blocks)
     problem += _packed(x, lead) + _packed(offset, 0) + _packed(mask, 0) + _packed(grad_y, 0)
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run([program, *arguments], input=problem, capture_output=True, timeout=120, env=environment)
+    done = subprocess.run([program, *arguments], input=problem, capture_output=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 

@@ -27,7 +27,7 @@ def sanitized(tmp_path_factory) -> Path:
 def run(program: Path, kernel: str, order: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1"}
     command = [program, kernel, str(ORDERS[order])]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def written(program: Path, kernel: str, order: str) -> list[float]:

@@ -34,7 +34,7 @@ def program(tmp_path_factory) -> Path:
 
 
 def run(program: Path, kernel: str, order: int) -> subprocess.CompletedProcess:
-    return subprocess.run([program, kernel, str(order)], capture_output=True, text=True, timeout=60)
+    return subprocess.run([program, kernel, str(order)], capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize("order", range(3))

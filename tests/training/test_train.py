@@ -95,7 +95,7 @@ def test_steps_lost_after_the_checkpoint_leave_no_trace_in_the_log(folder, tmp_p
 def test_what_training_writes_is_a_codec(folder, tmp_path):
     said = []
     settings = dataclasses.replace(SETTINGS, steps=1)
-    path = train_folder(folder, settings, tmp_path / "a" / "run", quality=5, minutes=1, log=said.append)
+    path = train_folder(folder, settings, tmp_path / "a" / "run", quality=5, minutes=60, log=said.append)
     assert path.name == "tiny-q5.safetensors"
     assert said[0] == "3 photographs; skipped: 0 too small, 0 unreadable, 0 not images"
     codec = dkic.load(tmp_path / "a" / "run")
