@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from dkic.errors import DkicError
 from dkic.models import DRBG, LDCNBlock
 
-MASKS = ("sigmoid", "softmax", "none")
+MASKS = ("sigmoid", "softmax", "linear", "none")
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -20,6 +20,25 @@ def test_it_begins_as_a_plain_grid(mask, weight, residual):
     neighbours = F.avg_pool2d(block.value(x), 3, 1, 1) * 9
     expected = block.project(weight * neighbours) + (x if residual else 0)
     torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize(("kernel_size", "relu"), [(3, False), (3, True), (5, False)])
+def test_a_linear_mask_begins_as_a_static_kernel_of_each_group(kernel_size, relu):
+    """The bias is the kernel: a depthwise convolution whose channels share it within a group."""
+    torch.manual_seed(0)
+    block = LDCNBlock(6, 2, kernel_size, "linear", relu=relu).double()
+    kernel = block.offset_mask.bias[block.taps * 2 :]
+    assert kernel.min() < 0 < kernel.max() and kernel.abs().max() <= 1 / kernel_size
+    x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
+    weight = kernel.reshape(2, 1, 1, kernel_size, kernel_size).repeat_interleave(3, 0).flatten(0, 1)
+    total = F.conv2d(block.value(x), weight, padding=kernel_size // 2, groups=6)
+    torch.testing.assert_close(block(x), x + block.project(total.relu() if relu else total))
+
+
+@torch.no_grad()
+def test_a_linear_mask_is_not_bounded():
+    inside = taps_only("linear")(torch.randn(1, 4, 8, 8) * 10)[..., 1:-1, 1:-1]
+    assert inside.min() < -9 and inside.max() > 9
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
@@ -92,7 +111,11 @@ def test_drbg_skips_over_its_body():
     assert torch.equal(block(x), x)
 
 
-@pytest.mark.parametrize("block", [LDCNBlock(6, 2), DRBG(6, 2, 1)], ids=["LDCNBlock", "DRBG"])
+@pytest.mark.parametrize(
+    "block",
+    [LDCNBlock(6, 2), LDCNBlock(6, 2, mask="linear", relu=True), DRBG(6, 2, 1)],
+    ids=["sigmoid", "linear", "DRBG"],
+)
 def test_the_skip_leaves_its_input_alone_and_keeps_its_precision_under_autocast(block):
     x = torch.linspace(-3, 3, 6 * 7 * 5).reshape(1, 6, 7, 5).requires_grad_()
     before = x.detach().clone()
