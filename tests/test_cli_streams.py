@@ -108,6 +108,27 @@ def test_short_options(folder):
 # Formats
 
 
+def test_standard_input_from_where_it_is(folder, tmp_path):
+    """Part of it was read by somebody else."""
+    first, second = folder / "a.png", tmp_path / "second.jpg"
+    Image.fromarray(crop(32, 64)).save(second)
+    both = tmp_path / "both"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    with open(both, "rb") as file:
+        os.lseek(file.fileno(), first.stat().st_size, os.SEEK_SET)
+        command = [sys.executable, "-m", "dkic", "compress", "-", "-o", tmp_path / "x.dkic"]
+        assert subprocess.run(command, stdin=file).returncode == 0
+    header = unpack((tmp_path / "x.dkic").read_bytes()).header
+    assert (header.height, header.width) == (32, 64)
+
+
+def test_a_format_that_contradicts_the_name(folder, coded, tmp_path):
+    out = tmp_path / "out.jpg"
+    assert f"{out} is the name of another format" in wrong_usage("decompress", coded, "--format", "png", "-o", out)
+    assert dkic("decompress", coded, "--format", "jpeg", "-o", out).status == 0
+    assert "decompress takes .dkic files" in wrong_usage("decompress", folder / "a.png")
+
+
 def test_the_format_that_is_asked_for(folder, coded, tmp_path):
     assert dkic("decompress", coded, "--format", "jpg").status == 0
     assert shown((folder / "a.jpg").read_bytes()) == ("JPEG", (64, 48))

@@ -45,8 +45,15 @@ def decompress(
     suffix = None if image_format is None else f".{image_format.lower()}"
     if suffix is not None and suffix not in FORMAT_BY_SUFFIX:
         raise click.UsageError(f"--format: it must be one of {listed(s[1:] for s in FORMAT_BY_SUFFIX)}, not {image_format}")
+    if out is not None and suffix is not None:
+        named = FORMAT_BY_SUFFIX.get(os.path.splitext(out)[1].lower())
+        if named not in (None, FORMAT_BY_SUFFIX[suffix]) and not os.path.isdir(out):
+            raise click.UsageError(f"--format {image_format}: {out} is the name of another format; leave one of them out")
     folders = any(map(os.path.isdir, inputs))
     inputs = with_folders_opened(inputs, dkic_files_in)
+    for source in inputs if out is None else ():
+        if os.path.splitext(source)[1].lower() in FORMAT_BY_SUFFIX:
+            raise click.UsageError(f"{source}: decompress takes .dkic files; name the output of this one with -o")
     targets = output_files(inputs, out, suffix or ".png", several=folders or len(inputs) > 1)
     from dkic.coding.codec import Codec, load
     from dkic.coding.container import unpack

@@ -8,7 +8,7 @@ import click
 
 from dkic.cli.messages import failing, listed
 from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, PATH, THREADS, TILE, write_to
-from dkic.inputs import each, identity, on_stdout, one_line, with_folders_opened
+from dkic.inputs import each, identity, on_stdout, one_line, tell_notes, with_folders_opened
 
 
 @click.command(short_help="Tabulate what pictures cost at every quality, for `dkic allocate`.")
@@ -66,6 +66,7 @@ def measure(
 
     def one(source: str, _target: Path) -> None:
         _, options = measured(source)
+        tell_notes(source, survey.notes.pop(source, ()))
         for level, option in zip(survey.levels, options, strict=True):
             row = source, level.quality, option.bytes, option.pixels, option.distortion
             for column, value in zip(columns.values(), row, strict=True):

@@ -33,7 +33,7 @@ _CURVES = {
     14: SRGB_CURVE,
     15: SRGB_CURVE,
 }
-_HDR = {16: "PQ", 18: "HLG"}
+HDR = {16: "PQ", 18: "HLG"}
 UNSPECIFIED = 2
 
 
@@ -46,13 +46,18 @@ class Cicp:
     matrix: int = 0
     full_range: bool = True
 
+    @property
+    def is_specified(self) -> bool:
+        """Whether both code points say something."""
+        return UNSPECIFIED not in (self.primaries, self.transfer)
+
     def profile(self, grayscale: bool) -> bytes | None:
         """An ICC profile of these colors; None where they are sRGB's. Unspecified is sRGB.
 
         Raises ValueError, which says why, where no profile of 8-bit colors is faithful to them.
         """
-        if self.transfer in _HDR:
-            raise ValueError(f"its colors are HDR ({_HDR[self.transfer]})")
+        if self.transfer in HDR:
+            raise ValueError(f"its colors are HDR ({HDR[self.transfer]})")
         primaries = SRGB_PRIMARIES if self.primaries == UNSPECIFIED else _PRIMARIES.get(self.primaries)
         curve = SRGB_CURVE if self.transfer == UNSPECIFIED else _CURVES.get(self.transfer)
         if primaries is None or curve is None or self.matrix != 0 or not self.full_range:

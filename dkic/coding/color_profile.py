@@ -16,7 +16,7 @@ from PIL import Image, features
 
 XY = tuple[float, float]  # chromaticity
 
-_D65: XY = (0.3127, 0.3290)
+WHITE_D65: XY = (0.3127, 0.3290)
 _D50_XYZ = np.array([0.9642, 1.0, 0.8249])  # the profile connection space's white point, ICC.1:2022 7.2.16
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
@@ -28,7 +28,7 @@ class Primaries:
     red: XY
     green: XY
     blue: XY
-    white: XY = _D65
+    white: XY = WHITE_D65
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def is_srgb(profile: bytes, grayscale: bool) -> bool:
 
 
 def color_space(profile: bytes) -> str | None:
-    """Color space of the pixels that the profile describes, by its header ("RGB", "GRAY", "CMYK"); None: no profile."""
-    if len(profile) < 128 or profile[36:40] != b"acsp":
+    """Color space of the pixels that a profile describes, by its header ("RGB", "GRAY", "CMYK"); None: it is none, or cut off."""
+    if len(profile) < 128 or profile[36:40] != b"acsp" or int.from_bytes(profile[:4], "big") > len(profile):
         return None
     return profile[16:20].decode("latin-1").strip()
 

@@ -7,12 +7,13 @@ from typing import IO
 
 from PIL import Image
 
-from dkic.coding.cicp import Cicp
+from dkic.coding.cicp import HDR, Cicp
 from dkic.coding.color_profile import (
     ADOBE_RGB_CURVE,
     ADOBE_RGB_PRIMARIES,
     SRGB_CURVE,
     SRGB_PRIMARIES,
+    WHITE_D65,
     Curve,
     Primaries,
     color_space,
@@ -22,6 +23,7 @@ from dkic.coding.color_profile import (
 
 _EXIF_IFD, _INTEROPERABILITY_IFD = 0x8769, 0xA005
 _COLOR_SPACE, _INTEROPERABILITY_INDEX = 0xA001, 0x0001
+_TIFF_WHITE, _TIFF_PRIMARIES = 318, 319
 _BMP_FILE_HEADER, _BMP_V5_HEADER = 14, 124
 _SRGB_GAMMA = 45455  # the gAMA chunk that the PNG specification recommends beside sRGB; libpng takes it for sRGB too
 
@@ -30,7 +32,8 @@ def described_profile(image: Image.Image, grayscale: bool, cicp: Cicp | None) ->
     """The ICC profile of an image's colors, None where they are sRGB; and a sentence for each description that was left out.
 
     In order of precedence: a PNG's cICP chunk, an ICC profile, an AVIF's color description, a PNG's sRGB chunk, its gAMA and cHRM
-    chunks (PNG, Third Edition, 4.3 and 13.14), EXIF's mark of Adobe RGB (DCF 2.0 4.8). What is not a profile is made one.
+    chunks (PNG, Third Edition, 4.3 and 13.14), a TIFF's WhitePoint and PrimaryChromaticities (with sRGB's curve), EXIF's mark of
+    Adobe RGB (DCF 2.0 4.8). What is not a profile is made one. A BMP's calibrated endpoints, which no viewer reads, are not read.
 
     Args:
         cicp: of the file, since Pillow does not show it.
@@ -39,17 +42,24 @@ def described_profile(image: Image.Image, grayscale: bool, cicp: Cicp | None) ->
         ValueError: the colors are such that no profile for 8 bits is faithful to them (PQ, HLG); the message says why.
     """
     icc = image.info.get("icc_profile")
-    if cicp is not None and (image.format == "PNG" or not icc):
+    icc = icc if isinstance(icc, bytes) else None
+    if cicp is not None and cicp.is_specified and (image.format == "PNG" or not icc):
         return cicp.profile(grayscale), []
-    if icc and isinstance(icc, bytes):
+    if icc:
+        _refuse_hdr(icc)
         return fitting_profile(icc, grayscale)
     if "srgb" in image.info:
         return None, []
     if "gamma" in image.info or "chromaticity" in image.info:
         return _profile_of_gamma(image.info.get("gamma"), image.info.get("chromaticity"), grayscale)
+    if image.format == "TIFF" and _TIFF_PRIMARIES in image.tag_v2:
+        white, primaries = image.tag_v2.get(_TIFF_WHITE, WHITE_D65), image.tag_v2[_TIFF_PRIMARIES]
+        if len(white) != 2 or len(primaries) != 6:
+            return None, ["its chromaticities are damaged and were left out"]
+        return _profile_of_gamma(None, tuple(map(float, (*white, *primaries))), grayscale)
     if not grayscale and _is_adobe_rgb(image):
         return make_profile(ADOBE_RGB_CURVE, ADOBE_RGB_PRIMARIES), []
-    return None, []
+    return (None if cicp is None else cicp.profile(grayscale)), []
 
 
 def fitting_profile(icc: bytes, grayscale: bool) -> tuple[bytes | None, list[str]]:
@@ -62,6 +72,15 @@ def fitting_profile(icc: bytes, grayscale: bool) -> tuple[bytes | None, list[str
     if space == "RGB" and is_srgb(icc, grayscale=False):
         return None, []
     return None, [f"its ICC profile is for {space} pixels, and these are {expected}; it was left out"]
+
+
+def _refuse_hdr(icc: bytes) -> None:
+    """Raises ValueError where a profile's cicp tag (ICC.1:2022 9.2.17) says PQ or HLG."""
+    (count,) = struct.unpack_from(">I", icc, 128) if len(icc) >= 132 else (0,)
+    for entry in range(132, min(132 + 12 * count, len(icc) - 11), 12):
+        name, offset = struct.unpack_from(">4sI", icc, entry)
+        if name == b"cicp" and offset + 12 <= len(icc) and icc[offset + 9] in HDR:
+            raise ValueError(f"its colors are HDR ({HDR[icc[offset + 9]]})")
 
 
 def bmp_profile(file: IO[bytes]) -> bytes | None:
@@ -84,7 +103,7 @@ def bmp_profile(file: IO[bytes]) -> bytes | None:
 def _profile_of_gamma(
     gamma: float | None, chromaticity: tuple[float, ...] | None, grayscale: bool
 ) -> tuple[bytes | None, list[str]]:
-    """Of the values in a PNG's gAMA and cHRM chunks (white, red, green, blue, as x and y each)."""
+    """Of the values in a PNG's gAMA and cHRM chunks, or TIFF's like them (white, red, green, blue, as x and y each)."""
     primaries = SRGB_PRIMARIES
     if chromaticity is not None and not grayscale:
         white, red, green, blue = (chromaticity[i : i + 2] for i in range(0, 8, 2))
@@ -99,7 +118,7 @@ def _profile_of_gamma(
     try:
         return make_profile(curve, None if grayscale else primaries), []
     except ValueError as error:
-        return None, [f"its cHRM chunk was left out: {error}"]
+        return None, [f"its chromaticities were left out: {error}"]
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:

@@ -31,7 +31,7 @@ class ImageFormat:
 
     def unavailable_reason(self) -> str | None:
         """Why it can be neither read nor written here, and what to do; None where it can."""
-        if self.pillow == "AVIF" and not features.check("avif"):
+        if self.pillow == "AVIF" and not ("avif" in features.modules and features.check("avif")):
             return "this Pillow has no AVIF; run `python3 -m pip install --upgrade 'pillow>=11.3'`"
         if self.pillow == "JXL" and find_spec("pillow_jxl") is None:
             return "Pillow alone has no JPEG XL; run `python3 -m pip install pillow-jxl-plugin`"
@@ -76,14 +76,14 @@ def format_of(head: bytes) -> ImageFormat | None:
     return None
 
 
-def format_names(available: bool = True) -> str:
-    """ "PNG, JPEG, ... or AVIF": the formats, or those that are available here."""
-    names = [known.label for known in FORMATS if not available or known.unavailable_reason() is None]
+def format_names() -> str:
+    """ "PNG, JPEG, ... or AVIF": the formats that are available here."""
+    names = [known.label for known in FORMATS if known.unavailable_reason() is None]
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 class FolderImages(NamedTuple):
-    """images: paths, in order. others: the number of other files by suffix ("" where there is none)."""
+    """images: paths, in order. others: the number of other files by suffix ("" where there is none), .dkic files not counted."""
 
     images: list[Path]
     others: Counter[str]
@@ -93,7 +93,8 @@ class FolderImages(NamedTuple):
         if not self.others:
             return None
         kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(self.others.items()))
-        return f"skipped {self.others.total()} files that are not images dkic reads here ({kinds})"
+        files = f"{self.others.total()} file{'s'[: self.others.total() > 1]}"
+        return f"skipped {files} in formats that dkic does not read here ({kinds})"
 
 
 def images_in(folder: str | os.PathLike[str]) -> FolderImages:
@@ -126,21 +127,26 @@ def images_below(folder: str | os.PathLike[str]) -> FolderImages:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    visited = set[tuple[int, int]]()
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in visited:  # reached by a link before
-            subfolders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        subfolders.sort()
-        yield from (Path(parent, name) for name in names if name[0] != ".")
+    visited, roots = set[tuple[int, int]](), [folder]
+    while roots:  # links last, so that files go by the names of the folders that they are in
+        links: list[Path] = []
+        for root in roots:
+            for parent, subfolders, names in os.walk(root):
+                status = os.stat(parent)
+                if (status.st_dev, status.st_ino) in visited:
+                    subfolders.clear()
+                    continue
+                visited.add((status.st_dev, status.st_ino))
+                links += (Path(parent, name) for name in subfolders if os.path.islink(os.path.join(parent, name)))
+                yield from (Path(parent, name) for name in names if name[0] != ".")
+        roots = sorted(links)
 
 
 def _sorted_out(files: list[Path]) -> FolderImages:
     suffixes = _readable_suffixes()
     images = [path for path in files if path.suffix.lower() in suffixes]
-    return FolderImages(images, Counter(path.suffix.lower() for path in files if path.suffix.lower() not in suffixes))
+    others = (path.suffix.lower() for path in files if path.suffix.lower() not in (*suffixes, ".dkic"))
+    return FolderImages(images, Counter(others))
 
 
 def _readable_suffixes() -> tuple[str, ...]:

@@ -42,6 +42,7 @@ from dkic.coding.image_formats import (
     format_names,
     format_of,
 )
+from dkic.coding.jxl_header import jxl_header
 from dkic.coding.png_chunks import PngChunks
 from dkic.errors import DkicError
 from dkic.output_file import reason, write_atomically
@@ -120,10 +121,12 @@ def picture_from(
     """The image that `image` is, or holds, or whose file it names.
 
     PIL: an EXIF orientation is applied to images straight from a file (`image.format` is set), whose pixels lie as they were
-    stored; not to those that Pillow made of them (by resize, crop, convert, copy ...), which keep the tag but are what the caller
-    sees: call `ImageOps.exif_transpose` first. What Pillow does not show of a file (cICP, AVIF's color description and bits) is
-    seen where the path is given instead. numpy: uint8 [H, W, 3], [H, W, 1] or [H, W]; torch: [3, H, W] or [1, H, W], uint8, or
-    floating point in [0, 1], which is rounded to 1/255, on any device; one channel is grayscale. Arrays may share their memory
+    stored, also after `thumbnail` and other work in place; not to those that Pillow made of them (by resize, crop, convert, copy
+    ...), which keep the tag but are what the caller sees: call `ImageOps.exif_transpose` first. What Pillow does not show of a
+    PNG, AVIF or JPEG XL (checksums, color descriptions, bits) is read from its file where that is still there.
+
+    numpy: uint8 [H, W, 3], [H, W, 1] or [H, W]; torch: [3, H, W] or [1, H, W], uint8, or floating point in [0, 1], which is
+    rounded to 1/255, on any device; one channel is grayscale. Arrays may share their memory
     with the result. background: as in `read_picture`. Raises DkicError, which says what was wrong and what would be right.
     """
     if isinstance(image, Picture):
@@ -132,7 +135,7 @@ def picture_from(
         return read_picture(image, background)
     if isinstance(image, Image.Image):
         with _pillow("the image"):
-            return _from_pil(image, "the image", background)
+            return _from_opened(image, "the image", background)
     if isinstance(image, np.ndarray):
         return _from_numpy(image)
     # Without torch imported it can't be a tensor, and torch is slow to import.
@@ -181,6 +184,8 @@ def write_picture(
 def encoded_picture(picture: Picture, suffix: str, name: str) -> tuple[bytes, list[str]]:
     """The bytes of an image file in the format of the suffix, and notes as `write_picture` returns them. Raises DkicError."""
     target = FORMAT_BY_SUFFIX[suffix]
+    if unavailable := target.unavailable_reason():
+        raise DkicError(f"{name}: {target.label} can't be written; {unavailable}")
     if suffix in (".pgm", ".pbm") and not picture.grayscale:
         raise DkicError(f"{name}: a {suffix} holds grayscale only, and the picture has colours; take .ppm")
     space = "GRAY" if picture.grayscale and target is not WEBP else "RGB"
@@ -203,7 +208,7 @@ def encoded_picture(picture: Picture, suffix: str, name: str) -> tuple[bytes, li
 
 
 def _from_file(file: IO[bytes], name: str, background: str | None) -> Picture:
-    if not file.seekable():
+    if not file.seekable() or file.tell():  # readers go back to a file's beginning, not to where it was handed over
         file = io.BytesIO(file.read())
     head = file.read(_HEAD_BYTES)
     file.seek(-len(head), os.SEEK_CUR)
@@ -220,10 +225,11 @@ def _from_file(file: IO[bytes], name: str, background: str | None) -> Picture:
         chunks = PngChunks(file.read(), name)
         file, cicp, notes = io.BytesIO(chunks.data), chunks.cicp, chunks.notes
     elif found is AVIF:
-        properties = avif_properties(data := file.read())
-        if properties.bits > 8:
-            raise DkicError(f"{name}: {_TOO_MANY_BITS}")
-        file, cicp = io.BytesIO(data), properties.cicp
+        file = io.BytesIO(data := file.read())
+        cicp = _avif_color(data, name)
+    elif found is JXL:
+        file = io.BytesIO(data := file.read())
+        _refuse_jxl(data, name)
     elif found is BMP:
         icc = bmp_profile(file)
     image = Image.open(file, formats=(found.pillow,))
@@ -232,15 +238,67 @@ def _from_file(file: IO[bytes], name: str, background: str | None) -> Picture:
     return _from_pil(image, name, background, cicp, notes)
 
 
+def _avif_color(data: bytes, name: str) -> Cicp | None:
+    properties = avif_properties(data)
+    if properties.bits > 8:
+        raise DkicError(f"{name}: {_TOO_MANY_BITS}")
+    return properties.cicp
+
+
+def _refuse_jxl(data: bytes, name: str) -> None:
+    header = jxl_header(data)
+    if header.is_animation:
+        raise DkicError(f"{name}: {_SEVERAL_FRAMES}")
+    if header.bits > 8 or header.is_float:
+        raise DkicError(f"{name}: {_TOO_MANY_BITS}")
+
+
+def _from_opened(image: Image.Image, name: str, background: str | None) -> Picture:
+    """Of an image that the caller opened or made; what Pillow does not show of a file is read from it, if it is there."""
+    cicp, notes = None, []
+    known = next((known for known in (PNG, AVIF, JXL) if known.pillow == image.format), None)
+    data = _file_of(image) if known else b""
+    if known and format_of(data[:_HEAD_BYTES]) is known:
+        if known is PNG:
+            chunks = PngChunks(data, name)
+            cicp, notes = chunks.cicp, chunks.notes
+        elif known is AVIF:
+            cicp = _avif_color(data, name)
+        else:
+            _refuse_jxl(data, name)
+    return _from_pil(image, name, background, cicp, notes)
+
+
+def _file_of(image: Image.Image) -> bytes:
+    """The bytes of an opened image's file; empty where they can't be had any more."""
+    try:
+        if getattr(image, "filename", ""):
+            return Path(image.filename).read_bytes()
+        file = getattr(image, "fp", None)
+        if file is None or not file.seekable():
+            return b""
+        position = file.tell()
+        file.seek(0)
+        data = file.read()
+        file.seek(position)
+        return data
+    except (OSError, ValueError):  # gone, or closed
+        return b""
+
+
 def _from_pil(
     image: Image.Image, name: str, background: str | None, cicp: Cicp | None = None, notes: Sequence[str] = ()
 ) -> Picture:
     check_size(image.width, image.height, f"{name}: ")
     if refusal := _refusal(image):
         raise DkicError(f"{name}: {refusal}")
+    transparent_gray = _scaled_transparent_gray(image)
     image.load()
     pixels = _upright(image)
-    if image.has_transparency_data:
+    if transparent_gray is not None:
+        pixels = pixels.copy()
+        pixels.info["transparency"] = transparent_gray
+    if pixels.has_transparency_data:
         pixels = _flattened(pixels, name, background)
     grayscale = pixels.mode in ("1", "L")
     try:
@@ -253,6 +311,7 @@ def _from_pil(
     return _gray_picture(array, icc, notes) if grayscale else Picture(array, icc=icc, notes=notes)
 
 
+_SEVERAL_FRAMES = "it has several frames or pages; give one, for example `magick 'IN[0]' OUT`"
 _TOO_MANY_BITS = "it has more than 8 bits a channel; convert it first, for example `magick IN -depth 8 OUT.png`"
 _MODES = ("1", "L", "P", "RGB", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa")
 
@@ -261,7 +320,7 @@ def _refusal(image: Image.Image) -> str | None:
     """Why dkic doesn't code `image` and what to do, or None."""
     # An MPO is a JPEG with a preview or depth map behind it; its first frame is the photograph.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        return "it has several frames or pages; give one, for example `magick 'IN[0]' OUT`"
+        return _SEVERAL_FRAMES
     if image.mode in ("I", "F") or image.mode.startswith("I;") or _bits(image) > 8:
         return _TOO_MANY_BITS
     if image.format == "TIFF" and _TIFF_SIGNED in image.tag_v2.get(_TIFF_SAMPLE_FORMAT, ()):
@@ -269,6 +328,15 @@ def _refusal(image: Image.Image) -> str | None:
     if image.mode not in _MODES:
         return f"it is {image.mode}; convert it to RGB first, for example `magick IN -colorspace sRGB OUT`"
     return None
+
+
+def _scaled_transparent_gray(image: Image.Image) -> int | None:
+    """The transparent level of a gray PNG of 2 or 4 bits, on the scale of 8 bits, to which Pillow brings its pixels alone."""
+    tiles, level = getattr(image, "tile", None), image.info.get("transparency")
+    if image.format != "PNG" or not tiles or not isinstance(level, int):
+        return None
+    most = {"L;2": 3, "L;4": 15}.get(str(tiles[0][3]))
+    return None if most is None else level * 255 // most
 
 
 def _bits(image: Image.Image) -> int:
@@ -300,7 +368,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _flattened(image: Image.Image, name: str, background: str | None) -> Image.Image:
     """Without alpha: where it is opaque the colors alone, else over the background. Raises DkicError where there is none."""
     gray = image.mode in ("1", "L", "LA", "La")
-    rgba = image.convert("RGBA")
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     if rgba.getchannel("A").getextrema() != (255, 255):
         if background is None:
             repair = "give the color behind it, for example --background white (background=\"white\" in Python)"

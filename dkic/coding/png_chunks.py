@@ -32,14 +32,14 @@ class PngChunks:
         notes: a sentence for each chunk that dkic would have used and that was left out.
 
     Raises:
-        DkicError: the CRC of a chunk that the pixels depend on is wrong, or the file ends before IEND.
+        DkicError: a chunk that the pixels depend on has a wrong CRC or is cut off.
     """
 
     def __init__(self, data: bytes, name: str) -> None:
         self.cicp: Cicp | None = None
         self.notes: list[str] = []
         view, start, kind = memoryview(data), len(SIGNATURE), b""
-        damaged: list[tuple[int, int]] = []  # where ancillary chunks lie
+        kept, damaged = [view[:start]], dict[bytes, None]()
         while kind != b"IEND" and start + 8 <= len(data):
             length, kind = struct.unpack_from(">I4s", data, start)
             end = start + 12 + length
@@ -55,13 +55,13 @@ class PngChunks:
             elif _is_critical(kind):
                 raise DkicError(f"{name}: its {chunk} chunk is damaged (wrong CRC); get an undamaged file")
             else:
-                damaged.append((start, end))
-                if kind in _USED:
-                    self.notes.append(f"its {chunk} chunk is damaged (wrong CRC) and was left out")
+                damaged[kind] = None
+                start = end
+                continue
+            kept.append(view[start:end])
             start = end
-        for start, end in reversed(damaged):
-            data = data[:start] + data[end:]
-        self.data = data
+        self.data = b"".join([*kept, view[start:]]) if damaged else data
+        self.notes += [f"its {kind.decode()} chunk is damaged (wrong CRC) and was left out" for kind in damaged if kind in _USED]
 
 
 def _is_critical(kind: bytes) -> bool:

@@ -1,5 +1,9 @@
 """g_a and g_s on pictures of any size, in tiles where they are large. The size implies the padding, to a multiple of 64."""
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 
@@ -8,7 +12,21 @@ from dkic.models.config import LATENT_STRIDE
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import Weights
 
+Result = TypeVar("Result")
 
+
+def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
+    """The transforms compute in float32 whatever the caller's autocast, so that a file does not depend on it."""
+
+    @wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Result:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*arguments, **options)
+
+    return wrapped
+
+
+@_without_autocast
 def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor, Tensor]:
     """x `[1, 3, H, W]`, uint8 or float32 in [0, 1], any size -> y and z_hat, the integers z is coded as.
 
@@ -32,6 +50,7 @@ def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor,
     return y, level.model.h_a(y).round()
 
 
+@_without_autocast
 def synthesise(y_hat: Tensor, height: int, width: int, level: Weights, tile: int | None = None) -> Tensor:
     """y_hat `[1, M, h, w]` of a picture of that size -> the picture `[1, 3, height, width]`, uint8, channels_last."""
     picture = torch.empty((1, 3, height, width), dtype=torch.uint8, device="cpu", memory_format=torch.channels_last)

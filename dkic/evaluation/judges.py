@@ -60,4 +60,3 @@ def _load(name: str) -> Compare:
     if name == "ssimulacra2" and find_spec("ssimulacra2") is None:
         raise DkicError("SSIMULACRA2 needs the package ssimulacra2: python3 -m pip install ssimulacra2")
     return {"ssimulacra2": metrics.ssimulacra2, "psnr": metrics.psnr, "ms_ssim": metrics.ms_ssim}[name]
-

@@ -123,7 +123,8 @@ def remarks(found: Evaluation) -> list[str]:
         *found.about_fid,
     ]
     seen = [judge.label for judge in JUDGES.values() if judge.seen]
-    lines.append(f"The losses of the weights that dkic ships contain {' and '.join(seen)}, and no other judge here.")
+    if any(codec.name.startswith("dkic:") for codec in found.codecs):
+        lines.append(f"The losses of the weights that dkic ships contain {' and '.join(seen)} (as MSE), and no other judge here.")
     lines += [codec.about for codec in found.codecs]
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]
 

@@ -34,9 +34,9 @@ class _DeformConv2d(nn.Module):
 
     def _check_divides(self, name: str, number: int, **channels: int) -> None:
         for what, count in channels.items():
-            if number < 1 or count % number:
-                message = f"{type(self).__name__}: {what} must be a multiple of {name}, and is {count} for {name}={number}"
-                raise ValueError(message)
+            if number < 1 or count < 1 or count % number:
+                must = f"{what} must be a positive multiple of {name}"
+                raise ValueError(f"{type(self).__name__}: {must}, and is {count} for {name}={number}")
 
     def extra_repr(self) -> str:
         shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"

@@ -15,6 +15,8 @@ class _Fold:
     """
 
     def __init__(self, size: int, into: int) -> None:
+        if size == 0:
+            raise ValueError("dkic.ops: torch.vmap needs a dimension of at least 1, and this one is 0")
         self.size, self.into = size, into
 
     def fold(self, t: Tensor | None, in_dim: int | None, into: int | None = None) -> Tensor | None:

@@ -26,7 +26,7 @@ def pair_of(op: str, name: str, value: Pair) -> Sizes:
     Whatever has `__index__` is an integer: an int, numpy's integers, a tensor of one integer. A SymInt stays symbolic.
     """
     try:
-        values = tuple(value) if isinstance(value, Iterable) else (value, value)
+        values = (value, value) if not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0 else tuple(value)
         height, width = (v if isinstance(v, (int, torch.SymInt)) else operator.index(v) for v in values)
     except (TypeError, ValueError):
         message = f"{op}: {name} must be an int or a pair (height, width) of ints, and is {value!r}"

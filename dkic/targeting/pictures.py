@@ -34,6 +34,7 @@ from dkic.targeting.survey import Survey
 # How far from the chosen rung is near. Of 2 to 4 pictures the choice by neighbours alone had 1.8 to 3.6 % more distortion than
 # the best of all rungs, 18 % at worst; with 3 each way 0.2 to 0.5 %. Of 11 at 0.075, 0.15 and 0.3 bits per pixel neighbours made
 # for LPIPS of 0.1945, 0.1308 and 0.0809, all rungs at steps of -1 to 2 for 0.1945, 0.1313 and 0.0809.
+_MOST_LOOKED_AT = 1000  # pictures that are read once more for the sake of a sentence
 _FEW, _REACH_OF_FEW, _REACH = 10, 3, 1
 
 
@@ -92,7 +93,6 @@ class Pictures:
         self._verify, self._tile, self._force = verify, tile, force
         self._pictures: list[tuple[str, Path, str]] = []  # source, target, key
         self._options: list[dict[Rung, Option]] = []
-        self._notes: dict[str, tuple[str, ...]] = {}
 
     def __len__(self) -> int:
         """How many are measured."""
@@ -133,7 +133,7 @@ class Pictures:
         except OSError as error:
             raise DkicError(f"{folder}: can't be written ({reason(error)})") from None
         written = [
-            Written(source, target, rung, options[rung], icc, self._notes[source])
+            Written(source, target, rung, options[rung], icc, self._survey.notes.get(source, ()))
             for (source, target, _), options, rung, icc in zip(self._pictures, self._options, rungs, profiles, strict=True)
         ]
         return written, self._facts(written, found)
@@ -171,6 +171,10 @@ class Pictures:
 
     def _about_profiles(self) -> str:
         """What profiles have to do with it that a rate is out of reach; empty where there are none."""
+        if self._survey.icc == "drop":
+            return ""
+        if len(self) > _MOST_LOOKED_AT:
+            return "; ICC profiles count, and --icc drop leaves them out"
         sizes = []
         for source, _, key in self._pictures:
             with _about(source):
@@ -209,7 +213,6 @@ class Pictures:
     def _coded(self, source: str, key: str, rung: Rung) -> bytes:
         with _about(source):
             picture = self._survey.read_unchanged(source, key)
-            self._notes[source] = picture.notes
             options = {"verify": self._verify, "tile": self._tile, "icc": self._survey.icc}
             return self._codec.compress(picture, rung.quality, step=rung.step, **options)
 

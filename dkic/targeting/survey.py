@@ -20,6 +20,9 @@ class Survey:
         distortion, tile, icc: as `Meter` has them.
         background: as `Codec.compress` has it.
 
+    Attributes:
+        notes: by source, what was left out of the pictures that were read.
+
     Raises:
         DkicError: LPIPS' weights, or a place to keep what is measured, can't be had.
     """
@@ -34,6 +37,7 @@ class Survey:
     ) -> None:
         self.levels = [Rung(quality, 0) for quality in codec.qualities]
         self.icc, self.background = icc, background
+        self.notes: dict[str, tuple[str, ...]] = {}
         self.meter = Meter(codec, distortion, tile, icc)
         self._kept = {quality: Measured(cache_folder(), codec.model_hash(quality), distortion) for quality in codec.qualities}
 
@@ -74,6 +78,7 @@ class Survey:
     def read_unchanged(self, source: str, key: str) -> Picture:
         """The picture that has this key: nothing that is measured of another one may be kept for it. Raises DkicError."""
         picture = read_picture(source, self.background)
+        self.notes[source] = picture.notes
         if self._key(source) != key:
             raise changed(source)
         return picture

@@ -119,6 +119,14 @@ def test_the_icc_profile_is_kept(codec):
         codec.compress(image, icc="no")
 
 
+def test_autocast_changes_no_file(codec):
+    data = codec.compress(crop(64, 64))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert codec.compress(crop(64, 64)) == data
+        inside = codec.decompress(data, "numpy")
+    assert np.array_equal(inside, codec.decompress(data, "numpy"))
+
+
 def test_an_srgb_profile_is_not_stored(codec):
     image = Image.fromarray(crop(40, 40))
     image.info["icc_profile"] = SRGB

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from coding.picture_files import SRGB, colours, saved, written
 from coding.png_files import chrm, chunk, cicp, gama, with_chunks
-from PIL import Image, features
+from PIL import Image, TiffImagePlugin, features
 
 from dkic.coding.color_profile import (
     ADOBE_RGB_CURVE,
@@ -28,6 +28,7 @@ RGB = saved(Image.fromarray(colours()), "PNG")
 GRAY = saved(Image.fromarray(colours()[..., 0]), "PNG")
 P3_PROFILE = make_profile(SRGB_CURVE, P3)
 GRAY_PROFILE = make_profile(Curve(2.2), None)
+ICCP = chunk(b"iCCP", b"p\0\0" + zlib.compress(P3_PROFILE))
 SRGB_CHRM = chrm(*WHITE, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 
 
@@ -36,7 +37,11 @@ SRGB_CHRM = chrm(*WHITE, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
     [
         (with_chunks(RGB, cicp(12, 13)), P3_PROFILE),
         (with_chunks(RGB, cicp(1, 13)), None),
-        (with_chunks(RGB, cicp(1, 13), chunk(b"iCCP", b"p\0\0" + zlib.compress(P3_PROFILE))), None),
+        (with_chunks(RGB, cicp(2, 2), ICCP), P3_PROFILE),
+        (with_chunks(RGB, cicp(12, 2), ICCP), P3_PROFILE),
+        (with_chunks(RGB, cicp(12, 2)), P3_PROFILE),
+        (with_chunks(RGB, cicp(2, 2), gama(1.0)), make_profile(Curve(1.0), SRGB_PRIMARIES)),
+        (with_chunks(RGB, cicp(1, 13), ICCP), None),
         (with_chunks(GRAY, cicp(12, 13)), None),
         (with_chunks(GRAY, cicp(1, 4)), make_profile(Curve(2.2), None)),
         (with_chunks(RGB, gama(1.0)), make_profile(Curve(1.0), SRGB_PRIMARIES)),
@@ -49,7 +54,8 @@ SRGB_CHRM = chrm(*WHITE, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
         (with_chunks(RGB, chunk(b"sRGB", b"\0"), gama(1.0), chrm(*WHITE, *P3_CHROMATICITIES)), None),
         (saved(Image.fromarray(colours()), "PNG", icc_profile=P3_PROFILE), P3_PROFILE),
     ],
-    ids=["cICP of P3", "cICP of sRGB", "cICP over iCCP", "cICP of gray", "cICP of gray, gamma 2.2", "gAMA 1", "gAMA 1 of gray",
+    ids=["cICP of P3", "cICP of sRGB", "iCCP over unspecified cICP", "iCCP over half a cICP", "half a cICP",
+         "gAMA over unspecified cICP", "cICP over iCCP", "cICP of gray", "cICP of gray, gamma 2.2", "gAMA 1", "gAMA 1 of gray",
          "gAMA as beside sRGB", "gAMA and cHRM of sRGB", "cHRM of sRGB", "gAMA and cHRM of P3", "cHRM of P3", "sRGB over gAMA",
          "iCCP"],
 )  # fmt: skip
@@ -74,17 +80,52 @@ def test_hdr_is_refused(tmp_path, transfer, word):
     assert str(caught.value).startswith(f"{path}: ")
 
 
+def test_hdr_in_a_profile_is_refused(tmp_path):
+    """A cicp tag in the place of the copyright."""
+    tag = P3_PROFILE.index(b"cprt")
+    offset = int.from_bytes(P3_PROFILE[tag + 4 : tag + 8], "big")
+    content = b"cicp\0\0\0\0\x09\x10\0\x01"
+    profile = P3_PROFILE[:tag] + b"cicp" + P3_PROFILE[tag + 4 : offset] + content + P3_PROFILE[offset + 12 :]
+    with pytest.raises(DkicError, match=r"HDR \(PQ\)"):
+        read_picture(written(tmp_path, saved(Image.fromarray(colours()), "PNG", icc_profile=profile)))
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_an_opened_file_is_looked_at_again(tmp_path, loaded):
+    """For what Pillow does not show of it."""
+    path = written(tmp_path, with_chunks(RGB, cicp(12, 13)), "p3.png")
+    for opened in (Image.open(path), *(() if loaded else (Image.open(io.BytesIO(path.read_bytes())),))):
+        if loaded:
+            opened.load()
+        assert picture_from(opened).icc == P3_PROFILE
+    path = written(tmp_path, with_chunks(RGB, cicp(9, 16)), "pq.png")
+    with pytest.raises(DkicError, match=r"the image: its colors are HDR \(PQ\)"):
+        picture_from(Image.open(path))
+    damaged = bytearray(RGB)
+    damaged[-16] ^= 1  # in the CRC of IDAT
+    with pytest.raises(DkicError, match="the image: its IDAT chunk is damaged"):
+        picture_from(Image.open(io.BytesIO(bytes(damaged))))
+
+
+def test_tiff_primaries(tmp_path):
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[318], info[319] = WHITE, P3_CHROMATICITIES
+    data = saved(Image.fromarray(colours()), "TIFF", tiffinfo=info)
+    assert read_picture(written(tmp_path, data)).icc == P3_PROFILE
+
+
 @pytest.mark.parametrize(
     ("data", "note"),
     [
         (with_chunks(RGB, chunk(b"gAMA", struct.pack(">I", 1))), "gAMA chunk says 1e-05"),
-        (with_chunks(RGB, chrm(*WHITE, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5)), "cHRM chunk was left out: the primaries lie on a line"),
+        (with_chunks(RGB, chrm(*WHITE, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5)), "were left out: the primaries lie on a line"),
         (saved(Image.fromarray(colours()), "PNG", icc_profile=b"nonsense"), "ICC profile is damaged and was left out"),
+        (saved(Image.fromarray(colours()), "PNG", icc_profile=P3_PROFILE[:200]), "ICC profile is damaged and was left out"),
         (saved(Image.fromarray(colours()[..., 0]), "PNG", icc_profile=P3_PROFILE), "is for RGB pixels, and these are GRAY"),
         (saved(Image.fromarray(colours()), "JPEG", icc_profile=GRAY_PROFILE), "for GRAY pixels, and these are RGB"),
         (saved(Image.fromarray(colours()), "JPEG", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]), "is for CMYK pixels"),
     ],
-    ids=["no gamma", "no primaries", "no profile", "RGB for gray", "gray for RGB", "CMYK for RGB"],
+    ids=["no gamma", "no primaries", "no profile", "cut off", "RGB for gray", "gray for RGB", "CMYK for RGB"],
 )  # fmt: skip
 def test_what_makes_no_sense_is_left_out_with_a_sentence(tmp_path, data, note):
     picture = read_picture(written(tmp_path, data))
@@ -137,9 +178,8 @@ def test_avif(tmp_path):
         read_picture(written(tmp_path, avif_with_nclx(9, 16)))
     data = saved(Image.fromarray(colours(40, 56)), "AVIF", quality=90, icc_profile=P3_PROFILE)
     assert read_picture(written(tmp_path, data)).icc == P3_PROFILE
-    deep = bytearray(avif_with_nclx(1, 13))
-    at = deep.index(b"pixi") + 9
-    assert deep[at : at + 3] == b"\x08\x08\x08"
-    deep[at] = 10
-    with pytest.raises(DkicError, match="more than 8 bits a channel"):
-        read_picture(written(tmp_path, bytes(deep)))
+    for box, offset, value in ((b"pixi", 9, 10), (b"av1C", 6, 0x40)):
+        deep = bytearray(avif_with_nclx(1, 13))
+        deep[deep.index(box) + offset] |= value
+        with pytest.raises(DkicError, match="more than 8 bits a channel"):
+            read_picture(written(tmp_path, bytes(deep)))

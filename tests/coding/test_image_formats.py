@@ -1,10 +1,12 @@
 """Which files are images, by content and by suffix, and what is found in folders."""
 
+import subprocess
 from collections import Counter
 
 import numpy as np
 import pytest
 from coding.picture_files import colours, saved, written
+from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, features
 
 from dkic.coding import image_formats
@@ -36,6 +38,8 @@ def test_a_format_that_this_machine_lacks(tmp_path, monkeypatch, known):
         read_picture(path)
     with pytest.raises(DkicError, match=f"b{suffix}: can't be written; .*pip install"):
         write_picture(picture_from(colours()), tmp_path / f"b{suffix}")
+    with pytest.raises(DkicError, match=f"{known.label} can't be written; .*pip install"):
+        encoded_picture(picture_from(colours()), suffix, "x")
     written(tmp_path, saved(Image.fromarray(colours()), "PNG"), "c.png")
     assert images_in(tmp_path) == ([tmp_path / "c.png"], Counter({suffix: 1}))
 
@@ -50,15 +54,44 @@ def test_jpeg_xl_is_turned_by_its_decoder_alone(tmp_path, orientation):
     assert np.array_equal(read_picture(written(tmp_path, data)).pixels, colours())
 
 
+def jxl(pixel_format: str, codec: str = "libjxl") -> bytes:
+    """By ffmpeg's libjxl, of what pillow-jxl-plugin does not write."""
+    source = ["-f", "lavfi", "-i", "testsrc=size=70x50:duration=0.2:rate=15"]
+    frames = [] if codec == "libjxl_anim" else ["-frames:v", "1"]
+    to = ["-vf", f"format={pixel_format}", "-c:v", codec, "-f", "image2pipe", "-"]
+    return subprocess.run([get_ffmpeg_exe(), "-v", "error", *source, *frames, *to], capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "refused"),
+    [
+        (lambda: jxl("rgb24"), None),
+        (lambda: jxl("rgb48le"), "more than 8 bits a channel"),
+        (lambda: jxl("gray16le"), "more than 8 bits a channel"),
+        (lambda: jxl("rgb24", "libjxl_anim"), "several frames"),
+        (lambda: jxl("rgb24,setparams=color_trc=smpte2084:color_primaries=bt2020"), r"HDR \(PQ\)"),
+    ],
+    ids=["8 bits", "16 bits", "16 bits, gray", "animation", "PQ"],
+)
+def test_what_a_jpeg_xl_must_be(tmp_path, data, refused):
+    path = written(tmp_path, data(), "a.jxl")
+    for given in (path, Image.open(path)) if JXL.register() is None else ():
+        if refused is None:
+            assert picture_from(given).pixels.shape == (50, 70, 3)
+        else:
+            with pytest.raises(DkicError, match=refused):
+                picture_from(given)
+
+
 def test_images_in_a_folder(tmp_path):
     names = [f"{i:02}{suffix}" for i, suffix in enumerate(FORMAT_BY_SUFFIX)]
-    for name in (*names, "b.PNG", ".hidden.png", "notes.txt", "film.mp4", "clip.MP4", "README"):
+    for name in (*names, "b.PNG", ".hidden.png", "a.dkic", "notes.txt", "film.mp4", "clip.MP4", "README"):
         (tmp_path / name).touch()
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "c.png").touch()
     found = images_in(tmp_path)
     assert found.images == [tmp_path / name for name in (*names, "b.PNG")]
-    assert found.skipped() == "skipped 4 files that are not images dkic reads here (1 without a suffix, 2 .mp4, 1 .txt)"
+    assert found.skipped() == "skipped 4 files in formats that dkic does not read here (1 without a suffix, 2 .mp4, 1 .txt)"
     assert images_in(tmp_path / "below").skipped() is None
     for name in ("missing", "b.PNG"):
         with pytest.raises(DkicError, match=f"{name}: there is no such folder of images"):
@@ -82,6 +115,10 @@ def test_images_below_a_folder_through_links(tmp_path):
     (folder / "d.png").touch()
     found = images_below(folder)
     assert found.images == [folder / "again" / "a.png", folder / "again" / "deep" / "b.jfif", folder / "d.png"]
+    (folder / "z").mkdir()
+    (folder / "z" / "e.png").touch()
+    (folder / "a").symlink_to(folder / "z")  # a name for the same folder
+    assert folder / "z" / "e.png" in images_below(folder).images
     assert found.others == {".txt": 1, "": 1}
     with pytest.raises(DkicError, match="missing: there is no such folder of images"):
         images_below(tmp_path / "missing")

@@ -2,13 +2,16 @@
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from coding.picture_files import SRGB, colours, saved, written
+from coding.png_files import SIGNATURE, chunk
 from PIL import Image, ImageOps
 
 from dkic.coding.image_io import picture_from, read_picture
@@ -149,6 +152,25 @@ def test_a_transparent_colour_that_no_pixel_has(tmp_path, unused):
     picture = read_picture(written(tmp_path, saved(Image.fromarray(pixels), "PNG", transparency=unused)))
     assert np.array_equal(picture.pixels, pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
     assert picture.grayscale == (pixels.ndim == 2)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_transparent_level_of_gray_with_few_bits(tmp_path, bits):
+    """Pillow brings the pixels to 8 bits, and not the level."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8 // bits, 1, bits, 0, 0, 0, 0))
+    row = zlib.compress(b"\0" + bytes([0b00011011]))
+    for level, is_there in ((1, True), (2**bits - 1 if bits < 4 else 0b1011, True), (0b1110, False)):
+        if bits < 4 and not is_there:
+            continue
+        data = SIGNATURE + head + chunk(b"tRNS", struct.pack(">H", level)) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+        path = written(tmp_path, data)
+        if is_there:
+            with pytest.raises(DkicError, match="it has transparency"):
+                read_picture(path)
+            white = read_picture(path, "white")
+            assert white.grayscale and (white.pixels == 255).any()
+        else:
+            assert read_picture(path).grayscale
 
 
 def test_transparency_is_flattened_onto_a_background(tmp_path):
