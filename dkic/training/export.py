@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dkic.coding.image_formats import images_in
+from dkic.coding.image_formats import images_below, images_in
 from dkic.coding.image_io import read_picture
 from dkic.entropy.exact_network import Step, freeze, set_exact
 from dkic.entropy.quantization import Arithmetic
@@ -87,6 +87,9 @@ def export(
     where = device_for(device)
     network = weights.model.float().to(where)
     folder = PhotoFolder(photos, settings.crop)
+    for path, find in ((photos, images_below), (measure, images_in)):
+        if path and (skipped := find(path).skipped()):
+            log(f"{path}: {skipped}")
     pictures = list(_pictures(measure)) if measure else []
     if measure and not pictures:
         raise DkicError(f"{measure}: no rate can be measured, as all its pictures are below {SIZE_MULTIPLE}x{SIZE_MULTIPLE}")
