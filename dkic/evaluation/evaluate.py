@@ -18,14 +18,13 @@ import click
 
 from dkic.doctor import processor
 from dkic.errors import DkicError
-from dkic.evaluation.judges import ALWAYS, JUDGES, OPTIONAL, load_judges
+from dkic.evaluation.judges import ALWAYS, JUDGES, OPTIONAL, SLOW, load_judges
 from dkic.inputs import one_line
 
 if TYPE_CHECKING:
     from dkic.evaluation.report import Evaluation
 
 DEFAULT_CODECS = ("dkic:tiny", "cheng2020", "bpg444", "hevc444", "vvc", "avif", "jxl", "webp", "jpeg", "jpeg2000")
-DEFAULT_JUDGES = ("ssimulacra2",)
 DEFAULT_TARGETS = (0.075, 0.15, 0.3)  # the paper's
 
 
@@ -88,9 +87,14 @@ _FILE = click.Path(path_type=Path)
     type=click.Choice([*OPTIONAL, "all", "none"]),
     multiple=True,
     metavar="NAMES",
-    default=DEFAULT_JUDGES,
+    default=("all",),
     show_default=True,
-    help=f"Beside LPIPS, PSNR and MS-SSIM: {', '.join(OPTIONAL)}, all, or none; dists and lpips_vgg take seconds for a file.",
+    help=f"Beside LPIPS, PSNR and MS-SSIM: {', '.join(OPTIONAL)}, all, or none.",
+)
+@click.option(
+    "--judge-every-file",
+    is_flag=True,
+    help=f"Have {' and '.join(SLOW)}, which take seconds, judge all files, for curves and BD-rates, not only those at a target.",
 )
 @click.option(
     "--inception", type=_FILE, metavar="FILE", help="Weights of torch-fidelity's Inception, for FID and KID."
@@ -130,7 +134,8 @@ def run(
     anchor: str | None = None,
     crops: Sequence[str] = (),
     page_pictures: int = 6,
-    judges: Sequence[str] = DEFAULT_JUDGES,
+    judges: Sequence[str] = ("all",),
+    judge_every_file: bool = False,
     inception: Path | None = None,
     threads: int | None = None,
     force: bool = False,
@@ -149,9 +154,9 @@ def run(
     from dkic.evaluation.fid import PatchMetrics
     from dkic.evaluation.figures import parse_crops
     from dkic.evaluation.inception import load_inception
-    from dkic.evaluation.measure import decode_file, find_pictures, measure
+    from dkic.evaluation.measure import decode_file, find_pictures, judged, measure
     from dkic.evaluation.report import Evaluation, write_report
-    from dkic.evaluation.table import at_target
+    from dkic.evaluation.table import at_target, cell_of
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -163,7 +168,10 @@ def run(
         raise DkicError(f"--anchor {anchor}: must be one of the codecs, {', '.join(names)}")
     given_crops = parse_crops(crops, pictures)
     _make_folder(out, force)
-    loaded = load_judges((*ALWAYS, *_asked(judges, allocate_by)))
+    asked = _asked(judges, allocate_by)
+    at_targets = [name for name in asked if JUDGES[name].slow and name != allocate_by and not judge_every_file]
+    of_every_file = load_judges((*ALWAYS, *(name for name in asked if name not in at_targets)))
+    of_chosen = load_judges(at_targets)
     bar = partial(tqdm, unit="picture", disable=None, leave=False)
     try:
         originals = (read_picture(path).pixels for path in bar(pictures.values()))
@@ -188,7 +196,7 @@ def run(
         log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(pictures)} pictures")
         try:
             with bar(total=len(pictures)) as shown:
-                own = measure(codec, pictures, out / "files", loaded, force, lambda _image, shown=shown: shown.update())
+                own = measure(codec, pictures, out / "files", of_every_file, force, lambda _image, shown=shown: shown.update())
         except Unavailable as error:
             made.remove(codec)
             leave_out(codec.name, error)
@@ -196,6 +204,9 @@ def run(
         rows += own
         for target in sorted(set(targets)):
             cell = at_target(own, target, allocate_by)
+            if of_chosen and cell.chosen:
+                chosen = judged(bar(cell.chosen), codec, pictures, out / "files", of_chosen)
+                cell = cell_of(codec.name, target, tuple(chosen))
             if patch_metrics and cell.chosen:
                 fid, kid = patch_metrics(decode_file(codec, out / "files", row) for row in bar(cell.chosen))
                 cell = replace(cell, fid=fid, kid=kid)

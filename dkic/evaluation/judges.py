@@ -18,24 +18,29 @@ Compare: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 
 @dataclass(frozen=True)
 class Judge:
-    """label: for tables. digits: decimals there. higher_is_better: else lower is. seen: a loss of the shipped weights has it."""
+    """label: for tables. digits: decimals there. higher_is_better: else lower is. seen: a loss of the shipped weights has it.
+
+    slow: takes seconds for a file, and so by default judges only the files that are chosen at a target.
+    """
 
     label: str
     digits: int
     higher_is_better: bool
     seen: bool = False
+    slow: bool = False
 
 
 # In the order of tables: first those that no loss has seen.
 JUDGES = {
     "ssimulacra2": Judge("SSIMULACRA2", 1, True),
-    "dists": Judge("DISTS", 3, False),
-    "lpips_vgg": Judge("LPIPS (VGG)", 3, False),
+    "dists": Judge("DISTS", 3, False, slow=True),
+    "lpips_vgg": Judge("LPIPS (VGG)", 3, False, slow=True),
     "lpips": Judge("LPIPS", 3, False, seen=True),
     "psnr": Judge("PSNR", 2, True, seen=True),
     "ms_ssim": Judge("MS-SSIM", 4, True),
 }
 ALWAYS = ("lpips", "psnr", "ms_ssim")
+SLOW = tuple(name for name, judge in JUDGES.items() if judge.slow)
 OPTIONAL = tuple(name for name in JUDGES if name not in ALWAYS)
 
 

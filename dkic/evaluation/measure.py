@@ -3,9 +3,9 @@
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,15 @@ def measure(
             found.append(Measurement(**of_file, **cost, **values))
         done(image)
     return found
+
+
+def judged(
+    rows: Iterable[Measurement], codec: ImageCodec, pictures: Mapping[str, Path], folder: Path, judges: Mapping[str, Compare]
+) -> Iterator[Measurement]:
+    """The measurements of files in `folder`, with the values of more judges. Raises DkicError: a picture can't be read."""
+    for row in rows:
+        x, x_hat = batch(read_picture(pictures[row.image]).pixels), batch(decode_file(codec, folder, row))
+        yield replace(row, **{name: judge(x, x_hat).item() for name, judge in judges.items()})
 
 
 def decode_file(codec: ImageCodec, folder: Path, row: Measurement) -> np.ndarray:

@@ -73,7 +73,11 @@ def at_target(rows: Sequence[Measurement], target_bpp: float, by: str = "lpips")
         note = f"{codec} takes {least:.3f} bpp at least, so that lower targets are out of its reach"
         return Cell(codec=codec, target_bpp=target_bpp, note=note, chosen=(), **dict.fromkeys(_MEANS, math.nan))
     choice = allocate(rate, distortion, target_bpp, kind="mean_bpp", names=images).choice
-    chosen = tuple(options[range(len(images)), choice])
+    return cell_of(codec, target_bpp, tuple(options[range(len(images)), choice]))
+
+
+def cell_of(codec: str, target_bpp: float, chosen: tuple[Measurement, ...]) -> Cell:
+    """The means over a codec's files that are chosen at a target, of each picture one."""
     means = {name: float(np.mean([getattr(row, name) for row in chosen])) for name in _MEANS}
     small = [row.image for row in chosen if math.isnan(row.ms_ssim)]
     note = f"no MS-SSIM: {small[0]} has a side below 161 pixels, for which it is not defined" if small else ""

@@ -22,6 +22,7 @@ class Report(NamedTuple):
 @pytest.fixture(scope="session")
 def report(tmp_path_factory) -> Report:
     need_backbone("alex")
+    need_backbone("vgg")
     folder = tmp_path_factory.mktemp("pictures")
     sizes = {"a <b> & 'c'": (176, 192), "upright": (208, 161)}
     for i, (name, size) in enumerate(sizes.items()):
@@ -32,6 +33,7 @@ def report(tmp_path_factory) -> Report:
         patch.setenv("PATH", "")  # no bpgenc
         done = dkic(
             "evaluate", folder, "--codec", "jpeg", "dkic:tiny", "bpg444", "--target-bpp", "0.4", "1.2", "-o", out,
+            "--judges", "ssimulacra2", "dists",
         )
     assert done.status == 0, done.err
     return Report(out, folder, sizes, done)

@@ -18,7 +18,7 @@ from dkic.errors import DkicError
 from dkic.evaluation.classical import by_pillow
 from dkic.evaluation.codecs import Unavailable, make_codec
 from dkic.evaluation.evaluate import evaluate
-from dkic.evaluation.judges import ALWAYS
+from dkic.evaluation.judges import ALWAYS, load_judges
 from dkic.evaluation.measure import find_pictures, measure
 from dkic.evaluation.metrics import batch, ms_ssim, psnr, ssimulacra2
 from dkic.table_file import name_of
@@ -68,6 +68,12 @@ def test_every_number_comes_from_the_files(report):
         assert row["ssimulacra2"] == pytest.approx(ssimulacra2(batch(x), batch(x_hat)).item(), abs=1e-4)
         assert 0 < row["lpips"] < 1 and row["encode_seconds"] > 0 and row["decode_seconds"] > 0
     chosen = parquet.read_table(out / "chosen.parquet").to_pylist()
+    assert all(np.isnan(row["dists"]) for row in rows) and all(np.isnan(row["lpips_vgg"]) for row in rows + chosen)
+    dists = load_judges(["dists"])["dists"]
+    for row in chosen[::3]:
+        x = np.array(Image.open(report.folder / f"{row['image']}.png"))
+        x_hat = codecs[row["codec"]].decode((out / "files" / row["file"]).read_bytes())
+        assert row["dists"] == pytest.approx(dists(batch(x), batch(x_hat)).item(), abs=1e-4)
     for target in (0.4, 1.2):
         own = [row for row in chosen if row["codec"] == "jpeg" and row["target_bpp"] == target]
         assert [row["image"] for row in own] == list(report.sizes) and np.mean([row["bpp"] for row in own]) <= target

@@ -84,7 +84,7 @@ def test_two_codecs_are_compared(index, browser):
         loaded(side, [192, 176])
     assert of("left-picture").get_attribute("src").startswith("data:image/jpeg")
     assert of("right-picture").get_attribute("src").startswith("data:image/webp")
-    verdicts = r"SSIMULACRA2 -?[\d.]+, LPIPS 0\.\d{3}, PSNR \d\d\.\d\d, MS-SSIM 0\.\d{4}"
+    verdicts = r"SSIMULACRA2 -?[\d.]+, DISTS 0\.\d{3}, LPIPS 0\.\d{3}, PSNR \d\d\.\d\d, MS-SSIM 0\.\d{4}"
     assert re.fullmatch(rf"jpeg \(\d\.\d{{3}} bpp: {verdicts}\)", of("left-label").text)
 
     assert clipped() == 50
@@ -111,7 +111,7 @@ def test_two_codecs_are_compared(index, browser):
         "return [...document.querySelectorAll('#charts img')].map(i => i.naturalWidth > 100)"
     )
     assert charts == [True] * 4
-    assert of("table").text.startswith("codec 0.4 bpp: actual SSIMULACRA2 LPIPS PSNR MS-SSIM 1.2 bpp: actual")
+    assert of("table").text.startswith("codec 0.4 bpp: actual SSIMULACRA2 DISTS LPIPS PSNR MS-SSIM 1.2 bpp: actual")
     assert "BD-rate against jpeg" in of("bd").text and "not reward realism" in of("realism").text
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     fetched = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
