@@ -102,8 +102,8 @@ def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, dec
             where = f"{pictures / name} -> {out / name.replace('png', 'dkic')}"
             header = unpack(data).header
             rung = f"quality {header.quality}{f' step {header.step:+}' if header.step else ''}"
-            size = rf"{len(data)} bytes,( ICC profile \d+ bytes,)? [\d.]+ bpp"
-            assert re.fullmatch(rf"{re.escape(where)}: {size}, {re.escape(rung)}", line)
+            cost = rf"{len(data)} bytes,( ICC profile \d+ bytes,)? [\d.]+ bpp"
+            assert re.fullmatch(rf"{re.escape(where)}: {cost}, {re.escape(rung)}", line)
         chosen.add(tuple(choice))
     assert len(chosen) >= 4  # targets that differ in what is best at them
     assert any(RUNGS[column].step for choice in chosen for column in choice)
