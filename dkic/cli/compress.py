@@ -113,15 +113,19 @@ def compress(
         data = codec.compress(picture, quality, target_bpp, verify=verify, tile=tile, icc=icc)
         seconds = time.perf_counter() - start
         write_atomically(target, data, force)
-        bpp = len(data) * 8 / (picture.width * picture.height)
-        file = unpack(data)
+        file, bpp = unpack(data), len(data) * 8 / (picture.width * picture.height)
         chosen = "" if target_bpp is None else f"{Rung(file.header.quality, file.header.step)}, "
         done = "encoded and verified" if verify else "encoded"
-        icc_bytes = icc_section_bytes(stored) if (stored := file.icc) else 0
-        profile = f", ICC profile {icc_bytes} bytes" if icc_bytes else ""
-        return f"{source} -> {target}: {len(data)} bytes{profile}, {bpp:.3f} bpp, {chosen}{done} in {seconds:.2f} s"
+        cost = _cost(len(data), icc_section_bytes(file.icc), bpp)
+        return f"{source} -> {target}: {cost}, {chosen}{done} in {seconds:.2f} s"
 
     sys.exit(each(inputs, targets, one))
+
+
+def _cost(size: int, icc: int, bpp: float) -> str:
+    """Bytes of a file, those of its ICC profile where it has one, and bits per pixel."""
+    profile = f", ICC profile {icc} bytes" if icc else ""
+    return f"{size} bytes{profile}, {bpp:.3f} bpp"
 
 
 def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "Pictures") -> NoReturn:
@@ -137,8 +141,7 @@ def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "
     err = on_stdout(*targets)
     for file in written:
         tell_notes(file.source, file.notes)
-        profile = f", ICC profile {file.icc} bytes" if file.icc else ""
-        said = f"{file.source} -> {file.target}: {file.option.bytes} bytes{profile}, {file.bpp:.3f} bpp, {file.rung}"
+        said = f"{file.source} -> {file.target}: {_cost(file.option.bytes, file.icc, file.bpp)}, {file.rung}"
         click.echo(one_line(said), err=err)
     print_facts(facts, err)
     sys.exit(status)

@@ -119,9 +119,9 @@ def pack(file: DkicFile) -> bytes:
     return header + sections
 
 
-def icc_section_bytes(icc: bytes) -> int:
-    """What an ICC profile adds to a file."""
-    return len(_pack_section(_ICC, zlib.compress(icc, 9)))
+def icc_section_bytes(icc: bytes | None) -> int:
+    """What an ICC profile adds to a file; 0 for None."""
+    return 0 if icc is None else len(_pack_section(_ICC, zlib.compress(icc, 9)))
 
 
 def unpack(data: bytes, *, salvage: bool = False) -> DkicFile:

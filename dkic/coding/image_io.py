@@ -39,6 +39,7 @@ from dkic.coding.image_formats import (
     JXL,
     PNG,
     WEBP,
+    ImageFormat,
     format_names,
     format_of,
 )
@@ -126,8 +127,9 @@ def picture_from(
     PNG, AVIF or JPEG XL (checksums, color descriptions, bits) is read from its file where that is still there.
 
     numpy: uint8 [H, W, 3], [H, W, 1] or [H, W]; torch: [3, H, W] or [1, H, W], uint8, or floating point in [0, 1], which is
-    rounded to 1/255, on any device; one channel is grayscale. Arrays may share their memory
-    with the result. background: as in `read_picture`. Raises DkicError, which says what was wrong and what would be right.
+    rounded to 1/255, on any device; one channel is grayscale. Arrays may share their memory with the result.
+
+    background: as in `read_picture`. Raises DkicError, which says what was wrong and what would be right.
     """
     if isinstance(image, Picture):
         return image
@@ -221,15 +223,9 @@ def _from_file(file: IO[bytes], name: str, background: str | None) -> Picture:
         raise DkicError(f"{name}: this is {found.label}, which can't be read; {unavailable}")
     found.register()
     cicp, icc, notes = None, None, []
-    if found is PNG:
-        chunks = PngChunks(file.read(), name)
-        file, cicp, notes = io.BytesIO(chunks.data), chunks.cicp, chunks.notes
-    elif found is AVIF:
-        file = io.BytesIO(data := file.read())
-        cicp = _avif_color(data, name)
-    elif found is JXL:
-        file = io.BytesIO(data := file.read())
-        _refuse_jxl(data, name)
+    if found in _LOOKED_INTO:
+        data, cicp, notes = _looked_into(found, file.read(), name)
+        file = io.BytesIO(data)
     elif found is BMP:
         icc = bmp_profile(file)
     image = Image.open(file, formats=(found.pillow,))
@@ -238,34 +234,38 @@ def _from_file(file: IO[bytes], name: str, background: str | None) -> Picture:
     return _from_pil(image, name, background, cicp, notes)
 
 
-def _avif_color(data: bytes, name: str) -> Cicp | None:
-    properties = avif_properties(data)
-    if properties.bits > 8:
-        raise DkicError(f"{name}: {_TOO_MANY_BITS}")
-    return properties.cicp
+_LOOKED_INTO = (PNG, AVIF, JXL)
 
 
-def _refuse_jxl(data: bytes, name: str) -> None:
+def _looked_into(found: ImageFormat, data: bytes, name: str) -> tuple[bytes, Cicp | None, Sequence[str]]:
+    """What Pillow does not show of a file in one of _LOOKED_INTO: its color description, and notes as a Picture has them.
+
+    The bytes that are returned first are for Pillow to read. Raises DkicError where the file is damaged, or is not coded.
+    """
+    if found is PNG:
+        chunks = PngChunks(data, name)
+        return chunks.data, chunks.cicp, chunks.notes
+    if found is AVIF:
+        properties = avif_properties(data)
+        if properties.bits > 8:
+            raise DkicError(f"{name}: {_TOO_MANY_BITS}")
+        return data, properties.cicp, ()
     header = jxl_header(data)
     if header.is_animation:
         raise DkicError(f"{name}: {_SEVERAL_FRAMES}")
     if header.bits > 8 or header.is_float:
         raise DkicError(f"{name}: {_TOO_MANY_BITS}")
+    return data, None, ()
 
 
 def _from_opened(image: Image.Image, name: str, background: str | None) -> Picture:
     """Of an image that the caller opened or made; what Pillow does not show of a file is read from it, if it is there."""
     cicp, notes = None, []
-    known = next((known for known in (PNG, AVIF, JXL) if known.pillow == image.format), None)
-    data = _file_of(image) if known else b""
-    if known and format_of(data[:_HEAD_BYTES]) is known:
-        if known is PNG:
-            chunks = PngChunks(data, name)
-            cicp, notes = chunks.cicp, chunks.notes
-        elif known is AVIF:
-            cicp = _avif_color(data, name)
-        else:
-            _refuse_jxl(data, name)
+    found = next((known for known in _LOOKED_INTO if known.pillow == image.format), None)
+    if found:
+        data = _file_of(image)
+        if format_of(data[:_HEAD_BYTES]) is found:
+            _, cicp, notes = _looked_into(found, data, name)
     return _from_pil(image, name, background, cicp, notes)
 
 

@@ -127,8 +127,7 @@ class Pictures:
                 rungs = self._chosen(found)
                 for i, (_, target, _) in enumerate(self._pictures):
                     data = spool.get(i)
-                    icc = unpack(data).icc
-                    profiles.append(icc_section_bytes(icc) if icc else 0)
+                    profiles.append(icc_section_bytes(unpack(data).icc))
                     write_atomically(target, data, self._force)
         except OSError as error:
             raise DkicError(f"{folder}: can't be written ({reason(error)})") from None
