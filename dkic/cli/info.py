@@ -53,7 +53,7 @@ def _file_facts(path: str) -> Iterable[tuple[str, str]]:
 
 def _model_facts(model: str) -> Iterable[tuple[str, str]]:
     from dkic.models.complexity import complexity
-    from dkic.models.config import PRESETS
+    from dkic.models.presets import PRESETS
     from dkic.models.weights_file import find_weights, load_weights
 
     if model in PRESETS:

@@ -76,6 +76,7 @@ def measure(
     if rows := len(columns["image"]):
         with failing():
             write_table(out, columns, force)
-        said = f"{out}: {rows:,} rows, {rows // len(codec.qualities):,} pictures at quality {listed(codec.qualities)}"
+        levels = [level.quality for level in survey.levels]
+        said = f"{out}: {rows:,} rows, {rows // len(levels):,} pictures at quality {listed(levels)}"
         click.echo(one_line(said), err=on_stdout(out))
     sys.exit(status)

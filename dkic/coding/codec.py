@@ -19,10 +19,10 @@ from dkic.coding.color_profile import is_srgb
 from dkic.coding.container import MAX_STEP, DkicFile, Header, icc_section_bytes, pack, unpack
 from dkic.coding.image_color import fitting_profile
 from dkic.coding.image_io import Picture, picture_from, to_pil
-from dkic.coding.ladder import ladder, last_within
+from dkic.coding.ladder import Rung, chosen_among, every_operating_point, ladder, last_within, measured_first
 from dkic.coding.latent import decode_latent, encode_latent
 from dkic.coding.transforms import analyse, synthesise
-from dkic.entropy.quantization import Arithmetic
+from dkic.entropy.quantization import MAX_QUALITY, PARTS, Arithmetic
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import Weights, find_weights, load_weights
@@ -32,21 +32,33 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+DEFAULT_QUALITY = 50  # of a variable-rate model
 _DROP_PROFILE = "leave it out with --icc drop (icc=\"drop\" in Python), which shows its colors as sRGB"
 
 
 class Codec:
-    """One model at one or more quality levels. Make it with `dkic.load`."""
+    """A model at its qualities. Make it with `dkic.load`."""
 
     def __init__(self, levels: list[Weights]) -> None:
-        self._levels = {level.quality: level for level in levels}
-        if len(self._levels) < len(levels):
+        self._levels = {quality: level for level in levels for quality in level.qualities}
+        if len(self._levels) < sum(len(level.qualities) for level in levels):
             raise DkicError(f"two weights files have the same quality: {', '.join(str(level.path) for level in levels)}")
+        self.variable_rate = levels[0].model.variable_rate
 
     @property
     def qualities(self) -> list[int]:
-        """The quality levels there are, in rising order of rate."""
+        """The qualities there are, in rising order of rate; 1 to 100 of a variable-rate model."""
         return sorted(self._levels)
+
+    @property
+    def measured_first(self) -> list[Rung]:
+        """Where an image is measured before it is allocated a quality, in rising order of rate."""
+        return measured_first(self.qualities) if self.variable_rate else [Rung(quality, 0) for quality in self.qualities]
+
+    @property
+    def chosen_among(self) -> list[Rung]:
+        """What an image is allocated one of, in rising order of rate."""
+        return chosen_among(self.qualities) if self.variable_rate else ladder(self.qualities)
 
     @property
     def device(self) -> torch.device:
@@ -69,14 +81,15 @@ class Codec:
 
         Args:
             image: PIL image, numpy uint8 `[H, W, 3]` or `[H, W]`, torch `[3, H, W]` (uint8, or float in [0, 1]), or a path.
-            quality: one of `qualities`; the highest by default.
-            target_bpp: instead of quality: the level and step (see `dkic.coding.ladder`) whose file takes most of this many bits
-                per pixel, and no more.
+            quality: one of `qualities`; by default 50 of a variable-rate model, and the highest of others.
+            target_bpp: instead of quality: the quality and step (see `dkic.coding.ladder`) whose file takes most of this many
+                bits per pixel, and no more.
             verify: decode the symbols of what was coded again, without the picture.
             tile: side of the tiles that the picture is transformed in, a multiple of 64, to bound memory; 0: the whole picture at
                 once. By default 1024 above 4 megapixels. Where pictures are cut changes their latents in rounding only.
             step: how coarsely the latent is quantised, -8 to 8: each step up saves about a tenth of the bits, but the lowest
-                level's, which soon are no fewer. 0 is what a level was trained for.
+                level's, which soon are no fewer. 0 is what a level was trained for. Of a variable-rate model a step is a
+                16th of the way to the next quality.
             icc: "keep" stores the image's ICC profile, unless it is sRGB's, which is what an image without one has; it counts
                 in target_bpp. "drop" leaves it out: colors of a wider space are then displayed as sRGB.
             background: color that transparency is flattened onto ("white", "#ffffff"); None: a transparent image is an error.
@@ -99,8 +112,12 @@ class Codec:
         if step not in range(-MAX_STEP, MAX_STEP + 1):
             raise DkicError(f"step must be a whole number from {-MAX_STEP} to {MAX_STEP}, not {step}")
         if target_bpp is None:
-            level = self._level(self.qualities[-1] if quality is None else quality)
-            return self._verified(_packed(picture, level, self._analysed(picture, level, tile), int(step)), verify)
+            quality = self._default_quality() if quality is None else quality
+            level = self._level(quality)
+            if self.variable_rate and not 1 <= quality - step / PARTS <= MAX_QUALITY:
+                raise DkicError(f"step {step:+} leads from quality {quality} to beyond 1 to {MAX_QUALITY}")
+            rung = Rung(quality, int(step))
+            return self._verified(_packed(picture, level, self._analysed(picture, level, tile), rung), verify)
         if quality is not None or step:
             raise DkicError(f"give {'step' if quality is None else 'quality'} or target_bpp, not both")
         return self._verified(self._within(picture, target_bpp, tile), verify)
@@ -111,20 +128,21 @@ class Codec:
 
     def _within(self, picture: Picture, target_bpp: float, tile: int | None) -> bytes:
         """The file that takes most of a target."""
-        rungs, pixels = ladder(self.qualities), picture.width * picture.height
+        rungs = every_operating_point(self.qualities) if self.variable_rate else ladder(self.qualities)
+        pixels = picture.width * picture.height
         files: dict[int, bytes] = {}  # by rung
 
-        latents: dict[int, tuple[Tensor, Tensor]] = {}  # of one level, which serves all its steps
+        latents: dict[bytes, tuple[Tensor, Tensor | None]] = {}  # of one network, which serves all its operating points
 
-        def latent(quality: int) -> tuple[Tensor, Tensor]:
-            if quality not in latents:
+        def latent(level: Weights) -> tuple[Tensor, Tensor | None]:
+            if level.hash not in latents:
                 latents.clear()
-                latents[quality] = self._analysed(picture, self._level(quality), tile)
-            return latents[quality]
+                latents[level.hash] = self._analysed(picture, level, tile)
+            return latents[level.hash]
 
         def within(rung: int) -> bool:
-            quality, step = rungs[rung]
-            files[rung] = _packed(picture, self._level(quality), latent(quality), step)
+            level = self._level(rungs[rung].quality)
+            files[rung] = _packed(picture, level, latent(level), rungs[rung])
             return len(files[rung]) * 8 / pixels <= target_bpp
 
         rung = last_within(len(rungs), within)
@@ -140,15 +158,19 @@ class Codec:
             raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; {reached}")
         return files[rung]
 
-    def _analysed(self, picture: Picture, level: Weights, tile: int | None) -> tuple[Tensor, Tensor]:
+    def _analysed(self, picture: Picture, level: Weights, tile: int | None) -> tuple[Tensor, Tensor | None]:
         pixels = picture.pixels
         if not pixels.flags.writeable or min(pixels.strides) < 0:  # torch warns of the one, and takes none of the other
             pixels = pixels.copy()
         return analyse(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0), level, tile)
 
+    def _default_quality(self) -> int:
+        return DEFAULT_QUALITY if self.variable_rate else self.qualities[-1]
+
     def _level(self, quality: int) -> Weights:
         if quality not in self._levels:
-            raise DkicError(f"this model has no quality {quality}; it has {', '.join(map(str, self.qualities))}")
+            have = f"1 to {MAX_QUALITY}" if self.variable_rate else ", ".join(map(str, self.qualities))
+            raise DkicError(f"this model has no quality {quality}; it has {have}")
         return self._levels[quality]
 
     def _verified(self, data: bytes, verify: bool) -> bytes:
@@ -165,7 +187,7 @@ class Codec:
         model_hash = file.header.model_hash
         level = next((level for level in self._levels.values() if level.hash == model_hash), None)
         if level is None:
-            have = ", ".join(level.hash.hex() for level in self._levels.values())
+            have = ", ".join(dict.fromkeys(level.hash.hex() for level in self._levels.values()))
             raise DkicError(f"the file was made with model {model_hash.hex()}, and this is {have}; load that model")
         return level
 
@@ -274,18 +296,20 @@ def _name_of(image: object) -> str:
     return str(image) if isinstance(image, str | Path) else "the image"
 
 
-def _packed(picture: Picture, level: Weights, latent: tuple[Tensor, Tensor], step: int) -> bytes:
+def _packed(picture: Picture, level: Weights, latent: tuple[Tensor, Tensor | None], rung: Rung) -> bytes:
     """The file of a picture that was analysed."""
     arithmetic = int(level.arithmetic)
-    header = Header(picture.width, picture.height, level.hash, level.quality, arithmetic, picture.grayscale, step)
-    return pack(DkicFile(header, encode_latent(*latent, level, step), picture.icc))
+    header = Header(picture.width, picture.height, level.hash, rung.quality, arithmetic, picture.grayscale, rung.step)
+    return pack(DkicFile(header, encode_latent(*latent, level, *rung), picture.icc))
 
 
 @torch.inference_mode()
 def _decoded_pixels(file: DkicFile, level: Weights, tile: int | None) -> np.ndarray:
     """uint8 `[H, W, 3]`; three equal channels where the file is grayscale."""
     y_hat = decode_latent(file, level).float()
-    picture = synthesise(y_hat, file.header.height, file.header.width, level, tile)
+    header = file.header
+    quality = level.quality_at(header.quality, header.step)
+    picture = synthesise(y_hat, header.height, header.width, level, tile, quality)
     pixels = picture[0].permute(1, 2, 0).contiguous().numpy()
     return np.repeat(pixels[:, :, 1:2], 3, axis=2) if file.header.grayscale else pixels
 

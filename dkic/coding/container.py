@@ -9,12 +9,13 @@ bytes. CRC32C is the Castagnoli CRC (reflected polynomial 0x82F63B78, initial va
       1 byte    version, 1
       1 byte    bits 0-3: arithmetic mode, the way in which the entropy model was evaluated;
                 bit 4: the picture is grayscale; bit 5: there is an ICC section; bit 6: there is a step; bit 7: zero
-      1 byte    quality, as the encoder was asked for it
+      1 byte    quality; of a variable-rate model 1 to 100
       8 bytes   model hash: which weights and tables decode this file
       varint    width in pixels   } each at least 1, their product
       varint    height in pixels  } at most 2**28 (MAX_PIXELS)
-      1 byte    if bit 6 says so: the step that the latent was quantised with, -8 to 8 and not 0, two's complement;
-                symbols of y count for step_size(step), and have their scales' tables less step (dkic.entropy.quantization)
+      1 byte    if bit 6 says so: the step that the latent was quantised with, -8 to 8 and not 0, two's complement; symbols
+                of y count for step_size(step), and have their scales' tables less step (dkic.entropy.quantization); of a
+                variable-rate model the quality is less by step / 16
       4 bytes   CRC32C of all the bytes before it
     the picture section, then the ICC section if bit 5 says so; each is
       varint    key = 8 * (length of the payload in bytes) + type

@@ -9,6 +9,8 @@ most 19 % apart. `python -m benchmarks.rungs PHOTOS` measures it.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from dkic.entropy.quantization import PARTS
+
 # At more than 3 the next lower level at -2 takes about as many bits.
 BETWEEN = (3, 2, 1, 0, -1, -2)
 BELOW = (4,)  # the lowest level goes further down (still coarser steps save it nothing),
@@ -16,7 +18,7 @@ ABOVE = (-3, -4)  # and the highest up
 
 
 class Rung(NamedTuple):
-    """A quality level and a step, as `Codec.compress` has them."""
+    """A quality and a step, as `Codec.compress` has them."""
 
     quality: int
     step: int
@@ -29,6 +31,27 @@ def ladder(qualities: Sequence[int]) -> list[Rung]:
     """Levels in rising order -> rungs, nearly in rising order of rate."""
     lowest, highest = [Rung(qualities[0], step) for step in BELOW], [Rung(qualities[-1], step) for step in ABOVE]
     return [*lowest, *(Rung(quality, step) for quality in qualities for step in BETWEEN), *highest]
+
+
+# Of a variable-rate model's qualities, one in so many is measured first, and then one in so many near the best choice.
+_MEASURED, _CHOSEN = 9, 3
+
+
+def every_operating_point(qualities: Sequence[int]) -> list[Rung]:
+    """Qualities of a variable-rate model, all and in rising order -> its operating points, about 0.2 % of the rate apart."""
+    half = PARTS // 2
+    rungs = [Rung(quality, step) for quality in qualities for step in range(half - 1, -half - 1, -1)]
+    return [rung for rung in rungs if qualities[0] <= rung.quality - rung.step / PARTS <= qualities[-1]]
+
+
+def measured_first(qualities: Sequence[int]) -> list[Rung]:
+    """Those of a variable-rate model at which an image is measured to begin with."""
+    return [Rung(quality, 0) for quality in qualities[::_MEASURED]]
+
+
+def chosen_among(qualities: Sequence[int]) -> list[Rung]:
+    """Those of a variable-rate model among which images of a common target choose."""
+    return [Rung(quality, 0) for quality in qualities[::_CHOSEN]]
 
 
 def last_within(n: int, within: Callable[[int], bool]) -> int:

@@ -1,11 +1,11 @@
 """The picture section: a latent to bytes and back.
 
-    encode  z_hat -> rANS;  z_hat -> h_s -> for each slice, each pass: context -> (mean, scale index)
+    encode  z_hat -> rANS;  z_hat -> h_s (or the quality) -> for each slice, each pass: context -> (mean, scale index)
                                          -> round((y - mean) / size) -> rANS
     decode  the mirror image of it
 
 It is 4 bytes, the CRC32C of all symbols as little-endian int32 in coding order, then the rANS stream of z (each channel with its
-own table) and of y (slice after slice, pass after pass).
+own table; a variable-rate model has no z) and of y (slice after slice, pass after pass).
 """
 
 import struct
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dkic.coding.container import DkicFile, crc32c
 from dkic.coding.rans import Decoder, Encoder
-from dkic.entropy.quantization import SCALE_INDEX_MAX, arithmetic_name, coded_index, coded_mean, step_size
+from dkic.entropy.quantization import SCALE_INDEX_MAX, arithmetic_name, coded_index, coded_mean
 from dkic.errors import DkicError, FormatError
 from dkic.memory import give_back_freed_memory
 from dkic.models.dkic import SIZE_MULTIPLE
@@ -26,36 +26,40 @@ _LARGE = 2**16  # positions of a latent, of 16 megapixels
 _OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine's"
 
 
-def encode_latent(y: Tensor, z_hat: Tensor, level: Weights, step: int = 0) -> bytes:
+def encode_latent(y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, step: int = 0) -> bytes:
     """y `[1, M, h, w]` and z_hat `[1, hyper_channels, h/4, w/4]` -> the picture section's payload."""
     coder, crc = Encoder(level.tables), 0
-    for symbols, indexes in symbols_of(y, z_hat, level, step):
+    for symbols, indexes in symbols_of(y, z_hat, level, quality, step):
         coder.push(symbols, indexes)
         crc = _crc(symbols, crc)
     return struct.pack("<I", crc) + coder.finish()
 
 
-def symbols_of(y: Tensor, z_hat: Tensor, level: Weights, step: int = 0) -> list[tuple[Tensor, Tensor]]:
+def symbols_of(
+    y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, step: int = 0
+) -> list[tuple[Tensor, Tensor]]:
     """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass.
 
     They are on the CPU, where the coder is.
     """
-    dtype, size = level.arithmetic.dtype, step_size(step)
-    # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
-    z_hat = z_hat.to(dtype).contiguous()
-    coded = [(_flat(z_hat), _z_indexes(z_hat.shape))]
+    dtype, (features_quality, quantizer) = level.arithmetic.dtype, level.quantization(quality, step)
+    coded = []
+    if z_hat is not None:
+        # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
+        z_hat = z_hat.to(dtype).contiguous()
+        coded.append((_flat(z_hat), _z_indexes(z_hat.shape)))
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
         _bound_memory(y.shape[-2] * y.shape[-1])
-        mean = coded_mean(mean)
+        mean, (size, offset) = coded_mean(mean), quantizer.of(channels)
         # The encoder's choice, so float32 will do.
         # To the nearest: to zero from below 0.6 saved 2.3 % of level 5's bits for 0.0042 of LPIPS (11 photographs), where a step
         # saves 6.5 % for 0.0015.
         symbols = (take_cells(y[:, channels], cells) - mean).div_(size).round_().contiguous()
-        coded.append((_flat(symbols), coded_index(scale_index, step).flatten().cpu()))
+        coded.append((_flat(symbols), coded_index(scale_index, offset).flatten().cpu()))
         return symbols.to(dtype).mul_(size).add_(mean)
 
-    level.model.context(level.model.h_s(z_hat), visit)
+    level.model.context(level.model.features(z_hat, features_quality, (y.shape[-2], y.shape[-1])), visit)
     return coded
 
 
@@ -67,12 +71,14 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
         raise FormatError(f"header: the file needs arithmetic {name}, and its model {level.hash.hex()} has {level.arithmetic}")
     if len(file.picture) < 4:
         raise FormatError("picture section: too short to hold a picture")
-    model, size, crc = level.model, step_size(header.step), 0
+    model, crc = level.model, 0
+    quality, quantizer = level.quantization(header.quality, header.step)
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
 
     def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
         _bound_memory(16 * height * width)
-        symbols = pull(coded_index(scale_index, header.step).flatten().cpu()).view(mean.shape)
+        size, offset = quantizer.of(channels)
+        symbols = pull(coded_index(scale_index, offset).flatten().cpu()).view(mean.shape)
         return symbols.mul_(size).add_(coded_mean(mean))
 
     def pull(indexes: Tensor) -> Tensor:
@@ -85,8 +91,8 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     _check_claim(file, level, height * width)
     try:
         coder = Decoder(file.picture[4:], level.tables)
-        z_hat = pull(_z_indexes(z_shape)).view(z_shape)
-        y_hat = model.context(model.h_s(z_hat), visit)
+        z_hat = pull(_z_indexes(z_shape)).view(z_shape) if model.config.hyper_channels else None
+        y_hat = model.context(model.features(z_hat, quality, (4 * height, 4 * width)), visit)
         coder.finish()
     except FormatError as error:
         raise FormatError(f"picture section: {_OTHER_ARITHMETIC} ({error})") from None

@@ -286,7 +286,10 @@ def set_exact(network: nn.Module, exact: bool = True) -> None:
             module.exact = exact
 
 
-_STORED = {"weight": torch.int8, "bias": torch.int32, "mask_table": torch.uint8}  # all else: float32
+# All else is float32. The last three are tables of the quality.
+_STORED = {"weight": torch.int8, "bias": torch.int32, "mask_table": torch.uint8} | dict.fromkeys(
+    ("features", "sizes", "offsets"), torch.int16
+)
 
 
 @torch.no_grad()
@@ -335,9 +338,10 @@ def _exact_layers(network: nn.Module) -> dict[str, nn.Module]:
 
 def _hold(network: nn.Module, integers: dict[nn.Module, dict[str, Tensor]]) -> None:
     for module, tensors in integers.items():
-        for name, t in tensors.items():
+        for name in [*tensors, *getattr(module, "replaced", ())]:
             if name in module._parameters:
                 delattr(module, name)
+        for name, t in tensors.items():
             module.register_buffer(name, t.detach().to(_STORED.get(name, torch.float32)).contiguous())
         module.frozen = True
     for module in network.modules():

@@ -20,7 +20,8 @@ from dkic.output_file import reason
 class Dkic:
     """An `ImageCodec`: a model of ours at its quality levels, each at some steps of quantisation.
 
-    A quality is 10 times the level, less the step: 28, 29, 30 and 31 are level 3 from coarse to fine.
+    A quality is 10 times the level, less the step: 28, 29, 30 and 31 are level 3 from coarse to fine. Of a variable-rate model it
+    is the model's own.
     """
 
     suffix = ".dkic"
@@ -30,10 +31,14 @@ class Dkic:
     def __init__(self, model: str) -> None:
         self._codec = load(model)
         self.name = f"dkic:{model}"
-        self._settings = {level * 10 - step: (level, step) for level in self._codec.qualities for step in self.STEPS}
+        if self._codec.variable_rate:
+            self._settings = {rung.quality: tuple(rung) for rung in self._codec.chosen_among}
+            self.about = f"dkic: model {model}"
+        else:
+            self._settings = {level * 10 - step: (level, step) for level in self._codec.qualities for step in self.STEPS}
+            levels, steps = (", ".join(map(str, numbers)) for numbers in (self._codec.qualities, self.STEPS))
+            self.about = f"dkic: model {model}, levels {levels} at steps {steps} (quality: 10 * level - step)"
         self.qualities = tuple(self._settings)
-        levels, steps = (", ".join(map(str, numbers)) for numbers in (self._codec.qualities, self.STEPS))
-        self.about = f"dkic: model {model}, levels {levels} at steps {steps} (quality: 10 * level - step)"
 
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
         level, step = self._settings[quality]

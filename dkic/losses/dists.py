@@ -81,7 +81,8 @@ class _L2Pool(nn.Module):
 
 
 def _similarities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Texture and structure, `[N, C]` each, of maps `[N, C, h, w]`."""
+    """Texture and structure, `[N, C]` each, of maps `[N, C, h, w]`; in float32 at least, also under autocast."""
+    a, b = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (a, b))
     mean_a, mean_b = a.mean((2, 3)), b.mean((2, 3))
     texture = (2 * mean_a * mean_b + _STABILITY) / (mean_a.square() + mean_b.square() + _STABILITY)
     a, b = a - mean_a[..., None, None], b - mean_b[..., None, None]

@@ -21,7 +21,7 @@ from dkic.allocation import Allocation, allocate
 from dkic.allocation.problem import UNITS, Unreachable
 from dkic.coding.codec import Codec, stored_profile
 from dkic.coding.container import icc_section_bytes, unpack
-from dkic.coding.ladder import Rung, ladder
+from dkic.coding.ladder import Rung
 from dkic.errors import DkicError
 from dkic.inputs import FAULTS, naming, sentence
 from dkic.output_file import check_output, reason, write_atomically
@@ -88,7 +88,7 @@ class Pictures:
         force: bool = False,
     ) -> None:
         self._survey = Survey(codec, distortion, tile, icc, background)
-        self._rungs = ladder(codec.qualities) if steps else self._survey.levels
+        self._rungs = codec.chosen_among if steps else self._survey.levels
         self._codec, self._target_bpp, self._kind, self._distortion = codec, target_bpp, kind, distortion
         self._verify, self._tile, self._force = verify, tile, force
         self._pictures: list[tuple[str, Path, str]] = []  # source, target, key

@@ -7,6 +7,7 @@ from dkic.cache import cache_folder
 from dkic.coding.codec import Codec
 from dkic.coding.image_io import Picture, read_picture
 from dkic.coding.ladder import Rung
+from dkic.entropy.quantization import PARTS
 from dkic.errors import DkicError
 from dkic.targeting.measured import Measured, Option, picture_key
 from dkic.targeting.meter import Distortion, Meter
@@ -35,11 +36,13 @@ class Survey:
         icc: Literal["keep", "drop"] = "keep",
         background: str | None = None,
     ) -> None:
-        self.levels = [Rung(quality, 0) for quality in codec.qualities]
+        self.levels = codec.measured_first
         self.icc, self.background = icc, background
         self.notes: dict[str, tuple[str, ...]] = {}
         self.meter = Meter(codec, distortion, tile, icc)
-        self._kept = {quality: Measured(cache_folder(), codec.model_hash(quality), distortion) for quality in codec.qualities}
+        self._codec = codec
+        hashes = dict.fromkeys(codec.model_hash(quality) for quality in codec.qualities)
+        self._kept = {name: Measured(cache_folder(), name, distortion) for name in hashes}
 
     def look_up(self, source: str) -> tuple[str, list[Option | None]]:
         """A picture's key, and its options by level, None where none is kept. Raises DkicError: it can't be read."""
@@ -48,7 +51,8 @@ class Survey:
 
     def keep(self, key: str, rung: Rung, option: Option) -> None:
         """Keeps what was measured of the picture with this key there. Raises DkicError: it can't be written."""
-        self._kept[rung.quality].add(key, option, rung.step)
+        kept, place = self._place(rung)
+        kept.add(key, option, place)
 
     def measure(self, source: str) -> tuple[str, list[Option]]:
         """A picture's key, and its options by level, measured where none is kept.
@@ -73,7 +77,12 @@ class Survey:
         return options
 
     def _known(self, key: str, rungs: Sequence[Rung]) -> list[Option | None]:
-        return [self._kept[rung.quality].get(key, rung.step) for rung in rungs]
+        return [kept.get(key, place) for kept, place in map(self._place, rungs)]
+
+    def _place(self, rung: Rung) -> tuple[Measured, int]:
+        """Where a rung's options are kept, and as which step: of a variable-rate model's one file by the operating point."""
+        kept = self._kept[self._codec.model_hash(rung.quality)]
+        return kept, rung.quality * PARTS - rung.step if self._codec.variable_rate else rung.step
 
     def read_unchanged(self, source: str, key: str) -> Picture:
         """The picture that has this key: nothing that is measured of another one may be kept for it. Raises DkicError."""

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from dkic.coding.image_formats import images_below, images_in
 from dkic.coding.image_io import read_picture
 from dkic.entropy.exact_network import Step, freeze, set_exact
-from dkic.entropy.quantization import Arithmetic
+from dkic.entropy.quantization import MAX_QUALITY, Arithmetic
 from dkic.errors import DkicError
-from dkic.models import DKIC
+from dkic.models.codec_network import CodecNetwork
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.int8_weights import round_large
 from dkic.models.weights_file import find_weights, load_weights, save_weights
@@ -23,8 +23,11 @@ from dkic.training.batches import Batches, default_workers, pixels_of
 from dkic.training.device import DeviceName, device_for
 from dkic.training.photos import PhotoFolder
 from dkic.training.run import check_finite
+from dkic.training.schedule import cosine
 
 _CALIBRATION_STEPS = 16  # batches whose largest numbers the grids span
+_MEASURED_QUALITIES = (1.0, 25.0, 50.0, 75.0, 100.0)
+_GOLDEN = 0.618034  # its multiples spread evenly over [0, 1)
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,9 @@ def export(
     if measure and not pictures:
         raise DkicError(f"{measure}: no rate can be measured, as all its pictures are below {SIZE_MULTIPLE}x{SIZE_MULTIPLE}")
 
-    def rate(network: DKIC) -> float:
+    def rate(network: CodecNetwork) -> float:
         with torch.inference_mode():
-            bits = sum(network.latent_bits(*_latents(network, x.to(where))).quantized_bits.item() for x in pictures)
+            bits = sum(_bits_of(network, x.to(where)) for x in pictures)
         return bits / sum(x[0, 0].numel() for x in pictures)
 
     def crops_of(seed: int) -> Callable[[int], Tensor]:
@@ -105,7 +108,7 @@ def export(
         return lambda step: pixels_of(*batches.of(step), where)
 
     before = rate(network) if pictures else math.nan
-    for transform in (network.g_a, network.g_s, network.h_a):
+    for transform in network.transforms():
         round_large(transform)  # as the file will have them, so that what follows is trained for their latents
     _find_grids(network, crops_of(settings.seed + 1))  # other crops than are trained on
     set_exact(network)
@@ -124,11 +127,27 @@ def export(
         log(f"cost: {after / before - 1:+.2%}{untrained_cost}")
 
 
-def _latents(network: DKIC, x: Tensor) -> tuple[Tensor, Tensor]:
+def _latents(network: CodecNetwork, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """y and z_hat."""
     with torch.no_grad():
-        y = network.g_a(x.contiguous(memory_format=torch.channels_last))
-        return y, network.h_a(y).round()
+        y = network.analyse(x.contiguous(memory_format=torch.channels_last))
+        z = network.hyper_latent(y)
+        return y, None if z is None else z.round()
+
+
+def _bits_of(network: CodecNetwork, x: Tensor) -> float:
+    """Bits of y of an image `[1, 3, H, W]`; of a variable-rate network their mean over a few qualities."""
+    qualities = [torch.full((1,), q, device=x.device) for q in _MEASURED_QUALITIES] if network.variable_rate else [None]
+    latents = _latents(network, x)
+    return sum(network.latent_bits(*latents, quality).quantized_bits.item() for quality in qualities) / len(qualities)
+
+
+def _qualities(network: CodecNetwork, n: int, step: int, device: torch.device) -> Tensor | None:
+    """`[n]`, evenly spaced from another one on at every step; None for a network of one quality."""
+    if not network.variable_rate:
+        return None
+    places = (step * _GOLDEN + torch.arange(n, device=device) / n) % 1
+    return 1 + (MAX_QUALITY - 1) * places
 
 
 def _pictures(folder: Path) -> Iterator[Tensor]:
@@ -140,29 +159,30 @@ def _pictures(folder: Path) -> Iterator[Tensor]:
             yield x[..., :h, :w]
 
 
-def _find_grids(network: DKIC, crops: Callable[[int], Tensor]) -> None:
+def _find_grids(network: CodecNetwork, crops: Callable[[int], Tensor]) -> None:
     steps = [module for module in network.modules() if isinstance(module, Step)]
     for step in steps:
         step.watch()
     with torch.no_grad():
         for i in range(_CALIBRATION_STEPS):
-            network.latent_bits(*_latents(network, crops(i)))
+            x = crops(i)
+            network.latent_bits(*_latents(network, x), _qualities(network, len(x), i, x.device))
     for step in steps:
         step.settle()
 
 
-def _train(network: DKIC, crops: Callable[[int], Tensor], settings: ExportSettings) -> None:
-    parameters = [*network.h_s.parameters(), *network.context.parameters()]
+def _train(network: CodecNetwork, crops: Callable[[int], Tensor], settings: ExportSettings) -> None:
+    parameters = [p for part in network.entropy_networks().values() for p in part.parameters()]
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(parameters, settings.learning_rate)
     with tqdm(range(settings.steps), unit="step", mininterval=1) as progress:
         for i in progress:
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / settings.steps)))
+                group["lr"] = settings.learning_rate * cosine(i, settings.steps)
             x = crops(i)
             noise = torch.Generator(x.device).manual_seed(settings.seed * 1_000_003 + i)
-            out = network.latent_bits(*_latents(network, x), noise)
+            out = network.latent_bits(*_latents(network, x), _qualities(network, len(x), i, x.device), noise)
             loss = out.bits.sum() / x[:, 0].numel()
             check_finite("loss", loss.item(), i, "--lr")
             optimizer.zero_grad(set_to_none=True)
