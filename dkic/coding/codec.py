@@ -116,7 +116,7 @@ class Codec:
             level = self._level(quality)
             if self.variable_rate and not 1 <= quality - step / PARTS <= MAX_QUALITY:
                 raise DkicError(f"step {step:+} leads from quality {quality} to beyond 1 to {MAX_QUALITY}")
-            rung = Rung(quality, int(step))
+            rung = Rung(int(quality), int(step))
             return self._verified(_packed(picture, level, self._analysed(picture, level, tile), rung), verify)
         if quality is not None or step:
             raise DkicError(f"give {'step' if quality is None else 'quality'} or target_bpp, not both")

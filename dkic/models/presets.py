@@ -48,8 +48,8 @@ PRESETS: dict[str, Config] = {
     ),
     # One network for all rates, for the CPU: at most 25 kMAC per pixel to encode and 40 to decode.
     "small": VariableRateConfig(
-        analysis=(StageSpec(8, 160, 3, groups=10), StageSpec(2, 192, 1, groups=12)),
-        synthesis=(StageSpec(8, 192, 4, groups=12), StageSpec(2, 256, 1, groups=16)),
+        analysis=(StageSpec(8, 192, 4, "conv"), StageSpec(2, 192, 0, "conv")),
+        synthesis=(StageSpec(8, 192, 5, "conv"), StageSpec(2, 256, 1, "conv")),
         slices=(SliceSpec(8, 4), SliceSpec(8, 4), SliceSpec(16, 2), SliceSpec(32, 2), SliceSpec(64, 1)),
         context_channels=96,
     ),

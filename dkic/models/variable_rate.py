@@ -12,7 +12,7 @@ from dkic.models.ldcn_block import LDCNBlock, plus_branch
 from dkic.models.quality_table import QualityFeatures, QualityScale, QuantizerTable
 from dkic.models.slice_context import SliceContext
 from dkic.models.synthesis import upsample
-from dkic.models.variable_rate_config import Kernel, StageSpec, VariableRateConfig
+from dkic.models.variable_rate_config import StageSpec, VariableRateConfig
 
 # The latent is in units of about the finest quantization step, and a network's numbers are about 1.
 _LATENT_SCALE = 8.0

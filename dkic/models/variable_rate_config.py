@@ -18,8 +18,8 @@ _MAX_STAGES = 4
 class StageSpec:
     """A stage of a transform.
 
-    stride: its input's size divided by its own. width: channels. blocks: mixing blocks. kernel: what mixes neighbouring positions in
-    them, "ldcn" or "conv" (depthwise 3x3). groups: LDCN groups; must divide width.
+    stride: its input's size divided by its own. width: channels. blocks: mixing blocks. kernel: what mixes neighbouring
+    positions in them, "ldcn" or "conv" (depthwise 3x3). groups: LDCN groups; must divide width.
     """
 
     stride: int

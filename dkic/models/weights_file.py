@@ -1,4 +1,4 @@
-"""Weights on disk: one safetensors file for each quality, or one for all of a variable-rate model, with config and integer tables.
+"""Weights on disk: a safetensors file for each quality, or one for all of a variable-rate model, with config and integer tables.
 
 What decides bits, h_s and the context, is stored as the integers of dkic.entropy.exact_network; of the transforms g_a, g_s and
 h_a large weights as int8 with a step for each output channel (dkic.models.int8_weights), all else as float16. So a tiny model's
@@ -39,7 +39,7 @@ from dkic.output_file import reason, write_atomically
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
 HASH_BYTES = 8
-_SHIPPED_NAME = re.compile(r"([a-z]+)(?:-q(\d+))?(?:\.(\d+))?")
+_SHIPPED_NAME = re.compile(r"(.+?)(?:-q(\d+))?(?:\.(\d+))?")
 _TABLES = "tables."
 _STEPS = "steps."
 # The factorized prior is needed in training alone: its integer tables are in the file.
@@ -241,7 +241,10 @@ def find_weights(model: str | Path) -> list[Path]:
 
 
 def _newest(model: str) -> list[Path]:
-    """Shipped files of a name: NAME-qQUALITY.safetensors, or NAME.safetensors of a variable-rate model; .REVISION may follow the stem."""
+    """The newest shipped files of a name: NAME-qQUALITY.safetensors each, or NAME.safetensors of a variable-rate model.
+
+    Where there are later revisions, .REVISION follows the stem.
+    """
     newest: dict[int, tuple[int, Path]] = {}
     for path in SHIPPED.glob("*.safetensors"):
         found = _SHIPPED_NAME.fullmatch(path.stem)

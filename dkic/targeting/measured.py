@@ -1,10 +1,10 @@
 """What pictures cost at a quality level, kept on disk, so that no run measures again what an earlier one did.
 
 There is a text file for each weights file, `measured-HASH.txt` in dkic's cache folder, with a line for each picture, distortion
-and step: a key of the picture (see `key_of`), the distortion's name (with the step, as in `lpips@+1`, where
-it is not 0; with 16 * quality - step of a variable-rate model) and value, pixels, bytes, and the CRC-32 of all that. Lines are only ever appended, each by itself, so that a run may
-be killed at any time, and several may go on at once; a line that is cut short or otherwise damaged is passed over. The last one
-of a picture counts.
+and step: a key of the picture (see `key_of`), the distortion's name and value, pixels, bytes, and the CRC-32 of all that. Where
+the step is not 0, it follows the name, as in `lpips@+1`; of a variable-rate model 16 * quality - step does. Lines are only ever
+appended, each by itself, so that a run may be killed at any time, and several may go on at once; a line that is cut short or
+otherwise damaged is passed over. The last one of a picture counts.
 """
 
 import hashlib

@@ -16,8 +16,8 @@ from dkic.training.recipe import Recipe
 class Distances(nn.Module):
     """Those that the recipe weighs; networks of the others are not loaded.
 
-    LPIPS of the recipe's net and the distance of colors are of all images of a batch. DISTS and LPIPS-VGG, which take several times
-    the work, are of `vgg_crops` of them each, one's after the other's, and weigh as much as if they were of all.
+    LPIPS of the recipe's net and the distance of colors are of all images of a batch. DISTS and LPIPS-VGG, which take several
+    times the work, are of `vgg_crops` of them each, one's after the other's, and weigh as much as if they were of all.
 
     Args:
         recipe: see Recipe.

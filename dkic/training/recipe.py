@@ -1,12 +1,13 @@
 """A recipe: what a PO-DKIC training run does, typed, checked, and read from a YAML file."""
 
+import math
 import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dkic.errors import DkicError
 from dkic.models.presets import PRESETS
@@ -18,8 +19,20 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+
+
+def _along_quality(value: Any) -> float | list[float]:
+    numbers = value if isinstance(value, list) else [value]
+    if all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+        if len(numbers) == 2 and min(numbers) > 0:
+            return [float(n) for n in numbers]
+        if numbers is not value and value >= 0:
+            return float(value)
+    raise ValueError("must be a number of at least 0, or two above 0")
+
+
 # A number, or two: at quality 1 and at quality 100.
-AlongQuality = NotNegative | Annotated[list[Positive], Field(min_length=2, max_length=2)]
+AlongQuality = Annotated[float | list[float], BeforeValidator(_along_quality)]
 
 
 class _Part(BaseModel):

@@ -16,12 +16,12 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dkic.entropy.quantization import MAX_QUALITY
 from dkic.errors import DkicError
 from dkic.losses.rate_target import RateTarget, StepSchedule
 from dkic.losses.relativistic_gan import discriminator_accuracy, discriminator_loss, generator_loss
-from dkic.models.discriminator import Discriminator
-from dkic.entropy.quantization import MAX_QUALITY
 from dkic.models.codec_network import CodecNetwork, TrainingOutput
+from dkic.models.discriminator import Discriminator
 from dkic.training.along_quality import along
 from dkic.training.distances import Distances
 from dkic.training.log import StepResult
@@ -264,7 +264,7 @@ class StagedRun(Run):
     def _adversarial(
         self, x: Tensor, shown: Tensor, out: TrainingOutput, quality: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The generator's weighted loss, and both sides' figures. The discriminator's gradients are taken; the generator's loss is differentiable."""
+        """The generator's weighted loss, differentiable, and both sides' figures. The discriminator's gradients are taken."""
         both = torch.cat((x, shown.detach()))
         real, fake = self._shared[1](both, out.y_hat.detach().repeat(2, 1, 1, 1)).chunk(2)
         loss = discriminator_loss(real, fake)

@@ -55,7 +55,8 @@ def test_golden_files(name):
     with torch.inference_mode():
         y_hat = decode_latent(file, level)  # raises where the symbols' checksum is wrong
         y = torch.from_numpy(latents[f"{name}.y"]).cuda().double() / 64
-        again = encode_latent(y, torch.from_numpy(latents[f"{name}.z_hat"]).cuda().double(), level, file.header.step)
+        z_hat, header = torch.from_numpy(latents[f"{name}.z_hat"]).cuda().double(), file.header
+        again = encode_latent(y, z_hat, level, header.quality, header.step)
     assert y_hat.is_cuda and again == file.picture
 
 

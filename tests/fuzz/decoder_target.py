@@ -150,7 +150,7 @@ class DecoderTarget:
             finest = -8 if y.abs().amax() < 2**29 else 0  # or symbols would be beyond int32
             step = draw.choice((0, 0, draw.randint(finest, 8)))
             header = replace(file.header, step=step)
-            data = pack(replace(file, header=header, picture=encode_latent(y, z_hat, level, step)))
+            data = pack(replace(file, header=header, picture=encode_latent(y, z_hat, level, level.quality, step)))
             away = (decode_latent(unpack(data), level) - y).abs()
             if not (away <= step_size(step) / 2 + y.abs() * 2.0**-23).all():  # rounded, and carried by float32
                 raise Finding("the latents that were coded are not those that are decoded")

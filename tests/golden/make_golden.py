@@ -61,7 +61,7 @@ def main() -> None:
             noise = torch.randn(z_hat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
             y, z_hat = (y / y.std() * 6 * 64).round(), (z_hat + 2 * noise).round()
             y[0, 0, 0, 0], y[0, 4, -1, -1], z_hat[0, 1, 0, 0] = 64 * 100_000, -64 * 5_000_000, 3000
-            payload = encode_latent(y / 64, z_hat, level, step)
+            payload = encode_latent(y / 64, z_hat, level, level.quality, step)
         header = Header(width, height, level.hash, quality, int(Arithmetic.EXACT), grayscale, step)
         data = pack(DkicFile(header, payload))
         (FOLDER / f"{name}.dkic").write_bytes(data)

@@ -62,7 +62,7 @@ def test_encoded(levels, name):
     data = (FOLDER / f"{name}.dkic").read_bytes()
     header = unpack(data).header
     with torch.inference_mode():
-        payload = encode_latent(*latent(name), levels[EXPECTED[name]["quality"]], header.step)
+        payload = encode_latent(*latent(name), levels[EXPECTED[name]["quality"]], header.quality, header.step)
     width, height, step = header.width, header.height, header.step
     again = Header(width, height, header.model_hash, header.quality, header.arithmetic, header.grayscale, step)
     assert pack(DkicFile(again, payload)) == data, CHANGED
