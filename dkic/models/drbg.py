@@ -35,7 +35,7 @@ class DRBG(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             *(ResidualBottleneck(channels) for _ in range(bottlenecks)),
-            LDCNBlock(channels, groups),
+            LDCNBlock(channels, groups, mask="sigmoid", relu=False),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 

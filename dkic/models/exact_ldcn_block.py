@@ -25,7 +25,7 @@ class ExactLDCNBlock(LDCNBlock):
 
     def __init__(self, channels: int, groups: int, step: Step) -> None:
         self._step = (step,)  # in a tuple: it is another module's part
-        super().__init__(channels, groups)
+        super().__init__(channels, groups, mask="sigmoid", relu=False)
         self.frozen = False
 
     def _convolutions(self, channels: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]:

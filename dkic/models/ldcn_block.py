@@ -29,9 +29,9 @@ class LDCNBlock(nn.Module):
         channels: C of x `[N, C, H, W]` and of the result.
         groups: LDCN groups; must divide channels.
         kernel_size: taps along each side; odd.
-        mask: how the taps are weighted: "sigmoid", "softmax" over the taps, "linear" (not bounded, as in DCNv4) or "none" (ones).
+        mask: how the taps are weighted: "linear" (not bounded, as in DCNv4), "sigmoid", "softmax" over the taps, or "none" (ones).
             "linear" starts from a random kernel of each group, uniform in +-1/kernel_size (the bound of a depthwise convolution
-            of this size); the others start from equal weights, which is a box filter.
+            of this size); the others start from equal weights, which is a box filter and learns slower.
         residual: add x to the result.
         relu: apply a ReLU between the aggregation and project, which are one linear map without it.
 
@@ -44,9 +44,9 @@ class LDCNBlock(nn.Module):
         channels: int,
         groups: int,
         kernel_size: int = 3,
-        mask: Mask = "sigmoid",
+        mask: Mask = "linear",
         residual: bool = True,
-        relu: bool = False,
+        relu: bool = True,
     ) -> None:
         super().__init__()
         if groups < 1 or channels % groups or kernel_size % 2 == 0 or mask not in MASKS:

@@ -45,12 +45,8 @@ class FeedForward(nn.Module):
 def mixing_blocks(stage: StageSpec) -> Iterator[nn.Module]:
     """The blocks of a stage: each mixes neighbouring positions, then channels."""
     for _ in range(stage.blocks):
-        yield ConvBlock(stage.width) if stage.kernel == "conv" else _ldcn_block(stage)
+        yield ConvBlock(stage.width) if stage.kernel == "conv" else LDCNBlock(stage.width, stage.groups)
         yield FeedForward(stage.width)
-
-
-def _ldcn_block(stage: StageSpec) -> LDCNBlock:
-    return LDCNBlock(stage.width, stage.groups, mask="linear", relu=True)
 
 
 class VariableRateAnalysis(nn.Module):
