@@ -62,7 +62,9 @@ class DISTS(nn.Module):
             texture, structure = _similarities(a, b)
             similarity = similarity + (texture @ alpha + structure @ beta) / total
             if i == 0:
-                a, b = (a - self.mean) / self.std, (b - self.mean) / self.std
+                kept = next(self.stages.parameters())  # may be of a half type, for speed
+                a, b = ((t - self.mean) / self.std for t in (a, b))
+                a, b = (t.to(kept.dtype, memory_format=torch.channels_last) for t in (a, b))
         return 1 - similarity
 
 

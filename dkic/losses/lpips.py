@@ -53,8 +53,9 @@ class LPIPS(nn.Module):
         for name, t in (("x", x), ("x_hat", x_hat)):
             self._check(name, t)
         distance = x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
-        maps = zip(self.backbone(self.normalised(x)), self.backbone(self.normalised(x_hat)), strict=True)
-        for i, (a, b) in enumerate(maps):
+        kept = self.backbone[0].weight  # may be of a half type, for speed
+        maps = (self.backbone(self.normalised(t).to(kept.dtype, memory_format=torch.channels_last)) for t in (x, x_hat))
+        for i, (a, b) in enumerate(zip(*maps, strict=True)):
             distance = distance + self.distances(i, a, b).mean((1, 2))
         return distance
 

@@ -27,7 +27,6 @@ class Distances(nn.Module):
     def __init__(self, recipe: Recipe, backbone: str | Path | None = None) -> None:
         super().__init__()
         self.weights, self.vgg_crops = recipe.weights, recipe.vgg_crops
-        self.half = recipe.precision == "bfloat16"
         self.networks = nn.ModuleDict()
         if recipe.weights.lpips:
             self.networks["lpips"] = LPIPS(recipe.lpips_net, backbone)
@@ -35,6 +34,10 @@ class Distances(nn.Module):
             self.networks["dists"] = DISTS()
         if recipe.weights.lpips_vgg:
             self.networks["lpips_vgg"] = LPIPS("vgg")
+        if recipe.precision == "bfloat16":
+            for network in self.networks.values():
+                layers = network.stages if isinstance(network, DISTS) else network.backbone
+                layers.to(torch.bfloat16, memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, x_hat: Tensor, quality: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum for each image `[N]`, and every distance `[n]`, unweighted, by the weights' names.
@@ -49,8 +52,7 @@ class Distances(nn.Module):
             if name != "lpips":
                 which = slice(first, first + self.vgg_crops)
                 first += self.vgg_crops
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-                distances[name] = network(x[which], x_hat[which])
+            distances[name] = network(x[which], x_hat[which])
             part = along(getattr(self.weights, name), None if quality is None else quality[which]) * distances[name]
             padding = (which.start or 0, len(x) - (which.stop or len(x)))
             total = total + F.pad(part * (len(x) / len(part)), padding)
