@@ -35,8 +35,8 @@ def generator_loss(real: Tensor, fake: Tensor, weight: Tensor | float = 1.0) -> 
     real = real.detach()
     if isinstance(weight, Tensor):
         weight = weight.view(-1, *(1 for _ in real.shape[1:]))
-    losses = F.softplus(real - global_mean(fake)) + F.softplus(global_mean(real) - fake)
-    return (weight * losses).mean()
+    losses = F.softplus(real - global_mean(fake)), F.softplus(global_mean(real) - fake)
+    return (weight * losses[0]).mean() + (weight * losses[1]).mean()
 
 
 def discriminator_accuracy(real: Tensor, fake: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class LDCNBlock(nn.Module):
         channels: C of x `[N, C, H, W]` and of the result.
         groups: LDCN groups; must divide channels.
         kernel_size: taps along each side; odd.
-        mask: how the taps are weighted: "linear" (not bounded, as in DCNv4), "sigmoid", "softmax" over the taps, or "none" (ones).
+        mask: how taps are weighted: "linear" (not bounded, as in DCNv4), "sigmoid", "softmax" over the taps, or "none" (ones).
             "linear" starts from a random kernel of each group, uniform in +-1/kernel_size (the bound of a depthwise convolution
             of this size); the others start from equal weights, which is a box filter and learns slower.
         residual: add x to the result.
