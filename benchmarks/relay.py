@@ -49,7 +49,7 @@ def main(model: str, photos: Path, table: Path | None, leg: str, hours: float) -
 
 
 def means(codec: Codec, pictures: list[np.ndarray], rate: float, judges: dict[str, Compare]) -> dict[str, float]:
-    """Of bits per pixel and all judges, over the pictures. A picture that no quality brings to the rate is coded at the nearest."""
+    """Of bits per pixel and all judges, over the images. One that no quality brings down to the rate is coded at the lowest."""
     found = []
     for pixels in pictures:
         data = coded(codec, pixels, rate)

@@ -1,4 +1,4 @@
-"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `export`, `measure`, `allocate`,
+"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `quantize`, `measure`, `allocate`,
 `evaluate`.
 
 Each command is in the file of its name; `evaluate` is in dkic.evaluation. All those files are read whichever command runs, so
@@ -13,7 +13,7 @@ import sys
 import click
 
 import dkic
-from dkic.cli import allocate, compress, decompress, demo, doctor, export, info, measure, train
+from dkic.cli import allocate, compress, decompress, demo, doctor, info, measure, quantize, train
 from dkic.errors import DkicError
 from dkic.evaluation import evaluate
 from dkic.inputs import one_line
@@ -48,7 +48,7 @@ for _command in (
     demo.demo,
     doctor.doctor,
     evaluate.evaluate,
-    export.export,
+    quantize.quantize,
     info.info,
     measure.measure,
     train.train,

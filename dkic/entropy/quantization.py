@@ -27,7 +27,7 @@ class Arithmetic(enum.IntEnum):
     """How the entropy model is evaluated, as a .dkic file's header states it."""
 
     FLOAT64 = 1  # in float64, means and scale indexes rounded to their grids: alike everywhere in practice
-    EXACT = 2  # by the integers of dkic.entropy.exact_network: alike everywhere by proof
+    EXACT = 2  # by the integers of dkic.quantized: alike everywhere by proof
 
     @property
     def dtype(self) -> torch.dtype:

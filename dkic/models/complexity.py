@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dkic.models.ldcn_block import LDCNBlock
 from dkic.models.presets import Config, network_of
+from dkic.nn.ldcn_block import LDCNBlock
 
 
 class Complexity(NamedTuple):

@@ -34,7 +34,7 @@ class DKIC(CodecNetwork):
         self.g_s = Synthesis(config)
         self.h_a = HyperAnalysis(config)
         self.h_s = HyperSynthesis(config)
-        self.context = SliceContext(config, self.h_s.grids["features"])
+        self.context = SliceContext(config, self.h_s.scales["features"])
         self.prior = FactorizedPrior(config.hyper_channels)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> TrainingOutput:

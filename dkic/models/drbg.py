@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from dkic.models.ldcn_block import LDCNBlock, plus_branch
+from dkic.nn.ldcn_block import LDCNBlock, plus_branch
 
 
 class ResidualBottleneck(nn.Module):

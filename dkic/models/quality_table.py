@@ -1,20 +1,21 @@
 """Vectors that depend on the quality: learned at a few qualities, linear between them.
 
 A variable-rate model is one network for the qualities 1 to 100, with 16 operating points from one quality to the next. The
-tables that decide how bits are read also have an integer state (see dkic.entropy.exact_network). It holds whole numbers for the
-qualities 1 to 100 and interpolates them in integer arithmetic, so that every machine gets the same numbers.
+tables that decide how bits are read are quantized layers (see dkic.quantized): converted, they hold whole numbers for the
+qualities 1 to 100 and interpolate them in integer arithmetic, so that every machine gets the same numbers.
 """
 
 import math
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dkic.entropy.exact_network import ACTIVATION_MAX, Step
 from dkic.entropy.quantization import INDEX_LOG_STEP, MAX_QUALITY, MEAN_STEPS, PARTS, SCALE_INDEX_MAX, Quantizer
 from dkic.errors import DkicError
 from dkic.ops.requantize import round_ste
+from dkic.quantized import ACTIVATION_MAX, ActivationScale, QuantizedLayer
 
 FINEST, COARSEST = 0.5, 64.0  # bounds of the latent's quantization steps
 
@@ -54,47 +55,40 @@ class QualityScale(nn.Module):
         return torch.addcmul(bias, x, scale)
 
 
-class ExactQualityTable(QualityTable):
-    """A table with an integer state: for each name in `bounds` whole numbers `[100, channels]` between those bounds."""
+class QuantizedQualityTable(QuantizedLayer, QualityTable):
+    """A table that, quantized, holds whole numbers `[100, channels]` for each name in `bounds`, between those bounds."""
 
-    exact = False
-    replaced = ("points",)  # parameters that the integers take the place of
+    replaced = ("points",)
     bounds: ClassVar[dict[str, tuple[int, int]]]
 
-    def __init__(self, channels: int, points: int, start: float | Tensor = 0.0) -> None:
-        super().__init__(channels, points, start)
-        self.frozen = False
-
     def numbers(self, quality: Tensor) -> dict[str, Tensor]:
-        """Real numbers `[N, channels]` of each name, of which `integers` are the nearest."""
+        """Real numbers `[N, channels]` of each name, of which the integers are the nearest."""
         raise NotImplementedError
-
-    def integers(self) -> dict[str, Tensor]:
-        """What the integer state holds, float32."""
-        found = self.numbers(torch.arange(1.0, MAX_QUALITY + 1, device=self.points.device))
-        return {name: round_ste(t.clamp(*self.bounds[name])) for name, t in found.items()}
-
-    def room(self) -> dict[str, Tensor]:
-        return {name: torch.empty((MAX_QUALITY, self.channels), dtype=torch.int16, device="meta") for name in self.bounds}
-
-    def check(self) -> None:
-        for name, (low, high) in self.bounds.items():
-            table = getattr(self, name)
-            if table.min() < low or table.max() > high:
-                raise DkicError(f"{name} has a number outside {low} to {high}")
-
-    def take(self, frozen: "ExactQualityTable") -> None:
-        """See `dkic.entropy.exact_network.thaw`."""
-        qualities = torch.linspace(1, MAX_QUALITY, len(self.points)).mul(PARTS).round() / PARTS
-        self.points.copy_(self.learned({name: frozen.at(name, qualities) for name in self.bounds}))
 
     def learned(self, integers: dict[str, Tensor]) -> Tensor:
         """The inverse of `numbers`: the table's own numbers."""
         raise NotImplementedError
 
+    def integers(self) -> dict[str, Tensor]:
+        found = self.numbers(torch.arange(1.0, MAX_QUALITY + 1, device=self.points.device))
+        return {name: round_ste(t.clamp(*self.bounds[name])) for name, t in found.items()}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict.fromkeys(self.stored, (MAX_QUALITY, self.channels))
+
+    def check_bounds(self) -> None:
+        for name, (low, high) in self.bounds.items():
+            table = getattr(self, name)
+            if table.min() < low or table.max() > high:
+                raise DkicError(f"{name} has a number outside {low} to {high}")
+
+    def dequantize_from(self, other: "QuantizedQualityTable") -> None:
+        qualities = torch.linspace(1, MAX_QUALITY, len(self.points)).mul(PARTS).round() / PARTS
+        self.points.copy_(self.learned({name: other.at(name, qualities) for name in self.bounds}))
+
     def at(self, name: str, quality: Tensor) -> Tensor:
-        """Whole numbers `[N, channels]`, float32; in the integer state of qualities that are multiples of 1/16."""
-        if not self.frozen:
+        """Whole numbers `[N, channels]`, float32; once converted, of qualities that are multiples of 1/16."""
+        if not self.converted:
             return round_ste(self.numbers(quality)[name].clamp(*self.bounds[name]))
         place = (quality.double() * PARTS).round().long() - PARTS
         low = (place // PARTS).clamp(0, MAX_QUALITY - 2)
@@ -102,32 +96,34 @@ class ExactQualityTable(QualityTable):
         return ((table[low] * (PARTS - part) + table[low + 1] * part + PARTS // 2) // PARTS).float()
 
 
-class QualityFeatures(ExactQualityTable):
-    """What the context network knows of the quality: `[N, channels]`, in the exact state integers of the scale `grid`."""
+class QualityFeatures(QuantizedQualityTable):
+    """What the context network knows of the quality: `[N, channels]`, quantized in activations of the scale `scale`."""
 
+    stored: ClassVar = MappingProxyType({"features": torch.int16})
     bounds: ClassVar = {"features": (-ACTIVATION_MAX, ACTIVATION_MAX)}
 
     def __init__(self, channels: int, points: int) -> None:
         super().__init__(channels, points)
         nn.init.normal_(self.points, std=0.5)
-        self.grid = Step(channels, 1 / MEAN_STEPS)
+        self.scale = ActivationScale(channels, 1 / MEAN_STEPS)
 
     def numbers(self, quality: Tensor) -> dict[str, Tensor]:
-        return {"features": super().forward(quality) * MEAN_STEPS}
+        return {"features": QualityTable.forward(self, quality) * MEAN_STEPS}
 
     def learned(self, integers: dict[str, Tensor]) -> Tensor:
         return integers["features"] / MEAN_STEPS
 
     def forward(self, quality: Tensor) -> Tensor:
-        return self.at("features", quality) if self.exact else super().forward(quality)
+        return QualityTable.forward(self, quality) if self.is_float else self.at("features", quality)
 
 
-class QuantizerTable(ExactQualityTable):
+class QuantizerTable(QuantizedQualityTable):
     """The latent's quantization steps: 8 at quality 1 to 1 at quality 100 initially, learned for each channel.
 
     A step is a multiple of 1/64, so that y_hat stays on the grid of means.
     """
 
+    stored: ClassVar = MappingProxyType({"sizes": torch.int16, "offsets": torch.int16})
     bounds: ClassVar = {
         "sizes": (int(FINEST * MEAN_STEPS), int(COARSEST * MEAN_STEPS)),
         "offsets": (-SCALE_INDEX_MAX, SCALE_INDEX_MAX),
@@ -146,5 +142,5 @@ class QuantizerTable(ExactQualityTable):
     def forward(self, quality: Tensor) -> Quantizer:
         """Sizes and index offsets, `[N, channels, 1, 1]` each."""
         size = self.at("sizes", quality) / MEAN_STEPS
-        offset = self.at("offsets", quality) if self.exact else self.numbers(quality)["offsets"]
+        offset = self.numbers(quality)["offsets"] if self.is_float else self.at("offsets", quality)
         return Quantizer(size[..., None, None], offset[..., None, None])

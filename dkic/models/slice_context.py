@@ -7,8 +7,8 @@ most of the energy; the last is wide and takes one. Positions are handled as the
     pass 0 of 4: cell (0,0)    1: (1,1)    2: (0,1)    3: (1,0)         pass 0 of 2: (0,0) (1,1)    1: (0,1) (1,0)
 
 One traversal, `SliceContext.forward`, serves training, encoding and decoding: what becomes of a mean and a scale is up to the
-`visit` it is given. In the exact state (see dkic.entropy.exact_network) all between the features and a mean and an index is
-integers, means are multiples of 1/64 and indexes whole.
+`visit` it is given. Quantized (see dkic.quantized), all between the features and a mean and an index is integers, means are
+multiples of 1/64 and indexes whole.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dkic.entropy.exact_network import ACTIVATION_MAX, Entry, ExactConv2d, Step
 from dkic.entropy.quantization import MEAN_STEPS, SCALE_INDEX_MAX
 from dkic.models.config import ModelConfig, SliceSpec
+from dkic.quantized import ACTIVATION_MAX, ActivationScale, LatentInput, QuantizedConv2d, QuantizedLayer
 
 Cells = tuple[tuple[int, int], ...]
 PASSES: dict[int, tuple[Cells, ...]] = {
@@ -33,7 +33,7 @@ Visit = Callable[[slice, Cells, Tensor, Tensor], Tensor]
 # A scale is coded as an index into a table of log-spaced scales. The network gives the index itself, before rounding.
 # From a unit output: 8 indexes are a factor of 2.7 in scale; 24 is a scale of 2.1.
 INDEX_STEP, INDEX_START = 8.0, 24.0
-_OUTPUT_MAX = 2**15  # of the exact state's results: means to 512
+_OUTPUT_MAX = 2**15  # of the quantized results: means to 512
 
 
 def take_cells(t: Tensor, cells: Cells) -> Tensor:
@@ -46,24 +46,24 @@ def join_cells(parts: dict[tuple[int, int], Tensor]) -> Tensor:
     return F.pixel_shuffle(torch.stack([parts[i, j] for i in (0, 1) for j in (0, 1)], dim=2).flatten(1, 2), 2)
 
 
-class PassContext(nn.Module):
+class PassContext(QuantizedLayer):
     """What one pass of a slice knows of the passes before it, and its mean and scale index.
 
-    entry: the grid of y_hat; features: that of the slice's features.
+    latent: the scale of y_hat; features: that of the slice's features.
     """
 
-    exact = False
-
-    def __init__(self, spec: SliceSpec, width: int, first: bool, entry: Entry, features: Step) -> None:
+    def __init__(
+        self, spec: SliceSpec, width: int, first: bool, latent: ActivationScale, features: ActivationScale
+    ) -> None:
         super().__init__()
-        self.spatial = None if first else ExactConv2d(spec.channels, width, 5, 2, inputs=[entry], outputs=features)
-        self.hidden = Step(width)
-        self.results = Step(spec.channels * 2, [1 / MEAN_STEPS] * spec.channels + [1 / INDEX_STEP] * spec.channels)
+        self.spatial = None if first else QuantizedConv2d(spec.channels, width, 5, 2, inputs=[latent], outputs=features)
+        self.hidden = ActivationScale(width)
+        self.results = ActivationScale(spec.channels * 2, [1 / MEAN_STEPS] * spec.channels + [1 / INDEX_STEP] * spec.channels)
         self.parameters_of = nn.Sequential(
             nn.ReLU(),
-            ExactConv2d(width, width, 1, inputs=[features], outputs=self.hidden, relu=True),
+            QuantizedConv2d(width, width, 1, inputs=[features], outputs=self.hidden, relu=True),
             nn.Identity(),  # as in HyperSynthesis
-            ExactConv2d(width, spec.channels * 2, 1, inputs=[self.hidden], outputs=self.results, bound=_OUTPUT_MAX),
+            QuantizedConv2d(width, spec.channels * 2, 1, inputs=[self.hidden], outputs=self.results, bound=_OUTPUT_MAX),
         )
         self.features = (features,)  # in a tuple: it is the slice's part
 
@@ -74,7 +74,7 @@ class PassContext(nn.Module):
             padded = F.pad(known, (2, 2, 2, 2))
             h, w = known.shape[-2:]
             t = t + torch.cat([self.spatial(padded[..., i : i + h + 3, j : j + w + 3]) for i, j in cells], dim=2)
-        if not self.exact:
+        if self.is_float:
             self.features[0].observe(t)
             mean, index = self.parameters_of(t).chunk(2, dim=1)
             return mean, index * INDEX_STEP + INDEX_START
@@ -85,29 +85,29 @@ class PassContext(nn.Module):
 class SliceContext(nn.Module):
     """Walks through the latent in coding order; see the module's text.
 
-    features: the grid of the hyper-synthesis' features, in the exact state.
+    features: the scale of the features that it is given.
     """
 
-    def __init__(self, config: ModelConfig, features: Step | None = None) -> None:
+    def __init__(self, config: ModelConfig, features: ActivationScale | None = None) -> None:
         super().__init__()
         self.specs, self.latent_channels = config.slices, config.latent_channels
         self.features, self.passes = nn.ModuleList(), nn.ModuleList()
         self.entries, self.grids = nn.ModuleList(), nn.ModuleList()
         before, width = 0, config.context_channels
-        inputs: list[Step] = [features or Step(config.hyper_features, 1.0)]
+        inputs: list[ActivationScale] = [features or ActivationScale(config.hyper_features, 1.0)]
         for spec in config.slices:
-            entry, hidden, own = Entry(spec.channels), Step(width), Step(width)
+            entry, hidden, own = LatentInput(spec.channels, MEAN_STEPS), ActivationScale(width), ActivationScale(width)
             self.features.append(
                 nn.Sequential(
-                    ExactConv2d(config.hyper_features + before, width, 1, inputs=inputs, outputs=hidden, relu=True),
+                    QuantizedConv2d(config.hyper_features + before, width, 1, inputs=inputs, outputs=hidden, relu=True),
                     nn.Identity(),  # as in HyperSynthesis
-                    ExactConv2d(width, width, 3, 1, 1, inputs=[hidden], outputs=own),
+                    QuantizedConv2d(width, width, 3, 1, 1, inputs=[hidden], outputs=own),
                 )
             )
-            self.passes.append(nn.ModuleList(PassContext(spec, width, p == 0, entry, own) for p in range(spec.passes)))
+            self.passes.append(nn.ModuleList(PassContext(spec, width, p == 0, entry.scale, own) for p in range(spec.passes)))
             self.entries.append(entry)
             self.grids.extend([hidden, own])
-            inputs = [*inputs, entry]
+            inputs = [*inputs, entry.scale]
             before += spec.channels
 
     def forward(self, hyper: Tensor, visit: Visit) -> Tensor:
@@ -130,8 +130,8 @@ class SliceContext(nn.Module):
             done.append(join_cells(parts))
             if start < self.latent_channels:
                 seen.add(entry(done[-1]))
-            elif not entry.exact:
-                entry.observe(done[-1])
+            else:
+                entry.scale.observe(done[-1])
             del features, parts, unknown, known, y_hat, mean, scale_index  # not beside those of the next slice
         return torch.cat(done, dim=1)
 

@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
-from dkic.entropy.exact_network import thaw
 from dkic.entropy.quantization import Arithmetic
 from dkic.entropy.tables import SCALES, Tables
 from dkic.models.codec_network import CodecNetwork
 from dkic.models.dkic import DKIC
 from dkic.models.presets import network_of
 from dkic.models.weights_file import Weights
+from dkic.quantized import dequantize
 
 
 def trainable(weights: Weights) -> CodecNetwork:
@@ -22,7 +22,7 @@ def trainable(weights: Weights) -> CodecNetwork:
         if part not in integers and part != "prior":
             getattr(model, part).load_state_dict(network.state_dict())
     if integers:
-        thaw(theirs, model)
+        dequantize(theirs, model)
     if isinstance(model, DKIC):
         model.prior.learn(_after_the_gaussians(weights.tables))
     return model

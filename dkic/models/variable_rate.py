@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from dkic.entropy.quantization import Quantizer
 from dkic.models.codec_network import CodecNetwork, TrainingOutput
-from dkic.models.ldcn_block import LDCNBlock, plus_branch
 from dkic.models.quality_table import QualityFeatures, QualityScale, QuantizerTable
 from dkic.models.slice_context import SliceContext
 from dkic.models.synthesis import upsample
 from dkic.models.variable_rate_config import StageSpec, VariableRateConfig
+from dkic.nn.ldcn_block import LDCNBlock, plus_branch
 
 # The latent is in units of about the finest quantization step, and a network's numbers are about 1.
 _LATENT_SCALE = 8.0
@@ -110,7 +110,7 @@ class VariableRateDKIC(CodecNetwork):
         self.g_s = VariableRateSynthesis(config.synthesis, channels, points)
         self.quality_features = QualityFeatures(config.quality_features, points)
         self.quantizer_table = QuantizerTable(channels, points)
-        self.context = SliceContext(config, self.quality_features.grid)
+        self.context = SliceContext(config, self.quality_features.scale)
 
     def forward(
         self, x: Tensor, generator: torch.Generator | None = None, quality: Tensor | None = None

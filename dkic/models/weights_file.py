@@ -1,6 +1,6 @@
 """Weights on disk: a safetensors file for each quality, or one for all of a variable-rate model, with config and integer tables.
 
-What decides bits, h_s and the context, is stored as the integers of dkic.entropy.exact_network; of the transforms g_a, g_s and
+What decides bits, h_s and the context, is stored as the integers of dkic.quantized; of the transforms g_a, g_s and
 h_a large weights as int8 with a step for each output channel (dkic.models.int8_weights), all else as float16. So a tiny model's
 2.7 M parameters take 3.2 MB. They are computed with as float32: rounding them once, here, is part of the model.
 
@@ -26,7 +26,6 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dkic.entropy.exact_network import check, frozen_names, make_room
 from dkic.entropy.quantization import MAX_QUALITY, PARTS, Arithmetic, Quantizer, step_size
 from dkic.entropy.tables import SCALES, Tables, gaussian_tables
 from dkic.errors import DkicError
@@ -35,6 +34,7 @@ from dkic.models.dkic import DKIC
 from dkic.models.int8_weights import from_int8, is_large, to_int8
 from dkic.models.presets import config_of, network_of
 from dkic.output_file import reason, write_atomically
+from dkic.quantized import check_bounds, convert_empty, stored_names
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
@@ -44,7 +44,7 @@ _TABLES = "tables."
 _STEPS = "steps."
 # The factorized prior is needed in training alone: its integer tables are in the file.
 _TRAINING_ONLY = "prior."
-_GRID = ".size"  # a float network's grids are of no use
+_SCALE = ".scale"  # a float network's activation scales are of no use
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str,
     """Write a model for use.
 
     Args:
-        model: its h_s and context frozen (`dkic.entropy.exact_network.freeze`), and so large weights of its transforms stored in
+        model: its h_s and context frozen (`dkic.quantized.convert`), and so large weights of its transforms stored in
             8 bits; or float, and all stored in float16.
         quality: its level, 1 to 255, rising with the rate.
         about: JSON facts worth keeping.
@@ -102,7 +102,7 @@ def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str,
     """
     _check_quality(quality)
     tables = tables or _tables_of(model)
-    integers = set(frozen_names(model))
+    integers = set(stored_names(model))
     tensors: dict[str, torch.Tensor] = {}
     for name, value in _stored(model).items():
         if name in integers:
@@ -151,7 +151,7 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
         with _LayersWithoutMemory():
             model = network_of(config)
             if arithmetic == Arithmetic.EXACT:
-                make_room(model)
+                convert_empty(model)
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         room = _stored(model)
         in_int8 = [name for name in room if _STEPS + name in found] if head["format"] == 3 else []
@@ -177,7 +177,7 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
             tensors[name] = from_int8(tensors[name], step)
         model.load_state_dict(tensors, strict=False, assign=True)
         if arithmetic == Arithmetic.EXACT:
-            check(model)
+            check_bounds(model)
     except (DkicError, KeyError) as error:
         raise DkicError(f"damaged weights file ({reason(error)})") from None
     return Weights(path, _for_coding(model, arithmetic), tables, file_hash(path), head["quality"], head["about"], arithmetic)
@@ -185,7 +185,7 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
 
 def _stored(model: CodecNetwork) -> dict[str, torch.Tensor]:
     """What a file holds of a model's state."""
-    return {n: t for n, t in model.state_dict().items() if not n.startswith(_TRAINING_ONLY) and not n.endswith(_GRID)}
+    return {n: t for n, t in model.state_dict().items() if not n.startswith(_TRAINING_ONLY) and not n.endswith(_SCALE)}
 
 
 def _room_in_int8(room: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

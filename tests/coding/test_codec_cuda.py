@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from entropy.exact_models import real
 from photographs import crop
+from quantized.quantized_models import real
 
 import dkic
 from dkic.coding.container import unpack

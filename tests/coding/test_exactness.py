@@ -1,12 +1,12 @@
 """Another machine's arithmetic under float64-1: what it may differ by is absorbed by the grids of means and scales, and more is
-noticed. That exact-1 is above all that: tests/entropy/test_exact_network.py."""
+noticed. That exact-1 is above all that: tests/quantized/test_quantized_networks.py."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from entropy.exact_models import real
 from photographs import crop
+from quantized.quantized_models import real
 
 from dkic.coding.codec import Codec
 from dkic.coding.latent import symbols_of

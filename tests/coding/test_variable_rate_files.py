@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models.variable_rate_models import frozen, real
+from models.variable_rate_models import converted, real
 
 import dkic
 from dkic.coding.codec import DEFAULT_QUALITY, Codec
@@ -19,7 +19,7 @@ from dkic.models.weights_file import load_weights, save_weights
 @pytest.fixture(scope="module", params=["integers", "float"])
 def path(request, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "untrained.safetensors"
-    save_weights(path, frozen() if request.param == "integers" else real(), 1, {})
+    save_weights(path, converted() if request.param == "integers" else real(), 1, {})
     return path
 
 

@@ -15,8 +15,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from entropy.exact_models import frozen  # noqa: E402
 from photographs import crop  # noqa: E402
+from quantized.quantized_models import converted  # noqa: E402
 
 from dkic.coding.container import DkicFile, Header, pack  # noqa: E402
 from dkic.coding.latent import encode_latent  # noqa: E402
@@ -47,7 +47,7 @@ def main() -> None:
     for quality in (1, 2):
         path = FOLDER / f"small-q{quality}.safetensors"
         if not path.exists():
-            model = frozen(quality)
+            model = converted(quality)
             save_weights(path, model, quality, {}, gaussian_tables().concat(model.prior.tables()))
         levels[quality] = load_weights(path)
     for name, (height, width, quality, grayscale, step) in PICTURES.items():

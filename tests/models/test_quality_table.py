@@ -1,4 +1,4 @@
-"""Vectors that depend on the quality, and their integer state."""
+"""Vectors that depend on the quality, and their quantized state."""
 
 import math
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dkic.entropy.exact_network import check, freeze, make_room
 from dkic.entropy.quantization import INDEX_LOG_STEP, MAX_QUALITY, PARTS
 from dkic.errors import DkicError
 from dkic.models.quality_table import QualityFeatures, QualityScale, QualityTable, QuantizerTable
+from dkic.quantized import check_bounds, convert, convert_empty
 
 
 def test_a_table_is_linear_between_its_points():
@@ -69,16 +69,16 @@ def test_sizes_stay_within_their_bounds_whatever_was_learned():
         table.points.copy_(torch.tensor([[90.0, -90.0], [-90.0, 90.0]]))
     size, _ = table(torch.tensor([1.0, 100.0]))
     assert size.flatten().tolist() == [64, 0.5, 0.5, 64]
-    freeze(table)
-    frozen, _ = table(torch.tensor([1.0, 100.0]))
-    assert torch.equal(frozen, size)
+    convert(table)
+    converted, _ = table(torch.tensor([1.0, 100.0]))
+    assert torch.equal(converted, size)
 
 
-def test_the_integer_state_interpolates_in_integers():
+def test_the_quantized_table_interpolates_in_integers():
     """As a few lines of Python's own integers do, at every operating point."""
     table = quantizer_table()
     sizes, offsets = (t.round().long().tolist() for t in table.integers().values())
-    freeze(table)
+    convert(table)
     size, offset = table(all_places())
     for row, place in enumerate(range(PARTS, PARTS * MAX_QUALITY + 1)):
         quality, part = divmod(place, PARTS)
@@ -90,12 +90,12 @@ def test_the_integer_state_interpolates_in_integers():
             assert found.flatten().tolist() == expected
 
 
-def test_the_integer_state_is_near_the_float_state():
+def test_the_quantized_table_is_near_the_float_state():
     table, features = quantizer_table(), QualityFeatures(4, 3)
     qualities = torch.linspace(1, 100, 23)
     before, seen = table(qualities), features(qualities)
-    freeze(table)
-    freeze(features)
+    convert(table)
+    convert(features)
     assert "points" not in dict(table.named_parameters())
     after = table(qualities)
     assert (after.size / before.size - 1).abs().max() < 0.05 and (after.offset - before.offset).abs().max() <= 1
@@ -105,15 +105,15 @@ def test_the_integer_state_is_near_the_float_state():
 @pytest.mark.parametrize(("name", "value"), [("sizes", 31), ("sizes", 64 * 64 + 1), ("offsets", 64), ("offsets", -64)])
 def test_numbers_outside_their_bounds_are_refused(name, value):
     table = QuantizerTable(3, 2)
-    freeze(table)
+    convert(table)
     getattr(table, name)[7, 1] = value
     with pytest.raises(DkicError, match=f"{name} has a number outside"):
-        check(table)
+        check_bounds(table)
 
 
-def test_room_is_what_freezing_leaves():
-    frozen, empty = QuantizerTable(3, 2), QuantizerTable(3, 2)
-    freeze(frozen)
-    make_room(empty)
-    shapes = [{n: (t.shape, t.dtype) for n, t in table.state_dict().items()} for table in (frozen, empty)]
+def test_an_empty_table_is_what_converting_leaves():
+    converted, empty = QuantizerTable(3, 2), QuantizerTable(3, 2)
+    convert(converted)
+    convert_empty(empty)
+    shapes = [{n: (t.shape, t.dtype) for n, t in table.state_dict().items()} for table in (converted, empty)]
     assert shapes[0] == shapes[1] and set(shapes[0]) == {"sizes", "offsets"}

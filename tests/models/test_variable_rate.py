@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models.variable_rate_models import CONFIG, calibrated, frozen, real
+from models.variable_rate_models import CONFIG, calibrated, converted, real
 
-from dkic.entropy.exact_network import thaw
 from dkic.errors import DkicError
 from dkic.models import PRESETS, ModelConfig, SliceSpec, StageSpec, VariableRateConfig, VariableRateDKIC, config_of, network_of
 from dkic.models.complexity import complexity
+from dkic.quantized import dequantize
 
 
 def forward(model: VariableRateDKIC, qualities: list[float], seed: int = 0):
@@ -65,7 +65,7 @@ def test_every_parameter_learns():
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_every_parameter_of_the_exact_networks_learns():
+def test_every_parameter_of_the_quantized_networks_learns():
     model = calibrated()
     forward(model, [3.0, 30.0, 60.0, 97.0]).bits.sum().backward()
     for part, network in model.entropy_networks().items():
@@ -73,25 +73,25 @@ def test_every_parameter_of_the_exact_networks_learns():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, (part, name)
 
 
-def test_frozen_bits_are_near_the_float_networks():
-    floating, integers = real(1), frozen(1)
+def test_converted_bits_are_near_the_float_networks():
+    floating, integers = real(1), converted(1)
     for quality in (1.0, 50.0, 100.0):
         a, b = (forward(model, [quality]).quantized_bits.item() for model in (floating, integers))
         assert b == pytest.approx(a, rel=0.1) and a != b
 
 
-def test_what_is_trained_is_what_is_frozen():
-    before, after = calibrated(3), frozen(3)
+def test_what_is_trained_is_what_is_converted():
+    before, after = calibrated(3), converted(3)
     for quality in (1.0, 33.0, 100.0):
         a, b = (forward(model, [quality]) for model in (before, after))
         assert torch.equal(a.quantized_bits, b.quantized_bits) and torch.equal(a.y_hat, b.y_hat)
 
 
-def test_a_frozen_network_comes_back_as_a_float_one():
-    integers, model = frozen(2), VariableRateDKIC(CONFIG).eval()
+def test_a_converted_network_comes_back_as_a_float_one():
+    integers, model = converted(2), VariableRateDKIC(CONFIG).eval()
     model.g_a.load_state_dict(integers.g_a.state_dict())
     model.g_s.load_state_dict(integers.g_s.state_dict())
-    thaw(integers, model)
+    dequantize(integers, model)
     for quality in (1.0, 40.0, 100.0):
         with torch.no_grad():
             a, b = (forward(m, [quality]).quantized_bits.item() for m in (integers, model))

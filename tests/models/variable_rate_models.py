@@ -2,8 +2,8 @@
 
 import torch
 
-from dkic.entropy.exact_network import Step, freeze, set_exact
 from dkic.models import SliceSpec, StageSpec, VariableRateConfig, VariableRateDKIC
+from dkic.quantized import calibrating, convert, simulate
 
 CONFIG = VariableRateConfig(
     analysis=(StageSpec(8, 12, 1, "conv"), StageSpec(2, 16, 1, "ldcn", 2)),
@@ -30,22 +30,17 @@ def real(seed: int = 0) -> VariableRateDKIC:
 
 
 def calibrated(seed: int = 0) -> VariableRateDKIC:
-    """In its exact state, not yet frozen."""
+    """In its simulated state."""
     model = real(seed).requires_grad_(True)
-    steps = [module for module in model.modules() if isinstance(module, Step)]
-    for step in steps:
-        step.watch()
-    with torch.no_grad():
+    with torch.no_grad(), calibrating(model):
         for quality in (1.0, 50.0, 100.0):
             x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
             model.latent_bits(model.analyse(x), None, torch.full((2,), quality))
-    for step in steps:
-        step.settle()
-    set_exact(model)
+    simulate(model)
     return model
 
 
-def frozen(seed: int = 0) -> VariableRateDKIC:
+def converted(seed: int = 0) -> VariableRateDKIC:
     model = calibrated(seed)
-    freeze(model)
+    convert(model)
     return model.requires_grad_(False)

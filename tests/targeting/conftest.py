@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from entropy.exact_models import frozen
 from lpips_weights import need_backbone
 from photographs import crop
 from PIL import Image
+from quantized.quantized_models import converted
 from targeting.targeting_cases import LEVELS, RUNGS, SIZES
 
 import dkic as package
@@ -26,7 +26,7 @@ def model(tmp_path_factory):
     """Small and untrained, with three levels: the larger its latent, the larger the file, and mostly the nearer the picture."""
     folder = tmp_path_factory.mktemp("model")
     for quality, gain in LEVELS.items():
-        network = frozen(0)
+        network = converted(0)
         with torch.no_grad():
             network.g_a[-1].weight.mul_(gain)
         save_weights(folder / f"small-q{quality}.safetensors", network, quality, {})

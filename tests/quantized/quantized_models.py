@@ -1,4 +1,4 @@
-"""A small model with frozen entropy networks, and all that they decide."""
+"""A small model with quantized entropy networks, and all that they decide."""
 
 from dataclasses import replace
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from dkic.coding.latent import _crc
-from dkic.entropy.exact_network import Step, freeze, set_exact
 from dkic.models import DKIC, PRESETS, SliceSpec
 from dkic.models.slice_context import take_cells
+from dkic.quantized import calibrating, convert, simulate
 
 CONFIG = replace(
     PRESETS["tiny"],
@@ -25,7 +25,7 @@ Decisions = list[tuple[Tensor, Tensor]]  # mean and scale index of every pass
 
 
 def latents(n: int, seed: int = 0, side: int = 8) -> tuple[Tensor, Tensor]:
-    """z_hat and y that a picture of 16 side x 32 side could have; some of it far beyond what a grid spans."""
+    """z_hat and y that a picture of 16 side x 32 side could have; some of it far beyond what a scale spans."""
     generator = torch.Generator().manual_seed(seed)
     z_hat = (3 * torch.randn(n, CONFIG.hyper_channels, side // 4, side // 2, generator=generator)).round()
     y = 4 * torch.randn(n, CONFIG.latent_channels, side, 2 * side, generator=generator)
@@ -63,19 +63,15 @@ def checksum(seen: Decisions) -> int:
 
 
 def trainable(seed: int = 0) -> DKIC:
-    """Random, in its exact state."""
+    """Random, in its simulated state."""
     torch.manual_seed(seed)
     model = DKIC(CONFIG).eval()
     for parameter in model.h_s[2].offset_mask.parameters():  # else offsets would be 0 everywhere
         torch.nn.init.normal_(parameter, std=0.5)
-    steps = [module for module in model.modules() if isinstance(module, Step)]
-    for step in steps:
-        step.watch()
     z_hat, y = latents(2, seed + 1)
-    decisions(model, z_hat.clamp(-30, 30), y.clamp(-30, 30))
-    for step in steps:
-        step.settle()
-    set_exact(model)
+    with calibrating(model):
+        decisions(model, z_hat.clamp(-30, 30), y.clamp(-30, 30))
+    simulate(model)
     return model
 
 
@@ -89,7 +85,7 @@ def real(seed: int = 0) -> DKIC:
     return model.requires_grad_(False)
 
 
-def frozen(seed: int = 0) -> DKIC:
+def converted(seed: int = 0) -> DKIC:
     model = trainable(seed)
-    freeze(model)
+    convert(model)
     return model.requires_grad_(False)

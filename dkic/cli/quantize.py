@@ -1,4 +1,4 @@
-"""`dkic export`."""
+"""`dkic quantize`."""
 
 import sys
 from functools import partial
@@ -13,11 +13,11 @@ from dkic.inputs import on_stdout, refuse_terminal
 from dkic.streams import is_stream
 
 
-@click.command(short_help="Make a trained model's files decode alike everywhere.")
+@click.command(short_help="Quantize a trained model, so that its files decode alike everywhere.")
 @click.argument("model", metavar="MODEL")
 @click.argument("photos", metavar="DIR", type=PATH)
 @click.option("-o", "--out", required=True, metavar="FILE", type=PATH, callback=write_to, help="The new weights file, or -.")
-@click.option("--measure", metavar="DIR", type=PATH, help="Tell what it costs in rate on these pictures.")
+@click.option("--measure", metavar="DIR", type=PATH, help="Report the change in rate on these images.")
 @TRAINING_DEVICE
 @click.option("--steps", type=int, default=0, show_default=True, help="Steps of training as integers.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
@@ -26,7 +26,7 @@ from dkic.streams import is_stream
 @click.option("--seed", type=int, default=0, show_default=True, help="Of crops and noise.")
 @THREADS
 @FORCE
-def export(
+def quantize(
     model: str,
     photos: Path,
     out: Path,
@@ -35,18 +35,19 @@ def export(
     force: bool,
     **settings: Any,
 ) -> None:
-    """Turn MODEL's entropy networks into integers.
+    """Quantize MODEL's entropy networks, so that its files decode alike everywhere.
 
-    They are trained for it on the photographs in DIR; of the transforms large weights are rounded to 8 bits.
+    They are calibrated, and with --steps trained on as integers, on the photographs in DIR. Large weights of the transforms are
+    rounded to 8 bits.
     """
     refuse_terminal(out)
     if measure is not None and is_stream(out):
         raise click.UsageError(f"--measure reads the new weights file, and {out} is a stream; name a file with -o")
     from tqdm import tqdm
 
-    from dkic.training.export import ExportSettings
-    from dkic.training.export import export as write
+    from dkic.training.quantize import QuantizeSettings
+    from dkic.training.quantize import quantize as write
 
     log = partial(tqdm.write, file=sys.stderr if on_stdout(out) else sys.stdout)
     with failing():
-        write(model, photos, out, ExportSettings(**settings), device=device, force=force, measure=measure, log=log)
+        write(model, photos, out, QuantizeSettings(**settings), device=device, force=force, measure=measure, log=log)

@@ -1,4 +1,4 @@
-"""A trained model's entropy networks in integers, for files that decode alike everywhere: `dkic export`."""
+"""Quantizing a trained model's entropy networks, for files that decode alike everywhere: `dkic quantize`."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from dkic.coding.image_formats import images_below, images_in
 from dkic.coding.image_io import read_picture
-from dkic.entropy.exact_network import Step, freeze, set_exact
 from dkic.entropy.quantization import MAX_QUALITY, Arithmetic
 from dkic.errors import DkicError
 from dkic.models.codec_network import CodecNetwork
@@ -19,19 +18,20 @@ from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.int8_weights import round_large
 from dkic.models.weights_file import find_weights, load_weights, save_weights
 from dkic.output_file import check_output
+from dkic.quantized import calibrating, convert, simulate
 from dkic.training.batches import Batches, default_workers, pixels_of
 from dkic.training.device import DeviceName, device_for
 from dkic.training.photos import PhotoFolder
 from dkic.training.run import check_finite
 from dkic.training.schedule import cosine
 
-_CALIBRATION_STEPS = 16  # batches whose largest numbers the grids span
+_CALIBRATION_STEPS = 16  # batches whose largest numbers the activation scales span
 _MEASURED_QUALITIES = (1.0, 25.0, 50.0, 75.0, 100.0)
 _GOLDEN = 0.618034  # its multiples spread evenly over [0, 1)
 
 
 @dataclass(frozen=True)
-class ExportSettings:
+class QuantizeSettings:
     """How h_s and the context are trained on as integers, by Adam for the bits of y; all other parts are rounded alone.
 
     The learning rate falls from `learning_rate` to 1% of it along a cosine over the steps. Crops are drawn from (seed, step).
@@ -55,37 +55,37 @@ class ExportSettings:
             raise DkicError(f"--lr must be above 0, not {self.learning_rate}")
 
 
-def export(
+def quantize(
     model: str | Path,
     photos: Path,
     out: Path,
-    settings: ExportSettings,
+    settings: QuantizeSettings,
     *,
     device: DeviceName | None = None,
     force: bool = False,
     measure: Path | None = None,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Write `model` (a float weights file, or the name of shipped ones) with exact entropy networks to `out`.
+    """Write `model` (a float weights file, or the name of shipped ones) with quantized entropy networks to `out`.
 
     The transforms are not trained; the file has them as `save_weights` stores them.
 
     Args:
-        photos: a folder to find the integers' grids and to train on.
+        photos: a folder to calibrate the activation scales and to train on.
         device: what trains and measures, see `device_for`. The integers are made of what was trained on the CPU.
         measure: another one, whose rates before and after are told.
         log: takes a line of text.
 
     Raises:
-        DkicError: the model is exact already, a layer breaks a bound (the message names it), or as `device_for` has it.
+        DkicError: the model is quantized already, a layer breaks a bound (the message names it), or as `device_for` has it.
         TrainingFailed: a loss is not finite.
     """
     path, *others = find_weights(model)
     if others:
-        raise DkicError(f"{model} has {len(others) + 1} quality levels; export their files one by one")
+        raise DkicError(f"{model} has {len(others) + 1} quality levels; quantize their files one by one")
     weights = load_weights(path)
     if weights.arithmetic == Arithmetic.EXACT:
-        raise DkicError(f"{path}: its entropy networks are exact already")
+        raise DkicError(f"{path}: its entropy networks are quantized already")
     check_output(out, force)
     where = device_for(device)
     network = weights.model.float().to(where)
@@ -110,19 +110,19 @@ def export(
     before = rate(network) if pictures else math.nan
     for transform in network.transforms():
         round_large(transform)  # as the file will have them, so that what follows is trained for their latents
-    _find_grids(network, crops_of(settings.seed + 1))  # other crops than are trained on
-    set_exact(network)
+    _calibrate(network, crops_of(settings.seed + 1))  # other crops than are trained on
+    simulate(network)
     untrained = math.nan
     if settings.steps:
         untrained = rate(network) if pictures else math.nan
         _train(network, crops_of(settings.seed), settings)
-    freeze(network.cpu())
+    convert(network.cpu())
     network.eval()
-    about = weights.about | {"exact": {"from": weights.hash.hex(), **vars(settings), "photographs": len(folder)}}
+    about = weights.about | {"quantized": {"from": weights.hash.hex(), **vars(settings), "photographs": len(folder)}}
     save_weights(out, network, weights.quality, about, weights.tables)
     if pictures:
         after = rate(load_weights(out).model.to(where))
-        log(f"bits of y in {len(pictures)} pictures of {measure}: float {before:.5f} a pixel, exact {after:.5f}")
+        log(f"bits of y in {len(pictures)} pictures of {measure}: float {before:.5f} a pixel, quantized {after:.5f}")
         untrained_cost = f" (before training {untrained / before - 1:+.2%})" if settings.steps else ""
         log(f"cost: {after / before - 1:+.2%}{untrained_cost}")
 
@@ -159,19 +159,14 @@ def _pictures(folder: Path) -> Iterator[Tensor]:
             yield x[..., :h, :w]
 
 
-def _find_grids(network: CodecNetwork, crops: Callable[[int], Tensor]) -> None:
-    steps = [module for module in network.modules() if isinstance(module, Step)]
-    for step in steps:
-        step.watch()
-    with torch.no_grad():
+def _calibrate(network: CodecNetwork, crops: Callable[[int], Tensor]) -> None:
+    with torch.no_grad(), calibrating(network):
         for i in range(_CALIBRATION_STEPS):
             x = crops(i)
             network.latent_bits(*_latents(network, x), _qualities(network, len(x), i, x.device))
-    for step in steps:
-        step.settle()
 
 
-def _train(network: CodecNetwork, crops: Callable[[int], Tensor], settings: ExportSettings) -> None:
+def _train(network: CodecNetwork, crops: Callable[[int], Tensor], settings: QuantizeSettings) -> None:
     parameters = [p for part in network.entropy_networks().values() for p in part.parameters()]
     for parameter in parameters:
         parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""The exact network: one answer whatever carries it out, and its bounds."""
+"""Quantized networks: one answer whatever carries it out, and its bounds."""
 
 import copy
 import os
@@ -9,22 +9,32 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from entropy.exact_models import checksum, decisions, frozen, latents, same, trainable
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantized.quantized_models import checksum, converted, decisions, latents, same, trainable
 from torch import Tensor, nn
 
-from dkic.entropy import exact_network
-from dkic.entropy.exact_network import ACTIVATION_MAX, SUM_BOUND, ExactConv2d, Step, check, freeze, requantize
 from dkic.entropy.tables import gaussian_tables
 from dkic.errors import DkicError
 from dkic.models.weights_file import load_weights, save_weights
 from dkic.ops import backends, exact_conv2d, ldcn, reference
+from dkic.ops.requantize import requantize
+from dkic.quantized import (
+    ACTIVATION_MAX,
+    SUM_BOUND,
+    ActivationScale,
+    QuantizedConv2d,
+    check_bounds,
+    conv2d,
+    convert,
+    convert_empty,
+    simulate,
+)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return frozen()
+    return converted()
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +133,7 @@ def noisy(a, weight, *rest):
     return total.double() + (torch.rand(total.shape, dtype=torch.float64) - 0.5) * 0.98
 
 
-ORIGINAL = exact_network.convolution
+ORIGINAL = conv2d.integer_convolution
 
 
 @pytest.fixture
@@ -144,7 +154,7 @@ def test_any_convolution(model, expected, convolution, by_products, monkeypatch)
         calls.append(arguments)
         return convolution(*arguments)
 
-    monkeypatch.setattr(exact_network, "convolution", counted)
+    monkeypatch.setattr(conv2d, "integer_convolution", counted)
     assert same(decisions(model, *latents(1)), expected)
     assert len(calls) > 20
 
@@ -158,7 +168,7 @@ def test_on_a_gpu(model, expected, tf32, how, dtype, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", tf32)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     if how == "conv2d":
-        monkeypatch.setattr(exact_network, "convolution", plain)
+        monkeypatch.setattr(conv2d, "integer_convolution", plain)
     other = copy.deepcopy(model).cuda()
     seen = decisions(other, *(t.to("cuda", dtype) for t in latents(1)))
     assert same([(mean.cpu(), index.cpu()) for mean, index in seen], expected)
@@ -169,7 +179,7 @@ def test_on_a_gpu(model, expected, tf32, how, dtype, monkeypatch):
 
 def test_noise_above_one_half_changes_it(model, expected, by_products, monkeypatch):
     """The tests above can fail."""
-    monkeypatch.setattr(exact_network, "convolution", lambda *a: ORIGINAL(*a) + 0.7)
+    monkeypatch.setattr(conv2d, "integer_convolution", lambda *a: ORIGINAL(*a) + 0.7)
     assert not same(decisions(model, *latents(1)), expected)
 
 
@@ -197,7 +207,7 @@ def test_a_weights_file_holds_all_of_it(file, expected):
 def test_any_instruction_set(file, expected, environment):
     code = """if True:
         import sys
-        from entropy.exact_models import checksum, decisions, latents
+        from quantized.quantized_models import checksum, decisions, latents
         from dkic.models.weights_file import load_weights
         print(checksum(decisions(load_weights(sys.argv[1]).model, *latents(1))))
     """
@@ -209,14 +219,14 @@ def test_any_instruction_set(file, expected, environment):
     assert int(run.stdout) == checksum(expected)
 
 
-def test_what_is_trained_is_what_is_frozen():
+def test_what_is_trained_is_what_is_converted():
     model = trainable(3)
     before = decisions(model, *latents(2))
-    freeze(model)
+    convert(model)
     assert same(decisions(model, *latents(2)), before)
 
 
-def test_every_parameter_of_the_exact_network_learns():
+def test_every_parameter_of_the_quantized_networks_learns():
     model = trainable(4)
     z_hat, y = latents(2)
     out = model.latent_bits(y.clamp(-30, 30), z_hat.clamp(-30, 30), torch.Generator().manual_seed(0))
@@ -227,14 +237,14 @@ def test_every_parameter_of_the_exact_network_learns():
             assert parameter.grad.abs().max() > 0, name
 
 
-def test_a_trained_grid_costs_little_rate():
-    """Beside the float network whose grids it has."""
+def test_calibrated_scales_cost_little_rate():
+    """Beside the float network whose scales it has."""
     model = trainable(5)
     z_hat, y = latents(4)
     z_hat, y = z_hat.clamp(-9, 9), y.clamp(-12, 12)
     with torch.no_grad():
         exact = model.latent_bits(y, z_hat).quantized_bits.sum()
-        exact_network.set_exact(model, False)
+        simulate(model, False)
         real = model.latent_bits(y, z_hat).quantized_bits.sum()
     assert exact / real == pytest.approx(1, abs=0.03) and exact != real
 
@@ -242,16 +252,15 @@ def test_a_trained_grid_costs_little_rate():
 # ---- Bounds ----
 
 
-def layer(weight: Tensor, bias: Tensor | None = None, groups: int = 1, stride: int = 1) -> ExactConv2d:
+def layer(weight: Tensor, bias: Tensor | None = None, groups: int = 1, stride: int = 1) -> QuantizedConv2d:
     """Of integers, multipliers small enough that nothing is clamped."""
     out, channels, k, _ = weight.shape
-    made = ExactConv2d(
-        channels * groups, out, k, stride, k // 2, inputs=[Step(channels * groups, 1.0)], outputs=Step(out, 1.0), groups=groups
-    )
-    exact_network.make_room(made)
+    scales = {"inputs": [ActivationScale(channels * groups, 1.0)], "outputs": ActivationScale(out, 1.0)}
+    made = QuantizedConv2d(channels * groups, out, k, stride, k // 2, groups=groups, **scales)
+    convert_empty(made)
     made.weight, made.multiplier = weight.to(torch.int8), torch.full((out,), ACTIVATION_MAX * 2.0**-31)
     made.bias = torch.zeros(out, dtype=torch.int32) if bias is None else bias.to(torch.int32)
-    check(made)
+    check_bounds(made)
     return made
 
 
@@ -309,7 +318,7 @@ def test_a_layer_that_breaks_a_bound_is_named():
     with torch.no_grad():
         model.context.passes[0][1].spatial.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(DkicError, match=r"^context.passes.0.1.spatial: a multiplier is not finite"):
-        freeze(model)
+        convert(model)
 
 
 @given(
