@@ -156,7 +156,7 @@ def test_weights_files(defaults: Defaults, tmp_path: Path):
     network = DKIC(SMALL)
     for module in network.modules():
         if isinstance(module, ActivationScale):
-            module.size.fill_(1 / 64)
+            module.scale.fill_(1 / 64)
     integers = copy.deepcopy(network)
 
     def written(name: str) -> list[bytes]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dkic.entropy.quantization import SCALE_INDEX_MAX, Quantizer, coded_mean, nearest_index, scale_of_index
-from dkic.models.slice_context import Cells, SliceContext, take_cells
+from dkic.models.slice_context import SliceContext, take_cells
 from dkic.ops import gaussian_likelihood
 from dkic.ops.requantize import round_ste
 
@@ -87,21 +87,18 @@ class CodecNetwork(nn.Module, ABC):
         """Bits of y `[N, M, h, w]` given z_hat and the quality; differentiable. Noise is drawn from `generator`."""
         bits, quantized_bits = y.new_zeros(len(y)), y.new_zeros(len(y))
         quantizer = self.quantizer(quality)
-
-        def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
-            nonlocal bits, quantized_bits
-            size, offset = quantizer.of(channels)
-            part = take_cells(y[:, channels], cells)
-            residual = (part - mean) / size
-            scale = scale_of_index((scale_index.clamp(0, SCALE_INDEX_MAX) - offset).clamp(0, SCALE_INDEX_MAX))
+        walk = self.context.walk(self.features(z_hat, quality, (y.shape[-2], y.shape[-1])))
+        for part in walk:
+            size, offset = quantizer.of(part.channels)
+            target = take_cells(y[:, part.channels], part.cells)
+            residual = (target - part.mean) / size
+            scale = scale_of_index((part.scale_index.clamp(0, SCALE_INDEX_MAX) - offset).clamp(0, SCALE_INDEX_MAX))
             noisy = gaussian_likelihood(residual, scale, quantize="noise", generator=generator, reduction="sum")[1]
             bits = bits + noisy
             with torch.no_grad():
-                coded_residual = (part - coded_mean(mean)) / size
-                coded_scale = scale_of_index(nearest_index(scale_index, offset).float())
+                coded_residual = (target - coded_mean(part.mean)) / size
+                coded_scale = scale_of_index(nearest_index(part.scale_index, offset).float())
                 rounded = gaussian_likelihood(coded_residual, coded_scale, quantize="round", reduction="sum")[1]
                 quantized_bits = quantized_bits + rounded
-            return round_ste(residual) * size + mean
-
-        y_hat = self.context(self.features(z_hat, quality, (y.shape[-2], y.shape[-1])), visit)
-        return LatentBits(y_hat, bits, quantized_bits)
+            part.y_hat = round_ste(residual) * size + part.mean
+        return LatentBits(walk.y_hat, bits, quantized_bits)

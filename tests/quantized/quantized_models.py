@@ -37,12 +37,10 @@ def decisions(model: DKIC, z_hat: Tensor, y: Tensor) -> Decisions:
     """Of an encoder's walk through the latent."""
     seen: Decisions = []
 
-    def visit(channels, cells, mean, index):
-        seen.append((mean, index))
-        return (take_cells(y[:, channels], cells) - mean).round() + mean
-
     with torch.no_grad():
-        model.context(model.h_s(z_hat), visit)
+        for part in model.context.walk(model.h_s(z_hat)):
+            seen.append((part.mean, part.scale_index))
+            part.y_hat = (take_cells(y[:, part.channels], part.cells) - part.mean).round() + part.mean
     return seen
 
 
