@@ -52,13 +52,13 @@ def measure(
         raise click.UsageError(f"-o: {out} is an input itself")
     check_table(out, force)
     from dkic.coding.codec import load
-    from dkic.targeting.survey import Survey
+    from dkic.rate_control.survey import Survey
 
     codec = load(model, device)
     survey = Survey(codec, distortion, tile, icc, background)
     measured = survey.measure
     if ray is not None:
-        from dkic.targeting.cluster import ClusterFailed, measured_on
+        from dkic.rate_control.cluster import ClusterFailed, measured_on
 
         with failing(ClusterFailed):
             measured = measured_on(ray, survey, inputs)

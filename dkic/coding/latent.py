@@ -26,23 +26,23 @@ _LARGE = 2**16  # positions of a latent, of 16 megapixels
 _OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine's"
 
 
-def encode_latent(y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, step: int = 0) -> bytes:
+def encode_latent(y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, qstep: int = 0) -> bytes:
     """y `[1, M, h, w]` and z_hat `[1, hyper_channels, h/4, w/4]` -> the picture section's payload."""
     coder, crc = Encoder(level.tables), 0
-    for symbols, indexes in symbols_of(y, z_hat, level, quality, step):
+    for symbols, indexes in symbols_of(y, z_hat, level, quality, qstep):
         coder.push(symbols, indexes)
         crc = _crc(symbols, crc)
     return struct.pack("<I", crc) + coder.finish()
 
 
 def symbols_of(
-    y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, step: int = 0
+    y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, qstep: int = 0
 ) -> list[tuple[Tensor, Tensor]]:
     """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass.
 
     They are on the CPU, where the coder is.
     """
-    dtype, (features_quality, quantizer) = level.arithmetic.dtype, level.quantization(quality, step)
+    dtype, (features_quality, quantizer) = level.arithmetic.dtype, level.quantization(quality, qstep)
     coded = []
     if z_hat is not None:
         # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
@@ -54,7 +54,7 @@ def symbols_of(
         _bound_memory(y.shape[-2] * y.shape[-1])
         mean, (size, offset) = coded_mean(part.mean), quantizer.of(part.channels)
         # The encoder's choice, so float32 will do.
-        # To the nearest: to zero from below 0.6 saved 2.3 % of level 5's bits for 0.0042 of LPIPS (11 photographs), where a step
+        # To the nearest: to zero from below 0.6 saved 2.3 % of level 5's bits for 0.0042 of LPIPS (11 photographs), where a qstep
         # saves 6.5 % for 0.0015.
         symbols = (take_cells(y[:, part.channels], part.cells) - mean).div_(size).round_().contiguous()
         coded.append((_flat(symbols), coded_index(part.scale_index, offset).flatten().cpu()))
@@ -71,7 +71,7 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     if len(file.picture) < 4:
         raise FormatError("picture section: too short to hold a picture")
     model, crc = level.model, 0
-    quality, quantizer = level.quantization(header.quality, header.step)
+    quality, quantizer = level.quantization(header.quality, header.qstep)
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
 
     def pull(indexes: Tensor) -> Tensor:

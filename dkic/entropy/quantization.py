@@ -19,8 +19,8 @@ INDEX_LOG_STEP = math.log(SCALES[-1] / SCALES[0]) / SCALE_INDEX_MAX  # from one 
 MEAN_STEPS = 64
 # Of a variable-rate model: its qualities are 1 to this, with so many operating points from one to the next.
 MAX_QUALITY, PARTS = 100, 16
-# In 64ths, part of the file format: 64 * exp(step * INDEX_LOG_STEP), rounded.
-_STEP_SIZES = (24, 27, 31, 35, 39, 44, 50, 57, 64, 72, 82, 93, 105, 118, 134, 151, 171)
+# In 64ths, part of the file format: 64 * exp(qstep * INDEX_LOG_STEP), rounded.
+_QSTEP_SIZES = (24, 27, 31, 35, 39, 44, 50, 57, 64, 72, 82, 93, 105, 118, 134, 151, 171)
 
 
 class Arithmetic(enum.IntEnum):
@@ -53,13 +53,13 @@ def coded_mean(mean: Tensor) -> Tensor:
     return (mean * MEAN_STEPS).round() / MEAN_STEPS
 
 
-def step_size(step: int) -> float:
-    """What a symbol of y counts for: 1 where step (-8 to 8) is 0, else the nearest multiple of 1/64 to 1.131 to its power.
+def qstep_size(qstep: int) -> float:
+    """What a symbol of y counts for: 1 where qstep (-8 to 8) is 0, else the nearest multiple of 1/64 to 1.131 to its power.
 
-    1.131 is the ratio of neighbouring scales, so that a latent quantised more coarsely has all its scales the same number of
+    1.131 is the ratio of neighbouring scales, so that a latent quantized more coarsely has all its scales the same number of
     tables further down. A multiple of 1/64, so that y_hat stays on the grid of means.
     """
-    return _STEP_SIZES[step + 8] / MEAN_STEPS
+    return _QSTEP_SIZES[qstep + 8] / MEAN_STEPS
 
 
 class Quantizer(NamedTuple):

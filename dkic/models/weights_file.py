@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dkic.entropy.quantization import MAX_QUALITY, PARTS, Arithmetic, Quantizer, step_size
+from dkic.entropy.quantization import MAX_QUALITY, PARTS, Arithmetic, Quantizer, qstep_size
 from dkic.entropy.tables import SCALES, Tables, gaussian_tables
 from dkic.errors import DkicError
 from dkic.models.codec_network import CodecNetwork
@@ -73,16 +73,16 @@ class Weights:
         """The qualities that it serves."""
         return range(1, MAX_QUALITY + 1) if self.model.variable_rate else range(self.quality, self.quality + 1)
 
-    def quality_at(self, quality: int, step: int) -> Tensor | None:
-        """What a variable-rate model is given for an operating point: `[1]`, quality - step / 16; None for other models."""
+    def quality_at(self, quality: int, qstep: int) -> Tensor | None:
+        """What a variable-rate model is given for an operating point: `[1]`, quality - qstep / 16; None for other models."""
         if not self.model.variable_rate:
             return None
-        return torch.tensor([quality - step / PARTS], dtype=torch.float64, device=self.device).clamp(1, MAX_QUALITY)
+        return torch.tensor([quality - qstep / PARTS], dtype=torch.float64, device=self.device).clamp(1, MAX_QUALITY)
 
-    def quantization(self, quality: int, step: int) -> tuple[Tensor | None, Quantizer]:
+    def quantization(self, quality: int, qstep: int) -> tuple[Tensor | None, Quantizer]:
         """`quality_at`, and how the latent is quantized there."""
-        at = self.quality_at(quality, step)
-        return at, Quantizer(step_size(step), step) if at is None else self.model.quantizer(at)
+        at = self.quality_at(quality, qstep)
+        return at, Quantizer(qstep_size(qstep), qstep) if at is None else self.model.quantizer(at)
 
 
 def file_hash(path: Path) -> bytes:

@@ -56,7 +56,7 @@ def test_golden_files(name):
         y_hat = decode_latent(file, level)  # raises where the symbols' checksum is wrong
         y = torch.from_numpy(latents[f"{name}.y"]).cuda().double() / 64
         z_hat, header = torch.from_numpy(latents[f"{name}.z_hat"]).cuda().double(), file.header
-        again = encode_latent(y, z_hat, level, header.quality, header.step)
+        again = encode_latent(y, z_hat, level, header.quality, header.qstep)
     assert y_hat.is_cuda and again == file.picture
 
 

@@ -10,7 +10,7 @@ from models.variable_rate_models import converted, real
 import dkic
 from dkic.coding.codec import DEFAULT_QUALITY, Codec
 from dkic.coding.container import DkicFile, pack, unpack
-from dkic.coding.ladder import Rung
+from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import DkicError, FormatError
 from dkic.models.trainable import trainable
 from dkic.models.weights_file import load_weights, save_weights
@@ -53,15 +53,15 @@ def test_the_size_rises_with_the_quality(codec):
 
 def test_steps_lie_between_qualities(codec):
     x = image(256, 320)
-    sizes = [len(codec.compress(x, 50, step=step)) for step in (8, 4, 0, -4, -8)]
+    sizes = [len(codec.compress(x, 50, qstep=qstep)) for qstep in (8, 4, 0, -4, -8)]
     assert sizes == sorted(sizes)
-    assert codec.compress(x, 50, step=0) == codec.compress(x, 50)
+    assert codec.compress(x, 50, qstep=0) == codec.compress(x, 50)
 
 
 def test_a_step_out_of_the_qualities_is_refused(codec):
-    for quality, step in ((1, 1), (100, -1)):
+    for quality, qstep in ((1, 1), (100, -1)):
         with pytest.raises(DkicError, match="beyond 1 to 100"):
-            codec.compress(image(64, 64), quality, step=step)
+            codec.compress(image(64, 64), quality, qstep=qstep)
     with pytest.raises(DkicError, match="no quality 101; it has 1 to 100"):
         codec.compress(image(64, 64), 101)
 
@@ -97,14 +97,14 @@ def test_what_is_decoded_depends_on_the_files_quality(codec):
 
 
 def test_operating_points():
-    from dkic.coding.ladder import chosen_among, every_operating_point, measured_first
+    from dkic.coding.operating_points import chosen_among, every_operating_point, measured_first
 
     qualities = list(range(1, 101))
     points = every_operating_point(qualities)
-    places = [16 * quality - step for quality, step in points]
-    assert places == list(range(16, 1601)) and all(-8 <= step < 8 for _, step in points)
+    places = [16 * quality - qstep for quality, qstep in points]
+    assert places == list(range(16, 1601)) and all(-8 <= qstep < 8 for _, qstep in points)
     assert set(measured_first(qualities)) <= set(chosen_among(qualities)) <= set(points)
-    assert measured_first(qualities)[0] == Rung(1, 0) and measured_first(qualities)[-1] == Rung(100, 0)
+    assert measured_first(qualities)[0] == OperatingPoint(1, 0) and measured_first(qualities)[-1] == OperatingPoint(100, 0)
 
 
 def test_weights_come_back_for_training(path):

@@ -6,8 +6,8 @@ import signal
 import pytest
 from command_line import dkic
 
-from dkic.targeting import cluster as cluster_module
-from dkic.targeting import survey
+from dkic.rate_control import cluster as cluster_module
+from dkic.rate_control import survey
 
 pytest.importorskip("ray", reason="Ray is not installed: python3 -m pip install 'dkic[cluster]'")
 
@@ -43,9 +43,9 @@ def meter(monkeypatch):
 
     def use(before):
         class Meter(original):
-            def measure(self, picture, quality, step=0):
+            def measure(self, picture, quality, qstep=0):
                 before(picture, quality)
-                return super().measure(picture, quality, step)
+                return super().measure(picture, quality, qstep)
 
         monkeypatch.setattr(survey, "Meter", Meter)
 

@@ -7,7 +7,7 @@ from dkic.coding.image_io import Picture
 from dkic.errors import DkicError
 from dkic.evaluation.metrics import batch, lpips, mse
 from dkic.losses.lpips import LPIPS
-from dkic.targeting.measured import Option
+from dkic.rate_control.measurement_cache import Measurement
 
 Distortion = Literal["lpips", "mse"]
 
@@ -32,19 +32,19 @@ class Meter:
         self._codec, self._tile, self._icc = codec, tile, icc
         self._network = _network().to(codec.device) if distortion == "lpips" else None
 
-    def measure(self, picture: Picture, quality: int, step: int = 0) -> Option:
-        """Of the codec's level `quality`, at that step. Raises DkicError: the distortion is not defined for this picture."""
+    def measure(self, picture: Picture, quality: int, qstep: int = 0) -> Measurement:
+        """Of the codec's level `quality`, at that qstep. Raises DkicError: the distortion is not defined for this picture."""
         side = 1 if self._network is None else self._network.backbone.least_side
         if min(picture.width, picture.height) < side:
             raise DkicError(
                 f"LPIPS is not defined for {picture.width}x{picture.height} pixels, only for sides of {side} or more; "
                 "leave the picture out, or take --distortion mse"
             )
-        data = self._codec.compress(picture, quality, tile=self._tile, step=step, icc=self._icc)
+        data = self._codec.compress(picture, quality, tile=self._tile, qstep=qstep, icc=self._icc)
         decoded = self._codec.decompress(data, "numpy", tile=self._tile)
         x, x_hat = (batch(pixels).to(self._codec.device) for pixels in (picture.pixels, decoded))
         distortion = mse(x, x_hat) if self._network is None else lpips(x, x_hat, self._network)
-        return Option(picture.width * picture.height, len(data), distortion.item())
+        return Measurement(picture.width * picture.height, len(data), distortion.item())
 
 
 def _network() -> LPIPS:

@@ -15,24 +15,24 @@ from command_line import dkic
 from nameless_files import need_nameless_files
 from photographs import crop
 from PIL import Image
-from targeting.targeting_cases import LEVELS, RUNGS, SIZES
+from rate_control.rate_control_cases import LEVELS, POINTS, SIZES
 
 import dkic as package
 from dkic.coding import codec as codec_module
 from dkic.coding.codec import Codec
 from dkic.coding.color_profile import SRGB_PRIMARIES, Curve, make_profile
 from dkic.coding.container import icc_section_bytes, unpack
-from dkic.coding.ladder import ladder
+from dkic.coding.operating_points import OperatingPoint, operating_points
 from dkic.errors import DkicError, FormatError
 from dkic.evaluation.metrics import batch, lpips
 from dkic.losses import lpips as lpips_module
 from dkic.losses.lpips import LPIPS
-from dkic.targeting import pictures as pictures_module
-from dkic.targeting import survey as survey_module
-from dkic.targeting.measured import Measured, picture_key
-from dkic.targeting.pictures import Pictures
+from dkic.rate_control import image_set as pictures_module
+from dkic.rate_control import survey as survey_module
+from dkic.rate_control.image_set import ImageSet
+from dkic.rate_control.measurement_cache import MeasurementCache, picture_key
 
-LEVEL_COLUMNS = {i for i, rung in enumerate(RUNGS) if rung.step == 0}
+LEVEL_COLUMNS = {i for i, point in enumerate(POINTS) if point.qstep == 0}
 
 
 def rate(pixels: np.ndarray, size: np.ndarray, mean: bool) -> float:
@@ -50,12 +50,12 @@ def best(table, target: float, mean: bool = False, among: list[set[int]] | None 
 
 def measured_at_least(choice: list[int]) -> list[set[int]]:
     """The columns that must have been measured where this is chosen."""
-    return [LEVEL_COLUMNS | set(range(max(at - 3, 0), min(at + 4, len(RUNGS)))) for at in choice]
+    return [LEVEL_COLUMNS | set(range(max(at - 3, 0), min(at + 4, len(POINTS)))) for at in choice]
 
 
 def columns(files: list[bytes]) -> list[int]:
     headers = [unpack(data).header for data in files]
-    return [RUNGS.index((header.quality, header.step)) for header in headers]
+    return [POINTS.index((header.quality, header.qstep)) for header in headers]
 
 
 def written(out) -> list[bytes]:
@@ -101,23 +101,23 @@ def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, dec
         for line, name, data in zip(result.out.splitlines(), SIZES, files, strict=False):
             where = f"{pictures / name} -> {out / name.replace('png', 'dkic')}"
             header = unpack(data).header
-            rung = f"quality {header.quality}{f' step {header.step:+}' if header.step else ''}"
+            point = f"quality {header.quality}{f' qstep {header.qstep:+}' if header.qstep else ''}"
             cost = rf"{len(data)} bytes,( ICC profile \d+ bytes,)? [\d.]+ bpp"
-            assert re.fullmatch(rf"{re.escape(where)}: {cost}, {re.escape(rung)}", line)
+            assert re.fullmatch(rf"{re.escape(where)}: {cost}, {re.escape(point)}", line)
         chosen.add(tuple(choice))
     assert len(chosen) >= 4  # targets that differ in what is best at them
-    assert any(RUNGS[column].step for choice in chosen for column in choice)
+    assert any(POINTS[column].qstep for choice in chosen for column in choice)
     assert len(decoded) == len(set(decoded)) < size.size  # each once for all of them, and not everything
 
 
 def test_levels_alone(model, pictures, table, tmp_path, decoded):
     pixels, size, _ = table
     target = rate(pixels, size[:, sorted(LEVEL_COLUMNS)].mean(axis=1), mean=False)
-    options = ("--target-bpp", repr(target), "--distortion", "mse", "--no-steps")
+    options = ("--target-bpp", repr(target), "--distortion", "mse", "--no-qsteps")
     assert compress(model, pictures, "-o", tmp_path / "out", *options).status == 0
     assert columns(written(tmp_path / "out")) == list(best(table, target))
     assert compress(model, pictures / "c.png", "-o", tmp_path / "c.dkic", *options).status == 0
-    assert len(decoded) == len(SIZES) * len(LEVELS) and unpack((tmp_path / "c.dkic").read_bytes()).header.step == 0
+    assert len(decoded) == len(SIZES) * len(LEVELS) and unpack((tmp_path / "c.dkic").read_bytes()).header.qstep == 0
 
 
 def test_neighbours_do_for_many_pictures(model, pictures, table, tmp_path, monkeypatch, decoded):
@@ -126,7 +126,7 @@ def test_neighbours_do_for_many_pictures(model, pictures, table, tmp_path, monke
     target = rate(pixels, size[:, sorted(LEVEL_COLUMNS)].mean(axis=1), mean=False)
     assert compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", repr(target), "--distortion", "mse").status == 0
     choice, rows = columns(written(tmp_path / "out")), np.arange(3)
-    beside = [LEVEL_COLUMNS | set(range(max(at - 1, 0), min(at + 2, len(RUNGS)))) for at in choice]
+    beside = [LEVEL_COLUMNS | set(range(max(at - 1, 0), min(at + 2, len(POINTS)))) for at in choice]
     assert distortion[rows, choice].sum() == pytest.approx(distortion[rows, best(table, target, among=beside)].sum(), rel=1e-9)
     assert len(decoded) < 3 * 7
 
@@ -134,10 +134,10 @@ def test_neighbours_do_for_many_pictures(model, pictures, table, tmp_path, monke
 def test_a_step_that_fails_is_named(model, pictures, tmp_path, monkeypatch):
     compress_one = Codec.compress
 
-    def failing(self, picture, quality=None, target_bpp=None, *, step=0, **options):
-        if step:
+    def failing(self, picture, quality=None, target_bpp=None, *, qstep=0, **options):
+        if qstep:
             raise MemoryError
-        return compress_one(self, picture, quality, target_bpp, step=step, **options)
+        return compress_one(self, picture, quality, target_bpp, qstep=qstep, **options)
 
     monkeypatch.setattr(Codec, "compress", failing)
     result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
@@ -158,8 +158,8 @@ def test_lpips_by_default(model, pictures, table, tmp_path, alex):
     distances = np.array(
         [
             [
-                lpips(batch(x), batch(codec.decompress(codec.compress(x, r.quality, step=r.step), "numpy")), network).item()
-                for r in RUNGS
+                lpips(batch(x), batch(codec.decompress(codec.compress(x, r.quality, qstep=r.qstep), "numpy")), network).item()
+                for r in POINTS
             ]
             for x in (crop(height, width, top=top) for height, width, top in SIZES.values())
         ]
@@ -187,7 +187,7 @@ def test_pictures_and_folders_together(model, pictures, tmp_path):
 def test_a_target_out_of_reach(model, pictures, table, tmp_path):
     pixels, size, _ = table
     for mean in (False, True):
-        down = [i for i, rung in enumerate(RUNGS) if rung.step == 0 or (rung.quality == 1 and rung.step > 0)]
+        down = [i for i, point in enumerate(POINTS) if point.qstep == 0 or (point.quality == 1 and point.qstep > 0)]
         least = rate(pixels, size[:, down].min(axis=1), mean)
         assert least < rate(pixels, size[:, sorted(LEVEL_COLUMNS)].min(axis=1), mean)
         options = ["--mean"] if mean else []
@@ -275,7 +275,7 @@ def test_a_run_that_was_killed_goes_on(model, pictures, table, tmp_path, decoded
     result = dkic(*arguments)
     assert (result.status, result.err) == (0, "") and len(written(tmp_path / "out")) == 3
     lines = [(path.name, line) for path in cache.iterdir() for line in path.read_text().split("\n") if line]
-    kept = {(name, *line.split(" ")[:2]) for name, line in lines}  # weights, picture, distortion and step
+    kept = {(name, *line.split(" ")[:2]) for name, line in lines}  # weights, picture, distortion and qstep
     assert len(decoded) == len(lines) - 4 and len(kept) == len(lines) >= len(SIZES) * len(LEVELS)  # none twice
     assert dkic(*arguments, "--force").status == 0
     assert len(decoded) == len(lines) - 4  # nothing again
@@ -286,7 +286,7 @@ def test_a_run_that_was_killed_as_it_wrote_leaves_whole_files_alone(model, pictu
     need_nameless_files(tmp_path)
     out = tmp_path / "out"
     arguments = ["compress", pictures, "-o", out, "--target-bpp", 9, "--distortion", "mse", "--model", model]
-    killed("dkic.targeting.spool.Spool.put", 2, *arguments)
+    killed("dkic.rate_control.spool.Spool.put", 2, *arguments)
     assert list(out.iterdir()) == []
     killed("os.link", 2, *arguments)
     assert [path.name for path in out.iterdir()] == ["a.dkic"] and unpack((out / "a.dkic").read_bytes())
@@ -310,9 +310,9 @@ def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, deco
     assert {(header.width, header.height) for header in headers} == {(64, 48)} and len(headers) >= len(LEVELS)
 
 
-@pytest.mark.parametrize(("module", "at"), [(survey_module, "read_picture"), (pictures_module, "allocate"), (Pictures, "_best")])
+@pytest.mark.parametrize(("module", "at"), [(survey_module, "read_picture"), (pictures_module, "allocate"), (ImageSet, "_best")])
 def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, monkeypatch, module, at):
-    """As it is read, before steps are measured, or once all is: what is kept and written is of what is there."""
+    """As it is read, before qsteps are measured, or once all is: what is kept and written is of what is there."""
     path = Path(shutil.copy(pictures / "a.png", tmp_path / "d.png"))
     original = getattr(module, at)
 
@@ -339,12 +339,12 @@ def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, t
     target = rate(pixels, size, mean=False) / 3
     arguments = ["-o", tmp_path / "out", "--target-bpp", target, "--distortion", "mse", "--force"]
     assert compress(model, pictures, *arguments).status == 0
-    for (quality, step), name in itertools.product(RUNGS, SIZES):
-        measured, key = Measured(cache, codec.model_hash(quality), "mse"), picture_key(pictures / name)
-        option = measured.get(key, step)
-        assert option or step
+    for (quality, qstep), name in itertools.product(POINTS, SIZES):
+        measured, key = MeasurementCache(cache, codec.model_hash(quality), "mse"), picture_key(pictures / name)
+        option = measured.get(key, qstep)
+        assert option or qstep
         if option:
-            measured.add(key, option._replace(bytes=option.bytes * 2 // 3), step)
+            measured.add(key, option._replace(bytes=option.bytes * 2 // 3), qstep)
     result = compress(model, pictures, *arguments)
     assert (result.status, result.err) == (0, "")
     sizes = [len(data) for data in written(tmp_path / "out")]
@@ -360,22 +360,23 @@ def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, t
 
 def test_one_picture_gets_a_level_and_a_step(model, pictures, tmp_path, decoded):
     codec, pixels = package.load(model), math.prod(SIZES["a.png"][:2])
-    sizes = {rung: len(codec.compress(pictures / "a.png", rung[0], step=rung[1])) for rung in ladder(codec.qualities)}
-    steps = set()
+    points = operating_points(codec.qualities)
+    sizes = {point: len(codec.compress(pictures / "a.png", point.quality, qstep=point.qstep)) for point in points}
+    qsteps = set()
     for size in sorted(sizes.values()):
         target = size * 8 / pixels
         result = compress(model, pictures / "a.png", "-o", tmp_path / "a.dkic", "--target-bpp", repr(target), "--force")
         data = (tmp_path / "a.dkic").read_bytes()
         header = unpack(data).header
         assert (result.status, result.err) == (0, "") and len(data) * 8 / pixels <= target
-        assert len(data) == sizes[header.quality, header.step]
-        step = f" step {header.step:+}" if header.step else ""
-        said = f"{len(data)} bytes, {len(data) * 8 / pixels:.3f} bpp, quality {header.quality}{step}, encoded and verified in "
+        assert len(data) == sizes[header.quality, header.qstep]
+        qstep = f" qstep {header.qstep:+}" if header.qstep else ""
+        said = f"{len(data)} bytes, {len(data) * 8 / pixels:.3f} bpp, quality {header.quality}{qstep}, encoded and verified in "
         assert said in result.out
         info = dkic("info", tmp_path / "a.dkic").out
-        assert f"quality {header.quality}, step {header.step:+}" in info if header.step else ", step" not in info
-        steps.add(header.step)
-    assert len(steps) > 2 and decoded == []  # nothing was measured
+        assert f"quality {header.quality}, qstep {header.qstep:+}" in info if header.qstep else ", qstep" not in info
+        qsteps.add(header.qstep)
+    assert len(qsteps) > 2 and decoded == []  # nothing was measured
     least = min(sizes.values()) * 8 / pixels
     result = compress(model, pictures / "a.png", "-o", tmp_path / "b.dkic", "--target-bpp", least * 0.99)
     assert (result.status, result.out) == (1, "") and not (tmp_path / "b.dkic").exists()
@@ -385,7 +386,8 @@ def test_one_picture_gets_a_level_and_a_step(model, pictures, tmp_path, decoded)
 def test_levels_out_of_order(pictures, monkeypatch):
     """The golden files' second level takes less than the first."""
     codec = package.load(Path(__file__).parents[1] / "golden")
-    monkeypatch.setattr(codec_module, "ladder", lambda qualities: [(1, 0), (2, 0)])
+    points = [OperatingPoint(1, 0), OperatingPoint(2, 0)]
+    monkeypatch.setattr(codec_module, "operating_points", lambda qualities: points)
     first, second = (len(codec.compress(pictures / "a.png", quality)) for quality in (1, 2))
     assert second < first
     assert len(codec.compress(pictures / "a.png", target_bpp=(first - 1) * 8 / 48 / 64)) == second
@@ -399,7 +401,7 @@ def test_levels_out_of_order(pictures, monkeypatch):
         (["--target-bpp", "0.3", "--quality", "1"], "give either --quality or --target-bpp"),
         (["--mean"], "--mean goes with --target-bpp"),
         (["--distortion", "mse"], "--distortion goes with --target-bpp"),
-        (["--no-steps"], "--no-steps goes with --target-bpp"),
+        (["--no-qsteps"], "--no-qsteps goes with --target-bpp"),
         (["--target-bpp", "0"], "--target-bpp"),
         (["--target-bpp", "low"], "--target-bpp"),
         (["--target-bpp", "nan"], "--target-bpp: it must be a finite number, not nan"),
@@ -430,10 +432,10 @@ def test_icc_profiles_are_named_where_a_target_is_out_of_reach(model, pictures, 
     assert result.status == 1
     assert f"; ICC profiles of {count} images take {count * size:,} bytes, which --icc drop leaves out" in result.err
     assert "ICC" not in compress(model, *arguments, "--icc", "drop").err
-    kept = compress(model, folder, "-o", tmp_path / "kept", "--target-bpp", 9, "--distortion", "mse", "--no-steps")
+    kept = compress(model, folder, "-o", tmp_path / "kept", "--target-bpp", 9, "--distortion", "mse", "--no-qsteps")
     assert kept.out.count(f" bytes, ICC profile {size} bytes, ") == count
     dropped = compress(
-        model, folder, "-o", tmp_path / "dropped", "--target-bpp", 9, "--distortion", "mse", "--no-steps", "--icc", "drop"
+        model, folder, "-o", tmp_path / "dropped", "--target-bpp", 9, "--distortion", "mse", "--no-qsteps", "--icc", "drop"
     )
     assert dropped.status == 0 and "ICC" not in dropped.out
     for path in (tmp_path / "kept").iterdir():

@@ -9,7 +9,7 @@ from lpips_weights import need_backbone
 from photographs import crop
 from PIL import Image
 from quantized.quantized_models import converted
-from targeting.targeting_cases import LEVELS, RUNGS, SIZES
+from rate_control.rate_control_cases import LEVELS, POINTS, SIZES
 
 import dkic as package
 from dkic.coding.codec import Codec
@@ -43,11 +43,11 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(model, pictures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """pixels `[N]`, bytes and MSE at every rung `[N, M]`, by the codec itself."""
+    """pixels `[N]`, bytes and MSE at every point `[N, M]`, by the codec itself."""
     codec = package.load(model)
     pixels, size, distortion = [], [], []
     for name, (height, width, top) in SIZES.items():
-        files = [codec.compress(pictures / name, quality, step=step) for quality, step in RUNGS]
+        files = [codec.compress(pictures / name, quality, qstep=qstep) for quality, qstep in POINTS]
         decoded = batch(*(codec.decompress(data, "numpy") for data in files))
         pixels.append(height * width)
         size.append([len(data) for data in files])

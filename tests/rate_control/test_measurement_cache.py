@@ -3,10 +3,10 @@
 import pytest
 
 from dkic.errors import DkicError
-from dkic.targeting.measured import Measured, Option, picture_key
+from dkic.rate_control.measurement_cache import Measurement, MeasurementCache, picture_key
 
 HASH = bytes(range(8))
-FIRST, SECOND = Option(3072, 91, 0.1 + 0.2), Option(6300, 1207, 22005.90625)
+FIRST, SECOND = Measurement(3072, 91, 0.1 + 0.2), Measurement(6300, 1207, 22005.90625)
 
 
 @pytest.fixture
@@ -14,8 +14,8 @@ def path(tmp_path):
     return tmp_path / "cache" / f"measured-{HASH.hex()}.txt"
 
 
-def opened(path, distortion: str = "mse") -> Measured:
-    return Measured(path.parent, HASH, distortion)
+def opened(path, distortion: str = "mse") -> MeasurementCache:
+    return MeasurementCache(path.parent, HASH, distortion)
 
 
 def test_it_is_there_again(path):
@@ -36,7 +36,7 @@ def test_a_distortion_is_not_taken_for_another(path):
 
 
 def test_a_step_is_not_taken_for_another(path):
-    opened(path).add("a", FIRST, step=-2)
+    opened(path).add("a", FIRST, qstep=-2)
     assert opened(path).get("a") is opened(path).get("a", 2) is None
     opened(path).add("a", SECOND)
     assert (opened(path).get("a", -2), opened(path).get("a")) == (FIRST, SECOND)
@@ -85,7 +85,7 @@ def test_lines_that_are_none(path):
 def test_a_place_that_can_not_be_had(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DkicError, match=r"measured-0001.*\.txt: .* can't be kept there \(.*\); set DKIC_CACHE to a folder"):
-        Measured(tmp_path / "file", HASH, "mse")
+        MeasurementCache(tmp_path / "file", HASH, "mse")
 
 
 def test_a_picture_is_known_by_its_contents(tmp_path):

@@ -1,6 +1,6 @@
 """When a picture is given up: when so many workers began it and were lost."""
 
-from dkic.targeting.attempts import Attempts
+from dkic.rate_control.attempts import Attempts
 
 
 def test_a_picture_is_given_up_after_three_lost_workers():

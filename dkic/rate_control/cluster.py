@@ -20,14 +20,14 @@ import torch
 from tqdm import tqdm
 
 from dkic.coding.image_io import parse_picture
-from dkic.coding.ladder import Rung
+from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import DkicError
 from dkic.inputs import FAULTS, sentence
 from dkic.output_file import reason
-from dkic.targeting.attempts import Attempts
-from dkic.targeting.measured import Option, key_of
-from dkic.targeting.meter import Meter
-from dkic.targeting.survey import Survey, changed
+from dkic.rate_control.attempts import Attempts
+from dkic.rate_control.measurement_cache import Measurement, key_of
+from dkic.rate_control.meter import Meter
+from dkic.rate_control.survey import Survey, changed
 
 _CONNECT_SECONDS = 10
 # Ray makes a task of each block. One picture is the least to do again where a worker dies; more blocks would take long to make.
@@ -43,7 +43,7 @@ class ClusterFailed(DkicError):
     """It was there, and then not; or what it measured can't be kept."""
 
 
-def measured_on(address: str, survey: Survey, sources: Sequence[str]) -> Callable[[str], tuple[str, list[Option]]]:
+def measured_on(address: str, survey: Survey, sources: Sequence[str]) -> Callable[[str], tuple[str, list[Measurement]]]:
     """Has a Ray cluster measure what is not kept of these pictures; it is kept as it comes in.
 
     Args:
@@ -55,7 +55,7 @@ def measured_on(address: str, survey: Survey, sources: Sequence[str]) -> Callabl
     Raises:
         DkicError: Ray is not installed, or there is no cluster at the address. ClusterFailed: it failed later.
     """
-    found: dict[str, tuple[str, list[Option | None]]] = {}
+    found: dict[str, tuple[str, list[Measurement | None]]] = {}
     failed: dict[str, str] = {}
     with _connected(address):
         for source in tqdm(sources, unit="file", desc="looking up", disable=None, leave=False):
@@ -70,15 +70,15 @@ def measured_on(address: str, survey: Survey, sources: Sequence[str]) -> Callabl
             if row["error"]:
                 failed[source] = os.fsdecode(row["error"])
             for quality, size, distortion in zip(row["qualities"], row["bytes"], row["distortion"], strict=True):
-                level = Rung(quality, 0)
-                option = Option(int(row["pixels"]), int(size), float(distortion))
+                level = OperatingPoint(quality, 0)
+                option = Measurement(int(row["pixels"]), int(size), float(distortion))
                 options[survey.levels.index(level)] = option
                 try:
                     survey.keep(key, level, option)
                 except DkicError as error:
                     raise ClusterFailed(str(error)) from None
 
-    def measured(source: str) -> tuple[str, list[Option]]:
+    def measured(source: str) -> tuple[str, list[Measurement]]:
         if source in failed:
             raise DkicError(failed[source])
         key, options = found[source]
@@ -132,9 +132,9 @@ def _knock(address: str) -> None:
         raise DkicError(f"--ray {address}: nobody answers there ({reason(error)}); see `ray status`") from None
 
 
-def _row(survey: Survey, source: str, key: str, options: Sequence[Option | None]) -> dict[str, Any]:
+def _row(survey: Survey, source: str, key: str, options: Sequence[Measurement | None]) -> dict[str, Any]:
     """What is to be measured of a picture. Ray's strings are UTF-8, and file names need not be: those, and errors, are bytes."""
-    qualities = [rung.quality for rung, option in zip(survey.levels, options, strict=True) if option is None]
+    qualities = [point.quality for point, option in zip(survey.levels, options, strict=True) if option is None]
     read = {"icc": survey.icc, "background": survey.background}
     names = {"source": os.fsencode(source), "path": os.fsencode(os.path.abspath(source))}
     return names | {"key": key, "qualities": qualities} | read

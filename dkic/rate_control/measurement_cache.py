@@ -1,8 +1,8 @@
 """What pictures cost at a quality level, kept on disk, so that no run measures again what an earlier one did.
 
 There is a text file for each weights file, `measured-HASH.txt` in dkic's cache folder, with a line for each picture, distortion
-and step: a key of the picture (see `key_of`), the distortion's name and value, pixels, bytes, and the CRC-32 of all that. Where
-the step is not 0, it follows the name, as in `lpips@+1`; of a variable-rate model 16 * quality - step does. Lines are only ever
+and qstep: a key of the picture (see `key_of`), the distortion's name and value, pixels, bytes, and the CRC-32 of all that. Where
+the qstep is not 0, it follows the name, as in `lpips@+1`; of a variable-rate model 16 * quality - qstep does. Lines are only ever
 appended, each by itself, so that a run may be killed at any time, and several may go on at once; a line that is cut short or
 otherwise damaged is passed over. The last one of a picture counts.
 """
@@ -22,8 +22,8 @@ _CHUNK = 1 << 20
 _READING = 2  # another number where a file is read to other pixels, or coded with another profile, than before
 
 
-class Option(NamedTuple):
-    """A picture at a quality level and a step: pixels, the file's bytes, the distortion of what it decodes to."""
+class Measurement(NamedTuple):
+    """A picture at a quality level and a qstep: pixels, the file's bytes, the distortion of what it decodes to."""
 
     pixels: int
     bytes: int
@@ -49,7 +49,7 @@ def key_of(chunks: Iterable[bytes], icc: str = "keep", background: str | None = 
     return digest.digest()[:_KEY_BYTES].hex()
 
 
-class Measured:
+class MeasurementCache:
     """The options measured with one weights file, by one distortion.
 
     Args:
@@ -63,7 +63,7 @@ class Measured:
     def __init__(self, folder: Path, model_hash: bytes, distortion: str) -> None:
         self._path = folder / f"measured-{model_hash.hex()}.txt"
         self._distortion = distortion
-        self._options: dict[tuple[str, int], Option] = {}  # by key and step
+        self._options: dict[tuple[str, int], Measurement] = {}  # by key and qstep
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with open(self._path, "a+b") as file:  # now is the time to know that it can be written
@@ -73,13 +73,13 @@ class Measured:
         except OSError as error:
             raise self._unusable(error) from None
 
-    def get(self, key: str, step: int = 0) -> Option | None:
+    def get(self, key: str, qstep: int = 0) -> Measurement | None:
         """The option of the picture with this key, if it is there."""
-        return self._options.get((key, step))
+        return self._options.get((key, qstep))
 
-    def add(self, key: str, option: Option, step: int = 0) -> None:
+    def add(self, key: str, option: Measurement, qstep: int = 0) -> None:
         """Takes it in, and writes it at once."""
-        name = f"{self._distortion}@{step:+}" if step else self._distortion
+        name = f"{self._distortion}@{qstep:+}" if qstep else self._distortion
         line = f"{key} {name} {option.distortion!r} {option.pixels} {option.bytes}".encode()
         try:
             with open(self._path, "ab", buffering=0) as file:
@@ -87,15 +87,15 @@ class Measured:
                 file.write(b"\n%s %08x\n" % (line, zlib.crc32(line)))
         except OSError as error:
             raise self._unusable(error) from None
-        self._options[key, step] = option
+        self._options[key, qstep] = option
 
     def _read(self, line: bytes) -> None:
         content, _, crc = line.rstrip(b"\n").rpartition(b" ")
         if content and crc == b"%08x" % zlib.crc32(content):
             key, name, distortion, pixels, size = content.decode().split(" ")
-            name, _, step = name.partition("@")
+            name, _, qstep = name.partition("@")
             if name == self._distortion:
-                self._options[key, int(step or 0)] = Option(int(pixels), int(size), float(distortion))
+                self._options[key, int(qstep or 0)] = Measurement(int(pixels), int(size), float(distortion))
 
     def _unusable(self, error: OSError) -> DkicError:
         where = "set DKIC_CACHE to a folder that can be written"
