@@ -40,8 +40,8 @@ def measure(
     TABLE gets a row for each picture and quality, as `dkic allocate` takes it. What is measured is kept in $DKIC_CACHE or
     ~/.cache/dkic, so that a run that was stopped goes on where it was, and `dkic compress --target-bpp` finds it there.
 
-    With --ray a cluster measures, whose machines need dkic[cluster] and nothing else: pictures and weights are sent to them from
-    this one.
+    With --ray a cluster measures, whose machines need dkic with its extra `cluster` and nothing else: pictures and weights are
+    sent to them from this one.
     """
     from dkic.allocation.table import check_table, write_table
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 from dkic.losses.lpips_backbone import load_backbone
 
 _WIDTHS = (3, 64, 128, 256, 512, 512)  # of the image itself and of the five maps of features
@@ -96,7 +96,7 @@ def _similarity_weights() -> tuple[Tensor, Tensor]:
     """alpha and beta `[1475]`, fitted by DISTS' authors."""
     spec = find_spec("DISTS_pytorch")
     if spec is None or not spec.submodule_search_locations:
-        raise DkicError("DISTS needs the trained weights of the package DISTS-pytorch: python3 -m pip install dists-pytorch")
+        raise DkicError(f"DISTS needs the trained weights of the package DISTS-pytorch; {install('eval')}")
     path = Path(spec.submodule_search_locations[0]) / "weights.pt"
     state = torch.load(path, map_location="cpu", weights_only=True)
     return state["alpha"].detach().flatten(), state["beta"].detach().flatten()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 from dkic.losses.lpips_backbone import NETS, Net, cached_backbone, convert, load_backbone
 from dkic.output_file import write_atomically
 
@@ -90,7 +90,7 @@ def _heads(net: Net) -> list[Tensor]:
     """Weights `[C, 1, 1]` of the five maps of features, as trained on people's judgements by LPIPS' authors."""
     spec = find_spec("lpips")
     if spec is None or not spec.submodule_search_locations:
-        raise DkicError("LPIPS needs the `lpips` package's trained heads: pip install 'dkic[train]'")
+        raise DkicError(f"LPIPS needs the `lpips` package's trained heads; {install('train')}")
     path = Path(spec.submodule_search_locations[0]) / "weights" / "v0.1" / f"{net}.pth"
     state = torch.load(path, map_location="cpu", weights_only=True)
     return [state[f"lin{i}.model.1.weight"].reshape(-1, 1, 1) for i in range(5)]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dkic.coding.image_io import parse_picture
 from dkic.coding.operating_points import OperatingPoint
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 from dkic.inputs import FAULTS, sentence
 from dkic.output_file import reason
 from dkic.rate_control.attempts import Attempts
@@ -94,7 +94,7 @@ def _connected(address: str) -> Iterator[None]:
         import ray
         from ray.data import DataContext
     except ImportError as error:
-        raise DkicError(f"--ray needs Ray Data ({reason(error)}): python3 -m pip install 'dkic[cluster]'") from None
+        raise DkicError(f"--ray needs Ray Data ({reason(error)}); {install('cluster')}") from None
     _knock(address)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)

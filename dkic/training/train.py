@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 from dkic.models import PRESETS, VariableRateConfig
 from dkic.models.trainable import trainable
 from dkic.models.weights_file import find_weights, load_weights, save_weights
@@ -174,7 +174,7 @@ def _option(name: str) -> str:
 def _need_train_extra() -> None:
     for module in ("pydantic", "yaml", "lpips", "torchvision", "accelerate", "tensorboard"):
         if find_spec(module) is None:
-            raise DkicError(f"training by a recipe needs {module}: pip install 'dkic[train]'")
+            raise DkicError(f"training by a recipe needs {module}; {install('train')}")
 
 
 def train_folder(

@@ -9,7 +9,7 @@ from command_line import dkic
 from dkic.rate_control import cluster as cluster_module
 from dkic.rate_control import survey
 
-pytest.importorskip("ray", reason="Ray is not installed: python3 -m pip install 'dkic[cluster]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
 
 
 @pytest.fixture(scope="module")

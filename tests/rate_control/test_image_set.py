@@ -232,7 +232,7 @@ def test_without_lpips(model, pictures, tmp_path, monkeypatch, alex):
     monkeypatch.setattr(lpips_module, "find_spec", lambda package: None)
     result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", 9)
     assert (result.status, result.out) == (2, "") and len(result.err.splitlines()) == 1
-    assert "pip install 'dkic[train]'" in result.err and "or take --distortion mse" in result.err
+    assert "pip install -e '.[train]'" in result.err and "or take --distortion mse" in result.err
 
 
 def test_what_fails_as_files_are_written_is_named(model, pictures, tmp_path, monkeypatch):
