@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import IO
 
 from dkic.errors import DkicError, FormatError
 
@@ -58,6 +59,8 @@ _TYPE_BITS = 3
 _GRAYSCALE_BIT, _ICC_BIT, _QSTEP_BIT, _RESERVED_BIT = 0x10, 0x20, 0x40, 0x80
 MAX_QSTEP = 8
 _MAX_VARINT_BYTES = 5
+_CRC_BYTES = 4
+_MAX_HEADER_BYTES = len(MAGIC) + 3 + MODEL_HASH_BYTES + 2 * _MAX_VARINT_BYTES + 1 + _CRC_BYTES
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,28 @@ def unpack(data: bytes, *, salvage: bool = False) -> DkicFile:
     if problems and not salvage:
         raise problems[0]
     return file
+
+
+def read_head(file: IO[bytes]) -> tuple[Header, bytes | None]:
+    """Header and ICC profile of the `.dkic` file that begins at the position of `file`, which is seekable; no picture is read.
+
+    The profile is None where there is none, or where its section is damaged or cut off, which `unpack` reports.
+
+    Raises FormatError, where the header is not intact.
+    """
+    start = file.tell()
+    reader = _Reader(file.read(_MAX_HEADER_BYTES + _MAX_VARINT_BYTES))
+    header, has_icc = _unpack_header(reader)
+    if not has_icc:
+        return header, None
+    payloads: dict[int, bytes] = {}
+    try:
+        length = reader.varint("the picture section's key") >> _TYPE_BITS
+        file.seek(start + reader.position + _CRC_BYTES + length)
+        _unpack_sections(_Reader(file.read(2 * MAX_ICC_BYTES)), payloads)
+        return header, _unpack_icc(payloads.get(_ICC), has_icc)
+    except FormatError:
+        return header, None
 
 
 def _pack_header(header: Header, has_icc: bool) -> bytes:
