@@ -18,6 +18,5 @@ def check_same_size(
 
 def blend_with_center(y: Tensor, projected: Tensor, gate: Tensor) -> Tensor:
     """y where the sigmoid of gate `[N, H, W, G]` is 0, the projected input where it is 1; both are `[N, H, W, C]`."""
-    groups = gate.shape[-1]
-    by_group = (t.unflatten(-1, (groups, -1)) for t in (y, projected))
-    return next(by_group).lerp(next(by_group), gate.sigmoid().unsqueeze(-1)).flatten(-2)
+    y_groups, projected_groups = (t.unflatten(-1, (gate.shape[-1], -1)) for t in (y, projected))
+    return (y_groups + gate.sigmoid().unsqueeze(-1) * (projected_groups - y_groups)).flatten(-2)

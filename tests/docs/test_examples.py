@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["dcn.md", "pillow.md"]
+PAGES = ["dcn.md", "onnx.md", "pillow.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
