@@ -17,7 +17,9 @@ from dkic.coding.container import unpack
 from dkic.coding.latent import decode_latent
 from dkic.coding.transforms import analyse
 from dkic.errors import DkicError
-from dkic.models.weights_file import find_weights, load_weights
+from dkic.models.presets import PRESETS, network_of
+from dkic.models.quality_table import QualityScale
+from dkic.models.weights_file import find_weights, load_weights, save_weights
 
 QUALITY = 2
 
@@ -84,3 +86,23 @@ def test_refused(folder, weights, tmp_path, monkeypatch):
     with pytest.raises(DkicError, match=r"dkic\[onnx\]"):
         export_transforms(weights, QUALITY, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_variable_rate_model(tmp_path):
+    """Its quality is that of the export, and it has no hyper-prior."""
+    torch.manual_seed(0)
+    model = network_of(PRESETS["small"])
+    for module in model.g_s.modules():
+        if isinstance(module, QualityScale):
+            for parameter in module.parameters():
+                torch.nn.init.normal_(parameter, std=0.3)
+    save_weights(tmp_path / "small.safetensors", model, 50, {})
+    weights = load_weights(tmp_path / "small.safetensors")
+    files = export_transforms(weights, 30, tmp_path / "onnx")
+    assert [path.name for path in files] == ["analysis.onnx", "synthesis.onnx", "README.md"]
+    y_hat = torch.randn(1, weights.model.config.latent_channels, 4, 6)
+    with torch.no_grad():
+        expected, other = (weights.model.synthesise(y_hat, weights.quality_at(q, 0)).clamp(0, 1) for q in (30, 90))
+    assert (other - expected).abs().max() > 0.01
+    actual = run(tmp_path / "onnx" / "synthesis.onnx", y_hat)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

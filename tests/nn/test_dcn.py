@@ -61,6 +61,19 @@ def test_operation_equals_plain_pytorch(version, geometry):
     assert_same_gradients(actual, expected, (x, offset, mask))
 
 
+@pytest.mark.parametrize("remove_center", [False, True])
+def test_operation_compiles_and_exports(remove_center):
+    class Model(nn.Module):
+        def forward(self, x: Tensor, offset_mask: Tensor) -> Tensor:
+            return dcnv4(x, offset_mask, group=2, offset_scale=0.5, remove_center=remove_center)
+
+    inputs = torch.randn(1, 8, 8, 8, dtype=torch.float64), torch.randn(1, 8, 8, 56, dtype=torch.float64)
+    expected = Model()(*inputs)
+    compiled = torch.compile(Model(), fullgraph=True, backend="aot_eager")
+    for other in (compiled, torch.export.export(Model(), inputs).module()):
+        torch.testing.assert_close(other(*inputs), expected, **tolerances.FLOAT64)
+
+
 def test_a_removed_center_is_not_sampled():
     x, offset, mask = torch.randn(1, 9, 9, 4), torch.zeros(1, 9, 9, 2 * 8 * 2), torch.ones(1, 9, 9, 2 * 8)
     x[0, 4, 4] = torch.nan
