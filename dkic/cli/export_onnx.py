@@ -8,7 +8,7 @@ from dkic.cli.messages import failing
 from dkic.cli.options import FORCE, MODEL, PATH
 
 
-@click.command()
+@click.command(short_help="Write a model's transforms as ONNX files.")
 @MODEL
 @click.option("--quality", type=int, help="One of the model's qualities.  [default: the highest]")
 @click.option("-o", "--out", "folder", required=True, metavar="DIR", type=PATH, help="Folder of the files; it is made.")
