@@ -1,4 +1,4 @@
-"""The codec's transforms as ONNX models, with a README of their tensors. Needs the extra `dkic[onnx]`."""
+"""The codec's transforms as ONNX models, with a README of their tensors. Needs the extra `onnx`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import dkic
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 from dkic.models.codec_network import CodecNetwork
 from dkic.models.config import LATENT_STRIDE
 from dkic.models.dkic import SIZE_MULTIPLE
@@ -88,7 +88,7 @@ def export_transforms(weights: Weights, quality: int, folder: Path, force: bool 
 
         table = dkic.onnx.translation_table()
     except ImportError:
-        raise DkicError("export to ONNX needs onnx and onnxscript: pip install 'dkic[onnx]'") from None
+        raise DkicError(f"export to ONNX needs onnx and onnxscript; {install('onnx')}") from None
     if quality not in weights.qualities:
         raise DkicError(f"{weights.path}: this model has no quality {quality}")
     folder.mkdir(parents=True, exist_ok=True)

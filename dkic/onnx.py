@@ -4,7 +4,7 @@
 
     torch.onnx.export(model, (x,), "model.onnx", dynamo=True, custom_translation_table=dkic.onnx.translation_table())
 
-Needs the extra `dkic[onnx]`.
+Needs the extra `onnx`.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def translation_table() -> dict[Callable, Callable]:
         from onnxscript import ir
         from onnxscript import opset19 as op
     except ImportError as error:
-        raise ImportError("dkic.onnx: onnxscript is not installed; run `python3 -m pip install 'dkic[onnx]'`") from error
+        raise ImportError("dkic.onnx: onnxscript is not installed; pip install -e '.[onnx]' in dkic's source folder") from error
 
     def channels_of(name: str, t: Any) -> int:
         if not isinstance(t.shape[1], int):

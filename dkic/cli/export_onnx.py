@@ -16,7 +16,7 @@ from dkic.cli.options import FORCE, MODEL, PATH
 def export_onnx(model: str, quality: int | None, folder: Path, force: bool) -> None:
     """Write a model's transforms as ONNX files, and a README of their tensors.
 
-    Needs the extra dkic[onnx].
+    Needs the extra onnx.
     """
     from dkic.codec_onnx import export_transforms
     from dkic.errors import DkicError
