@@ -67,7 +67,13 @@ def test_the_table_and_the_charts(report, tmp_path):
     assert rows[2:9] == [
         ["an op", "4.00 ms", "12.3 GB/s, 50% of copy bandwidth; 2.35x the roofline", "its peer 500 ms", "125x"],
         ["", "", "", "a floor 1.00 ms", "0.25x"],
-        ["coding", "40.0 µs", "101 bytes; +0.10% over the ideal size", "its peer 20.0 µs (102 bytes; +1.00% over the ideal size)", "0.5x"],
+        [
+            "coding",
+            "40.0 µs",
+            "101 bytes; +0.10% over the ideal size",
+            "its peer 20.0 µs (102 bytes; +1.00% over the ideal size)",
+            "0.5x",
+        ],
         ["solving", "500 ms", "optimal", "stopped 5.00 s (nothing found)", "10x"],
         ["", "", "", "near 5.00 s (gap 0.01)", "10x"],
         ["alone", "1.50 s", "peak memory 1.23 GB", "", ""],
