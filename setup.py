@@ -55,6 +55,8 @@ LIBRARIES = [
         "dkic/_native/libdkic_cpu.so",
         against="torch",
         sources=[
+            "csrc/cdf_coder.cpp",
+            "csrc/cdf_coder_cpu.cpp",
             "csrc/cpu_capability.cpp",
             "csrc/deform_conv2d_cpu.cpp",
             "csrc/exact_conv2d_cpu.cpp",

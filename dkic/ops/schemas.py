@@ -45,3 +45,15 @@ library.define("requantize(Tensor total, Tensor? bias, Tensor multiplier, int lo
 library.define(
     "exact_conv2d(Tensor x, Tensor weight, Tensor bias, Tensor multiplier, int stride, int padding, int low, int high) -> Tensor"
 )
+
+# Symbols and indexes are [streams, symbols of each]; data holds the streams one after the other, size the bytes of each.
+library.define(
+    "cdf_encode(Tensor symbols, Tensor indexes, Tensor cdf, Tensor cdf_length, Tensor offset) -> (Tensor data, Tensor size)"
+)
+library.define(
+    "cdf_decode(Tensor data, Tensor size, Tensor indexes, Tensor cdf, Tensor cdf_length, Tensor offset) "
+    "-> (Tensor symbols, Tensor intact)"
+)
+library.define(
+    "cdf_decode_part(Tensor data, Tensor(a!) state, Tensor indexes, Tensor cdf, Tensor cdf_length, Tensor offset) -> Tensor"
+)
