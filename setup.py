@@ -60,6 +60,7 @@ LIBRARIES = [
             "csrc/cpu_capability.cpp",
             "csrc/deform_conv2d_cpu.cpp",
             "csrc/exact_conv2d_cpu.cpp",
+            "csrc/gaussian_indexes_cpu.cpp",
             "csrc/gaussian_likelihood_cpu.cpp",
             "csrc/gaussian_symbols_cpu.cpp",
             "csrc/ldcn_cpu.cpp",

@@ -10,8 +10,6 @@
 
 namespace dkic {
 
-using Shape = std::vector<int64_t>;
-
 inline std::span<const int32_t> ints(const Tensor& t, const char* name) {
   STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == ScalarType::Int && t.is_contiguous(), name,
                   ": must be contiguous int32 on the CPU");

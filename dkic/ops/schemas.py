@@ -24,19 +24,24 @@ library.define(
 )
 
 # Either rounded, or a noise that is given, or one drawn from seed (one int64 number), or none of them. y_hat is empty where it
-# would be y itself; bits are [N] where sum. by_v and by_scale, the bits' derivatives, are empty where not needed.
+# would be y itself; bits are [N] where sum. likelihood: bits are the likelihoods, max(2^-bits, likelihood_min). by_v and by_scale,
+# the derivatives of the bits or of the likelihood before its bound, are empty where not needed.
 library.define(
     "gaussian_likelihood(Tensor y, Tensor scale, Tensor? mean, Tensor? noise, Tensor? seed, bool rounded, float scale_min, "
-    "bool sum, bool need_v, bool need_scale) -> (Tensor y_hat, Tensor bits, Tensor by_v, Tensor by_scale)"
+    "bool sum, bool need_v, bool need_scale, bool likelihood=False, float likelihood_min=0.) "
+    "-> (Tensor y_hat, Tensor bits, Tensor by_v, Tensor by_scale)"
 )
 library.define(
     "gaussian_likelihood_backward(Tensor? grad_y_hat, Tensor grad_bits, Tensor by_v, Tensor by_scale, Tensor scale, "
-    "float scale_min, bool need_y, bool need_scale, bool need_mean) -> (Tensor grad_y, Tensor grad_scale, Tensor grad_mean)"
+    "float scale_min, bool need_y, bool need_scale, bool need_mean, Tensor? likelihood=None, float likelihood_min=0.) "
+    "-> (Tensor grad_y, Tensor grad_scale, Tensor grad_mean)"
 )
 library.define(
     "gaussian_symbols(Tensor y, Tensor scale, Tensor? mean, float scale_first, float scale_last, int scale_count) "
     "-> (Tensor symbols, Tensor index)"
 )
+# How many of the edges, at most 255 and rising, lie below each scale.
+library.define("gaussian_indexes(Tensor scale, float[] edges) -> Tensor")
 
 # Of integers in float32, with a bias and a multiplier for each channel: see dkic.ops.requantize.
 library.define("requantize(Tensor total, Tensor? bias, Tensor multiplier, int low, int high) -> Tensor")
