@@ -57,8 +57,9 @@ def gaussian_likelihood(
         likelihood_min: lower bound of the likelihoods, 0 to 1. At the bound the gradient passes only if a descent step would
             increase the likelihood (as in CompressAI's `LowerBound`).
 
-    Tensors may have any strides (slices of channels and expanded tensors are read in place) and different dtypes. All is computed in float32, or in float64 where one of the tensors is float64, also under autocast. The result
-    on the CPU does not depend on the number of threads.
+    Tensors may have any strides (slices of channels and expanded tensors are read in place) and different dtypes. All is computed
+    in float32, or in float64 where one of the tensors is float64, also under autocast. The result on the CPU does not depend on
+    the number of threads.
 
     Returns:
         y_hat in the shape and dtype of y; bits or likelihoods in the shape of y, or `[N]`, float32 (float64 where computed so).

@@ -24,8 +24,8 @@ library.define(
 )
 
 # Either rounded, or a noise that is given, or one drawn from seed (one int64 number), or none of them. y_hat is empty where it
-# would be y itself; bits are [N] where sum. likelihood: bits are the likelihoods, max(2^-bits, likelihood_min). by_v and by_scale,
-# the derivatives of the bits or of the likelihood before its bound, are empty where not needed.
+# would be y itself; bits are [N] where sum. likelihood: bits are the likelihoods, max(2^-bits, likelihood_min). by_v and by_scale
+# are derivatives, of the bits or of the likelihood before its bound, and empty where not needed.
 library.define(
     "gaussian_likelihood(Tensor y, Tensor scale, Tensor? mean, Tensor? noise, Tensor? seed, bool rounded, float scale_min, "
     "bool sum, bool need_v, bool need_scale, bool likelihood=False, float likelihood_min=0.) "
