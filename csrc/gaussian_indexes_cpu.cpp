@@ -16,17 +16,17 @@ class Edges {
     size_t below = 0;
     for (int64_t bucket = first_; bucket <= last; ++bucket) {
       while (below < edges_.size() && bucket_of(edges_[below]) < bucket) ++below;
-      below_.push_back(uint8_t(below));
+      below_.push_back(int32_t(below));
     }
     edges_.push_back(std::numeric_limits<double>::infinity());
   }
 
   // NaN has all edges below it.
-  uint8_t below(double s) const {
+  int32_t below(double s) const {
     const int64_t bucket = std::clamp<int64_t>(bucket_of(s) - first_, 0, int64_t(below_.size()) - 1);
-    uint8_t number = below_[size_t(bucket)];
-    number += s > edges_[number];
-    while (s > edges_[number]) [[unlikely]]
+    int32_t number = below_[size_t(bucket)];
+    number += s > edges_[size_t(number)];
+    while (s > edges_[size_t(number)]) [[unlikely]]
       ++number;
     return number;
   }
@@ -36,29 +36,35 @@ class Edges {
 
   std::vector<double> edges_;
   int64_t first_;
-  std::vector<uint8_t> below_;
+  std::vector<int32_t> below_;
 };
 
 Tensor gaussian_indexes(const Tensor& scale, const std::vector<double>& edges) {
   STD_TORCH_CHECK(scale.dim() > 0, "gaussian_indexes: scale must have a batch dimension");
-  STD_TORCH_CHECK(edges.size() >= 1 && edges.size() <= 255, "gaussian_indexes: edges must be 1 to 255");
+  STD_TORCH_CHECK(edges.size() >= 1 && edges.size() < 65536, "gaussian_indexes: edges must be 1 to 65535");
   for (size_t i = 0; i < edges.size(); ++i)
-    STD_TORCH_CHECK(edges[i] > (i ? edges[i - 1] : 0) && edges[i] < std::numeric_limits<double>::infinity(),
-                    "gaussian_indexes: edges must be positive, finite and rising");
+    STD_TORCH_CHECK(edges[i] > 0 && edges[i] < std::numeric_limits<double>::infinity() && (i == 0 || edges[i] >= edges[i - 1]),
+                    "gaussian_indexes: edges must be positive, finite and sorted");
   const Shape shape = shape_of(scale);
   const std::vector<Operand> operands{operand(scale, shape, "scale")};
   std::vector<Walked> walked;
   const std::optional<Walk> walk = walk_through(shape, false, operands, walked);
   if (!walk) return gaussian_indexes(torch::stable::contiguous(scale), edges);
   const Edges sorted(edges);
-  Tensor index = empty_result(scale, ScalarType::Byte, false);
-  auto* const to = static_cast<uint8_t*>(index.mutable_data_ptr());
+  const bool is_byte = edges.size() < 256;
+  Tensor index = empty_result(scale, is_byte ? ScalarType::Byte : ScalarType::Int, false);
+  auto* const bytes = static_cast<uint8_t*>(index.mutable_data_ptr());
+  auto* const ints = static_cast<int32_t*>(index.mutable_data_ptr());
   for_chunks(*walk, [&](int64_t first, int64_t last) {
     alignas(64) double buffer[baseline::kTile];
     for (int64_t chunk = first; chunk < last; ++chunk)
       baseline::for_tiles(*walk, chunk, [&](int64_t n, int64_t begin, int count, int64_t position) {
         const double* s = baseline::read_tile(*walk, walked[0], n, begin, count, buffer);
-        for (int i = 0; i < count; ++i) to[position + i] = sorted.below(s[i]);
+        if (is_byte) {
+          for (int i = 0; i < count; ++i) bytes[position + i] = uint8_t(sorted.below(s[i]));
+        } else {
+          for (int i = 0; i < count; ++i) ints[position + i] = sorted.below(s[i]);
+        }
       });
   });
   return index;

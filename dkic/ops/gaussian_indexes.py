@@ -14,7 +14,7 @@ from dkic.ops.schemas import library
 SCALE_FIRST, SCALE_LAST, SCALE_COUNT = 0.11, 256.0, 64
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 RULES = ("nearest", "next_larger")
-MOST_SCALES = 256  # an index is one byte
+MOST_SCALES = 65536
 
 
 def gaussian_indexes(
@@ -24,7 +24,7 @@ def gaussian_indexes(
 
     Args:
         scale: standard deviations `[N, ...]`; float32, float64, float16 or bfloat16, any strides.
-        scales: standard deviations of the tables, 2 to 256, positive, finite and rising; None: dkic's own
+        scales: standard deviations of the tables, 2 to 65536, positive, finite and sorted; None: dkic's own
             (`dkic.entropy.tables.SCALES`, 64 from 0.11 to 256).
         rule: "nearest": the table whose scale is nearest in log, the smaller one of two at the same distance; "next_larger": the
             first table whose scale is not below (CompressAI's `GaussianConditional.build_indexes`). Beyond either end, the end's.
@@ -32,7 +32,7 @@ def gaussian_indexes(
     NaN gives the last index.
 
     Returns:
-        uint8 in the shape of scale, contiguous.
+        uint8, or int32 for more than 256 tables, in the shape of scale, contiguous.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -62,8 +62,8 @@ def edges_between(scales: Sequence[float] | Tensor | None, rule: str) -> list[fl
     if not isinstance(scales, list) or not 2 <= len(scales) <= MOST_SCALES:
         count = len(scales) if isinstance(scales, list) else 1
         raise ValueError(f"gaussian_indexes/scales: must be 2 to {MOST_SCALES} numbers, and are {count}; give fewer tables")
-    if not (scales[0] > 0 and scales[-1] < math.inf and all(a < b for a, b in zip(scales, scales[1:], strict=False))):
-        raise ValueError("gaussian_indexes/scales: must be positive, finite and rising, and are not; sort them")
+    if not (scales[0] > 0 and scales[-1] < math.inf and all(a <= b for a, b in zip(scales, scales[1:], strict=False))):
+        raise ValueError("gaussian_indexes/scales: must be positive, finite and sorted, and are not; sort them")
     if rule == "next_larger":
         return scales[:-1]
     return [math.sqrt(a) * math.sqrt(b) for a, b in zip(scales, scales[1:], strict=False)]
@@ -71,10 +71,14 @@ def edges_between(scales: Sequence[float] | Tensor | None, rule: str) -> list[fl
 
 @torch.library.register_fake("dkic::gaussian_indexes", lib=library)
 def _fake(scale, edges):
-    return scale.new_empty(scale.shape, dtype=torch.uint8)
+    return scale.new_empty(scale.shape, dtype=_dtype(edges))
 
 
 @torch.library.impl("dkic::gaussian_indexes", "CUDA", lib=library)
 def _cuda(scale, edges):
     bounds = torch.tensor(edges, dtype=torch.float64, device=scale.device)
-    return torch.bucketize(scale.contiguous().double(), bounds, out_int32=True).to(torch.uint8)
+    return torch.bucketize(scale.contiguous().double(), bounds, out_int32=True).to(_dtype(edges))
+
+
+def _dtype(edges: list[float]) -> torch.dtype:
+    return torch.uint8 if len(edges) < 256 else torch.int32

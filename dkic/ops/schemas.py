@@ -40,7 +40,7 @@ library.define(
     "gaussian_symbols(Tensor y, Tensor scale, Tensor? mean, float scale_first, float scale_last, int scale_count) "
     "-> (Tensor symbols, Tensor index)"
 )
-# How many of the edges, at most 255 and rising, lie below each scale.
+# How many of the edges, which are sorted, lie below each scale: uint8 for 255 edges or less, else int32.
 library.define("gaussian_indexes(Tensor scale, float[] edges) -> Tensor")
 
 # Of integers in float32, with a bias and a multiplier for each channel: see dkic.ops.requantize.
