@@ -64,6 +64,7 @@ LIBRARIES = [
             "csrc/gaussian_likelihood_cpu.cpp",
             "csrc/gaussian_symbols_cpu.cpp",
             "csrc/ldcn_cpu.cpp",
+            "csrc/raster_context_cpu.cpp",
             "csrc/requantize_cpu.cpp",
         ],
         sources_per_isa=[
@@ -72,6 +73,7 @@ LIBRARIES = [
             "csrc/gaussian_likelihood_kernel.cpp",
             "csrc/gaussian_symbols_kernel.cpp",
             "csrc/ldcn_kernel.cpp",
+            "csrc/raster_context_kernel.cpp",
             "csrc/requantize_kernel.cpp",
         ],
     ),

@@ -5,7 +5,7 @@
 
 # A function takes the name of the module that defines it: `import dkic.ops.ldcn; dkic.ops.ldcn(x, ...)` calls it too.
 # Imported for what they register: rules for torch.vmap, and the fakes of internal ops.
-from dkic.ops import batching, cdf_coder, exact_conv2d, requantize  # noqa: F401
+from dkic.ops import batching, cdf_coder, exact_conv2d, raster_context, requantize  # noqa: F401
 from dkic.ops.backends import set_backend
 from dkic.ops.deform_conv2d import deform_conv2d
 from dkic.ops.gaussian_indexes import gaussian_indexes

@@ -44,9 +44,9 @@ def cdf_encode(symbols: Tensor, indexes: Tensor, cdf: Tensor, cdf_length: Tensor
         except RuntimeError:
             shapes = f"{list(indexes.shape)} does not broadcast to {list(symbols.shape)}"
             raise ValueError(f"cdf_encode/indexes: {shapes}; give them the shape of symbols") from None
-    data, size = torch.ops.dkic.cdf_encode(
-        _matrix(symbols, streams, torch.int32), _index_matrix(indexes, streams), *_tables("cdf_encode", cdf, cdf_length, offset)
-    )
+    tables = check_tables("cdf_encode", cdf, cdf_length, offset)
+    coded = _matrix(symbols, streams, torch.int32), _index_matrix(indexes, streams)
+    data, size = torch.ops.dkic.cdf_encode(*coded, *tables)
     return to_bytes(data, size)
 
 
@@ -71,7 +71,7 @@ def cdf_decode(strings: Sequence[bytes], indexes: Tensor, cdf: Tensor, cdf_lengt
     streams = _streams_of("cdf_decode", "indexes", indexes)
     data, size = from_bytes("cdf_decode", strings, streams)
     symbols, intact = torch.ops.dkic.cdf_decode(
-        data, size, _index_matrix(indexes, streams), *_tables("cdf_decode", cdf, cdf_length, offset)
+        data, size, _index_matrix(indexes, streams), *check_tables("cdf_decode", cdf, cdf_length, offset)
     )
     check_intact("cdf_decode", intact)
     return symbols.reshape(indexes.shape)
@@ -88,7 +88,7 @@ class StreamDecoder:
         """The next symbols, int32, one for each of `indexes`. Raises as `cdf_decode`; whether the stream ends is not checked."""
         _check_cpu()
         indexes = _integers("StreamDecoder", "indexes", indexes)
-        tables = _tables("StreamDecoder", cdf, cdf_length, offset)
+        tables = check_tables("StreamDecoder", cdf, cdf_length, offset)
         try:
             symbols = torch.ops.dkic.cdf_decode_part(self._data, self._state, _index_matrix(indexes, 1), *tables)
         except RuntimeError as error:
@@ -153,7 +153,8 @@ def _index_matrix(indexes: Tensor, streams: int) -> Tensor:
     return _matrix(indexes, streams, torch.uint8 if indexes.dtype == torch.uint8 else torch.int32)
 
 
-def _tables(op: str, cdf: Tensor, cdf_length: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def check_tables(op: str, cdf: Tensor, cdf_length: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tables as native code takes them. Raises TypeError or ValueError where they are not as for `cdf_encode`."""
     named = {"cdf": cdf, "cdf_length": cdf_length, "offset": offset}
     tables = {name: _integers(op, name, t) for name, t in named.items()}
     rows = tables["cdf"].shape[0] if tables["cdf"].dim() == 2 else None

@@ -62,3 +62,12 @@ library.define(
 library.define(
     "cdf_decode_part(Tensor data, Tensor(a!) state, Tensor indexes, Tensor cdf, Tensor cdf_length, Tensor offset) -> Tensor"
 )
+
+# A latent whose scales and means depend on the elements before it in raster order: see dkic.ops.raster_context. weights and
+# biases are those of 1x1 convolutions; slopes, of the LeakyReLU between them, are one fewer.
+_raster_network = (
+    "Tensor params, Tensor context_weight, Tensor context_bias, Tensor[] weights, Tensor[] biases, float[] slopes, "
+    "float[] edges, float scale_min, Tensor cdf, Tensor cdf_length, Tensor offset"
+)
+library.define(f"raster_encode(Tensor y, {_raster_network}) -> (Tensor y_hat, Tensor data, Tensor size)")
+library.define(f"raster_decode(Tensor data, Tensor size, {_raster_network}) -> (Tensor y_hat, Tensor intact)")
