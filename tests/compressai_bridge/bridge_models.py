@@ -68,7 +68,7 @@ AUTOREGRESSIVE = ("joint autoregressive", "cheng2020 anchor", "cheng2020 attenti
 
 def images(batch: int, size: int = 128) -> Tensor:
     """Crops of a photograph, `[batch, 3, size, size]`, 0 to 1."""
-    photo = torch.from_numpy(np.asarray(Image.open(PHOTO).convert("RGB"))).permute(2, 0, 1).float() / 255
+    photo = torch.from_numpy(np.array(Image.open(PHOTO).convert("RGB"))).permute(2, 0, 1).float() / 255
     return torch.stack([photo[:, 40 * i : 40 * i + size, 60 * i : 60 * i + size] for i in range(batch)])
 
 
@@ -79,13 +79,12 @@ def model_of(name: str, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         # The images' latents get a standard deviation of 6.
         x = images(1)
-        last = [m for m in model.g_a.modules() if isinstance(m, nn.Conv2d)][-1]
-        for _ in range(2):
+        last = [m for m in model.g_a.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)][-1]
+        for _ in range(3):
             factor = 6 / model.g_a(x).std()
             last.weight.mul_(factor)
-            if last.bias is not None:
-                last.bias.mul_(factor)
-        # Scales and means of entropy networks vary.
+            last.bias.mul_(factor)
+        # Scales and means vary; the weights stay as they are, since larger ones would make a context model's errors grow.
         for module in model.modules():
             if isinstance(module, EntropyBottleneck):
                 module.quantiles[:, 0, 1].uniform_(-0.4, 0.4)
@@ -95,7 +94,6 @@ def model_of(name: str, seed: int = 0) -> nn.Module:
             for network in networks:
                 convolutions = [] if network is None else [m for m in network.modules() if isinstance(m, nn.Conv2d)]
                 for convolution in convolutions:
-                    convolution.weight.mul_(2)
                     convolution.bias.normal_(0.5, 1)
     model.update(force=True)
     return model
