@@ -60,6 +60,7 @@ LIBRARIES = [
             "csrc/cpu_capability.cpp",
             "csrc/deform_conv2d_cpu.cpp",
             "csrc/exact_conv2d_cpu.cpp",
+            "csrc/factorized_likelihood_cpu.cpp",
             "csrc/gaussian_indexes_cpu.cpp",
             "csrc/gaussian_likelihood_cpu.cpp",
             "csrc/gaussian_symbols_cpu.cpp",
@@ -70,6 +71,7 @@ LIBRARIES = [
         sources_per_isa=[
             "csrc/deform_conv2d_kernel.cpp",
             "csrc/exact_conv2d_kernel.cpp",
+            "csrc/factorized_likelihood_kernel.cpp",
             "csrc/gaussian_likelihood_kernel.cpp",
             "csrc/gaussian_symbols_kernel.cpp",
             "csrc/ldcn_kernel.cpp",

@@ -169,6 +169,12 @@ struct GaussianBits {
     return M::less(V{} + T(1 / 0.9), s) & M::less(absolute(v), T(1.4) * s * s);  // h < 0.45, u h < 0.7
   }
 
+  // e^x, within the normal numbers.
+  static inline V exponential(V x) {
+    const V most = V{} - Fit::kLeastExponent;
+    return exponential(M::less(most, x).choose(most, x), V{});
+  }
+
   // 2^-bits; 0 where that is below the normal numbers.
   static inline V likelihood(V bits) {
     const V shifted = Fit::kRound - bits, k = shifted - Fit::kRound, f = T(-0.69314718055994530942) * (bits + k);

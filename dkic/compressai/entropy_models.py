@@ -5,8 +5,9 @@ from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianC
 from compressai.entropy_models.entropy_models import GaussianMixtureConditional
 from torch import Tensor
 
-from dkic.ops import gaussian_indexes, gaussian_likelihood
+from dkic.ops import factorized_likelihood, gaussian_indexes, gaussian_likelihood
 from dkic.ops.cdf_coder import cdf_decode, cdf_encode
+from dkic.ops.factorized_likelihood import FILTERS
 from dkic.ops.gaussian_likelihood import LEAST_SCALE
 
 RULE = "next_larger"  # CompressAI's choice among the scale table
@@ -63,6 +64,18 @@ def _channels(self: EntropyBottleneck, streams: int, size: tuple[int, ...]) -> t
     return channels.expand(streams, -1, *size), medians
 
 
+def bottleneck_forward(self: EntropyBottleneck, x: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or self.filters != FILTERS:
+        return EntropyBottleneck.forward(self, x, training)  # there are no kernels for these
+    training = self.training if training is None else training
+    medians = self._get_medians().reshape(1, -1, *(1,) * (x.dim() - 2))
+    outputs = self.quantize(x, "noise" if training else "dequantize", medians)
+    likelihood = factorized_likelihood(
+        outputs, list(self.matrices), list(self.biases), list(self.factors), likelihood_min=_likelihood_min(self)
+    )
+    return outputs, likelihood
+
+
 def bottleneck_compress(self: EntropyBottleneck, x: Tensor) -> list[bytes]:
     return compress(self, x, *_channels(self, x.size(0), tuple(x.shape[2:])))
 
@@ -112,8 +125,13 @@ def _bounded(self: GaussianConditional, scales: Tensor) -> tuple[Tensor, float]:
 
 
 def _output(self: EntropyModel) -> dict:
+    return {"output": "likelihood", "likelihood_min": _likelihood_min(self)}
+
+
+def _likelihood_min(self: EntropyModel) -> float:
+    """The bound of the likelihoods where it is read without waiting for a GPU, else 0."""
     on_cpu = self.use_likelihood_bound and self.likelihood_lower_bound.bound.device.type == "cpu"
-    return {"output": "likelihood", "likelihood_min": self.likelihood_lower_bound.bound.item() if on_cpu else 0.0}
+    return self.likelihood_lower_bound.bound.item() if on_cpu else 0.0
 
 
 def _bound_on_device(self: EntropyModel, likelihood: Tensor) -> Tensor:

@@ -20,7 +20,11 @@ from dkic.compressai import entropy_models as on_dkic
 # What replaces the methods of each class. A subclass's own method is never replaced.
 METHODS: dict[type[nn.Module], dict[str, Callable]] = {
     EntropyModel: {"compress": on_dkic.compress, "decompress": on_dkic.decompress},
-    EntropyBottleneck: {"compress": on_dkic.bottleneck_compress, "decompress": on_dkic.bottleneck_decompress},
+    EntropyBottleneck: {
+        "forward": on_dkic.bottleneck_forward,
+        "compress": on_dkic.bottleneck_compress,
+        "decompress": on_dkic.bottleneck_decompress,
+    },
     GaussianConditional: {
         "build_indexes": on_dkic.build_indexes,
         "forward": on_dkic.gaussian_forward,
@@ -40,10 +44,11 @@ AUTOREGRESSIVE = (JointAutoregressiveHierarchicalPriors, RasterScanLatentCodec)
 def accelerate(model: nn.Module, *, autoregressive: bool = True) -> nn.Module:
     """Runs the entropy models of a CompressAI model on dkic's kernels, in place; returns the model.
 
-    Replaced are the likelihoods of `GaussianConditional` and `GaussianMixtureConditional` (forward and backward), their indexes,
-    and the coder behind `compress` and `decompress`; of autoregressive models (`JointAutoregressiveHierarchicalPriors`,
-    `Cheng2020Anchor`, `Cheng2020Attention`, `RasterScanLatentCodec`) the loop over positions too. Streams are interchangeable
-    with CompressAI's. Methods that a subclass overrides are kept. Calling it again changes nothing; `restore` undoes it.
+    Replaced are the likelihoods of `GaussianConditional`, `GaussianMixtureConditional` and `EntropyBottleneck` (the last on the
+    CPU and with its default filters), forward and backward; the indexes of the first; the coder behind `compress` and
+    `decompress`; and the loop over positions of `JointAutoregressiveHierarchicalPriors`, `Cheng2020Anchor`, `Cheng2020Attention`
+    and `RasterScanLatentCodec`. Streams are interchangeable with CompressAI's. Methods that a subclass overrides are kept.
+    Calling it again changes nothing; `restore` undoes it.
 
     Args:
         model: a module with CompressAI entropy models in it, on any device, training or not, updated or not.

@@ -71,3 +71,10 @@ _raster_network = (
 )
 library.define(f"raster_encode(Tensor y, {_raster_network}) -> (Tensor y_hat, Tensor data, Tensor size)")
 library.define(f"raster_decode(Tensor data, Tensor size, {_raster_network}) -> (Tensor y_hat, Tensor intact)")
+
+# parameters: [C, FACTORIZED_PARAMETERS], see dkic.ops.factorized_likelihood. likelihood: forward's.
+library.define("factorized_likelihood(Tensor x, Tensor parameters, float likelihood_min) -> Tensor")
+library.define(
+    "factorized_likelihood_backward(Tensor grad, Tensor x, Tensor parameters, Tensor likelihood, float likelihood_min) "
+    "-> (Tensor grad_x, Tensor grad_parameters)"
+)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from compressai.entropy_models import GaussianConditional
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.entropy_models.entropy_models import GaussianMixtureConditional
 from compressai.models.base import get_scale_table
 from torch import Tensor
@@ -63,6 +63,30 @@ def test_noise_is_uniform_and_the_gradients_are_those_of_its_likelihood():
     actual, theirs = (torch.autograd.grad((p * weights).sum(), tensors) for p in (likelihood, expected))
     for a, e in zip(actual, theirs, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("filters", [(3, 3, 3, 3), (3, 3)], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_entropy_bottleneck(training, filters, monkeypatch):
+    torch.manual_seed(0)
+    model = EntropyBottleneck(6, filters=filters).double()
+    model.quantiles.data[:, 0, 1].uniform_(-0.4, 0.4)
+    x = (torch.randn(SHAPE, dtype=torch.float64) * 5).requires_grad_()
+    leaves = [x, *model.parameters()]
+    monkeypatch.setattr(Tensor, "uniform_", lambda self, *_: self.fill_(0.3))  # the same noise in either order of elements
+
+    def outcome() -> list[Tensor]:
+        outputs, likelihood = model(x, training)
+        total = likelihood.log2().sum() + (outputs * torch.linspace(-1, 1, outputs.numel()).view(SHAPE)).sum()
+        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        zeros = (torch.zeros_like(t) if g is None else g for g, t in zip(gradients, leaves, strict=True))
+        return [outputs, likelihood, *zeros]
+
+    expected = outcome()
+    with accelerated(model):
+        actual = outcome()
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("table", [get_scale_table(), [0.5, 1.0, 4.0], [0.11]], ids=len)
