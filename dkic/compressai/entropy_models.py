@@ -91,8 +91,10 @@ def bottleneck_decompress(self: EntropyBottleneck, strings: list[bytes], size: t
 def build_indexes(self: GaussianConditional, scales: Tensor) -> Tensor:
     if len(self.scale_table) == 1:
         return torch.zeros_like(scales, dtype=torch.int32)
-    bounded = torch.maximum(scales.detach(), self.lower_bound_scale.bound.to(scales.dtype))
-    return gaussian_indexes(bounded, self.scale_table, RULE).int()
+    table, bound = self.scale_table.tolist(), self.lower_bound_scale.bound.item()
+    indexes = gaussian_indexes(scales.detach(), table, RULE).int()
+    least = sum(scale < bound for scale in table[:-1])  # the index of the bound, and so of all below it
+    return indexes.clamp_(min=least) if least else indexes
 
 
 def gaussian_forward(

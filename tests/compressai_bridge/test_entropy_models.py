@@ -89,9 +89,10 @@ def test_entropy_bottleneck(training, filters, monkeypatch):
         torch.testing.assert_close(a, e, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("bound", [0.11, 0.7, 5.0])
 @pytest.mark.parametrize("table", [get_scale_table(), [0.5, 1.0, 4.0], [0.11]], ids=len)
-def test_indexes(table):
-    model = GaussianConditional(None)
+def test_indexes(table, bound):
+    model = GaussianConditional(None, scale_bound=bound)
     model.update_scale_table(table)
     scales = torch.cat([latent()[1].detach().flatten(), model.scale_table, torch.tensor([0.0, -1.0, 1e9])])[None]
     expected = model.build_indexes(scales)
