@@ -65,12 +65,16 @@ library.define(
 
 # A latent whose scales and means depend on the elements before it in raster order: see dkic.ops.raster_context. weights and
 # biases are those of 1x1 convolutions; slopes, of the LeakyReLU between them, are one fewer.
-_raster_network = (
-    "Tensor params, Tensor context_weight, Tensor context_bias, Tensor[] weights, Tensor[] biases, float[] slopes, "
-    "float[] edges, float scale_min, Tensor cdf, Tensor cdf_length, Tensor offset"
+library.define(
+    "raster_encode(Tensor y, Tensor params, Tensor context_weight, Tensor context_bias, Tensor[] weights, Tensor[] biases, "
+    "float[] slopes, float[] edges, float scale_min, Tensor cdf, Tensor cdf_length, Tensor offset) "
+    "-> (Tensor y_hat, Tensor data, Tensor size)"
 )
-library.define(f"raster_encode(Tensor y, {_raster_network}) -> (Tensor y_hat, Tensor data, Tensor size)")
-library.define(f"raster_decode(Tensor data, Tensor size, {_raster_network}) -> (Tensor y_hat, Tensor intact)")
+library.define(
+    "raster_decode(Tensor data, Tensor size, Tensor params, Tensor context_weight, Tensor context_bias, Tensor[] weights, "
+    "Tensor[] biases, float[] slopes, float[] edges, float scale_min, Tensor cdf, Tensor cdf_length, Tensor offset) "
+    "-> (Tensor y_hat, Tensor intact)"
+)
 
 # parameters: [C, FACTORIZED_PARAMETERS], see dkic.ops.factorized_likelihood. likelihood: forward's.
 library.define("factorized_likelihood(Tensor x, Tensor parameters, float likelihood_min) -> Tensor")
