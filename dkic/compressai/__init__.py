@@ -5,13 +5,13 @@
     model = accelerate(bmshj2018_hyperprior(quality=4, pretrained=True).eval())
     out = model.compress(x)  # streams that CompressAI decodes, and the other way round
 
-Needs CompressAI 1.2.8 or later: `pip install 'dkic[compressai]'`.
+Needs CompressAI 1.2.8 or later (extra `[compressai]`).
 """
 
 try:
     import compressai as _compressai  # noqa: F401
 except ImportError as error:
-    raise ImportError("dkic.compressai: CompressAI is not installed; run `python3 -m pip install 'dkic[compressai]'`") from error
+    raise ImportError("dkic.compressai: CompressAI is not installed; pip install -e '.[compressai]' in dkic's source folder") from error
 
 from dkic.compressai.ans import BufferedRansEncoder, RansDecoder, RansEncoder
 from dkic.compressai.replacement import accelerate, accelerated, restore
