@@ -6,6 +6,7 @@ TORCH_CUDA_ARCH_LIST mean what they usually do; DKIC_WERROR=1 makes warnings err
 kernels are built where csrc/build_cuda.py finds what that takes: DKIC_CUDA=0 leaves them out, DKIC_CUDA=1 insists.
 """
 
+import ast
 import json
 import os
 import platform
@@ -41,7 +42,7 @@ SCALAR_FLAGS = {scalar: [f"-DDKIC_SCALAR={scalar}"] for scalar in ("f32", "f64",
 
 @dataclass(frozen=True)
 class Library:
-    """One shared library."""
+    """One shared library. Sources in {build} are written by `write_schemas`."""
 
     path: str
     against: str  # "torch" (the stable ABI), "torch and CUDA" or "python" (pybind11)
@@ -67,6 +68,7 @@ LIBRARIES = [
             "csrc/ldcn_cpu.cpp",
             "csrc/raster_context_cpu.cpp",
             "csrc/requantize_cpu.cpp",
+            "{build}/schemas.cpp",
         ],
         sources_per_isa=[
             "csrc/deform_conv2d_kernel.cpp",
@@ -163,6 +165,17 @@ def nvcc_flags(cuda: Cuda, strict: bool) -> list[str]:
     return [f"-ccbin={compiler}", *forwarded, *NVCC_FLAGS, *cuda.flags, *werror]
 
 
+def write_schemas(folder: Path) -> None:
+    """Writes schemas.cpp, the definitions in dkic/ops/schemas.py for a program without Python; only where they changed."""
+    tree = ast.parse((ROOT / "dkic/ops/schemas.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "library.define"]
+    definitions = "".join(f"  m.def({json.dumps(ast.literal_eval(call.args[0]))});\n" for call in calls)
+    text = f"#include <torch/csrc/stable/library.h>\n\nSTABLE_TORCH_LIBRARY(dkic, m) {{\n{definitions}}}\n"
+    path = folder / "schemas.cpp"
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
 def ninja_file(folder: Path, libraries: list[Library], cuda: Cuda | None, strict: bool) -> str:
     """The text of build.ninja; every path in it is relative to the root of the project."""
 
@@ -175,7 +188,7 @@ def ninja_file(folder: Path, libraries: list[Library], cuda: Cuda | None, strict
     for library in libraries:
         compile_against, link_against = flags_against(library.against, folder, cuda)
         cxx_flags = [*CXX_FLAGS, *(["-Werror"] if strict else []), *compile_against]
-        units = [("compile", source, "", [*cxx_flags, *user_flags]) for source in library.sources]
+        units = [("compile", source.format(build=where), "", [*cxx_flags, *user_flags]) for source in library.sources]
         for source in library.sources_per_isa:
             for isa, flags in ISA_FLAGS.items():
                 units.append(("compile", source, isa, [*cxx_flags, f"-DDKIC_ISA={isa}", *flags, *user_flags]))
@@ -206,6 +219,7 @@ class BuildNative(build_ext):
         found = cuda_to_build_with(torch_to_build_with())
         cuda, record = (None, found._asdict()) if isinstance(found, NoCuda) else (found, {"architectures": found.architectures})
         libraries = [*LIBRARIES, CUDA_LIBRARY] if cuda else LIBRARIES
+        write_schemas(folder)
         (folder / "build.ninja").write_text(ninja_file(folder, libraries, cuda, strict))
         command = [ninja, "-f", str((folder / "build.ninja").relative_to(ROOT))]
         if jobs := os.environ.get("MAX_JOBS"):

@@ -26,7 +26,7 @@ from dkic.evaluation.rate_distortion import Curve, bd_rate
 from dkic.losses.lpips import LPIPS
 from dkic.models import DKIC, PRESETS
 from dkic.models.config import ModelConfig, SliceSpec
-from dkic.models.ldcn_block import LDCNBlock, plus_branch
+from dkic.nn.ldcn_block import LDCNBlock, plus_branch
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
 from dkic.training.recipe import Recipe

@@ -90,7 +90,8 @@ def peer_ops() -> Iterator[None]:
         y_hat, bits = likelihood(y, scale, torch.zeros_like(y), quantize == "noise")
         return y_hat, bits.flatten(1).sum(1)
 
-    with mock.patch("dkic.models.ldcn_block.ldcn", ldcn), mock.patch("dkic.models.dkic.gaussian_likelihood", gaussian_likelihood):
+    likelihood = mock.patch("dkic.models.codec_network.gaussian_likelihood", gaussian_likelihood)
+    with mock.patch("dkic.nn.ldcn_block.ldcn", ldcn), likelihood:
         yield
 
 

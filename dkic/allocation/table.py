@@ -19,7 +19,7 @@ import numpy as np
 
 from dkic.allocation.problem import UNITS, Kind
 from dkic.allocation.solve import allocate
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 from dkic.output_file import check_output, reason, write_atomically
 from dkic.streams import is_stream, open_input
 from dkic.table_file import csv_bytes, name_of, parquet_bytes
@@ -238,8 +238,7 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        repair = "run `python3 -m pip install --upgrade 'dkic[eval]'`, or take CSV"
-        raise DkicError(f"{path}: Parquet needs pyarrow ({reason(error)}): {repair}") from None
+        raise DkicError(f"{path}: Parquet needs pyarrow ({reason(error)}); {install('eval')}, or take CSV") from None
     return pyarrow, parquet
 
 

@@ -1,5 +1,5 @@
-"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `export`, `measure`, `allocate`,
-`evaluate`.
+"""The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `quantize`, `export-onnx`, `measure`,
+`allocate`, `evaluate`.
 
 Each command is in the file of its name; `evaluate` is in dkic.evaluation. All those files are read whichever command runs, so
 what is heavy is imported in the functions.
@@ -13,7 +13,7 @@ import sys
 import click
 
 import dkic
-from dkic.cli import allocate, compress, decompress, demo, doctor, export, info, measure, train
+from dkic.cli import allocate, compress, decompress, demo, doctor, export_onnx, info, measure, quantize, train
 from dkic.errors import DkicError
 from dkic.evaluation import evaluate
 from dkic.inputs import one_line
@@ -48,9 +48,10 @@ for _command in (
     demo.demo,
     doctor.doctor,
     evaluate.evaluate,
-    export.export,
+    export_onnx.export_onnx,
     info.info,
     measure.measure,
+    quantize.quantize,
     train.train,
 ):
     cli.add_command(_command)

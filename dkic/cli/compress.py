@@ -14,7 +14,7 @@ from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, OUT,
 from dkic.inputs import FAULTS, each, on_stdout, one_line, output_files, sentence, tell_notes, with_folders_opened
 
 if TYPE_CHECKING:
-    from dkic.targeting.pictures import Pictures
+    from dkic.rate_control.image_set import ImageSet
 
 
 @click.command(short_help="Compress pictures to .dkic files.")
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--target-bpp",
     type=click.FloatRange(min=0, min_open=True),
     metavar="BPP",
-    help="Choose levels and steps, for at most so many bits per pixel: all bits divided by all pixels.",
+    help="Choose levels and qsteps, for at most so many bits per pixel: all bits divided by all pixels.",
 )
 @click.option("--mean", is_flag=True, help="With --target-bpp: the mean of the pictures' own bits per pixel.")
 @click.option(
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     type=click.Choice(["lpips", "mse"]),
     help="With --target-bpp and several pictures: what is to be the least.  [default: lpips]",
 )
-@click.option("--no-steps", is_flag=True, help="With --target-bpp: choose among levels alone, which takes less measuring.")
+@click.option("--no-qsteps", is_flag=True, help="With --target-bpp: choose among levels alone, which takes less measuring.")
 @ICC
 @BACKGROUND
 @MODEL
@@ -50,7 +50,7 @@ def compress(
     target_bpp: float | None,
     mean: bool,
     distortion: Literal["lpips", "mse"] | None,
-    no_steps: bool,
+    no_qsteps: bool,
     icc: Literal["keep", "drop"],
     background: str | None,
     model: str,
@@ -63,13 +63,13 @@ def compress(
 
     IN is a file, a folder, whose pictures are compressed, or - for standard input.
 
-    With --target-bpp one picture gets the quality level, and the step of quantisation, with which its file takes most of that
+    With --target-bpp one picture gets the quality level, and the qstep of quantization, with which its file takes most of that
     and no more. Of several, or of a folder IN, each gets its own, for nearly the least mean LPIPS (or --distortion mse) of all
-    at that rate. For that they are coded and decoded at every level, and then at steps near what is chosen. What is measured is
-    kept in $DKIC_CACHE or ~/.cache/dkic: a run that was stopped goes on where it was, and another target only measures steps.
+    at that rate. For that they are coded and decoded at every level, and then at qsteps near what is chosen. What is measured is
+    kept in $DKIC_CACHE or ~/.cache/dkic: a run that was stopped goes on where it was, and another target only measures qsteps.
     """
-    if target_bpp is None and (mean or distortion or no_steps):
-        given = "--mean" if mean else "--distortion" if distortion else "--no-steps"
+    if target_bpp is None and (mean or distortion or no_qsteps):
+        given = "--mean" if mean else "--distortion" if distortion else "--no-qsteps"
         raise click.UsageError(f"{given} goes with --target-bpp")
     if target_bpp is not None and not math.isfinite(target_bpp):
         raise click.UsageError(f"--target-bpp: it must be a finite number, not {target_bpp}")
@@ -81,22 +81,22 @@ def compress(
     from dkic.coding.codec import load
     from dkic.coding.container import icc_section_bytes, unpack
     from dkic.coding.image_io import read_picture
-    from dkic.coding.ladder import Rung
+    from dkic.coding.operating_points import OperatingPoint
     from dkic.output_file import check_output, write_atomically
 
     codec = load(model, device)
     if quality is not None and quality not in codec.qualities:
         raise click.UsageError(f"--quality: model {model} has quality {listed(codec.qualities)}, not {quality}")
-    if target_bpp is not None and (len(inputs) > 1 or no_steps):
-        from dkic.targeting.pictures import Pictures
+    if target_bpp is not None and (len(inputs) > 1 or no_qsteps):
+        from dkic.rate_control.image_set import ImageSet
 
         kind: Literal["mean_bpp", "total_bpp"] = "mean_bpp" if mean else "total_bpp"
-        pictures = Pictures(
+        pictures = ImageSet(
             codec,
             target_bpp,
             kind=kind,
             distortion=distortion or "lpips",
-            steps=not no_steps,
+            qsteps=not no_qsteps,
             verify=verify,
             tile=tile,
             icc=icc,
@@ -114,7 +114,7 @@ def compress(
         seconds = time.perf_counter() - start
         write_atomically(target, data, force)
         file, bpp = unpack(data), len(data) * 8 / (picture.width * picture.height)
-        chosen = "" if target_bpp is None else f"{Rung(file.header.quality, file.header.step)}, "
+        chosen = "" if target_bpp is None else f"{OperatingPoint(file.header.quality, file.header.qstep)}, "
         done = "encoded and verified" if verify else "encoded"
         cost = _cost(len(data), icc_section_bytes(file.icc), bpp)
         return f"{source} -> {target}: {cost}, {chosen}{done} in {seconds:.2f} s"
@@ -128,7 +128,7 @@ def _cost(size: int, icc: int, bpp: float) -> str:
     return f"{size} bytes{profile}, {bpp:.3f} bpp"
 
 
-def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "Pictures") -> NoReturn:
+def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "ImageSet") -> NoReturn:
     """Those that can't be coded are told, and the others brought to the target."""
     status = each(inputs, targets, pictures.measure)
     if not len(pictures):
@@ -141,7 +141,7 @@ def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "
     err = on_stdout(*targets)
     for file in written:
         tell_notes(file.source, file.notes)
-        said = f"{file.source} -> {file.target}: {_cost(file.option.bytes, file.icc, file.bpp)}, {file.rung}"
+        said = f"{file.source} -> {file.target}: {_cost(file.option.bytes, file.icc, file.bpp)}, {file.point}"
         click.echo(one_line(said), err=err)
     print_facts(facts, err)
     sys.exit(status)

@@ -44,8 +44,8 @@ def _file_facts(path: str) -> Iterable[tuple[str, str]]:
         model = "not a shipped model"
     yield "size", f"{header.width}x{header.height}" + (", grayscale" if header.grayscale else "")
     yield "bytes", f"{len(data)} ({len(data) * 8 / (header.width * header.height):.3f} bits per pixel)"
-    step = f", step {header.step:+}" if header.step else ""
-    yield "model", f"{header.model_hash.hex()} ({model}), quality {header.quality}{step}"
+    qstep = f", qstep {header.qstep:+}" if header.qstep else ""
+    yield "model", f"{header.model_hash.hex()} ({model}), quality {header.quality}{qstep}"
     yield "arithmetic", arithmetic_name(header.arithmetic)
     yield "picture section", f"{len(content.picture)} bytes"
     yield "ICC profile", f"{len(content.icc)} bytes" if content.icc else "none"
@@ -53,7 +53,7 @@ def _file_facts(path: str) -> Iterable[tuple[str, str]]:
 
 def _model_facts(model: str) -> Iterable[tuple[str, str]]:
     from dkic.models.complexity import complexity
-    from dkic.models.config import PRESETS
+    from dkic.models.presets import PRESETS
     from dkic.models.weights_file import find_weights, load_weights
 
     if model in PRESETS:

@@ -40,8 +40,8 @@ def measure(
     TABLE gets a row for each picture and quality, as `dkic allocate` takes it. What is measured is kept in $DKIC_CACHE or
     ~/.cache/dkic, so that a run that was stopped goes on where it was, and `dkic compress --target-bpp` finds it there.
 
-    With --ray a cluster measures, whose machines need dkic[cluster] and nothing else: pictures and weights are sent to them from
-    this one.
+    With --ray a cluster measures, whose machines need dkic with its extra `cluster` and nothing else: pictures and weights are
+    sent to them from this one.
     """
     from dkic.allocation.table import check_table, write_table
 
@@ -52,13 +52,13 @@ def measure(
         raise click.UsageError(f"-o: {out} is an input itself")
     check_table(out, force)
     from dkic.coding.codec import load
-    from dkic.targeting.survey import Survey
+    from dkic.rate_control.survey import Survey
 
     codec = load(model, device)
     survey = Survey(codec, distortion, tile, icc, background)
     measured = survey.measure
     if ray is not None:
-        from dkic.targeting.cluster import ClusterFailed, measured_on
+        from dkic.rate_control.cluster import ClusterFailed, measured_on
 
         with failing(ClusterFailed):
             measured = measured_on(ray, survey, inputs)
@@ -76,6 +76,7 @@ def measure(
     if rows := len(columns["image"]):
         with failing():
             write_table(out, columns, force)
-        said = f"{out}: {rows:,} rows, {rows // len(codec.qualities):,} pictures at quality {listed(codec.qualities)}"
+        levels = [level.quality for level in survey.levels]
+        said = f"{out}: {rows:,} rows, {rows // len(levels):,} pictures at quality {listed(levels)}"
         click.echo(one_line(said), err=on_stdout(out))
     sys.exit(status)

@@ -16,13 +16,20 @@ import torch
 from torch import Tensor
 
 from dkic.coding.color_profile import is_srgb
-from dkic.coding.container import MAX_STEP, DkicFile, Header, icc_section_bytes, pack, unpack
+from dkic.coding.container import MAX_QSTEP, DkicFile, Header, icc_section_bytes, pack, unpack
 from dkic.coding.image_color import fitting_profile
 from dkic.coding.image_io import Picture, picture_from, to_pil
-from dkic.coding.ladder import ladder, last_within
 from dkic.coding.latent import decode_latent, encode_latent
+from dkic.coding.operating_points import (
+    OperatingPoint,
+    chosen_among,
+    every_operating_point,
+    last_within,
+    measured_first,
+    operating_points,
+)
 from dkic.coding.transforms import analyse, synthesise
-from dkic.entropy.quantization import Arithmetic
+from dkic.entropy.quantization import MAX_QUALITY, PARTS, Arithmetic
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import Weights, find_weights, load_weights
@@ -32,21 +39,35 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+DEFAULT_QUALITY = 50  # of a variable-rate model
 _DROP_PROFILE = "leave it out with --icc drop (icc=\"drop\" in Python), which shows its colors as sRGB"
 
 
 class Codec:
-    """One model at one or more quality levels. Make it with `dkic.load`."""
+    """A model at its qualities. Make it with `dkic.load`."""
 
     def __init__(self, levels: list[Weights]) -> None:
-        self._levels = {level.quality: level for level in levels}
-        if len(self._levels) < len(levels):
+        self._levels = {quality: level for level in levels for quality in level.qualities}
+        if len(self._levels) < sum(len(level.qualities) for level in levels):
             raise DkicError(f"two weights files have the same quality: {', '.join(str(level.path) for level in levels)}")
+        self.variable_rate = levels[0].model.variable_rate
 
     @property
     def qualities(self) -> list[int]:
-        """The quality levels there are, in rising order of rate."""
+        """The qualities there are, in rising order of rate; 1 to 100 of a variable-rate model."""
         return sorted(self._levels)
+
+    @property
+    def measured_first(self) -> list[OperatingPoint]:
+        """Where an image is measured before it is allocated a quality, in rising order of rate."""
+        if self.variable_rate:
+            return measured_first(self.qualities)
+        return [OperatingPoint(quality, 0) for quality in self.qualities]
+
+    @property
+    def chosen_among(self) -> list[OperatingPoint]:
+        """What an image is allocated one of, in rising order of rate."""
+        return chosen_among(self.qualities) if self.variable_rate else operating_points(self.qualities)
 
     @property
     def device(self) -> torch.device:
@@ -61,7 +82,7 @@ class Codec:
         target_bpp: float | None = None,
         verify: bool = False,
         tile: int | None = None,
-        step: int = 0,
+        qstep: int = 0,
         icc: Literal["keep", "drop"] = "keep",
         background: str | None = None,
     ) -> bytes:
@@ -69,14 +90,15 @@ class Codec:
 
         Args:
             image: PIL image, numpy uint8 `[H, W, 3]` or `[H, W]`, torch `[3, H, W]` (uint8, or float in [0, 1]), or a path.
-            quality: one of `qualities`; the highest by default.
-            target_bpp: instead of quality: the level and step (see `dkic.coding.ladder`) whose file takes most of this many bits
-                per pixel, and no more.
+            quality: one of `qualities`; by default 50 of a variable-rate model, and the highest of others.
+            target_bpp: instead of quality: the operating point (see `dkic.coding.operating_points`) whose file takes most of this
+                many bits per pixel, and no more.
             verify: decode the symbols of what was coded again, without the picture.
             tile: side of the tiles that the picture is transformed in, a multiple of 64, to bound memory; 0: the whole picture at
                 once. By default 1024 above 4 megapixels. Where pictures are cut changes their latents in rounding only.
-            step: how coarsely the latent is quantised, -8 to 8: each step up saves about a tenth of the bits, but the lowest
-                level's, which soon are no fewer. 0 is what a level was trained for.
+            qstep: finer control of the quantizer, -8 to 8: each up saves about a tenth of the bits, but of the lowest quality,
+                whose bits soon are no fewer. 0 is what a network was trained for. Of a variable-rate model it is a 16th of the
+                way to the next quality.
             icc: "keep" stores the image's ICC profile, unless it is sRGB's, which is what an image without one has; it counts
                 in target_bpp. "drop" leaves it out: colors of a wider space are then displayed as sRGB.
             background: color that transparency is flattened onto ("white", "#ffffff"); None: a transparent image is an error.
@@ -85,7 +107,7 @@ class Codec:
             UserWarning: what the image's file says of its colors was left out, and why.
 
         Raises:
-            DkicError: the picture can't be coded, there is no such quality or step, nothing reaches target_bpp, or with `verify`
+            DkicError: the picture can't be coded, there is no such quality or qstep, nothing reaches target_bpp, or with `verify`
                 the symbols were not decoded as they were coded.
         """
         if icc not in ("keep", "drop"):
@@ -96,13 +118,17 @@ class Codec:
             for note in picture.notes:
                 warnings.warn(f"{_name_of(image)}: {note}", stacklevel=3)  # past torch.inference_mode's wrapper
         _check_tile(tile)
-        if step not in range(-MAX_STEP, MAX_STEP + 1):
-            raise DkicError(f"step must be a whole number from {-MAX_STEP} to {MAX_STEP}, not {step}")
+        if qstep not in range(-MAX_QSTEP, MAX_QSTEP + 1):
+            raise DkicError(f"qstep must be a whole number from {-MAX_QSTEP} to {MAX_QSTEP}, not {qstep}")
         if target_bpp is None:
-            level = self._level(self.qualities[-1] if quality is None else quality)
-            return self._verified(_packed(picture, level, self._analysed(picture, level, tile), int(step)), verify)
-        if quality is not None or step:
-            raise DkicError(f"give {'step' if quality is None else 'quality'} or target_bpp, not both")
+            quality = self._default_quality() if quality is None else quality
+            level = self._level(quality)
+            if self.variable_rate and not 1 <= quality - qstep / PARTS <= MAX_QUALITY:
+                raise DkicError(f"qstep {qstep:+} leads from quality {quality} to beyond 1 to {MAX_QUALITY}")
+            point = OperatingPoint(int(quality), int(qstep))
+            return self._verified(_packed(picture, level, self._analysed(picture, level, tile), point), verify)
+        if quality is not None or qstep:
+            raise DkicError(f"give {'qstep' if quality is None else 'quality'} or target_bpp, not both")
         return self._verified(self._within(picture, target_bpp, tile), verify)
 
     def model_hash(self, quality: int) -> bytes:
@@ -111,44 +137,49 @@ class Codec:
 
     def _within(self, picture: Picture, target_bpp: float, tile: int | None) -> bytes:
         """The file that takes most of a target."""
-        rungs, pixels = ladder(self.qualities), picture.width * picture.height
-        files: dict[int, bytes] = {}  # by rung
+        points = every_operating_point(self.qualities) if self.variable_rate else operating_points(self.qualities)
+        pixels = picture.width * picture.height
+        files: dict[int, bytes] = {}  # by point
 
-        latents: dict[int, tuple[Tensor, Tensor]] = {}  # of one level, which serves all its steps
+        latents: dict[bytes, tuple[Tensor, Tensor | None]] = {}  # of one network, which serves all its operating points
 
-        def latent(quality: int) -> tuple[Tensor, Tensor]:
-            if quality not in latents:
+        def latent(level: Weights) -> tuple[Tensor, Tensor | None]:
+            if level.hash not in latents:
                 latents.clear()
-                latents[quality] = self._analysed(picture, self._level(quality), tile)
-            return latents[quality]
+                latents[level.hash] = self._analysed(picture, level, tile)
+            return latents[level.hash]
 
-        def within(rung: int) -> bool:
-            quality, step = rungs[rung]
-            files[rung] = _packed(picture, self._level(quality), latent(quality), step)
-            return len(files[rung]) * 8 / pixels <= target_bpp
+        def within(point: int) -> bool:
+            level = self._level(points[point].quality)
+            files[point] = _packed(picture, level, latent(level), points[point])
+            return len(files[point]) * 8 / pixels <= target_bpp
 
-        rung = last_within(len(rungs), within)
-        if rung < 0:  # of a small or an odd picture a higher level may take less
-            levels = (i for i in reversed(range(len(rungs))) if rungs[i][1] == 0 and i not in files)
-            rung = next(filter(within, levels), -1)
-        if rung < 0:
+        point = last_within(len(points), within)
+        if point < 0:  # of a small or an odd picture a higher level may take less
+            levels = (i for i in reversed(range(len(points))) if points[i][1] == 0 and i not in files)
+            point = next(filter(within, levels), -1)
+        if point < 0:
             least = min(map(len, files.values())) * 8 / pixels
             reached = f"the lowest takes {least:.6g} for this picture"
             if picture.icc:
                 size = icc_section_bytes(picture.icc)
                 reached += f", {size * 8 / pixels:.6g} of it for an ICC profile of {size:,} bytes; {_DROP_PROFILE}"
             raise DkicError(f"no quality level reaches {target_bpp:g} bits per pixel; {reached}")
-        return files[rung]
+        return files[point]
 
-    def _analysed(self, picture: Picture, level: Weights, tile: int | None) -> tuple[Tensor, Tensor]:
+    def _analysed(self, picture: Picture, level: Weights, tile: int | None) -> tuple[Tensor, Tensor | None]:
         pixels = picture.pixels
         if not pixels.flags.writeable or min(pixels.strides) < 0:  # torch warns of the one, and takes none of the other
             pixels = pixels.copy()
         return analyse(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0), level, tile)
 
+    def _default_quality(self) -> int:
+        return DEFAULT_QUALITY if self.variable_rate else self.qualities[-1]
+
     def _level(self, quality: int) -> Weights:
         if quality not in self._levels:
-            raise DkicError(f"this model has no quality {quality}; it has {', '.join(map(str, self.qualities))}")
+            have = f"1 to {MAX_QUALITY}" if self.variable_rate else ", ".join(map(str, self.qualities))
+            raise DkicError(f"this model has no quality {quality}; it has {have}")
         return self._levels[quality]
 
     def _verified(self, data: bytes, verify: bool) -> bytes:
@@ -165,7 +196,7 @@ class Codec:
         model_hash = file.header.model_hash
         level = next((level for level in self._levels.values() if level.hash == model_hash), None)
         if level is None:
-            have = ", ".join(level.hash.hex() for level in self._levels.values())
+            have = ", ".join(dict.fromkeys(level.hash.hex() for level in self._levels.values()))
             raise DkicError(f"the file was made with model {model_hash.hex()}, and this is {have}; load that model")
         return level
 
@@ -274,18 +305,20 @@ def _name_of(image: object) -> str:
     return str(image) if isinstance(image, str | Path) else "the image"
 
 
-def _packed(picture: Picture, level: Weights, latent: tuple[Tensor, Tensor], step: int) -> bytes:
+def _packed(picture: Picture, level: Weights, latent: tuple[Tensor, Tensor | None], point: OperatingPoint) -> bytes:
     """The file of a picture that was analysed."""
     arithmetic = int(level.arithmetic)
-    header = Header(picture.width, picture.height, level.hash, level.quality, arithmetic, picture.grayscale, step)
-    return pack(DkicFile(header, encode_latent(*latent, level, step), picture.icc))
+    header = Header(picture.width, picture.height, level.hash, point.quality, arithmetic, picture.grayscale, point.qstep)
+    return pack(DkicFile(header, encode_latent(*latent, level, *point), picture.icc))
 
 
 @torch.inference_mode()
 def _decoded_pixels(file: DkicFile, level: Weights, tile: int | None) -> np.ndarray:
     """uint8 `[H, W, 3]`; three equal channels where the file is grayscale."""
     y_hat = decode_latent(file, level).float()
-    picture = synthesise(y_hat, file.header.height, file.header.width, level, tile)
+    header = file.header
+    quality = level.quality_at(header.quality, header.qstep)
+    picture = synthesise(y_hat, header.height, header.width, level, tile, quality)
     pixels = picture[0].permute(1, 2, 0).contiguous().numpy()
     return np.repeat(pixels[:, :, 1:2], 3, axis=2) if file.header.grayscale else pixels
 

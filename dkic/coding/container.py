@@ -8,13 +8,14 @@ bytes. CRC32C is the Castagnoli CRC (reflected polynomial 0x82F63B78, initial va
       4 bytes   magic, the ASCII letters "DKIC"
       1 byte    version, 1
       1 byte    bits 0-3: arithmetic mode, the way in which the entropy model was evaluated;
-                bit 4: the picture is grayscale; bit 5: there is an ICC section; bit 6: there is a step; bit 7: zero
-      1 byte    quality, as the encoder was asked for it
+                bit 4: the picture is grayscale; bit 5: there is an ICC section; bit 6: there is a qstep; bit 7: zero
+      1 byte    quality; of a variable-rate model 1 to 100
       8 bytes   model hash: which weights and tables decode this file
       varint    width in pixels   } each at least 1, their product
       varint    height in pixels  } at most 2**28 (MAX_PIXELS)
-      1 byte    if bit 6 says so: the step that the latent was quantised with, -8 to 8 and not 0, two's complement;
-                symbols of y count for step_size(step), and have their scales' tables less step (dkic.entropy.quantization)
+      1 byte    if bit 6 says so: the qstep that the latent was quantized with, -8 to 8 and not 0, two's complement; symbols
+                of y count for qstep_size(qstep), and have their scales' tables less qstep (dkic.entropy.quantization); of a
+                variable-rate model the quality is less by qstep / 16
       4 bytes   CRC32C of all the bytes before it
     the picture section, then the ICC section if bit 5 says so; each is
       varint    key = 8 * (length of the payload in bytes) + type
@@ -35,6 +36,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import IO
 
 from dkic.errors import DkicError, FormatError
 
@@ -54,9 +56,11 @@ MAX_ICC_BYTES = 4 * 2**20
 _PICTURE, _ICC = 1, 2
 _SECTION_NAMES = {_PICTURE: "picture section", _ICC: "ICC section"}
 _TYPE_BITS = 3
-_GRAYSCALE_BIT, _ICC_BIT, _STEP_BIT, _RESERVED_BIT = 0x10, 0x20, 0x40, 0x80
-MAX_STEP = 8
+_GRAYSCALE_BIT, _ICC_BIT, _QSTEP_BIT, _RESERVED_BIT = 0x10, 0x20, 0x40, 0x80
+MAX_QSTEP = 8
 _MAX_VARINT_BYTES = 5
+_CRC_BYTES = 4
+_MAX_HEADER_BYTES = len(MAGIC) + 3 + MODEL_HASH_BYTES + 2 * _MAX_VARINT_BYTES + 1 + _CRC_BYTES
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Header:
     """What a decoder must know before it decodes.
 
     width, height: pixels; model_hash: 8 bytes; quality: 0 to 255; arithmetic: 0 to 15; grayscale: the picture
-    has one channel, coded as three equal ones; step: see `dkic.entropy.quantization.step_size`.
+    has one channel, coded as three equal ones; qstep: see `dkic.entropy.quantization.qstep_size`.
     """
 
     width: int
@@ -73,7 +77,7 @@ class Header:
     quality: int
     arithmetic: int
     grayscale: bool = False
-    step: int = 0
+    qstep: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,28 @@ def unpack(data: bytes, *, salvage: bool = False) -> DkicFile:
     return file
 
 
+def read_head(file: IO[bytes]) -> tuple[Header, bytes | None]:
+    """Header and ICC profile of the `.dkic` file that begins at the position of `file`, which is seekable; no picture is read.
+
+    The profile is None where there is none, or where its section is damaged or cut off, which `unpack` reports.
+
+    Raises FormatError, where the header is not intact.
+    """
+    start = file.tell()
+    reader = _Reader(file.read(_MAX_HEADER_BYTES + _MAX_VARINT_BYTES))
+    header, has_icc = _unpack_header(reader)
+    if not has_icc:
+        return header, None
+    payloads: dict[int, bytes] = {}
+    try:
+        length = reader.varint("the picture section's key") >> _TYPE_BITS
+        file.seek(start + reader.position + _CRC_BYTES + length)
+        _unpack_sections(_Reader(file.read(2 * MAX_ICC_BYTES)), payloads)
+        return header, _unpack_icc(payloads.get(_ICC), has_icc)
+    except FormatError:
+        return header, None
+
+
 def _pack_header(header: Header, has_icc: bool) -> bytes:
     check_size(header.width, header.height)
     if len(header.model_hash) != MODEL_HASH_BYTES:
@@ -155,13 +181,13 @@ def _pack_header(header: Header, has_icc: bool) -> bytes:
         raise DkicError(f"quality must be from 0 to 255 to be written in a .dkic file, not {header.quality}")
     if not 0 <= header.arithmetic <= 15:
         raise DkicError(f"the arithmetic mode must be from 0 to 15, not {header.arithmetic}")
-    if not -MAX_STEP <= header.step <= MAX_STEP:
-        raise DkicError(f"the step must be from {-MAX_STEP} to {MAX_STEP}, not {header.step}")
-    mode = header.arithmetic | header.grayscale * _GRAYSCALE_BIT | has_icc * _ICC_BIT | (header.step != 0) * _STEP_BIT
+    if not -MAX_QSTEP <= header.qstep <= MAX_QSTEP:
+        raise DkicError(f"the qstep must be from {-MAX_QSTEP} to {MAX_QSTEP}, not {header.qstep}")
+    mode = header.arithmetic | header.grayscale * _GRAYSCALE_BIT | has_icc * _ICC_BIT | (header.qstep != 0) * _QSTEP_BIT
     head = MAGIC + bytes([VERSION, mode, header.quality]) + header.model_hash
     head += _varint(header.width) + _varint(header.height)
-    if header.step:
-        head += header.step.to_bytes(1, "little", signed=True)
+    if header.qstep:
+        head += header.qstep.to_bytes(1, "little", signed=True)
     return head + crc32c(head).to_bytes(4, "little")
 
 
@@ -239,15 +265,15 @@ def _unpack_header(reader: _Reader) -> tuple[Header, bool]:
     model_hash = reader.take(MODEL_HASH_BYTES)
     width = reader.varint("the width")
     height = reader.varint("the height")
-    step = int.from_bytes(reader.take(1), "little", signed=True) if mode & _STEP_BIT else 0
+    qstep = int.from_bytes(reader.take(1), "little", signed=True) if mode & _QSTEP_BIT else 0
     computed = crc32c(reader.data[: reader.position])
     reader.check_crc(reader.stored_crc(), computed)
     if mode & _RESERVED_BIT:
         raise reader.error(f"bit 7 of byte 5 must be zero, but the byte is {mode:#04x}")
-    if mode & _STEP_BIT and not (step and -MAX_STEP <= step <= MAX_STEP):
-        raise reader.error(f"the step must be from {-MAX_STEP} to {MAX_STEP} and not 0, but it is {step}")
+    if mode & _QSTEP_BIT and not (qstep and -MAX_QSTEP <= qstep <= MAX_QSTEP):
+        raise reader.error(f"the qstep must be from {-MAX_QSTEP} to {MAX_QSTEP} and not 0, but it is {qstep}")
     check_size(width, height, "header: ", FormatError)
-    header = Header(width, height, model_hash, quality, mode & 0x0F, bool(mode & _GRAYSCALE_BIT), step)
+    header = Header(width, height, model_hash, quality, mode & 0x0F, bool(mode & _GRAYSCALE_BIT), qstep)
     return header, bool(mode & _ICC_BIT)
 
 

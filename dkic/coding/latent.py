@@ -1,11 +1,11 @@
 """The picture section: a latent to bytes and back.
 
-    encode  z_hat -> rANS;  z_hat -> h_s -> for each slice, each pass: context -> (mean, scale index)
+    encode  z_hat -> rANS;  z_hat -> h_s (or the quality) -> for each slice, each pass: context -> (mean, scale index)
                                          -> round((y - mean) / size) -> rANS
     decode  the mirror image of it
 
 It is 4 bytes, the CRC32C of all symbols as little-endian int32 in coding order, then the rANS stream of z (each channel with its
-own table) and of y (slice after slice, pass after pass).
+own table; a variable-rate model has no z) and of y (slice after slice, pass after pass).
 """
 
 import struct
@@ -15,47 +15,50 @@ from torch import Tensor
 
 from dkic.coding.container import DkicFile, crc32c
 from dkic.coding.rans import Decoder, Encoder
-from dkic.entropy.quantization import SCALE_INDEX_MAX, arithmetic_name, coded_index, coded_mean, step_size
+from dkic.entropy.quantization import SCALE_INDEX_MAX, arithmetic_name, coded_index, coded_mean
 from dkic.errors import DkicError, FormatError
 from dkic.memory import give_back_freed_memory
 from dkic.models.dkic import SIZE_MULTIPLE
-from dkic.models.slice_context import Cells, take_cells
+from dkic.models.slice_context import take_cells
 from dkic.models.weights_file import Weights
 
 _LARGE = 2**16  # positions of a latent, of 16 megapixels
 _OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine's"
 
 
-def encode_latent(y: Tensor, z_hat: Tensor, level: Weights, step: int = 0) -> bytes:
+def encode_latent(y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, qstep: int = 0) -> bytes:
     """y `[1, M, h, w]` and z_hat `[1, hyper_channels, h/4, w/4]` -> the picture section's payload."""
     coder, crc = Encoder(level.tables), 0
-    for symbols, indexes in symbols_of(y, z_hat, level, step):
+    for symbols, indexes in symbols_of(y, z_hat, level, quality, qstep):
         coder.push(symbols, indexes)
         crc = _crc(symbols, crc)
     return struct.pack("<I", crc) + coder.finish()
 
 
-def symbols_of(y: Tensor, z_hat: Tensor, level: Weights, step: int = 0) -> list[tuple[Tensor, Tensor]]:
+def symbols_of(
+    y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, qstep: int = 0
+) -> list[tuple[Tensor, Tensor]]:
     """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass.
 
     They are on the CPU, where the coder is.
     """
-    dtype, size = level.arithmetic.dtype, step_size(step)
-    # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
-    z_hat = z_hat.to(dtype).contiguous()
-    coded = [(_flat(z_hat), _z_indexes(z_hat.shape))]
+    dtype, (features_quality, quantizer) = level.arithmetic.dtype, level.quantization(quality, qstep)
+    coded = []
+    if z_hat is not None:
+        # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
+        z_hat = z_hat.to(dtype).contiguous()
+        coded.append((_flat(z_hat), _z_indexes(z_hat.shape)))
 
-    def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
+    walk = level.model.context.walk(level.model.features(z_hat, features_quality, (y.shape[-2], y.shape[-1])))
+    for part in walk:
         _bound_memory(y.shape[-2] * y.shape[-1])
-        mean = coded_mean(mean)
+        mean, (size, offset) = coded_mean(part.mean), quantizer.of(part.channels)
         # The encoder's choice, so float32 will do.
-        # To the nearest: to zero from below 0.6 saved 2.3 % of level 5's bits for 0.0042 of LPIPS (11 photographs), where a step
+        # To the nearest: to zero from below 0.6 saved 2.3 % of level 5's bits for 0.0042 of LPIPS (11 photographs), where a qstep
         # saves 6.5 % for 0.0015.
-        symbols = (take_cells(y[:, channels], cells) - mean).div_(size).round_().contiguous()
-        coded.append((_flat(symbols), coded_index(scale_index, step).flatten().cpu()))
-        return symbols.to(dtype).mul_(size).add_(mean)
-
-    level.model.context(level.model.h_s(z_hat), visit)
+        symbols = (take_cells(y[:, part.channels], part.cells) - mean).div_(size).round_().contiguous()
+        coded.append((_flat(symbols), coded_index(part.scale_index, offset).flatten().cpu()))
+        part.y_hat = symbols.to(dtype).mul_(size).add_(mean)
     return coded
 
 
@@ -67,13 +70,9 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
         raise FormatError(f"header: the file needs arithmetic {name}, and its model {level.hash.hex()} has {level.arithmetic}")
     if len(file.picture) < 4:
         raise FormatError("picture section: too short to hold a picture")
-    model, size, crc = level.model, step_size(header.step), 0
+    model, crc = level.model, 0
+    quality, quantizer = level.quantization(header.quality, header.qstep)
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
-
-    def visit(channels: slice, cells: Cells, mean: Tensor, scale_index: Tensor) -> Tensor:
-        _bound_memory(16 * height * width)
-        symbols = pull(coded_index(scale_index, header.step).flatten().cpu()).view(mean.shape)
-        return symbols.mul_(size).add_(coded_mean(mean))
 
     def pull(indexes: Tensor) -> Tensor:
         nonlocal crc
@@ -85,14 +84,19 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     _check_claim(file, level, height * width)
     try:
         coder = Decoder(file.picture[4:], level.tables)
-        z_hat = pull(_z_indexes(z_shape)).view(z_shape)
-        y_hat = model.context(model.h_s(z_hat), visit)
+        z_hat = pull(_z_indexes(z_shape)).view(z_shape) if model.config.hyper_channels else None
+        walk = model.context.walk(model.features(z_hat, quality, (4 * height, 4 * width)))
+        for part in walk:
+            _bound_memory(16 * height * width)
+            size, offset = quantizer.of(part.channels)
+            symbols = pull(coded_index(part.scale_index, offset).flatten().cpu()).view(part.mean.shape)
+            part.y_hat = symbols.mul_(size).add_(coded_mean(part.mean))
         coder.finish()
     except FormatError as error:
         raise FormatError(f"picture section: {_OTHER_ARITHMETIC} ({error})") from None
     if struct.pack("<I", crc) != file.picture[:4]:
         raise FormatError(f"picture section: {_OTHER_ARITHMETIC} (the symbols' checksum is wrong)")
-    return y_hat
+    return walk.y_hat
 
 
 def _check_claim(file: DkicFile, level: Weights, positions: int) -> None:

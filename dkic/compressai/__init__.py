@@ -8,10 +8,12 @@
 Needs CompressAI 1.2.8 or later (extra `[compressai]`).
 """
 
+from dkic.errors import install
+
 try:
     import compressai as _compressai  # noqa: F401
 except ImportError as error:
-    raise ImportError("dkic.compressai: CompressAI is not installed; pip install -e '.[compressai]' in dkic's source folder") from error
+    raise ImportError(f"dkic.compressai: CompressAI is not installed; {install('compressai')}") from error
 
 from dkic.compressai.ans import BufferedRansEncoder, RansDecoder, RansEncoder
 from dkic.compressai.replacement import accelerate, accelerated, restore

@@ -1,1 +1,1 @@
-"""What encoder and decoder agree on bit for bit: quantisation, integer frequency tables, exact networks."""
+"""What encoder and decoder agree on bit for bit: quantisation, integer frequency tables."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dkic.doctor import processor
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 from dkic.evaluation.judges import ALWAYS, JUDGES, OPTIONAL, SLOW, load_judges
 from dkic.inputs import one_line
 
@@ -142,9 +142,9 @@ def run(
     log: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
     """Measures, allocates and writes the report; arguments as those of the command. Raises DkicError."""
-    for package in ("pyarrow", "lpips", "matplotlib", "bjontegaard"):
+    for package in ("pyarrow", "lpips", "matplotlib", "bjontegaard", "pytorch_msssim"):
         if find_spec(package) is None:
-            raise DkicError(f"`dkic evaluate` needs {package}: python3 -m pip install 'dkic[eval]'")
+            raise DkicError(f"`dkic evaluate` needs {package}; {install('eval')}")
     import torch
     from tqdm import tqdm
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dkic.cache import cache_folder
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 from dkic.evaluation.codecs import Unavailable
 from dkic.output_file import reason
 
@@ -26,7 +26,7 @@ def load_inception(file: Path | None = None) -> nn.Module:
         DkicError: a file of weights can't be used, or one was given and torch-fidelity is not there.
     """
     if find_spec("torch_fidelity") is None:
-        raise (DkicError if file else Unavailable)("torch-fidelity is not installed: python3 -m pip install 'dkic[eval]'")
+        raise (DkicError if file else Unavailable)(f"torch-fidelity is not installed; {install('eval')}")
     path = file or next((path for path in cached_weights() if path.is_file()), None)
     if path is None:
         raise Unavailable(

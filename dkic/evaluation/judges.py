@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,5 +63,5 @@ def _load(name: str) -> Compare:
         network = DISTS()
         return lambda x, x_hat: metrics.dists(x, x_hat, network)
     if name == "ssimulacra2" and find_spec("ssimulacra2") is None:
-        raise DkicError("SSIMULACRA2 needs the package ssimulacra2: python3 -m pip install ssimulacra2")
+        raise DkicError(f"SSIMULACRA2 needs the package ssimulacra2; {install('eval')}")
     return {"ssimulacra2": metrics.ssimulacra2, "psnr": metrics.psnr, "ms_ssim": metrics.ms_ssim}[name]

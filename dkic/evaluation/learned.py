@@ -18,26 +18,31 @@ from dkic.output_file import reason
 
 
 class Dkic:
-    """An `ImageCodec`: a model of ours at its quality levels, each at some steps of quantisation.
+    """An `ImageCodec`: a model of ours at its quality levels, each at some qsteps of quantization.
 
-    A quality is 10 times the level, less the step: 28, 29, 30 and 31 are level 3 from coarse to fine.
+    A quality is 10 times the model's, less the qstep: 28, 29, 30 and 31 are quality 3 from coarse to fine. Of a variable-rate
+    model it is the model's own.
     """
 
     suffix = ".dkic"
     # Further ones gain little: `dkic compress`, which takes them too, has LPIPS of 0.1308 for 0.1313 at 0.15 bits per pixel.
-    STEPS = (2, 1, 0, -1)
+    QSTEPS = (2, 1, 0, -1)
 
     def __init__(self, model: str) -> None:
         self._codec = load(model)
         self.name = f"dkic:{model}"
-        self._settings = {level * 10 - step: (level, step) for level in self._codec.qualities for step in self.STEPS}
+        if self._codec.variable_rate:
+            self._settings = {point.quality: tuple(point) for point in self._codec.chosen_among}
+            self.about = f"dkic: model {model}"
+        else:
+            self._settings = {level * 10 - qstep: (level, qstep) for level in self._codec.qualities for qstep in self.QSTEPS}
+            levels, qsteps = (", ".join(map(str, numbers)) for numbers in (self._codec.qualities, self.QSTEPS))
+            self.about = f"dkic: model {model}, levels {levels} at qsteps {qsteps} (quality: 10 * level - qstep)"
         self.qualities = tuple(self._settings)
-        levels, steps = (", ".join(map(str, numbers)) for numbers in (self._codec.qualities, self.STEPS))
-        self.about = f"dkic: model {model}, levels {levels} at steps {steps} (quality: 10 * level - step)"
 
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
-        level, step = self._settings[quality]
-        return self._codec.compress(pixels, level, step=step)
+        level, qstep = self._settings[quality]
+        return self._codec.compress(pixels, level, qstep=qstep)
 
     def decode(self, data: bytes) -> np.ndarray:
         return self._codec.decompress(data, "numpy")

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import torch
 from PIL import Image
-from pytorch_msssim import ms_ssim as _ms_ssim
 from torch import Tensor
 
 from dkic.coding.tiles import tile_side
@@ -46,8 +45,10 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
     _check(x, x_hat)
     if min(x.shape[2:]) < MS_SSIM_LEAST_SIDE:
         return torch.full((len(x),), math.nan, dtype=torch.float32, device=x.device)
+    from pytorch_msssim import ms_ssim as by_pytorch_msssim
+
     with torch.device(x.device):  # pytorch-msssim makes its window on torch's default device
-        return _ms_ssim(x.float(), x_hat.float(), data_range=255, size_average=False)
+        return by_pytorch_msssim(x.float(), x_hat.float(), data_range=255, size_average=False)
 
 
 @torch.inference_mode()

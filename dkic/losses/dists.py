@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 from dkic.losses.lpips_backbone import load_backbone
 
 _WIDTHS = (3, 64, 128, 256, 512, 512)  # of the image itself and of the five maps of features
@@ -62,7 +62,9 @@ class DISTS(nn.Module):
             texture, structure = _similarities(a, b)
             similarity = similarity + (texture @ alpha + structure @ beta) / total
             if i == 0:
-                a, b = (a - self.mean) / self.std, (b - self.mean) / self.std
+                kept = next(self.stages.parameters())  # may be of a half type, for speed
+                a, b = ((t - self.mean) / self.std for t in (a, b))
+                a, b = (t.to(kept.dtype, memory_format=torch.channels_last) for t in (a, b))
         return 1 - similarity
 
 
@@ -81,7 +83,8 @@ class _L2Pool(nn.Module):
 
 
 def _similarities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Texture and structure, `[N, C]` each, of maps `[N, C, h, w]`."""
+    """Texture and structure, `[N, C]` each, of maps `[N, C, h, w]`; in float32 at least, also under autocast."""
+    a, b = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (a, b))
     mean_a, mean_b = a.mean((2, 3)), b.mean((2, 3))
     texture = (2 * mean_a * mean_b + _STABILITY) / (mean_a.square() + mean_b.square() + _STABILITY)
     a, b = a - mean_a[..., None, None], b - mean_b[..., None, None]
@@ -93,7 +96,7 @@ def _similarity_weights() -> tuple[Tensor, Tensor]:
     """alpha and beta `[1475]`, fitted by DISTS' authors."""
     spec = find_spec("DISTS_pytorch")
     if spec is None or not spec.submodule_search_locations:
-        raise DkicError("DISTS needs the trained weights of the package DISTS-pytorch: python3 -m pip install dists-pytorch")
+        raise DkicError(f"DISTS needs the trained weights of the package DISTS-pytorch; {install('eval')}")
     path = Path(spec.submodule_search_locations[0]) / "weights.pt"
     state = torch.load(path, map_location="cpu", weights_only=True)
     return state["alpha"].detach().flatten(), state["beta"].detach().flatten()

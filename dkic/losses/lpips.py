@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dkic.errors import DkicError
+from dkic.errors import DkicError, install
 from dkic.losses.lpips_backbone import NETS, Net, cached_backbone, convert, load_backbone
 from dkic.output_file import write_atomically
 
@@ -53,8 +53,9 @@ class LPIPS(nn.Module):
         for name, t in (("x", x), ("x_hat", x_hat)):
             self._check(name, t)
         distance = x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
-        maps = zip(self.backbone(self.normalised(x)), self.backbone(self.normalised(x_hat)), strict=True)
-        for i, (a, b) in enumerate(maps):
+        kept = self.backbone[0].weight  # may be of a half type, for speed
+        maps = (self.backbone(self.normalised(t).to(kept.dtype, memory_format=torch.channels_last)) for t in (x, x_hat))
+        for i, (a, b) in enumerate(zip(*maps, strict=True)):
             distance = distance + self.distances(i, a, b).mean((1, 2))
         return distance
 
@@ -89,7 +90,7 @@ def _heads(net: Net) -> list[Tensor]:
     """Weights `[C, 1, 1]` of the five maps of features, as trained on people's judgements by LPIPS' authors."""
     spec = find_spec("lpips")
     if spec is None or not spec.submodule_search_locations:
-        raise DkicError("LPIPS needs the `lpips` package's trained heads: pip install 'dkic[train]'")
+        raise DkicError(f"LPIPS needs the `lpips` package's trained heads; {install('train')}")
     path = Path(spec.submodule_search_locations[0]) / "weights" / "v0.1" / f"{net}.pth"
     state = torch.load(path, map_location="cpu", weights_only=True)
     return [state[f"lin{i}.model.1.weight"].reshape(-1, 1, 1) for i in range(5)]

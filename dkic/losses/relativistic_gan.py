@@ -24,15 +24,19 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(global_mean(fake) - real).mean() + F.softplus(fake - global_mean(real)).mean()
 
 
-def generator_loss(real: Tensor, fake: Tensor) -> Tensor:
+def generator_loss(real: Tensor, fake: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """L_G as a scalar, the mean over this process' patches. real is detached: no weight of the generator moves it.
 
     Args:
-        real, fake: logits C(x) and C(x_hat), of one shape.
+        real, fake: logits C(x) and C(x_hat), of one shape `[N, ...]`.
+        weight: of all patches, or of those of each image `[N]`.
     """
     _check(real, fake)
     real = real.detach()
-    return F.softplus(real - global_mean(fake)).mean() + F.softplus(global_mean(real) - fake).mean()
+    if isinstance(weight, Tensor):
+        weight = weight.view(-1, *(1 for _ in real.shape[1:]))
+    losses = F.softplus(real - global_mean(fake)), F.softplus(global_mean(real) - fake)
+    return (weight * losses[0]).mean() + (weight * losses[1]).mean()
 
 
 def discriminator_accuracy(real: Tensor, fake: Tensor) -> Tensor:

@@ -5,9 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dkic.models.config import ModelConfig
-from dkic.models.dkic import DKIC
-from dkic.models.ldcn_block import LDCNBlock
+from dkic.models.presets import Config, network_of
+from dkic.nn.ldcn_block import LDCNBlock
 
 
 class Complexity(NamedTuple):
@@ -28,13 +27,13 @@ def _macs(module: nn.Module, output: Tensor) -> int:
     return 0
 
 
-def complexity(config: ModelConfig) -> Complexity:
+def complexity(config: Config) -> Complexity:
     """Counts on a real forward pass, with hooks; nothing is estimated from formulas of the architecture."""
     with torch.device("cpu"):
-        model = DKIC(config).float()
+        model = network_of(config).float()
     counted = dict.fromkeys(("g_a", "g_s", "h_a", "h_s", "context"), 0)
     for part in counted:
-        for module in getattr(model, part).modules():
+        for module in getattr(model, part, nn.Module()).modules():  # a variable-rate model has no hyper-prior
 
             def count(module: nn.Module, _inputs: object, output: Tensor, part: str = part) -> None:
                 counted[part] += _macs(module, output)
@@ -43,7 +42,8 @@ def complexity(config: ModelConfig) -> Complexity:
                 module.register_forward_hook(count)
     side = 256
     with torch.no_grad():
-        model(torch.zeros(1, 3, side, side, dtype=torch.float32, device="cpu"))
+        x = torch.zeros(1, 3, side, side, dtype=torch.float32, device="cpu")
+        model(x, quality=x.new_tensor([50.0])) if model.variable_rate else model(x)
     per_pixel = {part: n / side**2 / 1000 for part, n in counted.items()}
     shared = per_pixel["h_s"] + per_pixel["context"]
     encode = per_pixel["g_a"] + per_pixel["h_a"] + shared

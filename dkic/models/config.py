@@ -1,6 +1,6 @@
-"""The codec's shape: presets `tiny` and `base`.
+"""Shape of a codec of one quality.
 
-The paper gives neither widths nor groups nor the direction of the asymmetry; every number here is our choice.
+The paper gives neither widths nor groups nor the direction of the asymmetry; every number is our choice.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +20,7 @@ MAX_SLICES = 16
 MAX_HYPER_CHANNELS = MAX_TABLES - len(SCALES)
 
 
-def _within(value: object, low: int, high: int) -> bool:
+def within(value: object, low: int, high: int) -> bool:
     """Whether it is an int (True is none) in these bounds, which JSON doesn't promise."""
     return type(value) is int and low <= value <= high
 
@@ -36,7 +36,7 @@ class SliceSpec:
     passes: int
 
     def __post_init__(self) -> None:
-        if not _within(self.channels, 1, MAX_CHANNELS) or not _within(self.passes, 1, 4) or self.passes == 3:
+        if not within(self.channels, 1, MAX_CHANNELS) or not within(self.passes, 1, 4) or self.passes == 3:
             given = f"{self.channels!r:.40} and {self.passes!r:.40}"
             raise DkicError(f"a slice needs 1 to {MAX_CHANNELS} channels and 1, 2 or 4 passes, not {given}")
 
@@ -67,7 +67,7 @@ class ModelConfig:
             ("bottlenecks", 0, MAX_BOTTLENECKS),
         ):
             values = getattr(self, name)
-            if not isinstance(values, tuple) or len(values) != 3 or not all(_within(v, low, high) for v in values):
+            if not isinstance(values, tuple) or len(values) != 3 or not all(within(v, low, high) for v in values):
                 raise DkicError(f"{name} must be 3 whole numbers from {low} to {high}, not {values!r:.40}")
         for name, high in (
             ("hyper_channels", MAX_HYPER_CHANNELS),
@@ -75,7 +75,7 @@ class ModelConfig:
             ("hyper_features", MAX_CHANNELS),
             ("context_channels", MAX_CHANNELS),
         ):
-            if not _within(getattr(self, name), 1, high):
+            if not within(getattr(self, name), 1, high):
                 raise DkicError(f"{name} must be a whole number from 1 to {high}, not {getattr(self, name)!r:.40}")
         slices = self.slices
         if not isinstance(slices, tuple) or not 1 <= len(slices) <= MAX_SLICES or self.latent_channels > MAX_CHANNELS:
@@ -100,30 +100,3 @@ class ModelConfig:
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         values["slices"] = tuple(SliceSpec(**s) for s in values["slices"])
         return cls(**values)
-
-
-PRESETS: dict[str, ModelConfig] = {
-    # For the CPU: at most 3.2 M parameters and 40 kMAC per pixel each way. Most of the work is at 1/8 and below, where a
-    # channel costs least; the thin 1/2-size stage is what full-size memory traffic allows.
-    "tiny": ModelConfig(
-        widths=(24, 48, 96),
-        groups=(1, 3, 6),
-        bottlenecks=(1, 2, 3),
-        slices=(SliceSpec(8, 4), SliceSpec(8, 4), SliceSpec(16, 2), SliceSpec(32, 2), SliceSpec(64, 1)),
-        hyper_channels=64,
-        hyper_groups=4,
-        hyper_features=128,
-        context_channels=96,
-    ),
-    # For a GPU: 483 kMAC per pixel both ways together, within the 574 that ELIC takes.
-    "base": ModelConfig(
-        widths=(128, 192, 256),
-        groups=(8, 12, 16),
-        bottlenecks=(3, 3, 3),
-        slices=(SliceSpec(16, 4), SliceSpec(16, 4), SliceSpec(32, 2), SliceSpec(64, 2), SliceSpec(192, 1)),
-        hyper_channels=192,
-        hyper_groups=12,
-        hyper_features=320,
-        context_channels=256,
-    ),
-}

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from dkic.models.ldcn_block import LDCNBlock, plus_branch
+from dkic.nn.ldcn_block import LDCNBlock, plus_branch
 
 
 class ResidualBottleneck(nn.Module):
@@ -35,7 +35,7 @@ class DRBG(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             *(ResidualBottleneck(channels) for _ in range(bottlenecks)),
-            LDCNBlock(channels, groups),
+            LDCNBlock(channels, groups, mask="sigmoid", relu=False),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 

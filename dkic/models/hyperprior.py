@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dkic.entropy.exact_network import ACTIVATION_MAX, ExactConv2d, Step
 from dkic.entropy.tables import FREQUENCY_SUM, Tables, tables_from_pmf
 from dkic.models.config import ModelConfig
-from dkic.models.exact_ldcn_block import ExactLDCNBlock
+from dkic.quantized import ACTIVATION_MAX, ActivationScale, QuantizedConv2d, QuantizedLayer, QuantizedLDCNBlock
 
 
 class HyperAnalysis(nn.Sequential):
@@ -27,39 +26,39 @@ class HyperAnalysis(nn.Sequential):
         )
 
 
-class HyperSynthesis(nn.Sequential):
+class HyperSynthesis(QuantizedLayer, nn.Sequential):
     """z_hat `[N, hyper_channels, h/4, w/4]` -> features `[N, hyper_features, h, w]` that every slice's context sees.
 
-    In its exact state (see dkic.entropy.exact_network) the features are integers on the grid `features`.
+    Quantized (see dkic.quantized) the features are activations of the scale `features`.
     """
-
-    exact = False
 
     def __init__(self, config: ModelConfig) -> None:
         c = config.hyper_channels
         # The identities stand for ReLUs, which the convolutions do: weights files count them in layers' names.
-        symbols, coarse, fine, features = Step(c, 1.0), Step(c), Step(c), Step(config.hyper_features)
-        super().__init__(
+        symbols, coarse, fine = ActivationScale(c, 1.0), ActivationScale(c), ActivationScale(c)
+        features = ActivationScale(config.hyper_features)
+        nn.Sequential.__init__(
+            self,
             _upsample(c, symbols, coarse),
             nn.Identity(),
-            ExactLDCNBlock(c, config.hyper_groups, coarse),
+            QuantizedLDCNBlock(c, config.hyper_groups, coarse),
             _upsample(c, coarse, fine),
             nn.Identity(),
-            ExactConv2d(c, config.hyper_features, 1, inputs=[fine], outputs=features, relu=True),
+            QuantizedConv2d(c, config.hyper_features, 1, inputs=[fine], outputs=features, relu=True),
         )
         # All of them are parts of this module, so that they move to a device with it.
-        self.grids = nn.ModuleDict({"symbols": symbols, "coarse": coarse, "fine": fine, "features": features})
+        self.scales = nn.ModuleDict({"symbols": symbols, "coarse": coarse, "fine": fine, "features": features})
 
     def forward(self, z_hat: Tensor) -> Tensor:
-        t = z_hat.clamp(-ACTIVATION_MAX, ACTIVATION_MAX) if self.exact else z_hat
+        t = z_hat.clamp(-ACTIVATION_MAX, ACTIVATION_MAX) if not self.is_float else z_hat
         for layer in list(self)[:6]:
             t = layer(t)
         return t
 
 
-def _upsample(channels: int, inputs: Step, outputs: Step) -> nn.Sequential:
+def _upsample(channels: int, inputs: ActivationScale, outputs: ActivationScale) -> nn.Sequential:
     """As dkic.models.synthesis.upsample; with the ReLU that follows."""
-    convolution = ExactConv2d(channels, channels * 4, 3, 1, 1, inputs=[inputs], outputs=outputs, relu=True)
+    convolution = QuantizedConv2d(channels, channels * 4, 3, 1, 1, inputs=[inputs], outputs=outputs, relu=True)
     return nn.Sequential(convolution, nn.PixelShuffle(2))
 
 

@@ -1,25 +1,30 @@
-"""The asymmetric space-channel context: mean and scale of the latent, slice after slice, pass after pass.
+"""Asymmetric space-channel context: mean and scale of the latent, slice after slice, pass after pass.
 
-The latent's channels are cut into slices. A slice sees the hyper-prior's features and every slice before it; within a slice,
-a pass sees the passes before it through a 5x5 convolution. First slices are thin and take more passes, since they carry
-most of the energy; the last is wide and takes one. Positions are handled as the four cells of a 2x2 grid:
+The latent's channels are cut into slices. A slice sees the features that all begin with and every slice before it. Within a
+slice, a pass sees the passes before it through a 5x5 convolution. The first slices are thin and take more passes, since they
+carry most of the energy; the last is wide and takes one. Positions are handled as the four cells of a 2x2 grid. The pass of each:
 
-    pass 0 of 4: cell (0,0)    1: (1,1)    2: (0,1)    3: (1,0)         pass 0 of 2: (0,0) (1,1)    1: (0,1) (1,0)
+    4 passes    2 passes    1 pass
+     0 2 0 2     0 1 0 1     0 0 0 0
+     3 1 3 1     1 0 1 0     0 0 0 0
+     0 2 0 2     0 1 0 1     0 0 0 0
+     3 1 3 1     1 0 1 0     0 0 0 0
 
-One traversal, `SliceContext.forward`, serves training, encoding and decoding: what becomes of a mean and a scale is up to the
-`visit` it is given. In the exact state (see dkic.entropy.exact_network) all between the features and a mean and an index is
-integers, means are multiples of 1/64 and indexes whole.
+One traversal, `SliceContext.walk`, serves training, encoding and decoding. Quantized (see dkic.quantized), all between the
+features and a mean and an index is integers, means are multiples of 1/64 and indexes whole.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dkic.entropy.exact_network import ACTIVATION_MAX, Entry, ExactConv2d, Step
 from dkic.entropy.quantization import MEAN_STEPS, SCALE_INDEX_MAX
-from dkic.models.config import ModelConfig, SliceSpec
+from dkic.models.config import SliceSpec
+from dkic.quantized import ACTIVATION_MAX, ActivationScale, LatentInput, QuantizedConv2d, QuantizedLayer
 
 Cells = tuple[tuple[int, int], ...]
 PASSES: dict[int, tuple[Cells, ...]] = {
@@ -27,13 +32,26 @@ PASSES: dict[int, tuple[Cells, ...]] = {
     2: (((0, 0), (1, 1)), ((0, 1), (1, 0))),
     4: (((0, 0),), ((1, 1),), ((0, 1),), ((1, 0),)),
 }
-# visit(channels of the slice, cells of the pass, mean, scale_index) -> y_hat there; tensors are [N, channels, cells * h/2, w/2].
-Visit = Callable[[slice, Cells, Tensor, Tensor], Tensor]
 
 # A scale is coded as an index into a table of log-spaced scales. The network gives the index itself, before rounding.
 # From a unit output: 8 indexes are a factor of 2.7 in scale; 24 is a scale of 2.1.
 INDEX_STEP, INDEX_START = 8.0, 24.0
-_OUTPUT_MAX = 2**15  # of the exact state's results: means to 512
+_OUTPUT_MAX = 2**15  # of the quantized results: means to 512
+
+
+@dataclass
+class Pass:
+    """A pass of the walk through a latent.
+
+    channels: of its slice. cells: its positions. mean, scale_index: `[N, channels, cells * h/2, w/2]`, see `take_cells`.
+    y_hat: of that shape; to be set before the walk goes on.
+    """
+
+    channels: slice
+    cells: Cells
+    mean: Tensor
+    scale_index: Tensor
+    y_hat: Tensor | None = None
 
 
 def take_cells(t: Tensor, cells: Cells) -> Tensor:
@@ -46,36 +64,41 @@ def join_cells(parts: dict[tuple[int, int], Tensor]) -> Tensor:
     return F.pixel_shuffle(torch.stack([parts[i, j] for i in (0, 1) for j in (0, 1)], dim=2).flatten(1, 2), 2)
 
 
-class PassContext(nn.Module):
-    """What one pass of a slice knows of the passes before it, and its mean and scale index.
+class PassContext(QuantizedLayer):
+    """Mean and scale index of one pass of a slice.
 
-    entry: the grid of y_hat; features: that of the slice's features.
+    Args:
+        spec: of the slice. width: channels of its features. first: no pass is known before it.
+        latent, inputs: scales of y_hat, and of the slice's features with what the passes before add to them.
     """
 
-    exact = False
-
-    def __init__(self, spec: SliceSpec, width: int, first: bool, entry: Entry, features: Step) -> None:
+    def __init__(
+        self, spec: SliceSpec, width: int, first: bool, latent: ActivationScale, inputs: ActivationScale
+    ) -> None:
         super().__init__()
-        self.spatial = None if first else ExactConv2d(spec.channels, width, 5, 2, inputs=[entry], outputs=features)
-        self.hidden = Step(width)
-        self.results = Step(spec.channels * 2, [1 / MEAN_STEPS] * spec.channels + [1 / INDEX_STEP] * spec.channels)
+        self.inputs = inputs
+        self.spatial = None if first else QuantizedConv2d(spec.channels, width, 5, 2, inputs=[latent], outputs=inputs)
+        self.hidden = ActivationScale(width)
+        self.results = ActivationScale(
+            spec.channels * 2, [1 / MEAN_STEPS] * spec.channels + [1 / INDEX_STEP] * spec.channels
+        )
         self.parameters_of = nn.Sequential(
             nn.ReLU(),
-            ExactConv2d(width, width, 1, inputs=[features], outputs=self.hidden, relu=True),
+            QuantizedConv2d(width, width, 1, inputs=[inputs], outputs=self.hidden, relu=True),
             nn.Identity(),  # as in HyperSynthesis
-            ExactConv2d(width, spec.channels * 2, 1, inputs=[self.hidden], outputs=self.results, bound=_OUTPUT_MAX),
+            QuantizedConv2d(width, spec.channels * 2, 1, inputs=[self.hidden], outputs=self.results, bound=_OUTPUT_MAX),
         )
-        self.features = (features,)  # in a tuple: it is the slice's part
 
-    def forward(self, features: Tensor, known: Tensor | None, cells: Cells) -> tuple[Tensor, Tensor]:
+    def forward(self, cells: Cells, features: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and scale index at these cells, from the slice's features `[N, width, h, w]` and what is known of its channels."""
         t = take_cells(features, cells)
-        if self.spatial is not None and known is not None:
+        if self.spatial is not None:
             # A stride of 2 from the cell's corner gives the convolution at this cell's pixels alone.
             padded = F.pad(known, (2, 2, 2, 2))
-            h, w = known.shape[-2:]
+            h, w = features.shape[-2:]
             t = t + torch.cat([self.spatial(padded[..., i : i + h + 3, j : j + w + 3]) for i, j in cells], dim=2)
-        if not self.exact:
-            self.features[0].observe(t)
+        if self.is_float:
+            self.inputs.observe(t)
             mean, index = self.parameters_of(t).chunk(2, dim=1)
             return mean, index * INDEX_STEP + INDEX_START
         mean, index = self.parameters_of(t.clamp(-ACTIVATION_MAX, ACTIVATION_MAX)).chunk(2, dim=1)
@@ -83,75 +106,103 @@ class PassContext(nn.Module):
 
 
 class SliceContext(nn.Module):
-    """Walks through the latent in coding order; see the module's text.
+    """The context of all slices; see the module's text.
 
-    features: the grid of the hyper-synthesis' features, in the exact state.
+    Args:
+        config: `slices`, `hyper_features` and `context_channels` of a model's.
+        features: scale of the features that the walk begins with.
     """
 
-    def __init__(self, config: ModelConfig, features: Step | None = None) -> None:
+    def __init__(self, config: Any, features: ActivationScale | None = None) -> None:
         super().__init__()
-        self.specs, self.latent_channels = config.slices, config.latent_channels
+        self.specs: tuple[SliceSpec, ...] = config.slices
+        self.latent_channels = sum(spec.channels for spec in self.specs)
         self.features, self.passes = nn.ModuleList(), nn.ModuleList()
-        self.entries, self.grids = nn.ModuleList(), nn.ModuleList()
-        before, width = 0, config.context_channels
-        inputs: list[Step] = [features or Step(config.hyper_features, 1.0)]
-        for spec in config.slices:
-            entry, hidden, own = Entry(spec.channels), Step(width), Step(width)
+        self.entries, self.hidden_scales = nn.ModuleList(), nn.ModuleList()
+        before, width = config.hyper_features, config.context_channels
+        inputs: list[ActivationScale] = [features or ActivationScale(config.hyper_features, 1.0)]
+        for spec in self.specs:
+            entry, hidden, own = LatentInput(spec.channels, MEAN_STEPS), ActivationScale(width), ActivationScale(width)
             self.features.append(
                 nn.Sequential(
-                    ExactConv2d(config.hyper_features + before, width, 1, inputs=inputs, outputs=hidden, relu=True),
+                    QuantizedConv2d(before, width, 1, inputs=inputs, outputs=hidden, relu=True),
                     nn.Identity(),  # as in HyperSynthesis
-                    ExactConv2d(width, width, 3, 1, 1, inputs=[hidden], outputs=own),
+                    QuantizedConv2d(width, width, 3, 1, 1, inputs=[hidden], outputs=own),
                 )
             )
-            self.passes.append(nn.ModuleList(PassContext(spec, width, p == 0, entry, own) for p in range(spec.passes)))
+            self.passes.append(nn.ModuleList(PassContext(spec, width, p == 0, entry.scale, own) for p in range(spec.passes)))
             self.entries.append(entry)
-            self.grids.extend([hidden, own])
-            inputs = [*inputs, entry]
+            self.hidden_scales.append(hidden)
+            inputs = [*inputs, entry.scale]
             before += spec.channels
 
-    def forward(self, hyper: Tensor, visit: Visit) -> Tensor:
-        """hyper: features of the hyper-synthesis `[N, F, h, w]`, h and w even. Returns y_hat `[N, M, h, w]`."""
-        done: list[Tensor] = []
-        start = 0
-        n, _, h, w = hyper.shape
-        seen = _Seen(hyper, self.latent_channels - self.specs[-1].channels)
-        for spec, features_of, passes, entry in zip(self.specs, self.features, self.passes, self.entries, strict=True):
+    def walk(self, features: Tensor) -> "LatentWalk":
+        """The passes in coding order, of a latent `[N, M, h, w]`; features: `[N, F, h, w]`, h and w even.
+
+            walk = context.walk(features)
+            for part in walk:
+                part.y_hat = ...  # from part.mean and part.scale_index
+            walk.y_hat
+        """
+        return LatentWalk(self, features)
+
+
+class LatentWalk:
+    """Iterator over `Pass`es; see `SliceContext.walk`. Attribute y_hat: the latent `[N, M, h, w]`, at the end."""
+
+    y_hat: Tensor
+
+    def __init__(self, context: SliceContext, features: Tensor) -> None:
+        self._context, self._features = context, features
+
+    def __iter__(self) -> Iterator[Pass]:
+        context, start = self._context, 0
+        slices: list[Tensor] = []
+        seen = _Seen(self._features, context.latent_channels - context.specs[-1].channels)
+        for number, spec in enumerate(context.specs):
             channels = slice(start, start + spec.channels)
             start += spec.channels
-            features = features_of(seen.all())
-            unknown = hyper.new_zeros((n, spec.channels, h // 2, w // 2))
-            parts = {(i, j): unknown for i in (0, 1) for j in (0, 1)}
-            for cells, context in zip(PASSES[spec.passes], passes, strict=True):
-                known = entry(join_cells(parts)) if context.spatial is not None else None
-                mean, scale_index = context(features, known, cells)
-                y_hat = visit(channels, cells, mean, scale_index)
-                parts.update(zip(cells, y_hat.chunk(len(cells), dim=2), strict=True))
-            done.append(join_cells(parts))
-            if start < self.latent_channels:
-                seen.add(entry(done[-1]))
-            elif not entry.exact:
-                entry.observe(done[-1])
-            del features, parts, unknown, known, y_hat, mean, scale_index  # not beside those of the next slice
-        return torch.cat(done, dim=1)
+            entry = context.entries[number]
+            slices.append((yield from self._passes(number, channels, context.features[number](seen.all()))))
+            if start < context.latent_channels:
+                seen.add(entry(slices[-1]))
+            else:
+                entry.scale.observe(slices[-1])
+        self.y_hat = torch.cat(slices, dim=1)
+
+    def _passes(self, number: int, channels: slice, features: Tensor) -> Iterator[Pass]:
+        """The passes of one slice, whose y_hat it returns."""
+        n, _, h, w = features.shape
+        spec, entry = self._context.specs[number], self._context.entries[number]
+        unknown = features.new_zeros((n, spec.channels, h // 2, w // 2))
+        parts = {(i, j): unknown for i in (0, 1) for j in (0, 1)}
+        for cells, context in zip(PASSES[spec.passes], self._context.passes[number], strict=True):
+            known = None if context.spatial is None else entry(join_cells(parts))
+            part = Pass(channels, cells, *context(cells, features, known))
+            del known
+            yield part
+            if part.y_hat is None:
+                raise RuntimeError("a pass' y_hat must be set before the walk goes on")
+            parts.update(zip(cells, part.y_hat.chunk(len(cells), dim=2), strict=True))
+        return join_cells(parts)
 
 
 class _Seen:
-    """What a slice's features are made of: hyper, and the slices done as they enter the network.
+    """What a slice's features are made of: the first features, and the slices done as they enter the network.
 
     Without gradients all of it has its place from the start: put together anew for every slice, in another size each time, it
-    left gaps in memory that nothing fitted into, 0.4 GB of 3.9 for a picture of 8192x8192.
+    left gaps in memory that nothing fitted into, 0.4 GB of 3.9 for an image of 8192x8192.
     """
 
-    def __init__(self, hyper: Tensor, more: int) -> None:
+    def __init__(self, first: Tensor, more: int) -> None:
         self._parts: list[Tensor] = []
         self._room: Tensor | None = None
         if torch.is_grad_enabled():
-            self._parts.append(hyper)
+            self._parts.append(first)
         else:
-            n, c, h, w = hyper.shape
-            self._room = hyper.new_empty((n, h, w, c + more)).permute(0, 3, 1, 2)
-            self._room[:, :c] = hyper
+            n, c, h, w = first.shape
+            self._room = first.new_empty((n, h, w, c + more)).permute(0, 3, 1, 2)
+            self._room[:, :c] = first
             self._channels = c
 
     def add(self, part: Tensor) -> None:

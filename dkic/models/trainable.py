@@ -3,25 +3,28 @@
 import numpy as np
 import torch
 
-from dkic.entropy.exact_network import thaw
 from dkic.entropy.quantization import Arithmetic
 from dkic.entropy.tables import SCALES, Tables
+from dkic.models.codec_network import CodecNetwork
 from dkic.models.dkic import DKIC
+from dkic.models.presets import network_of
 from dkic.models.weights_file import Weights
+from dkic.quantized import dequantize
 
 
-def trainable(weights: Weights) -> DKIC:
+def trainable(weights: Weights) -> CodecNetwork:
     """A float32 model that does what `weights` does, nearly: its means and scales are no longer rounded."""
     theirs = weights.model
     with torch.device("cpu"):
-        model = DKIC(theirs.config).float()
-    for part in ("g_a", "g_s", "h_a", "h_s", "context"):
-        if weights.arithmetic == Arithmetic.EXACT and part in ("h_s", "context"):
-            continue
-        getattr(model, part).load_state_dict(getattr(theirs, part).state_dict())
-    if weights.arithmetic == Arithmetic.EXACT:
-        thaw(theirs, model)
-    model.prior.learn(_after_the_gaussians(weights.tables))
+        model = network_of(theirs.config).float()
+    integers = theirs.entropy_networks() if weights.arithmetic == Arithmetic.EXACT else {}
+    for part, network in theirs.named_children():
+        if part not in integers and part != "prior":
+            getattr(model, part).load_state_dict(network.state_dict())
+    if integers:
+        dequantize(theirs, model)
+    if isinstance(model, DKIC):
+        model.prior.learn(_after_the_gaussians(weights.tables))
     return model
 
 

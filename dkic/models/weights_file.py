@@ -1,6 +1,6 @@
-"""Weights on disk: one safetensors file a quality level, with the model's config and its frozen integer tables inside.
+"""Weights on disk: a safetensors file for each quality, or one for all of a variable-rate model, with config and integer tables.
 
-What decides bits, h_s and the context, is stored as the integers of dkic.entropy.exact_network; of the transforms g_a, g_s and
+What decides bits, h_s and the context, is stored as the integers of dkic.quantized; of the transforms g_a, g_s and
 h_a large weights as int8 with a step for each output channel (dkic.models.int8_weights), all else as float16. So a tiny model's
 2.7 M parameters take 3.2 MB. They are computed with as float32: rounding them once, here, is part of the model.
 
@@ -23,26 +23,28 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dkic.entropy.exact_network import check, frozen_names, make_room
-from dkic.entropy.quantization import Arithmetic
+from dkic.entropy.quantization import MAX_QUALITY, PARTS, Arithmetic, Quantizer, qstep_size
 from dkic.entropy.tables import SCALES, Tables, gaussian_tables
 from dkic.errors import DkicError
-from dkic.models.config import ModelConfig
+from dkic.models.codec_network import CodecNetwork
 from dkic.models.dkic import DKIC
 from dkic.models.int8_weights import from_int8, is_large, to_int8
+from dkic.models.presets import config_of, network_of
 from dkic.output_file import reason, write_atomically
+from dkic.quantized import check_bounds, convert_empty, stored_names
 
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
 HASH_BYTES = 8
+_SHIPPED_NAME = re.compile(r"(.+?)(?:-q(\d+))?(?:\.(\d+))?")
 _TABLES = "tables."
 _STEPS = "steps."
 # The factorized prior is needed in training alone: its integer tables are in the file.
 _TRAINING_ONLY = "prior."
-_ENTROPY_PARTS = ("h_s", "context")
-_GRID = ".size"  # a float network's grids are of no use
+_SCALE = ".scale"  # a float network's activation scales are of no use
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Weights:
     """
 
     path: Path
-    model: DKIC
+    model: CodecNetwork
     tables: Tables
     hash: bytes
     quality: int
@@ -66,25 +68,41 @@ class Weights:
         """Where the model computes."""
         return next(self.model.g_a.parameters()).device
 
+    @property
+    def qualities(self) -> range:
+        """The qualities that it serves."""
+        return range(1, MAX_QUALITY + 1) if self.model.variable_rate else range(self.quality, self.quality + 1)
+
+    def quality_at(self, quality: int, qstep: int) -> Tensor | None:
+        """What a variable-rate model is given for an operating point: `[1]`, quality - qstep / 16; None for other models."""
+        if not self.model.variable_rate:
+            return None
+        return torch.tensor([quality - qstep / PARTS], dtype=torch.float64, device=self.device).clamp(1, MAX_QUALITY)
+
+    def quantization(self, quality: int, qstep: int) -> tuple[Tensor | None, Quantizer]:
+        """`quality_at`, and how the latent is quantized there."""
+        at = self.quality_at(quality, qstep)
+        return at, Quantizer(qstep_size(qstep), qstep) if at is None else self.model.quantizer(at)
+
 
 def file_hash(path: Path) -> bytes:
     """What names a model in a .dkic file."""
     return hashlib.sha256(path.read_bytes()).digest()[:HASH_BYTES]
 
 
-def save_weights(path: Path, model: DKIC, quality: int, about: dict[str, Any], tables: Tables | None = None) -> None:
+def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str, Any], tables: Tables | None = None) -> None:
     """Write a model for use.
 
     Args:
-        model: its h_s and context frozen (`dkic.entropy.exact_network.freeze`), and so large weights of its transforms stored in
+        model: its h_s and context frozen (`dkic.quantized.convert`), and so large weights of its transforms stored in
             8 bits; or float, and all stored in float16.
         quality: its level, 1 to 255, rising with the rate.
         about: JSON facts worth keeping.
         tables: those of z and y; by default made from model.prior.
     """
     _check_quality(quality)
-    tables = tables or gaussian_tables().concat(model.prior.tables())
-    integers = {f"{part}.{name}" for part in _ENTROPY_PARTS for name in frozen_names(getattr(model, part))}
+    tables = tables or _tables_of(model)
+    integers = set(stored_names(model))
     tensors: dict[str, torch.Tensor] = {}
     for name, value in _stored(model).items():
         if name in integers:
@@ -99,6 +117,11 @@ def save_weights(path: Path, model: DKIC, quality: int, about: dict[str, Any], t
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     head = {"format": 3 if integers else 1, "quality": quality, "config": model.config.to_dict(), "about": about}
     write_atomically(path, save(tensors, {"dkic": json.dumps(head, sort_keys=True)}), force=True)
+
+
+def _tables_of(model: CodecNetwork) -> Tables:
+    """Those of the 64 scales, then one for each channel of z."""
+    return gaussian_tables().concat(model.prior.tables()) if isinstance(model, DKIC) else gaussian_tables()
 
 
 def load_weights(path: str | Path) -> Weights:
@@ -123,12 +146,12 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
         _check_quality(head["quality"])
         if not isinstance(head["about"], dict):
             raise DkicError("about must be an object")
-        config = ModelConfig.from_dict(head["config"])
+        config = config_of(head["config"])
         arithmetic = FORMATS[head["format"]]
         with _LayersWithoutMemory():
-            model = DKIC(config)
+            model = network_of(config)
             if arithmetic == Arithmetic.EXACT:
-                make_room(model)
+                convert_empty(model)
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         room = _stored(model)
         in_int8 = [name for name in room if _STEPS + name in found] if head["format"] == 3 else []
@@ -154,15 +177,15 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
             tensors[name] = from_int8(tensors[name], step)
         model.load_state_dict(tensors, strict=False, assign=True)
         if arithmetic == Arithmetic.EXACT:
-            check(model)
+            check_bounds(model)
     except (DkicError, KeyError) as error:
         raise DkicError(f"damaged weights file ({reason(error)})") from None
     return Weights(path, _for_coding(model, arithmetic), tables, file_hash(path), head["quality"], head["about"], arithmetic)
 
 
-def _stored(model: DKIC) -> dict[str, torch.Tensor]:
+def _stored(model: CodecNetwork) -> dict[str, torch.Tensor]:
     """What a file holds of a model's state."""
-    return {n: t for n, t in model.state_dict().items() if not n.startswith(_TRAINING_ONLY) and not n.endswith(_GRID)}
+    return {n: t for n, t in model.state_dict().items() if not n.startswith(_TRAINING_ONLY) and not n.endswith(_SCALE)}
 
 
 def _room_in_int8(room: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -192,13 +215,14 @@ def _check_quality(quality: object) -> None:
         raise DkicError(f"quality must be a whole number from 1 to 255, not {quality!r:.40}")
 
 
-def _for_coding(model: DKIC, arithmetic: Arithmetic) -> DKIC:
+def _for_coding(model: CodecNetwork, arithmetic: Arithmetic) -> CodecNetwork:
     model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    model.prior.float()  # which was made in torch's default dtype
+    if isinstance(model, DKIC):
+        model.prior.float()  # which was made in torch's default dtype
     if arithmetic == Arithmetic.FLOAT64:
         # It leaves no rounding differences that would reach the coded grids (quantization.py).
-        model.h_s.double()
-        model.context.double()
+        for network in model.entropy_networks().values():
+            network.double()
     return model
 
 
@@ -217,12 +241,15 @@ def find_weights(model: str | Path) -> list[Path]:
 
 
 def _newest(model: str) -> list[Path]:
-    """Shipped files of a name: NAME-qQUALITY.safetensors, or NAME-qQUALITY.REVISION.safetensors where there are later ones."""
+    """The newest shipped files of a name: NAME-qQUALITY.safetensors each, or NAME.safetensors of a variable-rate model.
+
+    Where there are later revisions, .REVISION follows the stem.
+    """
     newest: dict[int, tuple[int, Path]] = {}
-    for path in SHIPPED.glob("*-q*.safetensors"):
-        found = re.fullmatch(r"(.+)-q(\d+)(?:\.(\d+))?", path.stem)
+    for path in SHIPPED.glob("*.safetensors"):
+        found = _SHIPPED_NAME.fullmatch(path.stem)
         if found and found[1] == model:
-            quality, revision = int(found[2]), int(found[3] or 1)
+            quality, revision = int(found[2] or 0), int(found[3] or 1)
             newest[quality] = max(newest.get(quality, (0, path)), (revision, path))
     return [path for _, (_, path) in sorted(newest.items())]
 
@@ -240,4 +267,4 @@ def find_by_hash(model_hash: bytes) -> Path:
 
 def shipped_models() -> list[str]:
     """Names of the models that come with the package."""
-    return sorted({path.stem.rpartition("-q")[0] for path in SHIPPED.glob("*-q*.safetensors")})
+    return sorted({found[1] for path in SHIPPED.glob("*.safetensors") if (found := _SHIPPED_NAME.fullmatch(path.stem))})

@@ -99,10 +99,11 @@ class DeformConv2dPack(_DeformConv2d):
 
     A convolution of the same geometry, `conv_offset`, gives 3*G*K channels: the first 2*G*K are the offsets, (dy, dx) interleaved
     per tap; the sigmoid of the last G*K are the masks. It begins at zero, so that the layer begins as a convolution whose taps
-    are halved.
+    are halved. With `modulated=False` there are no masks: mmcv's `DeformConv2dPack` (DCNv1), which has no bias either.
 
     Constructor, parameters (`weight`, `bias`, `conv_offset.weight`, `conv_offset.bias`), their names and their initialization are
-    mmcv's, so state dicts load either way. `torch.jit.script`, `torch.compile` and `torch.export` take it.
+    `ModulatedDeformConv2dPack`'s, so state dicts load either way. `torch.jit.script`, `torch.compile` and `torch.export`
+    take it.
 
     Args:
         in_channels: C of the input.
@@ -112,6 +113,7 @@ class DeformConv2dPack(_DeformConv2d):
         groups: number of weight groups, dividing C and O.
         deform_groups: number of offset groups G, dividing C.
         bias: whether the output has a learned bias.
+        modulated: whether there are masks.
 
     Raises:
         ValueError: groups does not divide C and O, or deform_groups not C.
@@ -129,14 +131,14 @@ class DeformConv2dPack(_DeformConv2d):
         groups: int = 1,
         deform_groups: int = 1,
         bias: bool = True,
+        modulated: bool = True,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         self._check_divides("deform_groups", deform_groups, in_channels=in_channels)
-        self.deform_groups = deform_groups
+        self.deform_groups, self.modulated = deform_groups, modulated
         self.offset_channels = 2 * deform_groups * math.prod(self.kernel_size)
-        self.conv_offset = nn.Conv2d(
-            in_channels, self.offset_channels // 2 * 3, self.kernel_size, self.stride, self.padding, self.dilation
-        )
+        predicted = self.offset_channels // 2 * (3 if modulated else 2)
+        self.conv_offset = nn.Conv2d(in_channels, predicted, self.kernel_size, self.stride, self.padding, self.dilation)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -150,9 +152,10 @@ class DeformConv2dPack(_DeformConv2d):
     def forward(self, input: Tensor) -> Tensor:
         """`[N, O, Ho, Wo]` of input `[N, C, H, W]`, in its memory format."""
         predicted = self.conv_offset(input)
-        offset, mask = predicted[:, : self.offset_channels], predicted[:, self.offset_channels :].sigmoid()
+        offset = predicted[:, : self.offset_channels]
+        mask = predicted[:, self.offset_channels :].sigmoid() if self.modulated else None
         return deform_conv2d(input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
 
     def extra_repr(self) -> str:
         groups = f", deform_groups={self.deform_groups}" if self.deform_groups != 1 else ""
-        return super().extra_repr() + groups
+        return super().extra_repr() + groups + ("" if self.modulated else ", modulated=False")

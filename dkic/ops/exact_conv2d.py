@@ -1,4 +1,4 @@
-"""A convolution of integers with its requantisation in one pass, for dkic.entropy.exact_network on the CPU."""
+"""A convolution of integers with its requantisation in one pass, for dkic.quantized on the CPU."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""From the integers of a convolution to those of the next layer: dkic.entropy.exact_network's one piece of arithmetic."""
+"""From the integers of a convolution to those of the next layer: the one piece of arithmetic of dkic.quantized."""
 
 import torch
 from torch import Tensor

@@ -1,8 +1,26 @@
-"""Schemas of the native ops. Native code implements `<op>` and `<op>_backward`; fakes, autograd and autocast are in Python."""
+"""Schemas of the native ops. Native code implements `<op>` and `<op>_backward`; fakes, autograd and autocast are in Python.
+
+The build compiles the definitions below into `libdkic_cpu.so` (setup.py), so that the ops exist in a C++ program that loads it.
+"""
 
 import torch
 
-library = torch.library.Library("dkic", "DEF")
+from dkic.ops import backends
+
+
+class _Library(torch.library.Library):
+    """Defines what `libdkic_cpu.so` does not: everything where it is not built, whose absence is reported at the first call."""
+
+    def define(self, schema: str) -> None:
+        name = schema.partition("(")[0]
+        if not hasattr(torch.ops.dkic, name):
+            super().define(schema)
+        elif getattr(torch.ops.dkic, name).default._schema != torch._C.parse_schema(f"dkic::{schema}"):
+            raise ImportError(f"dkic.ops.{name}: dkic's CPU kernels were built from other sources; {backends.REBUILD}")
+
+
+backends.load_cpu()
+library = _Library("dkic", "FRAGMENT")
 
 library.define(
     "ldcn(Tensor x, Tensor offset, Tensor? mask, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation) -> Tensor"

@@ -11,6 +11,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import nn
 
 from dkic.errors import DkicError
+from dkic.models.codec_network import CodecNetwork
 from dkic.training.device import DeviceName, device_for
 
 T = TypeVar("T")
@@ -57,14 +58,14 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def autocast_transforms(model: nn.Module, device: torch.device) -> None:
+def autocast_transforms(model: CodecNetwork, device: torch.device) -> None:
     """From now on g_a and g_s compute in bfloat16 where autocast does.
 
-    But for g_a's last layer: y, the entropy model, likelihoods and the rate stay float32, as do losses and discriminator.
+    But for g_a's last layer: y, the entropy model, likelihoods and the rate stay float32, as does the discriminator.
     A step of bfloat16 is 1/2 at 64 and above, and y is to be rounded to whole numbers.
     """
     _within(model.g_a, device, True)
-    _within(model.g_a[-1], device, False)
+    _within(model.g_a.head if model.variable_rate else model.g_a[-1], device, False)
     _within(model.g_s, device, True)
 
 
@@ -72,8 +73,8 @@ def _within(module: nn.Module, device: torch.device, enabled: bool) -> None:
     """Has a module computed with autocast to bfloat16, or in float32 in spite of it; its result is float32."""
     forward = module.forward
 
-    def within(x: torch.Tensor) -> torch.Tensor:
+    def within(x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled):
-            return forward(x if enabled else x.float()).float()
+            return forward(x if enabled else x.float(), *more).float()
 
     module.forward = within  # type: ignore[method-assign]

@@ -1,15 +1,17 @@
 """A recipe: what a PO-DKIC training run does, typed, checked, and read from a YAML file."""
 
+import math
 import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dkic.errors import DkicError
-from dkic.models.config import PRESETS
+from dkic.models.presets import PRESETS
+from dkic.models.variable_rate_config import VariableRateConfig
 from dkic.output_file import reason
 
 Positive = Annotated[float, Field(gt=0)]
@@ -17,41 +19,81 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+
+
+def _along_quality(value: Any) -> float | list[float]:
+    numbers = value if isinstance(value, list) else [value]
+    if all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+        if len(numbers) == 2 and min(numbers) > 0:
+            return [float(n) for n in numbers]
+        if numbers is not value and value >= 0:
+            return float(value)
+    raise ValueError("must be a number of at least 0, or two above 0")
+
+
+# A number, or two: at quality 1 and at quality 100.
+AlongQuality = Annotated[float | list[float], BeforeValidator(_along_quality)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Weights(_Part):
-    """w1, w2 and w3 of equation 3: mse of values in [0, 255], lpips, and gan, which counts in stages that have it."""
+    """Weights of the loss' terms, those of equation 3 first.
 
-    mse: NotNegative
-    lpips: NotNegative
-    gan: NotNegative
+    mse: of values in [0, 255]. lpips: of `lpips_net`. gan: in stages that have it. dists, lpips_vgg: of `vgg_crops` crops.
+    color: of `dkic.losses.color.color_distance`. Of a variable-rate model each may be two numbers, at quality 1 and 100.
+    """
+
+    mse: AlongQuality
+    lpips: AlongQuality
+    gan: AlongQuality
+    dists: AlongQuality = 0.0
+    lpips_vgg: AlongQuality = 0.0
+    color: AlongQuality = 0.0
 
 
 class Rate(_Part):
-    """Equation 2: lambda_alpha weighs the rate at or above the target (bits per pixel), lambda_beta below it."""
+    """How the rate is weighed.
 
-    target: Positive
-    lambda_alpha: Positive
-    lambda_beta: NotNegative
+    Of a model of one quality by equation 2: lambda_alpha at or above the target (bits per pixel), lambda_beta below it. Of a
+    variable-rate model by two numbers, at quality 1 and 100; between them the weight is geometric.
+    """
+
+    target: Positive | None = None
+    lambda_alpha: Positive | None = None
+    lambda_beta: NotNegative | None = None
+    weights: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Rate":
-        if self.lambda_beta >= self.lambda_alpha:
+        by_target = [self.target, self.lambda_alpha, self.lambda_beta]
+        if (None in by_target) == (self.weights is None) or (self.weights and any(v is not None for v in by_target)):
+            raise ValueError("must have target, lambda_alpha and lambda_beta, or weights")
+        if self.weights is None and self.lambda_beta >= self.lambda_alpha:
             below = f"below lambda_alpha ({self.lambda_alpha:g})"
             raise ValueError(f"lambda_beta must be {below}, not {self.lambda_beta:g}")
         return self
 
 
 class LearningRate(_Part):
-    """Adam's: values[i] until epoch epochs[i] of the whole run, the last value from there on."""
+    """Adam's: values[i] until epoch epochs[i] of the whole run, the last value from there on.
 
-    values: list[Positive]
-    epochs: list[Count]
+    Or peak, reached after warmup_steps and falling along a cosine to 1/50 of it at the run's end.
+    """
+
+    values: list[Positive] = []
+    epochs: list[Count] = []
+    peak: Positive | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _check(self) -> "LearningRate":
+        if self.peak is not None:
+            if self.values or self.epochs:
+                raise ValueError("must have peak, or values and epochs")
+            return self
         if len(self.values) != len(self.epochs) + 1:
             raise ValueError(f"values must be one more than epochs, not {len(self.values)} and {len(self.epochs)}")
         if sorted(set(self.epochs)) != self.epochs:
@@ -76,11 +118,12 @@ class Stage(_Part):
 class Recipe(_Part):
     """A run: stages after each other, epochs counted over all of them.
 
-    preset: the model's, "tiny" or "base". batch, crop: crops a step, and their side in pixels.
+    preset: the model's, one of PRESETS. batch, crop: crops a step, and their side in pixels.
     epoch_steps: steps in an epoch; None: as many as there are whole batches in the photographs.
     lpips_net: "alex" or "vgg". lpips_shifts: LPIPS is taken of a window at a random one of so many places in each direction.
     With 1 a decoder learns where AlexNet samples, every 4th pixel, and leaves a fine weave: 0.173 became 0.200 where both
     pictures were moved by 2 pixels.
+    vgg_crops: crops of every micro-batch that each judge with VGG's features sees, one judge's after the other's.
     discriminator_width: channels after its first layer; HiFiC has 64.
     clip_norm: bound of the gradients' norm.
     accumulation: micro-batches that each process takes its share of the batch in, for a GPU of little memory.
@@ -100,6 +143,7 @@ class Recipe(_Part):
     epoch_steps: Count | None = None
     lpips_net: Literal["alex", "vgg"] = "alex"
     lpips_shifts: Count = 1
+    vgg_crops: Count = 1
     discriminator_width: Count = 64
     clip_norm: Positive = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -129,6 +173,15 @@ class Recipe(_Part):
             raise ValueError("weights.gan must be above 0 where a stage has gan")
         if self.weights.mse == self.weights.lpips == 0:
             raise ValueError("weights.mse or weights.lpips must be above 0")
+        variable = isinstance(PRESETS[self.preset], VariableRateConfig)
+        if variable != (self.rate.weights is not None):
+            raise ValueError(f"rate must have {'weights' if variable else 'a target'} for {self.preset}")
+        spans = [name for name, weight in self.weights if isinstance(weight, list)]
+        if spans and not variable:
+            raise ValueError(f"weights.{spans[0]} must be one number: {self.preset} has one quality")
+        judges = sum(weight != 0 for weight in (self.weights.dists, self.weights.lpips_vgg))
+        if judges and judges * self.vgg_crops > self.batch // self.accumulation:
+            raise ValueError(f"vgg_crops must be at most {self.batch // self.accumulation // judges}, and is {self.vgg_crops}")
         if self.lpips_shifts > self.crop // 2:
             raise ValueError(f"lpips_shifts must be at most half of the crop of {self.crop}, and is {self.lpips_shifts}")
         if self.batch % self.accumulation:

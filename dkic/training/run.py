@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dkic.errors import DkicError
-from dkic.models import DKIC, PRESETS
-from dkic.models.config import ModelConfig
-from dkic.models.dkic import TrainingOutput
+from dkic.models import PRESETS, network_of
+from dkic.models.codec_network import CodecNetwork, TrainingOutput
 from dkic.output_file import write_atomically
 from dkic.training.batches import Batches, pixels_of
 from dkic.training.log import Log, StepResult
@@ -86,7 +85,7 @@ class Run(ABC):
         self.batches = Batches(photos, settings.seed, crops, workers, self.device.type == "cuda", tell)
         self.files: list[str] = []
         torch.manual_seed(settings.seed)
-        self.config: ModelConfig = PRESETS[settings.preset]
+        self.config = PRESETS[settings.preset]
         self.model = self.new_model().to(self.device, memory_format=torch.channels_last)
         self.parts: dict[str, Any] = {"model": self.model}
 
@@ -98,12 +97,12 @@ class Run(ABC):
     def about(self) -> dict[str, Any]:
         """Facts of the run, for the weights file."""
 
-    def new_model(self) -> DKIC:
+    def new_model(self) -> CodecNetwork:
         """A model of the settings' shape, float32 as the crops are, on the CPU."""
         with torch.device("cpu"):
-            return DKIC(self.config).float()
+            return network_of(self.config).float()
 
-    def trained(self) -> DKIC:
+    def trained(self) -> CodecNetwork:
         """A copy of the model on the CPU, as weights are written of it."""
         model = self.new_model()
         model.load_state_dict(self.model.state_dict())
@@ -127,10 +126,13 @@ class Run(ABC):
         """What the random numbers of the step's micro-batch of this number come from."""
         return np.random.SeedSequence((self.settings.seed, self.step, self._parts[part]))
 
-    def forward(self, x: Tensor, part: int = 0, model: nn.Module | None = None) -> TrainingOutput:
+    def forward(
+        self, x: Tensor, part: int = 0, model: nn.Module | None = None, quality: Tensor | None = None
+    ) -> TrainingOutput:
         """What the model (or what wraps it) makes of the step's micro-batch of this number."""
         seed = self.seed_of(part).generate_state(1, np.uint64)[0]
-        return (model or self.model)(x, torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1))))
+        generator = torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1)))
+        return (model or self.model)(x, generator) if quality is None else (model or self.model)(x, generator, quality)
 
     def clip(self, module: nn.Module) -> float:
         """Bounds the norm of a module's gradients; returns what it was."""

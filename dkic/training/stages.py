@@ -16,32 +16,39 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dkic.entropy.quantization import MAX_QUALITY
 from dkic.errors import DkicError
-from dkic.losses.lpips import LPIPS
 from dkic.losses.rate_target import RateTarget, StepSchedule
 from dkic.losses.relativistic_gan import discriminator_accuracy, discriminator_loss, generator_loss
+from dkic.models.codec_network import CodecNetwork, TrainingOutput
 from dkic.models.discriminator import Discriminator
-from dkic.models.dkic import DKIC, TrainingOutput
+from dkic.training.along_quality import along
+from dkic.training.distances import Distances
 from dkic.training.log import StepResult
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import autocast_transforms
 from dkic.training.recipe import Recipe, Stage
 from dkic.training.run import Run, TrainingFailed, psnr_of
+from dkic.training.schedule import cosine
 
 # Left at the end of the first stage: runs at other rates can start from it.
 WARMED_UP = "warmed_up.pt"
+_LAST_RATE = 0.02  # of the peak learning rate, at the end
 
 
 @dataclass(frozen=True)
 class StageResult(StepResult):
     """More figures of a step: equation 2's rate and choice of lambda, and the terms of equations 3 and 5.
 
-    bpp is of the noisy latent, quantized_bpp what files would have. NaN where there is no discriminator.
+    bpp is of the noisy latent, quantized_bpp what files would have. gan is weighted. NaN: what the loss has no weight for.
     """
 
     quantized_bpp: float
     rate_weight: float
-    lpips: float
+    lpips: float = math.nan
+    dists: float = math.nan
+    lpips_vgg: float = math.nan
+    color: float = math.nan
     gan: float = math.nan
     discriminator: float = math.nan
     discriminator_accuracy: float = math.nan
@@ -90,7 +97,7 @@ class StagedRun(Run):
         with torch.device("cpu"):
             self.discriminator = Discriminator(self.config.latent_channels, recipe.discriminator_width)
         self.discriminator.to(self.device, torch.float32, memory_format=torch.channels_last)
-        rate = recipe.learning_rate.values[0]
+        rate = recipe.learning_rate.peak or recipe.learning_rate.values[0]
         self.optimizer = torch.optim.Adam(self.model.parameters(), rate, fused=True)
         self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate, fused=True)
         for name in ("optimizer", "discriminator", "discriminator_optimizer"):
@@ -102,7 +109,7 @@ class StagedRun(Run):
         if recipe.precision == "bfloat16":
             autocast_transforms(self.model, self.device)
         self._shared = accelerator.prepare_model(self.model), accelerator.prepare_model(self.discriminator)
-        self.lpips = LPIPS(recipe.lpips_net, lpips_backbone).to(self.device)
+        self.distances = Distances(recipe, lpips_backbone).to(self.device)
         self._examples: tuple[Tensor, Tensor] | None = None
 
         epoch = recipe.epoch_steps or max(1, len(photos.paths) // recipe.batch)
@@ -110,22 +117,34 @@ class StagedRun(Run):
         self.steps = self._ends[-1]
         if len(recipe.stages) > 1:
             self.milestones = {self._ends[0]: WARMED_UP}
-        self.learning_rate = StepSchedule(
-            tuple(recipe.learning_rate.values), tuple(epoch * epochs for epochs in recipe.learning_rate.epochs)
-        )
-        self.rate = RateTarget(
-            recipe.rate.target,
-            recipe.rate.lambda_alpha,
-            recipe.rate.lambda_beta,
-            StepSchedule(tuple(stage.target_factor for stage in recipe.stages), tuple(self._ends[:-1])),
-            StepSchedule(tuple(stage.lambda_factor for stage in recipe.stages), tuple(self._ends[:-1])),
-        )
+        self._learning_rates = None
+        if recipe.learning_rate.peak is None:
+            ends = tuple(epoch * epochs for epochs in recipe.learning_rate.epochs)
+            self._learning_rates = StepSchedule(tuple(recipe.learning_rate.values), ends)
+        self._lambda_factor = StepSchedule(tuple(stage.lambda_factor for stage in recipe.stages), tuple(self._ends[:-1]))
+        self.rate: RateTarget | None = None  # None: weights along the quality
+        if recipe.rate.target is not None:
+            self.rate = RateTarget(
+                recipe.rate.target,
+                recipe.rate.lambda_alpha,
+                recipe.rate.lambda_beta,
+                StepSchedule(tuple(stage.target_factor for stage in recipe.stages), tuple(self._ends[:-1])),
+                self._lambda_factor,
+            )
 
     @property
     def stage(self) -> Stage:
         """That of the next step; the last one where all are done."""
         number = sum(self.step >= end for end in self._ends[:-1])
         return self.settings.stages[number]
+
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        if self._learning_rates is not None:
+            return self._learning_rates.at(self.step)
+        rate = self.settings.learning_rate
+        warmup = min(1.0, (self.step + 1) / (rate.warmup_steps + 1))
+        return rate.peak * warmup * cosine(self.step, self.steps, _LAST_RATE)
 
     def start_from(self, state: dict[str, Any]) -> None:
         """Begin at the second stage, with the model and its optimiser as the first stage of another run left them."""
@@ -138,7 +157,7 @@ class StagedRun(Run):
             self.average.module.load_state_dict(self.model.state_dict())
         self.step = self._ends[0]
 
-    def start_with(self, model: DKIC) -> None:
+    def start_with(self, model: CodecNetwork) -> None:
         """Begin with the numbers of a model that was trained before."""
         if model.config != self.model.config:
             raise DkicError(f"the weights have another shape than {self.settings.preset}")
@@ -152,7 +171,7 @@ class StagedRun(Run):
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate.at(self.step)
+                group["lr"] = self.learning_rate()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not stage.freeze or name.startswith("g_s."))
         estimates = [(buffer, buffer.clone()) for buffer in self.discriminator.buffers()]
@@ -183,7 +202,7 @@ class StagedRun(Run):
 
     def _rate_weight(self, crops: list[Tensor]) -> float | None:
         """Equation 2's choice for the step, where one forward pass doesn't see all that it depends on."""
-        if len(crops) == 1:
+        if len(crops) == 1 or self.rate is None:
             return None
         with torch.no_grad():
             bits = torch.cat([self.forward(x, part).quantized_bits for part, x in enumerate(crops)])
@@ -198,28 +217,43 @@ class StagedRun(Run):
 
     def _accumulate(self, x: Tensor, part: int, stage: Stage, rate_weight: float | None) -> dict[str, Tensor]:
         """Adds a micro-batch's part of the step's gradients; returns its terms of the loss, and mse, as scalars."""
-        weights, share = self.settings.weights, 1 / self.settings.accumulation
-        out = self.forward(x, part, self._shared[0])
+        share = 1 / self.settings.accumulation
+        quality = self.qualities(part, len(x))
+        out = self.forward(x, part, self._shared[0], quality)
         pixels = x[0, 0].numel()
         bpp, quantized_bpp = out.bits / pixels, out.quantized_bits / pixels
-        mse = (out.x_hat - x).square().mean()
+        squared = (out.x_hat - x).square().mean((1, 2, 3))
         # A decoder clamps: what it shows is judged. The squared error draws back what lies outside.
         shown = out.x_hat.clamp(0, 1)
         window = self._lpips_window(part)
-        lpips = self.lpips(x[window], shown[window]).mean()
-        if rate_weight is None:
+        loss, distances = self.distances(x[window], shown[window], quality)
+        loss = loss + along(self.settings.weights.mse, quality) * 255**2 * squared
+        if self.rate is None:
+            weight = along(self.settings.rate.weights, quality) * self._lambda_factor.at(self.step)
+            rate_loss, rate_weight = (weight * bpp).mean(), weight.mean().item()
+        elif rate_weight is None:
             rate_loss, rate_weight = self.rate.loss(bpp, quantized_bpp, self.step)
         else:
             rate_loss = rate_weight * bpp.mean()
-        loss = weights.mse * 255**2 * mse + weights.lpips * lpips + rate_loss
-        terms = {"bpp": bpp.mean(), "quantized_bpp": quantized_bpp.mean(), "lpips": lpips, "mse": mse}
-        terms["rate_weight"] = torch.full_like(mse, rate_weight)
+        loss = loss.mean() + rate_loss
+        terms = {"bpp": bpp.mean(), "quantized_bpp": quantized_bpp.mean(), "mse": squared.mean()}
+        terms |= {name: distance.mean() for name, distance in distances.items()}
+        terms["rate_weight"] = torch.full_like(terms["mse"], rate_weight)
         if stage.gan:
-            terms |= self._adversarial(x, shown, out)
-            loss = loss + weights.gan * terms["gan"]
+            gan, adversarial = self._adversarial(x, shown, out, quality)
+            terms |= adversarial
+            loss = loss + gan
         (share * loss).backward()
         self._examples = x[:4], shown[:4].detach()
         return {name: value.detach().float() for name, value in (terms | {"loss": loss}).items()}
+
+    def qualities(self, part: int, n: int) -> Tensor | None:
+        """Those of a micro-batch's n crops: evenly spaced from a random one on, so that every batch has low and high ones."""
+        if not self.model.variable_rate:
+            return None
+        first = np.random.default_rng(self.seed_of(part).spawn(2)[1]).random()
+        places = (first + np.arange(n) / n) % 1
+        return torch.tensor(1 + (MAX_QUALITY - 1) * places, dtype=torch.float32, device=self.device)
 
     def _lpips_window(self, part: int) -> tuple[EllipsisType, slice, slice]:
         """Where LPIPS of a micro-batch is taken, drawn from (seed, step, micro-batch) as all else is."""
@@ -227,19 +261,22 @@ class StagedRun(Run):
         top, left = np.random.default_rng(self.seed_of(part).spawn(1)[0]).integers(shifts, size=2)
         return ..., slice(top, top + size), slice(left, left + size)
 
-    def _adversarial(self, x: Tensor, shown: Tensor, out: TrainingOutput) -> dict[str, Tensor]:
-        """Both sides' losses. The discriminator's gradients are taken; the generator's loss is differentiable."""
+    def _adversarial(
+        self, x: Tensor, shown: Tensor, out: TrainingOutput, quality: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's weighted loss, differentiable, and both sides' figures. The discriminator's gradients are taken."""
         both = torch.cat((x, shown.detach()))
         real, fake = self._shared[1](both, out.y_hat.detach().repeat(2, 1, 1, 1)).chunk(2)
         loss = discriminator_loss(real, fake)
         (loss / self.settings.accumulation).backward()
         # Not through what shares gradients between processes: this pass has none for the discriminator.
         with _constant(self.discriminator):
-            gan = generator_loss(real, self.discriminator(shown, out.y_hat))
-        accuracy = discriminator_accuracy(real, fake)
-        return {"gan": gan, "discriminator": loss, "discriminator_accuracy": accuracy}
+            fake_logits = self.discriminator(shown, out.y_hat)
+        gan = generator_loss(real, fake_logits, along(self.settings.weights.gan, quality))
+        figures = {"gan": generator_loss(real, fake_logits.detach()), "discriminator": loss}
+        return gan, figures | {"discriminator_accuracy": discriminator_accuracy(real, fake)}
 
-    def trained(self) -> DKIC:
+    def trained(self) -> CodecNetwork:
         """The moving average, where the recipe has one."""
         model = super().trained()
         if self.average:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dkic.errors import DkicError
-from dkic.models import PRESETS
+from dkic.errors import DkicError, install
+from dkic.models import PRESETS, VariableRateConfig
 from dkic.models.trainable import trainable
 from dkic.models.weights_file import find_weights, load_weights, save_weights
 from dkic.output_file import reason
@@ -20,6 +20,7 @@ from dkic.training.device import DeviceName, device_for
 from dkic.training.log import StepResult
 from dkic.training.photos import PhotoFolder
 from dkic.training.run import CHECKPOINT, SAVE_EVERY, Run, TrainingFailed, psnr_of, run_steps
+from dkic.training.schedule import cosine
 
 if TYPE_CHECKING:  # it needs the extra [train], which training for MSE does not
     from dkic.training.recipe import Recipe
@@ -52,6 +53,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise DkicError(f"--preset must be one of {', '.join(PRESETS)}, not {self.preset}")
+        if isinstance(PRESETS[self.preset], VariableRateConfig):
+            raise DkicError(f"--preset {self.preset} is a variable-rate model, which is trained by a recipe; give --config")
         if self.crop < 64 or self.crop % 64:
             raise DkicError(f"--crop must be a multiple of 64 (128 and 256 are usual), not {self.crop}")
         if not (self.lambda_ > 0 and math.isfinite(self.lambda_)):
@@ -84,7 +87,7 @@ class Trainer(Run):
     def train_step(self) -> StepResult:
         s = self.settings
         for group in self.optimizer.param_groups:
-            group["lr"] = s.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / s.steps))))
+            group["lr"] = s.learning_rate * cosine(self.step, s.steps)
         (x,) = self.micro_batches()
         out = self.forward(x)
         bpp = out.bits.sum() / x[:, 0].numel()
@@ -171,7 +174,7 @@ def _option(name: str) -> str:
 def _need_train_extra() -> None:
     for module in ("pydantic", "yaml", "lpips", "torchvision", "accelerate", "tensorboard"):
         if find_spec(module) is None:
-            raise DkicError(f"training by a recipe needs {module}: pip install 'dkic[train]'")
+            raise DkicError(f"training by a recipe needs {module}; {install('train')}")
 
 
 def train_folder(
@@ -227,7 +230,8 @@ def train_folder(
             _start(trainer, start_from, quality)
     if resume:
         trainer.restore(load_checkpoint(path))
-    weights = out / f"{settings.preset}-q{quality}.safetensors"
+    variable_rate = isinstance(PRESETS[settings.preset], VariableRateConfig)
+    weights = out / f"{settings.preset}{'' if variable_rate else f'-q{quality}'}.safetensors"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

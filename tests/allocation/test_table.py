@@ -175,7 +175,7 @@ def test_without_pyarrow_the_sentence_says_what_to_install(tmp_path, monkeypatch
     path = write(tmp_path / "t.parquet", columns())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     said = refused(path)
-    assert said.startswith(f"{path}: Parquet needs pyarrow (") and "pip install --upgrade 'dkic[eval]'`" in said
+    assert said.startswith(f"{path}: Parquet needs pyarrow (") and "pip install -e '.[eval]'" in said
 
 
 def test_a_budget_out_of_reach(tmp_path):

@@ -18,10 +18,10 @@ from dkic.coding.codec import Codec
 from dkic.coding.color_profile import Curve, make_profile
 from dkic.coding.container import crc32c, icc_section_bytes, pack, unpack
 from dkic.coding.image_io import Picture, read_picture
-from dkic.coding.ladder import ladder
 from dkic.coding.latent import decode_latent, symbols_of
+from dkic.coding.operating_points import operating_points
 from dkic.coding.transforms import analyse
-from dkic.entropy.quantization import step_size
+from dkic.entropy.quantization import qstep_size
 from dkic.entropy.tables import SCALES
 from dkic.errors import DkicError, FormatError
 from dkic.evaluation.classical import by_pillow
@@ -136,7 +136,7 @@ def test_an_srgb_profile_is_not_stored(codec):
 def test_a_profile_that_puts_a_target_out_of_reach_is_named(codec):
     image = Image.fromarray(crop(64, 64))
     image.info["icc_profile"] = DISPLAY_P3
-    least = min(len(codec.compress(crop(64, 64), quality, step=step)) for quality, step in ladder(codec.qualities))
+    least = min(len(codec.compress(crop(64, 64), quality, qstep=qstep)) for quality, qstep in operating_points(codec.qualities))
     target = (least + 20) * 8 / 64**2
     with pytest.raises(DkicError, match=r"of it for an ICC profile of 2\d\d bytes; leave it out with --icc drop") as caught:
         codec.compress(image, target_bpp=target)
@@ -182,7 +182,7 @@ def test_verify_finds_what_would_not_be_decoded(codec, small, monkeypatch):
     from dkic.coding import codec as module
 
     right = module.encode_latent
-    monkeypatch.setattr(module, "encode_latent", lambda y, z_hat, level, step: right(y + 1, z_hat, level, step)[:-1] + b"\x55")
+    monkeypatch.setattr(module, "encode_latent", lambda y, *arguments: right(y + 1, *arguments)[:-1] + b"\x55")
     with pytest.raises(DkicError, match="what was coded is not decoded again: picture section: .*report this"):
         codec.compress(picture, verify=True)
 
@@ -214,7 +214,7 @@ def demo_file(codec) -> bytes:
 def test_estimated_bits_are_the_files(codec, demo_file):
     level = codec._levels[codec.qualities[-1]]
     x = torch.from_numpy(photograph().copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
-    (z, z_tables), *y = symbols_of(*analyse(x, level), level)
+    (z, z_tables), *y = symbols_of(*analyse(x, level), level, level.quality)
     estimate = bits = level.tables.ideal_bits(z.numpy(), z_tables.numpy())
     scales = torch.from_numpy(SCALES)
     for symbols, indexes in y:
@@ -230,7 +230,7 @@ def test_estimated_bits_are_the_files(codec, demo_file):
 def test_the_checksum_is_that_of_the_symbols_in_coding_order(codec, small):
     level = codec._levels[codec.qualities[-1]]
     x = torch.from_numpy(crop(64, 64)).permute(2, 0, 1).unsqueeze(0).float() / 255
-    symbols = np.concatenate([s.numpy() for s, _ in symbols_of(*analyse(x, level), level)]).astype("<i4")
+    symbols = np.concatenate([s.numpy() for s, _ in symbols_of(*analyse(x, level), level, level.quality)]).astype("<i4")
     assert unpack(small).picture[:4] == crc32c(symbols.tobytes()).to_bytes(4, "little")
 
 
@@ -259,54 +259,54 @@ def test_quality_chooses_the_level_and_the_highest_is_the_default(levels):
 
 
 def test_target_bpp_takes_most_of_what_it_may(codec):
-    """Rates between levels are reached: the file is that of a rung, and the next rung's is beyond the target."""
+    """Rates between levels are reached: the file is that of a point, and the next point's is beyond the target."""
     image = crop(192, 256)
-    files = [codec.compress(image, quality, step=step) for quality, step in ladder(codec.qualities)]
+    files = [codec.compress(image, quality, qstep=qstep) for quality, qstep in operating_points(codec.qualities)]
     sizes = [len(data) for data in files]
     assert all(higher < 1.25 * lower for lower, higher in zip(sizes, sizes[1:], strict=False))
     for target in (sizes[0], *range(sizes[0] + 40, sizes[-1], sizes[-1] // 12), sizes[-1]):
         data = codec.compress(image, target_bpp=target * 8 / (192 * 256), verify=True)
-        rung = files.index(data)
-        assert len(data) <= target and (rung + 1 == len(files) or sizes[rung + 1] > target)
+        point = files.index(data)
+        assert len(data) <= target and (point + 1 == len(files) or sizes[point + 1] > target)
     assert codec.compress(image, target_bpp=100) == files[-1]
 
 
 def test_target_bpp_that_can_t_be_met_or_goes_with_nothing_else(codec):
     image = crop(192, 256)
-    low_bpp = min(len(codec.compress(image, 1, step=step)) for step in (4, 3, 2)) * 8 / (192 * 256)
+    low_bpp = min(len(codec.compress(image, 1, qstep=qstep)) for qstep in (4, 3, 2)) * 8 / (192 * 256)
     assert len(codec.compress(image, target_bpp=low_bpp)) * 8 / (192 * 256) <= low_bpp
     for target in (low_bpp * 0.9, 0, -1, math.nan):
         with pytest.raises(DkicError, match=f"no quality level reaches .* the lowest takes {low_bpp:.6g} for"):
             codec.compress(image, target_bpp=target)
-    for option in ({"quality": 2}, {"step": 1}):
+    for option in ({"quality": 2}, {"qstep": 1}):
         with pytest.raises(DkicError, match=f"give {min(option)} or target_bpp, not both"):
             codec.compress(image, target_bpp=1, **option)
 
 
-@pytest.mark.parametrize("step", [-8, -3, 1, 2, 8])
-def test_a_step_says_how_coarse_the_latent_is(codec, step):
-    """Neighbouring steps differ by the ratio of neighbouring scales; y_hat stays on the grid of means."""
+@pytest.mark.parametrize("qstep", [-8, -3, 1, 2, 8])
+def test_a_step_says_how_coarse_the_latent_is(codec, qstep):
+    """Neighbouring qsteps differ by the ratio of neighbouring scales; y_hat stays on the grid of means."""
     image = crop(128, 128)
-    data = codec.compress(image, 3, step=step)
-    assert unpack(data).header.step == step
+    data = codec.compress(image, 3, qstep=qstep)
+    assert unpack(data).header.qstep == qstep
     level = codec._levels[3]
     x = torch.from_numpy(image).permute(2, 0, 1)[None]
     y_hat, y = decode_latent(unpack(data), level), analyse(x, level)[0]
-    size = step_size(step)
-    assert size == pytest.approx((SCALES[1] / SCALES[0]) ** step, abs=1 / 128)
+    size = qstep_size(qstep)
+    assert size == pytest.approx((SCALES[1] / SCALES[0]) ** qstep, abs=1 / 128)
     assert (y_hat - y).abs().max() <= size / 2 + 1 / 64
     assert torch.equal(y_hat * 64, (y_hat * 64).round())
     plain = codec.compress(image, 3)
-    assert (len(data) < len(plain)) == (step > 0)
-    if step < 0:
+    assert (len(data) < len(plain)) == (qstep > 0)
+    if qstep < 0:
         finer, whole = (batch(image, codec.decompress(d, "numpy")) for d in (data, plain))
         assert psnr(finer[:1], finer[1:]) > psnr(whole[:1], whole[1:])
 
 
-@pytest.mark.parametrize("step", [-9, 9, 0.5, "fine"])
-def test_an_impossible_step_is_refused(codec, step):
-    with pytest.raises(DkicError, match=f"step must be a whole number from -8 to 8, not {step}"):
-        codec.compress(crop(8, 8), step=step)
+@pytest.mark.parametrize("qstep", [-9, 9, 0.5, "fine"])
+def test_an_impossible_step_is_refused(codec, qstep):
+    with pytest.raises(DkicError, match=f"qstep must be a whole number from -8 to 8, not {qstep}"):
+        codec.compress(crop(8, 8), qstep=qstep)
 
 
 @pytest.mark.parametrize("quality", [0, 3, -1, 256, "high"])

@@ -15,7 +15,7 @@ MODEL_HASH = bytes.fromhex("0123456789abcdef")
 HEADER = Header(width=300, height=5, model_hash=MODEL_HASH, quality=4, arithmetic=2, grayscale=True)
 PICTURE_ONLY = DkicFile(HEADER, b"picture payload")
 WITH_ICC = DkicFile(HEADER, b"picture payload", b"an ICC profile")
-WITH_STEP = DkicFile(replace(HEADER, step=-3), b"picture payload")
+WITH_QSTEP = DkicFile(replace(HEADER, qstep=-3), b"picture payload")
 
 
 # A second writer, straight from the format's description, which also writes what `pack` would not.
@@ -35,9 +35,9 @@ def with_crc(head: bytes) -> bytes:
 
 
 def header(
-    mode: int = 0, width: bytes = varint(300), height: bytes = varint(5), version: int = 1, step: bytes = b""
+    mode: int = 0, width: bytes = varint(300), height: bytes = varint(5), version: int = 1, qstep: bytes = b""
 ) -> bytes:
-    return with_crc(b"DKIC" + bytes([version, mode, 4]) + MODEL_HASH + width + height + step)
+    return with_crc(b"DKIC" + bytes([version, mode, 4]) + MODEL_HASH + width + height + qstep)
 
 
 def section(kind: int, payload: bytes, key: bytes | None = None) -> bytes:
@@ -71,16 +71,16 @@ def test_golden_file():
 def test_pack_follows_the_description():
     assert pack(PICTURE_ONLY) == header(mode=0x12) + PICTURE
     assert pack(WITH_ICC) == header(mode=0x32) + PICTURE + section(2, zlib.compress(b"an ICC profile", 9))
-    for step, byte in ((1, b"\x01"), (8, b"\x08"), (-1, b"\xff"), (-8, b"\xf8")):
-        assert pack(replace(PICTURE_ONLY, header=replace(HEADER, step=step))) == header(mode=0x52, step=byte) + PICTURE
+    for qstep, byte in ((1, b"\x01"), (8, b"\x08"), (-1, b"\xff"), (-8, b"\xf8")):
+        assert pack(replace(PICTURE_ONLY, header=replace(HEADER, qstep=qstep))) == header(mode=0x52, qstep=byte) + PICTURE
 
 
 @pytest.mark.parametrize("size", [(1, 1), (127, 128), (2**28, 1), (1, 2**28), (16384, 16384)])
 @pytest.mark.parametrize("icc", [None, b"", bytes(3000)])
 @pytest.mark.parametrize("payload", [b"", b"\0", bytes(range(256)) * 80])
 def test_round_trip(size, icc, payload):
-    for quality, arithmetic, grayscale, step in ((0, 0, False, 0), (255, 15, True, 8), (3, 2, False, -8)):
-        file = DkicFile(Header(*size, MODEL_HASH, quality, arithmetic, grayscale, step), payload, icc)
+    for quality, arithmetic, grayscale, qstep in ((0, 0, False, 0), (255, 15, True, 8), (3, 2, False, -8)):
+        file = DkicFile(Header(*size, MODEL_HASH, quality, arithmetic, grayscale, qstep), payload, icc)
         assert unpack(pack(file)) == file
 
 
@@ -102,11 +102,11 @@ def test_fixed_overhead(payload_bytes):
     assert len(pack(DkicFile(Header(4096, 4096, MODEL_HASH, 4, 0), payload))) - payload_bytes <= 31
     assert len(pack(DkicFile(Header(16384, 16384, MODEL_HASH, 4, 0), payload))) - payload_bytes <= 34
     assert len(pack(DkicFile(Header(768, 512, MODEL_HASH, 4, 0), bytes(3700)))) - 3700 <= 30
-    assert len(pack(DkicFile(Header(4096, 4096, MODEL_HASH, 4, 0, step=8), payload))) - payload_bytes <= 32
-    assert len(pack(DkicFile(Header(16384, 16384, MODEL_HASH, 4, 0, step=-1), payload))) - payload_bytes <= 35
+    assert len(pack(DkicFile(Header(4096, 4096, MODEL_HASH, 4, 0, qstep=8), payload))) - payload_bytes <= 32
+    assert len(pack(DkicFile(Header(16384, 16384, MODEL_HASH, 4, 0, qstep=-1), payload))) - payload_bytes <= 35
 
 
-@pytest.mark.parametrize("file", [PICTURE_ONLY, WITH_ICC, WITH_STEP], ids=["picture", "picture+icc", "step"])
+@pytest.mark.parametrize("file", [PICTURE_ONLY, WITH_ICC, WITH_QSTEP], ids=["picture", "picture+icc", "qstep"])
 def test_every_truncation_is_refused(file):
     data = pack(file)
     for length in range(len(data)):
@@ -114,7 +114,7 @@ def test_every_truncation_is_refused(file):
             unpack(data[:length])
 
 
-@pytest.mark.parametrize("file", [PICTURE_ONLY, WITH_ICC, WITH_STEP], ids=["picture", "picture+icc", "step"])
+@pytest.mark.parametrize("file", [PICTURE_ONLY, WITH_ICC, WITH_QSTEP], ids=["picture", "picture+icc", "qstep"])
 def test_every_change_of_a_byte_is_refused(file):
     data = pack(file)
     for position in range(len(data)):
@@ -140,9 +140,9 @@ REFUSED = {
     "version 0": (header(version=0) + PICTURE, "header: the file has version 0, which does not exist"),
     "header CRC": (HEAD[:-1] + b"\0" + PICTURE, "header: its CRC32C is"),
     "reserved bit": (header(mode=0x80) + PICTURE, "header: bit 7 of byte 5 must be zero"),
-    "step of 0": (header(mode=0x40, step=b"\0") + PICTURE, "header: the step must be from -8 to 8 and not 0, but it is 0"),
-    "step of -9": (header(mode=0x40, step=b"\xf7") + PICTURE, "header: the step must be from -8 to 8 and not 0, but it is -9"),
-    "step of 9": (header(mode=0x40, step=b"\x09") + PICTURE, "header: the step must be from -8 to 8 and not 0, but it is 9"),
+    "qstep of 0": (header(mode=0x40, qstep=b"\0") + PICTURE, "header: the qstep must be from -8 to 8 and not 0, but it is 0"),
+    "qstep of -9": (header(mode=0x40, qstep=b"\xf7") + PICTURE, "header: the qstep must be from -8 to 8 and not 0, but it is -9"),
+    "qstep of 9": (header(mode=0x40, qstep=b"\x09") + PICTURE, "header: the qstep must be from -8 to 8 and not 0, but it is 9"),
     "width 0": (header(width=varint(0)) + PICTURE, "header: the picture has 0 x 5 pixels, but must"),
     "height 0": (header(height=varint(0)) + PICTURE, "header: the picture has 300 x 0 pixels, but must"),
     "huge": (
@@ -228,8 +228,8 @@ def test_a_profile_that_is_a_bomb_is_not_inflated():
         ({"quality": 256}, "quality must be from 0 to 255 .* not 256"),
         ({"quality": -1}, "quality must be"),
         ({"arithmetic": 16}, "arithmetic mode must be from 0 to 15, not 16"),
-        ({"step": 9}, "the step must be from -8 to 8, not 9"),
-        ({"step": -9}, "the step must be from -8 to 8, not -9"),
+        ({"qstep": 9}, "the qstep must be from -8 to 8, not 9"),
+        ({"qstep": -9}, "the qstep must be from -8 to 8, not -9"),
     ],
 )
 def test_pack_refuses_what_the_format_cannot_hold(changes, message):

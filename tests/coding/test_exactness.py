@@ -1,12 +1,12 @@
 """Another machine's arithmetic under float64-1: what it may differ by is absorbed by the grids of means and scales, and more is
-noticed. That exact-1 is above all that: tests/entropy/test_exact_network.py."""
+noticed. That exact-1 is above all that: tests/quantized/test_quantized_networks.py."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from entropy.exact_models import real
 from photographs import crop
+from quantized.quantized_models import real
 
 from dkic.coding.codec import Codec
 from dkic.coding.latent import symbols_of
@@ -51,8 +51,8 @@ def test_a_file_is_decoded_the_same_where_arithmetic_differs_in_the_last_bits(fl
     assert not torch.equal(here.model.h_s.get_parameter(name), there.model.h_s.get_parameter(name))
     assert (Codec([here]).decompress(file, "numpy") == Codec([there]).decompress(file, "numpy")).all()
     with torch.inference_mode():
-        coded = symbols_of(*analyse(x, here), here)
-        same(coded, symbols_of(*analyse(x, there), there))
+        coded = symbols_of(*analyse(x, here), here, here.quality)
+        same(coded, symbols_of(*analyse(x, there), there, there.quality))
     assert sum(len(symbols.unique()) > 8 for symbols, _ in coded) > 3 and len(torch.cat([i for _, i in coded[1:]]).unique()) > 8
 
 
@@ -70,7 +70,7 @@ def test_one_thread_or_two_code_the_same(x):
             torch.set_num_threads(threads)
             # What float32 sees is the encoder's own affair; the decoder repeats only what follows z and the symbols.
             with torch.inference_mode():
-                coded.append(symbols_of(*analyse(x, level), level))
+                coded.append(symbols_of(*analyse(x, level), level, level.quality))
     finally:
         torch.set_num_threads(before)
     same(*coded)

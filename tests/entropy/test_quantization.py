@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, scale_of_index, step_size
+from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean, qstep_size, scale_of_index
 from dkic.entropy.tables import SCALES
 from dkic.ops.requantize import round_ste
 
@@ -29,10 +29,10 @@ def test_the_coded_index_stays_in_the_table():
 
 
 def test_a_step_is_a_table_of_scales():
-    """Sizes are the nearest 64ths to powers of the scales' ratio, and a step takes an index so many tables down."""
+    """Sizes are the nearest 64ths to powers of the scales' ratio, and a qstep takes an index so many tables down."""
     ratio = SCALES[1] / SCALES[0]
-    assert [step_size(step) * 64 for step in range(-8, 9)] == [round(64 * ratio**step) for step in range(-8, 9)]
-    assert step_size(0) == 1
+    assert [qstep_size(qstep) * 64 for qstep in range(-8, 9)] == [round(64 * ratio**qstep) for qstep in range(-8, 9)]
+    assert qstep_size(0) == 1
     index = torch.tensor([-20.0, 0.0, 7.0, 7.6, 63.0, 90.0])
     assert coded_index(index, 3).tolist() == [0, 0, 4, 5, 60, 60]
     assert coded_index(index, -3).tolist() == [3, 3, 10, 11, 63, 63]

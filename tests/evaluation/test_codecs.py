@@ -65,9 +65,9 @@ def test_qualities_rise_in_rate_and_fidelity(name):
 def test_our_qualities_are_levels_and_steps():
     codec, pixels = made("dkic:tiny"), crop(64, 64)
     assert list(codec.qualities) == sorted(codec.qualities) and {8, 9, 10, 11, 28, 31, 61} <= set(codec.qualities)
-    for quality, level, step in ((8, 1, 2), (10, 1, 0), (29, 3, 1), (31, 3, -1)):
+    for quality, level, qstep in ((8, 1, 2), (10, 1, 0), (29, 3, 1), (31, 3, -1)):
         header = unpack(codec.encode(pixels, quality)).header
-        assert (header.quality, header.step) == (level, step)
+        assert (header.quality, header.qstep) == (level, qstep)
 
 
 @pytest.mark.parametrize("name", BEGINNING)
@@ -82,7 +82,7 @@ def test_odd_sizes(name):
 
 
 def test_colours_come_back():
-    """Every corner of RGB, each 32x32, to within what subsampled chroma and quantisation leave of it."""
+    """Every corner of RGB, each 32x32, to within what subsampled chroma and quantization leave of it."""
     corners = np.array([[r, g, b] for r in (20, 235) for g in (20, 235) for b in (20, 235)], np.uint8)
     pixels = np.repeat(np.repeat(corners.reshape(2, 4, 3), 32, 0), 32, 1)
     for name in BEGINNING:

@@ -18,7 +18,7 @@ import torch
 
 from dkic.coding.container import MAX_ICC_BYTES, DkicFile, Header, crc32c, pack, unpack
 from dkic.coding.latent import decode_latent, encode_latent
-from dkic.entropy.quantization import step_size
+from dkic.entropy.quantization import qstep_size
 from dkic.errors import DkicError, FormatError
 from dkic.models.weights_file import Weights, load_weights
 
@@ -148,11 +148,11 @@ class DecoderTarget:
         level = self.levels[file.header.model_hash]
         with torch.inference_mode():
             finest = -8 if y.abs().amax() < 2**29 else 0  # or symbols would be beyond int32
-            step = draw.choice((0, 0, draw.randint(finest, 8)))
-            header = replace(file.header, step=step)
-            data = pack(replace(file, header=header, picture=encode_latent(y, z_hat, level, step)))
+            qstep = draw.choice((0, 0, draw.randint(finest, 8)))
+            header = replace(file.header, qstep=qstep)
+            data = pack(replace(file, header=header, picture=encode_latent(y, z_hat, level, level.quality, qstep)))
             away = (decode_latent(unpack(data), level) - y).abs()
-            if not (away <= step_size(step) / 2 + y.abs() * 2.0**-23).all():  # rounded, and carried by float32
+            if not (away <= qstep_size(qstep) / 2 + y.abs() * 2.0**-23).all():  # rounded, and carried by float32
                 raise Finding("the latents that were coded are not those that are decoded")
         return data
 

@@ -15,8 +15,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from entropy.exact_models import frozen  # noqa: E402
 from photographs import crop  # noqa: E402
+from quantized.quantized_models import converted  # noqa: E402
 
 from dkic.coding.container import DkicFile, Header, pack  # noqa: E402
 from dkic.coding.latent import encode_latent  # noqa: E402
@@ -26,7 +26,7 @@ from dkic.entropy.tables import gaussian_tables  # noqa: E402
 from dkic.models.weights_file import load_weights, save_weights  # noqa: E402
 
 FOLDER = Path(__file__).parent
-PICTURES = {  # height, width, quality, grayscale, step
+PICTURES = {  # height, width, quality, grayscale, qstep
     "one_pixel": (1, 1, 1, False, 0),
     "odd": (37, 53, 1, False, 0),
     "tall": (130, 1, 2, False, 0),
@@ -47,10 +47,10 @@ def main() -> None:
     for quality in (1, 2):
         path = FOLDER / f"small-q{quality}.safetensors"
         if not path.exists():
-            model = frozen(quality)
+            model = converted(quality)
             save_weights(path, model, quality, {}, gaussian_tables().concat(model.prior.tables()))
         levels[quality] = load_weights(path)
-    for name, (height, width, quality, grayscale, step) in PICTURES.items():
+    for name, (height, width, quality, grayscale, qstep) in PICTURES.items():
         if name in expected:
             continue
         level = levels[quality]
@@ -61,8 +61,8 @@ def main() -> None:
             noise = torch.randn(z_hat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
             y, z_hat = (y / y.std() * 6 * 64).round(), (z_hat + 2 * noise).round()
             y[0, 0, 0, 0], y[0, 4, -1, -1], z_hat[0, 1, 0, 0] = 64 * 100_000, -64 * 5_000_000, 3000
-            payload = encode_latent(y / 64, z_hat, level, step)
-        header = Header(width, height, level.hash, quality, int(Arithmetic.EXACT), grayscale, step)
+            payload = encode_latent(y / 64, z_hat, level, level.quality, qstep)
+        header = Header(width, height, level.hash, quality, int(Arithmetic.EXACT), grayscale, qstep)
         data = pack(DkicFile(header, payload))
         (FOLDER / f"{name}.dkic").write_bytes(data)
         latents[f"{name}.y"], latents[f"{name}.z_hat"] = y.numpy().astype(np.int32), z_hat.numpy().astype(np.int32)

@@ -15,7 +15,7 @@ import torch
 
 from dkic.coding.container import DkicFile, Header, pack, unpack
 from dkic.coding.latent import decode_latent, encode_latent
-from dkic.entropy.quantization import Arithmetic, step_size
+from dkic.entropy.quantization import Arithmetic, qstep_size
 from dkic.models.weights_file import Weights, load_weights
 
 FOLDER = Path(__file__).parent
@@ -53,7 +53,7 @@ def test_decoded(levels, name):
         y_hat = decode_latent(file, levels[expected["quality"]])  # raises where the symbols' checksum is wrong
     y, _ = latent(name)
     assert y_hat.shape == y.shape, CHANGED
-    size = step_size(file.header.step)
+    size = qstep_size(file.header.qstep)
     assert ((y_hat - y).abs() <= size / 2 + y.abs() * 2.0**-23).all(), CHANGED  # rounded, and carried by float32
 
 
@@ -62,7 +62,7 @@ def test_encoded(levels, name):
     data = (FOLDER / f"{name}.dkic").read_bytes()
     header = unpack(data).header
     with torch.inference_mode():
-        payload = encode_latent(*latent(name), levels[EXPECTED[name]["quality"]], header.step)
-    width, height, step = header.width, header.height, header.step
-    again = Header(width, height, header.model_hash, header.quality, header.arithmetic, header.grayscale, step)
+        payload = encode_latent(*latent(name), levels[EXPECTED[name]["quality"]], header.quality, header.qstep)
+    width, height, qstep = header.width, header.height, header.qstep
+    again = Header(width, height, header.model_hash, header.quality, header.arithmetic, header.grayscale, qstep)
     assert pack(DkicFile(again, payload)) == data, CHANGED

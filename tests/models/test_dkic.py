@@ -39,7 +39,7 @@ def with_noise(patch: pytest.MonkeyPatch, noise: Callable[[Tensor], Tensor]) -> 
         given = noise(y.detach()) if quantize == "noise" else None
         return gaussian_likelihood(y, scale, quantize=quantize, noise=given, reduction=reduction)
 
-    patch.setattr("dkic.models.dkic.gaussian_likelihood", likelihood)
+    patch.setattr("dkic.models.codec_network.gaussian_likelihood", likelihood)
     patch.setattr("dkic.models.dkic._noisy", lambda t, generator: t + noise(t.detach()))
 
 

@@ -5,13 +5,13 @@ That shows forward passes alone: torch's engine, which runs backward ones, asks 
 
 import pytest
 import torch
-from entropy.exact_models import CONFIG, frozen, trainable
+from quantized.quantized_models import CONFIG, converted, trainable
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from dkic.entropy.exact_network import ExactConv2d
 from dkic.models import DKIC
 from dkic.ops import backends
+from dkic.quantized import QuantizedConv2d
 
 
 def float_model() -> DKIC:
@@ -25,12 +25,12 @@ def moved(model: DKIC, mode: FakeTensorMode) -> DKIC:
             module._parameters[name] = nn.Parameter(mode.from_tensor(t.detach()).cuda(), t.requires_grad)
         for name, t in module.named_buffers(recurse=False):
             module._buffers[name] = mode.from_tensor(t).cuda()
-        if isinstance(module, ExactConv2d) and module.frozen:  # what it makes of its weights once they have moved
+        if isinstance(module, QuantizedConv2d) and module.converted:  # what it makes of its weights once they have moved
             module._parts = [(part, mode.from_tensor(t).cuda()) for part, t in module._parts]
     return model
 
 
-@pytest.mark.parametrize("make", [float_model, trainable, frozen])
+@pytest.mark.parametrize("make", [float_model, trainable, converted])
 def test_a_step_of_training_stays_there(make, monkeypatch):
     monkeypatch.setattr(backends, "why_not", lambda op, device: None)
     model = make()

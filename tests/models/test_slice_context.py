@@ -20,13 +20,17 @@ H, W = 6, 10
 
 def walk(context: SliceContext, hyper: Tensor, y: Tensor) -> tuple[Tensor, list[tuple]]:
     """y_hat where the coded values are those of y, and (channels, cells, mean, scale index) of every pass."""
-    seen = []
+    seen, passes = [], context.walk(hyper)
+    for part in passes:
+        seen.append((part.channels, part.cells, part.mean, part.scale_index))
+        part.y_hat = take_cells(y[:, part.channels], part.cells)
+    return passes.y_hat, seen
 
-    def visit(channels, cells, mean, scale_index):
-        seen.append((channels, cells, mean, scale_index))
-        return take_cells(y[:, channels], cells)
 
-    return context(hyper, visit), seen
+def test_a_pass_without_y_hat_is_an_error(setting):
+    context, hyper, _ = setting
+    with pytest.raises(RuntimeError, match="must be set"):
+        list(context.walk(hyper))
 
 
 @pytest.fixture(scope="module")

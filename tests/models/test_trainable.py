@@ -3,21 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from entropy.exact_models import decisions, frozen, latents, real
+from quantized.quantized_models import converted, decisions, latents, real
 from torch import Tensor
 
-from dkic.entropy.exact_network import set_exact
 from dkic.entropy.tables import gaussian_tables
 from dkic.models import DKIC
 from dkic.models.hyperprior import FactorizedPrior
 from dkic.models.trainable import trainable
 from dkic.models.weights_file import Weights, load_weights, save_weights
+from dkic.quantized import simulate
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Weights:
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    model = frozen(3)
+    model = converted(3)
     save_weights(path, model, 1, {}, gaussian_tables().concat(model.prior.tables()))
     return load_weights(path)
 
@@ -42,12 +42,12 @@ def test_it_decides_nearly_the_same(weights, model):
 
 def test_its_exact_state_is_the_frozen_model_again(weights, model):
     """But for a multiplier's last bit, which moves a number that lies between two integers."""
-    set_exact(model)
+    simulate(model)
     try:
         pairs = zip(decisions(model, *within()), decisions(weights.model, *within()), strict=True)
         equal = [(a == b).float().mean().item() for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True)]
     finally:
-        set_exact(model, False)
+        simulate(model, False)
     assert np.mean(equal) > 0.995
 
 

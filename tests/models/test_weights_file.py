@@ -142,7 +142,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(path, monkeypatch):
     original = path.read_bytes()
     config = head["config"]
     made: list[DKIC] = []
-    monkeypatch.setattr(module, "DKIC", lambda config: made.append(DKIC(config)) or made[-1])
+    monkeypatch.setattr(module, "network_of", lambda config: made.append(DKIC(config)) or made[-1])
     largest = {"widths": [1024] * 3, "groups": [1] * 3, "bottlenecks": [16] * 3, "hyper_features": 1024, "context_channels": 1024}
     cases = [
         ({"widths": [3000] * 3}, "widths"),

@@ -104,6 +104,7 @@ def test_parameters_are_mmcvs():
     assert not layer.bias.any() and not layer.conv_offset.weight.any() and not layer.conv_offset.bias.any()
     assert list(inspect.signature(DeformConv2dPack).parameters) == [
         "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "deform_groups", "bias",
+        "modulated",
     ]  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -186,3 +188,18 @@ def test_which_gpus_the_cuda_kernels_run_on(architectures, capability, runs, nat
 @pytest.mark.parametrize("op", ["ldcn", "ldcn_backward"])
 def test_cuda_kernels_are_registered_without_a_gpu(op):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dkic::{op}", "CUDA")
+
+
+def test_the_kernels_are_light_to_import():
+    """Only torch, numpy and what they load: no model, no training, no command line."""
+    code = """if True:
+        import sys, torch, numpy
+        before = set(sys.modules)
+        import dkic.ops, dkic.nn
+        new = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
+        ours = {name for name in sys.modules if name.startswith("dkic.")}
+        print(*sorted(name for name in new if not name.startswith("_")))
+        print(*sorted(name for name in ours if name.split(".")[1] not in ("ops", "nn", "errors", "_native")))
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["dkic", ""]

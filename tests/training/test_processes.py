@@ -17,7 +17,7 @@ from PIL import Image
 from training.one_of_two_processes import RECIPE, STEPS, begin, step_of
 
 import dkic
-from dkic.models.dkic import TrainingOutput
+from dkic.models.codec_network import TrainingOutput
 from dkic.training.processes import accelerator_for
 from dkic.training.run import CHECKPOINT
 from dkic.training.stages import StagedRun
@@ -64,7 +64,7 @@ def joint(run: StagedRun) -> StagedRun:
     """One process with the whole batch, whose halves get the noise that the two processes draw."""
     run._parts = [0, 1]
 
-    def forward(x: torch.Tensor, part: int, model: torch.nn.Module) -> TrainingOutput:
+    def forward(x: torch.Tensor, part: int, model: torch.nn.Module, quality: None) -> TrainingOutput:
         outputs = [StagedRun.forward(run, half, i, model) for i, half in enumerate(x.chunk(2))]
         return TrainingOutput(*map(torch.cat, zip(*outputs, strict=True)))
 

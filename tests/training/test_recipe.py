@@ -41,7 +41,8 @@ def test_every_recipe_that_ships_can_be_read():
     assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_more_q6"} <= {path.stem for path in paths}
     for path in paths:
         recipe = read_recipe(path)
-        assert recipe.preset == ("base" if path.stem.startswith("po_dkic") else "tiny")
+        preset = "small" if path.parent.name == "relay" else "base" if path.stem.startswith("po_dkic") else "tiny"
+        assert recipe.preset == preset
         target = path.stem.rpartition("_")[2]
         assert recipe.rate.target == TARGETS.get(target, recipe.rate.target)
 
@@ -71,9 +72,9 @@ def changed(key: str, value: object) -> dict:
     [
         ("stepz", 1, "stepz: unknown key"),
         ("stages.1.lamda_factor", 2.0, "stages.1.lamda_factor: unknown key"),
-        ("rate.target", None, "rate.target: missing"),
+        ("rate.target", None, "rate: must have target, lambda_alpha and lambda_beta, or weights"),
         ("rate", None, "rate: missing"),
-        ("preset", "huge", "preset: must be one of tiny, base, not 'huge'"),
+        ("preset", "huge", "preset: must be one of tiny, base, small, not 'huge'"),
         ("batch", 0, "batch: must be greater than or equal to 1, not 0"),
         ("batch", True, "batch: must be a valid integer, not True"),
         ("batch", "16", "batch: must be a valid integer, not '16'"),
@@ -86,6 +87,15 @@ def changed(key: str, value: object) -> dict:
         ("learning_rate.epochs", [5], "learning_rate.epochs must be below the stages' 5, not 5"),
         ("stages", [], "stages: List must have at least 1 item"),
         ("stages.0", 3, "stages.0: must be .* not 3"),
+        ("weights.mse", -1, "weights.mse: must be a number of at least 0, or two above 0, not -1"),
+        ("weights.mse", [1, 0], r"weights.mse: must be a number of at least 0, or two above 0, not \[1, 0\]"),
+        ("weights.lpips", [1, 2, 3], "weights.lpips: must be a number of at least 0, or two above 0"),
+        ("weights.mse", "much", "weights.mse: must be a number of at least 0, or two above 0, not 'much'"),
+        ("weights.mse", [0.1, 0.2], "weights.mse must be one number: tiny has one quality"),
+        ("rate.weights", [1, 0.1], "rate: must have target, lambda_alpha and lambda_beta, or weights"),
+        ("preset", "small", "rate must have weights for small"),
+        ("learning_rate.peak", 1e-3, "learning_rate: must have peak, or values and epochs"),
+        ("vgg_crops", 0, "vgg_crops: must be greater than or equal to 1, not 0"),
         ("weights.gan", 0, "weights.gan must be above 0 where a stage has gan"),
         ("lpips_net", "squeeze", "lpips_net: must be 'alex' or 'vgg', not 'squeeze'"),
         ("least_scale", 0, "least_scale: must be greater than or equal to 0.1, not 0"),
@@ -154,3 +164,23 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(GOOD).replace("- 0.001", "- 1e-3").replace("- 0.0001", "- 1E-04"))
     assert "1e-3" in path.read_text() and read_recipe(path) == Recipe.of(GOOD)
+
+
+VARIABLE = GOOD | {
+    "preset": "small",
+    "rate": {"weights": [3, 0.3]},
+    "weights": {"mse": [0.001, 0.01], "lpips": 1, "gan": [0.1, 0.2]},
+}
+
+
+def test_a_recipe_of_a_variable_rate_model():
+    recipe = Recipe.of(VARIABLE)
+    assert recipe.rate.weights == [3, 0.3] and recipe.weights.mse == [0.001, 0.01] and recipe.weights.lpips == 1
+    assert Recipe.of(recipe.to_dict()) == recipe
+
+
+def test_vgg_judges_need_a_crop_each():
+    judged = VARIABLE["weights"] | {"dists": 1, "lpips_vgg": 0.5}
+    assert Recipe.of(VARIABLE | {"weights": judged}).vgg_crops == 1
+    with pytest.raises(DkicError, match="vgg_crops must be at most 1, and is 2"):
+        Recipe.of(VARIABLE | {"weights": judged, "vgg_crops": 2})

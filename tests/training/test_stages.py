@@ -16,7 +16,7 @@ from training.test_recipe import GOOD
 
 import dkic
 from dkic.errors import DkicError
-from dkic.models.dkic import TrainingOutput
+from dkic.models.codec_network import TrainingOutput
 from dkic.models.weights_file import find_weights, load_weights
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
@@ -62,7 +62,7 @@ def one_batch(run: StagedRun) -> StagedRun:
     """Has every step see the same crops and noise."""
     crops = run.micro_batches()
     run.micro_batches = lambda: crops
-    run.forward = lambda x, part, model: model(x, torch.Generator().manual_seed(0))
+    run.forward = lambda x, part, model, quality: model(x, torch.Generator().manual_seed(0))
     return run
 
 
@@ -110,7 +110,7 @@ def test_the_discriminator_separates(folder):
     shown, results = out.x_hat.clamp(0, 1).detach(), []
     for _ in range(60):
         run.discriminator_optimizer.zero_grad()
-        results.append(run._adversarial(x, shown, out))
+        results.append(run._adversarial(x, shown, out, None)[1])
         run.clip(run.discriminator)
         run.discriminator_optimizer.step()
     assert results[0]["discriminator"].item() == pytest.approx(2 * math.log(2), rel=0.05)
@@ -143,7 +143,8 @@ def test_lpips_is_of_windows_that_move_by_the_seed_and_the_step(folder):
     run.step = again.step = 5
     x, out = first_batch(again)
     window = again._lpips_window(0)
-    assert run.train_step().lpips == pytest.approx(again.lpips(x[window], out.x_hat.clamp(0, 1)[window]).item(), rel=1e-5)
+    expected = again.distances.networks["lpips"](x[window], out.x_hat.clamp(0, 1)[window]).item()
+    assert run.train_step().lpips == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_schedules_follow_the_recipe(folder):
@@ -192,7 +193,7 @@ def test_a_stage_can_freeze_all_but_the_decoder(folder):
 def test_the_discriminator_does_not_teach_the_encoder_through_its_condition(folder):
     run = begin(folder)
     x, out = first_batch(run)
-    gan = run._adversarial(x, out.x_hat.clamp(0, 1).detach(), out)["gan"]
+    gan, _ = run._adversarial(x, out.x_hat.clamp(0, 1).detach(), out, None)
     assert not gan.requires_grad
     assert all(p.requires_grad for p in run.discriminator.parameters()) and run.discriminator.training
 
@@ -200,9 +201,9 @@ def test_the_discriminator_does_not_teach_the_encoder_through_its_condition(fold
 def test_the_generators_loss_leaves_the_discriminators_gradients(folder):
     run = begin(folder)
     x, out = first_batch(run)
-    losses = run._adversarial(x, out.x_hat.clamp(0, 1), out)
+    gan, _ = run._adversarial(x, out.x_hat.clamp(0, 1), out, None)
     before = [p.grad.clone() for p in run.discriminator.parameters()]
-    losses["gan"].backward()
+    gan.backward()
     assert all(torch.equal(p.grad, g) for p, g in zip(run.discriminator.parameters(), before, strict=True))
     assert run.model.g_s[0][0].weight.grad.any()
 

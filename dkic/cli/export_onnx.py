@@ -1,0 +1,31 @@
+"""`dkic export-onnx`."""
+
+from pathlib import Path
+
+import click
+
+from dkic.cli.messages import failing
+from dkic.cli.options import FORCE, MODEL, PATH
+
+
+@click.command(short_help="Write a model's transforms as ONNX files.")
+@MODEL
+@click.option("--quality", type=int, help="One of the model's qualities.  [default: the highest]")
+@click.option("-o", "--out", "folder", required=True, metavar="DIR", type=PATH, help="Folder of the files; it is made.")
+@FORCE
+def export_onnx(model: str, quality: int | None, folder: Path, force: bool) -> None:
+    """Write a model's transforms as ONNX files, and a README of their tensors.
+
+    Needs the extra onnx.
+    """
+    from dkic.codec_onnx import export_transforms
+    from dkic.errors import DkicError
+    from dkic.models.weights_file import find_weights, load_weights
+
+    with failing():
+        served = {q: weights for weights in map(load_weights, find_weights(model)) for q in weights.qualities}
+        quality = max(served) if quality is None else quality
+        if quality not in served:
+            raise DkicError(f"--quality: {model} has no quality {quality}; it has {', '.join(map(str, sorted(served)))}")
+        for path in export_transforms(served[quality], quality, folder, force):
+            click.echo(path)

@@ -1,0 +1,53 @@
+"""`dkic quantize`."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from dkic.cli.messages import failing
+from dkic.cli.options import FORCE, PATH, THREADS, TRAINING_DEVICE, write_to
+from dkic.inputs import on_stdout, refuse_terminal
+from dkic.streams import is_stream
+
+
+@click.command(short_help="Quantize a trained model, so that its files decode alike everywhere.")
+@click.argument("model", metavar="MODEL")
+@click.argument("photos", metavar="DIR", type=PATH)
+@click.option("-o", "--out", required=True, metavar="FILE", type=PATH, callback=write_to, help="The new weights file, or -.")
+@click.option("--measure", metavar="DIR", type=PATH, help="Report the change in rate on these images.")
+@TRAINING_DEVICE
+@click.option("--steps", type=int, default=0, show_default=True, help="Steps of training as integers.")
+@click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
+@click.option("--crop", type=int, default=256, show_default=True, help="Side of a crop; a multiple of 64.")
+@click.option("--lr", "learning_rate", type=float, default=2e-4, show_default=True, help="Adam's first learning rate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of crops and noise.")
+@THREADS
+@FORCE
+def quantize(
+    model: str,
+    photos: Path,
+    out: Path,
+    measure: Path | None,
+    device: Literal["cpu", "cuda"] | None,
+    force: bool,
+    **settings: Any,
+) -> None:
+    """Quantize MODEL's entropy networks, so that its files decode alike everywhere.
+
+    They are calibrated, and with --steps trained on as integers, on the photographs in DIR. Large weights of the transforms are
+    rounded to 8 bits.
+    """
+    refuse_terminal(out)
+    if measure is not None and is_stream(out):
+        raise click.UsageError(f"--measure reads the new weights file, and {out} is a stream; name a file with -o")
+    from tqdm import tqdm
+
+    from dkic.training.quantize import QuantizeSettings
+    from dkic.training.quantize import quantize as write
+
+    log = partial(tqdm.write, file=sys.stderr if on_stdout(out) else sys.stdout)
+    with failing():
+        write(model, photos, out, QuantizeSettings(**settings), device=device, force=force, measure=measure, log=log)

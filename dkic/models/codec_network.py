@@ -1,0 +1,104 @@
+"""What coding and training need of a codec's network, whatever its transforms."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dkic.entropy.quantization import SCALE_INDEX_MAX, Quantizer, coded_mean, nearest_index, scale_of_index
+from dkic.models.slice_context import SliceContext, take_cells
+from dkic.ops import gaussian_likelihood
+from dkic.ops.requantize import round_ste
+
+
+class LatentBits(NamedTuple):
+    """y_hat `[N, M, h, w]`; bits of y alone, of every image `[N]`, with noise and rounded, as in TrainingOutput."""
+
+    y_hat: Tensor
+    bits: Tensor
+    quantized_bits: Tensor
+
+
+class TrainingOutput(NamedTuple):
+    """Result of a training step's forward pass.
+
+    x_hat: `[N, 3, H, W]`, in [0, 1] once clamped.
+    bits: of every image `[N]`, y's and z's together, with noise in place of rounding; differentiable.
+    quantized_bits: the same of what a file would hold, without gradient.
+    y_hat: `[N, M, H/16, W/16]`, what x_hat was made from.
+    """
+
+    x_hat: Tensor
+    bits: Tensor
+    quantized_bits: Tensor
+    y_hat: Tensor
+
+
+class CodecNetwork(nn.Module, ABC):
+    """Base class of codec networks: transforms and an entropy model whose context walks through the latent.
+
+    Every method that takes a quality takes a tensor `[N]`, or None where the network has one quality.
+    """
+
+    context: SliceContext
+
+    @property
+    @abstractmethod
+    def variable_rate(self) -> bool:
+        """Whether it is one network for the qualities 1 to 100."""
+
+    @abstractmethod
+    def analyse(self, x: Tensor) -> Tensor:
+        """x `[N, 3, H, W]` in [0, 1], H and W multiples of 16 -> y `[N, M, H/16, W/16]`."""
+
+    @abstractmethod
+    def hyper_latent(self, y: Tensor) -> Tensor | None:
+        """z of y, not rounded; None without a hyper-prior."""
+
+    @abstractmethod
+    def features(self, z_hat: Tensor | None, quality: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """What the context sees before any of y: `[N, F, h, w]`; size: (h, w) of y."""
+
+    @abstractmethod
+    def quantizer(self, quality: Tensor | None) -> Quantizer:
+        """How y is quantized at a quality."""
+
+    @abstractmethod
+    def synthesise(self, y_hat: Tensor, quality: Tensor | None) -> Tensor:
+        """y_hat `[N, M, h, w]` -> x_hat `[N, 3, 16h, 16w]`, in [0, 1] once clamped."""
+
+    @abstractmethod
+    def transforms(self) -> Iterator[nn.Module]:
+        """The float networks, whose large weights are stored in 8 bits."""
+
+    @abstractmethod
+    def entropy_networks(self) -> dict[str, nn.Module]:
+        """The networks that decide how bits are read, by name."""
+
+    def latent_bits(
+        self,
+        y: Tensor,
+        z_hat: Tensor | None,
+        quality: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> LatentBits:
+        """Bits of y `[N, M, h, w]` given z_hat and the quality; differentiable. Noise is drawn from `generator`."""
+        bits, quantized_bits = y.new_zeros(len(y)), y.new_zeros(len(y))
+        quantizer = self.quantizer(quality)
+        walk = self.context.walk(self.features(z_hat, quality, (y.shape[-2], y.shape[-1])))
+        for part in walk:
+            size, offset = quantizer.of(part.channels)
+            target = take_cells(y[:, part.channels], part.cells)
+            residual = (target - part.mean) / size
+            scale = scale_of_index((part.scale_index.clamp(0, SCALE_INDEX_MAX) - offset).clamp(0, SCALE_INDEX_MAX))
+            noisy = gaussian_likelihood(residual, scale, quantize="noise", generator=generator, reduction="sum")[1]
+            bits = bits + noisy
+            with torch.no_grad():
+                coded_residual = (target - coded_mean(part.mean)) / size
+                coded_scale = scale_of_index(nearest_index(part.scale_index, offset).float())
+                rounded = gaussian_likelihood(coded_residual, coded_scale, quantize="round", reduction="sum")[1]
+                quantized_bits = quantized_bits + rounded
+            part.y_hat = round_ste(residual) * size + part.mean
+        return LatentBits(walk.y_hat, bits, quantized_bits)

@@ -1,0 +1,56 @@
+"""Named shapes of codecs: `tiny` and `base` have one quality a network, `small` is one network for all rates."""
+
+from typing import Any
+
+from dkic.models.codec_network import CodecNetwork
+from dkic.models.config import ModelConfig, SliceSpec
+from dkic.models.dkic import DKIC
+from dkic.models.variable_rate import VariableRateDKIC
+from dkic.models.variable_rate_config import StageSpec, VariableRateConfig
+
+Config = ModelConfig | VariableRateConfig
+
+
+def config_of(values: dict[str, Any]) -> Config:
+    """The config that `to_dict` gave, also after a trip through JSON. Raises DkicError, naming unknown and missing keys."""
+    kind = VariableRateConfig if "quality_points" in values else ModelConfig
+    return kind.from_dict(values)
+
+
+def network_of(config: Config) -> CodecNetwork:
+    """A network of this shape, untrained."""
+    return VariableRateDKIC(config) if isinstance(config, VariableRateConfig) else DKIC(config)
+
+
+PRESETS: dict[str, Config] = {
+    # For the CPU: at most 3.2 M parameters and 40 kMAC per pixel each way. Most of the work is at 1/8 and below, where a
+    # channel costs least; the thin 1/2-size stage is what full-size memory traffic allows.
+    "tiny": ModelConfig(
+        widths=(24, 48, 96),
+        groups=(1, 3, 6),
+        bottlenecks=(1, 2, 3),
+        slices=(SliceSpec(8, 4), SliceSpec(8, 4), SliceSpec(16, 2), SliceSpec(32, 2), SliceSpec(64, 1)),
+        hyper_channels=64,
+        hyper_groups=4,
+        hyper_features=128,
+        context_channels=96,
+    ),
+    # For a GPU: 483 kMAC per pixel both ways together, within the 574 that ELIC takes.
+    "base": ModelConfig(
+        widths=(128, 192, 256),
+        groups=(8, 12, 16),
+        bottlenecks=(3, 3, 3),
+        slices=(SliceSpec(16, 4), SliceSpec(16, 4), SliceSpec(32, 2), SliceSpec(64, 2), SliceSpec(192, 1)),
+        hyper_channels=192,
+        hyper_groups=12,
+        hyper_features=320,
+        context_channels=256,
+    ),
+    # One network for all rates, for the CPU: at most 25 kMAC per pixel to encode and 40 to decode.
+    "small": VariableRateConfig(
+        analysis=(StageSpec(8, 192, 4, "conv"), StageSpec(2, 192, 0, "conv")),
+        synthesis=(StageSpec(8, 192, 5, "conv"), StageSpec(2, 256, 1, "conv")),
+        slices=(SliceSpec(8, 4), SliceSpec(8, 4), SliceSpec(16, 2), SliceSpec(32, 2), SliceSpec(64, 1)),
+        context_channels=96,
+    ),
+}

@@ -1,0 +1,70 @@
+"""ONNX export of models with dkic's ops: what `torch.onnx.export` translates them to.
+
+    import dkic.onnx
+
+    torch.onnx.export(model, (x,), "model.onnx", dynamo=True, custom_translation_table=dkic.onnx.translation_table())
+
+Needs the extra `onnx`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import dkic.ops  # noqa: F401  (registers the ops)
+
+Sizes = Sequence[int]
+
+
+def translation_table() -> dict[Callable, Callable]:
+    """Translations of `dkic.ops.deform_conv2d` and `dkic.ops.ldcn`, for `custom_translation_table` of `torch.onnx.export`.
+
+    Both become ONNX's DeformConv, which exists from opset 19 on; ldcn becomes a depthwise one with weights of 1. Batch, height
+    and width may be dynamic; a dynamic number of channels makes the export fail. float64 is computed as such, all else in
+    float32, as by dkic's kernels, and returned in the input's dtype.
+
+    Raises:
+        ImportError: onnxscript is not installed.
+    """
+    try:
+        from onnxscript import ir
+        from onnxscript import opset19 as op
+    except ImportError as error:
+        raise ImportError("dkic.onnx: onnxscript is not installed; pip install -e '.[onnx]' in dkic's source folder") from error
+
+    def channels_of(name: str, t: Any) -> int:
+        if not isinstance(t.shape[1], int):
+            raise ValueError(f"dkic.onnx: {name} has a dynamic number of channels ({t.shape[1]}); export it as static")
+        return t.shape[1]
+
+    def deform_conv(
+        x: Any, offset: Any, weight: Any, bias: Any, mask: Any, group: int, kernel_size: Sizes, stride: Sizes, padding: Sizes,
+        dilation: Sizes,
+    ) -> Any:  # fmt: skip
+        computed = ir.DataType.DOUBLE if x.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+        tensors = (t if t is None or t.dtype == computed else op.Cast(t, to=computed) for t in (x, weight, offset, bias, mask))
+        y = op.DeformConv(
+            *tensors,
+            dilations=list(dilation),
+            group=group,
+            kernel_shape=list(kernel_size),
+            offset_group=channels_of("offset", offset) // (2 * kernel_size[0] * kernel_size[1]),
+            pads=[*padding, *padding],
+            strides=list(stride),
+        )
+        return y if x.dtype == computed else op.Cast(y, to=x.dtype)
+
+    def deform_conv2d(
+        input: Any, offset: Any, weight: Any, bias: Any, mask: Any, stride: Sizes, padding: Sizes, dilation: Sizes
+    ) -> Any:
+        group = channels_of("input", input) // weight.shape[1]
+        return deform_conv(input, offset, weight, bias, mask, group, weight.shape[2:], stride, padding, dilation)
+
+    def ldcn(x: Any, offset: Any, mask: Any, kernel_size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Any:
+        channels = channels_of("x", x)
+        ones = op.Constant(value=ir.tensor(np.ones((channels, 1, *kernel_size), np.float32)))
+        return deform_conv(x, offset, ones, None, mask, channels, kernel_size, stride, padding, dilation)
+
+    return {torch.ops.dkic.deform_conv2d.default: deform_conv2d, torch.ops.dkic.ldcn.default: ldcn}

@@ -1,0 +1,140 @@
+"""Pillow plugin for `.dkic` files: importing this module registers the format.
+
+    import dkic.pillow
+    from PIL import Image
+
+    image.save("photo.dkic", quality=4)
+    image = Image.open("photo.dkic")
+
+`Image.open` reads the header; pixels are decoded at their first use.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any
+
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from dkic.coding.container import MAGIC, read_head, unpack
+from dkic.coding.image_color import fitting_profile
+from dkic.errors import DkicError, FormatError
+
+if TYPE_CHECKING:
+    from dkic.coding.codec import Codec
+
+__all__ = ["DkicImageFile", "DkicImageError", "UnidentifiedDkicError", "set_codec"]
+
+FORMAT = "DKIC"
+_lock = threading.Lock()
+_codec: Codec | None = None
+
+
+class DkicImageError(OSError, DkicError):
+    """A `.dkic` file can't be decoded or written. An OSError, which is what Pillow's own plugins raise."""
+
+
+class UnidentifiedDkicError(UnidentifiedImageError, FormatError):
+    """The header of a `.dkic` file is damaged, or from a version that this dkic does not read."""
+
+
+def set_codec(codec: Codec | None) -> None:
+    """Decode and encode with this codec from now on. None: with `dkic.load()`, which is loaded at its first use."""
+    global _codec
+    with _lock:
+        _codec = codec
+
+
+def _current_codec() -> Codec:
+    global _codec
+    with _lock:
+        if _codec is None:
+            from dkic.coding.codec import load  # imports torch
+
+            _codec = load()
+        return _codec
+
+
+class DkicImageFile(ImageFile.ImageFile):
+    """An opened `.dkic` file: RGB or L, its ICC profile in `info["icc_profile"]`, the encoder's quality in `info["quality"]`."""
+
+    format = FORMAT
+    format_description = "dkic learned image compression"
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        start = self.fp.tell()
+        try:
+            header, profile = read_head(self.fp)
+        except FormatError as error:
+            raise UnidentifiedDkicError(_named(self.filename, error)) from error
+        self._size = header.width, header.height
+        self._mode = "L" if header.grayscale else "RGB"
+        self.info["quality"] = header.quality
+        icc, notes = fitting_profile(profile, header.grayscale) if profile else (None, [])
+        if icc:
+            self.info["icc_profile"] = icc
+        _warn(self.filename, notes)
+        self.tile = [("dkic", (0, 0, *self.size), start, (self.filename,))]
+
+    def verify(self) -> None:
+        """Raises DkicImageError where a checksum of the file is wrong; as with other formats, the file is closed then."""
+        assert self.fp is not None
+        try:
+            self.fp.seek(self.tile[0][2])
+            unpack(self.fp.read())
+        except FormatError as error:
+            raise DkicImageError(_named(self.filename, error)) from error
+        finally:
+            super().verify()
+
+
+class _Decoder(ImageFile.PyDecoder):
+    _pulls_fd = True
+
+    def decode(self, buffer: object) -> tuple[int, int]:
+        (filename,) = self.args
+        assert self.fd is not None
+        try:
+            file = unpack(self.fd.read(), salvage=ImageFile.LOAD_TRUNCATED_IMAGES)
+            _warn(filename, file.lost)
+            pixels = _current_codec().decompress(file, "numpy")
+        except DkicError as error:
+            raise DkicImageError(_named(filename, error)) from error
+        self.set_as_raw((pixels[:, :, 0] if self.mode == "L" else pixels).tobytes())
+        return -1, 0
+
+
+def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    from dkic.coding.image_io import picture_from
+
+    options: dict[str, Any] = image.encoderinfo
+    try:
+        picture = picture_from(image, options.get("background"))
+        _warn("the image", picture.notes)
+        if "icc_profile" in options:
+            picture = replace(picture, icc=options["icc_profile"] or None)
+        data = _current_codec().compress(picture, quality=options.get("quality"), target_bpp=options.get("target_bpp"))
+    except DkicError as error:
+        raise DkicImageError(_named(filename, error)) from error
+    fp.write(data)
+
+
+def _named(filename: str | bytes, sentence: object) -> str:
+    name = filename.decode(errors="backslashreplace") if isinstance(filename, bytes) else filename
+    return f"{name}: {sentence}" if name else str(sentence)
+
+
+def _warn(filename: str | bytes, notes: Iterable[str]) -> None:
+    for note in notes:
+        warnings.warn(_named(filename, note), stacklevel=4)
+
+
+Image.register_open(FORMAT, DkicImageFile, lambda prefix: prefix.startswith(MAGIC))
+Image.register_save(FORMAT, _save)
+Image.register_extension(FORMAT, ".dkic")
+Image.register_mime(FORMAT, "image/x-dkic")
+Image.register_decoder("dkic", _Decoder)

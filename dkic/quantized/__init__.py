@@ -1,0 +1,38 @@
+"""Quantized networks: bit-exact inference in integers, for the networks that decide how bits are read."""
+
+from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
+from dkic.quantized.conv2d import SUM_BOUND, WEIGHT_MAX, QuantizedConv2d
+from dkic.quantized.latent_input import LatentInput
+from dkic.quantized.layer import (
+    QuantizedLayer,
+    State,
+    calibrating,
+    check_bounds,
+    convert,
+    convert_empty,
+    dequantize,
+    quantized_layers,
+    simulate,
+    stored_names,
+)
+from dkic.quantized.ldcn_block import QuantizedLDCNBlock
+
+__all__ = [
+    "ACTIVATION_MAX",
+    "SUM_BOUND",
+    "WEIGHT_MAX",
+    "ActivationScale",
+    "LatentInput",
+    "QuantizedConv2d",
+    "QuantizedLDCNBlock",
+    "QuantizedLayer",
+    "State",
+    "calibrating",
+    "check_bounds",
+    "convert",
+    "convert_empty",
+    "dequantize",
+    "quantized_layers",
+    "simulate",
+    "stored_names",
+]

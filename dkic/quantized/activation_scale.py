@@ -1,0 +1,57 @@
+"""Scales of activation tensors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATION_MAX = 255
+# Of the largest number seen in calibration. What is beyond a scale's range is clamped, and mispredicts much; a coarser scale
+# costs little: by 1.5, bits of y rise by 0.23 % (11 photographs) and 2.1 % (an image unlike others); by 1.0, 0.09 % and 3.2 %.
+_HEADROOM = 1.5
+
+
+class ActivationScale(nn.Module):
+    """Symmetric quantization scale of an activation tensor.
+
+    Args:
+        channels: of the tensor.
+        scale: the scale, or `[channels]` of them, where it belongs to the architecture. None: it is calibrated, such that 255
+            units are 1.5 times the largest number seen.
+        per_channel: every channel has a scale of its own.
+    """
+
+    scale: Tensor
+
+    def __init__(self, channels: int, scale: float | Sequence[float] | None = None, per_channel: bool = False) -> None:
+        super().__init__()
+        self.channels, self.given = channels, scale is not None
+        # A given scale is not saved. float32 whatever torch's default is: the network's integers follow from it.
+        start = torch.tensor([0.0] * (channels if per_channel else 1) if scale is None else scale, dtype=torch.float32)
+        self.register_buffer("scale", start.reshape(-1), persistent=not self.given)
+        self._peaks: list[Tensor] | None = None
+
+    def start_recording(self) -> None:
+        """From now on `observe` records the largest numbers."""
+        self._peaks = []
+
+    def observe(self, t: Tensor) -> None:
+        """t `[N, channels, ...]`, real; nothing happens outside of calibration."""
+        if self._peaks is not None and not self.given:
+            peaks = t.detach().abs().transpose(0, 1).flatten(1).amax(1)
+            self._peaks.append(peaks if len(self.scale) > 1 else peaks.amax(0, keepdim=True))
+
+    def set_from_recorded(self) -> None:
+        """Ends recording; sets the scale where anything was recorded."""
+        if self._peaks and not self.given:
+            self.scale = _HEADROOM * torch.stack(self._peaks).amax(0).clamp_min(1e-3) / ACTIVATION_MAX
+        self._peaks = None
+
+    @property
+    def vector(self) -> Tensor:
+        """`[channels]`."""
+        return self.scale.expand(self.channels)
+
+    def forget(self) -> None:
+        """In a converted network the multipliers hold what was needed of it."""
+        del self.scale

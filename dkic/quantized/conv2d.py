@@ -1,0 +1,172 @@
+"""Quantized convolution."""
+
+from collections.abc import Iterable
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dkic.errors import DkicError
+from dkic.ops import exact_conv2d
+from dkic.ops.requantize import requantize, round_ste
+from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
+from dkic.quantized.layer import QuantizedLayer, check_multiplier
+
+WEIGHT_MAX = 127
+SUM_BOUND = 2**24  # float32 holds every integer below
+_BLOCK_BYTES = 4 * 2**20  # of a convolution's unfolded input at once
+
+
+class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
+    """Convolution of activations of one or more scales onto those of another.
+
+    Args:
+        inputs: scales of the input, one after the other along its channels.
+        outputs: scale of the result.
+        bound: the result is clamped to -bound ... bound.
+        relu: and to 0 ... bound then, in the float state too.
+        groups: 1, or the number of channels.
+    """
+
+    stored: ClassVar = MappingProxyType({"weight": torch.int8, "bias": torch.int32, "multiplier": torch.float32})
+    needs_scales = True
+    multiplier: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        inputs: Iterable[ActivationScale],
+        outputs: ActivationScale,
+        bound: int = ACTIVATION_MAX,
+        relu: bool = False,
+        groups: int = 1,
+    ) -> None:
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, stride, padding, groups=groups)
+        self.scales = tuple(inputs), outputs  # in a tuple, since they are parts of other modules
+        self.low, self.high = (0 if relu else -bound), bound
+        self._parts: list[tuple[slice, Tensor]] | None = None
+        self._packed: Tensor | None = None
+
+    def integers(self) -> dict[str, Tensor]:
+        """weight `[out, in / groups, k, k]`, bias and multiplier `[out]`."""
+        inputs, outputs = self.scales
+        scales = torch.cat([scale.vector for scale in inputs])
+        weight = self.weight * (scales.view(1, -1, 1, 1) if self.groups == 1 else scales.view(-1, 1, 1, 1))
+        # The second is for a layer that begins from zero: its bias must stay far below 2^24 too.
+        unit = torch.maximum(weight.detach().abs().amax((1, 2, 3)) / WEIGHT_MAX, self.bias.detach().abs() * 2.0**-22)
+        unit = unit.clamp_min(1e-12)
+        return {
+            "weight": round_ste(weight / unit.view(-1, 1, 1, 1)),
+            "bias": round_ste(self.bias / unit),
+            "multiplier": unit / outputs.scale,
+        }
+
+    def dequantize_from(self, other: "QuantizedConv2d") -> None:
+        inputs, outputs = self.scales
+        scales = torch.cat([scale.vector for scale in inputs])
+        unit = other.multiplier * outputs.scale
+        weight = other.weight * unit.view(-1, 1, 1, 1)
+        self.weight.copy_(weight / (scales.view(1, -1, 1, 1) if self.groups == 1 else scales.view(-1, 1, 1, 1)))
+        self.bias.copy_(other.bias * unit)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        weight = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        return {"weight": weight, "bias": (self.out_channels,), "multiplier": (self.out_channels,)}
+
+    def check_bounds(self) -> None:
+        check_multiplier(self.multiplier)
+        if self.weight.eq(-WEIGHT_MAX - 1).any():
+            raise DkicError(f"a weight is beyond {WEIGHT_MAX}")
+        most = ACTIVATION_MAX * _largest_filter(self.weight) + _largest(self.bias)
+        if most >= 2**31:
+            raise DkicError(f"sums could reach {most}, and 2^31 is the bound")
+        self._parts = self._packed = None
+        self.parts()
+
+    def parts(self) -> list[tuple[slice, Tensor]]:
+        """The weight, float32, by input channels: as few parts as keep each one's sums, and the bias, below 2^24."""
+        if self._parts is None or self._parts[0][1].device != self.weight.device:
+            channels, bias = self.weight.shape[1], _largest(self.bias)
+            for count in range(1, channels + 1):
+                ends = [channels * i // count for i in range(count + 1)]
+                slices = [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
+                most = max(ACTIVATION_MAX * _largest_filter(self.weight[:, part]) for part in slices)
+                # Of several parts the bias is added to the int32 sum.
+                if most + (bias if count == 1 else 0) < SUM_BOUND:
+                    break
+            else:
+                raise DkicError(f"a filter's sums could reach {most} with a bias of {bias}, and 2^24 is the bound")
+            # In memory as `integer_convolution` multiplies with them, so that it need not copy them every time.
+            laid_out = self.weight.float().permute(2, 3, 1, 0)
+            self._parts = [(part, laid_out[:, :, part].contiguous().permute(3, 2, 0, 1)) for part in slices]
+        return self._parts
+
+    def packed(self) -> Tensor:
+        """The weight for the native code."""
+        if self._packed is None:
+            self._packed = exact_conv2d.packed(self.weight)
+        return self._packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: real numbers in the float state, else activations; the result likewise."""
+        if self.is_float:
+            y = nn.Conv2d.forward(self, x)
+            y = y.relu() if self.low == 0 else y
+            self.scales[1].observe(y)
+            return y
+        with torch.autocast(x.device.type, enabled=False):  # a half type would round the sums
+            if self.converted and self.groups == 1 and exact_conv2d.runs_on(x):
+                geometry = self.stride[0], self.padding[0], self.low, self.high
+                return exact_conv2d.exact_conv2d(x, self.packed(), self.bias, self.multiplier, *geometry)
+            if self.converted:
+                return requantize(self._total(x), self.bias.float(), self.multiplier, self.low, self.high).to(x.dtype)
+            now = self.integers()
+            total = self._conv_forward(x.float(), now["weight"], None)
+            return requantize(total, now["bias"], now["multiplier"], self.low, self.high)
+
+    def _total(self, x: Tensor) -> Tensor:
+        geometry = self.stride[0], self.padding[0], self.groups
+        total, *more = (
+            integer_convolution(x if self.groups > 1 else x[:, part], weight.to(x.dtype), *geometry)
+            for part, weight in self.parts()
+        )
+        return torch.stack([t.round().to(torch.int32) for t in (total, *more)]).sum(0, dtype=torch.int32) if more else total
+
+
+def integer_convolution(a: Tensor, weight: Tensor, stride: int, padding: int, groups: int) -> Tensor:
+    """Of integers, by products of matrices: no algorithm that transforms its input (Winograd, FFT) may err by 1/2 here.
+
+    a `[N, C, H, W]`; weight `[out, C / groups, k, k]`, of a's type; groups: 1 or C. Returns `[N, out, Ho, Wo]`, channels_last.
+    """
+    out, _, k, _ = weight.shape
+    a = F.pad(a, (padding,) * 4).contiguous(memory_format=torch.channels_last)
+    windows = a.unfold(2, k, stride).unfold(3, k, stride).permute(0, 2, 3, 4, 5, 1)  # [N, Ho, Wo, k, k, C], a view
+    n, height, width, _, _, c = windows.shape
+    total = a.new_empty((n, height, width, out))
+    matrix = weight.permute(2, 3, 1, 0).reshape(-1, out)  # [k k C / groups, out]
+    rows = max(1, _BLOCK_BYTES // (width * k * k * c * a.element_size()))
+    for i in range(n):
+        for start in range(0, height, rows):
+            block = windows[i, start : start + rows]
+            if groups == 1:
+                sums = block.reshape(-1, k * k * c) @ matrix
+            else:
+                sums = (block.reshape(-1, k * k, c) * matrix.view(k * k, c)).sum(1)
+            total[i, start : start + rows] = sums.view(-1, width, out)
+    return total.permute(0, 3, 1, 2)
+
+
+def _largest_filter(weight: Tensor) -> int:
+    """The largest sum of a filter's absolute weights."""
+    return int(weight.long().abs().sum((1, 2, 3)).max())
+
+
+def _largest(t: Tensor) -> int:
+    return int(t.long().abs().max())

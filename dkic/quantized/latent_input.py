@@ -1,0 +1,50 @@
+"""Where a latent enters a quantized network."""
+
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dkic.ops.requantize import requantize
+from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
+from dkic.quantized.layer import QuantizedLayer, check_multiplier
+
+
+class LatentInput(QuantizedLayer):
+    """Real numbers that are multiples of 1/`denominator` -> activations, each channel with a scale of its own.
+
+    Args:
+        channels: of the latent.
+        denominator: a power of two.
+
+    Attributes: `scale` is the activations' `ActivationScale`.
+    """
+
+    stored: ClassVar = MappingProxyType({"multiplier": torch.float32})
+    multiplier: Tensor
+
+    def __init__(self, channels: int, denominator: int) -> None:
+        super().__init__()
+        self.scale, self.denominator = ActivationScale(channels, per_channel=True), denominator
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """latent `[N, channels, h, w]` as it is in the float state, else the integers nearest to it."""
+        if self.is_float:
+            self.scale.observe(latent)
+            return latent
+        multiplier = self.multiplier if self.converted else self.integers()["multiplier"]
+        units = requantize(latent * self.denominator, None, multiplier, -ACTIVATION_MAX, ACTIVATION_MAX)
+        return units.to(latent.dtype)
+
+    def integers(self) -> dict[str, Tensor]:
+        return {"multiplier": 1 / (self.scale.scale * self.denominator)}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"multiplier": (self.scale.channels,)}
+
+    def check_bounds(self) -> None:
+        check_multiplier(self.multiplier)
+
+    def dequantize_from(self, other: "LatentInput") -> None:
+        self.scale.scale.copy_(1 / (other.multiplier * self.denominator).clamp_min(1e-12))

@@ -1,0 +1,118 @@
+"""Files of a variable-rate model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models.variable_rate_models import converted, real
+
+import dkic
+from dkic.coding.codec import DEFAULT_QUALITY, Codec
+from dkic.coding.container import DkicFile, pack, unpack
+from dkic.coding.operating_points import OperatingPoint
+from dkic.errors import DkicError, FormatError
+from dkic.models.trainable import trainable
+from dkic.models.weights_file import load_weights, save_weights
+
+
+@pytest.fixture(scope="module", params=["integers", "float"])
+def path(request, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "untrained.safetensors"
+    save_weights(path, converted() if request.param == "integers" else real(), 1, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def codec(path) -> Codec:
+    return dkic.load(path)
+
+
+def image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8 + 2, width // 8 + 2, 3))
+    return np.kron(coarse, np.ones((8, 8, 1)))[:height, :width].astype(np.uint8)
+
+
+def test_its_qualities_are_1_to_100(codec):
+    assert codec.variable_rate and codec.qualities == list(range(1, 101))
+    assert len({codec.model_hash(quality) for quality in codec.qualities}) == 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 70), (64, 96), (129, 63)])
+def test_any_size_comes_back_in_its_size(codec, height, width):
+    for quality in (1, 37, 100):
+        data = codec.compress(image(height, width), quality, verify=True)
+        assert codec.decompress(data, "numpy").shape == (height, width, 3)
+        assert unpack(data).header.quality == quality
+
+
+def test_the_size_rises_with_the_quality(codec):
+    sizes = [len(codec.compress(image(96, 128), quality)) for quality in (1, 20, 40, 60, 80, 100)]
+    assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
+
+
+def test_steps_lie_between_qualities(codec):
+    x = image(256, 320)
+    sizes = [len(codec.compress(x, 50, qstep=qstep)) for qstep in (8, 4, 0, -4, -8)]
+    assert sizes == sorted(sizes)
+    assert codec.compress(x, 50, qstep=0) == codec.compress(x, 50)
+
+
+def test_a_step_out_of_the_qualities_is_refused(codec):
+    for quality, qstep in ((1, 1), (100, -1)):
+        with pytest.raises(DkicError, match="beyond 1 to 100"):
+            codec.compress(image(64, 64), quality, qstep=qstep)
+    with pytest.raises(DkicError, match="no quality 101; it has 1 to 100"):
+        codec.compress(image(64, 64), 101)
+
+
+def test_the_default_quality(codec):
+    assert unpack(codec.compress(image(64, 64))).header.quality == DEFAULT_QUALITY
+
+
+@pytest.mark.parametrize("share", [0.1, 0.37, 0.8])
+def test_a_target_is_met_within_one_percent_and_never_exceeded(codec, share):
+    x = image(256, 320, seed=1)
+    low, high = (8 * len(codec.compress(x, quality)) / (256 * 320) for quality in (1, 100))
+    target = low + share * (high - low)
+    data = codec.compress(x, target_bpp=target)
+    assert 0.99 * target <= 8 * len(data) / (256 * 320) <= target
+    assert codec.decompress(data, "numpy").shape == x.shape
+
+
+def test_a_target_is_searched_without_repeating_the_analysis(codec, monkeypatch):
+    network, calls = codec._level(1).model, []
+    analyse = type(network).analyse
+    monkeypatch.setattr(type(network), "analyse", lambda self, x: calls.append(len(x)) or analyse(self, x))
+    codec.compress(image(128, 128), target_bpp=1.0)
+    assert calls == [1]
+
+
+def test_what_is_decoded_depends_on_the_files_quality(codec):
+    """The symbols' place in the header: a file that claims another quality doesn't decode to the same image, or at all."""
+    file = unpack(codec.compress(image(96, 96), 60))
+    header = type(file.header)(**vars(file.header) | {"quality": 61})
+    with pytest.raises(FormatError, match="other arithmetic"):
+        codec.decompress(pack(DkicFile(header, file.picture)))
+
+
+def test_operating_points():
+    from dkic.coding.operating_points import chosen_among, every_operating_point, measured_first
+
+    qualities = list(range(1, 101))
+    points = every_operating_point(qualities)
+    places = [16 * quality - qstep for quality, qstep in points]
+    assert places == list(range(16, 1601)) and all(-8 <= qstep < 8 for _, qstep in points)
+    assert set(measured_first(qualities)) <= set(chosen_among(qualities)) <= set(points)
+    assert measured_first(qualities)[0] == OperatingPoint(1, 0) and measured_first(qualities)[-1] == OperatingPoint(100, 0)
+
+
+def test_weights_come_back_for_training(path):
+    weights = load_weights(path)
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    again = trainable(weights)
+    for quality in (1.0, 50.0, 100.0):
+        at = torch.tensor([quality])
+        with torch.no_grad():
+            a, b = (m.latent_bits(m.analyse(x), None, at).quantized_bits.item() for m in (weights.model.float(), again))
+        assert b == pytest.approx(a, rel=0.05)

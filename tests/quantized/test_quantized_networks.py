@@ -1,0 +1,347 @@
+"""Quantized networks: one answer whatever carries it out, and its bounds."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quantized.quantized_models import checksum, converted, decisions, latents, same, trainable
+from torch import Tensor, nn
+
+from dkic.entropy.tables import gaussian_tables
+from dkic.errors import DkicError
+from dkic.models.weights_file import load_weights, save_weights
+from dkic.ops import backends, exact_conv2d, ldcn, reference
+from dkic.ops.requantize import requantize
+from dkic.quantized import (
+    ACTIVATION_MAX,
+    SUM_BOUND,
+    ActivationScale,
+    QuantizedConv2d,
+    check_bounds,
+    conv2d,
+    convert,
+    convert_empty,
+    simulate,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return converted()
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return decisions(model, *latents(1))
+
+
+def test_the_decisions_are_integers_and_not_trivial(expected):
+    for mean, index in expected:
+        assert torch.equal(mean * 64, (mean * 64).round()) and torch.equal(index, index.round())
+        assert mean.std() > 0 and 0 <= index.min() < index.max() <= 63
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_any_number_of_threads(model, expected, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert same(decisions(model, *latents(1)), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_any_layout(model, expected):
+    for layout in (torch.channels_last, torch.contiguous_format):
+        other = copy.deepcopy(model).to(memory_format=layout)
+        assert same(decisions(other, *(t.contiguous(memory_format=layout) for t in latents(1))), expected)
+    strided = [t.transpose(2, 3).contiguous().transpose(2, 3) for t in latents(1)]
+    assert same(decisions(model, *strided), expected)
+
+
+def test_carried_by_float64(model, expected):
+    assert same(decisions(model, *(t.double() for t in latents(1))), expected)
+
+
+def test_without_onednn(model, expected):
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert same(decisions(model, *latents(1)), expected)
+
+
+def test_in_a_batch(model, expected):
+    z_hat, y = (torch.cat([t, u, t, u]) for t, u in zip(latents(1), latents(1, seed=9), strict=True))
+    assert same([(mean[2:3], index[2:3]) for mean, index in decisions(model, z_hat, y)], expected)
+
+
+def test_the_native_code_is_what_runs(model, monkeypatch):
+    native, calls = exact_conv2d.exact_conv2d, []
+    monkeypatch.setattr(exact_conv2d, "exact_conv2d", lambda *arguments: calls.append(1) or native(*arguments))
+    decisions(model, *latents(1))
+    assert len(calls) > 20
+
+
+def test_under_autocast(model, expected):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same(decisions(model, *latents(1)), expected)
+
+
+def test_compiled(model, expected):
+    other = copy.deepcopy(model)
+    other.h_s = torch.compile(other.h_s)
+    other.context.features = nn.ModuleList(torch.compile(f) for f in other.context.features)
+    assert same(decisions(other, *latents(1)), expected)
+
+
+def truncated(bits: int):
+    """A convolution whose operands keep as many bits of their mantissas, and no more."""
+
+    def cut(t: Tensor) -> Tensor:
+        return (t.contiguous().view(torch.int32) & -(1 << (23 - bits))).view(torch.float32)
+
+    return lambda a, weight, *rest: plain(cut(a), cut(weight), *rest)
+
+
+def plain(a, weight, stride, padding, groups):
+    return F.conv2d(a, weight, None, stride, padding, groups=groups)
+
+
+def shuffled(a, weight, stride, padding, groups):
+    """Sums its terms one after the other, in random order."""
+    k = weight.shape[-1]
+    a = F.pad(a, (padding,) * 4)
+    terms = [(c, i, j) for c in range(weight.shape[1]) for i in range(k) for j in range(k)]
+    total = 0
+    for at in torch.randperm(len(terms)).tolist():
+        c, i, j = terms[at]
+        height, width = ((side - k) // stride + 1 for side in a.shape[2:])
+        part = a[:, :, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+        part = part if groups > 1 else part[:, c : c + 1]
+        total = total + part * weight[:, c, i, j].view(-1, 1, 1)
+    return total
+
+
+def noisy(a, weight, *rest):
+    """Errs by anything below 1/2."""
+    total = ORIGINAL(a, weight, *rest)
+    return total.double() + (torch.rand(total.shape, dtype=torch.float64) - 0.5) * 0.98
+
+
+ORIGINAL = conv2d.integer_convolution
+
+
+@pytest.fixture
+def by_products(monkeypatch):
+    """Products of float matrices, as on a GPU: none of the native code that the CPU has for a convolution."""
+    monkeypatch.setattr(exact_conv2d, "runs_on", lambda x: False)
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [ORIGINAL, plain, truncated(10), truncated(7), shuffled, noisy],
+    ids=["products", "conv2d", "tf32", "bf16", "shuffled", "noisy"],
+)
+def test_any_convolution(model, expected, convolution, by_products, monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return convolution(*arguments)
+
+    monkeypatch.setattr(conv2d, "integer_convolution", counted)
+    assert same(decisions(model, *latents(1)), expected)
+    assert len(calls) > 20
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(backends.find_gpu() is not None, reason=backends.find_gpu() or "")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("how", ["products", "conv2d"])
+@pytest.mark.parametrize("tf32", [False, True], ids=["", "TF32"])
+def test_on_a_gpu(model, expected, tf32, how, dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", tf32)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    if how == "conv2d":
+        monkeypatch.setattr(conv2d, "integer_convolution", plain)
+    other = copy.deepcopy(model).cuda()
+    seen = decisions(other, *(t.to("cuda", dtype) for t in latents(1)))
+    assert same([(mean.cpu(), index.cpu()) for mean, index in seen], expected)
+    with torch.autocast("cuda", torch.bfloat16):
+        seen = decisions(other, *(t.to("cuda", dtype) for t in latents(1)))
+    assert same([(mean.cpu(), index.cpu()) for mean, index in seen], expected)
+
+
+def test_noise_above_one_half_changes_it(model, expected, by_products, monkeypatch):
+    """The tests above can fail."""
+    monkeypatch.setattr(conv2d, "integer_convolution", lambda *a: ORIGINAL(*a) + 0.7)
+    assert not same(decisions(model, *latents(1)), expected)
+
+
+@pytest.fixture(scope="module")
+def file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exact") / "small.safetensors"
+    save_weights(path, model, 1, {}, gaussian_tables().concat(model.prior.tables()))
+    return path
+
+
+def test_a_weights_file_holds_all_of_it(file, expected):
+    assert same(decisions(load_weights(file).model, *latents(1)), expected)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"ATEN_CPU_CAPABILITY": "default", "DKIC_CPU_CAPABILITY": "default"},
+        {"ATEN_CPU_CAPABILITY": "avx2", "DKIC_CPU_CAPABILITY": "avx2"},
+        {"ATEN_CPU_CAPABILITY": "avx512"},
+        {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "3"},
+    ],
+    ids=lambda environment: " ".join(environment.values()),
+)
+def test_any_instruction_set(file, expected, environment):
+    code = """if True:
+        import sys
+        from quantized.quantized_models import checksum, decisions, latents
+        from dkic.models.weights_file import load_weights
+        print(checksum(decisions(load_weights(sys.argv[1]).model, *latents(1))))
+    """
+    tests = os.path.dirname(os.path.dirname(__file__))
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(file)], cwd=tests, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == checksum(expected)
+
+
+def test_what_is_trained_is_what_is_converted():
+    model = trainable(3)
+    before = decisions(model, *latents(2))
+    convert(model)
+    assert same(decisions(model, *latents(2)), before)
+
+
+def test_every_parameter_of_the_quantized_networks_learns():
+    model = trainable(4)
+    z_hat, y = latents(2)
+    out = model.latent_bits(y.clamp(-30, 30), z_hat.clamp(-30, 30), torch.Generator().manual_seed(0))
+    out.bits.sum().backward()
+    for part in (model.h_s, model.context):
+        for name, parameter in part.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().max() > 0, name
+
+
+def test_calibrated_scales_cost_little_rate():
+    """Beside the float network whose scales it has."""
+    model = trainable(5)
+    z_hat, y = latents(4)
+    z_hat, y = z_hat.clamp(-9, 9), y.clamp(-12, 12)
+    with torch.no_grad():
+        exact = model.latent_bits(y, z_hat).quantized_bits.sum()
+        simulate(model, False)
+        real = model.latent_bits(y, z_hat).quantized_bits.sum()
+    assert exact / real == pytest.approx(1, abs=0.03) and exact != real
+
+
+# ---- Bounds ----
+
+
+def layer(weight: Tensor, bias: Tensor | None = None, groups: int = 1, stride: int = 1) -> QuantizedConv2d:
+    """Of integers, multipliers small enough that nothing is clamped."""
+    out, channels, k, _ = weight.shape
+    scales = {"inputs": [ActivationScale(channels * groups, 1.0)], "outputs": ActivationScale(out, 1.0)}
+    made = QuantizedConv2d(channels * groups, out, k, stride, k // 2, groups=groups, **scales)
+    convert_empty(made)
+    made.weight, made.multiplier = weight.to(torch.int8), torch.full((out,), ACTIVATION_MAX * 2.0**-31)
+    made.bias = torch.zeros(out, dtype=torch.int32) if bias is None else bias.to(torch.int32)
+    check_bounds(made)
+    return made
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3, 5]), st.sampled_from([1, 2]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_sums_at_the_bound_are_exact(seed, k, stride, depthwise):
+    """Filters as heavy as 2^24 allows, or heavier, on the largest activations of any sign."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = int(torch.randint(1, 700 // k + 2, (), generator=generator))
+    shape = (channels, 1, k, k) if depthwise else (3, channels, k, k)
+    weight = torch.randint(100, 128, shape, generator=generator)
+    weight *= torch.randint(0, 2, shape, generator=generator) * 2 - 1
+    a = ACTIVATION_MAX * weight[:1].sign().expand(2, -1, -1, -1) if not depthwise else ACTIVATION_MAX * weight[None, :, 0].sign()
+    a = a.float() * (torch.rand(a.shape, generator=generator) < 0.98)
+    bias = torch.randint(-(2**20), 2**20, (shape[0],), generator=generator)
+    made = layer(weight, bias, channels if depthwise else 1, stride)
+    total = F.conv2d(a.double(), weight.double(), bias.double(), stride, k // 2, groups=channels if depthwise else 1)
+    by_hand = (total.float() * made.multiplier.view(-1, 1, 1)).round().clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+    assert torch.equal(made(a), by_hand)
+    assert torch.equal(made(a.double()).float(), by_hand)  # by products
+    for part, _ in made.parts():
+        assert ACTIVATION_MAX * int(made.weight[:, part].long().abs().sum((1, 2, 3)).max()) < SUM_BOUND
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "products"])
+def test_a_heavy_layer_is_cut_into_parts(native, monkeypatch):
+    weight = torch.full((2, 900, 1, 1), 127)
+    made = layer(weight)
+    assert len(made.parts()) == 2
+    # As float32 alone this sum is 29,143,695 to within 2; the parts' is right.
+    a = torch.full((1, 900, 1, 1), 255.0)
+    a[:, -1] = 254
+    monkeypatch.setattr(exact_conv2d, "runs_on", lambda x: native)
+    right = (torch.tensor(900 * 127 * 255 - 127).float() * made.multiplier).round().view(1, 2, 1, 1)
+    assert torch.equal(made(a), right)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "message"),
+    [
+        (torch.full((1, 1, 25, 25), 127), None, "a filter's sums could reach 20240625 with a bias of 0, and 2\\^24 is the bound"),
+        (torch.full((1, 1, 1, 1), 1), torch.tensor([-(2**24)]), "with a bias of 16777216, and 2\\^24 is the bound"),
+        (torch.full((1, 1, 1, 1), -128), None, "a weight is beyond 127"),
+        (torch.full((1, 80_000, 1, 1), 127), None, "sums could reach 2590800000, and 2\\^31 is the bound"),
+    ],
+    ids=["filter", "bias", "weight", "int32"],
+)
+def test_what_breaks_a_bound_is_refused(weight, bias, message):
+    with pytest.raises(DkicError, match=message):
+        layer(weight, bias)
+
+
+def test_a_layer_that_breaks_a_bound_is_named():
+    model = trainable()
+    with torch.no_grad():
+        model.context.passes[0][1].spatial.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(DkicError, match=r"^context.passes.0.1.spatial: a multiplier is not finite"):
+        convert(model)
+
+
+@given(
+    st.lists(st.integers(1 - SUM_BOUND, SUM_BOUND - 1), min_size=1, max_size=30),
+    st.integers(1, 2**24),
+)
+@settings(deadline=None)
+def test_requantize_rounds_twice_half_to_even(totals, multiplier):
+    multiplier *= 2.0**-32
+    t, m = torch.tensor(totals).float().view(1, 1, 1, -1), torch.tensor([multiplier])
+    by_hand = np.rint(np.asarray(totals, np.float32) * np.float32(multiplier)).clip(-255, 255)
+    assert requantize(t, None, m, -255, 255).flatten().tolist() == by_hand.tolist()
+    assert requantize(t.int(), torch.zeros(1), m, -255, 255).flatten().tolist() == by_hand.tolist()
+
+
+def test_ldcn_of_integers_is_exact():
+    """With offsets of eighths and masks of 64ths, at their largest."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-255, 256, (2, 8, 9, 7), generator=generator).float()
+    x[0] = x[0].sign() * 255
+    offset = torch.randint(-64, 65, (2, 4 * 18, 9, 7), generator=generator) / 8
+    mask = torch.randint(0, 65, (2, 4 * 9, 9, 7), generator=generator).float()
+    mask[0] = 64
+    exact = reference.ldcn(x.double(), offset.double(), mask.double(), kernel_size=3, padding=1)
+    assert torch.equal(exact * 64, (exact * 64).round()) and exact.abs().max() > 1e4
+    assert torch.equal(ldcn(x, offset, mask, kernel_size=3, padding=1).double(), exact)

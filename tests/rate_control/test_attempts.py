@@ -1,0 +1,26 @@
+"""When a picture is given up: when so many workers began it and were lost."""
+
+from dkic.rate_control.attempts import Attempts
+
+
+def test_a_picture_is_given_up_after_three_lost_workers():
+    attempts = Attempts(3)
+    assert [attempts.begin("a.png", worker) for worker in ("1", "2", "3")] == [""] * 3
+    for worker in ("4", "5"):  # to whoever asks from then on
+        assert attempts.begin("a.png", worker).startswith("a.png: 3 workers were lost in a row as they measured it, ")
+    assert attempts.begin("b.png", "4") == ""
+
+
+def test_what_is_no_loss_does_not_count():
+    attempts = Attempts(3)
+    for worker in "123456":
+        assert attempts.begin("a.png", worker) == attempts.begin("a.png", worker) == ""  # told twice
+        attempts.end("a.png")  # and then measured again, as the result was lost with a machine
+    for worker in ("7", "8", "9", "9"):
+        assert attempts.begin("a.png", worker) == ""
+
+
+def test_pictures_are_counted_apart():
+    attempts = Attempts(3)
+    for source in ("a.png", "b.png", "c.png", "d.png"):  # a worker for each, all lost with their machine
+        assert [attempts.begin(source, worker + source) for worker in "12"] == ["", ""]

@@ -1,0 +1,51 @@
+"""Images brought to a rate together with a variable-rate model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import dkic
+from models.variable_rate_models import converted
+from rate_control.rate_control_cases import SIZES
+
+import dkic as package
+from dkic.coding.container import unpack
+from dkic.models.weights_file import save_weights
+
+PIXELS = np.array([height * width for height, width, _ in SIZES.values()])
+
+
+@pytest.fixture(scope="module")
+def one_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("variable") / "untrained.safetensors"
+    save_weights(path, converted(), 1, {})
+    return path
+
+
+def test_their_own_bytes_are_within_the_target_and_near_it(one_file, pictures, tmp_path):
+    codec = package.load(one_file)
+    low, high = (8 * sum(len(codec.compress(pictures / name, q)) for name in SIZES) / PIXELS.sum() for q in (1, 100))
+    target = (low + high) / 2
+    options = ("--model", one_file, "--distortion", "mse", "--target-bpp", target)
+    result = dkic("compress", pictures, "-o", tmp_path / "out", *options)
+    assert result.status == 0, result.err
+    files = [path.read_bytes() for path in sorted((tmp_path / "out").glob("*.dkic"))]
+    bpp = 8 * sum(map(len, files)) / PIXELS.sum()
+    assert len(files) == len(SIZES) and 0.9 * target <= bpp <= target
+    headers = [unpack(data).header for data in files]
+    assert len({header.model_hash for header in headers}) == 1 and all(header.qstep == 0 for header in headers)
+
+
+def test_what_is_measured_at_each_quality_is_kept_apart(one_file, pictures, tmp_path, decoded):
+    """All qualities are of one weights file."""
+    command = ("measure", pictures / "a.png", "--model", one_file, "--distortion", "mse", "-o")
+    tables = []
+    for name in ("first.csv", "again.csv"):
+        result = dkic(*command, tmp_path / name)
+        assert result.status == 0, result.err
+        tables.append((tmp_path / name).read_text())
+    qualities = [int(line.split(",")[1]) for line in tables[0].splitlines()[1:]]
+    sizes = [int(line.split(",")[2]) for line in tables[0].splitlines()[1:]]
+    assert tables[0] == tables[1] and len(decoded) == len(qualities) == 12
+    assert qualities == sorted(qualities) and qualities[0] == 1 and qualities[-1] == 100
+    assert sizes == sorted(sizes) and len(set(sizes)) > 6

@@ -1,7 +1,0 @@
-"""The pictures and levels of these tests."""
-
-from dkic.coding.ladder import ladder
-
-SIZES = {"a.png": (48, 64, 150), "b.png": (90, 70, 0), "c.png": (64, 64, 60)}  # height, width, top
-LEVELS = {1: 1, 2: 10, 5: 30}  # quality, gain
-RUNGS = ladder(list(LEVELS))

@@ -1,0 +1,108 @@
+"""`dkic export-onnx`: the codec's transforms in ONNX Runtime beside the codec."""
+
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner
+from photographs import crop
+
+import dkic
+from dkic.cli import cli
+from dkic.codec_onnx import export_transforms
+from dkic.coding.container import unpack
+from dkic.coding.latent import decode_latent
+from dkic.coding.transforms import analyse
+from dkic.errors import DkicError
+from dkic.models.presets import PRESETS, network_of
+from dkic.models.quality_table import QualityScale
+from dkic.models.weights_file import find_weights, load_weights, save_weights
+
+QUALITY = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx") / "tiny"
+    result = CliRunner().invoke(cli, ["export-onnx", "--model", "tiny", "--quality", str(QUALITY), "-o", str(folder)])
+    assert result.exit_code == 0, result.output
+    names = ["analysis.onnx", "hyper_analysis.onnx", "synthesis.onnx", "README.md"]
+    assert result.output.splitlines() == [str(folder / name) for name in names]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return next(w for w in map(load_weights, find_weights("tiny")) if QUALITY in w.qualities)
+
+
+def run(path, t: torch.Tensor) -> torch.Tensor:
+    onnx.checker.check_model(path, full_check=True)
+    session = onnxruntime.InferenceSession(path)
+    (source,) = session.get_inputs()
+    return torch.from_numpy(session.run(None, {source.name: t.contiguous().numpy()})[0])
+
+
+def test_encoder_agrees(folder, weights):
+    for height, width in ((128, 192), (64, 320)):
+        x = torch.from_numpy(crop(height, width)).permute(2, 0, 1).unsqueeze(0)
+        with torch.inference_mode():
+            y, z_hat = analyse(x, weights, tile=0)
+        actual = run(folder / "analysis.onnx", x.float() / 255)
+        torch.testing.assert_close(actual, y.contiguous(), rtol=1e-4, atol=1e-4 * y.abs().max().item())
+        off = (run(folder / "hyper_analysis.onnx", y) - z_hat).abs()
+        assert off.max() <= 1 and off.mean() < 0.01  # a z near a half may be rounded to the other side
+
+
+def test_decodes_a_files_latent_to_within_a_gray_level(folder, weights):
+    codec = dkic.load()
+    data = codec.compress(crop(100, 150), QUALITY)
+    with torch.inference_mode():
+        y_hat = decode_latent(unpack(data), weights).float()
+    image = run(folder / "synthesis.onnx", y_hat)[0, :, :100, :150].permute(1, 2, 0)
+    levels = (image * 255).round().numpy().astype(int)
+    assert np.abs(levels - codec.decompress(data, "numpy")).max() <= 1
+
+
+def test_readme_names_model_and_tensors(folder, weights):
+    text = (folder / "README.md").read_text()
+    assert weights.hash.hex() in text and f"quality {QUALITY}" in text
+    for name in ("analysis.onnx", "hyper_analysis.onnx", "synthesis.onnx"):
+        model = onnx.load(folder / name)
+        tensors = [t.name for t in (*model.graph.input, *model.graph.output)]
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}`")]
+        assert all(f"`{tensor}`" in row for tensor in tensors)
+
+
+def test_refused(folder, weights, tmp_path, monkeypatch):
+    with pytest.raises(DkicError, match="this model has no quality 99"):
+        export_transforms(weights, 99, tmp_path)
+    result = CliRunner().invoke(cli, ["export-onnx", "--quality", "99", "-o", str(tmp_path)])
+    assert result.exit_code == 1 and "--quality: tiny has no quality 99; it has 1, 2" in result.output
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(DkicError, match=r"dkic\[onnx\]"):
+        export_transforms(weights, QUALITY, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_variable_rate_model(tmp_path):
+    """Its quality is that of the export, and it has no hyper-prior."""
+    torch.manual_seed(0)
+    model = network_of(PRESETS["small"])
+    for module in model.g_s.modules():
+        if isinstance(module, QualityScale):
+            for parameter in module.parameters():
+                torch.nn.init.normal_(parameter, std=0.3)
+    save_weights(tmp_path / "small.safetensors", model, 50, {})
+    weights = load_weights(tmp_path / "small.safetensors")
+    files = export_transforms(weights, 30, tmp_path / "onnx")
+    assert [path.name for path in files] == ["analysis.onnx", "synthesis.onnx", "README.md"]
+    y_hat = torch.randn(1, weights.model.config.latent_channels, 4, 6)
+    with torch.no_grad():
+        expected, other = (weights.model.synthesise(y_hat, weights.quality_at(q, 0)).clamp(0, 1) for q in (30, 90))
+    assert (other - expected).abs().max() > 0.01
+    actual = run(tmp_path / "onnx" / "synthesis.onnx", y_hat)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
