@@ -2,6 +2,7 @@
 // tests' on the emulator.
 #pragma once
 #include "ldcn_cuda_fixed.cuh"
+#include "ldcn_cuda_warp_forward.cuh"
 
 namespace dkic::gpu {
 
@@ -22,6 +23,18 @@ struct LdcnForward : LdcnBody<4> {
   template <class Thread>
   DKIC_DEVICE void operator()(const Thread& thread) const {
     ldcn_forward<T, V>(thread, a, plan);
+  }
+};
+
+template <class T, class P, int kSide, int kTeam>
+struct LdcnWarpForward : LdcnBody<3> {
+  static constexpr const char* kName = "ldcn_warp_forward";
+  LdcnArguments a;
+  LdcnWarpPlan plan;
+
+  template <class Thread>
+  DKIC_DEVICE void operator()(const Thread& thread) const {
+    ldcn_warp_forward<T, P, kSide, kTeam>(thread, a, plan);
   }
 };
 
@@ -114,6 +127,23 @@ void with_vector(int vector, const F& f) {
   f.template operator()<1>();
 }
 
+// Calls f<P, kSide, kTeam>() as the plan has them, P being the type of offset and mask.
+template <class T, class F>
+void with_warp_kernel(const LdcnWarpPlan& plan, const F& f) {
+  const auto with_team = [&]<class P, int kSide>() {
+    if (plan.team == 2) return f.template operator()<P, kSide, 2>();
+    if (plan.team == 4) return f.template operator()<P, kSide, 4>();
+    f.template operator()<P, kSide, 8>();
+  };
+  const auto with_side = [&]<class P>() {
+    if (plan.kernel_side == 3) return with_team.template operator()<P, 3>();
+    with_team.template operator()<P, 5>();
+  };
+  if constexpr (sizeof(T) == 2)
+    if (!plan.float_offset) return with_side.template operator()<T>();
+  with_side.template operator()<float>();
+}
+
 // Threads that take a number each, but no more blocks than keep a GPU busy: they go round.
 inline int64_t ldcn_blocks(int64_t count) {
   constexpr int64_t kMost = 4096;
@@ -126,6 +156,13 @@ inline int64_t count_of_x(const LdcnArguments& a) { return a.batch * a.channels 
 // Writes a.y.
 template <class T, class Launcher>
 void launch_ldcn_forward(Launcher&& launch, const LdcnArguments& a) {
+  if constexpr (sizeof(T) <= 4) {
+    if (const auto plan = ldcn_warp_plan<T>(a)) {
+      return with_warp_kernel<T>(*plan, [&]<class P, int kSide, int kTeam>() {
+        launch(LdcnWarpForward<T, P, kSide, kTeam>{{}, a, *plan}, plan->tiles);
+      });
+    }
+  }
   with_vector<T>(ldcn_vector(a, a.x, a.y, sizeof(T)), [&]<int V>() {
     const LdcnPlan plan = ldcn_plan(a, V, sizeof(typename SumOf<T>::type));
     launch(LdcnForward<T, V>{{}, a, plan}, plan.tiles, plan.shared_bytes);

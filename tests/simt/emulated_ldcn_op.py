@@ -6,9 +6,9 @@ import os
 
 import pytest
 import torch
-from ops.layouts import LAYOUTS
+from ops.layouts import LAYOUTS, channels_last
 from ops.ldcn_parity import assert_close, of_reference
-from ops.op_cases import LDCN_FEW, PLAIN, LdcnCase
+from ops.op_cases import LDCN_FEW, LDCN_WARP_CASES, PLAIN, LdcnCase
 from torch import Tensor
 
 import dkic.ops  # noqa: F401  (defines the op)
@@ -53,6 +53,16 @@ def test_equals_reference(case, dtype, integers):
     actual = results(case, tensors, grad_y, integers)
     assert [t.dtype for t in actual] == [dtype] * len(actual)
     assert all(t.is_contiguous() for t in actual)
+    assert_close(actual, of_reference(case, tensors, grad_y))
+
+
+@pytest.mark.parametrize("integers", [False, True], ids=["atomics", "integers"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", LDCN_WARP_CASES[::4], ids=str)
+def test_channels_last_equals_reference(case, dtype, integers):
+    tensors = tuple(t if t is None else channels_last(t) for t in case.tensors(dtype))
+    grad_y = channels_last(case.grad_y(dtype))
+    actual = results(case, tensors, grad_y, integers)
     assert_close(actual, of_reference(case, tensors, grad_y))
 
 

@@ -286,22 +286,23 @@ class Thread {
     return unsigned(grid_.collective(fiber_, Collective::ballot, mask, vote, 0, at.line()));
   }
   template <class T>
-  T shuffle(unsigned mask, T value, int source, Where at = Where::current()) const {
+  T shuffle(unsigned mask, T value, int source, int width = kWarp, Where at = Where::current()) const {
     static_assert(sizeof(T) <= sizeof(uint64_t));
     uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof value);
-    bits = grid_.collective(fiber_, Collective::shuffle, mask, bits, source, at.line());
+    const int lane_of_source = lane() / width * width + source % width;
+    bits = grid_.collective(fiber_, Collective::shuffle, mask, bits, lane_of_source, at.line());
     std::memcpy(&value, &bits, sizeof value);
     return value;
   }
   template <class T>
   T shuffle_xor(unsigned mask, T value, int distance, Where at = Where::current()) const {
-    return shuffle(mask, value, lane() ^ distance, at);
+    return shuffle(mask, value, lane() ^ distance, kWarp, at);
   }
   // A lane too far up for it keeps its value.
   template <class T>
   T shuffle_down(unsigned mask, T value, int distance, Where at = Where::current()) const {
-    return shuffle(mask, value, lane() + distance < kWarp ? lane() + distance : lane(), at);
+    return shuffle(mask, value, lane() + distance < kWarp ? lane() + distance : lane(), kWarp, at);
   }
 
   template <int N, class T>
@@ -314,9 +315,17 @@ class Thread {
     return load<N>(from, at);
   }
   template <int N, class T>
+  dkic::Pack<T, N> load_streaming(const T* from, Where at = Where::current()) const {
+    return load<N>(from, at);
+  }
+  template <int N, class T>
   void store(T* to, const dkic::Pack<T, N>& values, Where at = Where::current()) const {
     check(Access::store, to, sizeof values, at);
     *reinterpret_cast<dkic::Pack<T, N>*>(to) = values;
+  }
+  template <int N, class T>
+  void store_streaming(T* to, const dkic::Pack<T, N>& values, Where at = Where::current()) const {
+    store<N>(to, values, at);
   }
 
   // For float, double and 64-bit integers, which wrap around. Blocks and fibers run in turn: nothing comes between.

@@ -1,0 +1,120 @@
+// How a launch of ldcn's warp kernels is cut, and which problems they take. The others go to the general kernels.
+//
+// A warp kernel is compiled for one kernel size. Its indices have 32 bits and count vectors of 16 bytes of x. A block has a tile of
+// 8 x 8 positions of one slice: as many groups as eight lanes hold, or a part of a deeper group.
+#pragma once
+#include <optional>
+
+#include "ldcn_cuda_plan.h"
+
+namespace dkic::gpu {
+
+constexpr int kPositionLanes = 8;                    // lanes that share a position
+constexpr int kWarpPositions = 32 / kPositionLanes;  // positions that a warp has at a time, side by side
+constexpr int kTileSide = 8;
+constexpr int kTileSteps = kTileSide * kTileSide * kPositionLanes / kLdcnThreads;
+constexpr int kStepRows = kTileSide / kTileSteps;
+
+// Division of a number below 2^31 by a constant of the launch: a multiplication and a shift.
+struct Divisor {
+  unsigned divisor, multiplier, shift;
+
+  DKIC_DEVICE unsigned quotient(unsigned dividend) const { return unsigned(uint64_t(dividend) * multiplier >> shift); }
+};
+
+inline Divisor make_divisor(int64_t divisor) {
+  unsigned shift = 31;
+  while ((int64_t(1) << (shift - 31)) < divisor) ++shift;
+  return {unsigned(divisor), unsigned(((uint64_t(1) << shift) + uint64_t(divisor) - 1) / uint64_t(divisor)), shift};
+}
+
+struct PixelStrides {
+  unsigned n, h, w;
+};
+
+// One axis of x and y. The two samples of a position begin at most at `last`. The second one's weight falls to 0 at the distance
+// `reach` from the first: 2, or less than any distance where x has one sample only.
+struct WarpAxis {
+  int last;
+  float reach;
+  int out, stride, padding, dilation;
+};
+
+struct LdcnWarpPlan {
+  int kernel_side;
+  int team;            // lanes that a group has: 2, 4 or 8
+  bool float_offset;   // offset and mask are float32, whatever x is
+  const void* x[4];    // where corners (0,0) (0,1) (1,0) (1,1) of the first sample lie
+  const void* offset;  // channels adjacent, dy and dx in one access
+  const void* mask;    // channels adjacent; nullptr: ones
+  PixelStrides of_x;   // in vectors
+  PixelStrides of_offset, of_mask;  // in elements
+  WarpAxis rows, columns;
+  unsigned group_vectors, pixel_vectors;  // of a group's channels, and of all
+  unsigned part_vectors;                  // of a slice that is a part of a group, at most
+  Divisor parts, slices, tile_columns, tile_rows;
+  unsigned tiles;
+};
+
+inline WarpAxis warp_axis(int64_t size, int64_t out, int64_t stride, int64_t padding, int64_t dilation) {
+  return {size > 1 ? int(size - 2) : 0, size > 1 ? 2.f : -1e30f, int(out), int(stride), int(padding), int(dilation)};
+}
+
+// The strides of a [batch, channels, height, width] tensor in units of `unit` elements, channels being adjacent; nothing where 32
+// bits can't number the units.
+inline std::optional<PixelStrides> pixel_strides(const Strided& t, int64_t batch, int64_t channels, int64_t height, int64_t width,
+                                                 int64_t unit) {
+  const auto extent = [](int64_t size, int64_t stride) { return double(size - 1) * double(stride); };
+  const double end = extent(batch, t.n) + extent(height, t.h) + extent(width, t.w) + double(channels);
+  if (end / double(unit) >= 4294967296.0) return std::nullopt;
+  return PixelStrides{unsigned(t.n / unit), unsigned(t.h / unit), unsigned(t.w / unit)};
+}
+
+// Whether a warp kernel is compiled for the kernel size and the types, and can read the layouts. `vector`: elements of 16 bytes.
+inline bool has_warp_kernel(const LdcnArguments& a, int64_t vector) {
+  const bool size = a.kernel_h == a.kernel_w && (a.kernel_h == 3 || a.kernel_h == 5);
+  const bool types = (a.offset.type == a.x.type || a.offset.type == Scalar::f32) && a.x.type != Scalar::f64;
+  const bool mask = !a.mask.data || (a.mask.type == a.offset.type && a.mask.c == 1);
+  const bool layouts = ldcn_offset_pairs(a.offset) && ldcn_vector(a, a.x, a.y, int(16 / vector)) == vector;
+  return size && types && mask && layouts && a.height > 0 && a.width > 0;
+}
+
+// The plan, or nothing where the general kernel is to run. T: the type of x.
+template <class T>
+std::optional<LdcnWarpPlan> ldcn_warp_plan(const LdcnArguments& a) {
+  constexpr int64_t kVector = 16 / sizeof(T);
+  if (!has_warp_kernel(a, kVector)) return std::nullopt;
+  const int64_t taps = a.groups * a.kernel_h * a.kernel_w;
+  const Strided y{a.y, a.x.type, a.out_height * a.out_width * a.channels, 1, a.out_width * a.channels, a.channels};
+  const auto of_x = pixel_strides(a.x, a.batch, a.channels, a.height, a.width, kVector);
+  const auto of_y = pixel_strides(y, a.batch, a.channels, a.out_height, a.out_width, kVector);
+  const auto of_offset = pixel_strides(a.offset, a.batch, taps * 2, a.out_height, a.out_width, 1);
+  const auto of_mask = pixel_strides(a.mask, a.batch, taps, a.out_height, a.out_width, 1);
+
+  const int64_t of_group = a.channels / a.groups / kVector, parts = (of_group + kPositionLanes - 1) / kPositionLanes;
+  const int64_t of_part = (of_group + parts - 1) / parts;
+  int team = 2;
+  while (team < kPositionLanes && (team < of_part || a.groups % (kPositionLanes / team) != 0)) team *= 2;
+  const int64_t slices = a.groups / (kPositionLanes / team) * parts;
+  const int64_t tile_rows = (a.out_height + kTileSide - 1) / kTileSide, tile_columns = (a.out_width + kTileSide - 1) / kTileSide;
+  const double tiles = double(slices) * double(tile_rows) * double(tile_columns) * double(a.batch);
+  if (!of_x || !of_y || !of_offset || !of_mask || tiles >= 2147483648.0) return std::nullopt;
+
+  LdcnWarpPlan plan{};
+  plan.kernel_side = int(a.kernel_h), plan.team = team, plan.float_offset = a.offset.type == Scalar::f32;
+  const int64_t right = a.width > 1 ? a.x.w : 0, down = a.height > 1 ? a.x.h : 0;
+  for (int corner = 0; corner < 4; ++corner)
+    plan.x[corner] = static_cast<const T*>(a.x.data) + (corner & 1 ? right : 0) + (corner & 2 ? down : 0);
+  plan.offset = a.offset.data, plan.mask = a.mask.data;
+  plan.of_x = *of_x, plan.of_offset = *of_offset, plan.of_mask = *of_mask;
+  plan.rows = warp_axis(a.height, a.out_height, a.stride_h, a.padding_h, a.dilation_h);
+  plan.columns = warp_axis(a.width, a.out_width, a.stride_w, a.padding_w, a.dilation_w);
+  plan.group_vectors = unsigned(of_group), plan.part_vectors = unsigned(of_part);
+  plan.pixel_vectors = unsigned(a.channels / kVector);
+  plan.parts = make_divisor(parts), plan.slices = make_divisor(slices);
+  plan.tile_columns = make_divisor(tile_columns), plan.tile_rows = make_divisor(tile_rows);
+  plan.tiles = unsigned(tiles);
+  return plan;
+}
+
+}  // namespace dkic::gpu
