@@ -206,6 +206,20 @@ DKIC_DEVICE void ldcn_forward(const Thread& thread, const LdcnArguments& a, cons
   }
 }
 
+template <class A>
+struct TapGradients {
+  A along_y, along_x, of_mask;
+};
+
+// dots: grad_y times the corners, summed over channels.
+template <class A>
+DKIC_DEVICE TapGradients<A> gradients_from(const TapNumbers<A>& fractions, const A (&dots)[4]) {
+  const A fy = fractions.v[0], fx = fractions.v[1], mask = fractions.v[2];
+  const A right = dots[1] - dots[0], top = dots[0] + fx * right;
+  const A bottom = dots[2] + fx * (dots[3] - dots[2]);
+  return {mask * (bottom - top), mask * (right + fy * (dots[3] - dots[2] - right)), top + fy * (bottom - top)};
+}
+
 // Gradients of offset and mask. Every sum over channels has one order, whatever the launch.
 template <class T, int V, class Thread>
 DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan) {
@@ -241,13 +255,8 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
             for (int corner = 0; corner < 4; ++corner)
               for (int v = 0; v < V; ++v) dots[corner] += A(g.v[v]) * A(corners[corner].v[v]);
           }
-          const TapNumbers<A> of = taps.numbers[entry];
-          const A fy = of.v[0], fx = of.v[1], mask = of.v[2];
-          const A right = dots[1] - dots[0], top = dots[0] + fx * right;
-          const A bottom = dots[2] + fx * (dots[3] - dots[2]);
-          along_y = mask * (bottom - top);
-          along_x = mask * (right + fy * (dots[3] - dots[2] - right));
-          of_mask = top + fy * (bottom - top);
+          const TapGradients<A> of = gradients_from(taps.numbers[entry], dots);
+          along_y = of.along_y, along_x = of.along_x, of_mask = of.of_mask;
         }
         for (int distance = plan.lanes / 2; distance; distance /= 2) {
           along_y += thread.shuffle_xor(kAllLanes, along_y, distance);

@@ -3,12 +3,13 @@
 #pragma once
 #include "ldcn_cuda_fixed.cuh"
 #include "ldcn_cuda_warp_forward.cuh"
+#include "ldcn_cuda_warp_samples.cuh"
 
 namespace dkic::gpu {
 
 // ---- The bodies as a launcher takes them ----
 
-// kBlocks, those of a multiprocessor of 65,536 registers: 4 leave a thread 64 registers, 3 leave 80.
+// kBlocks, those of a multiprocessor of 65,536 registers: 4 leave a thread 64 registers, 3 leave 80, 2 leave 128.
 template <int Blocks>
 struct LdcnBody {
   static constexpr int kThreads = kLdcnThreads, kBlocks = Blocks;
@@ -47,6 +48,18 @@ struct LdcnBackwardSamples : LdcnBody<3> {
   template <class Thread>
   DKIC_DEVICE void operator()(const Thread& thread) const {
     ldcn_backward_samples<T, V>(thread, a, plan);
+  }
+};
+
+template <class T, class P, int kSide, int kTeam>
+struct LdcnWarpSamples : LdcnBody<kSide == 3 ? 3 : 2> {  // 80 registers spill a number or two of 5 x 5 taps
+  static constexpr const char* kName = "ldcn_warp_samples";
+  LdcnArguments a;
+  LdcnWarpPlan plan;
+
+  template <class Thread>
+  DKIC_DEVICE void operator()(const Thread& thread) const {
+    ldcn_warp_samples<T, P, kSide, kTeam>(thread, a, plan);
   }
 };
 
@@ -157,7 +170,7 @@ inline int64_t count_of_x(const LdcnArguments& a) { return a.batch * a.channels 
 template <class T, class Launcher>
 void launch_ldcn_forward(Launcher&& launch, const LdcnArguments& a) {
   if constexpr (sizeof(T) <= 4) {
-    if (const auto plan = ldcn_warp_plan<T>(a)) {
+    if (const auto plan = ldcn_warp_forward_plan<T>(a)) {
       return with_warp_kernel<T>(*plan, [&]<class P, int kSide, int kTeam>() {
         launch(LdcnWarpForward<T, P, kSide, kTeam>{{}, a, *plan}, plan->tiles);
       });
@@ -172,6 +185,13 @@ void launch_ldcn_forward(Launcher&& launch, const LdcnArguments& a) {
 // Writes a.grad_offset and a.grad_mask.
 template <class T, class Launcher>
 void launch_ldcn_backward_samples(Launcher&& launch, const LdcnArguments& a) {
+  if constexpr (sizeof(T) <= 4) {
+    if (const auto plan = ldcn_warp_samples_plan<T>(a)) {
+      return with_warp_kernel<T>(*plan, [&]<class P, int kSide, int kTeam>() {
+        launch(LdcnWarpSamples<T, P, kSide, kTeam>{{}, a, *plan}, plan->tiles);
+      });
+    }
+  }
   with_vector<T>(ldcn_vector(a, a.grad_y, nullptr, sizeof(T)), [&]<int V>() {
     const LdcnPlan plan = ldcn_plan(a, V, sizeof(typename SumOf<T>::type));
     launch(LdcnBackwardSamples<T, V>{{}, a, plan}, plan.tiles, plan.shared_bytes);

@@ -12,10 +12,10 @@ struct WarpTap {
 
 template <int kSide>
 DKIC_DEVICE WarpTap weighted_tap(const LdcnWarpPlan& plan, const Position& at, int tap, const TapInput& input, unsigned origin) {
-  const TapTents of = tap_tents<kSide>(plan, at, tap, input);
-  const float top = input.mask * of.y.weights[0], bottom = input.mask * of.y.weights[1];
-  return {start_of(plan, of, origin),
-          {top * of.x.weights[0], top * of.x.weights[1], bottom * of.x.weights[0], bottom * of.x.weights[1]}};
+  const TapPlace of = place_of<kSide>(plan, at, tap, input);
+  const AxisWeights y = weights_at(plan.rows, of.y.distance), x = weights_at(plan.columns, of.x.distance);
+  const float top = input.mask * y.first, bottom = input.mask * y.second;
+  return {start_of(plan, of, origin), {top * x.first, top * x.second, bottom * x.first, bottom * x.second}};
 }
 
 // Adds the tap of lane `source` of each `width` lanes to the sums of a vector, `vector` vectors behind the tap's start.
@@ -24,8 +24,7 @@ DKIC_DEVICE void add_tap(const Thread& thread, const LdcnWarpPlan& plan, const W
                          unsigned vector, float (&sums)[V]) {
   const unsigned at = thread.shuffle(kAllLanes, tap.start, source, width) + vector;
   Pack<T, V> corners[4];
-  for (int corner = 0; corner < 4; ++corner)
-    corners[corner] = thread.template load<V>(static_cast<const T*>(plan.x[corner]) + size_t(at) * V);
+  load_samples<T>(thread, plan, at, corners);
   for (int corner = 0; corner < 4; ++corner) {
     const float weight = thread.shuffle(kAllLanes, tap.weights[corner], source, width);
     const auto values = converted<float>(corners[corner]);
@@ -83,8 +82,7 @@ DKIC_DEVICE void ldcn_warp_forward(const Thread& thread, const LdcnArguments& a,
       last_tap = weighted_tap<kSide>(plan, at, kLast, input, origin_of(g));
     }
     const auto y_of = [&](const Position& at) {
-      const unsigned pixel = (tile.n * plan.rows.out + at.oh) * plan.columns.out + at.ow;
-      return static_cast<T*>(a.y) + size_t(pixel * plan.pixel_vectors + group * plan.group_vectors + vector) * V;
+      return static_cast<T*>(a.y) + size_t(result_at(plan, tile.n, at, group) + vector) * V;
     };
     unsigned not_finite = 0;  // a bit a step
     DKIC_UNROLL(1)

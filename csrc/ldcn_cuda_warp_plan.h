@@ -47,11 +47,10 @@ struct LdcnWarpPlan {
   const void* x[4];    // where corners (0,0) (0,1) (1,0) (1,1) of the first sample lie
   const void* offset;  // channels adjacent, dy and dx in one access
   const void* mask;    // channels adjacent; nullptr: ones
-  PixelStrides of_x;   // in vectors
+  PixelStrides of_x, of_y;          // in vectors; of_y: of y, or of its gradient
   PixelStrides of_offset, of_mask;  // in elements
   WarpAxis rows, columns;
-  unsigned group_vectors, pixel_vectors;  // of a group's channels, and of all
-  unsigned part_vectors;                  // of a slice that is a part of a group, at most
+  unsigned group_vectors, part_vectors;  // of a group; of a slice that is a part of one, at most
   Divisor parts, slices, tile_columns, tile_rows;
   unsigned tiles;
 };
@@ -70,22 +69,20 @@ inline std::optional<PixelStrides> pixel_strides(const Strided& t, int64_t batch
   return PixelStrides{unsigned(t.n / unit), unsigned(t.h / unit), unsigned(t.w / unit)};
 }
 
-// Whether a warp kernel is compiled for the kernel size and the types, and can read the layouts. `vector`: elements of 16 bytes.
-inline bool has_warp_kernel(const LdcnArguments& a, int64_t vector) {
+// Whether a warp kernel is compiled for the kernel size and the types, and can read the layouts of x, offset and mask.
+inline bool has_warp_kernel(const LdcnArguments& a) {
   const bool size = a.kernel_h == a.kernel_w && (a.kernel_h == 3 || a.kernel_h == 5);
   const bool types = (a.offset.type == a.x.type || a.offset.type == Scalar::f32) && a.x.type != Scalar::f64;
   const bool mask = !a.mask.data || (a.mask.type == a.offset.type && a.mask.c == 1);
-  const bool layouts = ldcn_offset_pairs(a.offset) && ldcn_vector(a, a.x, a.y, int(16 / vector)) == vector;
-  return size && types && mask && layouts && a.height > 0 && a.width > 0;
+  return size && types && mask && ldcn_offset_pairs(a.offset) && a.height > 0 && a.width > 0;
 }
 
-// The plan, or nothing where the general kernel is to run. T: the type of x.
+// The plan, or nothing where a general kernel is to run. T: the type of x. y: y or its gradient.
 template <class T>
-std::optional<LdcnWarpPlan> ldcn_warp_plan(const LdcnArguments& a) {
+std::optional<LdcnWarpPlan> ldcn_warp_plan(const LdcnArguments& a, const Strided& y) {
   constexpr int64_t kVector = 16 / sizeof(T);
-  if (!has_warp_kernel(a, kVector)) return std::nullopt;
+  if (!has_warp_kernel(a) || ldcn_vector(a, y, nullptr, sizeof(T)) != kVector) return std::nullopt;
   const int64_t taps = a.groups * a.kernel_h * a.kernel_w;
-  const Strided y{a.y, a.x.type, a.out_height * a.out_width * a.channels, 1, a.out_width * a.channels, a.channels};
   const auto of_x = pixel_strides(a.x, a.batch, a.channels, a.height, a.width, kVector);
   const auto of_y = pixel_strides(y, a.batch, a.channels, a.out_height, a.out_width, kVector);
   const auto of_offset = pixel_strides(a.offset, a.batch, taps * 2, a.out_height, a.out_width, 1);
@@ -106,15 +103,28 @@ std::optional<LdcnWarpPlan> ldcn_warp_plan(const LdcnArguments& a) {
   for (int corner = 0; corner < 4; ++corner)
     plan.x[corner] = static_cast<const T*>(a.x.data) + (corner & 1 ? right : 0) + (corner & 2 ? down : 0);
   plan.offset = a.offset.data, plan.mask = a.mask.data;
-  plan.of_x = *of_x, plan.of_offset = *of_offset, plan.of_mask = *of_mask;
+  plan.of_x = *of_x, plan.of_y = *of_y, plan.of_offset = *of_offset, plan.of_mask = *of_mask;
   plan.rows = warp_axis(a.height, a.out_height, a.stride_h, a.padding_h, a.dilation_h);
   plan.columns = warp_axis(a.width, a.out_width, a.stride_w, a.padding_w, a.dilation_w);
   plan.group_vectors = unsigned(of_group), plan.part_vectors = unsigned(of_part);
-  plan.pixel_vectors = unsigned(a.channels / kVector);
   plan.parts = make_divisor(parts), plan.slices = make_divisor(slices);
   plan.tile_columns = make_divisor(tile_columns), plan.tile_rows = make_divisor(tile_rows);
   plan.tiles = unsigned(tiles);
   return plan;
+}
+
+template <class T>
+std::optional<LdcnWarpPlan> ldcn_warp_forward_plan(const LdcnArguments& a) {
+  const Strided y{a.y, a.x.type, a.out_height * a.out_width * a.channels, 1, a.out_width * a.channels, a.channels};
+  return ldcn_warp_plan<T>(a, y);
+}
+
+// Sums over channels are made by eight lanes at most. Their results' numbers have 32 bits, too.
+template <class T>
+std::optional<LdcnWarpPlan> ldcn_warp_samples_plan(const LdcnArguments& a) {
+  const auto plan = ldcn_warp_plan<T>(a, a.grad_y);
+  const double results = double(a.batch) * double(a.out_height * a.out_width) * double(a.groups * a.kernel_h * a.kernel_w * 2);
+  return plan && plan->parts.divisor == 1 && results < 4294967296.0 ? plan : std::nullopt;
 }
 
 }  // namespace dkic::gpu

@@ -104,36 +104,57 @@ DKIC_DEVICE TapInput read_tap(const Thread& thread, const LdcnWarpPlan& plan, un
   return input;
 }
 
-// One axis of a tap: where its two samples begin, and their weights.
-struct Tents {
+// One axis of a tap: where its two samples begin, and how far behind the first the position lies.
+struct AxisPlace {
   int first;
-  float weights[2];
+  float distance;
 };
 
-DKIC_DEVICE Tents tents(float position, const WarpAxis& axis) {
+DKIC_DEVICE AxisPlace place_on(const WarpAxis& axis, float position) {
   const int floor = saturated_floor(position), not_negative = floor > 0 ? floor : 0;
   const int first = not_negative < axis.last ? not_negative : axis.last;
-  const float d = position - float(first);
-  return {first, {at_least_0(1 - std::fabs(d)), at_least_0(std::fmin(d, axis.reach - d))}};
+  return {first, position - float(first)};
 }
 
-// Both axes of a tap. Kernels are kSide x kSide.
-struct TapTents {
-  Tents y, x;
+// What the two samples of an axis count, by the distance of the position from the first.
+struct AxisWeights {
+  float first, second;
+};
+
+DKIC_DEVICE AxisWeights weights_at(const WarpAxis& axis, float distance) {
+  return {at_least_0(1 - std::fabs(distance)), at_least_0(std::fmin(distance, axis.reach - distance))};
+}
+
+// A tap of kernels of kSide x kSide.
+struct TapPlace {
+  AxisPlace y, x;
 };
 
 template <int kSide>
-DKIC_DEVICE TapTents tap_tents(const LdcnWarpPlan& plan, const Position& at, int tap, const TapInput& input) {
+DKIC_DEVICE TapPlace place_of(const LdcnWarpPlan& plan, const Position& at, int tap, const TapInput& input) {
   const int row = tap / kSide, column = tap - row * kSide;
   const auto along = [](const WarpAxis& axis, int out, int k, float offset) {
-    return tents(float(out * axis.stride - axis.padding + k * axis.dilation) + offset, axis);
+    return place_on(axis, float(out * axis.stride - axis.padding + k * axis.dilation) + offset);
   };
   return {along(plan.rows, at.oh, row, input.dy), along(plan.columns, at.ow, column, input.dx)};
 }
 
 // Where corner (0, 0) of a tap lies, in vectors, `origin` being the group's first vector in pixel (0, 0).
-DKIC_DEVICE unsigned start_of(const LdcnWarpPlan& plan, const TapTents& tap, unsigned origin) {
+DKIC_DEVICE unsigned start_of(const LdcnWarpPlan& plan, const TapPlace& tap, unsigned origin) {
   return unsigned(tap.y.first) * plan.of_x.h + unsigned(tap.x.first) * plan.of_x.w + origin;
+}
+
+// V channels of a tap's four corners, `at` being where corner (0, 0) lies, in vectors.
+template <class T, int V, class Thread>
+DKIC_DEVICE void load_samples(const Thread& thread, const LdcnWarpPlan& plan, unsigned at, Pack<T, V> (&corners)[4]) {
+  for (int corner = 0; corner < 4; ++corner)
+    corners[corner] = thread.template load<V>(static_cast<const T*>(plan.x[corner]) + size_t(at) * V);
+}
+
+// Where a group of a position lies in y or its gradient, in vectors.
+DKIC_DEVICE unsigned result_at(const LdcnWarpPlan& plan, unsigned n, const Position& at, unsigned group) {
+  const PixelStrides& s = plan.of_y;
+  return n * s.n + unsigned(at.oh) * s.h + unsigned(at.ow) * s.w + group * plan.group_vectors;
 }
 
 }  // namespace dkic::gpu

@@ -22,8 +22,9 @@ REGISTERS, SHARED, WARPS = 65_536, 100 << 10, 48
 BLOCK_WARPS = 8  # kLdcnThreads
 TYPES = {"f": "float", "d": "double", "6__half": "half", "13__nv_bfloat16": "bfloat16"}
 # A thread's registers, at most.
-CEILING = {"LdcnForward": 64, "LdcnWarpForward": 80, "LdcnBackwardSamples": 96, "LdcnBackwardX": 96, "LdcnBackwardXFixed": 96}
-CEILING |= {"LdcnRound": 32, "LdcnRoundFixed": 32, "LdcnLargest": 64}
+CEILING = {"LdcnForward": 64, "LdcnWarpForward": 80, "LdcnBackwardSamples": 96, "LdcnWarpSamples": 128}
+CEILING |= {"LdcnBackwardX": 96, "LdcnBackwardXFixed": 96, "LdcnRound": 32, "LdcnRoundFixed": 32, "LdcnLargest": 64}
+WARP = ("LdcnWarpForward", "LdcnWarpSamples")
 # A block's shared memory, at most: kLdcnTaps of 4 numbers and 8 bytes, half as many in double.
 TAPS = {"float": 1024 * (4 * 4 + 8), "double": 512 * (4 * 8 + 8)}
 
@@ -104,7 +105,9 @@ def test_nothing_spills(kernels):
 
 def test_registers_leave_room_for_many_warps(kernels):
     assert [k for k in kernels if k.registers > CEILING[k.body]] == []
-    assert [(k, k.occupancy) for k in kernels if k.occupancy < 0.5] == []
+    for k in kernels:
+        least = 1 / 3 if k.body == "LdcnWarpSamples" and k.numbers[0] == 5 else 1 / 2
+        assert k.occupancy >= least, k
 
 
 def test_channels_are_loaded_16_bytes_at_once(cuobjdump):
@@ -113,33 +116,36 @@ def test_channels_are_loaded_16_bytes_at_once(cuobjdump):
     for name, code in sass.parse(cuobjdump("-sass")).items():
         of = named(name)
         widest = of.numbers == ({"float": 4, "double": 2}.get(of.dtype, 8),)
-        if of.body == "LdcnWarpForward" or (of.body in ("LdcnForward", "LdcnBackwardSamples") and widest):
+        if of.body in WARP or (of.body in ("LdcnForward", "LdcnBackwardSamples") and widest):
             seen.add((of.body, of.dtype))
             assert code.count(r"\bLDG\.E\.128") >= 4, of
-            assert of.body == "LdcnBackwardSamples" or code.count(r"\bSTG\.E(\.EF)?\.128"), of
-    assert len(seen) == 2 * 4 + 3
+            assert "Samples" in of.body or code.count(r"\bSTG\.E(\.EF)?\.128"), of
+    assert len(seen) == 2 * 4 + 2 * 3
 
 
-# Of the codec's 8 groups of 24 channels. The general kernel takes 166 in float and 337 in half.
-INSTRUCTIONS = {"float": (8, 65), "half": (4, 150), "bfloat16": (4, 150)}  # lanes of a group, and instructions at most
+# Lanes of a group, for the codec's 8 groups of 24 channels.
+LANES = {"float": 8, "half": 4, "bfloat16": 4}
+# Instructions at most. The general forward takes 166 in float and 337 in half.
+INSTRUCTIONS = {("LdcnWarpForward", "float"): 65, ("LdcnWarpForward", "half"): 150, ("LdcnWarpForward", "bfloat16"): 150}
+INSTRUCTIONS |= {("LdcnWarpSamples", "float"): 105, ("LdcnWarpSamples", "half"): 185, ("LdcnWarpSamples", "bfloat16"): 185}
 
 
-@pytest.mark.parametrize("architecture, more", [("8.6", 0), ("9.0", 3)])  # 9.0 moves constants to registers first
-@pytest.mark.parametrize("dtype", INSTRUCTIONS)
-def test_instructions_of_a_warp_kernel(cuobjdump, dtype, architecture, more):
+@pytest.mark.parametrize("architecture, more", [("8.6", 0), ("9.0", 5)])  # 9.0 moves constants to registers first
+@pytest.mark.parametrize("dtype", LANES)
+@pytest.mark.parametrize("body", WARP)
+def test_instructions_of_a_warp_kernel(cuobjdump, body, dtype, architecture, more):
     """Instructions of a warp for each tap of 32 vectors of 16 bytes, branches that are rarely taken included.
 
     A step of the loop is four positions, 6 vectors and 9 taps; what comes before the loop is done once in two steps.
     """
-    lanes, most = INSTRUCTIONS[dtype]
     checked = 0
     for name, code in sass.parse(cuobjdump("-sass", architecture)).items():
         of = named(name)
-        if (of.body, of.dtype, of.numbers) != ("LdcnWarpForward", dtype, (3, lanes)):
+        if (of.body, of.dtype, of.numbers) != (body, dtype, (3, LANES[dtype])):
             continue
-        step = code.innermost(r"\bLDG\.E\.128", 9 * 4)
+        step = code.innermost(r"\bLDG\.E\.(EF\.)?128", 9 * 4 + (body == "LdcnWarpSamples"))  # and grad_y
         per_vector = (len(step) + step.first / 2) * 32 / (4 * 6 * 9)
-        print(f"{architecture}, {dtype}, offset in {of.offset}: {per_vector:.1f}")
-        assert per_vector <= most + more, of
+        print(f"{body}, {architecture}, {dtype}, offset in {of.offset}: {per_vector:.1f}")
+        assert per_vector <= INSTRUCTIONS[body, dtype] + more, of
         checked += 1
     assert checked == (1 if dtype == "float" else 2)

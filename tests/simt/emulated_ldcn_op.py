@@ -85,10 +85,12 @@ def test_gradients_have_the_types_of_what_they_belong_to(position_dtype):
 
 
 @pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True), (False, False, False)])
-def test_only_the_gradients_that_are_wanted(wanted):
-    tensors, grad_y = PLAIN.tensors(torch.float32), PLAIN.grad_y(torch.float32)
-    every = backward(PLAIN, grad_y, tensors, True, True, True, integers=True)
-    some = backward(PLAIN, grad_y, tensors, *wanted, integers=True)
+@pytest.mark.parametrize("case", [PLAIN, LDCN_WARP_CASES[2]], ids=str)
+def test_only_the_gradients_that_are_wanted(case, wanted):
+    tensors, grad_y = map(channels_last, case.tensors(torch.float32)), channels_last(case.grad_y(torch.float32))
+    tensors = tuple(tensors)
+    every = backward(case, grad_y, tensors, True, True, True, integers=True)
+    some = backward(case, grad_y, tensors, *wanted, integers=True)
     for gradient, expected, is_wanted in zip(some, every, wanted, strict=True):
         assert torch.equal(gradient, expected) if is_wanted else gradient.shape == (0,)
 

@@ -18,7 +18,8 @@ ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 @dataclass(frozen=True)
 class Results:
     vector: int  # channels that a lane loads at once, in the forward
-    warp: bool  # whether the forward's kernel is a warp kernel
+    warp_forward: bool  # whether the forward's kernel is a warp kernel
+    warp_samples: bool  # whether that of the gradients of offset and mask is
     tensors: list[Tensor]  # y, then the gradients of x, offset and mask (where there is one)
     fixed: Tensor  # the gradient of x by sums of integers
 
@@ -82,10 +83,10 @@ def run(
     """
     x, offset, mask = tensors
     output = _call(program, case, tensors, grad_y, order=order, **options)
-    vector, warp = struct.unpack_from("2i", output)
+    vector, *warp = struct.unpack_from("3i", output)
     masks = [] if mask is None else [mask]
-    y, grad_offset, *grad_mask, grad_x, fixed = _split(output[8:], [grad_y, offset, *masks, x, x], torch.channels_last)
-    return Results(vector, bool(warp), [y, grad_x, grad_offset, *grad_mask], fixed)
+    y, grad_offset, *grad_mask, grad_x, fixed = _split(output[12:], [grad_y, offset, *masks, x, x], torch.channels_last)
+    return Results(vector, *map(bool, warp), [y, grad_x, grad_offset, *grad_mask], fixed)
 
 
 def run_plain(program: Path, case: LdcnCase, tensors: tuple[Tensor, Tensor, Tensor], grad_y: Tensor) -> list[Tensor]:

@@ -43,7 +43,8 @@ def problem(case: LdcnCase, dtype: torch.dtype, position_dtype: torch.dtype | No
 
 def checked(program: Path, case: LdcnCase, tensors: Tensors, grad_y: Tensor, order: str = "forward", **options: int) -> Results:
     results = run(program, case, tensors, grad_y, order=order, **options)
-    assert results.warp
+    # Sums over the channels of more than eight vectors are the general kernel's.
+    assert results.warp_forward and results.warp_samples == (case.depth * tensors[0].itemsize <= 8 * 16)
     assert_close(results.tensors, of_reference(case, tensors, grad_y))
     return results
 
@@ -72,7 +73,7 @@ def test_takes_what_it_is_compiled_for(program):
         grad_y = pixels_adjacent(case.grad_y(tensors[0].dtype))
         results = run(program, case, tensors, grad_y, order="forward", lead=lead)
         assert_close(results.tensors, of_reference(case, tensors, grad_y))
-        return results.warp
+        return results.warp_forward
 
     (x, offset, mask), _ = problem(SMALL, torch.float16)
     assert takes((x, offset, mask)) and takes((x, offset.float(), mask.float()))
@@ -93,6 +94,16 @@ def test_takes_what_it_is_compiled_for(program):
     assert not takes(problem(SMALL, torch.float64)[0])
 
 
+@pytest.mark.parametrize("more", [0, 1, 4])
+def test_grad_y_may_lie_apart(program, more):
+    """As the first channels of a wider tensor; where pixels are not whole vectors apart, the general kernel runs."""
+    tensors, grad_y = problem(SMALL, torch.float32)
+    wide = pixels_adjacent(torch.cat([grad_y, grad_y[:, :more]], 1))[:, : SMALL.channels]
+    results = run(program, SMALL, tensors, wide, order="forward")
+    assert results.warp_samples == (more % 4 == 0)
+    assert_close(results.tensors, of_reference(SMALL, tensors, grad_y))
+
+
 # ---- Positions ----
 
 
@@ -109,7 +120,7 @@ def test_positions_next_to_integers(program, shift):
     (x, offset, mask), grad_y = problem(SMALL, torch.float32)
     tensors = x, offset.round() + shift, mask
     results = run(program, SMALL, tensors, grad_y, order="forward")
-    assert results.warp
+    assert results.warp_forward
     assert_close(results.tensors[:1], of_reference(SMALL, tensors, grad_y)[:1])
 
 
@@ -161,7 +172,7 @@ def test_what_is_not_sampled_does_not_matter(program, place, bad, dtype):
     actual = [torch.where(t.isfinite(), t, math.nan) for t in results.tensors]
     expected = [torch.where(t.isfinite(), t, math.nan) for t in of_reference(SMALL, tensors, grad_y)]
     # what several infinities add up to depends on their order
-    assert results.warp and actual[0].isnan().any() and not actual[0].isnan().all()
+    assert results.warp_forward and results.warp_samples and actual[0].isnan().any() and not actual[0].isnan().all()
     assert_close(actual, expected)
 
 
