@@ -62,6 +62,7 @@ class CudaThread {
   }
 
   __device__ __forceinline__ void barrier() const { __syncthreads(); }
+  __device__ __forceinline__ void warp_barrier() const { __syncwarp(); }
   // From lane `source` of the same segment of `width` lanes, a power of two.
   template <class T>
   __device__ __forceinline__ T shuffle(unsigned mask, T value, int source, int width = 32) const {
@@ -122,6 +123,8 @@ class CudaThread {
   __device__ __forceinline__ void atomic_add(long long* to, long long value) const {
     atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
   }
+  // What was there before.
+  __device__ __forceinline__ unsigned atomic_fetch_add(unsigned* to, unsigned value) const { return atomicAdd(to, value); }
   __device__ __forceinline__ void atomic_max(unsigned* to, unsigned value) const { atomicMax(to, value); }
 };
 

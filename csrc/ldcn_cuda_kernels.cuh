@@ -110,7 +110,9 @@ DKIC_DEVICE Tap<A> compute_tap(const Thread& thread, const LdcnArguments& a, boo
     for (int axis = 0; axis < 2; ++axis) d.v[axis] = read<1, A>(thread, a.offset, from + axis * a.offset.c).v[0];
   }
   A mask = 1;
-  if (a.mask.data) mask = read<1, A>(thread, a.mask, n * a.mask.n + channel * a.mask.c + at.oh * a.mask.h + at.ow * a.mask.w).v[0];
+  if (a.mask.data) {
+    mask = read<1, A>(thread, a.mask, n * a.mask.n + channel * a.mask.c + at.oh * a.mask.h + at.ow * a.mask.w).v[0];
+  }
   const auto y = sample_axis(A(at.oh * a.stride_h - a.padding_h + row * a.dilation_h) + d.v[0], int(a.height));
   const auto x = sample_axis(A(at.ow * a.stride_w - a.padding_w + column * a.dilation_w) + d.v[1], int(a.width));
   const int inside = (y.low_inside && x.low_inside ? 1 : 0) | (y.low_inside && x.high_inside ? 2 : 0) |
@@ -281,6 +283,17 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
   }
 }
 
+// Adds weight * g to the corners of a tap that are inside; `image`: where the channel lies in pixel (0, 0).
+template <class Sum, class A, class Thread>
+DKIC_DEVICE void add_to_corners(const Thread& thread, const Sum& sum, const Tap<A>& tap, int64_t image, int64_t h, int64_t w,
+                                A g) {
+  const int64_t q = image + (tap.code >> 4);
+  if (tap.code & 1) sum.add(thread, q, tap.numbers.v[0] * g);
+  if (tap.code & 2) sum.add(thread, q + w, tap.numbers.v[1] * g);
+  if (tap.code & 4) sum.add(thread, q + h, tap.numbers.v[2] * g);
+  if (tap.code & 8) sum.add(thread, q + h + w, tap.numbers.v[3] * g);
+}
+
 // Gradient of x: every tap adds weight * grad_y to its corners, as `sum` adds. One channel to a lane, so that the lanes' atomics
 // fall side by side.
 template <class T, class Sum, class Thread>
@@ -305,13 +318,8 @@ DKIC_DEVICE void ldcn_scatter(const Thread& thread, const LdcnArguments& a, cons
       for (int channel = lane; channel < end; channel += plan.lanes) {
         const A g = A(thread.template load<1>(grad_y + channel).v[0]);
         for (int entry = own * plan.chunk; entry < own * plan.chunk + count; ++entry) {
-          const int64_t code = taps.codes[entry], q = image + channel + (code >> 4);
-          if (!code) continue;
-          const TapNumbers<A> weights = taps.numbers[entry];
-          if (code & 1) sum.add(thread, q, weights.v[0] * g);
-          if (code & 2) sum.add(thread, q + w, weights.v[1] * g);
-          if (code & 4) sum.add(thread, q + h, weights.v[2] * g);
-          if (code & 8) sum.add(thread, q + h + w, weights.v[3] * g);
+          const int64_t code = taps.codes[entry];
+          if (code) add_to_corners(thread, sum, {code, taps.numbers[entry]}, image + channel, h, w, g);
         }
       }
     }

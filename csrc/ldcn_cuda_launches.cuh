@@ -4,6 +4,7 @@
 #include "ldcn_cuda_fixed.cuh"
 #include "ldcn_cuda_warp_forward.cuh"
 #include "ldcn_cuda_warp_samples.cuh"
+#include "ldcn_cuda_window_scatter.cuh"
 
 namespace dkic::gpu {
 
@@ -73,6 +74,19 @@ struct LdcnBackwardX : LdcnBody<3> {
   template <class Thread>
   DKIC_DEVICE void operator()(const Thread& thread) const {
     ldcn_backward_x<T>(thread, a, plan, sums);
+  }
+};
+
+template <class T, class P, int kQuads>
+struct LdcnWindowScatter : LdcnBody<2> {
+  static constexpr const char* kName = "ldcn_window_scatter";
+  LdcnArguments a;
+  LdcnWarpPlan plan;
+  float* sums;
+
+  template <class Thread>
+  DKIC_DEVICE void operator()(const Thread& thread) const {
+    ldcn_window_scatter<T, P, kQuads>(thread, a, plan, sums);
   }
 };
 
@@ -202,11 +216,32 @@ void launch_ldcn_backward_samples(Launcher&& launch, const LdcnArguments& a) {
 // of offsets or of the mask in NCHW is then read by.
 inline LdcnPlan ldcn_scatter_plan(const LdcnArguments& a, int sum_size) { return ldcn_plan(a, 1, sum_size, 8); }
 
+// Whether a window's kernel takes the problem, and ran.
+template <class T, class Launcher>
+bool launch_ldcn_window_scatter(Launcher&& launch, const LdcnArguments& a, float* sums) {
+  const auto plan = ldcn_window_plan<T>(a);
+  if (!plan) return false;
+  const auto with_offset = [&]<class P>() {
+    const auto run = [&]<int kQuads>() {
+      launch(LdcnWindowScatter<T, P, kQuads>{{}, a, *plan, sums}, plan->tiles, sizeof(ScatterShared<kQuads>));
+    };
+    if (plan->group_vectors == 4) return run.template operator()<4>();
+    run.template operator()<6>();
+  };
+  if constexpr (sizeof(T) == 2)
+    if (!plan->float_offset) return with_offset.template operator()<T>(), true;
+  return with_offset.template operator()<float>(), true;
+}
+
 // Adds to sums, which begin at 0; halves are then rounded into a.grad_x.
 template <class T, class Launcher>
 void launch_ldcn_backward_x(Launcher&& launch, const LdcnArguments& a, typename SumOf<T>::type* sums) {
-  const LdcnPlan plan = ldcn_scatter_plan(a, sizeof(typename SumOf<T>::type));
-  launch(LdcnBackwardX<T>{{}, a, plan, sums}, plan.tiles, plan.shared_bytes);
+  bool done = false;
+  if constexpr (sizeof(T) <= 4) done = launch_ldcn_window_scatter<T>(launch, a, sums);
+  if (!done) {
+    const LdcnPlan plan = ldcn_scatter_plan(a, sizeof(typename SumOf<T>::type));
+    launch(LdcnBackwardX<T>{{}, a, plan, sums}, plan.tiles, plan.shared_bytes);
+  }
   if constexpr (sizeof(T) == 2) {
     launch(LdcnRound<T>{{}, sums, count_of_x(a), static_cast<T*>(a.grad_x)}, ldcn_blocks(count_of_x(a)));
   }

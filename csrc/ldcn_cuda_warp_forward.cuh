@@ -1,5 +1,5 @@
-// ldcn's forward for kernels of 3 x 3 and 5 x 5 taps. The lanes of a position compute different taps and pass them on by shuffles:
-// no shared memory, which would take L1 cache from x, and no barrier.
+// ldcn's forward for kernels of 3 x 3 and 5 x 5 taps. The lanes of a position compute different taps and pass them on by
+// shuffles: no shared memory, which would take L1 cache from x, and no barrier.
 #pragma once
 #include "ldcn_cuda_warp_taps.cuh"
 

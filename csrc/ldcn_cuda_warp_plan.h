@@ -1,7 +1,7 @@
 // How a launch of ldcn's warp kernels is cut, and which problems they take. The others go to the general kernels.
 //
-// A warp kernel is compiled for one kernel size. Its indices have 32 bits and count vectors of 16 bytes of x. A block has a tile of
-// 8 x 8 positions of one slice: as many groups as eight lanes hold, or a part of a deeper group.
+// A warp kernel is compiled for one kernel size. Its indices have 32 bits and count vectors of 16 bytes of x. A block has a tile
+// of 8 x 8 positions of one slice: as many groups as eight lanes hold, or a part of a deeper group.
 #pragma once
 #include <optional>
 
@@ -14,6 +14,8 @@ constexpr int kWarpPositions = 32 / kPositionLanes;  // positions that a warp ha
 constexpr int kTileSide = 8;
 constexpr int kTileSteps = kTileSide * kTileSide * kPositionLanes / kLdcnThreads;
 constexpr int kStepRows = kTileSide / kTileSteps;
+// Of the gradient of x.
+constexpr int kScatterHeight = 8, kScatterWidth = 16;
 
 // Division of a number below 2^31 by a constant of the launch: a multiplication and a shift.
 struct Divisor {
@@ -74,7 +76,38 @@ inline bool has_warp_kernel(const LdcnArguments& a) {
   const bool size = a.kernel_h == a.kernel_w && (a.kernel_h == 3 || a.kernel_h == 5);
   const bool types = (a.offset.type == a.x.type || a.offset.type == Scalar::f32) && a.x.type != Scalar::f64;
   const bool mask = !a.mask.data || (a.mask.type == a.offset.type && a.mask.c == 1);
-  return size && types && mask && ldcn_offset_pairs(a.offset) && a.height > 0 && a.width > 0;
+  const bool any = a.height > 0 && a.width > 0 && a.out_height > 0 && a.out_width > 0;
+  return size && types && mask && ldcn_offset_pairs(a.offset) && any;
+}
+
+// How a launch is cut: elements in a vector, slices of the channels, and positions of a block.
+struct WarpCut {
+  int64_t vector, slices, tile_height, tile_width;
+};
+
+// What all plans have, for x or its gradient and y or its gradient; nothing where 32 bits are too few.
+inline std::optional<LdcnWarpPlan> cut_plan(const LdcnArguments& a, const Strided& x, const Strided& y, const WarpCut& cut) {
+  const int64_t taps = a.groups * a.kernel_h * a.kernel_w;
+  const auto of_x = pixel_strides(x, a.batch, a.channels, a.height, a.width, cut.vector);
+  const auto of_y = pixel_strides(y, a.batch, a.channels, a.out_height, a.out_width, cut.vector);
+  const auto of_offset = pixel_strides(a.offset, a.batch, taps * 2, a.out_height, a.out_width, 1);
+  const auto of_mask = pixel_strides(a.mask, a.batch, taps, a.out_height, a.out_width, 1);
+  const int64_t tile_rows = (a.out_height + cut.tile_height - 1) / cut.tile_height;
+  const int64_t tile_columns = (a.out_width + cut.tile_width - 1) / cut.tile_width;
+  const double tiles = double(cut.slices) * double(tile_rows) * double(tile_columns) * double(a.batch);
+  if (!of_x || !of_y || !of_offset || !of_mask || tiles >= 2147483648.0) return std::nullopt;
+
+  LdcnWarpPlan plan{};
+  plan.kernel_side = int(a.kernel_h), plan.float_offset = a.offset.type == Scalar::f32;
+  plan.offset = a.offset.data, plan.mask = a.mask.data;
+  plan.of_x = *of_x, plan.of_y = *of_y, plan.of_offset = *of_offset, plan.of_mask = *of_mask;
+  plan.rows = warp_axis(a.height, a.out_height, a.stride_h, a.padding_h, a.dilation_h);
+  plan.columns = warp_axis(a.width, a.out_width, a.stride_w, a.padding_w, a.dilation_w);
+  plan.group_vectors = unsigned(a.channels / a.groups / cut.vector);
+  plan.slices = make_divisor(cut.slices);
+  plan.tile_columns = make_divisor(tile_columns), plan.tile_rows = make_divisor(tile_rows);
+  plan.tiles = unsigned(tiles);
+  return plan;
 }
 
 // The plan, or nothing where a general kernel is to run. T: the type of x. y: y or its gradient.
@@ -82,34 +115,16 @@ template <class T>
 std::optional<LdcnWarpPlan> ldcn_warp_plan(const LdcnArguments& a, const Strided& y) {
   constexpr int64_t kVector = 16 / sizeof(T);
   if (!has_warp_kernel(a) || ldcn_vector(a, y, nullptr, sizeof(T)) != kVector) return std::nullopt;
-  const int64_t taps = a.groups * a.kernel_h * a.kernel_w;
-  const auto of_x = pixel_strides(a.x, a.batch, a.channels, a.height, a.width, kVector);
-  const auto of_y = pixel_strides(y, a.batch, a.channels, a.out_height, a.out_width, kVector);
-  const auto of_offset = pixel_strides(a.offset, a.batch, taps * 2, a.out_height, a.out_width, 1);
-  const auto of_mask = pixel_strides(a.mask, a.batch, taps, a.out_height, a.out_width, 1);
-
   const int64_t of_group = a.channels / a.groups / kVector, parts = (of_group + kPositionLanes - 1) / kPositionLanes;
   const int64_t of_part = (of_group + parts - 1) / parts;
   int team = 2;
   while (team < kPositionLanes && (team < of_part || a.groups % (kPositionLanes / team) != 0)) team *= 2;
-  const int64_t slices = a.groups / (kPositionLanes / team) * parts;
-  const int64_t tile_rows = (a.out_height + kTileSide - 1) / kTileSide, tile_columns = (a.out_width + kTileSide - 1) / kTileSide;
-  const double tiles = double(slices) * double(tile_rows) * double(tile_columns) * double(a.batch);
-  if (!of_x || !of_y || !of_offset || !of_mask || tiles >= 2147483648.0) return std::nullopt;
-
-  LdcnWarpPlan plan{};
-  plan.kernel_side = int(a.kernel_h), plan.team = team, plan.float_offset = a.offset.type == Scalar::f32;
+  auto plan = cut_plan(a, a.x, y, {kVector, a.groups / (kPositionLanes / team) * parts, kTileSide, kTileSide});
+  if (!plan) return std::nullopt;
+  plan->team = team, plan->part_vectors = unsigned(of_part), plan->parts = make_divisor(parts);
   const int64_t right = a.width > 1 ? a.x.w : 0, down = a.height > 1 ? a.x.h : 0;
   for (int corner = 0; corner < 4; ++corner)
-    plan.x[corner] = static_cast<const T*>(a.x.data) + (corner & 1 ? right : 0) + (corner & 2 ? down : 0);
-  plan.offset = a.offset.data, plan.mask = a.mask.data;
-  plan.of_x = *of_x, plan.of_y = *of_y, plan.of_offset = *of_offset, plan.of_mask = *of_mask;
-  plan.rows = warp_axis(a.height, a.out_height, a.stride_h, a.padding_h, a.dilation_h);
-  plan.columns = warp_axis(a.width, a.out_width, a.stride_w, a.padding_w, a.dilation_w);
-  plan.group_vectors = unsigned(of_group), plan.part_vectors = unsigned(of_part);
-  plan.parts = make_divisor(parts), plan.slices = make_divisor(slices);
-  plan.tile_columns = make_divisor(tile_columns), plan.tile_rows = make_divisor(tile_rows);
-  plan.tiles = unsigned(tiles);
+    plan->x[corner] = static_cast<const T*>(a.x.data) + (corner & 1 ? right : 0) + (corner & 2 ? down : 0);
   return plan;
 }
 
@@ -125,6 +140,17 @@ std::optional<LdcnWarpPlan> ldcn_warp_samples_plan(const LdcnArguments& a) {
   const auto plan = ldcn_warp_plan<T>(a, a.grad_y);
   const double results = double(a.batch) * double(a.out_height * a.out_width) * double(a.groups * a.kernel_h * a.kernel_w * 2);
   return plan && plan->parts.divisor == 1 && results < 4294967296.0 ? plan : std::nullopt;
+}
+
+// The gradient of x by a window (ldcn_cuda_window_scatter.cuh), for the depths that it is compiled for. Indices count quads of
+// channels, of_x those of the gradient of x.
+template <class T>
+std::optional<LdcnWarpPlan> ldcn_window_plan(const LdcnArguments& a) {
+  const int64_t depth = a.channels / a.groups;
+  const bool geometry = a.kernel_h == 3 && a.stride_h == 1 && a.stride_w == 1 && (depth == 16 || depth == 24);
+  if (!has_warp_kernel(a) || !geometry || ldcn_vector(a, a.grad_y, nullptr, sizeof(T)) < 4) return std::nullopt;
+  const Strided grad_x{nullptr, a.x.type, a.height * a.width * a.channels, 1, a.width * a.channels, a.channels};
+  return cut_plan(a, grad_x, a.grad_y, {4, a.groups, kScatterHeight, kScatterWidth});
 }
 
 }  // namespace dkic::gpu

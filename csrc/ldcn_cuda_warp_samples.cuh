@@ -25,8 +25,8 @@ DKIC_DEVICE Dots dots_at(const Thread& thread, const LdcnWarpPlan& plan, unsigne
   return dots;
 }
 
-// Sums over the kTeam lanes of a group: lane `member` ends with those of tap + member. dots_of(tap): the lane's summands. Lanes are
-// told apart by kBit and the higher bits; taps are visited so that few sums wait for others.
+// Sums over the kTeam lanes of a group: lane `member` ends with those of tap + member. dots_of(tap): the lane's summands.
+// Lanes are told apart by kBit and the higher bits. Taps are visited so that few sums wait for others, which saves registers.
 template <int kBit, int kTeam, class DotsOf, class Thread>
 DKIC_DEVICE Dots exchanged_sums(const Thread& thread, unsigned member, int tap, const DotsOf& dots_of) {
   if constexpr (kBit == kTeam) {

@@ -1,8 +1,8 @@
 // What ldcn's warp kernels share: a lane's task, its positions, and taps that never leave the image.
 //
-// A tap's four samples are moved into the image, and a sample that is not one of the position's corners has the weight 0. So loads
-// need no predicate. The two weights of an axis are tents around its two samples: max(0, 1 - |d|) and max(0, min(d, 2 - d)), d being
-// the distance from the first. Both are exact where the bilinear weights are.
+// A tap's four samples are moved into the image, and a sample that is not one of the position's corners has the weight 0. So
+// loads need no predicate. The two weights of an axis are tents around its two samples: max(0, 1 - |d|) and
+// max(0, min(d, 2 - d)), d being the distance from the first. Both are exact where the bilinear weights are.
 #pragma once
 #include "ldcn_cuda_kernels.cuh"
 #include "ldcn_cuda_warp_plan.h"

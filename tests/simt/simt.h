@@ -19,6 +19,7 @@
 #include <source_location>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pack.h"
@@ -282,6 +283,8 @@ class Thread {
 
   void barrier(Where at = Where::current()) const { grid_.barrier(fiber_, at.line()); }
 
+  void warp_barrier(Where at = Where::current()) const { grid_.collective(fiber_, Collective::ballot, ~0u, 0, 0, at.line()); }
+
   unsigned ballot(unsigned mask, bool vote, Where at = Where::current()) const {
     return unsigned(grid_.collective(fiber_, Collective::ballot, mask, vote, 0, at.line()));
   }
@@ -337,6 +340,10 @@ class Thread {
     } else {
       *to += value;
     }
+  }
+  unsigned atomic_fetch_add(unsigned* to, unsigned value, Where at = Where::current()) const {
+    check(Access::atomic, to, sizeof value, at);
+    return std::exchange(*to, *to + value);
   }
   void atomic_max(unsigned* to, unsigned value, Where at = Where::current()) const {
     check(Access::atomic, to, sizeof value, at);

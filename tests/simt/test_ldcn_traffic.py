@@ -34,6 +34,7 @@ SAMPLING = ["ldcn_forward", "ldcn_backward_samples"]
 KERNELS = [*SAMPLING, "ldcn_backward_x"]
 # What runs where offset and mask are in NHWC.
 WARP_KERNELS = {"ldcn_forward": "ldcn_warp_forward", "ldcn_backward_samples": "ldcn_warp_samples"}
+IN_NHWC = {**WARP_KERNELS, "ldcn_backward_x": "ldcn_window_scatter"}
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,17 @@ def test_gradients_of_values(traffic, groups, dtype):
     assert atomics.efficiency >= 0.999
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_gradients_of_values_in_a_window(traffic, groups, dtype):
+    """A tenth of the general kernel's sectors."""
+    sums = "grad_x" if dtype == torch.float32 else "sums"
+    general = traffic(groups, dtype, "NCHW")["ldcn_backward_x", sums, "atomic"]
+    window = traffic(groups, dtype, "NHWC")["ldcn_window_scatter", sums, "atomic"]
+    print(f"G={groups}, {dtype}: {window.sectors:,} sectors, the general kernel {general.sectors:,}")
+    assert window.sectors <= general.sectors / 10
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("groups", GROUPS)
@@ -158,7 +170,7 @@ def test_all_else_is_read_and_written_once(traffic, groups, dtype, layout):
     written["ldcn_backward_samples"] = {"grad_offset": (offset, 9 * 2), "grad_mask": (mask, 9)}
     for kernel in KERNELS:
         is_warp = layout == "NHWC" and kernel in WARP_KERNELS
-        name_of_kernel = WARP_KERNELS[kernel] if is_warp else kernel
+        name_of_kernel = IN_NHWC[kernel] if layout == "NHWC" else kernel
         # A warp kernel's block has as many groups as eight lanes hold: `lanes` to each.
         lanes = {6: 8, 4: 4, 3: 4, 2: 2}[depth * x.itemsize // 16] if is_warp else 8
         together = 8 // lanes
@@ -168,7 +180,9 @@ def test_all_else_is_read_and_written_once(traffic, groups, dtype, layout):
                 found, what = counts[name_of_kernel, name, kind], (name_of_kernel, name)
                 # All lanes of a group ask for its last tap in one request.
                 times = (8 + lanes) / 9 if name_of_kernel == "ldcn_warp_samples" and name in read else 1
-                assert found.bytes == tensor.nbytes * times, what
+                # Taps outside the window are read again: few.
+                most = 1.01 if name_of_kernel == "ldcn_window_scatter" else 1
+                assert tensor.nbytes * times <= found.bytes <= tensor.nbytes * times * most, what
                 assert found.all_sectors * SECTOR == tensor.nbytes, what
                 if layout == "NCHW" and name in read:
                     assert found.sectors * SECTOR == tensor.nbytes, what
@@ -185,7 +199,7 @@ def test_nothing_is_kept_between_stages(traffic, groups, dtype):
     tensors: dict[str, set[tuple[str, str]]] = {}
     for kernel, tensor, kind in traffic(groups, dtype, "NHWC"):
         tensors.setdefault(tensor, set()).add((kernel, kind))
-    backward = {("ldcn_warp_samples", "load"), ("ldcn_backward_x", "load")}
+    backward = {("ldcn_warp_samples", "load"), ("ldcn_window_scatter", "load")}
     sampled = {("ldcn_warp_forward", "load"), *backward}
     expected = {
         "x": {("ldcn_warp_forward", "load"), ("ldcn_warp_samples", "load")},
@@ -197,9 +211,9 @@ def test_nothing_is_kept_between_stages(traffic, groups, dtype):
         "grad_mask": {("ldcn_warp_samples", "store")},
     }
     if dtype == torch.float32:
-        expected["grad_x"] = {("ldcn_backward_x", "atomic")}
+        expected["grad_x"] = {("ldcn_window_scatter", "atomic")}
     else:
-        expected |= {"sums": {("ldcn_backward_x", "atomic"), ("ldcn_round", "load")}, "grad_x": {("ldcn_round", "store")}}
+        expected |= {"sums": {("ldcn_window_scatter", "atomic"), ("ldcn_round", "load")}, "grad_x": {("ldcn_round", "store")}}
     assert tensors == expected
 
 

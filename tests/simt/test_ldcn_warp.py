@@ -1,4 +1,5 @@
-"""ldcn's warp kernels (csrc/ldcn_cuda_warp_*), run on the CPU by the emulator, give what the specification gives."""
+"""ldcn's kernels for single kernel sizes (csrc/ldcn_cuda_warp_* and csrc/ldcn_cuda_window_scatter.cuh), run on the CPU by the
+emulator, give what the specification gives."""
 
 import math
 import subprocess
@@ -45,6 +46,8 @@ def checked(program: Path, case: LdcnCase, tensors: Tensors, grad_y: Tensor, ord
     results = run(program, case, tensors, grad_y, order=order, **options)
     # Sums over the channels of more than eight vectors are the general kernel's.
     assert results.warp_forward and results.warp_samples == (case.depth * tensors[0].itemsize <= 8 * 16)
+    in_window = case.kernel_size == (3, 3) and case.stride == (1, 1) and case.depth in (16, 24)
+    assert results.window_scatter == in_window
     assert_close(results.tensors, of_reference(case, tensors, grad_y))
     return results
 
@@ -102,6 +105,14 @@ def test_grad_y_may_lie_apart(program, more):
     results = run(program, SMALL, tensors, wide, order="forward")
     assert results.warp_samples == (more % 4 == 0)
     assert_close(results.tensors, of_reference(SMALL, tensors, grad_y))
+
+
+def test_no_positions(program):
+    case = LdcnCase("none", groups=2, depth=16, height=2, padding=(0, 1))
+    tensors, grad_y = problem(case, torch.float32)
+    results = run(program, case, tensors, grad_y, order="forward")
+    assert results.tensors[0].numel() == 0 and not results.warp_forward
+    assert_close(results.tensors, of_reference(case, tensors, grad_y))
 
 
 # ---- Positions ----
@@ -174,6 +185,34 @@ def test_what_is_not_sampled_does_not_matter(program, place, bad, dtype):
     # what several infinities add up to depends on their order
     assert results.warp_forward and results.warp_samples and actual[0].isnan().any() and not actual[0].isnan().all()
     assert_close(actual, expected)
+
+
+# ---- The gradient of x in a window ----
+
+
+@pytest.mark.parametrize("case", [LdcnCase("", groups=2, depth=24, height=21, width=37), SMALL], ids=["24", "16"])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
+def test_taps_in_and_outside_the_window(sanitized, case, spread):
+    """From all taps of a block in few pixels to nearly none in its window."""
+    tensors = tuple(map(pixels_adjacent, case.tensors(torch.float32, spread=spread)))
+    checked(sanitized, case, tensors, pixels_adjacent(case.grad_y(torch.float32)), "shuffled", blocks=2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("place", [(0, 0), (6, 8), (3, 4)])
+def test_gradients_that_are_not_finite_go_to_corners_alone(program, place, dtype):
+    """Contributions to samples that weigh 0 would be NaN."""
+    (x, offset, mask), grad_y = problem(SMALL, dtype)
+    row, column = place
+    grad_y[0, 1, row, column] = math.inf
+    mask[1, 3, row, column] = math.nan
+    offset[1, 18, column // 2, row] = math.nan
+    tensors = x, offset, mask
+    actual = run(program, SMALL, tensors, grad_y, order="forward").tensors[1]
+    expected = of_reference(SMALL, tensors, grad_y)[1]
+    assert torch.equal(actual.isfinite(), expected.isfinite()) and not actual.isfinite().all()
+    finite = expected.isfinite()
+    assert_close([x, torch.where(finite, actual, 0)], [x.double(), torch.where(finite, expected, 0)])
 
 
 # ---- Arithmetic ----
