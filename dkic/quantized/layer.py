@@ -92,11 +92,19 @@ def stored_names(network: nn.Module) -> list[str]:
 
 @contextlib.contextmanager
 def calibrating(network: nn.Module) -> Iterator[None]:
-    """In it the network's activation scales record the largest numbers that they see; at its end they are set from them."""
+    """In it the network's activation scales record the largest numbers that they see; at its end they are set from them.
+
+    Where it ends by an exception, they stay as they were.
+    """
     scales = [module for module in network.modules() if isinstance(module, ActivationScale)]
     for scale in scales:
         scale.start_recording()
-    yield
+    try:
+        yield
+    except BaseException:
+        for scale in scales:
+            scale.stop_recording()
+        raise
     for scale in scales:
         scale.set_from_recorded()
 
