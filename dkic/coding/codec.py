@@ -158,7 +158,8 @@ class Codec:
 
         point = last_within(len(points), within)
         if point < 0:  # of a small or an odd picture a higher level may take less
-            levels = (i for i in reversed(range(len(points))) if points[i][1] == 0 and i not in files)
+            coarse = set(self.measured_first)  # of a variable-rate model not all 100, which would take minutes
+            levels = (i for i in reversed(range(len(points))) if points[i] in coarse and i not in files)
             point = next(filter(within, levels), -1)
         if point < 0:
             least = min(map(len, files.values())) * 8 / pixels
