@@ -110,14 +110,19 @@ def calibrating(network: nn.Module) -> Iterator[None]:
 
 
 def simulate(network: nn.Module, enabled: bool = True) -> None:
-    """Turns a calibrated network from its float state to the simulated one, or back."""
+    """Turns a calibrated network from its float state to the simulated one, or back. Raises DkicError where it is converted."""
+    _check_not_converted(network)
     for layer in quantized_layers(network).values():
         layer.state = State.SIMULATED if enabled else State.FLOAT
 
 
 @torch.no_grad()
 def convert(network: nn.Module) -> None:
-    """From now on the network's quantized layers hold integers alone. Raises DkicError, naming the layer, where a bound fails."""
+    """From now on the network's quantized layers hold integers alone.
+
+    Raises DkicError, naming the layer, where a bound fails, or it is converted already.
+    """
+    _check_not_converted(network)
     _convert(network, {layer: layer.integers() for layer in quantized_layers(network).values()})
     check_bounds(network)
 
@@ -149,6 +154,12 @@ def dequantize(converted: nn.Module, network: nn.Module) -> None:
     pairs = list(zip(quantized_layers(network).values(), quantized_layers(converted).values(), strict=True))
     for layer, other in sorted(pairs, key=lambda pair: pair[0].needs_scales):  # those that set scales come first
         layer.dequantize_from(other)
+
+
+def _check_not_converted(network: nn.Module) -> None:
+    for name, layer in quantized_layers(network).items():
+        if layer.converted:
+            raise DkicError(f"{name or 'network'}: it is converted, and has no float parameters; dequantize into a float network")
 
 
 def _convert(network: nn.Module, tensors: dict[QuantizedLayer, dict[str, Tensor]]) -> None:

@@ -238,6 +238,16 @@ def test_every_parameter_of_the_quantized_networks_learns():
             assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("change", [simulate, convert])
+def test_a_converted_network_stays_converted(change):
+    scale = ActivationScale(1, 1.0)
+    layer = QuantizedConv2d(1, 1, 1, inputs=[scale], outputs=scale)
+    convert(layer)
+    with pytest.raises(DkicError, match="converted"):
+        change(layer)
+    assert layer.converted
+
+
 def test_calibration_that_fails_sets_no_scale():
     scale = ActivationScale(3)
     with pytest.raises(KeyboardInterrupt), calibrating(scale):
