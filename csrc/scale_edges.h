@@ -30,8 +30,9 @@ class ScaleEdges {
     edges_.push_back(std::numeric_limits<double>::infinity());
   }
 
-  // NaN has all edges below it.
+  // NaN has all edges below it, whatever its sign, which depends on the instructions that made it: inf - inf is negative on x86.
   int32_t below(double s) const {
+    if (s != s) [[unlikely]] return int32_t(edges_.size()) - 1;
     const int64_t bucket = std::clamp<int64_t>(bucket_of(s) - first_, 0, int64_t(below_.size()) - 1);
     int32_t number = below_[size_t(bucket)];
     number += s > edges_[size_t(number)];

@@ -23,7 +23,7 @@ def write_atomically(
     """Writes `data`, or what `data(file)` writes, to a temporary file beside `path`, which then becomes `path`.
 
     So `path` is never there in part. Nothing is left behind when writing fails; the temporary file that a killed process leaves
-    is used by the next one that writes to the same path. A symbolic link stays one, and what it points to is written. An open
+    is removed by the next one that writes to the same path. A symbolic link stays one, and what it points to is written. An open
     file (/dev/stdout), a pipe or a character device is written directly, once all of `data` is there. Raises DkicError, which
     begins with the path, where `check_output` or the system does; what `data` raises of its own passes through.
     """
@@ -31,44 +31,54 @@ def write_atomically(
     if is_stream(path):
         _write_stream(path, data)
         return
-    part: Path | None = None
     try:
         part, file = _temporary_file(target)
         with file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # a network's file system says only now that there is no room
-            _set_permissions(file, target)
-            check_output(path, force)  # what came meanwhile is not overwritten without force
-            os.replace(part, target)
-            part = None
+            try:
+                if callable(data):
+                    data(file)
+                else:
+                    file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # a network's file system says only now that there is no room
+                _set_permissions(file, target)
+                check_output(path, force)  # what came meanwhile is not overwritten without force
+                os.replace(part, target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    part.unlink()  # while it is locked: then it may be another process' file of the same name
+                raise
     except OSError as error:
         raise DkicError(f"{path}: can't be written ({reason(error)})") from error
-    finally:
-        if part is not None:
-            with contextlib.suppress(OSError):
-                part.unlink()
 
 
 def _temporary_file(target: Path) -> tuple[Path, IO[bytes]]:
-    """An empty file in the target's folder, locked. Its name is always the same, so that one which was left is used again.
+    """A new file in the target's folder, locked. Its name is always the same, so that one which was left is found and removed.
 
-    Where another process is writing to the same target, the name is a random one.
+    Where another process is writing to the same target, or something else has the name, it is a random one.
     """
     name = f".dkic-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}"
     part = target.with_name(f"{name}.part")
-    for mode in ("x+b", "r+b"):
-        with contextlib.suppress(FileExistsError, FileNotFoundError, PermissionError):
-            file = open(part, mode)
-            if _owned(file, part, created=mode == "x+b"):
-                file.truncate()
-                return part, file
-            file.close()
+    with contextlib.suppress(OSError):
+        _remove_if_left(part)
+    with contextlib.suppress(FileExistsError):
+        file = open(part, "x+b")
+        if _owned(file, part, created=True):
+            return part, file
+        file.close()
     part = target.with_name(f"{name}-{secrets.token_hex(8)}.part")
     return part, open(part, "x+b")
+
+
+def _remove_if_left(part: Path) -> None:
+    """Removes a temporary file that no process writes to. Raises OSError.
+
+    It is not written to: where others may write to the folder, it may be a link to a file of ours, or a file of theirs.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a lock over a network needs it open for writing
+    with open(os.open(part, flags), "rb", buffering=0) as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and _owned(file, part, created=False):
+            part.unlink()
 
 
 def _owned(file: IO[bytes], part: Path, created: bool) -> bool:
@@ -80,7 +90,7 @@ def _owned(file: IO[bytes], part: Path, created: bool) -> bool:
     except OSError:  # a file system without locks
         return created
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(part))
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(part))
     except FileNotFoundError:
         return False
 

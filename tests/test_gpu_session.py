@@ -39,6 +39,12 @@ def test_a_part_that_takes_too_long_is_ended(monkeypatch, tmp_path):
     assert record.status == -9 and record.seconds < 30
 
 
+def test_a_table_that_was_cut_short_ends_no_session(monkeypatch, tmp_path):
+    code = f"open({str(tmp_path / 'benchmarks.json')!r}, 'w').write('{{\"benchmarks\": [')"
+    fake(monkeypatch, tmp_path, {"cut": code, "after": "print(1)"})
+    assert [record.medians for record in session(tmp_path, None, 5, True)] == [{}, {}]
+
+
 def test_no_part_begins_where_time_is_over(monkeypatch, tmp_path):
     fake(monkeypatch, tmp_path, {"good": "print('hello')"})
     assert list(session(tmp_path, None, 0.1, True)) == []

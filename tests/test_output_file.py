@@ -69,6 +69,65 @@ def test_a_file_that_came_meanwhile_stays_without_force(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"precious" and os.listdir(tmp_path) == ["a"]
 
 
+def temporary_name(folder) -> str:
+    """That of the temporary file of `a`."""
+    names: list[str] = []
+    write_atomically(folder / "a", lambda file: names.extend(os.listdir(folder)))
+    (folder / "a").unlink()
+    return names[0]
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_link_of_the_temporary_name_is_not_written_through(tmp_path, link):
+    """Anyone who may write to the folder could make one."""
+    (tmp_path / "out").mkdir()
+    name, precious = temporary_name(tmp_path / "out"), tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    link(precious, tmp_path / "out" / name)
+    write_atomically(tmp_path / "out" / "a", b"new")
+    assert precious.read_bytes() == b"precious"
+    written = tmp_path / "out" / "a"
+    assert written.read_bytes() == b"new" and not written.is_symlink() and written.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_else_has_the_temporary_name(tmp_path, make):
+    make(tmp_path / temporary_name(tmp_path))
+    write_atomically(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_permissions_of_what_was_left_are_not_those_of_the_file(tmp_path):
+    left = tmp_path / temporary_name(tmp_path)
+    left.touch()
+    left.chmod(0o666)
+    before = os.umask(0o077)
+    try:
+        write_atomically(tmp_path / "a", b"new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600 and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_failure_leaves_the_temporary_file_of_another_writer(tmp_path, monkeypatch):
+    """What failed is removed while it is locked, so that nobody else has taken its name yet."""
+    name, removed_while_locked = temporary_name(tmp_path), []
+    unlink = type(tmp_path).unlink
+
+    def checked(path, *options) -> None:
+        with open(path, "r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                removed_while_locked.append(path.name)
+        unlink(path, *options)
+
+    monkeypatch.setattr(type(tmp_path), "unlink", checked)
+    with pytest.raises(RuntimeError):
+        write_atomically(tmp_path / "a", failing)
+    assert removed_while_locked == [name] and os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("locks", [True, False])
 @pytest.mark.parametrize("there", [False, True])
 def test_content_and_permissions(tmp_path, monkeypatch, locks, there):

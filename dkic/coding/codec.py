@@ -29,7 +29,7 @@ from dkic.coding.operating_points import (
     operating_points,
 )
 from dkic.coding.transforms import analyse, synthesise
-from dkic.entropy.quantization import MAX_QUALITY, PARTS, Arithmetic
+from dkic.entropy.quantization import MAX_QUALITY, Arithmetic
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import Weights, find_weights, load_weights
@@ -47,10 +47,13 @@ class Codec:
     """A model at its qualities. Make it with `dkic.load`."""
 
     def __init__(self, levels: list[Weights]) -> None:
+        self.variable_rate = any(level.model.variable_rate for level in levels)
+        if self.variable_rate and len(levels) > 1:
+            others = ", ".join(str(level.path) for level in levels)
+            raise DkicError(f"a variable-rate model is one weights file, not one of {others}; give the path of one of them")
         self._levels = {quality: level for level in levels for quality in level.qualities}
         if len(self._levels) < sum(len(level.qualities) for level in levels):
             raise DkicError(f"two weights files have the same quality: {', '.join(str(level.path) for level in levels)}")
-        self.variable_rate = levels[0].model.variable_rate
 
     @property
     def qualities(self) -> list[int]:
@@ -123,9 +126,8 @@ class Codec:
         if target_bpp is None:
             quality = self._default_quality() if quality is None else quality
             level = self._level(quality)
-            if self.variable_rate and not 1 <= quality - qstep / PARTS <= MAX_QUALITY:
-                raise DkicError(f"qstep {qstep:+} leads from quality {quality} to beyond 1 to {MAX_QUALITY}")
             point = OperatingPoint(int(quality), int(qstep))
+            level.quality_at(*point)  # raises, before the work
             return self._verified(_packed(picture, level, self._analysed(picture, level, tile), point), verify)
         if quality is not None or qstep:
             raise DkicError(f"give {'qstep' if quality is None else 'quality'} or target_bpp, not both")
@@ -156,7 +158,8 @@ class Codec:
 
         point = last_within(len(points), within)
         if point < 0:  # of a small or an odd picture a higher level may take less
-            levels = (i for i in reversed(range(len(points))) if points[i][1] == 0 and i not in files)
+            coarse = set(self.measured_first)  # of a variable-rate model not all 100, which would take minutes
+            levels = (i for i in reversed(range(len(points))) if points[i] in coarse and i not in files)
             point = next(filter(within, levels), -1)
         if point < 0:
             least = min(map(len, files.values())) * 8 / pixels

@@ -71,7 +71,10 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     if len(file.picture) < 4:
         raise FormatError("picture section: too short to hold a picture")
     model, crc = level.model, 0
-    quality, quantizer = level.quantization(header.quality, header.qstep)
+    try:
+        quality, quantizer = level.quantization(header.quality, header.qstep)
+    except DkicError as error:
+        raise FormatError(f"header: {error}, which model {level.hash.hex()} serves, so the file is damaged") from None
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
 
     def pull(indexes: Tensor) -> Tensor:

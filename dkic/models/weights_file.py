@@ -74,10 +74,16 @@ class Weights:
         return range(1, MAX_QUALITY + 1) if self.model.variable_rate else range(self.quality, self.quality + 1)
 
     def quality_at(self, quality: int, qstep: int) -> Tensor | None:
-        """What a variable-rate model is given for an operating point: `[1]`, quality - qstep / 16; None for other models."""
+        """What a variable-rate model is given for an operating point: `[1]`, quality - qstep / 16; None for other models.
+
+        Raises DkicError where that is not from 1 to 100.
+        """
         if not self.model.variable_rate:
             return None
-        return torch.tensor([quality - qstep / PARTS], dtype=torch.float64, device=self.device).clamp(1, MAX_QUALITY)
+        at = quality - qstep / PARTS
+        if not 1 <= at <= MAX_QUALITY:
+            raise DkicError(f"quality {quality} with qstep {qstep:+} is beyond 1 to {MAX_QUALITY}")
+        return torch.tensor([at], dtype=torch.float64, device=self.device)
 
     def quantization(self, quality: int, qstep: int) -> tuple[Tensor | None, Quantizer]:
         """`quality_at`, and how the latent is quantized there."""

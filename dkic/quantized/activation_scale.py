@@ -35,6 +35,10 @@ class ActivationScale(nn.Module):
         """From now on `observe` records the largest numbers."""
         self._peaks = []
 
+    def stop_recording(self) -> None:
+        """What was recorded is forgotten."""
+        self._peaks = None
+
     def observe(self, t: Tensor) -> None:
         """t `[N, channels, ...]`, real; nothing happens outside of calibration."""
         if self._peaks is not None and not self.given:
@@ -45,7 +49,7 @@ class ActivationScale(nn.Module):
         """Ends recording; sets the scale where anything was recorded."""
         if self._peaks and not self.given:
             self.scale = _HEADROOM * torch.stack(self._peaks).amax(0).clamp_min(1e-3) / ACTIVATION_MAX
-        self._peaks = None
+        self.stop_recording()
 
     @property
     def vector(self) -> Tensor:

@@ -92,24 +92,37 @@ def stored_names(network: nn.Module) -> list[str]:
 
 @contextlib.contextmanager
 def calibrating(network: nn.Module) -> Iterator[None]:
-    """In it the network's activation scales record the largest numbers that they see; at its end they are set from them."""
+    """In it the network's activation scales record the largest numbers that they see; at its end they are set from them.
+
+    Where it ends by an exception, they stay as they were.
+    """
     scales = [module for module in network.modules() if isinstance(module, ActivationScale)]
     for scale in scales:
         scale.start_recording()
-    yield
+    try:
+        yield
+    except BaseException:
+        for scale in scales:
+            scale.stop_recording()
+        raise
     for scale in scales:
         scale.set_from_recorded()
 
 
 def simulate(network: nn.Module, enabled: bool = True) -> None:
-    """Turns a calibrated network from its float state to the simulated one, or back."""
+    """Turns a calibrated network from its float state to the simulated one, or back. Raises DkicError where it is converted."""
+    _check_not_converted(network)
     for layer in quantized_layers(network).values():
         layer.state = State.SIMULATED if enabled else State.FLOAT
 
 
 @torch.no_grad()
 def convert(network: nn.Module) -> None:
-    """From now on the network's quantized layers hold integers alone. Raises DkicError, naming the layer, where a bound fails."""
+    """From now on the network's quantized layers hold integers alone.
+
+    Raises DkicError, naming the layer, where a bound fails, or it is converted already.
+    """
+    _check_not_converted(network)
     _convert(network, {layer: layer.integers() for layer in quantized_layers(network).values()})
     check_bounds(network)
 
@@ -141,6 +154,12 @@ def dequantize(converted: nn.Module, network: nn.Module) -> None:
     pairs = list(zip(quantized_layers(network).values(), quantized_layers(converted).values(), strict=True))
     for layer, other in sorted(pairs, key=lambda pair: pair[0].needs_scales):  # those that set scales come first
         layer.dequantize_from(other)
+
+
+def _check_not_converted(network: nn.Module) -> None:
+    for name, layer in quantized_layers(network).items():
+        if layer.converted:
+            raise DkicError(f"{name or 'network'}: it is converted, and has no float parameters; dequantize into a float network")
 
 
 def _convert(network: nn.Module, tensors: dict[QuantizedLayer, dict[str, Tensor]]) -> None:

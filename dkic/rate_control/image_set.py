@@ -58,7 +58,7 @@ class Written:
 
 
 class ImageSet:
-    """ImageSet to bring to a rate together: `measure` each, then `write` their files.
+    """Images to bring to a rate together: `measure` each, then `write` their files.
 
     Args:
         codec: of one or more quality levels.

@@ -179,9 +179,10 @@ class Recipe(_Part):
         spans = [name for name, weight in self.weights if isinstance(weight, list)]
         if spans and not variable:
             raise ValueError(f"weights.{spans[0]} must be one number: {self.preset} has one quality")
-        judges = sum(weight != 0 for weight in (self.weights.dists, self.weights.lpips_vgg))
-        if judges and judges * self.vgg_crops > self.batch // self.accumulation:
-            raise ValueError(f"vgg_crops must be at most {self.batch // self.accumulation // judges}, and is {self.vgg_crops}")
+        share = self.batch // self.accumulation
+        if self.judged_crops > share:
+            most = share * self.vgg_crops // self.judged_crops
+            raise ValueError(f"vgg_crops must be at most {most}, and is {self.vgg_crops}")
         if self.lpips_shifts > self.crop // 2:
             raise ValueError(f"lpips_shifts must be at most half of the crop of {self.crop}, and is {self.lpips_shifts}")
         if self.batch % self.accumulation:
@@ -191,6 +192,11 @@ class Recipe(_Part):
             last = self.learning_rate.epochs[-1]
             raise ValueError(f"learning_rate.epochs must be below the stages' {epochs}, not {last}")
         return self
+
+    @property
+    def judged_crops(self) -> int:
+        """Crops of a process' micro-batch that judges with VGG's features see, all of them together."""
+        return self.vgg_crops * sum(weight != 0 for weight in (self.weights.dists, self.weights.lpips_vgg))
 
     @classmethod
     def of(cls, values: Any) -> "Recipe":

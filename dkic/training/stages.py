@@ -40,7 +40,7 @@ _LAST_RATE = 0.02  # of the peak learning rate, at the end
 class StageResult(StepResult):
     """More figures of a step: equation 2's rate and choice of lambda, and the terms of equations 3 and 5.
 
-    bpp is of the noisy latent, quantized_bpp what files would have. gan is weighted. NaN: what the loss has no weight for.
+    bpp is of the noisy latent, quantized_bpp what files would have. gan is not weighted. NaN: what the loss has no weight for.
     """
 
     quantized_bpp: float
@@ -84,6 +84,12 @@ class StagedRun(Run):
         lpips_backbone: str | Path | None = None,
         **options: Any,
     ) -> None:
+        share = recipe.batch // (recipe.accumulation * accelerator.num_processes)
+        if recipe.judged_crops > share:
+            raise DkicError(
+                f"vgg_crops: {recipe.judged_crops} crops are judged in each micro-batch of each process, which has {share}; "
+                "use fewer processes, a larger batch or less accumulation"
+            )
         super().__init__(
             recipe,
             photos,

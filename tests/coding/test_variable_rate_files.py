@@ -1,6 +1,8 @@
 """Files of a variable-rate model."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from models.variable_rate_models import converted, real
 
 import dkic
+from dkic.coding import codec as codec_module
 from dkic.coding.codec import DEFAULT_QUALITY, Codec
 from dkic.coding.container import DkicFile, pack, unpack
 from dkic.coding.operating_points import OperatingPoint
@@ -94,6 +97,33 @@ def test_what_is_decoded_depends_on_the_files_quality(codec):
     header = type(file.header)(**vars(file.header) | {"quality": 61})
     with pytest.raises(FormatError, match="other arithmetic"):
         codec.decompress(pack(DkicFile(header, file.picture)))
+
+
+def test_a_target_out_of_reach_is_known_soon(codec, monkeypatch):
+    coded = []
+    encode = codec_module.encode_latent
+    monkeypatch.setattr(codec_module, "encode_latent", lambda *options: coded.append(options) or encode(*options))
+    with pytest.raises(DkicError, match="no quality level reaches 1e-06 bits per pixel"):
+        codec.compress(image(64, 64), target_bpp=1e-6)
+    assert len(coded) < 30
+
+
+@pytest.mark.parametrize(("quality", "qstep"), [(0, 0), (101, 0), (255, 0), (1, 1), (0, -8), (100, -1), (101, 8)])
+def test_a_file_of_no_quality_that_the_model_has(codec, quality, qstep):
+    """Not taken for the nearest one that it has."""
+    file = unpack(codec.compress(image(64, 64), 1 if quality < 50 else 100))
+    header = type(file.header)(**vars(file.header) | {"quality": quality, "qstep": qstep})
+    with pytest.raises(FormatError, match="header: quality .* beyond 1 to 100"):
+        codec.decompress(pack(DkicFile(header, file.picture)))
+
+
+def test_other_weights_beside_those_of_a_variable_rate_model(path):
+    variable = load_weights(path)
+    fixed = SimpleNamespace(model=SimpleNamespace(variable_rate=False), path=path, qualities=range(150, 151))
+    for other in (replace(variable, quality=7), fixed):
+        for levels in ([variable, other], [other, variable]):
+            with pytest.raises(DkicError, match="a variable-rate model is one weights file"):
+                Codec(levels)
 
 
 def test_operating_points():

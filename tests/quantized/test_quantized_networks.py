@@ -24,6 +24,7 @@ from dkic.quantized import (
     SUM_BOUND,
     ActivationScale,
     QuantizedConv2d,
+    calibrating,
     check_bounds,
     conv2d,
     convert,
@@ -235,6 +236,28 @@ def test_every_parameter_of_the_quantized_networks_learns():
         for name, parameter in part.named_parameters():
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
             assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("change", [simulate, convert])
+def test_a_converted_network_stays_converted(change):
+    scale = ActivationScale(1, 1.0)
+    layer = QuantizedConv2d(1, 1, 1, inputs=[scale], outputs=scale)
+    convert(layer)
+    with pytest.raises(DkicError, match="converted"):
+        change(layer)
+    assert layer.converted
+
+
+def test_calibration_that_fails_sets_no_scale():
+    scale = ActivationScale(3)
+    with pytest.raises(KeyboardInterrupt), calibrating(scale):
+        scale.observe(torch.ones(1, 3))
+        raise KeyboardInterrupt
+    assert scale.scale.item() == 0
+    scale.observe(torch.full((1, 3), 100.0))  # not recorded
+    with calibrating(scale):
+        scale.observe(torch.ones(1, 3))
+    assert scale.scale.item() == pytest.approx(1.5 / ACTIVATION_MAX)
 
 
 def test_calibrated_scales_cost_little_rate():

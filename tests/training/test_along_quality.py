@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from photographs import crop
 from PIL import Image
 from training.test_recipe import VARIABLE
 
+from dkic.errors import DkicError
 from dkic.losses.color import color_distance
 from dkic.models.weights_file import load_weights
 from dkic.training import distances as distances_module
@@ -136,6 +138,14 @@ def test_each_vgg_judge_sees_its_own_crops_and_weighs_as_if_it_saw_all(monkeypat
     means = np.arange(1.0, 5) / 8
     expected = 0.5 * means + np.array([2 * 4 * means[0], 3 * 4 * means[1], 0, 0])
     assert np.allclose(total, expected)
+
+
+def test_vgg_judges_need_a_crop_each_on_every_process(folder):
+    weights = {"mse": 1.0, "lpips": 0, "gan": 0, "dists": 1.0, "lpips_vgg": 1.0}
+    recipe = Recipe.of(BASE | {"weights": weights, "vgg_crops": 2})
+    two = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=2)
+    with pytest.raises(DkicError, match="vgg_crops: 4 crops .* which has 2"):
+        StagedRun(recipe, PhotoFolder(folder, recipe.crop), two)
 
 
 def test_real_judges_are_differentiable_under_bfloat16():
