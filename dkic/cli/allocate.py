@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from dkic.cli.inputs import identity, on_stdout
 from dkic.cli.messages import failing, print_facts
 from dkic.cli.options import FORCE, PATH, read_from, write_to
-from dkic.inputs import identity, on_stdout
 from dkic.streams import is_stream
 
 

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 import click
 
+from dkic.cli.inputs import each, identity, on_stdout, tell_notes, with_folders_opened
 from dkic.cli.messages import failing, listed
 from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, PATH, THREADS, TILE, write_to
-from dkic.inputs import each, identity, on_stdout, one_line, tell_notes, with_folders_opened
+from dkic.errors import one_line
 
 
 @click.command(short_help="Tabulate what pictures cost at every quality, for `dkic allocate`.")

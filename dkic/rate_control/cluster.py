@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from dkic.coding.image_io import parse_picture
 from dkic.coding.operating_points import OperatingPoint
-from dkic.errors import DkicError, install
-from dkic.inputs import FAULTS, sentence
+from dkic.errors import FAULTS, DkicError, install, sentence
 from dkic.output_file import reason
 from dkic.rate_control.attempts import Attempts
 from dkic.rate_control.measurement_cache import Measurement, key_of

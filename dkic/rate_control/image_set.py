@@ -22,8 +22,7 @@ from dkic.allocation.problem import UNITS, Unreachable
 from dkic.coding.codec import Codec, stored_profile
 from dkic.coding.container import icc_section_bytes, unpack
 from dkic.coding.operating_points import OperatingPoint
-from dkic.errors import DkicError
-from dkic.inputs import FAULTS, naming, sentence
+from dkic.errors import FAULTS, DkicError, naming, sentence
 from dkic.output_file import check_output, reason, write_atomically
 from dkic.rate_control.measurement_cache import Measurement
 from dkic.rate_control.meter import Distortion

@@ -13,11 +13,11 @@ from photographs import crop
 from PIL import Image
 from pyarrow import parquet
 
+from dkic.cli.evaluate import evaluate
 from dkic.coding.codec import load
 from dkic.errors import DkicError
 from dkic.evaluation.classical import by_pillow
 from dkic.evaluation.codecs import Unavailable, make_codec
-from dkic.evaluation.evaluate import evaluate
 from dkic.evaluation.judges import ALWAYS, load_judges
 from dkic.evaluation.measure import find_pictures, measure
 from dkic.evaluation.metrics import batch, ms_ssim, psnr, ssimulacra2
