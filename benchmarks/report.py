@@ -1,13 +1,11 @@
-"""The README's table and two charts from what pytest-benchmark wrote.
+"""The tables of docs/benchmarks.md and two charts, from pytest-benchmark's JSON.
 
     pytest benchmarks --benchmark-only --benchmark-json results.json
     python -m benchmarks.report results.json
 
-Nothing but the JSON is read. The table takes the place of what stands between the README's lines `<!-- benchmarks -->` and
-`<!-- /benchmarks -->`; the charts go to benchmarks/results/, and with them results.json: every row's median and facts, without
-the single rounds and what else pytest-benchmark writes about the machine. Rows that were timed on a GPU, where there are no
-others (pytest's -k cuda), have a table of their own, between `<!-- benchmarks, GPU -->` and `<!-- /benchmarks, GPU -->`, and
-results_gpu.json.
+The table replaces the text between the page's lines `<!-- benchmarks -->` and `<!-- /benchmarks -->`. The charts are written to
+docs/images/, and the median and facts of every row to benchmarks/results/results.json. Results that were all measured on a GPU
+(pytest's -k cuda) go between `<!-- benchmarks, GPU -->` and `<!-- /benchmarks, GPU -->`, and to results_gpu.json, without charts.
 """
 
 import json
@@ -22,7 +20,7 @@ import numpy as np
 from benchmarks.charts import chart_growth, chart_ratios
 
 ROOT = Path(__file__).resolve().parents[1]
-CPU, GPU = "benchmarks", "benchmarks, GPU"  # what the README's markers are named
+CPU, GPU = "benchmarks", "benchmarks, GPU"  # names of the page's markers
 OURS = "dkic"
 MOST_DEVIATION = 0.25  # of a size's median from the line of growth
 
@@ -109,7 +107,7 @@ def time_text(seconds: float) -> str:
 def result_notes(facts: dict[str, Any]) -> list[str]:
     """What a row knows of what it made."""
     texts = [f"{facts['bytes']:,} bytes"] if "bytes" in facts else []
-    texts += [f"{facts['over_ideal']:+.2%} over the ideal"] if "over_ideal" in facts else []
+    texts += [f"{facts['over_ideal']:+.2%} over the ideal size"] if "over_ideal" in facts else []
     texts += [f"{facts['examples_per_s']:.3g} examples/s"] if "examples_per_s" in facts else []
     if "gap" in facts:  # None: no result
         texts.append("nothing found" if facts["gap"] is None else f"gap {facts['gap']:.1g}" if facts["gap"] else "optimal")
@@ -120,9 +118,9 @@ def notes(facts: dict[str, Any]) -> str:
     """What a row of ours knows beside its time."""
     texts = result_notes(facts)
     if "gb_per_s" in facts:
-        texts.append(f"{facts['gb_per_s']:.3g} GB/s, {facts['share_of_copy_bandwidth']:.0%} of a large copy's")
+        texts.append(f"{facts['gb_per_s']:.3g} GB/s, {facts['share_of_copy_bandwidth']:.0%} of copy bandwidth")
     if "times_least" in facts:
-        texts.append(f"{facts['times_least']:.3g} times the least")
+        texts.append(f"{facts['times_least']:.3g}x the roofline")
     if "peak_memory" in facts:
         texts.append(f"peak memory {facts['peak_memory'] / 1e9:.2f} GB")
     return "; ".join(texts)
@@ -139,14 +137,14 @@ def times(own: Row, other: Row) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """The README's text between the markers."""
+    """The page's text between the markers."""
     ours = next(row.facts for row in rows if row.implementation == OURS)
     threads = "1 thread" if ours["threads"] == 1 else f"{ours['threads']} threads"
     machine = ", ".join(str(ours[name]) for name in ("gpu", "cpu") if name in ours)
     lines = [
         f"Medians on {machine}, {threads}, torch {ours['torch']}, commit {ours['commit']}:",
         "",
-        f"| work | {OURS} | notes | beside it | times as fast |",
+        f"| benchmark | {OURS} | notes | baseline | speedup |",
         "| --- | --- | --- | --- | --- |",
     ]
     for work, (own, *others) in works(rows).items():
@@ -160,9 +158,9 @@ def table(rows: list[Row]) -> str:
     if found := growths(rows):
         lines += [
             "",
-            "Time by the size of the picture, 256x256 to 2048x2048, as a + b * pixels:",
+            "Time by image size, 256x256 to 2048x2048, fitted as a + b * pixels:",
             "",
-            f"| work | a | b, per megapixel | largest deviation (at most {MOST_DEVIATION:.0%} wanted) |",
+            f"| benchmark | a | b, per megapixel | largest deviation (goal: at most {MOST_DEVIATION:.0%}) |",
             "| --- | --- | --- | --- |",
         ]
         lines += [f"| {g.name} | {time_text(g.a)} | {time_text(g.b * 1e6)} | {g.worst:.0%} |" for g in found]
@@ -180,26 +178,28 @@ def splice(text: str, inside: str, name: str = CPU) -> str:
 
 @click.command()
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=ROOT / "README.md")
+@click.option("--page", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=ROOT / "docs" / "benchmarks.md")
+@click.option("--charts", type=click.Path(file_okay=False, path_type=Path), default=ROOT / "docs" / "images")
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=ROOT / "benchmarks" / "results")
-def main(results: Path, readme: Path, folder: Path) -> None:
-    """Write RESULTS, pytest-benchmark's JSON, into the README and two charts."""
+def main(results: Path, page: Path, charts: Path, folder: Path) -> None:
+    """Write RESULTS, pytest-benchmark's JSON, into a page of the documentation and two charts."""
     try:
         rows = rows_of(json.loads(results.read_text()))
     except ValueError as error:
         raise click.ClickException(f"{results}: {error}") from None
     on_gpu = all("gpu" in row.facts for row in rows)
     try:
-        text = splice(readme.read_text(), table(rows), GPU if on_gpu else CPU)
+        text = splice(page.read_text(), table(rows), GPU if on_gpu else CPU)
     except ValueError as error:
-        raise click.ClickException(f"{readme}: {error}") from None
+        raise click.ClickException(f"{page}: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
     kept = [{"group": r.work, "stats": {"median": r.seconds}, "extra_info": r.facts} for r in rows]
     (folder / f"results{'_gpu' if on_gpu else ''}.json").write_text(json.dumps({"benchmarks": kept}, indent=1) + "\n")
     if not on_gpu:
-        chart_ratios(works(rows), folder / "ratios.png")
-        chart_growth(growths(rows), folder / "growth.png")
-    readme.write_text(text)
+        charts.mkdir(parents=True, exist_ok=True)
+        chart_ratios(works(rows), charts / "ratios.png")
+        chart_growth(growths(rows), charts / "growth.png")
+    page.write_text(text)
 
 
 if __name__ == "__main__":

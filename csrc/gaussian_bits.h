@@ -28,7 +28,7 @@ struct GaussianFit<float> {
   static constexpr int kMantissa = 23;
   static constexpr IntOf<float>::type kHead = ~0xfff;  // keeps 12 bits: products of two such heads are exact
   static constexpr IntOf<float>::type kRootHalf = 0x3f3504f3;
-  static constexpr float kRound = 0x1.8p23f, kLeastExponent = -80, kFar = 0x1p60f;
+  static constexpr float kRound = 0x1.8p23f, kLeastExponent = -80, kMostBits = 126, kFar = 0x1p60f;
   static constexpr float kLn2High = 0x1.62ep-1f, kLn2Low = 0x1.0bfbe8p-15f;
   static constexpr float mills[] = {1.893219055f,    -1.523770314f,    0.9704099614f,   -0.4675531274f,   0.1513885563f,
                                     -0.01883037159f, -0.008713460733f, 0.003919832456f, 0.0003241714095f, -0.0003943441879f};
@@ -42,7 +42,7 @@ struct GaussianFit<double> {
   static constexpr int kMantissa = 52;
   static constexpr IntOf<double>::type kHead = ~0x7ffffff;  // 26 bits
   static constexpr IntOf<double>::type kRootHalf = 0x3fe6a09e667f3bcd;
-  static constexpr double kRound = 0x1.8p52, kLeastExponent = -700, kFar = 0x1p60;
+  static constexpr double kRound = 0x1.8p52, kLeastExponent = -700, kMostBits = 1022, kFar = 0x1p60;
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
   static constexpr double mills[] = {
       1.89321906330848526,     -1.52377091081998509,    0.970409554867617658,   -0.467540962998187209,   0.151391762311048338,
@@ -167,6 +167,20 @@ struct GaussianBits {
 
   static inline M is_narrow(V v, V s) {
     return M::less(V{} + T(1 / 0.9), s) & M::less(absolute(v), T(1.4) * s * s);  // h < 0.45, u h < 0.7
+  }
+
+  // e^x, within the normal numbers.
+  static inline V exponential(V x) {
+    const V most = V{} - Fit::kLeastExponent;
+    return exponential(M::less(most, x).choose(most, x), V{});
+  }
+
+  // 2^-bits; 0 where that is below the normal numbers.
+  static inline V likelihood(V bits) {
+    const V shifted = Fit::kRound - bits, k = shifted - Fit::kRound, f = T(-0.69314718055994530942) * (bits + k);
+    const V e = T(1) + (f + f * f * polynomial(Fit::exponential, f));
+    const V p = bit_cast<V>(bit_cast<VI>(e) + (bit_cast<VI>(shifted) << Fit::kMantissa));
+    return M::equal(bits, bits).choose(M::less(V{} + Fit::kMostBits, bits).choose(V{}, p), bits);  // NaN stays
   }
 
   // The two ways. s > 0; NaN and an infinite v go the wide way, an infinite s with a finite v the narrow one.

@@ -21,13 +21,14 @@ using Result = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Result gaussian_likelihood(const Tensor& y, const Tensor& scale, const std::optional<Tensor>& mean,
                            const std::optional<Tensor>& noise, const std::optional<Tensor>& seed, bool rounded, double scale_min,
-                           bool sum, bool need_v, bool need_scale) {
+                           bool sum, bool need_v, bool need_scale, bool likelihood, double likelihood_min) {
   STD_TORCH_CHECK(y.dim() > 0, "gaussian_likelihood: y must have a batch dimension");
   STD_TORCH_CHECK(scale_min > 0, "gaussian_likelihood: scale_min must be above 0");
   STD_TORCH_CHECK(!seed || (seed->is_cpu() && seed->numel() == 1 && seed->scalar_type() == ScalarType::Long),
                   "gaussian_likelihood: seed must be one int64 number on the CPU");
   STD_TORCH_CHECK(int(rounded) + int(noise.has_value()) + int(seed.has_value()) <= 1,
                   "gaussian_likelihood: rounded, noise and seed exclude each other");
+  STD_TORCH_CHECK(!(sum && likelihood), "gaussian_likelihood: sum must be of bits");
   const Shape shape = shape_of(y);
   const std::vector<Operand> operands{operand(y, shape, "y"), operand(scale, shape, "scale"),
                                       optional_operand(mean, shape, "mean"), optional_operand(noise, shape, "noise"),
@@ -38,7 +39,7 @@ Result gaussian_likelihood(const Tensor& y, const Tensor& scale, const std::opti
   if (!walk) {
     const auto plain = [](const std::optional<Tensor>& t) { return t ? std::optional(torch::stable::contiguous(*t)) : t; };
     Result result = gaussian_likelihood(*plain(y), *plain(scale), plain(mean), plain(noise), seed, rounded, scale_min, sum,
-                                        need_v, need_scale);
+                                        need_v, need_scale, likelihood, likelihood_min);
     return result;
   }
 
@@ -47,6 +48,7 @@ Result gaussian_likelihood(const Tensor& y, const Tensor& scale, const std::opti
   for (const Operand& o : operands) a.is_double |= o.type == Scalar::f64;
   a.rounded = rounded, a.drawn = seed.has_value(), a.in_order = !channels_last;
   a.scale_min = scale_min;
+  a.likelihood = likelihood, a.likelihood_min = likelihood_min;
   if (seed) a.seed = uint64_t(*static_cast<const int64_t*>(seed->const_data_ptr()));
   a.y = walked[0], a.scale = walked[1], a.mean = walked[2], a.noise = walked[3];
   for (int axis = 0; axis < kWalkAxes; ++axis) a.index_stride[axis] = walked[4].stride[axis];
@@ -82,7 +84,8 @@ Result gaussian_likelihood(const Tensor& y, const Tensor& scale, const std::opti
 
 std::tuple<Tensor, Tensor, Tensor> gaussian_likelihood_backward(const std::optional<Tensor>& grad_y_hat, const Tensor& grad_bits,
                                                                 const Tensor& by_v, const Tensor& by_scale, const Tensor& scale,
-                                                                double scale_min, bool need_y, bool need_scale, bool need_mean) {
+                                                                double scale_min, bool need_y, bool need_scale, bool need_mean,
+                                                                const std::optional<Tensor>& likelihood, double likelihood_min) {
   const Shape shape = shape_of(scale);
   STD_TORCH_CHECK(!shape.empty(), "gaussian_likelihood_backward: scale must have a batch dimension");
   Operand bits;
@@ -96,20 +99,22 @@ std::tuple<Tensor, Tensor, Tensor> gaussian_likelihood_backward(const std::optio
   const auto slope_v = wanted(need_y || need_mean, by_v), slope_scale = wanted(need_scale, by_scale);
   const std::vector<Operand> operands{optional_operand(grad_y_hat, shape, "grad_y_hat"), bits,
                                       optional_operand(slope_v, shape, "by_v"), optional_operand(slope_scale, shape, "by_scale"),
-                                      operand(scale, shape, "scale")};
+                                      operand(scale, shape, "scale"), optional_operand(likelihood, shape, "likelihood")};
   const bool channels_last = channels_innermost(slope_v ? *slope_v : slope_scale ? *slope_scale : scale);
   std::vector<Walked> walked;
   const std::optional<Walk> walk = walk_through(shape, channels_last, operands, walked);
   if (!walk) {
     const auto plain = [](const Tensor& t) { return torch::stable::contiguous(t); };
     return gaussian_likelihood_backward(grad_y_hat ? std::optional(plain(*grad_y_hat)) : grad_y_hat, plain(grad_bits),
-                                        plain(by_v), plain(by_scale), plain(scale), scale_min, need_y, need_scale, need_mean);
+                                        plain(by_v), plain(by_scale), plain(scale), scale_min, need_y, need_scale, need_mean,
+                                        likelihood ? std::optional(plain(*likelihood)) : likelihood, likelihood_min);
   }
   GaussianLikelihoodBackwardArguments a{};
   a.walk = *walk;
   a.is_double = bits.type == Scalar::f64;
-  a.scale_min = scale_min;
+  a.scale_min = scale_min, a.likelihood_min = likelihood_min;
   a.grad_y_hat = walked[0], a.grad_bits = walked[1], a.by_v = walked[2], a.by_scale = walked[3], a.scale = walked[4];
+  a.likelihood = walked[5];
   for (const Operand& o : operands)
     STD_TORCH_CHECK(a.is_double || o.type != Scalar::f64,
                     "gaussian_likelihood_backward: grad_bits must be float64 as others are");

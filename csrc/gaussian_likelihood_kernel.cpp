@@ -98,10 +98,27 @@ struct Forward {
       store<W>(bounded_scale + i, Mask<T, W>::less(s, V{} + least).choose(V{} + least, s));  // NaN stays
     }
     gaussian.template work<kDerivatives>(residual, bounded_scale, count, to_bits, to_v, to_scale);
+    if (a.likelihood) to_likelihoods<kDerivatives>(count, to_bits, to_v, to_scale);
     if (a.y_hat) write_tile(a.y_hat, a.y.type, position, count, to_y_hat);
     if (a.bits) write_tile(a.bits, kType, position, count, to_bits);
     if (a.by_v) write_tile(a.by_v, kType, position, count, to_v);
     if (a.by_scale) write_tile(a.by_scale, kType, position, count, to_scale);
+  }
+
+  // Of the bits and their derivatives, in place.
+  template <bool kDerivatives>
+  void to_likelihoods(int count, T* bits, T* by_v, T* by_scale) const {
+    const V zero{}, least = zero + T(a.likelihood_min);
+    for (int i = 0; i < count; i += W) {
+      const V p = GaussianBits<T, W>::likelihood(load<W>(bits + i));
+      store<W>(bits + i, Mask<T, W>::less(p, least).choose(least, p));
+      if constexpr (kDerivatives) {
+        const V factor = T(-0.69314718055994530942) * p;  // bits' derivatives may be infinite where p is 0
+        const Mask<T, W> impossible = Mask<T, W>::equal(p, zero);
+        store<W>(by_v + i, impossible.choose(zero, factor * load<W>(by_v + i)));
+        store<W>(by_scale + i, impossible.choose(zero, factor * load<W>(by_scale + i)));
+      }
+    }
   }
 
   static double sum_of(const T* values, int count) {
@@ -121,7 +138,8 @@ struct Backward {
   using V = Vector<T, W>;
 
   const GaussianLikelihoodBackwardArguments& a;
-  alignas(64) T grad_y_hat[kTile]{}, grad_bits[kTile]{}, by_v[kTile]{}, by_scale[kTile]{}, scale[kTile]{};
+  alignas(64) T grad_y_hat[kTile]{}, grad_bits[kTile]{}, by_v[kTile]{}, by_scale[kTile]{}, scale[kTile]{}, likelihood[kTile]{};
+  alignas(64) T passed[kTile]{};  // of grad_bits
   alignas(64) T grad_y[kTile]{}, grad_scale[kTile]{}, grad_mean[kTile]{};
 
   void chunk(int64_t number) {
@@ -133,6 +151,16 @@ struct Backward {
       return t.data ? read_tile(a.walk, t, n, first, count, buffer) : buffer;
     };
     const T *y_hat_from = read(a.grad_y_hat, grad_y_hat), *bits_from = read(a.grad_bits, grad_bits);
+    if (a.likelihood.data) {
+      const T* likelihood_from = read(a.likelihood, likelihood);
+      const T least = T(a.likelihood_min);
+      for (int i = 0; i < count; i += W) {
+        // At the bound a step down the gradient may only lead up.
+        const V g = load<W>(bits_from + i);
+        store<W>(passed + i, (load<W>(likelihood_from + i) <= least) & (g > T(0)) ? V{} : g);
+      }
+      bits_from = passed;
+    }
     if (a.grad_y || a.grad_mean) {
       const T* slope = read(a.by_v, by_v);
       T* to_y = a.grad_y ? tile_of_result(a.grad_y, kType, position, count, grad_y) : grad_y;

@@ -10,8 +10,9 @@ namespace dkic {
 struct GaussianLikelihoodArguments {
   Walk walk;
   bool is_double, rounded, drawn;
-  bool in_order;  // the walk goes through a sample's elements in their order
-  double scale_min;
+  bool in_order;    // the walk goes through a sample's elements in their order
+  bool likelihood;  // bits are likelihoods, by_v and by_scale the derivatives of these before their bound
+  double scale_min, likelihood_min;
   uint64_t seed;
   Walked y, scale, mean, noise;
   int64_t index_stride[kWalkAxes];       // where drawn: of an element's number in its sample
@@ -22,8 +23,8 @@ struct GaussianLikelihoodArguments {
 struct GaussianLikelihoodBackwardArguments {
   Walk walk;
   bool is_double;
-  double scale_min;
-  Walked grad_y_hat, grad_bits, by_v, by_scale, scale;
+  double scale_min, likelihood_min;
+  Walked grad_y_hat, grad_bits, by_v, by_scale, scale, likelihood;  // the last as forward returned it
   void *grad_y, *grad_scale, *grad_mean;  // compute type; nullptr: not wanted
 };
 

@@ -11,8 +11,11 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define DKIC_DEVICE __device__ __forceinline__
+#define DKIC_PRAGMA(text) _Pragma(#text)
+#define DKIC_UNROLL(times) DKIC_PRAGMA(unroll times)
 #else
 #define DKIC_DEVICE inline
+#define DKIC_UNROLL(times)
 #endif
 
 namespace dkic::gpu {
@@ -59,6 +62,12 @@ class CudaThread {
   }
 
   __device__ __forceinline__ void barrier() const { __syncthreads(); }
+  __device__ __forceinline__ void warp_barrier() const { __syncwarp(); }
+  // From lane `source` of the same segment of `width` lanes, a power of two.
+  template <class T>
+  __device__ __forceinline__ T shuffle(unsigned mask, T value, int source, int width = 32) const {
+    return __shfl_sync(mask, value, source, width);
+  }
   template <class T>
   __device__ __forceinline__ T shuffle_xor(unsigned mask, T value, int distance) const {
     return __shfl_xor_sync(mask, value, distance);
@@ -69,6 +78,15 @@ class CudaThread {
   __device__ __forceinline__ Pack<T, N> load(const T* from) const {
     using W = typename Word<int(sizeof(T)) * N>::type;
     const W word = __ldg(reinterpret_cast<const W*>(from));
+    Pack<T, N> values;
+    memcpy(&values, &word, sizeof word);
+    return values;
+  }
+  // The same of numbers that are read once: the caches evict them first.
+  template <int N, class T>
+  __device__ __forceinline__ Pack<T, N> load_streaming(const T* from) const {
+    using W = typename Word<int(sizeof(T)) * N>::type;
+    const W word = __ldcs(reinterpret_cast<const W*>(from));
     Pack<T, N> values;
     memcpy(&values, &word, sizeof word);
     return values;
@@ -89,6 +107,14 @@ class CudaThread {
     memcpy(&word, &values, sizeof word);
     *reinterpret_cast<W*>(to) = word;
   }
+  // The same of numbers that no kernel reads soon: the caches evict them first.
+  template <int N, class T>
+  __device__ __forceinline__ void store_streaming(T* to, const Pack<T, N>& values) const {
+    using W = typename Word<int(sizeof(T)) * N>::type;
+    W word;
+    memcpy(&word, &values, sizeof word);
+    __stcs(reinterpret_cast<W*>(to), word);
+  }
 
   template <class T>
   __device__ __forceinline__ void atomic_add(T* to, T value) const {
@@ -97,6 +123,8 @@ class CudaThread {
   __device__ __forceinline__ void atomic_add(long long* to, long long value) const {
     atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
   }
+  // What was there before.
+  __device__ __forceinline__ unsigned atomic_fetch_add(unsigned* to, unsigned value) const { return atomicAdd(to, value); }
   __device__ __forceinline__ void atomic_max(unsigned* to, unsigned value) const { atomicMax(to, value); }
 };
 

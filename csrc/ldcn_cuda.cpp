@@ -1,6 +1,6 @@
 // dkic::ldcn and dkic::ldcn_backward on CUDA: checks that guard memory, outputs, and the kernels' choice by the type of x.
-// Schemas, fake kernels, autograd and the user's error messages are in dkic/ops/; the kernels' bodies are in
-// ldcn_cuda_kernels.cuh.
+// Schemas, fake kernels, autograd and the user's error messages are in dkic/ops/; the kernels' bodies are in ldcn_cuda_*.cuh, and
+// docs/design/ldcn_cuda.md says why they are so.
 #include "ldcn_cuda.h"
 
 #include "cuda_guard.h"

@@ -6,51 +6,10 @@
 #pragma once
 #include <cmath>
 
+#include "ldcn_cuda_numbers.cuh"
 #include "ldcn_cuda_plan.h"
 
 namespace dkic::gpu {
-
-// Calls f<T>() with the type that numbers have.
-template <class F>
-DKIC_DEVICE auto with_scalar(Scalar type, const F& f) {
-  switch (type) {
-    case Scalar::f32:
-      return f.template operator()<float>();
-    case Scalar::f64:
-      return f.template operator()<double>();
-    case Scalar::f16:
-      return f.template operator()<half>();
-    default:
-      return f.template operator()<bfloat16>();
-  }
-}
-
-// Halves have conversions from and to float alone.
-template <class To, class From>
-DKIC_DEVICE To converted(From value) {
-  if constexpr (sizeof(To) == 2 || sizeof(From) == 2) {
-    return To(float(value));
-  } else {
-    return To(value);
-  }
-}
-template <class To, class From, int N>
-DKIC_DEVICE Pack<To, N> converted(const Pack<From, N>& values) {
-  Pack<To, N> to;
-  for (int i = 0; i < N; ++i) to.v[i] = converted<To>(values.v[i]);
-  return to;
-}
-
-// One access of N numbers, which the kernel never writes.
-template <int N, class A, class Thread>
-DKIC_DEVICE Pack<A, N> read(const Thread& thread, const Strided& from, int64_t at) {
-  return with_scalar(from.type,
-                     [&]<class T>() { return converted<A>(thread.template load<N>(static_cast<const T*>(from.data) + at)); });
-}
-template <class A, int N, class Thread>
-DKIC_DEVICE void write(const Thread& thread, void* to, Scalar type, int64_t at, const Pack<A, N>& values) {
-  with_scalar(type, [&]<class T>() { thread.template store<N>(static_cast<T*>(to) + at, converted<T>(values)); });
-}
 
 // One axis of a position: as sample_axis in bilinear.h, where the reasons are.
 template <class A>
@@ -130,45 +89,53 @@ struct Fractions {
   }
 };
 
-// Works out taps [first, first + count) of all positions of a tile, in an image whose rows and columns are h and w elements
-// apart.
+// A tap as the kernels need it: a code, and Kind's numbers.
+template <class A>
+struct Tap {
+  int64_t code;
+  TapNumbers<A> numbers;
+};
+
+// Tap `tap` of position `at` in group g of image n; rows and columns of the sampled image are h and w elements apart.
 template <class Kind, class A, class Thread>
-DKIC_DEVICE void work_out_taps(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan, const Tile& tile, int first,
-                               int count, int64_t h, int64_t w, const SharedTaps<A>& taps) {
+DKIC_DEVICE Tap<A> compute_tap(const Thread& thread, const LdcnArguments& a, bool offset_pairs, int n, int g, const Position& at,
+                               int tap, int64_t h, int64_t w) {
+  const int row = tap / int(a.kernel_w), column = tap % int(a.kernel_w);
+  const int channel = g * int(a.kernel_h * a.kernel_w) + tap;
+  const int64_t from = n * a.offset.n + channel * (2 * a.offset.c) + at.oh * a.offset.h + at.ow * a.offset.w;
+  Pack<A, 2> d;
+  if (offset_pairs) {
+    d = read<2, A>(thread, a.offset, from);
+  } else {
+    for (int axis = 0; axis < 2; ++axis) d.v[axis] = read<1, A>(thread, a.offset, from + axis * a.offset.c).v[0];
+  }
+  A mask = 1;
+  if (a.mask.data) {
+    mask = read<1, A>(thread, a.mask, n * a.mask.n + channel * a.mask.c + at.oh * a.mask.h + at.ow * a.mask.w).v[0];
+  }
+  const auto y = sample_axis(A(at.oh * a.stride_h - a.padding_h + row * a.dilation_h) + d.v[0], int(a.height));
+  const auto x = sample_axis(A(at.ow * a.stride_w - a.padding_w + column * a.dilation_w) + d.v[1], int(a.width));
+  const int inside = (y.low_inside && x.low_inside ? 1 : 0) | (y.low_inside && x.high_inside ? 2 : 0) |
+                     (y.high_inside && x.low_inside ? 4 : 0) | (y.high_inside && x.high_inside ? 8 : 0);
+  Tap<A> result{};
+  if (inside) result = {(y.low * h + x.low * w) * 16 + inside, Kind::numbers(y, x, mask, inside)};
+  return result;
+}
+
+// Computes taps [first, first + count) of all positions of a tile.
+template <class Kind, class A, class Thread>
+DKIC_DEVICE void compute_taps(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan, const Tile& tile, int first,
+                              int count, int64_t h, int64_t w, const SharedTaps<A>& taps) {
   const int positions = kLdcnThreads / plan.lanes;
-  const int k = int(a.kernel_h * a.kernel_w);
   for (int i = thread.index(); i < positions * count; i += kLdcnThreads) {
     // Neighbouring threads read offsets that are neighbours in memory.
     const bool taps_adjacent = a.offset.c == 1;
     const int p = taps_adjacent ? i / count : i % positions, t = taps_adjacent ? i % count : i / positions;
     const Position at = position_in(a, plan, tile, p);
-    TapNumbers<A> numbers{};
-    int64_t code = 0;
-    if (at.exists) {
-      const int tap = first + t, row = tap / int(a.kernel_w), column = tap % int(a.kernel_w);
-      const int channel = tile.g * k + tap;
-      const int64_t from = tile.n * a.offset.n + channel * (2 * a.offset.c) + at.oh * a.offset.h + at.ow * a.offset.w;
-      Pack<A, 2> d;
-      if (plan.offset_pairs) {
-        d = read<2, A>(thread, a.offset, from);
-      } else {
-        for (int axis = 0; axis < 2; ++axis) d.v[axis] = read<1, A>(thread, a.offset, from + axis * a.offset.c).v[0];
-      }
-      A mask = 1;
-      if (a.mask.data) {
-        mask = read<1, A>(thread, a.mask, tile.n * a.mask.n + channel * a.mask.c + at.oh * a.mask.h + at.ow * a.mask.w).v[0];
-      }
-      const auto y = sample_axis(A(at.oh * a.stride_h - a.padding_h + row * a.dilation_h) + d.v[0], int(a.height));
-      const auto x = sample_axis(A(at.ow * a.stride_w - a.padding_w + column * a.dilation_w) + d.v[1], int(a.width));
-      const int inside = (y.low_inside && x.low_inside ? 1 : 0) | (y.low_inside && x.high_inside ? 2 : 0) |
-                         (y.high_inside && x.low_inside ? 4 : 0) | (y.high_inside && x.high_inside ? 8 : 0);
-      if (inside) {
-        code = (y.low * h + x.low * w) * 16 + inside;
-        numbers = Kind::numbers(y, x, mask, inside);
-      }
-    }
-    taps.codes[p * plan.chunk + t] = code;
-    taps.numbers[p * plan.chunk + t] = numbers;
+    Tap<A> tap{};
+    if (at.exists) tap = compute_tap<Kind, A>(thread, a, plan.offset_pairs, tile.n, tile.g, at, first + t, h, w);
+    taps.codes[p * plan.chunk + t] = tap.code;
+    taps.numbers[p * plan.chunk + t] = tap.numbers;
   }
 }
 
@@ -221,7 +188,7 @@ DKIC_DEVICE void ldcn_forward(const Thread& thread, const LdcnArguments& a, cons
         const int count = k - first < plan.chunk ? k - first : plan.chunk;
         if (round == 0 || plan.chunk < k) {  // else they are there still
           thread.barrier();
-          work_out_taps<Weights>(thread, a, plan, tile, first, count, a.x.h, a.x.w, taps);
+          compute_taps<Weights>(thread, a, plan, tile, first, count, a.x.h, a.x.w, taps);
           thread.barrier();
         }
         if (!busy) continue;
@@ -239,6 +206,20 @@ DKIC_DEVICE void ldcn_forward(const Thread& thread, const LdcnArguments& a, cons
       thread.template store<V>(static_cast<T*>(a.y) + pixel_of(a, tile, at) * a.channels + tile.g * depth + channel, y);
     }
   }
+}
+
+template <class A>
+struct TapGradients {
+  A along_y, along_x, of_mask;
+};
+
+// dots: grad_y times the corners, summed over channels.
+template <class A>
+DKIC_DEVICE TapGradients<A> gradients_from(const TapNumbers<A>& fractions, const A (&dots)[4]) {
+  const A fy = fractions.v[0], fx = fractions.v[1], mask = fractions.v[2];
+  const A right = dots[1] - dots[0], top = dots[0] + fx * right;
+  const A bottom = dots[2] + fx * (dots[3] - dots[2]);
+  return {mask * (bottom - top), mask * (right + fy * (dots[3] - dots[2] - right)), top + fy * (bottom - top)};
 }
 
 // Gradients of offset and mask. Every sum over channels has one order, whatever the launch.
@@ -261,7 +242,7 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
     for (int first = 0; first < k; first += plan.chunk) {
       const int count = k - first < plan.chunk ? k - first : plan.chunk;
       thread.barrier();
-      work_out_taps<Fractions>(thread, a, plan, tile, first, count, a.x.h, a.x.w, taps);
+      compute_taps<Fractions>(thread, a, plan, tile, first, count, a.x.h, a.x.w, taps);
       thread.barrier();
       for (int t = 0; t < count; ++t) {
         const int entry = own * plan.chunk + t;
@@ -276,13 +257,8 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
             for (int corner = 0; corner < 4; ++corner)
               for (int v = 0; v < V; ++v) dots[corner] += A(g.v[v]) * A(corners[corner].v[v]);
           }
-          const TapNumbers<A> of = taps.numbers[entry];
-          const A fy = of.v[0], fx = of.v[1], mask = of.v[2];
-          const A right = dots[1] - dots[0], top = dots[0] + fx * right;
-          const A bottom = dots[2] + fx * (dots[3] - dots[2]);
-          along_y = mask * (bottom - top);
-          along_x = mask * (right + fy * (dots[3] - dots[2] - right));
-          of_mask = top + fy * (bottom - top);
+          const TapGradients<A> of = gradients_from(taps.numbers[entry], dots);
+          along_y = of.along_y, along_x = of.along_x, of_mask = of.of_mask;
         }
         for (int distance = plan.lanes / 2; distance; distance /= 2) {
           along_y += thread.shuffle_xor(kAllLanes, along_y, distance);
@@ -307,6 +283,17 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
   }
 }
 
+// Adds weight * g to the corners of a tap that are inside; `image`: where the channel lies in pixel (0, 0).
+template <class Sum, class A, class Thread>
+DKIC_DEVICE void add_to_corners(const Thread& thread, const Sum& sum, const Tap<A>& tap, int64_t image, int64_t h, int64_t w,
+                                A g) {
+  const int64_t q = image + (tap.code >> 4);
+  if (tap.code & 1) sum.add(thread, q, tap.numbers.v[0] * g);
+  if (tap.code & 2) sum.add(thread, q + w, tap.numbers.v[1] * g);
+  if (tap.code & 4) sum.add(thread, q + h, tap.numbers.v[2] * g);
+  if (tap.code & 8) sum.add(thread, q + h + w, tap.numbers.v[3] * g);
+}
+
 // Gradient of x: every tap adds weight * grad_y to its corners, as `sum` adds. One channel to a lane, so that the lanes' atomics
 // fall side by side.
 template <class T, class Sum, class Thread>
@@ -326,18 +313,13 @@ DKIC_DEVICE void ldcn_scatter(const Thread& thread, const LdcnArguments& a, cons
     for (int first = 0; first < k; first += plan.chunk) {
       const int count = k - first < plan.chunk ? k - first : plan.chunk;
       thread.barrier();
-      work_out_taps<Weights>(thread, a, plan, tile, first, count, h, w, taps);
+      compute_taps<Weights>(thread, a, plan, tile, first, count, h, w, taps);
       thread.barrier();
       for (int channel = lane; channel < end; channel += plan.lanes) {
         const A g = A(thread.template load<1>(grad_y + channel).v[0]);
         for (int entry = own * plan.chunk; entry < own * plan.chunk + count; ++entry) {
-          const int64_t code = taps.codes[entry], q = image + channel + (code >> 4);
-          if (!code) continue;
-          const TapNumbers<A> weights = taps.numbers[entry];
-          if (code & 1) sum.add(thread, q, weights.v[0] * g);
-          if (code & 2) sum.add(thread, q + w, weights.v[1] * g);
-          if (code & 4) sum.add(thread, q + h, weights.v[2] * g);
-          if (code & 8) sum.add(thread, q + h + w, weights.v[3] * g);
+          const int64_t code = taps.codes[entry];
+          if (code) add_to_corners(thread, sum, {code, taps.numbers[entry]}, image + channel, h, w, g);
         }
       }
     }

@@ -2,12 +2,15 @@
 // tests' on the emulator.
 #pragma once
 #include "ldcn_cuda_fixed.cuh"
+#include "ldcn_cuda_warp_forward.cuh"
+#include "ldcn_cuda_warp_samples.cuh"
+#include "ldcn_cuda_window_scatter.cuh"
 
 namespace dkic::gpu {
 
 // ---- The bodies as a launcher takes them ----
 
-// kBlocks, those of a multiprocessor of 65,536 registers: 4 leave a thread 64 registers, 3 leave 80.
+// kBlocks, those of a multiprocessor of 65,536 registers: 4 leave a thread 64 registers, 3 leave 80, 2 leave 128.
 template <int Blocks>
 struct LdcnBody {
   static constexpr int kThreads = kLdcnThreads, kBlocks = Blocks;
@@ -25,6 +28,18 @@ struct LdcnForward : LdcnBody<4> {
   }
 };
 
+template <class T, class P, int kSide, int kTeam>
+struct LdcnWarpForward : LdcnBody<3> {
+  static constexpr const char* kName = "ldcn_warp_forward";
+  LdcnArguments a;
+  LdcnWarpPlan plan;
+
+  template <class Thread>
+  DKIC_DEVICE void operator()(const Thread& thread) const {
+    ldcn_warp_forward<T, P, kSide, kTeam>(thread, a, plan);
+  }
+};
+
 template <class T, int V>
 struct LdcnBackwardSamples : LdcnBody<3> {
   static constexpr const char* kName = "ldcn_backward_samples";
@@ -34,6 +49,18 @@ struct LdcnBackwardSamples : LdcnBody<3> {
   template <class Thread>
   DKIC_DEVICE void operator()(const Thread& thread) const {
     ldcn_backward_samples<T, V>(thread, a, plan);
+  }
+};
+
+template <class T, class P, int kSide, int kTeam>
+struct LdcnWarpSamples : LdcnBody<kSide == 3 ? 3 : 2> {  // 80 registers spill a number or two of 5 x 5 taps
+  static constexpr const char* kName = "ldcn_warp_samples";
+  LdcnArguments a;
+  LdcnWarpPlan plan;
+
+  template <class Thread>
+  DKIC_DEVICE void operator()(const Thread& thread) const {
+    ldcn_warp_samples<T, P, kSide, kTeam>(thread, a, plan);
   }
 };
 
@@ -47,6 +74,19 @@ struct LdcnBackwardX : LdcnBody<3> {
   template <class Thread>
   DKIC_DEVICE void operator()(const Thread& thread) const {
     ldcn_backward_x<T>(thread, a, plan, sums);
+  }
+};
+
+template <class T, class P, int kQuads>
+struct LdcnWindowScatter : LdcnBody<2> {
+  static constexpr const char* kName = "ldcn_window_scatter";
+  LdcnArguments a;
+  LdcnWarpPlan plan;
+  float* sums;
+
+  template <class Thread>
+  DKIC_DEVICE void operator()(const Thread& thread) const {
+    ldcn_window_scatter<T, P, kQuads>(thread, a, plan, sums);
   }
 };
 
@@ -114,6 +154,23 @@ void with_vector(int vector, const F& f) {
   f.template operator()<1>();
 }
 
+// Calls f<P, kSide, kTeam>() as the plan has them, P being the type of offset and mask.
+template <class T, class F>
+void with_warp_kernel(const LdcnWarpPlan& plan, const F& f) {
+  const auto with_team = [&]<class P, int kSide>() {
+    if (plan.team == 2) return f.template operator()<P, kSide, 2>();
+    if (plan.team == 4) return f.template operator()<P, kSide, 4>();
+    f.template operator()<P, kSide, 8>();
+  };
+  const auto with_side = [&]<class P>() {
+    if (plan.kernel_side == 3) return with_team.template operator()<P, 3>();
+    with_team.template operator()<P, 5>();
+  };
+  if constexpr (sizeof(T) == 2)
+    if (!plan.float_offset) return with_side.template operator()<T>();
+  with_side.template operator()<float>();
+}
+
 // Threads that take a number each, but no more blocks than keep a GPU busy: they go round.
 inline int64_t ldcn_blocks(int64_t count) {
   constexpr int64_t kMost = 4096;
@@ -126,6 +183,13 @@ inline int64_t count_of_x(const LdcnArguments& a) { return a.batch * a.channels 
 // Writes a.y.
 template <class T, class Launcher>
 void launch_ldcn_forward(Launcher&& launch, const LdcnArguments& a) {
+  if constexpr (sizeof(T) <= 4) {
+    if (const auto plan = ldcn_warp_forward_plan<T>(a)) {
+      return with_warp_kernel<T>(*plan, [&]<class P, int kSide, int kTeam>() {
+        launch(LdcnWarpForward<T, P, kSide, kTeam>{{}, a, *plan}, plan->tiles);
+      });
+    }
+  }
   with_vector<T>(ldcn_vector(a, a.x, a.y, sizeof(T)), [&]<int V>() {
     const LdcnPlan plan = ldcn_plan(a, V, sizeof(typename SumOf<T>::type));
     launch(LdcnForward<T, V>{{}, a, plan}, plan.tiles, plan.shared_bytes);
@@ -135,6 +199,13 @@ void launch_ldcn_forward(Launcher&& launch, const LdcnArguments& a) {
 // Writes a.grad_offset and a.grad_mask.
 template <class T, class Launcher>
 void launch_ldcn_backward_samples(Launcher&& launch, const LdcnArguments& a) {
+  if constexpr (sizeof(T) <= 4) {
+    if (const auto plan = ldcn_warp_samples_plan<T>(a)) {
+      return with_warp_kernel<T>(*plan, [&]<class P, int kSide, int kTeam>() {
+        launch(LdcnWarpSamples<T, P, kSide, kTeam>{{}, a, *plan}, plan->tiles);
+      });
+    }
+  }
   with_vector<T>(ldcn_vector(a, a.grad_y, nullptr, sizeof(T)), [&]<int V>() {
     const LdcnPlan plan = ldcn_plan(a, V, sizeof(typename SumOf<T>::type));
     launch(LdcnBackwardSamples<T, V>{{}, a, plan}, plan.tiles, plan.shared_bytes);
@@ -145,11 +216,32 @@ void launch_ldcn_backward_samples(Launcher&& launch, const LdcnArguments& a) {
 // of offsets or of the mask in NCHW is then read by.
 inline LdcnPlan ldcn_scatter_plan(const LdcnArguments& a, int sum_size) { return ldcn_plan(a, 1, sum_size, 8); }
 
+// Whether a window's kernel takes the problem, and ran.
+template <class T, class Launcher>
+bool launch_ldcn_window_scatter(Launcher&& launch, const LdcnArguments& a, float* sums) {
+  const auto plan = ldcn_window_plan<T>(a);
+  if (!plan) return false;
+  const auto with_offset = [&]<class P>() {
+    const auto run = [&]<int kQuads>() {
+      launch(LdcnWindowScatter<T, P, kQuads>{{}, a, *plan, sums}, plan->tiles, sizeof(ScatterShared<kQuads>));
+    };
+    if (plan->group_vectors == 4) return run.template operator()<4>();
+    run.template operator()<6>();
+  };
+  if constexpr (sizeof(T) == 2)
+    if (!plan->float_offset) return with_offset.template operator()<T>(), true;
+  return with_offset.template operator()<float>(), true;
+}
+
 // Adds to sums, which begin at 0; halves are then rounded into a.grad_x.
 template <class T, class Launcher>
 void launch_ldcn_backward_x(Launcher&& launch, const LdcnArguments& a, typename SumOf<T>::type* sums) {
-  const LdcnPlan plan = ldcn_scatter_plan(a, sizeof(typename SumOf<T>::type));
-  launch(LdcnBackwardX<T>{{}, a, plan, sums}, plan.tiles, plan.shared_bytes);
+  bool done = false;
+  if constexpr (sizeof(T) <= 4) done = launch_ldcn_window_scatter<T>(launch, a, sums);
+  if (!done) {
+    const LdcnPlan plan = ldcn_scatter_plan(a, sizeof(typename SumOf<T>::type));
+    launch(LdcnBackwardX<T>{{}, a, plan, sums}, plan.tiles, plan.shared_bytes);
+  }
   if constexpr (sizeof(T) == 2) {
     launch(LdcnRound<T>{{}, sums, count_of_x(a), static_cast<T*>(a.grad_x)}, ldcn_blocks(count_of_x(a)));
   }

@@ -24,6 +24,7 @@ namespace dkic {
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using Shape = std::vector<int64_t>;
 
 inline Scalar scalar_of(const Tensor& t, const char* name) {
   switch (t.scalar_type()) {

@@ -7,8 +7,6 @@
 
 namespace dkic {
 
-using Shape = std::vector<int64_t>;
-
 inline Shape shape_of(const Tensor& t) {
   Shape shape;
   for (int64_t axis = 0; axis < t.dim(); ++axis) shape.push_back(t.size(axis));

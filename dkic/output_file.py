@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -20,42 +20,69 @@ from dkic.streams import descriptor_of, is_stream, open_stream
 def write_atomically(
     path: str | os.PathLike[str], data: bytes | Callable[[IO[bytes]], object], force: bool = False
 ) -> None:
-    """Writes `data`, or what `data(file)` writes, to a file in the directory of `path`, which then becomes `path`.
+    """Writes `data`, or what `data(file)` writes, to a temporary file beside `path`, which then becomes `path`.
 
-    So `path` is never there in part, and nothing is left behind when writing fails; nor when the process is killed,
-    where the file system knows files without names (ext4, XFS, Btrfs and tmpfs do, NFS does not). A symbolic link
-    stays one, and what it points to is written. An open file (/dev/stdout), a pipe or a character device is written
-    directly, once all of `data` is there. Raises DkicError, which begins with the path, where `check_output`
-    or the system does; what `data` raises of its own passes through.
+    So `path` is never there in part. Nothing is left behind when writing fails; the temporary file that a killed process leaves
+    is used by the next one that writes to the same path. A symbolic link stays one, and what it points to is written. An open
+    file (/dev/stdout), a pipe or a character device is written directly, once all of `data` is there. Raises DkicError, which
+    begins with the path, where `check_output` or the system does; what `data` raises of its own passes through.
     """
     target = check_output(path, force)
     if is_stream(path):
         _write_stream(path, data)
         return
-    part = target.with_name(f".dkic-{secrets.token_hex(8)}.part")
+    part: Path | None = None
     try:
-        nameless = _nameless(target.parent)
-        with nameless or open(part, "x+b") as file:
+        part, file = _temporary_file(target)
+        with file:
             if callable(data):
                 data(file)
             else:
                 file.write(data)
             file.flush()
             os.fsync(file.fileno())  # a network's file system says only now that there is no room
-            _keep_permissions(file, target)
-            if nameless and _named(file, path, target, force):
-                return
-            if nameless:
-                with open(part, "xb") as copy:
-                    file.seek(0)
-                    shutil.copyfileobj(file, copy)
-                    _keep_permissions(copy, target)
-        os.replace(part, target)
+            _set_permissions(file, target)
+            check_output(path, force)  # what came meanwhile is not overwritten without force
+            os.replace(part, target)
+            part = None
     except OSError as error:
         raise DkicError(f"{path}: can't be written ({reason(error)})") from error
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        if part is not None:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def _temporary_file(target: Path) -> tuple[Path, IO[bytes]]:
+    """An empty file in the target's folder, locked. Its name is always the same, so that one which was left is used again.
+
+    Where another process is writing to the same target, the name is a random one.
+    """
+    name = f".dkic-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}"
+    part = target.with_name(f"{name}.part")
+    for mode in ("x+b", "r+b"):
+        with contextlib.suppress(FileExistsError, FileNotFoundError, PermissionError):
+            file = open(part, mode)
+            if _owned(file, part, created=mode == "x+b"):
+                file.truncate()
+                return part, file
+            file.close()
+    part = target.with_name(f"{name}-{secrets.token_hex(8)}.part")
+    return part, open(part, "x+b")
+
+
+def _owned(file: IO[bytes], part: Path, created: bool) -> bool:
+    """Whether no other process writes to an open file, now locked, and it still has its name."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return created
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(part))
+    except FileNotFoundError:
+        return False
 
 
 def _write_stream(path: str | os.PathLike[str], data: bytes | Callable[[IO[bytes]], object]) -> None:
@@ -70,53 +97,10 @@ def _write_stream(path: str | os.PathLike[str], data: bytes | Callable[[IO[bytes
         raise DkicError(f"{path}: can't be written ({reason(error)})") from error
 
 
-def _nameless(folder: Path) -> IO[bytes] | None:
-    """A new file without a name, which is gone with the process; None where there can be none.
-
-    Not tempfile's, whose permissions are 0600: it gets those of the umask.
-    """
-    try:
-        return open(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666), "w+b")
-    except (AttributeError, OSError):  # not Linux, not such a file system; or what a file with a name fails for as well
-        return None
-
-
-def _keep_permissions(file: IO[bytes], target: Path) -> None:
-    """Those of the file that it overwrites."""
+def _set_permissions(file: IO[bytes], target: Path) -> None:
+    """Those of the file that it overwrites, or the umask's."""
     if target.exists():
         os.chmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
-
-
-def _named(file: IO[bytes], path: str | os.PathLike[str], target: Path, force: bool) -> bool:
-    """Makes a file without a name `target`; False where that can't be, for want of /proc, say."""
-
-    def link(name: Path) -> None:
-        # Without a directory's descriptor os.link would link to the entry in /proc, not to what that stands for.
-        os.link(f"/proc/self/fd/{file.fileno()}", name, src_dir_fd=file.fileno(), follow_symlinks=True)
-
-    try:
-        with contextlib.suppress(FileExistsError):
-            link(target)
-            return True
-        check_output(path, force)
-        # To replace a file takes a name in between. It is always the same for a target: where a process was killed between
-        # the two steps, the next one finds what that left, a whole file, and puts it in place first.
-        part = target.with_name(f".dkic-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.part")
-        while True:
-            with contextlib.suppress(FileExistsError):
-                link(part)
-                break
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(part, target)
-    except OSError:
-        return False
-    try:
-        with contextlib.suppress(FileNotFoundError):  # another process put it in place
-            os.replace(part, target)
-    except OSError:
-        part.unlink()
-        raise
-    return True
 
 
 def check_output(path: str | os.PathLike[str], force: bool = False) -> Path:

@@ -22,7 +22,6 @@ ALLOWED_SKIPS = (
     r"the emulator switches stacks in x86-64 assembly",
     r"this CPU has no (avx2|avx512)",
     r"all tests here are by (default|avx2|avx512)",
-    r"the file system of .* has no files without names",
 )
 
 

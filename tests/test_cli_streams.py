@@ -166,7 +166,7 @@ def test_a_file_to_standard_output_and_standard_input_to_a_file(folder, coded, s
 
 
 def test_a_target_for_standard_output(folder, capfdbinary):
-    result = dkic("compress", folder / "a.png", "-t", 0.8, "--no-steps", "--distortion", "mse", "-o", "-")
+    result = dkic("compress", folder / "a.png", "-t", 0.8, "--no-qsteps", "--distortion", "mse", "-o", "-")
     assert (result.status, result.out) == (0, "") and "\nrate: " in result.err
     assert len(capfdbinary.readouterr().out) * 8 / 48 / 64 <= 0.8
 
@@ -193,7 +193,7 @@ def test_what_a_stream_can_not_be(folder, stdin):  # noqa: F811
     assert "/dev/stdin: a stream has no name for its output" in wrong_usage("compress", "-", "-o", folder)
     assert "/dev/stdin: a stream has no name for its output" in wrong_usage("compress", "-", folder / "a.png")
     assert "-o: /dev/stdout must be a folder" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", "-")
-    result = dkic("compress", "-", "-t", 1, "--no-steps", "--distortion", "mse", "-o", folder / "x.dkic")
+    result = dkic("compress", "-", "-t", 1, "--no-qsteps", "--distortion", "mse", "-o", folder / "x.dkic")
     assert result.status == 1 and "/dev/stdin: a stream is read once" in result.err
     assert names(folder) == ["a.png", "b.jpg", "notes.txt"]
 

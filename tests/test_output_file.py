@@ -1,6 +1,7 @@
-"""write_atomically where processes are killed or get in each other's way, and where files must have names."""
+"""write_atomically where processes are killed or get in each other's way."""
 
 import errno
+import fcntl
 import os
 import signal
 import stat
@@ -9,7 +10,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from nameless_files import need_nameless_files
 
 from dkic.errors import DkicError
 from dkic.output_file import write_atomically
@@ -24,24 +24,35 @@ def killed(code: str, folder) -> None:
 
 
 def test_killed_in_the_middle_of_writing(tmp_path):
-    need_nameless_files(tmp_path)
-    killed(f"write_atomically('a', lambda file: (file.write(bytes(10 ** 6)), {DEATH}))", tmp_path)
-    assert os.listdir(tmp_path) == []
-
-
-def test_killed_between_the_two_steps_of_overwriting(tmp_path):
-    """A file is left then, and gone when the same is written again, by which no other is touched."""
-    need_nameless_files(tmp_path)
-    (tmp_path / "a").write_bytes(b"old")
-    (tmp_path / ".dkic-0123456789abcdef.part").write_bytes(b"another process's")
-    killed(f"os.replace = lambda *_: {DEATH}\nwrite_atomically('a', b'new', force=True)", tmp_path)
-    assert (tmp_path / "a").read_bytes() == b"old" and len(os.listdir(tmp_path)) == 3
+    """Nothing is there under the file's name. What was left is gone when the same is written again, and no other is touched."""
+    (tmp_path / ".dkic-0123456789abcdef.part").write_bytes(b"another file's")
+    killed(f"write_atomically('a', lambda file: (file.write(bytes(10 ** 6)), file.flush(), {DEATH}))", tmp_path)
+    assert len(os.listdir(tmp_path)) == 2 and not (tmp_path / "a").exists()
     write_atomically(tmp_path / "b", b"b")
-    write_atomically(tmp_path / "b", b"b again", force=True)
-    assert len(os.listdir(tmp_path)) == 4
-    write_atomically(tmp_path / "a", b"newer", force=True)
-    assert (tmp_path / "a").read_bytes() == b"newer"
+    assert len(os.listdir(tmp_path)) == 3
+    write_atomically(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
     assert sorted(os.listdir(tmp_path)) == [".dkic-0123456789abcdef.part", "a", "b"]
+
+
+def test_killed_before_a_file_is_overwritten(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    killed(f"os.replace = lambda *_: {DEATH}\nwrite_atomically('a', b'new', force=True)", tmp_path)
+    assert (tmp_path / "a").read_bytes() == b"old" and len(os.listdir(tmp_path)) == 2
+    write_atomically(tmp_path / "a", b"newer", force=True)
+    assert (tmp_path / "a").read_bytes() == b"newer" and os.listdir(tmp_path) == ["a"]
+
+
+def test_while_another_process_writes_the_same(tmp_path):
+    """Each writes a whole file, and the last one stays."""
+
+    def meanwhile(file):
+        file.write(b"first")
+        write_atomically(tmp_path / "a", b"second", force=True)
+        assert (tmp_path / "a").read_bytes() == b"second"
+
+    write_atomically(tmp_path / "a", meanwhile, force=True)
+    assert (tmp_path / "a").read_bytes() == b"first" and os.listdir(tmp_path) == ["a"]
 
 
 def test_many_at_once(tmp_path):
@@ -53,30 +64,22 @@ def test_many_at_once(tmp_path):
 
 
 def test_a_file_that_came_meanwhile_stays_without_force(tmp_path):
-    need_nameless_files(tmp_path)
     with pytest.raises(DkicError, match="a: the file exists; overwrite it with --force"):
         write_atomically(tmp_path / "a", lambda file: (tmp_path / "a").write_bytes(b"precious"))
     assert (tmp_path / "a").read_bytes() == b"precious" and os.listdir(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("missing", ["files without names", "links", None])
+@pytest.mark.parametrize("locks", [True, False])
 @pytest.mark.parametrize("there", [False, True])
-def test_whatever_the_system_can(tmp_path, monkeypatch, missing, there):
-    """Content and permissions, and nothing left behind; and so where writing fails."""
-    path, opened = tmp_path / "a", os.open
+def test_content_and_permissions(tmp_path, monkeypatch, locks, there):
+    """And nothing left behind; also where writing fails, and where the file system has no locks."""
+    path = tmp_path / "a"
+    if not locks:
 
-    def refusing(path, flags, *args, **options):
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-        return opened(path, flags, *args, **options)
+        def no_lock(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
 
-    def no_link(*_, **__):
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    if missing == "files without names":
-        monkeypatch.setattr(os, "open", refusing)
-    elif missing == "links":
-        monkeypatch.setattr(os, "link", no_link)
+        monkeypatch.setattr(fcntl, "flock", no_lock)
     before, mode = os.umask(0o027), 0o640
     try:
         if there:
@@ -84,12 +87,12 @@ def test_whatever_the_system_can(tmp_path, monkeypatch, missing, there):
             path.chmod(mode := 0o604)
         with pytest.raises(RuntimeError):
             write_atomically(path, failing, force=True)
-        assert os.listdir(tmp_path) == ["a"] * there
+        assert [name for name in os.listdir(tmp_path) if name == "a"] == ["a"] * there
         write_atomically(path, b"new", force=True)
     finally:
         os.umask(before)
     assert path.read_bytes() == b"new" and stat.S_IMODE(path.stat().st_mode) == mode
-    assert os.listdir(tmp_path) == ["a"]
+    assert len(os.listdir(tmp_path)) == 1
 
 
 def failing(file) -> None:

@@ -1,4 +1,4 @@
-"""benchmarks/report.py on results made by hand: what the README says of them, and when it refuses to say anything."""
+"""benchmarks/report.py on results made by hand: the page it writes, and what it refuses."""
 
 import json
 import subprocess
@@ -40,74 +40,82 @@ RESULTS = [
 
 @pytest.fixture
 def report(tmp_path):
-    """Runs the report on benchmarks and a README; gives the finished process."""
+    """Runs the report on benchmarks and a page; returns the finished process."""
 
-    def run(benchmarks: list[dict], readme: str) -> subprocess.CompletedProcess:
+    def run(benchmarks: list[dict], page: str) -> subprocess.CompletedProcess:
         (tmp_path / "results.json").write_text(json.dumps({"benchmarks": benchmarks}))
-        (tmp_path / "README.md").write_text(readme)
+        (tmp_path / "page.md").write_text(page)
         command = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "results.json")]
-        command += ["--readme", str(tmp_path / "README.md"), "--folder", str(tmp_path / "charts")]
+        command += ["--page", str(tmp_path / "page.md"), "--folder", str(tmp_path / "results")]
+        command += ["--charts", str(tmp_path / "charts")]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     return run
 
 
-README = "before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n"
+PAGE = "before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n"
 
 
 def test_the_table_and_the_charts(report, tmp_path):
-    child = report(RESULTS, README)
+    child = report(RESULTS, PAGE)
     assert child.returncode == 0, child.stderr
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / "page.md").read_text()
     before, rest = text.split("<!-- benchmarks -->")
     table, after = rest.split("<!-- /benchmarks -->")
     assert (before, after) == ("before\n", "\nafter\n")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
     assert rows[2:9] == [
-        ["an op", "4.00 ms", "12.3 GB/s, 50% of a large copy's; 2.35 times the least", "its peer 500 ms", "125x"],
+        ["an op", "4.00 ms", "12.3 GB/s, 50% of copy bandwidth; 2.35x the roofline", "its peer 500 ms", "125x"],
         ["", "", "", "a floor 1.00 ms", "0.25x"],
-        ["coding", "40.0 µs", "101 bytes; +0.10% over the ideal", "its peer 20.0 µs (102 bytes; +1.00% over the ideal)", "0.5x"],
+        [
+            "coding",
+            "40.0 µs",
+            "101 bytes; +0.10% over the ideal size",
+            "its peer 20.0 µs (102 bytes; +1.00% over the ideal size)",
+            "0.5x",
+        ],
         ["solving", "500 ms", "optimal", "stopped 5.00 s (nothing found)", "10x"],
         ["", "", "", "near 5.00 s (gap 0.01)", "10x"],
         ["alone", "1.50 s", "peak memory 1.23 GB", "", ""],
-        ["work", "a", "b, per megapixel", "largest deviation (at most 25% wanted)"],
+        ["benchmark", "a", "b, per megapixel", "largest deviation (goal: at most 25%)"],
     ]
     assert rows[10] == ["straight", "250 ms", "1.00 s", "0%"]
     assert rows[11][0] == "bent" and 25 < int(rows[11][3].rstrip("%")) < 50
     assert len(rows) == 12 and "old" not in text and "a peer alone" not in text and "too few" not in text
     assert "Medians on A CPU, 2 threads, torch 9.9.9, commit abcdef0:" in table
     # What is kept says the same.
-    assert report(json.loads((tmp_path / "charts" / "results.json").read_text())["benchmarks"], README).returncode == 0
-    assert (tmp_path / "README.md").read_text() == text
+    assert report(json.loads((tmp_path / "results" / "results.json").read_text())["benchmarks"], PAGE).returncode == 0
+    assert (tmp_path / "page.md").read_text() == text
     for name in ("ratios.png", "growth.png"):
         assert (tmp_path / "charts" / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_rows_of_a_gpu_have_a_table_of_their_own(report, tmp_path):
     row = entry("an op, GPU", "dkic", 0.004, gpu="A GPU")
-    readme = README + "<!-- benchmarks, GPU -->\nold\n<!-- /benchmarks, GPU -->\n"
-    assert report([row], readme).returncode == 0
-    text = (tmp_path / "README.md").read_text()
-    assert text.startswith(README) and "| an op, GPU | 4.00 ms |" in text and "Medians on A GPU, A CPU" in text
-    assert [path.name for path in (tmp_path / "charts").iterdir()] == ["results_gpu.json"]
+    page = PAGE + "<!-- benchmarks, GPU -->\nold\n<!-- /benchmarks, GPU -->\n"
+    assert report([row], page).returncode == 0
+    text = (tmp_path / "page.md").read_text()
+    assert text.startswith(PAGE) and "| an op, GPU | 4.00 ms |" in text and "Medians on A GPU, A CPU" in text
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["results_gpu.json"]
+    assert not (tmp_path / "charts").exists()
 
 
 def test_writing_it_again_changes_nothing(report, tmp_path):
-    report(RESULTS, README)
-    once = (tmp_path / "README.md").read_text()
+    report(RESULTS, PAGE)
+    once = (tmp_path / "page.md").read_text()
     assert report(RESULTS, once).returncode == 0
-    assert (tmp_path / "README.md").read_text() == once
+    assert (tmp_path / "page.md").read_text() == once
 
 
-@pytest.mark.parametrize("readme", ["none", README + README, "<!-- /benchmarks -->\n<!-- benchmarks -->\n"])
-def test_a_readme_without_the_two_markers_is_left_alone(report, tmp_path, readme):
-    child = report(RESULTS, readme)
+@pytest.mark.parametrize("page", ["none", PAGE + PAGE, "<!-- /benchmarks -->\n<!-- benchmarks -->\n"])
+def test_a_page_without_the_two_markers_is_left_alone(report, tmp_path, page):
+    child = report(RESULTS, page)
     assert child.returncode == 1 and "once each and in this order" in child.stderr
-    assert (tmp_path / "README.md").read_text() == readme and not (tmp_path / "charts").exists()
+    assert (tmp_path / "page.md").read_text() == page and not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("benchmarks", [[], [entry("an op", "its peer", 0.5)]])
 def test_results_without_a_row_of_ours_are_refused(report, tmp_path, benchmarks):
-    child = report(benchmarks, README)
+    child = report(benchmarks, PAGE)
     assert child.returncode == 1 and "hold no row of dkic's" in child.stderr
-    assert (tmp_path / "README.md").read_text() == README
+    assert (tmp_path / "page.md").read_text() == PAGE

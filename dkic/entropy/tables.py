@@ -97,6 +97,24 @@ class Tables:
         ragged = getattr(frequencies, "ndim", 2) == 1
         return cls(_rows(frequencies, length) if ragged else frequencies, length, offset)
 
+    @classmethod
+    def from_cdfs(cls, cdf: np.ndarray, length: np.ndarray, offset: np.ndarray) -> Tables:
+        """Tables from quantized CDFs, as a CompressAI entropy model has them.
+
+        cdf: integers `[T, L + 1]`, row t rising from 0 to 65536 over its first `length[t]` entries, its last interval the
+        sentinel's, which becomes the escape; length, offset: integers `[T]`. Raises FormatError.
+        """
+        arrays = [np.asarray(array) for array in (cdf, length, offset)]
+        for name, array in zip(("cdf", "length", "offset"), arrays, strict=True):
+            if array.dtype.kind not in "iu" or (array.size and not _INT32.min <= array.min() <= array.max() <= _INT32.max):
+                raise FormatError(f"tables: {name} must be integers in the range of int32, got {_describe(array)}")
+        cdf, length, offset = (array.astype(np.int64) for array in arrays)
+        if cdf.ndim != 2 or cdf.shape[1] < 2 or length.shape != cdf.shape[:1] or (cdf[:, 0] != 0).any():
+            raise FormatError(f"tables: cdf must have rows that begin with 0, one for each length, got {_describe(cdf)}")
+        inside = np.arange(1, cdf.shape[1]) < length[:, None]
+        frequencies = np.where(inside, np.diff(cdf, axis=1).clip(-1, FREQUENCY_SUM + 1), 0)
+        return cls(frequencies.astype(np.int32), (length.clip(0) - 1).astype(np.int32), offset.astype(np.int32))
+
     def ideal_bits(self, symbols: np.ndarray, indexes: np.ndarray) -> float:
         """Bits an ideal coder needs for these symbols with these tables, escaped values included.
 

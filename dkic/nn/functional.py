@@ -82,7 +82,7 @@ def dcnv4(
         `[N, Ho, Wo, C]` in input's dtype.
 
     Raises:
-        as `dcnv3`.
+        TypeError, ValueError: as for `dcnv3`.
     """
     kernel_size, dilation = pair_of("dcnv4", "kernel_size", kernel_size), pair_of("dcnv4", "dilation", dilation)
     order = TapOrder("dcnv4", group, kernel_size, dilation, offset_scale, remove_center, packed=True).to(input.device)

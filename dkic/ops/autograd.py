@@ -49,6 +49,7 @@ def _no_second_derivative(op: str) -> Callable:
 
 def _register(op: str, backward: Callable, setup_context: Callable | None) -> None:
     overload = getattr(torch.ops.dkic, op).default
+    defaults = [argument.default_value for argument in overload._schema.arguments]
 
     # torch.autograd.Function refuses to run where torch.func has entered the dispatcher already; its base does not.
     class Function(_SingleLevelFunction):
@@ -71,6 +72,7 @@ def _register(op: str, backward: Callable, setup_context: Callable | None) -> No
             raise no_forward_mode(op.removesuffix("_backward"))
 
     def kernel(keyset, *inputs):
+        inputs = (*inputs, *defaults[len(inputs) :])  # the dispatcher leaves out trailing arguments that equal their defaults
         with enable_single_level_autograd_function():
             return Function.apply(*inputs, keyset)
 

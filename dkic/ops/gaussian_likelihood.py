@@ -12,6 +12,7 @@ from dkic.ops.schemas import library
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 QUANTIZE = ("noise", "round", "none")
 REDUCTIONS = ("none", "sum")
+OUTPUTS = ("bits", "likelihood")
 LEAST_SCALE, MOST_SCALE = 1e-4, 1e8  # float32 holds what the formula makes of these
 
 
@@ -25,6 +26,8 @@ def gaussian_likelihood(
     generator: torch.Generator | None = None,
     scale_min: float = 0.11,
     reduction: Literal["none", "sum"] = "none",
+    output: Literal["bits", "likelihood"] = "bits",
+    likelihood_min: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The quantised latent and its bits under a Gaussian that is integrated over unit bins.
 
@@ -40,8 +43,8 @@ def gaussian_likelihood(
 
     Args:
         y: any shape, batch first; float32, float64, float16 or bfloat16.
-        scale: standard deviations, in the shape of y.
-        mean: in the shape of y; None means 0.
+        scale: standard deviations; broadcasts to the shape of y.
+        mean: broadcasts to the shape of y; None means 0.
         quantize: "noise": y_hat = y + u, u uniform in [-1/2, 1/2); "round": y_hat = round(y - mean) + mean, half to even, with
             the gradient passed straight through; "none": y_hat is y itself.
         noise: u, in the shape of y, for quantize="noise"; it gets no gradient. None: drawn, a multiple of 2^-24.
@@ -50,21 +53,29 @@ def gaussian_likelihood(
             torch.compile can't trace a generator: compiled, give the noise or leave this None.
         scale_min: lower bound of s, 0.0001 to 1e8. Below it scale's gradient passes only where a step down it would raise scale.
         reduction: "none": bits of every element; "sum": of every sample, `[N]`, summed in float64.
+        output: "bits", or "likelihood": 2^-bits, the probability of the bin, for reduction="none".
+        likelihood_min: lower bound of the likelihoods, 0 to 1. At the bound the gradient passes only if a descent step would
+            increase the likelihood (as in CompressAI's `LowerBound`).
 
-    Tensors may have any strides (slices of channels and expanded tensors are read in place) and different dtypes; no shape is
-    broadcast. All is computed in float32, or in float64 where one of the tensors is float64, also under autocast. The result
-    on the CPU does not depend on the number of threads.
+    Tensors may have any strides (slices of channels and expanded tensors are read in place) and different dtypes. All is computed
+    in float32, or in float64 where one of the tensors is float64, also under autocast. The result on the CPU does not depend on
+    the number of threads.
 
     Returns:
-        y_hat in the shape and dtype of y; bits in the shape of y, or `[N]`, float32 (float64 where computed so). Both are
-        contiguous, or channels_last where y has its channels adjacent and 4 or 5 dimensions.
+        y_hat in the shape and dtype of y; bits or likelihoods in the shape of y, or `[N]`, float32 (float64 where computed so).
+        Both are contiguous, or channels_last where y has its channels adjacent and 4 or 5 dimensions.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
         RuntimeError: the kernels for y's device are not built; the message says what to do.
     """
-    check_tensors("gaussian_likelihood", y, {"scale": scale, "mean": mean, "noise": noise}, optional=("mean", "noise"))
+    check_tensors(
+        "gaussian_likelihood", y, {"scale": scale, "mean": mean, "noise": noise}, ("mean", "noise"), broadcast=("scale", "mean")
+    )
     _check_options(quantize, noise, generator, scale_min, reduction)
+    _check_output(output, likelihood_min, reduction)
+    scale = scale.expand(y.shape)
+    mean = None if mean is None else mean.expand(y.shape)
     if not torch.compiler.is_compiling() and (reason := backends.why_not("gaussian_likelihood", y.device)):
         raise RuntimeError(reason)
     seed = None
@@ -73,22 +84,29 @@ def gaussian_likelihood(
     need_v = torch.is_grad_enabled() and (y.requires_grad or (mean is not None and mean.requires_grad))
     need_scale = torch.is_grad_enabled() and scale.requires_grad
     y_hat, bits, _, _ = torch.ops.dkic.gaussian_likelihood(
-        y, scale, mean, noise, seed, quantize == "round", scale_min, reduction == "sum", need_v, need_scale
-    )
+        y, scale, mean, noise, seed, quantize == "round", scale_min, reduction == "sum", need_v, need_scale,
+        output == "likelihood", likelihood_min,
+    )  # fmt: skip
     return (y if quantize == "none" else y_hat), bits
 
 
-def check_tensors(op: str, y: Tensor, others: dict[str, Tensor | None], optional: Sequence[str]) -> None:
-    """Raises where `others`, some of them optional, are not tensors that go with y."""
+def check_tensors(
+    op: str, y: Tensor, others: dict[str, Tensor | None], optional: Sequence[str], broadcast: Sequence[str] = ()
+) -> None:
+    """Raises where `others`, some of them optional, are not tensors that go with y; some may broadcast to its shape."""
     named = [("y", y), *((name, t) for name, t in others.items() if t is not None or name not in optional)]
     for name, t in named:
         if not isinstance(t, Tensor):
             raise TypeError(f"{op}: {name} must be a tensor, and is a {type(t).__name__}")
         if t.dtype not in FLOATS:
             raise TypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, and is {str(t.dtype)[6:]}")
-        if t.dim() == 0:
+        if t.dim() == 0 and name not in broadcast:
             raise ValueError(f"{op}: {name} must have a batch dimension, and has shape []")
-        if t.shape != y.shape:
+        if name in broadcast:
+            sizes = zip(reversed(t.shape), reversed(y.shape), strict=False)
+            if t.dim() > y.dim() or any(size not in (1, of_y) for size, of_y in sizes):
+                raise ValueError(f"{op}: {name} must broadcast to y's shape {list(y.shape)}, and has {list(t.shape)}")
+        elif t.shape != y.shape:
             raise ValueError(f"{op}: {name} must have y's shape {list(y.shape)}, and has {list(t.shape)}")
         if t.device != y.device:
             raise ValueError(f"{op}: {name} must be on y's device {y.device}, and is on {t.device}")
@@ -113,6 +131,19 @@ def _check_options(
         raise ValueError("gaussian_likelihood: noise must not require a gradient, and does")
 
 
+def _check_output(output: str, likelihood_min: float, reduction: str) -> None:
+    if output not in OUTPUTS:
+        raise ValueError(f"gaussian_likelihood: output must be one of {', '.join(OUTPUTS)}, and is {output!r}")
+    if not isinstance(likelihood_min, (int, float)):
+        raise TypeError(f"gaussian_likelihood: likelihood_min must be a number, and is a {type(likelihood_min).__name__}")
+    if not 0 <= likelihood_min <= 1:
+        raise ValueError(f"gaussian_likelihood: likelihood_min must be from 0 to 1, and is {likelihood_min}")
+    if output == "bits" and likelihood_min != 0:
+        raise ValueError("gaussian_likelihood: likelihood_min must be 0 for output='bits', which has no bound")
+    if output == "likelihood" and reduction != "none":
+        raise ValueError("gaussian_likelihood: reduction must be 'none' for output='likelihood'; sum its logarithms")
+
+
 def empty_result(like: Tensor, dtype: torch.dtype, wanted: bool = True) -> Tensor:
     """As the native code lays results out."""
     if not wanted:
@@ -124,7 +155,9 @@ def empty_result(like: Tensor, dtype: torch.dtype, wanted: bool = True) -> Tenso
 
 
 @torch.library.register_fake("dkic::gaussian_likelihood", lib=library)
-def _fake(y, scale, mean, noise, seed, rounded, scale_min, sum, need_v, need_scale):
+def _fake(
+    y, scale, mean, noise, seed, rounded, scale_min, sum, need_v, need_scale, likelihood=False, likelihood_min=0.0
+):  # fmt: skip
     is_double = any(t is not None and t.dtype == torch.float64 for t in (y, scale, mean, noise))
     dtype = torch.float64 if is_double else torch.float32
     return (
@@ -136,7 +169,9 @@ def _fake(y, scale, mean, noise, seed, rounded, scale_min, sum, need_v, need_sca
 
 
 @torch.library.register_fake("dkic::gaussian_likelihood_backward", lib=library)
-def _backward_fake(grad_y_hat, grad_bits, by_v, by_scale, scale, scale_min, need_y, need_scale, need_mean):
+def _backward_fake(
+    grad_y_hat, grad_bits, by_v, by_scale, scale, scale_min, need_y, need_scale, need_mean, likelihood=None, likelihood_min=0.0
+):  # fmt: skip
     like = by_v if need_y or need_mean else by_scale if need_scale else scale
     dtype = torch.float64 if grad_bits.dtype == torch.float64 else torch.float32
     return tuple(empty_result(like, dtype, needed) for needed in (need_y, need_scale, need_mean))
@@ -153,28 +188,28 @@ def _backward_cuda(*arguments):
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    y, scale, mean, noise, seed, rounded, ctx.scale_min, _, need_v, need_scale = inputs
-    y_hat, _, by_v, by_scale = output
+    y, scale, mean, noise, seed, rounded, ctx.scale_min, _, need_v, need_scale, is_likelihood, ctx.likelihood_min = inputs
+    y_hat, bits, by_v, by_scale = output
     ctx.needed = need_v, need_scale
     ctx.dtypes = y.dtype, scale.dtype, None if mean is None else mean.dtype
-    ctx.save_for_backward(by_v, by_scale, scale)
+    ctx.save_for_backward(by_v, by_scale, scale, bits if is_likelihood and ctx.likelihood_min > 0 else None)
     unused = () if rounded or noise is not None or seed is not None else (y_hat,)  # empty, since it would be y itself
     ctx.mark_non_differentiable(*unused, by_v, by_scale)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, grad_y_hat, grad_bits, *_):
-    by_v, by_scale, scale = ctx.saved_tensors
+    by_v, by_scale, scale, likelihood = ctx.saved_tensors
     need_y, need_scale, need_mean = ctx.needs_input_grad[:3]
     if grad_bits is None:  # y_hat's gradient passes straight through
-        return (grad_y_hat if need_y else None, *(None,) * 9)
+        return (grad_y_hat if need_y else None, *(None,) * 11)
     if ((need_y or need_mean) and not ctx.needed[0]) or (need_scale and not ctx.needed[1]):
         raise RuntimeError("dkic::gaussian_likelihood was called without need_v or need_scale, and its gradient is wanted")
     gradients = torch.ops.dkic.gaussian_likelihood_backward(
-        grad_y_hat, grad_bits, by_v, by_scale, scale, ctx.scale_min, need_y, need_scale, need_mean
+        grad_y_hat, grad_bits, by_v, by_scale, scale, ctx.scale_min, need_y, need_scale, need_mean, likelihood, ctx.likelihood_min
     )
     wanted = zip(gradients, ctx.dtypes, (need_y, need_scale, need_mean), strict=True)
-    return (*(g.to(dtype) if needed else None for g, dtype, needed in wanted), *(None,) * 7)
+    return (*(g.to(dtype) if needed else None for g, dtype, needed in wanted), *(None,) * 9)
 
 
 autograd.register("gaussian_likelihood", _backward, _setup_context)

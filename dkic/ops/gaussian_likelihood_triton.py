@@ -38,7 +38,8 @@ def draw(seed, n, e):
 def _forward(
     y, scale, mean, noise, seed, y_hat, bits, by_v, by_scale, sums,
     elements, chunks, size, y_stride, scale_stride, mean_stride, noise_stride, number_stride,
-    ROUNDED: tl.constexpr, SCALE_MIN: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    ROUNDED: tl.constexpr, LIKELIHOOD: tl.constexpr, SCALE_MIN: tl.constexpr, LIKELIHOOD_MIN: tl.constexpr,
+    TYPE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     n, element, inside = place(elements, chunks, BLOCK, WIDE)
     value = read(y, n, element, inside, size, y_stride, TYPE)
@@ -63,6 +64,11 @@ def _forward(
         tl.store(y_hat + position, value.to(y_hat.dtype.element_ty), mask=inside)
     s = tl.where(s < SCALE_MIN, SCALE_MIN, s)  # NaN stays
     b, slope_v, slope_scale = gaussian_bits(v, s, TYPE == tl.float64)  # what is not stored is not compiled
+    if LIKELIHOOD:
+        p = tl.exp2(-b)
+        slope_v = tl.where(p == 0.0, 0.0, -0.6931471805599453 * p * slope_v)  # bits' derivatives may be infinite where p is 0
+        slope_scale = tl.where(p == 0.0, 0.0, -0.6931471805599453 * p * slope_scale)
+        b = tl.where(p < LIKELIHOOD_MIN, LIKELIHOOD_MIN, p)  # NaN stays
     if bits is not None:
         tl.store(bits + position, b, mask=inside)
     if by_v is not None:
@@ -86,12 +92,16 @@ def _add(sums, total, chunks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _backward(
-    grad_y_hat, grad_bits, by_v, by_scale, scale, grad_y, grad_scale, grad_mean,
-    elements, chunks, size, y_hat_stride, bits_stride, by_v_stride, by_scale_stride, scale_stride,
-    SCALE_MIN: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    grad_y_hat, grad_bits, by_v, by_scale, scale, likelihood, grad_y, grad_scale, grad_mean,
+    elements, chunks, size, y_hat_stride, bits_stride, by_v_stride, by_scale_stride, scale_stride, likelihood_stride,
+    SCALE_MIN: tl.constexpr, LIKELIHOOD_MIN: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     n, element, inside = place(elements, chunks, BLOCK, WIDE)
     grad = read(grad_bits, n, element, inside, size, bits_stride, TYPE)
+    if likelihood is not None:
+        at_bound = read(likelihood, n, element, inside, size, likelihood_stride, TYPE) <= LIKELIHOOD_MIN
+        # At the bound a step down the gradient may only lead up.
+        grad = tl.where(at_bound & (grad > 0.0), 0.0, grad)
     position = n * elements + element
     if by_v is not None:
         by_bits = grad * read(by_v, n, element, inside, size, by_v_stride, TYPE)
@@ -110,7 +120,7 @@ def _backward(
 
 def forward(
     y: Tensor, scale: Tensor, mean: Tensor | None, noise: Tensor | None, seed: Tensor | None, rounded: bool, scale_min: float,
-    sum: bool, need_v: bool, need_scale: bool,
+    sum: bool, need_v: bool, need_scale: bool, likelihood: bool = False, likelihood_min: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dkic::gaussian_likelihood. RuntimeError: arguments that the op's Python checks would have refused."""
     operands = (y, scale, mean, noise)
@@ -119,12 +129,14 @@ def forward(
         raise RuntimeError("gaussian_likelihood: seed must be one int64 number on y's device")
     if rounded + (noise is not None) + (seed is not None) > 1:
         raise RuntimeError("gaussian_likelihood: rounded, noise and seed exclude each other")
+    if sum and likelihood:
+        raise RuntimeError("gaussian_likelihood: sum must be of bits")
     channels_last = channels_innermost(y)
     numbers = torch.empty(y.shape, device="meta").stride()
     walk = walk_through(y.shape, channels_last, [*(strides_of(t, y.dim()) for t in operands), (0, *numbers[1:])])
     if walk is None:
         plain = (None if t is None else t.contiguous() for t in operands)
-        return forward(*plain, seed, rounded, scale_min, sum, need_v, need_scale)
+        return forward(*plain, seed, rounded, scale_min, sum, need_v, need_scale, likelihood, likelihood_min)
     dtype = torch.float64 if any(t is not None and t.dtype == torch.float64 for t in operands) else torch.float32
     changed = rounded or noise is not None or seed is not None
     y_hat = empty_result(y, y.dtype, changed)
@@ -138,7 +150,8 @@ def forward(
             _forward[(y.shape[0] * chunks,)](
                 y, scale, mean, noise, seed, y_hat if changed else None, None if sum else bits, by_v if need_v else None,
                 by_scale if need_scale else None, sums, walk.elements, chunks, walk.size, *walk.strides,
-                ROUNDED=rounded, SCALE_MIN=scale_min, TYPE=TYPE[dtype], BLOCK=block, WIDE=walk.wide, maxnreg=REGISTERS,
+                ROUNDED=rounded, LIKELIHOOD=likelihood, SCALE_MIN=scale_min, LIKELIHOOD_MIN=likelihood_min, TYPE=TYPE[dtype],
+                BLOCK=block, WIDE=walk.wide, maxnreg=REGISTERS,
             )  # fmt: skip
         if sum and y.shape[0]:
             # Programs end in any order, so each leaves its sum to a second, small launch: one that added to a total would make
@@ -149,14 +162,14 @@ def forward(
 
 def backward(
     grad_y_hat: Tensor | None, grad_bits: Tensor, by_v: Tensor, by_scale: Tensor, scale: Tensor, scale_min: float, need_y: bool,
-    need_scale: bool, need_mean: bool,
+    need_scale: bool, need_mean: bool, likelihood: Tensor | None = None, likelihood_min: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dkic::gaussian_likelihood_backward. RuntimeError: arguments that the op itself would not pass."""
     if grad_bits.dim() == 1 and grad_bits.shape[0] == scale.shape[0]:  # of the sums
         grad_bits = grad_bits.view(grad_bits.shape[0], *(1,) * (scale.dim() - 1)).expand(scale.shape)
     slope_v = by_v if need_y or need_mean else None
     slope_scale = by_scale if need_scale else None
-    operands = (grad_y_hat, grad_bits, slope_v, slope_scale, scale)
+    operands = (grad_y_hat, grad_bits, slope_v, slope_scale, scale, likelihood)
     check("gaussian_likelihood_backward", scale, operands)
     dtype = torch.float64 if grad_bits.dtype == torch.float64 else torch.float32
     if dtype != torch.float64 and any(t is not None and t.dtype == torch.float64 for t in operands):
@@ -164,8 +177,8 @@ def backward(
     like = slope_v if slope_v is not None else slope_scale if slope_scale is not None else scale
     walk = walk_through(scale.shape, channels_innermost(like), [strides_of(t, scale.dim()) for t in operands])
     if walk is None:
-        plain = (None if t is None else t.contiguous() for t in (grad_y_hat, grad_bits, by_v, by_scale, scale))
-        return backward(*plain, scale_min, need_y, need_scale, need_mean)
+        plain = [None if t is None else t.contiguous() for t in (grad_y_hat, grad_bits, by_v, by_scale, scale, likelihood)]
+        return backward(*plain[:5], scale_min, need_y, need_scale, need_mean, plain[5], likelihood_min)
     grads = [empty_result(like, dtype, needed) for needed in (need_y, need_scale, need_mean)]
     block = BLOCK[dtype]
     chunks = triton.cdiv(walk.elements, block)
@@ -173,6 +186,6 @@ def backward(
         with torch.cuda.device_of(scale):
             _backward[(scale.shape[0] * chunks,)](
                 *operands, *(g if g.numel() else None for g in grads), walk.elements, chunks, walk.size, *walk.strides,
-                SCALE_MIN=scale_min, TYPE=TYPE[dtype], BLOCK=block, WIDE=walk.wide,
+                SCALE_MIN=scale_min, LIKELIHOOD_MIN=likelihood_min, TYPE=TYPE[dtype], BLOCK=block, WIDE=walk.wide,
             )  # fmt: skip
     return tuple(grads)

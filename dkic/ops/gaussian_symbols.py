@@ -1,30 +1,39 @@
 """Symbols and table indexes of a latent, as an entropy coder with Gaussian tables takes them."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from dkic.ops import backends
+from dkic.ops.gaussian_indexes import SCALE_COUNT, SCALE_FIRST, SCALE_LAST, gaussian_indexes
 from dkic.ops.gaussian_likelihood import check_tensors
 from dkic.ops.schemas import library
 
-# The tables' standard deviations, log-spaced: those of dkic.entropy.tables.SCALES.
-SCALE_FIRST, SCALE_LAST, SCALE_COUNT = 0.11, 256.0, 64
 
-
-def gaussian_symbols(y: Tensor, scale: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What is coded of a latent: its residuals, rounded, and which of the 64 Gaussian tables each is coded with.
+def gaussian_symbols(
+    y: Tensor,
+    scale: Tensor,
+    mean: Tensor | None = None,
+    *,
+    scales: Sequence[float] | Tensor | None = None,
+    rule: Literal["nearest", "next_larger"] = "nearest",
+) -> tuple[Tensor, Tensor]:
+    """What is coded of a latent: its residuals, rounded, and which of the Gaussian tables each is coded with.
 
     Args:
         y: any shape, batch first; float32, float64, float16 or bfloat16.
-        scale: standard deviations, in the shape of y; the table is the one whose scale is nearest in log.
+        scale: standard deviations, in the shape of y.
         mean: in the shape of y; None means 0.
+        scales, rule: the tables' standard deviations and how one is chosen, as for `gaussian_indexes`.
 
     Tensors may have any strides and different dtypes; no shape is broadcast. y - mean is worked out in float32, or in float64
-    where one of the tensors is float64. A scale is compared in float64 with the 63 middles, in log, between neighbouring
-    tables' scales (`dkic.entropy.tables.SCALES`, 0.11 to 256); one on the middle belongs to the smaller table.
+    where one of the tensors is float64. Scales are compared in float64.
 
     Returns:
-        symbols: round(y - mean), half to even, int32; index: uint8, 0 to 63. Both contiguous, in the shape of y.
+        symbols: round(y - mean), half to even, int32; index: uint8, below the number of scales. Both are contiguous, in the shape
+        of y.
 
     Raises:
         TypeError, ValueError: an argument is not as above; the message names it.
@@ -34,7 +43,10 @@ def gaussian_symbols(y: Tensor, scale: Tensor, mean: Tensor | None = None) -> tu
     check_tensors("gaussian_symbols", y, {"scale": scale, "mean": mean}, optional=("mean",))
     if not torch.compiler.is_compiling() and (reason := backends.why_not("gaussian_symbols", y.device)):
         raise RuntimeError(reason)
-    return torch.ops.dkic.gaussian_symbols(y, scale, mean, SCALE_FIRST, SCALE_LAST, SCALE_COUNT)
+    symbols, index = torch.ops.dkic.gaussian_symbols(y, scale, mean, SCALE_FIRST, SCALE_LAST, SCALE_COUNT)
+    if scales is not None or rule != "nearest":
+        index = gaussian_indexes(scale, scales, rule)
+    return symbols, index
 
 
 @torch.library.register_fake("dkic::gaussian_symbols", lib=library)

@@ -152,6 +152,8 @@ def gaussian_likelihood(
     seed: int | None = None,
     scale_min: float = 0.11,
     reduction: str = "none",
+    output: str = "bits",
+    likelihood_min: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """See `dkic.ops.gaussian_likelihood`; `seed` is what that draws from its generator. Pass float64 for a reference."""
     mean = torch.zeros_like(y) if mean is None else mean
@@ -164,7 +166,11 @@ def gaussian_likelihood(
         residual, y_hat = residual + u, y + u
     else:
         y_hat = y
-    bits = gaussian_bits(residual, _AtLeast.apply(scale, scale_min))
+    bits = gaussian_bits(residual, _AtLeast.apply(scale.expand(y.shape), scale_min))
+    if output == "likelihood":
+        # An infinite residual has infinite gradients of its bits, which a likelihood of 0 times them would make NaN.
+        likelihood = torch.exp2(-bits.masked_fill(bits.isinf(), 0)).masked_fill(bits.isinf(), 0)
+        return y_hat, _AtLeast.apply(likelihood, likelihood_min)
     return y_hat, bits.flatten(1).sum(1) if reduction == "sum" and bits.dim() > 1 else bits
 
 

@@ -241,3 +241,33 @@ def test_from_arrays_refuses(name, value, message):
         Tables.from_arrays(given_arrays)
     assert isinstance(caught.value, DkicError)
     Tables.from_arrays(GOOD)
+
+
+def test_tables_from_cdfs():
+    cdf = np.array([[0, 10, 60000, 65536, 0], [0, 1, 2, 65535, 65536]])
+    tables = Tables.from_cdfs(cdf, np.array([4, 5]), np.array([-1, 3]))
+    assert tables.length.tolist() == [3, 4] and tables.offset.tolist() == [-1, 3]
+    assert tables.frequencies.tolist() == [[10, 59990, 5536, 0], [1, 1, 65533, 1]]
+
+
+@pytest.mark.parametrize(
+    ("cdf", "length", "offset"),
+    [
+        ([[0, 10, 65535]], [3], [0]),
+        ([[1, 10, 65536]], [3], [0]),
+        ([[0, 10, 10, 65536]], [4], [0]),  # a symbol of probability 0
+        ([[0, 10, 65536]], [4], [0]),
+        ([[0, 10, 65536]], [0], [0]),
+        ([[0, 10, 65536]], [3, 3], [0]),
+        ([[0, 10, 65536]], [3], [0, 0]),
+        ([[0, 10, 65536]], [3], [2**40]),
+        ([[0, 2**32 + 10, 65536]], [3], [0]),
+        ([[0.0, 10.0, 65536.0]], [3], [0]),
+        ([[0]], [1], [0]),
+        ([0, 65536], [2], [0]),
+    ],
+    ids=str,
+)
+def test_wrong_cdfs(cdf, length, offset):
+    with pytest.raises(FormatError):
+        Tables.from_cdfs(np.array(cdf), np.array(length), np.array(offset))

@@ -119,6 +119,20 @@ def test_backward_equals_the_cpu(layout, dtype, wanted):
             torch.testing.assert_close(a, e)
 
 
+@pytest.mark.parametrize("likelihood_min", [0.0, 1e-3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_likelihoods_equal_the_cpu(dtype, likelihood_min):
+    tolerance = {torch.float32: {"rtol": 2e-5, "atol": 1e-7}, torch.float64: {"rtol": 1e-11, "atol": 1e-15}}[dtype]
+    args = (*arguments(LATENT, "given", dtype=dtype), True, likelihood_min)
+    actual, expected = forward(*args), torch.ops.dkic.gaussian_likelihood(*args)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, **tolerance)
+    grads = LATENT.gradients("none", dtype)
+    args = (*grads, *expected[2:], args[1], 0.11, True, True, True, expected[1], likelihood_min)
+    for a, e in zip(backward(*args), torch.ops.dkic.gaussian_likelihood_backward(*args), strict=True):
+        torch.testing.assert_close(a, e)
+
+
 @pytest.mark.parametrize("seed", [0, 12345678901234567, -(2**63)])
 @pytest.mark.parametrize("shape", [(1,), (2, 63), (3, 65), (1, 1025), (2, 3, 11, 7), (0, 4)], ids=str)
 def test_noise_is_the_reference_s_to_the_bit(shape, seed):

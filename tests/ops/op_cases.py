@@ -116,6 +116,26 @@ LDCN_CASES = [
 # A few that take different paths through the kernel, for what is too slow to do with all.
 LDCN_FEW = [case for case in LDCN_CASES if case.name in ("plain", "no mask", "all of it", "D 33", "G 1, D 100")]
 
+# Where ldcn's warp kernels run on CUDA, in NHWC: 3x3 or 5x5 taps, and a group's channels whole vectors of 16 bytes in each dtype.
+LDCN_WARP_CASES = [
+    LdcnCase("the codec's", batch=1, groups=8, depth=24),
+    LdcnCase("D 8", groups=8, depth=8),
+    LdcnCase("D 16, four groups", groups=4, depth=16, height=9, width=17),
+    LdcnCase("one group alone", groups=1, depth=16),
+    LdcnCase("odd groups", groups=3, depth=24, height=4),
+    LdcnCase("D 40, lanes without a vector", batch=1, groups=2, depth=40, height=3),
+    LdcnCase("D 136, parts that differ", batch=1, groups=1, depth=136, height=4, width=5),
+    LdcnCase("5x5", kernel_size=(5, 5), padding=(2, 2), groups=2, depth=24),
+    LdcnCase("5x5, D 8", kernel_size=(5, 5), padding=(1, 2), groups=4, depth=8),
+    LdcnCase("no mask", groups=2, depth=16, masked=False),
+    LdcnCase("geometry", groups=2, depth=16, height=19, width=12, stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+    LdcnCase("image 1x17", groups=2, depth=16, height=1, width=17),
+    LdcnCase("image 17x1", groups=2, depth=16, height=17, width=1),
+    LdcnCase("image 2x2", groups=2, depth=16, height=2, width=2, padding=(2, 2)),
+    LdcnCase("image 1x1", groups=2, depth=16, height=1, width=1),
+    LdcnCase("batch 5", batch=5, groups=2, depth=16, height=5, width=4),
+]
+
 # Enough numbers for statistics of the rounding.
 LDCN_STATISTICS = LdcnCase("statistics", batch=2, groups=2, depth=24, height=14, width=16)
 

@@ -18,6 +18,7 @@ def changed(**changes) -> dict:
 
 FLOATS = "must be float32, float64, float16 or bfloat16, and is"
 SHAPE = "must have y's shape [2, 6, 5, 7], and has"
+BROADCAST = "must broadcast to y's shape [2, 6, 5, 7], and has"
 
 # What is changed, the exception, and its message after "gaussian_likelihood: ".
 WRONG = [
@@ -27,19 +28,38 @@ WRONG = [
         for entry in (
             (dict([(name, 0.5)]), TypeError, f"{name} must be a tensor, and is a float"),
             (dict([(name, lambda t: t.int())]), TypeError, f"{name} {FLOATS} int32"),
-            (dict([(name, lambda t: t[0])]), ValueError, f"{name} {SHAPE} [6, 5, 7]"),
-            (dict([(name, lambda t: t[:, :1])]), ValueError, f"{name} {SHAPE} [2, 1, 5, 7]"),  # not broadcast
-            (dict([(name, lambda t: t[:1, :, :1, :1])]), ValueError, f"{name} {SHAPE} [1, 6, 1, 1]"),
-            (dict([(name, lambda t: t.sum())]), ValueError, f"{name} must have a batch dimension, and has shape []"),
             (dict([(name, lambda t: t.to("meta"))]), ValueError, f"{name} must be on y's device cpu, and is on meta"),
         )
+    ),
+    (dict(noise=lambda t: t[0]), ValueError, f"noise {SHAPE} [6, 5, 7]"),
+    (dict(noise=lambda t: t[:, :1]), ValueError, f"noise {SHAPE} [2, 1, 5, 7]"),  # not broadcast
+    (dict(noise=lambda t: t.sum()), ValueError, "noise must have a batch dimension, and has shape []"),
+    *(
+        (dict([(name, change)]), ValueError, f"{name} {BROADCAST} {shape}")
+        for name in ("scale", "mean")
+        for change, shape in (
+            (lambda t: t[:, :5], "[2, 5, 5, 7]"),
+            (lambda t: t[None], "[1, 2, 6, 5, 7]"),
+            (lambda t: t[0, :, 0, 0], "[6]"),
+            (lambda t: t[:0], "[0, 6, 5, 7]"),
+        )
+    ),
+    (dict(output="nats"), ValueError, "output must be one of bits, likelihood, and is 'nats'"),
+    (dict(output="likelihood", likelihood_min="0"), TypeError, "likelihood_min must be a number, and is a str"),
+    (dict(output="likelihood", likelihood_min=-1e-9), ValueError, "likelihood_min must be from 0 to 1, and is -1e-09"),
+    (dict(output="likelihood", likelihood_min=math.nan), ValueError, "likelihood_min must be from 0 to 1, and is nan"),
+    (dict(likelihood_min=1e-9), ValueError, "likelihood_min must be 0 for output='bits', which has no bound"),
+    (
+        dict(output="likelihood", reduction="sum"),
+        ValueError,
+        "reduction must be 'none' for output='likelihood'; sum its logarithms",
     ),
     (dict(y=None), TypeError, "y must be a tensor, and is a NoneType"),
     (dict(y=lambda t: t.numpy()), TypeError, "y must be a tensor, and is a ndarray"),
     (dict(y=lambda t: t.long()), TypeError, f"y {FLOATS} int64"),
     (dict(y=lambda t: t.to(torch.complex64)), TypeError, f"y {FLOATS} complex64"),
     (dict(y=lambda t: t.sum()), ValueError, "y must have a batch dimension, and has shape []"),
-    (dict(y=lambda t: t[:1]), ValueError, "scale must have y's shape [1, 6, 5, 7], and has [2, 6, 5, 7]"),
+    (dict(y=lambda t: t[:1]), ValueError, "scale must broadcast to y's shape [1, 6, 5, 7], and has [2, 6, 5, 7]"),
     (dict(scale=None), TypeError, "scale must be a tensor, and is a NoneType"),
     (dict(quantize="ste"), ValueError, "quantize must be one of noise, round, none, and is 'ste'"),
     (dict(quantize=None), ValueError, "quantize must be one of noise, round, none, and is None"),

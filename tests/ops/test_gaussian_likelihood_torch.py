@@ -16,6 +16,8 @@ CHOICES = [
     {"quantize": "none"},
     {"quantize": "noise", "reduction": "sum"},
     {"quantize": "round", "reduction": "sum"},
+    {"quantize": "noise", "output": "likelihood"},
+    {"quantize": "noise", "output": "likelihood", "likelihood_min": 1e-3},
 ]
 
 
@@ -48,6 +50,16 @@ def test_opcheck(case, dtype):
         for wanted in ((True, True, case.has_mean), (True, False, False), (False, True, False)):
             arguments = (case.gradients("none", dtype)[0], grad_bits, *maps, scale, 0.11, *wanted)
             torch.library.opcheck(torch.ops.dkic.gaussian_likelihood_backward.default, arguments)
+
+
+@pytest.mark.parametrize("likelihood_min", [0.0, 0.2])
+def test_opcheck_of_likelihoods(likelihood_min):
+    tensors = [t.requires_grad_() for t in TINY.tensors()]
+    arguments = (*tensors, TINY.noise(), None, False, 0.11, False, True, True, True, likelihood_min)
+    torch.library.opcheck(torch.ops.dkic.gaussian_likelihood.default, arguments, **tolerances.OPCHECK[torch.float64])
+    grads = TINY.gradients("none")
+    maps = (*grads, *grads, tensors[1].detach(), 0.11, True, True, True, TINY.noise().abs(), likelihood_min)
+    torch.library.opcheck(torch.ops.dkic.gaussian_likelihood_backward.default, maps)
 
 
 @pytest.mark.parametrize("wanted", [(False, False), (True, False), (False, True)])

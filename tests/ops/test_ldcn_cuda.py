@@ -3,9 +3,9 @@
 import pytest
 import torch
 from ops import tolerances
-from ops.layouts import LAYOUTS
+from ops.layouts import LAYOUTS, channels_last
 from ops.ldcn_parity import assert_close, of_reference
-from ops.op_cases import LDCN_CASES, LDCN_FEW, LDCN_STATISTICS, PLAIN, LdcnCase
+from ops.op_cases import LDCN_CASES, LDCN_FEW, LDCN_STATISTICS, LDCN_WARP_CASES, PLAIN, LdcnCase
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
@@ -46,6 +46,27 @@ def test_equals_reference(case, dtype):
 def test_equals_reference_by_integers(case, dtype, deterministic):
     tensors, grad_y = case.tensors(dtype), case.grad_y(dtype)
     assert_close(results(case, tensors, grad_y), of_reference(case, tensors, grad_y))
+
+
+@pytest.mark.parametrize("position_dtype", [None, torch.float32], ids=["", "float offset"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", LDCN_WARP_CASES, ids=str)
+def test_channels_last_equals_reference(case, dtype, position_dtype):
+    tensors = case.tensors(dtype, position_dtype=position_dtype)
+    tensors = tuple(t if t is None else channels_last(t) for t in tensors)
+    grad_y = channels_last(case.grad_y(dtype))
+    assert_close(results(case, tensors, grad_y), of_reference(case, tensors, grad_y))
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_channels_last_what_is_not_sampled_does_not_matter(bad):
+    """A sample that weighs 0 and is not finite."""
+    case = LdcnCase("small", groups=2, depth=16)
+    x, offset, mask = map(channels_last, case.tensors(torch.float32))
+    x[1, 3, 0, 0], offset[0, 0, 2, 2], offset[0, 1, 2, 2] = bad, float("nan"), 100
+    y = ldcn(x.cuda(), offset.cuda(), mask.cuda()).cpu()
+    expected = of_reference(case, (x, offset, mask), case.grad_y(torch.float32))[0]
+    assert torch.equal(y.isfinite(), expected.isfinite()) and not y.isfinite().all()
 
 
 @pytest.mark.parametrize("position_dtype", DTYPES, ids=str)

@@ -6,9 +6,9 @@ import os
 
 import pytest
 import torch
-from ops.layouts import LAYOUTS
+from ops.layouts import LAYOUTS, channels_last
 from ops.ldcn_parity import assert_close, of_reference
-from ops.op_cases import LDCN_FEW, PLAIN, LdcnCase
+from ops.op_cases import LDCN_FEW, LDCN_WARP_CASES, PLAIN, LdcnCase
 from torch import Tensor
 
 import dkic.ops  # noqa: F401  (defines the op)
@@ -56,6 +56,16 @@ def test_equals_reference(case, dtype, integers):
     assert_close(actual, of_reference(case, tensors, grad_y))
 
 
+@pytest.mark.parametrize("integers", [False, True], ids=["atomics", "integers"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", LDCN_WARP_CASES[::4], ids=str)
+def test_channels_last_equals_reference(case, dtype, integers):
+    tensors = tuple(t if t is None else channels_last(t) for t in case.tensors(dtype))
+    grad_y = channels_last(case.grad_y(dtype))
+    actual = results(case, tensors, grad_y, integers)
+    assert_close(actual, of_reference(case, tensors, grad_y))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("which", ["x", "offset", "mask", "grad_y"])
 def test_any_layout(which, layout):
@@ -75,10 +85,12 @@ def test_gradients_have_the_types_of_what_they_belong_to(position_dtype):
 
 
 @pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True), (False, False, False)])
-def test_only_the_gradients_that_are_wanted(wanted):
-    tensors, grad_y = PLAIN.tensors(torch.float32), PLAIN.grad_y(torch.float32)
-    every = backward(PLAIN, grad_y, tensors, True, True, True, integers=True)
-    some = backward(PLAIN, grad_y, tensors, *wanted, integers=True)
+@pytest.mark.parametrize("case", [PLAIN, LDCN_WARP_CASES[2]], ids=str)
+def test_only_the_gradients_that_are_wanted(case, wanted):
+    tensors, grad_y = map(channels_last, case.tensors(torch.float32)), channels_last(case.grad_y(torch.float32))
+    tensors = tuple(tensors)
+    every = backward(case, grad_y, tensors, True, True, True, integers=True)
+    some = backward(case, grad_y, tensors, *wanted, integers=True)
     for gradient, expected, is_wanted in zip(some, every, wanted, strict=True):
         assert torch.equal(gradient, expected) if is_wanted else gradient.shape == (0,)
 

@@ -39,6 +39,8 @@ void run(simt::Problem& problem, bool count) {
 
   a.y = y.get(), a.grad_offset = grad_offset.get(), a.grad_mask = mask_bytes ? grad_mask.get() : nullptr;
   const int vector = ldcn_vector(a, a.x, a.y, sizeof(T));
+  const int special[] = {ldcn_warp_forward_plan<T>(a).has_value(), ldcn_warp_samples_plan<T>(a).has_value(),
+                         ldcn_window_plan<T>(a).has_value()};
   const simt::Emulator launch{problem.order, problem.most_blocks, count ? &traffic : nullptr};
   launch_ldcn_forward<T>(launch, a);
   launch_ldcn_backward_samples<T>(launch, a);
@@ -49,6 +51,7 @@ void run(simt::Problem& problem, bool count) {
   launch_ldcn_backward_x_fixed<T>(launch, a, fixed_sums.get(), largest.get());
 
   std::fwrite(&vector, sizeof vector, 1, stdout);
+  std::fwrite(special, sizeof special, 1, stdout);
   simt::write(y, pixels * a.channels);
   simt::write(grad_offset, offset_bytes);
   simt::write(grad_mask, mask_bytes);

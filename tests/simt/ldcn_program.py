@@ -18,6 +18,9 @@ ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 @dataclass(frozen=True)
 class Results:
     vector: int  # channels that a lane loads at once, in the forward
+    warp_forward: bool  # whether the forward's kernel is a warp kernel
+    warp_samples: bool  # whether that of the gradients of offset and mask is
+    window_scatter: bool  # whether the gradient of x is summed in a window
     tensors: list[Tensor]  # y, then the gradients of x, offset and mask (where there is one)
     fixed: Tensor  # the gradient of x by sums of integers
 
@@ -81,10 +84,10 @@ def run(
     """
     x, offset, mask = tensors
     output = _call(program, case, tensors, grad_y, order=order, **options)
-    (vector,) = struct.unpack_from("i", output)
+    vector, *special = struct.unpack_from("4i", output)
     masks = [] if mask is None else [mask]
-    y, grad_offset, *grad_mask, grad_x, fixed = _split(output[4:], [grad_y, offset, *masks, x, x], torch.channels_last)
-    return Results(vector, [y, grad_x, grad_offset, *grad_mask], fixed)
+    y, grad_offset, *grad_mask, grad_x, fixed = _split(output[16:], [grad_y, offset, *masks, x, x], torch.channels_last)
+    return Results(vector, *map(bool, special), [y, grad_x, grad_offset, *grad_mask], fixed)
 
 
 def run_plain(program: Path, case: LdcnCase, tensors: tuple[Tensor, Tensor, Tensor], grad_y: Tensor) -> list[Tensor]:

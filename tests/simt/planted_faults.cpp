@@ -53,6 +53,10 @@ void sum_downwards(const simt::Thread& thread, float* y) {
   for (int distance = 16; distance; distance /= 2) sum += thread.shuffle_down(kAll, sum, distance);
   y[thread.index()] = thread.shuffle(kAll, sum, 0);
 }
+// Every lane gets the third value of its eight.
+void segments(const simt::Thread& thread, float* y) {
+  y[thread.index()] = thread.shuffle(kAll, float(thread.index()), 2, 8);
+}
 void ballots(const simt::Thread& thread, float* y) {
   y[thread.index()] = thread.ballot(kAll, thread.index() % 2) == 0xaaaaaaaau ? 1.f : 0.f;
 }
@@ -118,6 +122,7 @@ const std::map<std::string, Kernel> kernels = {
     {"stack_out_of_bounds", stack_out_of_bounds},
     {"sum_of_a_warp", sum_of_a_warp},
     {"sum_downwards", sum_downwards},
+    {"segments", segments},
     {"ballots", ballots},
     {"half_a_warp", half_a_warp},
     {"mask_without_the_lane", mask_without_the_lane},

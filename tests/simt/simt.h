@@ -19,6 +19,7 @@
 #include <source_location>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pack.h"
@@ -282,26 +283,29 @@ class Thread {
 
   void barrier(Where at = Where::current()) const { grid_.barrier(fiber_, at.line()); }
 
+  void warp_barrier(Where at = Where::current()) const { grid_.collective(fiber_, Collective::ballot, ~0u, 0, 0, at.line()); }
+
   unsigned ballot(unsigned mask, bool vote, Where at = Where::current()) const {
     return unsigned(grid_.collective(fiber_, Collective::ballot, mask, vote, 0, at.line()));
   }
   template <class T>
-  T shuffle(unsigned mask, T value, int source, Where at = Where::current()) const {
+  T shuffle(unsigned mask, T value, int source, int width = kWarp, Where at = Where::current()) const {
     static_assert(sizeof(T) <= sizeof(uint64_t));
     uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof value);
-    bits = grid_.collective(fiber_, Collective::shuffle, mask, bits, source, at.line());
+    const int lane_of_source = lane() / width * width + source % width;
+    bits = grid_.collective(fiber_, Collective::shuffle, mask, bits, lane_of_source, at.line());
     std::memcpy(&value, &bits, sizeof value);
     return value;
   }
   template <class T>
   T shuffle_xor(unsigned mask, T value, int distance, Where at = Where::current()) const {
-    return shuffle(mask, value, lane() ^ distance, at);
+    return shuffle(mask, value, lane() ^ distance, kWarp, at);
   }
   // A lane too far up for it keeps its value.
   template <class T>
   T shuffle_down(unsigned mask, T value, int distance, Where at = Where::current()) const {
-    return shuffle(mask, value, lane() + distance < kWarp ? lane() + distance : lane(), at);
+    return shuffle(mask, value, lane() + distance < kWarp ? lane() + distance : lane(), kWarp, at);
   }
 
   template <int N, class T>
@@ -314,9 +318,17 @@ class Thread {
     return load<N>(from, at);
   }
   template <int N, class T>
+  dkic::Pack<T, N> load_streaming(const T* from, Where at = Where::current()) const {
+    return load<N>(from, at);
+  }
+  template <int N, class T>
   void store(T* to, const dkic::Pack<T, N>& values, Where at = Where::current()) const {
     check(Access::store, to, sizeof values, at);
     *reinterpret_cast<dkic::Pack<T, N>*>(to) = values;
+  }
+  template <int N, class T>
+  void store_streaming(T* to, const dkic::Pack<T, N>& values, Where at = Where::current()) const {
+    store<N>(to, values, at);
   }
 
   // For float, double and 64-bit integers, which wrap around. Blocks and fibers run in turn: nothing comes between.
@@ -328,6 +340,10 @@ class Thread {
     } else {
       *to += value;
     }
+  }
+  unsigned atomic_fetch_add(unsigned* to, unsigned value, Where at = Where::current()) const {
+    check(Access::atomic, to, sizeof value, at);
+    return std::exchange(*to, *to + value);
   }
   void atomic_max(unsigned* to, unsigned value, Where at = Where::current()) const {
     check(Access::atomic, to, sizeof value, at);

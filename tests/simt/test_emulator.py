@@ -41,6 +41,7 @@ RIGHT = {
     "reverse": [63.0 - i for i in range(64)],
     "sum_of_a_warp": SUMS,
     "sum_downwards": SUMS,
+    "segments": [float(i // 8 * 8 + 2) for i in range(64)],
     "ballots": [1.0] * 64,
     "half_a_warp": [float(i ^ 1) for i in range(64)],
     "vectors": [2.0] * 64,

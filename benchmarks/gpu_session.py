@@ -1,0 +1,171 @@
+"""All that is worth doing while a GPU is lent: tests, benchmarks and a leg of training, in one command.
+
+    python -m benchmarks.gpu_session OUT --minutes 25 --photos sets/train
+    python -m benchmarks.gpu_session OUT --dry-run              # the same on a CPU, a few seconds a part
+
+Parts run one after the other, the most valuable first, each in a process of its own. OUT/session.json gets a record after each,
+and OUT/session.log what it printed, so that nothing is lost where time ends. Run again, the parts that succeeded are passed
+over. The leg of training takes what time is left, and leaves its weights in OUT/leg.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import torch
+
+from dkic.doctor import processor
+from dkic.errors import DkicError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LEG = "training leg"
+_TABLE = "benchmarks.json"
+# Of tests, those that need no kernel compiled at run time come first.
+TESTS = (
+    "tests/ops/test_ldcn_cuda.py",
+    "tests/ops/test_gaussian_likelihood_triton.py",
+    "tests/ops/test_gaussian_symbols_triton.py",
+    "tests/ops/test_deform_conv2d_triton.py",
+    "tests/quantized",
+    "tests/coding/test_codec_cuda.py",
+)
+BENCHMARKS = ("ldcn", "deform_conv2d", "gaussian_likelihood", "training", "codec")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the session: what runs, with this Python, and the most minutes that it may take."""
+
+    name: str
+    arguments: tuple[str, ...]
+    minutes: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a part. status: 0 where it succeeded; -9 where its time ended. medians: seconds, of benchmarks."""
+
+    name: str
+    command: str
+    status: int
+    seconds: float
+    commit: str
+    gpu: str
+    output: str
+    medians: dict[str, float]
+
+
+def parts(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> list[Part]:
+    """The session, in order."""
+    found = [Part("doctor", ("-m", "dkic", "doctor"), 1)]
+    mark = () if dry_run else ("-m", "cuda")
+    chosen = TESTS[1:2] if dry_run else TESTS
+    limits = ("--collect-only",) if dry_run else ()
+    found += [Part(f"tests: {path}", ("-m", "pytest", "-q", *mark, *limits, path), 4) for path in chosen]
+    for name in BENCHMARKS[:1] if dry_run else BENCHMARKS:
+        options = ("--collect-only",) if dry_run else ("--benchmark-only", f"--benchmark-json={out / _TABLE}")
+        found.append(Part(f"benchmark: {name}", ("-m", "pytest", "-q", f"benchmarks/bench_{name}.py", *options), 4))
+    if not dry_run:
+        found.append(Part("training step", ("-m", "benchmarks.profile_training"), 2))
+    if photos is not None:
+        found.append(Part(LEG, leg(out, photos, minutes, dry_run), minutes))
+    return found
+
+
+def leg(out: Path, photos: Path, minutes: float, dry_run: bool) -> tuple[str, ...]:
+    """Training of `small` on larger crops, from where it stands."""
+    run, weights = out / "leg", REPOSITORY / "relay" / "small.safetensors"
+    resumed = ("--resume",) if (run / "checkpoint.pt").exists() else ()
+    start = ("--start-from", str(weights)) if weights.exists() and not resumed else ()
+    config = REPOSITORY / "configs" / "relay" / ("1_mse.yaml" if dry_run else "gpu.yaml")
+    limit = 0.05 if dry_run else minutes
+    return (
+        *("-m", "dkic", "train", str(photos), "--config", str(config), "-o", str(run), "--minutes", f"{limit:.2f}"),
+        *("--device", "cpu" if dry_run else "cuda", "--workers", "1" if dry_run else "8", "--save-every", "1000"),
+        *start,
+        *resumed,
+    )
+
+
+def run(part: Part, seconds: float, log: Path) -> Record:
+    """Carries out a part in at most so many seconds."""
+    command = [sys.executable, *part.arguments]
+    start = time.monotonic()
+    try:
+        done = subprocess.run(
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds
+        )
+        status, output = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as error:
+        printed = error.stdout or b""
+        status, output = -9, printed.decode(errors="replace") if isinstance(printed, bytes) else printed
+    with log.open("a") as file:
+        file.write(f"==== {part.name}: {' '.join(command)}\n{output}\n")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    took = time.monotonic() - start
+    return Record(part.name, " ".join(part.arguments), status, round(took, 1), commit(), gpu, output[-2000:], medians(log.parent))
+
+
+def medians(out: Path) -> dict[str, float]:
+    """By benchmark, from the table that pytest-benchmark left; it is removed."""
+    table = out / _TABLE
+    if not table.exists():
+        return {}
+    found = json.loads(table.read_text() or '{"benchmarks": []}')
+    table.unlink()
+    return {benchmark["fullname"]: benchmark["stats"]["median"] for benchmark in found["benchmarks"]}
+
+
+def commit() -> str:
+    """That which is measured; "unknown" outside a checkout."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def session(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> Iterable[Record]:
+    """Carries out the parts that have not succeeded yet; yields a record of each."""
+    out.mkdir(parents=True, exist_ok=True)
+    table, end = out / "session.json", time.monotonic() + 60 * minutes
+    records = [Record(**record) for record in json.loads(table.read_text())] if table.exists() else []
+    done = {record.name for record in records if record.status == 0} - {LEG}
+    for part in parts(out, photos, minutes, dry_run):
+        left = end - time.monotonic()
+        if part.name in done:
+            continue
+        if left < 20:
+            return
+        if part.name == LEG:  # it ends by itself, and writes its weights
+            part = Part(LEG, leg(out, photos or out, (left - 15) / 60, dry_run), part.minutes)
+        record = run(part, min(left, 60 * part.minutes + 30), out / "session.log")
+        records.append(record)
+        table.write_text(json.dumps([asdict(r) for r in records], indent=1))
+        yield record
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--photos", type=click.Path(exists=True, path_type=Path), help="Photographs to train on; without, there is no leg.")
+@click.option("--minutes", type=float, default=9.5, show_default=True, help="All that the session may take.")
+@click.option("--dry-run", is_flag=True, help="Rehearse on the CPU.")
+def main(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> None:
+    """Run the session; go on with the one in OUT."""
+    if not dry_run and not torch.cuda.is_available():
+        raise click.ClickException("PyTorch sees no CUDA GPU; rehearse with --dry-run")
+    failed = []
+    try:
+        for record in session(out, photos, minutes, dry_run):
+            click.echo(f"{record.name}: status {record.status} in {record.seconds:.1f} s")
+            failed += [record.name] * (record.status != 0)
+    except (DkicError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{out}: {'all succeeded' if not failed else 'failed: ' + ', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""dkic's kernels under CompressAI models, in place and reversibly.
+
+    from dkic.compressai import accelerate
+
+    model = accelerate(bmshj2018_hyperprior(quality=4, pretrained=True).eval())
+    out = model.compress(x)  # streams that CompressAI decodes, and the other way round
+
+Needs CompressAI 1.2.8 or later (extra `[compressai]`).
+"""
+
+from dkic.errors import install
+
+try:
+    import compressai as _compressai  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"dkic.compressai: CompressAI is not installed; {install('compressai')}") from error
+
+from dkic.compressai.ans import BufferedRansEncoder, RansDecoder, RansEncoder
+from dkic.compressai.replacement import accelerate, accelerated, restore
+
+__all__ = ["BufferedRansEncoder", "RansDecoder", "RansEncoder", "accelerate", "accelerated", "restore"]

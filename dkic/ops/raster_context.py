@@ -1,0 +1,125 @@
+"""Coding of a latent whose scales and means depend on the elements before it in raster order, with native networks and coder.
+
+The context model of Minnen et al. 2018 ("Joint Autoregressive and Hierarchical Priors for Learned Image Compression"): a masked
+convolution over the decoded latent, then 1x1 convolutions over the hyperprior's parameters and its output give each position's
+scales and means.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dkic.ops import backends
+from dkic.ops.cdf_coder import check_intact, check_tables, from_bytes, to_bytes
+from dkic.ops.gaussian_indexes import edges_between
+from dkic.ops.schemas import library
+
+
+class RasterNetwork(NamedTuple):
+    """Weights of a context model over a latent of M channels and P parameters.
+
+    Attributes:
+        context_weight: float32 `[C, M, k, k]`, k odd and at most 31. What lies at the middle and after it in raster order is not
+            read, so it may be masked or not.
+        context_bias: float32 `[C]`.
+        weights: 1x1 convolutions, float32 `[out, in, 1, 1]`: the first has P + C inputs, the parameters' first; the last has 2 M
+            outputs, the scales first.
+        biases: float32 `[out]` of each.
+        slopes: of the LeakyReLU after each of them but the last; 0: ReLU; 1: none.
+    """
+
+    context_weight: Tensor
+    context_bias: Tensor
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
+    slopes: Sequence[float]
+
+
+class GaussianTables(NamedTuple):
+    """Tables for zero-mean Gaussians of rising scales, as CompressAI's `GaussianConditional` has them; see `cdf_encode`.
+
+    Attributes:
+        scales: `[T]`, the standard deviation of each table; a scale is coded with the first table whose own is not below it.
+        scale_min: lower bound of scales, applied first.
+        cdf, cdf_length, offset: as for `cdf_encode`.
+    """
+
+    scales: Tensor
+    scale_min: float
+    cdf: Tensor
+    cdf_length: Tensor
+    offset: Tensor
+
+
+def raster_encode(y: Tensor, params: Tensor, network: RasterNetwork, tables: GaussianTables) -> tuple[Tensor, list[bytes]]:
+    """The dequantized latent and its streams, one for each sample.
+
+    Symbols are round(y - mean), half to even; streams have the positions in raster order, and in each the channels in order.
+    Scales and means are equal to the bit in `raster_decode`, for every number of threads and on AVX2 and AVX-512. Machines
+    without fused multiply-add, and params that differ by a bit, can give other symbols.
+
+    Args:
+        y: float32 `[N, M, H, W]` on the CPU.
+        params: float32 `[N, P, H, W]` on the CPU.
+
+    Returns:
+        y_hat: float32 `[N, M, H, W]`, contiguous; N streams.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+        RuntimeError: y - mean is not finite or beyond int32; or as for `cdf_encode`.
+    """
+    _check(y=y, params=params)
+    if y.shape[0] != params.shape[0] or y.shape[2:] != params.shape[2:]:
+        shapes = f"{list(y.shape)} and {list(params.shape)}"
+        raise ValueError(f"raster_encode/params: must have the batch and size of y, and the shapes are {shapes}; crop one")
+    y_hat, data, size = torch.ops.dkic.raster_encode(y.detach(), params.detach(), *_arguments(network, tables))
+    return y_hat, to_bytes(data, size)
+
+
+def raster_decode(strings: Sequence[bytes], params: Tensor, network: RasterNetwork, tables: GaussianTables) -> Tensor:
+    """The dequantized latent that `raster_encode` coded, float32 `[N, M, H, W]`.
+
+    Raises:
+        FormatError: a stream is damaged, or was coded with other parameters, network or tables.
+        TypeError, ValueError, RuntimeError: as for `raster_encode`.
+    """
+    _check(params=params)
+    data, size = from_bytes("raster_decode", strings, params.shape[0])
+    y_hat, intact = torch.ops.dkic.raster_decode(data, size, params.detach(), *_arguments(network, tables))
+    check_intact("raster_decode", intact)
+    return y_hat
+
+
+def _check(**tensors: Tensor) -> None:
+    if not torch.compiler.is_compiling() and (reason := backends.load_cpu()):
+        raise RuntimeError(reason)
+    for name, t in tensors.items():
+        if not isinstance(t, Tensor) or t.dtype != torch.float32 or t.device.type != "cpu":
+            kind = f"{t.dtype} on {t.device}" if isinstance(t, Tensor) else type(t).__name__
+            raise TypeError(f"raster_context/{name}: must be float32 on the CPU, and is {kind}; convert it")
+        if t.dim() != 4:
+            raise ValueError(f"raster_context/{name}: must have 4 dimensions, and has shape {list(t.shape)}; give [N, C, H, W]")
+
+
+def _arguments(network: RasterNetwork, tables: GaussianTables) -> tuple:
+    edges = edges_between(tables.scales, "next_larger")
+    integers = check_tables("raster_context", tables.cdf, tables.cdf_length, tables.offset)
+    weights, biases = ([t.detach() for t in group] for group in (network.weights, network.biases))
+    context = network.context_weight.detach(), network.context_bias.detach()
+    return *context, weights, biases, [float(s) for s in network.slopes], edges, float(tables.scale_min), *integers
+
+
+@torch.library.register_fake("dkic::raster_encode", lib=library)
+def _encode_fake(y, params, *others):
+    size = torch.library.get_ctx().new_dynamic_size()
+    streams = y.new_empty((size,), dtype=torch.uint8), y.new_empty((y.shape[0],), dtype=torch.int64)
+    return y.new_empty(y.shape), *streams
+
+
+@torch.library.register_fake("dkic::raster_decode", lib=library)
+def _decode_fake(data, size, params, context_weight, *others):
+    shape = params.shape[0], context_weight.shape[1], *params.shape[2:]
+    return params.new_empty(shape), params.new_empty((params.shape[0],), dtype=torch.bool)

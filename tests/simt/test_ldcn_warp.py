@@ -1,0 +1,224 @@
+"""ldcn's kernels for single kernel sizes (csrc/ldcn_cuda_warp_* and csrc/ldcn_cuda_window_scatter.cuh), run on the CPU by the
+emulator, give what the specification gives."""
+
+import math
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from ops.ldcn_parity import assert_close, of_reference
+from ops.op_cases import LDCN_WARP_CASES, LdcnCase
+from simt.compilers import SANITIZERS, SIMT, compile_cpp, needs_emulator
+from simt.ldcn_program import Results, run
+from torch import Tensor
+
+pytestmark = needs_emulator
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SMALL = LdcnCase("small", batch=2, groups=2, depth=16)
+Tensors = tuple[Tensor, Tensor, Tensor | None]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    return compile_cpp(SIMT / "ldcn_main.cpp", tmp_path_factory.mktemp("warp") / "ldcn")
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory) -> Path:
+    return compile_cpp(SIMT / "ldcn_main.cpp", tmp_path_factory.mktemp("warp") / "sanitized", *SANITIZERS)
+
+
+def pixels_adjacent(t: Tensor) -> Tensor:
+    """A copy in NHWC with the strides of that also where a size is 1."""
+    n, c, h, w = t.shape
+    return torch.empty_strided(t.shape, (h * w * c, 1, w * c, c), dtype=t.dtype).copy_(t)
+
+
+def problem(case: LdcnCase, dtype: torch.dtype, position_dtype: torch.dtype | None = None) -> tuple[Tensors, Tensor]:
+    x, offset, mask = case.tensors(dtype, position_dtype=position_dtype)
+    mask = mask if mask is None else pixels_adjacent(mask)
+    return (pixels_adjacent(x), pixels_adjacent(offset), mask), pixels_adjacent(case.grad_y(dtype))
+
+
+def checked(program: Path, case: LdcnCase, tensors: Tensors, grad_y: Tensor, order: str = "forward", **options: int) -> Results:
+    results = run(program, case, tensors, grad_y, order=order, **options)
+    # Sums over the channels of more than eight vectors are the general kernel's.
+    assert results.warp_forward and results.warp_samples == (case.depth * tensors[0].itemsize <= 8 * 16)
+    in_window = case.kernel_size == (3, 3) and case.stride == (1, 1) and case.depth in (16, 24)
+    assert results.window_scatter == in_window
+    assert_close(results.tensors, of_reference(case, tensors, grad_y))
+    return results
+
+
+@pytest.mark.parametrize("float_offset", [False, True], ids=["", "float offset"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", LDCN_WARP_CASES, ids=str)
+def test_equals_reference(program, case, dtype, float_offset):
+    tensors, grad_y = problem(case, dtype, torch.float32 if float_offset else dtype)
+    one = checked(program, case, tensors, grad_y)
+    other = checked(program, case, tensors, grad_y, "shuffled", blocks=2)  # which have several tiles each
+    assert all(torch.equal(one.tensors[i], other.tensors[i]) for i in (0, 2, *((3,) if case.masked else ())))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", LDCN_WARP_CASES[::3], ids=str)
+def test_under_sanitizers(sanitized, case, dtype):
+    checked(sanitized, case, *problem(case, dtype), "reverse", blocks=3)
+
+
+# ---- Which problems they take ----
+
+
+def test_takes_what_it_is_compiled_for(program):
+    def takes(tensors: Tensors, case: LdcnCase = SMALL, lead: int = 0) -> bool:
+        grad_y = pixels_adjacent(case.grad_y(tensors[0].dtype))
+        results = run(program, case, tensors, grad_y, order="forward", lead=lead)
+        assert_close(results.tensors, of_reference(case, tensors, grad_y))
+        return results.warp_forward
+
+    (x, offset, mask), _ = problem(SMALL, torch.float16)
+    assert takes((x, offset, mask)) and takes((x, offset.float(), mask.float()))
+    # a tensor's slice, as of the convolution that makes both
+    both = pixels_adjacent(torch.cat([offset, mask], 1))
+    assert takes((x, both[:, : offset.shape[1]], both[:, offset.shape[1] :]))
+    assert not takes((x, offset, mask), lead=1)
+    assert not takes((x, offset.float(), mask))
+    assert not takes((x, offset.bfloat16(), mask.bfloat16()))
+    assert not takes((x, offset.contiguous(), mask)) and not takes((x, offset, mask.contiguous()))
+    assert not takes((pixels_adjacent(torch.cat([x, x[:, :4]], 1))[:, : x.shape[1]], offset, mask))
+    for other in (
+        LdcnCase("depth", depth=12),
+        LdcnCase("7x7", depth=16, kernel_size=(7, 7), padding=(3, 3)),
+        LdcnCase("3x5", depth=16, kernel_size=(3, 5)),
+    ):
+        assert not takes(problem(other, torch.float16)[0], other)
+    assert not takes(problem(SMALL, torch.float64)[0])
+
+
+@pytest.mark.parametrize("more", [0, 1, 4])
+def test_grad_y_may_lie_apart(program, more):
+    """As the first channels of a wider tensor; where pixels are not whole vectors apart, the general kernel runs."""
+    tensors, grad_y = problem(SMALL, torch.float32)
+    wide = pixels_adjacent(torch.cat([grad_y, grad_y[:, :more]], 1))[:, : SMALL.channels]
+    results = run(program, SMALL, tensors, wide, order="forward")
+    assert results.warp_samples == (more % 4 == 0)
+    assert_close(results.tensors, of_reference(SMALL, tensors, grad_y))
+
+
+def test_no_positions(program):
+    case = LdcnCase("none", groups=2, depth=16, height=2, padding=(0, 1))
+    tensors, grad_y = problem(case, torch.float32)
+    results = run(program, case, tensors, grad_y, order="forward")
+    assert results.tensors[0].numel() == 0 and not results.warp_forward
+    assert_close(results.tensors, of_reference(case, tensors, grad_y))
+
+
+# ---- Positions ----
+
+
+@pytest.mark.parametrize("case", [SMALL, LDCN_WARP_CASES[-3]], ids=str)
+def test_positions_on_integers_and_at_the_edge(program, case):
+    """Offsets of whole pixels put many samples on a border, at -1 and at the size."""
+    (x, offset, mask), grad_y = problem(case, torch.float32)
+    checked(program, case, (x, offset.round(), mask), grad_y)
+
+
+@pytest.mark.parametrize("shift", [2.0**-22, -(2.0**-22), 1e-30])
+def test_positions_next_to_integers(program, shift):
+    """y alone: a position that float32 rounds to a whole number has the other side's gradient."""
+    (x, offset, mask), grad_y = problem(SMALL, torch.float32)
+    tensors = x, offset.round() + shift, mask
+    results = run(program, SMALL, tensors, grad_y, order="forward")
+    assert results.warp_forward
+    assert_close(results.tensors[:1], of_reference(SMALL, tensors, grad_y)[:1])
+
+
+@pytest.mark.parametrize("far", [1e9, -1e9, 1e30, -1e30, 3e38, -3e38, math.inf, -math.inf])
+@pytest.mark.parametrize("case", [SMALL, LdcnCase("1x17", groups=2, depth=16, height=1, width=17)], ids=str)
+def test_far_outside_is_zero(sanitized, case, far):
+    (x, offset, mask), grad_y = problem(case, torch.float32)
+    taps = offset.view(case.batch, -1, 2, case.height, case.width)
+    taps[:, ::3, 0] = far
+    taps[:, 1::3, 1] = far
+    results = checked(sanitized, case, (x, offset, mask), grad_y)
+    assert all(t.isfinite().all() for t in results.tensors)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("tap", [4, 8])
+def test_nan_stays_in_its_pixel(sanitized, tap, axis):
+    (x, offset, mask), grad_y = problem(SMALL, torch.float32)
+    offset[1, 2 * tap : 2 * tap + 2, 3, 5] = 0
+    expected = checked(sanitized, SMALL, (x, offset, mask), grad_y).tensors[0]
+    offset[1, 2 * tap + axis, 3, 5] = math.nan
+    y = checked(sanitized, SMALL, (x, offset, mask), grad_y).tensors[0]
+    reached = torch.zeros(y.shape, dtype=torch.bool)
+    reached[1, :16, 3, 5] = True
+    assert torch.equal(y.isnan(), reached) and torch.equal(y[~reached], expected[~reached])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_what_lies_outside_does_not_matter(program, bad, dtype):
+    """A position that is NaN along one axis and outside along the other; and a mask that is not finite, outside."""
+    (x, offset, mask), grad_y = problem(SMALL, dtype)
+    offset[0, 0, 2, 2], offset[0, 1, 2, 2] = math.nan, 100
+    offset[1, 16, 6, 8], offset[1, 17, 6, 8] = -100, math.nan
+    offset[0, 18, 1, 1], mask[0, 9, 1, 1] = 100, bad
+    results = checked(program, SMALL, (x, offset, mask), grad_y)
+    assert results.tensors[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+@pytest.mark.parametrize("place", [(0, 0), (6, 8), (3, 4)])
+def test_what_is_not_sampled_does_not_matter(program, place, bad, dtype):
+    """Samples are taken at the border in the place of those outside; their weight is 0, and 0 times infinity is not."""
+    (x, offset, mask), grad_y = problem(SMALL, dtype)
+    x[1, 3, place[0], place[1]] = bad
+    tensors = x, offset, mask
+    results = run(program, SMALL, tensors, grad_y, order="forward")
+    actual = [torch.where(t.isfinite(), t, math.nan) for t in results.tensors]
+    expected = [torch.where(t.isfinite(), t, math.nan) for t in of_reference(SMALL, tensors, grad_y)]
+    # what several infinities add up to depends on their order
+    assert results.warp_forward and results.warp_samples and actual[0].isnan().any() and not actual[0].isnan().all()
+    assert_close(actual, expected)
+
+
+# ---- The gradient of x in a window ----
+
+
+@pytest.mark.parametrize("case", [LdcnCase("", groups=2, depth=24, height=21, width=37), SMALL], ids=["24", "16"])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
+def test_taps_in_and_outside_the_window(sanitized, case, spread):
+    """From all taps of a block in few pixels to nearly none in its window."""
+    tensors = tuple(map(pixels_adjacent, case.tensors(torch.float32, spread=spread)))
+    checked(sanitized, case, tensors, pixels_adjacent(case.grad_y(torch.float32)), "shuffled", blocks=2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("place", [(0, 0), (6, 8), (3, 4)])
+def test_gradients_that_are_not_finite_go_to_corners_alone(program, place, dtype):
+    """Contributions to samples that weigh 0 would be NaN."""
+    (x, offset, mask), grad_y = problem(SMALL, dtype)
+    row, column = place
+    grad_y[0, 1, row, column] = math.inf
+    mask[1, 3, row, column] = math.nan
+    offset[1, 18, column // 2, row] = math.nan
+    tensors = x, offset, mask
+    actual = run(program, SMALL, tensors, grad_y, order="forward").tensors[1]
+    expected = of_reference(SMALL, tensors, grad_y)[1]
+    assert torch.equal(actual.isfinite(), expected.isfinite()) and not actual.isfinite().all()
+    finite = expected.isfinite()
+    assert_close([x, torch.where(finite, actual, 0)], [x.double(), torch.where(finite, expected, 0)])
+
+
+# ---- Arithmetic ----
+
+
+def test_division_by_multiplication_is_exact(tmp_path):
+    divisors = compile_cpp(SIMT / "divisors.cpp", tmp_path / "divisors")
+    done = subprocess.run([divisors], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,52 @@
+"""The session for a lent GPU, rehearsed: records after each part, parts that succeeded are not repeated, failures are told."""
+
+import json
+from pathlib import Path
+
+from benchmarks import gpu_session
+from benchmarks.gpu_session import LEG, Part, parts, session
+
+
+def fake(monkeypatch, out: Path, programs: dict[str, str], minutes: float = 1) -> None:
+    found = [Part(name, ("-c", code), minutes) for name, code in programs.items()]
+    monkeypatch.setattr(gpu_session, "parts", lambda *_: found)
+
+
+def statuses(out: Path) -> dict[str, int]:
+    return {record["name"]: record["status"] for record in json.loads((out / "session.json").read_text())}
+
+
+def test_every_part_leaves_a_record(monkeypatch, tmp_path):
+    fake(monkeypatch, tmp_path, {"good": "print('hello')", "bad": "raise SystemExit(3)", "after": "print(1)"})
+    names = [record.name for record in session(tmp_path, None, 5, True)]
+    assert names == ["good", "bad", "after"]
+    assert statuses(tmp_path) == {"good": 0, "bad": 3, "after": 0}
+    assert "hello" in (tmp_path / "session.log").read_text()
+
+
+def test_what_succeeded_is_not_repeated(monkeypatch, tmp_path):
+    fake(monkeypatch, tmp_path, {"good": "print('hello')", "bad": "raise SystemExit(3)"})
+    list(session(tmp_path, None, 5, True))
+    fake(monkeypatch, tmp_path, {"good": "raise SystemExit(1)", "bad": "print('mended')"})
+    assert [record.name for record in session(tmp_path, None, 5, True)] == ["bad"]
+    assert statuses(tmp_path) == {"good": 0, "bad": 0}
+
+
+def test_a_part_that_takes_too_long_is_ended(monkeypatch, tmp_path):
+    code = "import time; print('begun', flush=True); time.sleep(60)"
+    monkeypatch.setattr(gpu_session, "parts", lambda *_: [Part("slow", ("-c", code), -0.48)])
+    (record,) = session(tmp_path, None, 5, True)
+    assert record.status == -9 and record.seconds < 30
+
+
+def test_no_part_begins_where_time_is_over(monkeypatch, tmp_path):
+    fake(monkeypatch, tmp_path, {"good": "print('hello')"})
+    assert list(session(tmp_path, None, 0.1, True)) == []
+
+
+def test_its_files_and_recipe_exist(tmp_path):
+    root = gpu_session.REPOSITORY
+    found = parts(tmp_path, tmp_path, 5, False)
+    paths = [a for part in found for a in part.arguments if a.startswith(("tests/", "benchmarks/"))]
+    assert len(paths) > 8 and all((root / path).exists() for path in paths)
+    assert found[-1].name == LEG and Path(found[-1].arguments[found[-1].arguments.index("--config") + 1]).exists()
