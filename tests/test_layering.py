@@ -20,7 +20,7 @@ LAYERS = (
     ("cache", "output_file"),
     ("table_file",),
     ("allocation", "ops"),
-    ("nn", "onnx"),
+    ("compressai", "nn", "onnx"),
     ("quantized",),
     ("entropy",),
     ("models", "losses"),
