@@ -16,7 +16,8 @@ class _ManyValues(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         several = {name for p in self.params if isinstance(p, click.Option) and p.multiple for name in p.opts}
-        spread, option = [], None
+        spread: list[str] = []
+        option = None
         for arg in args:
             if arg.startswith("-") and len(arg) > 1:
                 option = arg if arg in several else None

@@ -1,6 +1,7 @@
 """`dkic measure`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,11 +54,12 @@ def measure(
         raise click.UsageError(f"-o: {out} is an input itself")
     check_table(out, force)
     from dkic.coding.codec import load
+    from dkic.rate_control.measurement_cache import Measurement
     from dkic.rate_control.survey import Survey
 
     codec = load(model, device)
     survey = Survey(codec, distortion, tile, icc, background)
-    measured = survey.measure
+    measured: Callable[[str], tuple[str, list[Measurement]]] = survey.measure
     if ray is not None:
         from dkic.rate_control.cluster import ClusterFailed, measured_on
 

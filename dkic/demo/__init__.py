@@ -34,7 +34,7 @@ def run(out: Path, log: Callable[[str], None]) -> None:
     log(f"{coded.stat().st_size} bytes, {bpp:.3f} bits per pixel, {quality}")
     pair = Image.fromarray(np.concatenate([original, result], axis=1))
     draw = ImageDraw.Draw(pair)
-    for x, text in ((8, "original"), (original.shape[1] + 8, f"dkic, {bpp:.3f} bpp, {quality}")):
-        draw.text((x, 8), text, fill="white", stroke_width=2, stroke_fill="black", font_size=18)
+    for left, text in ((8, "original"), (original.shape[1] + 8, f"dkic, {bpp:.3f} bpp, {quality}")):
+        draw.text((left, 8), text, fill="white", stroke_width=2, stroke_fill="black", font_size=18)
     write_picture(picture_from(pair), out / "side-by-side.png", force=True)
     log(f"pictures: {decoded}, {out / 'side-by-side.png'}")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dkic.doctor import processor
 from dkic.errors import DkicError, install
@@ -98,7 +98,7 @@ def run(
         log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(pictures)} pictures")
         try:
             with bar(total=len(pictures)) as shown:
-                own = measure(codec, pictures, out / "files", of_every_file, force, lambda _image, shown=shown: shown.update())
+                own = measure(codec, pictures, out / "files", of_every_file, force, partial(_advance, shown))
         except Unavailable as error:
             made.remove(codec)
             leave_out(codec.name, error)
@@ -134,6 +134,10 @@ def run(
     )
     write_report(found, page_pictures, force)
     return found
+
+
+def _advance(shown: Any, _image: str) -> None:
+    shown.update()
 
 
 def _asked(judges: Sequence[str], allocate_by: str) -> list[str]:

@@ -24,6 +24,9 @@ class LPIPS(nn.Module):
         DkicError: no weights, or the `lpips` package, which has those of the linear heads, is not installed.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, net: Net = "alex", backbone: str | Path | None = None) -> None:
         super().__init__()
         self.backbone = load_backbone(net, backbone)
@@ -44,7 +47,7 @@ class LPIPS(nn.Module):
         for name, t in (("x", x), ("x_hat", x_hat)):
             self._check(name, t)
         distance = x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
-        kept = self.backbone[0].weight  # may be of a half type, for speed
+        kept = next(self.backbone.parameters())  # may be of a half type, for speed
         maps = (self.backbone(self.normalised(t).to(kept.dtype, memory_format=torch.channels_last)) for t in (x, x_hat))
         for i, (a, b) in enumerate(zip(*maps, strict=True)):
             distance = distance + self.distances(i, a, b).mean((1, 2))

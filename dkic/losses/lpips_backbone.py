@@ -133,7 +133,7 @@ def convert(source: str | Path) -> dict[Net, dict[str, Tensor]]:
     try:
         if not tarfile.is_tarfile(source):
             return dict([_converted(source.read_bytes())])
-        found = {}
+        found: dict[Net, dict[str, Tensor]] = {}
         with tarfile.open(source) as archive:
             for member in archive.getmembers():
                 if any(member.name.endswith(f"/{name}") for name, _ in _CHECKPOINTS.values()):

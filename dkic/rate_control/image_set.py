@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -211,7 +211,7 @@ class ImageSet:
     def _coded(self, source: str, key: str, point: OperatingPoint) -> bytes:
         with _about(source):
             picture = self._survey.read_unchanged(source, key)
-            options = {"verify": self._verify, "tile": self._tile, "icc": self._survey.icc}
+            options: dict[str, Any] = {"verify": self._verify, "tile": self._tile, "icc": self._survey.icc}
             return self._codec.compress(picture, point.quality, qstep=point.qstep, **options)
 
     def _allocated(self) -> Allocation:
