@@ -44,7 +44,9 @@ class _Analysis(_Part):
 
 class _HyperAnalysis(_Part):
     def forward(self, y: Tensor) -> Tensor:
-        return self.model.hyper_latent(y).round()
+        z = self.model.hyper_latent(y)
+        assert z is not None  # a variable-rate model has no such file
+        return z.round()
 
 
 class _Synthesis(_Part):
@@ -55,7 +57,7 @@ class _Synthesis(_Part):
 def _transforms(weights: Weights, quality: int) -> Iterator[_Transform]:
     model, channels = weights.model, weights.model.config.latent_channels
     image = 2, 3, 2 * SIZE_MULTIPLE, 3 * SIZE_MULTIPLE
-    latent = 2, channels, *(side // LATENT_STRIDE for side in image[2:])
+    latent = 2, channels, image[2] // LATENT_STRIDE, image[3] // LATENT_STRIDE
     yield _Transform(_Analysis(model), "image", "y", image)
     if not model.variable_rate:
         yield _Transform(_HyperAnalysis(model), "y", "z_hat", latent)
@@ -121,6 +123,7 @@ def _onnx_file(transform: _Transform, table: dict) -> bytes:
         )
     finally:
         logger.setLevel(level)
+    assert program is not None
     return program.model_proto.SerializeToString()
 
 

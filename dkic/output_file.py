@@ -143,3 +143,11 @@ def reason(error: BaseException) -> str:
     """What went wrong, in one line, for a sentence of ours."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return text.splitlines()[0]
+
+
+def make_folder(path: Path) -> None:
+    """Makes the folder `path` and those it lies in, where they do not exist. Raises DkicError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DkicError(f"{path}: the folder can't be made ({error.strerror})") from None

@@ -78,7 +78,7 @@ class DkicImageFile(ImageFile.ImageFile):
         if icc:
             self.info["icc_profile"] = icc
         _warn(self.filename, notes)
-        self.tile = [("dkic", (0, 0, *self.size), start, (self.filename,))]
+        self.tile = [("dkic", (0, 0, *self.size), start, (self.filename,))]  # type: ignore[list-item]
 
     def verify(self) -> None:
         """Raises DkicImageError where a checksum of the file is wrong; as with other formats, the file is closed then."""

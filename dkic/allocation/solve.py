@@ -131,8 +131,11 @@ class _Group:
 
 def _solve(problem: Problem, gap: float, end: float) -> list[_Group]:
     whole = len(problem.members) == 1  # then no copy is made
+    cost, distortion = problem.cost, problem.distortion
     groups = [
-        _Group(*((table if whole else table[members]) for table in (problem.cost, problem.distortion)), float(capacity))
+        _Group(cost, distortion, float(capacity))
+        if whole
+        else _Group(cost[members], distortion[members], float(capacity))
         for members, capacity in zip(problem.members, problem.capacity, strict=True)
     ]
 

@@ -41,7 +41,7 @@ class _Rows:
     """The columns asked for, and how to name a row: `lines[row]` in a CSV file."""
 
     path: Path
-    image: Sequence[str]
+    image: Sequence[str | None]
     numbers: dict[str, np.ndarray]
     lines: Sequence[int]
     line: str
@@ -66,7 +66,7 @@ def plan(
     table = read_table(path, distortion, need_pixels=kind != "total_bytes")
     if min_quality is not None:
         options["min_quality"] = int(np.searchsorted(table.qualities, min_quality))
-    rate = table.size if kind == "total_bytes" else table.size * 8 / table.pixels[:, None]
+    rate = table.size if kind == "total_bytes" else table.size * 8 / table.pixels[:, None]  # type: ignore[index]
     try:
         found = allocate(rate, table.distortion, budget, kind=kind, pixels=table.pixels, names=table.images, **options)
     except DkicError as error:
@@ -96,7 +96,7 @@ def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
     rows.refuse(~np.isnan(size) & np.isnan(value), distortion, "a number where bytes is one")
     rows.refuse(np.isinf(size) | (size < 0), "bytes", "finite and at least 0")
     rows.refuse(np.isinf(value), distortion, "finite")
-    number_of: dict[str, int] = {}
+    number_of: dict[str | None, int] = {}
     picture = np.fromiter((number_of.setdefault(name, len(number_of)) for name in rows.image), np.int64, len(rows.image))
     for nameless in number_of.keys() & {"", None}:
         row = rows.image.index(nameless)
@@ -105,7 +105,7 @@ def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
     shape = len(number_of), len(qualities)
     _refuse_duplicates(rows, picture * shape[1] + level)
     return Table(
-        images=list(number_of),
+        images=list(filter(None, number_of)),
         qualities=qualities,
         size=_spread(size, picture, level, shape),
         distortion=_spread(value, picture, level, shape),
@@ -149,6 +149,7 @@ def _refuse_duplicates(rows: _Rows, cell: np.ndarray) -> None:
 
 def _pixels(rows: _Rows, picture: np.ndarray) -> np.ndarray:
     """`[N]`; every row of a picture must state the same."""
+    names: tuple[str, ...]
     if "pixels" in rows.numbers:
         names, pixels = ("pixels",), rows.numbers["pixels"]
     else:
@@ -250,7 +251,7 @@ def _csv(table: Table, choice: np.ndarray, distortion: str) -> bytes:
         columns["pixels"] = table.pixels
     columns[distortion] = table.distortion[rows, choice]
     numbers = {name: [int(v) if v.is_integer() else v for v in column.tolist()] for name, column in columns.items()}
-    return _csv_of({"image": table.images} | numbers)
+    return _csv_of({"image": table.images, **numbers})
 
 
 def _csv_of(columns: Mapping[str, Sequence[Any]]) -> bytes:

@@ -1,8 +1,8 @@
 """The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `quantize`, `export-onnx`, `measure`,
-`allocate`, `evaluate`.
+`allocate`, `evaluate`, `convert-lpips`.
 
-Each command is in the file of its name; `evaluate` is in dkic.evaluation. All those files are read whichever command runs, so
-what is heavy is imported in the functions.
+Each command is in the file of its name. All those files are read whichever command runs, so what is heavy is imported in the
+functions.
 
 Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
 """
@@ -13,10 +13,21 @@ import sys
 import click
 
 import dkic
-from dkic.cli import allocate, compress, decompress, demo, doctor, export_onnx, info, measure, quantize, train
-from dkic.errors import DkicError
-from dkic.evaluation import evaluate
-from dkic.inputs import one_line
+from dkic.cli import (
+    allocate,
+    compress,
+    convert_lpips,
+    decompress,
+    demo,
+    doctor,
+    evaluate,
+    export_onnx,
+    info,
+    measure,
+    quantize,
+    train,
+)
+from dkic.errors import DkicError, one_line
 from dkic.memory import keep_freed_memory
 
 
@@ -44,6 +55,7 @@ def cli() -> None:
 for _command in (
     allocate.allocate,
     compress.compress,
+    convert_lpips.convert_lpips,
     decompress.decompress,
     demo.demo,
     doctor.doctor,

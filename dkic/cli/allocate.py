@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from dkic.cli.inputs import identity, on_stdout
 from dkic.cli.messages import failing, print_facts
 from dkic.cli.options import FORCE, PATH, read_from, write_to
-from dkic.inputs import identity, on_stdout
 from dkic.streams import is_stream
 
 
@@ -31,6 +31,7 @@ def allocate(table: Path, target_bpp: float | None, mean: bool, total_bytes: flo
     --distortion names), and pixels, or width and height. PLAN gets the row that is chosen of each picture. As TABLE, - is
     standard input, and as PLAN standard output; both are CSV.
     """
+    from dkic.allocation.problem import Kind
     from dkic.allocation.table import plan
 
     if (target_bpp is None) == (total_bytes is None):
@@ -41,6 +42,8 @@ def allocate(table: Path, target_bpp: float | None, mean: bool, total_bytes: flo
         raise click.UsageError(f"-o: the plan is CSV, so its name must end in .csv, and is {out}")
     if identity(out) is not None and identity(out) == identity(table):
         raise click.UsageError(f"-o: {out} is the table itself")
-    kind, budget = ("mean_bpp" if mean else "total_bpp", target_bpp) if total_bytes is None else ("total_bytes", total_bytes)
+    kind: Kind = "total_bytes" if target_bpp is None else "mean_bpp" if mean else "total_bpp"
+    budget = total_bytes if target_bpp is None else target_bpp
+    assert budget is not None
     with failing():
         print_facts(plan(table, out, kind=kind, budget=budget, **options), err=on_stdout(out))

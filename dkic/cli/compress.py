@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 
+from dkic.cli.inputs import each, on_stdout, output_files, tell_notes, with_folders_opened
 from dkic.cli.messages import listed, print_facts
 from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, OUT, THREADS, TILE
-from dkic.inputs import FAULTS, each, on_stdout, one_line, output_files, sentence, tell_notes, with_folders_opened
+from dkic.errors import FAULTS, one_line, sentence
 
 if TYPE_CHECKING:
     from dkic.rate_control.image_set import ImageSet

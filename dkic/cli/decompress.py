@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from dkic.cli.dkic_file import dkic_files_in, read_dkic
+from dkic.cli.inputs import each, output_files, tell_notes, with_folders_opened
 from dkic.cli.messages import listed
 from dkic.cli.options import DEVICE, FORCE, INPUTS, OUT, THREADS, TILE
-from dkic.inputs import each, output_files, tell_notes, with_folders_opened
 from dkic.streams import is_stream
 
 

@@ -1,14 +1,16 @@
 """`dkic measure`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
+from dkic.cli.inputs import each, identity, on_stdout, tell_notes, with_folders_opened
 from dkic.cli.messages import failing, listed
 from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, PATH, THREADS, TILE, write_to
-from dkic.inputs import each, identity, on_stdout, one_line, tell_notes, with_folders_opened
+from dkic.errors import one_line
 
 
 @click.command(short_help="Tabulate what pictures cost at every quality, for `dkic allocate`.")
@@ -52,11 +54,12 @@ def measure(
         raise click.UsageError(f"-o: {out} is an input itself")
     check_table(out, force)
     from dkic.coding.codec import load
+    from dkic.rate_control.measurement_cache import Measurement
     from dkic.rate_control.survey import Survey
 
     codec = load(model, device)
     survey = Survey(codec, distortion, tile, icc, background)
-    measured = survey.measure
+    measured: Callable[[str], tuple[str, list[Measurement]]] = survey.measure
     if ray is not None:
         from dkic.rate_control.cluster import ClusterFailed, measured_on
 

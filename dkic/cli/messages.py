@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from dkic.errors import DkicError
-from dkic.inputs import one_line
+from dkic.errors import DkicError, one_line
 
 
 @contextlib.contextmanager

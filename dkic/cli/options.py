@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from dkic.inputs import STDIN, STDOUT
+from dkic.cli.inputs import STDIN, STDOUT
 from dkic.streams import descriptor_of, is_terminal
 
 PATH = click.Path(path_type=Path)  # the type of an option

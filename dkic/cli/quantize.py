@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import click
 
+from dkic.cli.inputs import on_stdout, refuse_terminal
 from dkic.cli.messages import failing
 from dkic.cli.options import FORCE, PATH, THREADS, TRAINING_DEVICE, write_to
-from dkic.inputs import on_stdout, refuse_terminal
 from dkic.streams import is_stream
 
 

@@ -37,6 +37,7 @@ from dkic.cli.options import PATH, THREADS, TRAINING_DEVICE
 @click.pass_context
 def train(
     context: click.Context,
+    /,
     folders: tuple[Path, ...],
     out: str,
     config: Path | None,
@@ -57,7 +58,8 @@ def train(
     """
     from tqdm import tqdm
 
-    from dkic.training.train import TrainingFailed, settings_of, train_folder
+    from dkic.training.run import TrainingFailed
+    from dkic.training.train import settings_of, train_folder
 
     given = {
         name: value

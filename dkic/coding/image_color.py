@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import IO
+from collections.abc import Mapping
+from typing import IO, Any
 
 from PIL import Image
 
@@ -52,8 +53,9 @@ def described_profile(image: Image.Image, grayscale: bool, cicp: Cicp | None) ->
         return None, []
     if "gamma" in image.info or "chromaticity" in image.info:
         return _profile_of_gamma(image.info.get("gamma"), image.info.get("chromaticity"), grayscale)
-    if image.format == "TIFF" and _TIFF_PRIMARIES in image.tag_v2:
-        white, primaries = image.tag_v2.get(_TIFF_WHITE, WHITE_D65), image.tag_v2[_TIFF_PRIMARIES]
+    tags = tiff_tags(image)
+    if _TIFF_PRIMARIES in tags:
+        white, primaries = tags.get(_TIFF_WHITE, WHITE_D65), tags[_TIFF_PRIMARIES]
         if len(white) != 2 or len(primaries) != 6:
             return None, ["its chromaticities are damaged and were left out"]
         return _profile_of_gamma(None, tuple(map(float, (*white, *primaries))), grayscale)
@@ -129,3 +131,8 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
         return space == 2 or (space == 0xFFFF and exif.get_ifd(_INTEROPERABILITY_IFD).get(_INTEROPERABILITY_INDEX) == "R03")
     except Exception:  # damaged EXIF beside sound pixels, for which Pillow raises anything
         return False
+
+
+def tiff_tags(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of an opened TIFF file; of any other image none."""
+    return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}

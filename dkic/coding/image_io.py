@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from dkic.coding.avif_properties import avif_properties
 from dkic.coding.cicp import Cicp
 from dkic.coding.color_profile import color_space
 from dkic.coding.container import MAX_PIXELS, check_size
-from dkic.coding.image_color import bmp_profile, described_profile
+from dkic.coding.image_color import bmp_profile, described_profile, tiff_tags
 from dkic.coding.image_formats import (
     AVIF,
     BMP,
@@ -222,7 +222,8 @@ def _from_file(file: IO[bytes], name: str, background: str | None) -> Picture:
     if unavailable := found.unavailable_reason():
         raise DkicError(f"{name}: this is {found.label}, which can't be read; {unavailable}")
     found.register()
-    cicp, icc, notes = None, None, []
+    cicp, icc = None, None
+    notes: Sequence[str] = ()
     if found in _LOOKED_INTO:
         data, cicp, notes = _looked_into(found, file.read(), name)
         file = io.BytesIO(data)
@@ -260,7 +261,8 @@ def _looked_into(found: ImageFormat, data: bytes, name: str) -> tuple[bytes, Cic
 
 def _from_opened(image: Image.Image, name: str, background: str | None) -> Picture:
     """Of an image that the caller opened or made; what Pillow does not show of a file is read from it, if it is there."""
-    cicp, notes = None, []
+    cicp = None
+    notes: Sequence[str] = ()
     found = next((known for known in _LOOKED_INTO if known.pillow == image.format), None)
     if found:
         data = _file_of(image)
@@ -272,8 +274,8 @@ def _from_opened(image: Image.Image, name: str, background: str | None) -> Pictu
 def _file_of(image: Image.Image) -> bytes:
     """The bytes of an opened image's file; empty where they can't be had any more."""
     try:
-        if getattr(image, "filename", ""):
-            return Path(image.filename).read_bytes()
+        if filename := getattr(image, "filename", ""):
+            return Path(filename).read_bytes()
         file = getattr(image, "fp", None)
         if file is None or not file.seekable():
             return b""
@@ -323,7 +325,7 @@ def _refusal(image: Image.Image) -> str | None:
         return _SEVERAL_FRAMES
     if image.mode in ("I", "F") or image.mode.startswith("I;") or _bits(image) > 8:
         return _TOO_MANY_BITS
-    if image.format == "TIFF" and _TIFF_SIGNED in image.tag_v2.get(_TIFF_SAMPLE_FORMAT, ()):
+    if _TIFF_SIGNED in tiff_tags(image).get(_TIFF_SAMPLE_FORMAT, ()):
         return "its samples are signed numbers; convert them to unsigned 8-bit ones first"
     if image.mode not in _MODES:
         return f"it is {image.mode}; convert it to RGB first, for example `magick IN -colorspace sRGB OUT`"
@@ -342,7 +344,7 @@ def _scaled_transparent_gray(image: Image.Image) -> int | None:
 def _bits(image: Image.Image) -> int:
     """Bits a channel in the file, which Pillow may show as an 8-bit mode; 8 where there is no file to ask."""
     if image.format == "TIFF":
-        return max(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (8,)))
+        return max(tiff_tags(image).get(_TIFF_BITS_PER_SAMPLE, (8,)))
     tiles = getattr(image, "tile", None)
     args = tiles[0][3] if tiles else None
     if image.format == "PNG" and ";16" in str(args):
@@ -383,12 +385,13 @@ def _flattened(image: Image.Image, name: str, background: str | None) -> Image.I
 def opaque_color(name: str) -> tuple[int, int, int]:
     """Red, green and blue of a color as Pillow names it. Raises DkicError where it is none, or not opaque."""
     try:
-        color = ImageColor.getrgb(name)
+        color: tuple[int, ...] = ImageColor.getrgb(name)
     except ValueError:
         color = ()
     if color[3:] not in ((), (255,)) or not color:
         raise DkicError(f"background: {name!r} is not an opaque color; give a name such as white, or #rrggbb")
-    return color[:3]
+    red, green, blue = color[:3]
+    return red, green, blue
 
 
 def _from_numpy(array: np.ndarray) -> Picture:
@@ -454,7 +457,7 @@ def _pillow(name: str) -> Iterator[None]:
         raise
     except Image.DecompressionBombError as error:
         raise DkicError(f"{name}: the picture has more than {MAX_PIXELS} pixels") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise DkicError(f"{name}: this is not a {format_names()} picture, or its beginning is damaged") from error
     except Exception as error:
         # A damaged file makes Pillow's readers raise anything: SyntaxError, struct.error, MemoryError ...

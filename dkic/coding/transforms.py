@@ -32,7 +32,7 @@ def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor,
 
     They are all that coding knows of a picture.
     """
-    side, device = tile_side(*x.shape[-2:], tile), level.device
+    side, device = tile_side(x.shape[-2], x.shape[-1], tile), level.device
     x = _padded(x)
     height, width = (side // LATENT_STRIDE for side in x.shape[-2:])
     channels = level.model.config.latent_channels

@@ -35,7 +35,8 @@ class BufferedRansEncoder:
     ) -> None:
         """Append symbols. Wrong tables raise in `flush`."""
         part = _numbers("symbols", symbols).clone(), _numbers("indexes", indexes).clone()
-        self._parts.append((*part, tuple(t.clone() for t in _tables(cdfs, cdfs_sizes, offsets))))
+        table, sizes, first = (t.clone() for t in _tables(cdfs, cdfs_sizes, offsets))
+        self._parts.append((*part, (table, sizes, first)))
 
     def flush(self) -> bytes:
         """The stream of all symbols since the last flush."""

@@ -19,7 +19,7 @@ LOOPS = (
 )
 
 
-def unsupported(module: nn.Module) -> str | None:
+def unsupported(module: Any) -> str | None:
     """Why the native op can't run the context model of a raster-scan module, or None."""
     context, network = module.context_prediction, module.entropy_parameters
     (kh, kw), mask = context.kernel_size, context.mask.flatten(2)
@@ -82,7 +82,7 @@ def _decoded(module: nn.Module, strings: list[bytes], params: Tensor) -> Tensor:
     return raster_decode(strings, _on_cpu(params), *_context_model(module)).to(params.device)
 
 
-def _context_model(module: nn.Module) -> tuple[RasterNetwork, GaussianTables]:
+def _context_model(module: Any) -> tuple[RasterNetwork, GaussianTables]:
     network = network_of(module.context_prediction, module.entropy_parameters)
     context_weight, context_bias, weights, biases, slopes = network
     on_cpu = RasterNetwork(
@@ -121,7 +121,7 @@ def raster_scan_compress(self: RasterScanLatentCodec, y: Tensor, ctx_params: Ten
 
 
 def raster_scan_decompress(
-    self: RasterScanLatentCodec, strings: list[list[bytes]], shape: tuple[int, int], ctx_params: Tensor, **kwargs
+    self: RasterScanLatentCodec, strings: list[list[bytes]], shape: tuple[int, int], ctx_params: Tensor, **kwargs: Any
 ) -> dict[str, Any]:
     (y_strings,) = strings
     if tuple(shape) != tuple(ctx_params.shape[2:]):

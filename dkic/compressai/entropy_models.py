@@ -1,5 +1,7 @@
 """Methods of CompressAI's entropy models on dkic's kernels. Each has the signature and the results of the method it replaces."""
 
+from typing import Final
+
 import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
 from compressai.entropy_models.entropy_models import GaussianMixtureConditional
@@ -10,7 +12,7 @@ from dkic.ops.cdf_coder import cdf_decode, cdf_encode
 from dkic.ops.factorized_likelihood import FILTERS
 from dkic.ops.gaussian_likelihood import LEAST_SCALE
 
-RULE = "next_larger"  # CompressAI's choice among the scale table
+RULE: Final = "next_larger"  # CompressAI's choice among the scale table
 
 
 def tables_of(model: EntropyModel) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,7 +112,7 @@ def gaussian_forward(
         outputs, likelihood = gaussian_likelihood(
             inputs.detach(), scales, fixed, quantize="round", scale_min=scale_min, **_output(self)
         )
-        if means is not None and means.requires_grad:
+        if means is not None and fixed is not None and means.requires_grad:
             outputs = outputs + (means - fixed)
     return outputs, _bound_on_device(self, likelihood)
 
@@ -148,7 +150,7 @@ def mixture_likelihood(
     self: GaussianMixtureConditional, inputs: Tensor, scales: Tensor, means: Tensor, weights: Tensor
 ) -> Tensor:
     parts = zip(scales.chunk(self.K, 1), means.chunk(self.K, 1), weights.chunk(self.K, 1), strict=True)
-    return sum(likelihood(self, inputs, scale, mean) * weight for scale, mean, weight in parts)
+    return sum(likelihood(self, inputs, scale, mean) * weight for scale, mean, weight in parts)  # type: ignore[return-value]
 
 
 def _mixture_tables(

@@ -97,7 +97,7 @@ def _accelerate(model: nn.Module, autoregressive: bool) -> list[nn.Module]:
             raise TypeError(f"accelerate/model: {name or 'model'}: {reason}; {repair}")
     changed = [module for module in found.values() if not hasattr(module, "_dkic_original")]
     for module in changed:
-        module.__class__ = _subclass(type(module))
+        module.__class__ = _subclass(type(module))  # type: ignore[arg-type]
     return changed
 
 
@@ -126,10 +126,12 @@ def _subclass(cls: type[nn.Module]) -> type[nn.Module]:
 
 def _reduce(self: nn.Module, protocol: int) -> tuple:
     """Of a class that pickle can't find by its name: the original and the module's state."""
-    _, _, *state = super(type(self), self).__reduce_ex__(max(protocol, 2))
+    reduced = super(type(self), self).__reduce_ex__(max(protocol, 2))
+    assert isinstance(reduced, tuple)
+    _, _, *state = reduced
     return _new, (self._dkic_original,), *state
 
 
 def _new(cls: type[nn.Module]) -> nn.Module:
-    accelerated_class = _subclass(cls)
+    accelerated_class = _subclass(cls)  # type: ignore[arg-type]
     return accelerated_class.__new__(accelerated_class)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from dkic.coding.image_io import picture_from, read_picture, write_picture
 from dkic.errors import DkicError
 from dkic.evaluation.metrics import batch, psnr
+from dkic.output_file import make_folder
 
 PHOTO = Path(__file__).with_name("photo.png")
 TARGET_BPP = 0.25
@@ -18,10 +19,7 @@ TARGET_BPP = 0.25
 
 def run(out: Path, log: Callable[[str], None]) -> None:
     """Writes photo.dkic, decoded.png and side-by-side.png into the folder `out`; figures go to `log`, line by line."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DkicError(f"{out}: the folder can't be made ({error.strerror})") from None
+    make_folder(out)
     coded, decoded = out / "photo.dkic", out / "decoded.png"
     compress = ["compress", str(PHOTO), "-o", str(coded), "--target-bpp", str(TARGET_BPP)]
     for command in (compress, ["decompress", str(coded), "-o", str(decoded)]):
@@ -36,7 +34,7 @@ def run(out: Path, log: Callable[[str], None]) -> None:
     log(f"{coded.stat().st_size} bytes, {bpp:.3f} bits per pixel, {quality}")
     pair = Image.fromarray(np.concatenate([original, result], axis=1))
     draw = ImageDraw.Draw(pair)
-    for x, text in ((8, "original"), (original.shape[1] + 8, f"dkic, {bpp:.3f} bpp, {quality}")):
-        draw.text((x, 8), text, fill="white", stroke_width=2, stroke_fill="black", font_size=18)
+    for left, text in ((8, "original"), (original.shape[1] + 8, f"dkic, {bpp:.3f} bpp, {quality}")):
+        draw.text((left, 8), text, fill="white", stroke_width=2, stroke_fill="black", font_size=18)
     write_picture(picture_from(pair), out / "side-by-side.png", force=True)
     log(f"pictures: {decoded}, {out / 'side-by-side.png'}")

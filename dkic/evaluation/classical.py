@@ -103,7 +103,7 @@ def _jxl() -> ByPillow:
         raise Unavailable("Pillow reads no JPEG XL of its own: pip install pillow-jxl-plugin") from None
     from importlib.metadata import version
 
-    pillow_jxl.JpegXLImagePlugin.DECODE_THREADS = torch.get_num_threads()
+    pillow_jxl.JpegXLImagePlugin.DECODE_THREADS = torch.get_num_threads()  # type: ignore[attr-defined]
     return ByPillow(
         "jxl",
         f"JPEG XL: pillow-jxl-plugin {version('pillow-jxl-plugin')}, effort 9",

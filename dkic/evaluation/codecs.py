@@ -20,10 +20,14 @@ class ImageCodec(Protocol):
     qualities: the coder's own settings that span its useful rates, in rising order of rate.
     """
 
-    name: str
-    about: str
-    suffix: str
-    qualities: tuple[int, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def about(self) -> str: ...
+    @property
+    def suffix(self) -> str: ...
+    @property
+    def qualities(self) -> tuple[int, ...]: ...
 
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
         """uint8 `[H, W, 3]` -> the contents of a file. DkicError where the codec takes no such picture."""

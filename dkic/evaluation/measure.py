@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,9 +93,10 @@ def measure(
         for quality, file, values, (encoding, decoding) in zip(codec.qualities, files, judged, seconds, strict=True):
             size, name = file.stat().st_size, str(file.relative_to(folder))
             bpp = size * 8 / (width * height)
-            of_file = {"codec": codec.name, "image": image, "quality": quality, "width": width, "height": height, "file": name}
-            cost = {"bytes": size, "bpp": bpp, "encode_seconds": encoding, "decode_seconds": decoding}
-            found.append(Measurement(**of_file, **cost, **values))
+            row: dict[str, Any] = {"codec": codec.name, "image": image, "quality": quality, "file": name, **values}
+            row |= {"width": width, "height": height, "bytes": size, "bpp": bpp}
+            row |= {"encode_seconds": encoding, "decode_seconds": decoding}
+            found.append(Measurement(**row))
         done(image)
     return found
 
@@ -105,7 +107,8 @@ def judged(
     """The measurements of files in `folder`, with the values of more judges. Raises DkicError: a picture can't be read."""
     for row in rows:
         x, x_hat = batch(read_picture(pictures[row.image]).pixels), batch(decode_file(codec, folder, row))
-        yield replace(row, **{name: judge(x, x_hat).item() for name, judge in judges.items()})
+        values: dict[str, Any] = {name: judge(x, x_hat).item() for name, judge in judges.items()}
+        yield replace(row, **values)
 
 
 def decode_file(codec: ImageCodec, folder: Path, row: Measurement) -> np.ndarray:

@@ -61,7 +61,7 @@ def lpips(x: Tensor, x_hat: Tensor, network: LPIPS) -> Tensor:
     _check(x, x_hat)
     if min(x.shape[2:]) < network.backbone.least_side:
         return torch.full((len(x),), math.nan, dtype=torch.float32, device=x.device)
-    if tile := tile_side(*x.shape[2:], None):
+    if tile := tile_side(x.shape[2], x.shape[3], None):
         return lpips_in_tiles(network, x, x_hat, tile)
     return network(x.float() / 255, x_hat.float() / 255)
 

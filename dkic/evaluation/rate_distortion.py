@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -91,8 +92,8 @@ def chart(found: Sequence[Curve], metric: str, file_format: str) -> bytes:
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
     for i, curve in enumerate(found):
-        style = {"color": f"C{i % 10}", "linestyle": _DASHES[i // 10 % len(_DASHES)]}
-        marker = {"marker": "o", "markersize": 4} if len(curve.bpp) > 1 else {"marker": "*", "markersize": 12}
+        style: dict[str, Any] = {"color": f"C{i % 10}", "linestyle": _DASHES[i // 10 % len(_DASHES)]}
+        marker: dict[str, Any] = {"marker": "o", "markersize": 4} if len(curve.bpp) > 1 else {"marker": "*", "markersize": 12}
         axes.plot(curve.bpp, curve.values[metric], linewidth=1.4, label=curve.codec, **style, **marker)
     axes.set_xlabel("bits per pixel, mean over the pictures")
     axes.set_ylabel(

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dkic.allocation import allocate
-from dkic.errors import DkicError
+from dkic.errors import DkicError, one_line
 from dkic.evaluation.judges import JUDGES
 from dkic.evaluation.measure import Measurement
-from dkic.inputs import one_line
 from dkic.table_file import csv_bytes
 
 OF_A_SET = {"fid": "FID", "kid": "KID"}  # which a picture alone has not

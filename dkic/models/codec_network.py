@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dkic.entropy.quantization import SCALE_INDEX_MAX, Quantizer, coded_mean, nearest_index, scale_of_index
+from dkic.models.config import ModelConfig
 from dkic.models.slice_context import SliceContext, take_cells
+from dkic.models.variable_rate_config import VariableRateConfig
 from dkic.ops import gaussian_likelihood
 from dkic.ops.requantize import round_ste
 
@@ -42,6 +44,9 @@ class CodecNetwork(nn.Module, ABC):
     Every method that takes a quality takes a tensor `[N]`, or None where the network has one quality.
     """
 
+    config: ModelConfig | VariableRateConfig
+    g_a: nn.Module
+    g_s: nn.Module
     context: SliceContext
 
     @property

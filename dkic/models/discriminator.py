@@ -65,5 +65,6 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1, padding: int = 
     """A convolution under spectral norm. It begins as HiFiC's: weights of N(0, 0.02), no bias."""
     conv = nn.Conv2d(before, after, kernel, stride, padding)
     nn.init.normal_(conv.weight, std=0.02)
+    assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     return spectral_norm(conv)

@@ -1,6 +1,7 @@
 """The network of one quality: transforms with dynamic kernels, hyper-prior, asymmetric space-channel context."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from dkic.models.hyperprior import FactorizedPrior, HyperAnalysis, HyperSynthesi
 from dkic.models.slice_context import SliceContext
 from dkic.models.synthesis import Synthesis
 from dkic.ops.requantize import round_ste
+from dkic.quantized import ActivationScale
 
 # The image is padded to a multiple of this: the latent is at 1/16, and z at a quarter of that.
 SIZE_MULTIPLE = 64
@@ -34,7 +36,7 @@ class DKIC(CodecNetwork):
         self.g_s = Synthesis(config)
         self.h_a = HyperAnalysis(config)
         self.h_s = HyperSynthesis(config)
-        self.context = SliceContext(config, self.h_s.scales["features"])
+        self.context = SliceContext(config, cast(ActivationScale, self.h_s.scales["features"]))
         self.prior = FactorizedPrior(config.hyper_channels)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> TrainingOutput:

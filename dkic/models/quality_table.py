@@ -7,7 +7,7 @@ qualities 1 to 100 and interpolate them in integer arithmetic, so that every mac
 
 import math
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from dkic.entropy.quantization import INDEX_LOG_STEP, MAX_QUALITY, MEAN_STEPS, P
 from dkic.errors import DkicError
 from dkic.ops.requantize import round_ste
 from dkic.quantized import ACTIVATION_MAX, ActivationScale, QuantizedLayer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FINEST, COARSEST = 0.5, 64.0  # bounds of the latent's quantization steps
 
@@ -82,7 +85,7 @@ class QuantizedQualityTable(QuantizedLayer, QualityTable):
             if table.min() < low or table.max() > high:
                 raise DkicError(f"{name} has a number outside {low} to {high}")
 
-    def dequantize_from(self, other: "QuantizedQualityTable") -> None:
+    def dequantize_from(self, other: "Self") -> None:
         qualities = torch.linspace(1, MAX_QUALITY, len(self.points)).mul(PARTS).round() / PARTS
         self.points.copy_(self.learned({name: other.at(name, qualities) for name in self.bounds}))
 
@@ -139,7 +142,7 @@ class QuantizerTable(QuantizedQualityTable):
     def learned(self, integers: dict[str, Tensor]) -> Tensor:
         return (integers["sizes"] / MEAN_STEPS).log()
 
-    def forward(self, quality: Tensor) -> Quantizer:
+    def forward(self, quality: Tensor) -> Quantizer:  # type: ignore[override]
         """Sizes and index offsets, `[N, channels, 1, 1]` each."""
         size = self.at("sizes", quality) / MEAN_STEPS
         offset = self.numbers(quality)["offsets"] if self.is_float else self.at("offsets", quality)

@@ -14,9 +14,9 @@ One traversal, `SliceContext.walk`, serves training, encoding and decoding. Quan
 features and a mean and an index is integers, means are multiples of 1/64 and indexes whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,7 @@ class PassContext(QuantizedLayer):
         t = take_cells(features, cells)
         if self.spatial is not None:
             # A stride of 2 from the cell's corner gives the convolution at this cell's pixels alone.
+            assert known is not None
             padded = F.pad(known, (2, 2, 2, 2))
             h, w = features.shape[-2:]
             t = t + torch.cat([self.spatial(padded[..., i : i + h + 3, j : j + w + 3]) for i, j in cells], dim=2)
@@ -162,7 +163,7 @@ class LatentWalk:
         for number, spec in enumerate(context.specs):
             channels = slice(start, start + spec.channels)
             start += spec.channels
-            entry = context.entries[number]
+            entry = cast(LatentInput, context.entries[number])
             slices.append((yield from self._passes(number, channels, context.features[number](seen.all()))))
             if start < context.latent_channels:
                 seen.add(entry(slices[-1]))
@@ -170,13 +171,13 @@ class LatentWalk:
                 entry.scale.observe(slices[-1])
         self.y_hat = torch.cat(slices, dim=1)
 
-    def _passes(self, number: int, channels: slice, features: Tensor) -> Iterator[Pass]:
+    def _passes(self, number: int, channels: slice, features: Tensor) -> Generator[Pass, None, Tensor]:
         """The passes of one slice, whose y_hat it returns."""
         n, _, h, w = features.shape
         spec, entry = self._context.specs[number], self._context.entries[number]
         unknown = features.new_zeros((n, spec.channels, h // 2, w // 2))
         parts = {(i, j): unknown for i in (0, 1) for j in (0, 1)}
-        for cells, context in zip(PASSES[spec.passes], self._context.passes[number], strict=True):
+        for cells, context in zip(PASSES[spec.passes], cast(nn.ModuleList, self._context.passes[number]), strict=True):
             known = None if context.spatial is None else entry(join_cells(parts))
             part = Pass(channels, cells, *context(cells, features, known))
             del known

@@ -103,4 +103,5 @@ class VariableRateConfig:
         if wrong := sorted(known ^ set(values)):
             raise DkicError(f"a model config needs exactly the keys {sorted(known)}; unknown or missing: {wrong}")
         specs = {"analysis": StageSpec, "synthesis": StageSpec, "slices": SliceSpec}
-        return cls(**{k: tuple(specs[k](**s) for s in v) if k in specs else v for k, v in values.items()})
+        arguments: dict[str, Any] = {k: tuple(specs[k](**s) for s in v) if k in specs else v for k, v in values.items()}
+        return cls(**arguments)

@@ -23,7 +23,7 @@ def _dcnv1_pack(theirs: Any) -> nn.Module:
     return DeformConv2dPack(*_convolution(theirs)[:-1], theirs.deform_groups, bias=False, modulated=False)
 
 
-def _convolution(m: Any) -> tuple:
+def _convolution(m: Any) -> tuple[int, int, Any, Any, Any, Any, int, bool]:
     geometry = m.kernel_size, m.stride, m.padding, m.dilation
     return m.in_channels, m.out_channels, *geometry, m.groups, getattr(m, "bias", None) is not None
 

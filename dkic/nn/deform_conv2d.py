@@ -12,6 +12,8 @@ from dkic.ops.deform_arguments import Pair, pair_of
 class _DeformConv2d(nn.Module):
     """Parameters and geometry of a deformable convolution; the subclass initializes `weight` and `bias`."""
 
+    bias: Tensor | None
+
     def __init__(
         self,
         in_channels: int,

@@ -60,6 +60,7 @@ class LDCNBlock(nn.Module):
         for parameter in self.offset_mask.parameters():
             nn.init.zeros_(parameter)
         if mask == "linear":
+            assert self.offset_mask.bias is not None
             nn.init.uniform_(self.offset_mask.bias[self.taps * 2 :], -1 / kernel_size, 1 / kernel_size)
 
     def _convolutions(self, channels: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]:

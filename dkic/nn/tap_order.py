@@ -32,6 +32,11 @@ class TapOrder(nn.Module):
         ArgumentValueError: remove_center of a kernel that is not square and odd.
     """
 
+    offset_rows: Tensor
+    mask_rows: Tensor
+    distance: Tensor
+    removed: Tensor
+
     def __init__(
         self, name: str, group: int, kernel_size: Sizes, dilation: Sizes, offset_scale: float, remove_center: bool, packed: bool
     ) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,9 @@ from dkic.ops import exact_conv2d
 from dkic.ops.requantize import requantize, round_ste
 from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
 from dkic.quantized.layer import QuantizedLayer, check_multiplier
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 WEIGHT_MAX = 127
 SUM_BOUND = 2**24  # float32 holds every integer below
@@ -32,6 +35,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
     stored: ClassVar = MappingProxyType({"weight": torch.int8, "bias": torch.int32, "multiplier": torch.float32})
     needs_scales = True
+    bias: Tensor
     multiplier: Tensor
 
     def __init__(
@@ -68,7 +72,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
             "multiplier": unit / outputs.scale,
         }
 
-    def dequantize_from(self, other: "QuantizedConv2d") -> None:
+    def dequantize_from(self, other: "Self") -> None:
         inputs, outputs = self.scales
         scales = torch.cat([scale.vector for scale in inputs])
         unit = other.multiplier * outputs.scale
@@ -123,7 +127,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
             return y
         with torch.autocast(x.device.type, enabled=False):  # a half type would round the sums
             if self.converted and self.groups == 1 and exact_conv2d.runs_on(x):
-                geometry = self.stride[0], self.padding[0], self.low, self.high
+                geometry = self.stride[0], int(self.padding[0]), self.low, self.high
                 return exact_conv2d.exact_conv2d(x, self.packed(), self.bias, self.multiplier, *geometry)
             if self.converted:
                 return requantize(self._total(x), self.bias.float(), self.multiplier, self.low, self.high).to(x.dtype)
@@ -132,7 +136,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
             return requantize(total, now["bias"], now["multiplier"], self.low, self.high)
 
     def _total(self, x: Tensor) -> Tensor:
-        geometry = self.stride[0], self.padding[0], self.groups
+        geometry = self.stride[0], int(self.padding[0]), self.groups
         total, *more = (
             integer_convolution(x if self.groups > 1 else x[:, part], weight.to(x.dtype), *geometry)
             for part, weight in self.parts()

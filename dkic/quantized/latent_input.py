@@ -1,7 +1,7 @@
 """Where a latent enters a quantized network."""
 
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +9,9 @@ from torch import Tensor
 from dkic.ops.requantize import requantize
 from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
 from dkic.quantized.layer import QuantizedLayer, check_multiplier
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class LatentInput(QuantizedLayer):
@@ -46,5 +49,5 @@ class LatentInput(QuantizedLayer):
     def check_bounds(self) -> None:
         check_multiplier(self.multiplier)
 
-    def dequantize_from(self, other: "LatentInput") -> None:
+    def dequantize_from(self, other: "Self") -> None:
         self.scale.scale.copy_(1 / (other.multiplier * self.denominator).clamp_min(1e-12))

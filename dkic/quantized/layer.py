@@ -17,13 +17,16 @@ import contextlib
 import enum
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dkic.errors import DkicError
 from dkic.quantized.activation_scale import ActivationScale
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class State(enum.Enum):
@@ -69,7 +72,7 @@ class QuantizedLayer(nn.Module):
     def check_bounds(self) -> None:
         """Raises DkicError where the stored tensors break a bound of exact arithmetic."""
 
-    def dequantize_from(self, other: "QuantizedLayer") -> None:
+    def dequantize_from(self, other: "Self") -> None:
         """Takes the real numbers that a converted layer of the same shape stands for."""
 
     def _hold(self, tensors: Mapping[str, Tensor]) -> None:

@@ -1,7 +1,7 @@
 """Quantized LDCN block."""
 
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from dkic.ops.requantize import requantize, round_ste
 from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
 from dkic.quantized.conv2d import QuantizedConv2d
 from dkic.quantized.layer import QuantizedLayer, check_multiplier
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 OFFSET_UNITS, OFFSET_MAX = 8, 64  # offsets are multiples of 1/8 px, to 8 px
 MASK_UNITS = 64  # a mask of 1
@@ -27,6 +30,8 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
     """
 
     stored: ClassVar = MappingProxyType({"mask_table": torch.uint8, "aggregate_multiplier": torch.float32})
+    mask_table: Tensor
+    aggregate_multiplier: Tensor
 
     def __init__(self, channels: int, groups: int, scale: ActivationScale) -> None:
         self._scale = (scale,)  # in a tuple, since it is another module's part
@@ -58,7 +63,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
         if self.mask_table.max() > MASK_UNITS:
             raise DkicError(f"a mask is beyond {MASK_UNITS}")
 
-    def dequantize_from(self, other: "QuantizedLDCNBlock") -> None:
+    def dequantize_from(self, other: "Self") -> None:
         multiplier = other.aggregate_multiplier.clamp_min(1e-12)
         self.aggregate_scale.scale.copy_(self.value_scale.scale / (multiplier * (MASK_UNITS * OFFSET_UNITS**2)))
 

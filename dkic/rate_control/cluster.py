@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from dkic.coding.image_io import parse_picture
 from dkic.coding.operating_points import OperatingPoint
-from dkic.errors import DkicError, install
-from dkic.inputs import FAULTS, sentence
+from dkic.errors import FAULTS, DkicError, install, sentence
 from dkic.output_file import reason
 from dkic.rate_control.attempts import Attempts
 from dkic.rate_control.measurement_cache import Measurement, key_of
@@ -153,8 +152,9 @@ def _measured(meter: Meter, rows: list[dict[str, Any]]) -> Iterator[dict[str, An
     files = pictures.map(_read, num_cpus=0, concurrency=_READERS, label_selector=here)
     # Should its process be lost, it begins to count anew.
     attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, label_selector=here)(Attempts).remote(_MOST_LOST)
-    workers = {"num_cpus": 1, "concurrency": (1, len(rows), at_once)}
-    yield from files.map(_Worker, fn_constructor_args=(ray.put(meter), attempts), **workers).iter_rows()
+    workers: dict[str, Any] = {"num_cpus": 1, "concurrency": (1, len(rows), at_once)}
+    worker: Any = _Worker  # Ray makes one in each process
+    yield from files.map(worker, fn_constructor_args=(ray.put(meter), attempts), **workers).iter_rows()
 
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:

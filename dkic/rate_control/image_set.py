@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -22,8 +22,7 @@ from dkic.allocation.problem import UNITS, Unreachable
 from dkic.coding.codec import Codec, stored_profile
 from dkic.coding.container import icc_section_bytes, unpack
 from dkic.coding.operating_points import OperatingPoint
-from dkic.errors import DkicError
-from dkic.inputs import FAULTS, naming, sentence
+from dkic.errors import FAULTS, DkicError, naming, sentence
 from dkic.output_file import check_output, reason, write_atomically
 from dkic.rate_control.measurement_cache import Measurement
 from dkic.rate_control.meter import Distortion
@@ -212,7 +211,7 @@ class ImageSet:
     def _coded(self, source: str, key: str, point: OperatingPoint) -> bytes:
         with _about(source):
             picture = self._survey.read_unchanged(source, key)
-            options = {"verify": self._verify, "tile": self._tile, "icc": self._survey.icc}
+            options: dict[str, Any] = {"verify": self._verify, "tile": self._tile, "icc": self._survey.icc}
             return self._codec.compress(picture, point.quality, qstep=point.qstep, **options)
 
     def _allocated(self) -> Allocation:

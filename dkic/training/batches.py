@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -81,7 +82,8 @@ def _in_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     info = get_worker_info()
     assert info is not None
-    info.dataset.photos.divide_cache(info.num_workers)
+    dataset: Any = info.dataset
+    dataset.photos.divide_cache(info.num_workers)
 
 
 def _as_it_is(item: Crops | DkicError) -> Crops | DkicError:

@@ -37,7 +37,7 @@ class Distances(nn.Module):
         if recipe.precision == "bfloat16":
             for network in self.networks.values():
                 layers = network.stages if isinstance(network, DISTS) else network.backbone
-                layers.to(torch.bfloat16, memory_format=torch.channels_last)
+                layers.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, x_hat: Tensor, quality: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum for each image `[N]`, and every distance `[n]`, unweighted, by the weights' names.

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -65,7 +65,8 @@ def autocast_transforms(model: CodecNetwork, device: torch.device) -> None:
     A step of bfloat16 is 1/2 at 64 and above, and y is to be rounded to whole numbers.
     """
     _within(model.g_a, device, True)
-    _within(model.g_a.head if model.variable_rate else model.g_a[-1], device, False)
+    g_a: Any = model.g_a
+    _within(g_a.head if model.variable_rate else g_a[-1], device, False)
     _within(model.g_s, device, True)
 
 
@@ -77,4 +78,4 @@ def _within(module: nn.Module, device: torch.device, enabled: bool) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled):
             return forward(x if enabled else x.float(), *more).float()
 
-    module.forward = within  # type: ignore[method-assign]
+    module.forward = within

@@ -90,9 +90,9 @@ def quantize(
     where = device_for(device)
     network = weights.model.float().to(where)
     folder = PhotoFolder(photos, settings.crop)
-    for path, find in ((photos, images_below), (measure, images_in)):
-        if path and (skipped := find(path).skipped()):
-            log(f"{path}: {skipped}")
+    for given, find in ((photos, images_below), (measure, images_in)):
+        if given and (skipped := find(given).skipped()):
+            log(f"{given}: {skipped}")
     pictures = list(_pictures(measure)) if measure else []
     if measure and not pictures:
         raise DkicError(f"{measure}: no rate can be measured, as all its pictures are below {SIZE_MULTIPLE}x{SIZE_MULTIPLE}")
@@ -105,7 +105,12 @@ def quantize(
     def crops_of(seed: int) -> Callable[[int], Tensor]:
         """What gives the crops of each step, decoded ahead by processes of its own, which end when it is let go."""
         batches = Batches(folder, seed, [range(settings.batch)], default_workers(where), where.type == "cuda", log)
-        return lambda step: pixels_of(*batches.of(step), where)
+
+        def crops(step: int) -> Tensor:
+            (one,) = batches.of(step)
+            return pixels_of(one, where)
+
+        return crops
 
     before = rate(network) if pictures else math.nan
     for transform in network.transforms():

@@ -71,7 +71,7 @@ class Rate(_Part):
         by_target = [self.target, self.lambda_alpha, self.lambda_beta]
         if (None in by_target) == (self.weights is None) or (self.weights and any(v is not None for v in by_target)):
             raise ValueError("must have target, lambda_alpha and lambda_beta, or weights")
-        if self.weights is None and self.lambda_beta >= self.lambda_alpha:
+        if self.lambda_alpha is not None and self.lambda_beta is not None and self.lambda_beta >= self.lambda_alpha:
             below = f"below lambda_alpha ({self.lambda_alpha:g})"
             raise ValueError(f"lambda_beta must be {below}, not {self.lambda_beta:g}")
         return self

@@ -86,7 +86,7 @@ class Run(ABC):
         self.files: list[str] = []
         torch.manual_seed(settings.seed)
         self.config = PRESETS[settings.preset]
-        self.model = self.new_model().to(self.device, memory_format=torch.channels_last)
+        self.model = self.new_model().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parts: dict[str, Any] = {"model": self.model}
 
     @abstractmethod

@@ -102,7 +102,7 @@ class StagedRun(Run):
         self.accelerator = accelerator
         with torch.device("cpu"):
             self.discriminator = Discriminator(self.config.latent_channels, recipe.discriminator_width)
-        self.discriminator.to(self.device, torch.float32, memory_format=torch.channels_last)
+        self.discriminator.to(self.device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rate = recipe.learning_rate.peak or recipe.learning_rate.values[0]
         self.optimizer = torch.optim.Adam(self.model.parameters(), rate, fused=True)
         self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate, fused=True)
@@ -130,6 +130,7 @@ class StagedRun(Run):
         self._lambda_factor = StepSchedule(tuple(stage.lambda_factor for stage in recipe.stages), tuple(self._ends[:-1]))
         self.rate: RateTarget | None = None  # None: weights along the quality
         if recipe.rate.target is not None:
+            assert recipe.rate.lambda_alpha is not None and recipe.rate.lambda_beta is not None
             self.rate = RateTarget(
                 recipe.rate.target,
                 recipe.rate.lambda_alpha,
@@ -149,6 +150,7 @@ class StagedRun(Run):
         if self._learning_rates is not None:
             return self._learning_rates.at(self.step)
         rate = self.settings.learning_rate
+        assert rate.peak is not None
         warmup = min(1.0, (self.step + 1) / (rate.warmup_steps + 1))
         return rate.peak * warmup * cosine(self.step, self.steps, _LAST_RATE)
 
@@ -235,7 +237,9 @@ class StagedRun(Run):
         loss, distances = self.distances(x[window], shown[window], quality)
         loss = loss + along(self.settings.weights.mse, quality) * 255**2 * squared
         if self.rate is None:
+            assert self.settings.rate.weights is not None
             weight = along(self.settings.rate.weights, quality) * self._lambda_factor.at(self.step)
+            assert isinstance(weight, torch.Tensor)
             rate_loss, rate_weight = (weight * bpp).mean(), weight.mean().item()
         elif rate_weight is None:
             rate_loss, rate_weight = self.rate.loss(bpp, quantized_bpp, self.step)

@@ -220,7 +220,7 @@ def train_folder(
         from dkic.training.stages import StagedRun
 
         accelerator = accelerator_for(device, any(stage.freeze for stage in settings.stages))
-        options = {"imagenet_photos": settings.imagenet_photos, "least_scale": settings.least_scale}
+        options: dict[str, Any] = {"imagenet_photos": settings.imagenet_photos, "least_scale": settings.least_scale}
         photos = made_once(accelerator, lambda: PhotoFolder(folders, settings.crop, **options))
         if accelerator.is_main_process:
             _tell_of(photos, log)

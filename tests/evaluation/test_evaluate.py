@@ -13,11 +13,11 @@ from photographs import crop
 from PIL import Image
 from pyarrow import parquet
 
+from dkic.cli.evaluate import evaluate
 from dkic.coding.codec import load
 from dkic.errors import DkicError
 from dkic.evaluation.classical import by_pillow
 from dkic.evaluation.codecs import Unavailable, make_codec
-from dkic.evaluation.evaluate import evaluate
 from dkic.evaluation.judges import ALWAYS, load_judges
 from dkic.evaluation.measure import find_pictures, measure
 from dkic.evaluation.metrics import batch, ms_ssim, psnr, ssimulacra2
@@ -29,7 +29,7 @@ def test_the_table_has_a_line_for_each_codec(report):
     text, qualities = (out / "table.md").read_text(), ", ".join(map(str, load("tiny").qualities))
     assert "| jpeg |" in text and "| dkic:tiny |" in text
     assert "bpg444: left out: there is no bpgenc on PATH" in done.out and "bpg444 was left out: there is no" in text
-    assert "LPIPS alone does not reward realism" in text and f"model tiny, levels {qualities} at steps 2, 1, 0, -1" in text
+    assert "LPIPS alone does not reward realism" in text and f"model tiny, levels {qualities} at qsteps 2, 1, 0, -1" in text
     assert "losses of the weights that dkic ships contain LPIPS and PSNR (as MSE), and no other judge here" in text
     assert (out / "table.tex").read_text().startswith(r"\begin{tabular}")
     assert (out / "bd_rate.md").read_text().startswith("| BD-rate against jpeg, % | SSIMULACRA2 | LPIPS | PSNR | MS-SSIM |")

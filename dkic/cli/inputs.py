@@ -5,18 +5,13 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from unicodedata import category
 
 import click
 
-from dkic.errors import DkicError
+from dkic.errors import FAULTS, naming, one_line, sentence
 from dkic.streams import descriptor_of, is_stream, is_terminal
 
 STDIN, STDOUT = "/dev/stdin", "/dev/stdout"  # what `-` stands for
-_NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories
-
-# What can go wrong with an input, for `sentence`.
-FAULTS = (DkicError, OSError, MemoryError, RuntimeError)
 
 
 def with_folders_opened(inputs: tuple[str, ...], files_in: Callable[[str], Sequence[Path]] | None = None) -> tuple[str, ...]:
@@ -140,22 +135,3 @@ def each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path]
             if said is not None:
                 tqdm.write(one_line(said), file=messages)
     return 1 if failed else 0
-
-
-def naming(text: str, source: str, *others: str) -> str:
-    """A sentence about an input, with its name first where it doesn't begin with that or with one of the others."""
-    return text if text.startswith((source, *others)) else f"{source}: {text}"
-
-
-def one_line(text: str) -> str:
-    """`text` in one line: control characters and non-UTF-8 bytes, which file names may hold, are escaped as in Python."""
-    return "".join(c.encode("unicode_escape").decode() if category(c) in _NOT_IN_A_LINE else c for c in text)
-
-
-def sentence(error: Exception) -> str:
-    """What to say of one of FAULTS; a mistake of ours is raised again."""
-    # torch's are RuntimeErrors, of the CPU's memory and of a GPU's.
-    no_memory = isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "out of memory"))
-    if isinstance(error, RuntimeError) and not no_memory:
-        raise error
-    return "not enough memory for this picture" if no_memory else str(error)
