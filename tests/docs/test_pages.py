@@ -57,6 +57,13 @@ def test_inline_commands_have_their_options(page):
         assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", words)) <= known[name], (name, words)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_inline_options_exist(page):
+    """An option that is named alone belongs to one of dkic's commands."""
+    known = set().union(*commands().values())
+    assert set(re.findall(r"`(--[a-z][a-z-]*)", (ROOT / page).read_text())) <= known
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_op_has_a_page_and_an_api_entry(op):
     page = (DOCS / "kernels" / f"{op}.md").read_text()
