@@ -107,6 +107,7 @@ class RasterContext {
       : batch(params.size(0)), height(params.size(2)), width(params.size(3)), params_(nhwc_of(params)),
         params_channels_(params.size(1)), slopes_(weights.slopes.begin(), weights.slopes.end()) {
     STD_TORCH_CHECK(weights.context.dim() == 4, "raster_context: context_weight must have 4 dimensions");
+    STD_TORCH_CHECK(params_channels_ >= 1, "raster_context: params must have at least one channel");
     const Tensor context = torch::stable::contiguous(weights.context);
     const int64_t context_channels = context.size(0), kernel = context.size(2);
     channels = context.size(1), radius_ = kernel / 2;

@@ -16,7 +16,7 @@ from dkic.models.codec_network import CodecNetwork
 from dkic.models.config import LATENT_STRIDE
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import Weights
-from dkic.output_file import write_atomically
+from dkic.output_file import check_output, reason, write_atomically
 
 OPSET = 20
 _Shape = tuple[int, int, int, int]
@@ -93,13 +93,18 @@ def export_transforms(weights: Weights, quality: int, folder: Path, force: bool 
         raise DkicError(f"export to ONNX needs onnx and onnxscript; {install('onnx')}") from None
     if quality not in weights.qualities:
         raise DkicError(f"{weights.path}: this model has no quality {quality}")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DkicError(f"{folder}: can't be made ({reason(error)}); name a folder") from None
+    transforms, readme = list(_transforms(weights, quality)), folder / "README.md"
+    for path in (*(folder / _FILES[transform.source] for transform in transforms), readme):
+        check_output(path, force)  # before the first is written
     written = []
-    for transform in _transforms(weights, quality):
+    for transform in transforms:
         path = folder / _FILES[transform.source]
         write_atomically(path, _onnx_file(transform, table), force)
         written.append(path)
-    readme = folder / "README.md"
     write_atomically(readme, _readme(weights, quality, [path.name for path in written]).encode(), force)
     return [*written, readme]
 

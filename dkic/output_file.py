@@ -42,14 +42,30 @@ def write_atomically(
                 file.flush()
                 os.fsync(file.fileno())  # a network's file system says only now that there is no room
                 _set_permissions(file, target)
-                check_output(path, force)  # what came meanwhile is not overwritten without force
-                os.replace(part, target)
+                if force:
+                    os.replace(part, target)
+                else:
+                    _put_in_place(part, target, path)
             except BaseException:
                 with contextlib.suppress(OSError):
                     part.unlink()  # while it is locked: then it may be another process' file of the same name
                 raise
     except OSError as error:
         raise DkicError(f"{path}: can't be written ({reason(error)})") from error
+
+
+def _put_in_place(part: Path, target: Path, path: str | os.PathLike[str]) -> None:
+    """Gives the file its name, unless another one came by it meanwhile. Raises DkicError."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        check_output(path)
+        raise
+    except OSError:  # a file system without hard links
+        check_output(path)
+        os.replace(part, target)
+    else:
+        part.unlink()
 
 
 def _temporary_file(target: Path) -> tuple[Path, IO[bytes]]:

@@ -82,6 +82,18 @@ def test_refused(folder, weights, tmp_path, monkeypatch):
         export_transforms(weights, 99, tmp_path)
     result = CliRunner().invoke(cli, ["export-onnx", "--quality", "99", "-o", str(tmp_path)])
     assert result.exit_code == 1 and "--quality: tiny has no quality 99; it has 1, 2" in result.output
+    (tmp_path / "a_file").write_bytes(b"")
+    with pytest.raises(DkicError, match="a_file: can't be made"):
+        export_transforms(weights, QUALITY, tmp_path / "a_file")
+    (tmp_path / "a_file").unlink()
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "README.md").write_text("mine")
+    with pytest.raises(DkicError, match="README.md: the file exists"):
+        export_transforms(weights, QUALITY, there)
+    assert [path.name for path in there.iterdir()] == ["README.md"]  # nothing is written where not all can be
+    (there / "README.md").unlink()
+    there.rmdir()
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(DkicError, match=r"\.\[onnx\]"):
         export_transforms(weights, QUALITY, tmp_path)

@@ -128,6 +128,18 @@ def test_a_failure_leaves_the_temporary_file_of_another_writer(tmp_path, monkeyp
     assert removed_while_locked == [name] and os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_comes_at_the_last_moment_stays_without_force(tmp_path, monkeypatch, links):
+    def arrives(*_):
+        (tmp_path / "a").write_bytes(b"precious")
+        raise FileExistsError(errno.EEXIST, "File exists") if links else PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", arrives)
+    with pytest.raises(DkicError, match="a: the file exists; overwrite it with --force"):
+        write_atomically(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"precious" and os.listdir(tmp_path) == ["a"]
+
+
 @pytest.mark.parametrize("locks", [True, False])
 @pytest.mark.parametrize("there", [False, True])
 def test_content_and_permissions(tmp_path, monkeypatch, locks, there):

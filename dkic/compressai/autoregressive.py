@@ -25,6 +25,8 @@ def unsupported(module: Any) -> str | None:
     (kh, kw), mask = context.kernel_size, context.mask.flatten(2)
     if kh != kw or kh % 2 == 0 or context.groups != 1 or context.stride != (1, 1) or context.dilation != (1, 1):
         return "context_prediction must be a square, odd convolution without groups, stride or dilation"
+    if context.padding_mode != "zeros":
+        return f"context_prediction must be padded with zeros, and has padding_mode {context.padding_mode!r}"
     if mask[..., kh * kw // 2 :].any():
         return "the mask of context_prediction must exclude the middle and what follows it (mask_type='A')"
     if not isinstance(network, nn.Sequential) or not all(isinstance(layer, nn.Conv2d) for layer in (network[0], network[-1])):

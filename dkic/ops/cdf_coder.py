@@ -161,6 +161,9 @@ def check_tables(op: str, cdf: Tensor, cdf_length: Tensor, offset: Tensor) -> tu
     if rows is None or tables["cdf_length"].shape != (rows,) or tables["offset"].shape != (rows,):
         shapes = ", ".join(f"{name} {list(t.shape)}" for name, t in tables.items())
         raise ValueError(f"{op}/cdf: shapes must be [T, L], [T] and [T], and are {shapes}; call update() on the entropy model")
+    for name, t in tables.items():
+        if t.numel() and not -(2**31) <= t.min().item() <= t.max().item() < 2**31:
+            raise ValueError(f"{op}/{name}: must hold 32-bit integers, and has {t.min().item()} to {t.max().item()}")
     return tuple(t.to(torch.int32).contiguous() for t in tables.values())
 
 

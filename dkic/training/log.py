@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dkic.errors import DkicError
+
 TENSORBOARD = "tensorboard"  # the folder in a run's
 
 
@@ -32,10 +34,12 @@ class Log:
     def __init__(self, folder: Path, result_type: type[StepResult], step: int, tensorboard: bool) -> None:
         self._names = [field.name for field in fields(result_type)]
         self._files = contextlib.ExitStack()
-        path = folder / "log.csv"
+        path, head = folder / "log.csv", ",".join(self._names) + "\n"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: step + 1] if path.exists() else []
+        if lines and lines[0] != head:
+            raise DkicError(f"{path}: its columns are those of another version of dkic; move it away to go on without it")
         self._csv = self._files.enter_context(open(path, "w", encoding="utf-8", buffering=1))
-        self._csv.writelines(lines or [",".join(self._names) + "\n"])
+        self._csv.writelines(lines or [head])
         self._board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter

@@ -240,7 +240,7 @@ class StagedRun(Run):
             assert self.settings.rate.weights is not None
             weight = along(self.settings.rate.weights, quality) * self._lambda_factor.at(self.step)
             assert isinstance(weight, torch.Tensor)
-            rate_loss, rate_weight = (weight * bpp).mean(), weight.mean().item()
+            rate_loss, rate_weight = (weight * bpp).mean(), weight.mean()
         elif rate_weight is None:
             rate_loss, rate_weight = self.rate.loss(bpp, quantized_bpp, self.step)
         else:
@@ -248,7 +248,7 @@ class StagedRun(Run):
         loss = loss.mean() + rate_loss
         terms = {"bpp": bpp.mean(), "quantized_bpp": quantized_bpp.mean(), "mse": squared.mean()}
         terms |= {name: distance.mean() for name, distance in distances.items()}
-        terms["rate_weight"] = torch.full_like(terms["mse"], rate_weight)
+        terms["rate_weight"] = torch.as_tensor(rate_weight, dtype=torch.float32, device=self.device)
         if stage.gan:
             gan, adversarial = self._adversarial(x, shown, out, quality)
             terms |= adversarial

@@ -278,3 +278,11 @@ def test_native_code_refuses_states(state):
         torch.ops.dkic.cdf_decode_part(
             torch.zeros(16, dtype=torch.uint8), torch.tensor(state), torch.zeros(1, 3).int(), *tables_of(1)
         )
+
+
+def test_tables_beyond_32_bits_are_refused():
+    tables = {name: torch.tensor(values, dtype=torch.int64) for name, values in GOOD.items()}
+    for name, value in (("offset", 2**32), ("cdf_length", 2**32 + 3), ("offset", -(2**31) - 1)):
+        wrong = {**tables, name: torch.tensor([value], dtype=torch.int64)}
+        with pytest.raises(ValueError, match=f"{name}: must hold 32-bit integers"):
+            cdf_encode(torch.zeros(1, 1).int(), torch.zeros(1, 1).int(), *wrong.values())

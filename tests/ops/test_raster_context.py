@@ -221,3 +221,10 @@ def test_opcheck():
     _, data, size = torch.ops.dkic.raster_encode(y, *arguments)
     torch.library.opcheck(torch.ops.dkic.raster_encode.default, (y, *arguments))
     torch.library.opcheck(torch.ops.dkic.raster_decode.default, (data, size, *arguments))
+
+
+def test_a_latent_without_parameters_is_refused():
+    """Its size would be bounded by no memory."""
+    y, params, network = problem(1, 4, 3, 4, (5,), 4, 4, 3)
+    with pytest.raises(RuntimeError, match="at least one channel"):
+        raster_encode(y, params[:, :0], network, tables())

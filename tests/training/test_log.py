@@ -4,8 +4,10 @@ import dataclasses
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
+from dkic.errors import DkicError
 from dkic.training.log import TENSORBOARD, Log, StepResult
 
 
@@ -40,3 +42,10 @@ def test_without_tensorboard_there_is_the_line_alone(tmp_path):
         log.write(StepResult(1, 2.0, 0.5, 20.0))
         log.picture(torch.rand(3, 8, 8), 1)
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_a_log_with_other_columns_is_not_gone_on_with(tmp_path):
+    (tmp_path / "log.csv").write_text("step,loss\n1,0.5\n")
+    with pytest.raises(DkicError, match="its columns are those of another version"):
+        Log(tmp_path, Result, 1, tensorboard=False)
+    assert (tmp_path / "log.csv").read_text() == "step,loss\n1,0.5\n"
