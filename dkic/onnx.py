@@ -64,7 +64,8 @@ def translation_table() -> dict[Callable, Callable]:
 
     def ldcn(x: Any, offset: Any, mask: Any, kernel_size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Any:
         channels = channels_of("x", x)
-        ones = op.Constant(value=ir.tensor(np.ones((channels, 1, *kernel_size), np.float32)))
+        ones: Any = ir.tensor(np.ones((channels, 1, *kernel_size), np.float32))
+        ones = op.Constant(value=ones)
         return deform_conv(x, offset, ones, None, mask, channels, kernel_size, stride, padding, dilation)
 
     return {torch.ops.dkic.deform_conv2d.default: deform_conv2d, torch.ops.dkic.ldcn.default: ldcn}
