@@ -240,15 +240,16 @@ class StagedRun(Run):
             assert self.settings.rate.weights is not None
             weight = along(self.settings.rate.weights, quality) * self._lambda_factor.at(self.step)
             assert isinstance(weight, torch.Tensor)
-            rate_loss, rate_weight = (weight * bpp).mean(), weight.mean()
+            rate_loss, weighed = (weight * bpp).mean(), torch.as_tensor(weight).mean()
         elif rate_weight is None:
-            rate_loss, rate_weight = self.rate.loss(bpp, quantized_bpp, self.step)
+            rate_loss, found = self.rate.loss(bpp, quantized_bpp, self.step)
+            weighed = torch.full_like(squared.mean(), found)
         else:
-            rate_loss = rate_weight * bpp.mean()
+            rate_loss, weighed = rate_weight * bpp.mean(), torch.full_like(squared.mean(), rate_weight)
         loss = loss.mean() + rate_loss
         terms = {"bpp": bpp.mean(), "quantized_bpp": quantized_bpp.mean(), "mse": squared.mean()}
         terms |= {name: distance.mean() for name, distance in distances.items()}
-        terms["rate_weight"] = torch.as_tensor(rate_weight, dtype=torch.float32, device=self.device)
+        terms["rate_weight"] = weighed
         if stage.gan:
             gan, adversarial = self._adversarial(x, shown, out, quality)
             terms |= adversarial
