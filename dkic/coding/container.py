@@ -15,7 +15,7 @@ bytes. CRC32C is the Castagnoli CRC (reflected polynomial 0x82F63B78, initial va
       varint    height in pixels  } at most 2**28 (MAX_PIXELS)
       1 byte    if bit 6 says so: the qstep that the latent was quantized with, -8 to 8 and not 0, two's complement; symbols
                 of y count for qstep_size(qstep), and have their scales' tables less qstep (dkic.entropy.quantization); of a
-                variable-rate model the quality is less by qstep / 16
+                variable-rate model it is at most 7, and the quality is less by qstep / 16
       4 bytes   CRC32C of all the bytes before it
     the picture section, then the ICC section if bit 5 says so; each is
       varint    key = 8 * (length of the payload in bytes) + type

@@ -76,13 +76,15 @@ class Weights:
     def quality_at(self, quality: int, qstep: int) -> Tensor | None:
         """What a variable-rate model is given for an operating point: `[1]`, quality - qstep / 16; None for other models.
 
-        Raises DkicError where that is not from 1 to 100.
+        Raises DkicError where that is not from 1 to 100, or qstep is 8, since the next lower quality at -8 is the same.
         """
         if not self.model.variable_rate:
             return None
         at = quality - qstep / PARTS
         if not 1 <= at <= MAX_QUALITY:
             raise DkicError(f"quality {quality} with qstep {qstep:+} is beyond 1 to {MAX_QUALITY}")
+        if qstep >= PARTS // 2:
+            raise DkicError(f"a variable-rate model has qsteps -8 to 7, not {qstep:+}; take quality {quality - 1} with qstep -8")
         return torch.tensor([at], dtype=torch.float64, device=self.device)
 
     def quantization(self, quality: int, qstep: int) -> tuple[Tensor | None, Quantizer]:

@@ -56,7 +56,7 @@ def test_the_size_rises_with_the_quality(codec):
 
 def test_steps_lie_between_qualities(codec):
     x = image(256, 320)
-    sizes = [len(codec.compress(x, 50, qstep=qstep)) for qstep in (8, 4, 0, -4, -8)]
+    sizes = [len(codec.compress(x, 50, qstep=qstep)) for qstep in (7, 0, -8)]
     assert sizes == sorted(sizes)
     assert codec.compress(x, 50, qstep=0) == codec.compress(x, 50)
 
@@ -65,6 +65,8 @@ def test_a_step_out_of_the_qualities_is_refused(codec):
     for quality, qstep in ((1, 1), (100, -1)):
         with pytest.raises(DkicError, match="beyond 1 to 100"):
             codec.compress(image(64, 64), quality, qstep=qstep)
+    with pytest.raises(DkicError, match="take quality 49 with qstep -8"):
+        codec.compress(image(64, 64), 50, qstep=8)
     with pytest.raises(DkicError, match="no quality 101; it has 1 to 100"):
         codec.compress(image(64, 64), 101)
 
