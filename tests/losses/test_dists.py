@@ -74,5 +74,5 @@ def test_other_tensors_are_refused(network):
 def test_without_the_package(monkeypatch):
     need_backbone("vgg")
     monkeypatch.setattr(dists_module, "find_spec", lambda package: None)
-    with pytest.raises(DkicError, match="DISTS needs .* pip install dists-pytorch"):
+    with pytest.raises(DkicError, match=r"DISTS needs .* pip install -e '.\[eval\]'"):
         DISTS()
