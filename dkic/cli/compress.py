@@ -87,7 +87,8 @@ def compress(
 
     codec = load(model, device)
     if quality is not None and quality not in codec.qualities:
-        raise click.UsageError(f"--quality: model {model} has quality {listed(codec.qualities)}, not {quality}")
+        have = f"{codec.qualities[0]} to {codec.qualities[-1]}" if codec.variable_rate else listed(codec.qualities)
+        raise click.UsageError(f"--quality: model {model} has quality {have}, not {quality}")
     if target_bpp is not None and (len(inputs) > 1 or no_qsteps):
         from dkic.rate_control.image_set import ImageSet
 

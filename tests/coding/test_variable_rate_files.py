@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from command_line import dkic as dkic_command
 from models.variable_rate_models import converted, real
+from PIL import Image
 
 import dkic
 from dkic.coding import codec as codec_module
@@ -69,6 +71,12 @@ def test_a_step_out_of_the_qualities_is_refused(codec):
         codec.compress(image(64, 64), 50, qstep=8)
     with pytest.raises(DkicError, match="no quality 101; it has 1 to 100"):
         codec.compress(image(64, 64), 101)
+
+
+def test_the_command_names_the_range_of_qualities(path, tmp_path):
+    Image.fromarray(image(32, 32)).save(tmp_path / "a.png")
+    result = dkic_command("compress", tmp_path / "a.png", "-o", tmp_path / "a.dkic", "-q", 140, "--model", path)
+    assert result.status == 2 and "has quality 1 to 100, not 140" in result.err
 
 
 def test_the_default_quality(codec):
