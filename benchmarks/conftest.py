@@ -1,8 +1,6 @@
 """Timing several implementations of one problem beside each other, and telling their ratios."""
 
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 from problem_sizes import THREADS
 from roofline import Work, gpu_of
+from source_commit import source_commit
 
 from dkic.doctor import processor
 from dkic.memory import keep_freed_memory
@@ -27,12 +26,7 @@ def pytest_addoption(parser) -> None:
 
 @pytest.fixture(scope="session")
 def commit() -> str:
-    """The commit that is timed, with "-dirty" where files differ from it; "unknown" outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    return source_commit()
 
 
 @pytest.fixture(autouse=True, scope="session")

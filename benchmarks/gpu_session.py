@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 import torch
 
+from benchmarks.source_commit import source_commit
 from dkic.doctor import processor
 from dkic.errors import DkicError
 
@@ -108,7 +109,8 @@ def run(part: Part, seconds: float, log: Path) -> Record:
         file.write(f"==== {part.name}: {' '.join(command)}\n{output}\n")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     took = time.monotonic() - start
-    return Record(part.name, " ".join(part.arguments), status, round(took, 1), commit(), gpu, output[-2000:], medians(log.parent))
+    command_line, tail = " ".join(part.arguments), output[-2000:]
+    return Record(part.name, command_line, status, round(took, 1), source_commit(), gpu, tail, medians(log.parent))
 
 
 def medians(out: Path) -> dict[str, float]:
@@ -123,13 +125,6 @@ def medians(out: Path) -> dict[str, float]:
     except ValueError:
         return {}
     return {benchmark["fullname"]: benchmark["stats"]["median"] for benchmark in found["benchmarks"]}
-
-
-def commit() -> str:
-    """That which is measured; "unknown" outside a checkout."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
 
 
 def session(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> Iterable[Record]:

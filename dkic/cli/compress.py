@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import click
 
 from dkic.cli.inputs import each, on_stdout, output_files, tell_notes, with_folders_opened
-from dkic.cli.messages import listed, print_facts
+from dkic.cli.messages import print_facts
 from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, OUT, THREADS, TILE
 from dkic.errors import FAULTS, one_line, sentence
 
@@ -82,13 +82,12 @@ def compress(
     from dkic.coding.codec import load
     from dkic.coding.container import icc_section_bytes, unpack
     from dkic.coding.image_io import read_picture
-    from dkic.coding.operating_points import OperatingPoint
+    from dkic.coding.operating_points import OperatingPoint, named
     from dkic.output_file import check_output, write_atomically
 
     codec = load(model, device)
     if quality is not None and quality not in codec.qualities:
-        have = f"{codec.qualities[0]} to {codec.qualities[-1]}" if codec.variable_rate else listed(codec.qualities)
-        raise click.UsageError(f"--quality: model {model} has quality {have}, not {quality}")
+        raise click.UsageError(f"--quality: model {model} has quality {named(codec.qualities)}, not {quality}")
     if target_bpp is not None and (len(inputs) > 1 or no_qsteps):
         from dkic.rate_control.image_set import ImageSet
 

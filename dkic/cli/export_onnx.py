@@ -19,6 +19,7 @@ def export_onnx(model: str, quality: int | None, folder: Path, force: bool) -> N
     Needs the extra onnx.
     """
     from dkic.codec_onnx import export_transforms
+    from dkic.coding.operating_points import named
     from dkic.errors import DkicError
     from dkic.models.weights_file import find_weights, load_weights
 
@@ -26,6 +27,6 @@ def export_onnx(model: str, quality: int | None, folder: Path, force: bool) -> N
         served = {q: weights for weights in map(load_weights, find_weights(model)) for q in weights.qualities}
         quality = max(served) if quality is None else quality
         if quality not in served:
-            raise DkicError(f"--quality: {model} has no quality {quality}; it has {', '.join(map(str, sorted(served)))}")
+            raise DkicError(f"--quality: {model} has no quality {quality}; it has {named(sorted(served))}")
         for path in export_transforms(served[quality], quality, folder, force):
             click.echo(path)

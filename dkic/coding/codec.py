@@ -26,10 +26,11 @@ from dkic.coding.operating_points import (
     every_operating_point,
     last_within,
     measured_first,
+    named,
     operating_points,
 )
 from dkic.coding.transforms import analyse, synthesise
-from dkic.entropy.quantization import MAX_QUALITY, Arithmetic
+from dkic.entropy.quantization import Arithmetic
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import Weights, find_weights, load_weights
@@ -181,8 +182,7 @@ class Codec:
 
     def _level(self, quality: int) -> Weights:
         if quality not in self._levels:
-            have = f"1 to {MAX_QUALITY}" if self.variable_rate else ", ".join(map(str, self.qualities))
-            raise DkicError(f"this model has no quality {quality}; it has {have}")
+            raise DkicError(f"this model has no quality {quality}; it has {named(self.qualities)}")
         return self._levels[quality]
 
     def _verified(self, data: bytes, verify: bool) -> bytes:

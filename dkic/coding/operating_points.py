@@ -10,7 +10,7 @@ Neighbouring points are at most 19 % apart (`python -m benchmarks.operating_poin
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from dkic.entropy.quantization import PARTS
+from dkic.entropy.quantization import MAX_QUALITY, PARTS
 
 # At more than 3 the next lower quality at -2 takes about as many bits.
 BETWEEN = (3, 2, 1, 0, -1, -2)
@@ -54,6 +54,11 @@ def measured_first(qualities: Sequence[int]) -> list[OperatingPoint]:
 def chosen_among(qualities: Sequence[int]) -> list[OperatingPoint]:
     """Those of a variable-rate model among which images of a common target choose."""
     return [OperatingPoint(quality, 0) for quality in qualities[::_CHOSEN]]
+
+
+def named(qualities: Sequence[int]) -> str:
+    """Qualities in words: each of a few, or the first and last of a variable-rate model's."""
+    return f"{qualities[0]} to {qualities[-1]}" if len(qualities) == MAX_QUALITY else ", ".join(map(str, qualities))
 
 
 def last_within(n: int, within: Callable[[int], bool]) -> int:

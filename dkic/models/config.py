@@ -41,6 +41,25 @@ class SliceSpec:
             raise DkicError(f"a slice needs 1 to {MAX_CHANNELS} channels and 1, 2 or 4 passes, not {given}")
 
 
+def check_number(name: str, value: object, low: int, high: int) -> None:
+    """Raises DkicError where a config's number is not a whole one in these bounds."""
+    if not within(value, low, high):
+        raise DkicError(f"{name} must be a whole number from {low} to {high}, not {value!r:.40}")
+
+
+def check_slices(slices: object) -> None:
+    """Raises DkicError where they can't be a latent's."""
+    if not isinstance(slices, tuple) or not 1 <= len(slices) <= MAX_SLICES or sum(s.channels for s in slices) > MAX_CHANNELS:
+        raise DkicError(f"there must be 1 to {MAX_SLICES} slices, with at most {MAX_CHANNELS} channels together")
+
+
+def check_keys(config: type, values: dict[str, Any]) -> None:
+    """Raises DkicError, naming them, where keys of a config's dict are unknown or missing."""
+    known = {f.name for f in fields(config)}
+    if wrong := sorted(known ^ set(values)):
+        raise DkicError(f"a model config needs exactly the keys {sorted(known)}; unknown or missing: {wrong}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape of a codec.
@@ -69,17 +88,11 @@ class ModelConfig:
             values = getattr(self, name)
             if not isinstance(values, tuple) or len(values) != 3 or not all(within(v, low, high) for v in values):
                 raise DkicError(f"{name} must be 3 whole numbers from {low} to {high}, not {values!r:.40}")
-        for name, high in (
-            ("hyper_channels", MAX_HYPER_CHANNELS),
-            ("hyper_groups", MAX_HYPER_CHANNELS),
-            ("hyper_features", MAX_CHANNELS),
-            ("context_channels", MAX_CHANNELS),
-        ):
-            if not within(getattr(self, name), 1, high):
-                raise DkicError(f"{name} must be a whole number from 1 to {high}, not {getattr(self, name)!r:.40}")
-        slices = self.slices
-        if not isinstance(slices, tuple) or not 1 <= len(slices) <= MAX_SLICES or self.latent_channels > MAX_CHANNELS:
-            raise DkicError(f"there must be 1 to {MAX_SLICES} slices, with at most {MAX_CHANNELS} channels together")
+        check_number("hyper_channels", self.hyper_channels, 1, MAX_HYPER_CHANNELS)
+        check_number("hyper_groups", self.hyper_groups, 1, MAX_HYPER_CHANNELS)
+        check_number("hyper_features", self.hyper_features, 1, MAX_CHANNELS)
+        check_number("context_channels", self.context_channels, 1, MAX_CHANNELS)
+        check_slices(self.slices)
         for width, groups in zip((*self.widths, self.hyper_channels), (*self.groups, self.hyper_groups), strict=True):
             if width % groups:
                 raise DkicError(f"groups must divide the channels they split, and {groups} does not divide {width}")
@@ -94,9 +107,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """The inverse of to_dict, also after a trip through JSON; an unknown or missing key is an error naming it."""
-        known = {f.name for f in fields(cls)}
-        if wrong := sorted(known ^ set(values)):
-            raise DkicError(f"a model config needs exactly the keys {sorted(known)}; unknown or missing: {wrong}")
+        check_keys(cls, values)
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         values["slices"] = tuple(SliceSpec(**s) for s in values["slices"])
         return cls(**values)

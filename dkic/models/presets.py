@@ -22,6 +22,7 @@ def network_of(config: Config) -> CodecNetwork:
     return VariableRateDKIC(config) if isinstance(config, VariableRateConfig) else DKIC(config)
 
 
+_SLICES = (SliceSpec(8, 4), SliceSpec(8, 4), SliceSpec(16, 2), SliceSpec(32, 2), SliceSpec(64, 1))
 PRESETS: dict[str, Config] = {
     # For the CPU: at most 3.2 M parameters and 40 kMAC per pixel each way. Most of the work is at 1/8 and below, where a
     # channel costs least; the thin 1/2-size stage is what full-size memory traffic allows.
@@ -29,7 +30,7 @@ PRESETS: dict[str, Config] = {
         widths=(24, 48, 96),
         groups=(1, 3, 6),
         bottlenecks=(1, 2, 3),
-        slices=(SliceSpec(8, 4), SliceSpec(8, 4), SliceSpec(16, 2), SliceSpec(32, 2), SliceSpec(64, 1)),
+        slices=_SLICES,
         hyper_channels=64,
         hyper_groups=4,
         hyper_features=128,
@@ -50,7 +51,7 @@ PRESETS: dict[str, Config] = {
     "small": VariableRateConfig(
         analysis=(StageSpec(8, 192, 4, "conv"), StageSpec(2, 192, 0, "conv")),
         synthesis=(StageSpec(8, 192, 5, "conv"), StageSpec(2, 256, 1, "conv")),
-        slices=(SliceSpec(8, 4), SliceSpec(8, 4), SliceSpec(16, 2), SliceSpec(32, 2), SliceSpec(64, 1)),
+        slices=_SLICES,
         context_channels=96,
     ),
 }

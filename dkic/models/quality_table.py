@@ -6,6 +6,7 @@ qualities 1 to 100 and interpolate them in integer arithmetic, so that every mac
 """
 
 import math
+from abc import ABC, abstractmethod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -58,19 +59,19 @@ class QualityScale(nn.Module):
         return torch.addcmul(bias, x, scale)
 
 
-class QuantizedQualityTable(QuantizedLayer, QualityTable):
+class QuantizedQualityTable(QuantizedLayer, QualityTable, ABC):
     """A table that, quantized, holds whole numbers `[100, channels]` for each name in `bounds`, between those bounds."""
 
     replaced = ("points",)
     bounds: ClassVar[dict[str, tuple[int, int]]]
 
+    @abstractmethod
     def numbers(self, quality: Tensor) -> dict[str, Tensor]:
         """Real numbers `[N, channels]` of each name, of which the integers are the nearest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def learned(self, integers: dict[str, Tensor]) -> Tensor:
         """The inverse of `numbers`: the table's own numbers."""
-        raise NotImplementedError
 
     def integers(self) -> dict[str, Tensor]:
         found = self.numbers(torch.arange(1.0, MAX_QUALITY + 1, device=self.points.device))

@@ -1,11 +1,11 @@
 """Shape of a variable-rate codec: preset `small`."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any, Literal, get_args
 
 from dkic.errors import DkicError
-from dkic.models.config import LATENT_STRIDE, MAX_CHANNELS, MAX_SLICES, SliceSpec, within
+from dkic.models.config import LATENT_STRIDE, MAX_CHANNELS, SliceSpec, check_keys, check_number, check_slices
 
 Kernel = Literal["ldcn", "conv"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
@@ -35,8 +35,7 @@ class StageSpec:
             ("blocks", 0, MAX_BLOCKS),
             ("groups", 1, MAX_CHANNELS),
         ):
-            if not within(getattr(self, name), low, high):
-                raise DkicError(f"a stage's {name} must be a whole number from {low} to {high}, not {getattr(self, name)!r:.40}")
+            check_number(f"a stage's {name}", getattr(self, name), low, high)
         if self.kernel not in KERNELS:
             raise DkicError(f"a stage's kernel must be {' or '.join(KERNELS)}, not {self.kernel!r:.40}")
         if self.width % self.groups:
@@ -69,15 +68,10 @@ class VariableRateConfig:
                 raise DkicError(f"the strides of {name} must be {LATENT_STRIDE} together, not {[s.stride for s in stages]}")
             if any(stage.stride != 2 for stage in stages[1:]):
                 raise DkicError(f"only the first stage of {name} may have a stride other than 2")
-        for name, low, high in (
-            ("context_channels", 1, MAX_CHANNELS),
-            ("quality_points", 2, MAX_POINTS),
-            ("quality_features", 1, MAX_CHANNELS),
-        ):
-            if not within(getattr(self, name), low, high):
-                raise DkicError(f"{name} must be a whole number from {low} to {high}, not {getattr(self, name)!r:.40}")
-        if not isinstance(self.slices, tuple) or not 1 <= len(self.slices) <= MAX_SLICES or self.latent_channels > MAX_CHANNELS:
-            raise DkicError(f"there must be 1 to {MAX_SLICES} slices, with at most {MAX_CHANNELS} channels together")
+        check_number("context_channels", self.context_channels, 1, MAX_CHANNELS)
+        check_number("quality_points", self.quality_points, 2, MAX_POINTS)
+        check_number("quality_features", self.quality_features, 1, MAX_CHANNELS)
+        check_slices(self.slices)
 
     @property
     def latent_channels(self) -> int:
@@ -99,9 +93,7 @@ class VariableRateConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VariableRateConfig":
         """The inverse of to_dict, also after a trip through JSON; an unknown or missing key is an error naming it."""
-        known = {f.name for f in fields(cls)}
-        if wrong := sorted(known ^ set(values)):
-            raise DkicError(f"a model config needs exactly the keys {sorted(known)}; unknown or missing: {wrong}")
+        check_keys(cls, values)
         specs = {"analysis": StageSpec, "synthesis": StageSpec, "slices": SliceSpec}
         arguments: dict[str, Any] = {k: tuple(specs[k](**s) for s in v) if k in specs else v for k, v in values.items()}
         return cls(**arguments)

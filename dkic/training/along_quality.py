@@ -16,3 +16,9 @@ def along(weight: float | Sequence[float], quality: Tensor | None) -> Tensor | f
         raise ValueError("a weight of two numbers needs a quality")
     low, high = weight
     return low * torch.pow(high / low, (quality - 1) / (MAX_QUALITY - 1))
+
+
+def spread_qualities(first: float, n: int, device: torch.device) -> Tensor:
+    """n qualities `[n]`, float32, evenly spaced over 1 to 100 from the place `first`, in [0, 1), on, and around."""
+    places = (first + torch.arange(n, dtype=torch.float64, device=device) / n) % 1
+    return (1 + (MAX_QUALITY - 1) * places).float()

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dkic.coding.image_formats import images_below, images_in
 from dkic.coding.image_io import read_picture
-from dkic.entropy.quantization import MAX_QUALITY, Arithmetic
+from dkic.entropy.quantization import Arithmetic
 from dkic.errors import DkicError
 from dkic.models.codec_network import CodecNetwork
 from dkic.models.dkic import SIZE_MULTIPLE
@@ -19,6 +19,7 @@ from dkic.models.int8_weights import round_large
 from dkic.models.weights_file import find_weights, load_weights, save_weights
 from dkic.output_file import check_output
 from dkic.quantized import calibrating, convert, simulate
+from dkic.training.along_quality import spread_qualities
 from dkic.training.batches import Batches, default_workers, pixels_of
 from dkic.training.device import DeviceName, device_for
 from dkic.training.photos import PhotoFolder
@@ -151,8 +152,7 @@ def _qualities(network: CodecNetwork, n: int, step: int, device: torch.device) -
     """`[n]`, evenly spaced from another one on at every step; None for a network of one quality."""
     if not network.variable_rate:
         return None
-    places = (step * _GOLDEN + torch.arange(n, device=device) / n) % 1
-    return 1 + (MAX_QUALITY - 1) * places
+    return spread_qualities(step * _GOLDEN % 1, n, device)
 
 
 def _pictures(folder: Path) -> Iterator[Tensor]:

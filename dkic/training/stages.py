@@ -16,13 +16,12 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dkic.entropy.quantization import MAX_QUALITY
 from dkic.errors import DkicError
 from dkic.losses.rate_target import RateTarget, StepSchedule
 from dkic.losses.relativistic_gan import discriminator_accuracy, discriminator_loss, generator_loss
 from dkic.models.codec_network import CodecNetwork, TrainingOutput
 from dkic.models.discriminator import Discriminator
-from dkic.training.along_quality import along
+from dkic.training.along_quality import along, spread_qualities
 from dkic.training.distances import Distances
 from dkic.training.log import StepResult
 from dkic.training.photos import PhotoFolder
@@ -263,8 +262,7 @@ class StagedRun(Run):
         if not self.model.variable_rate:
             return None
         first = np.random.default_rng(self.seed_of(part).spawn(2)[1]).random()
-        places = (first + np.arange(n) / n) % 1
-        return torch.tensor(1 + (MAX_QUALITY - 1) * places, dtype=torch.float32, device=self.device)
+        return spread_qualities(first, n, self.device)
 
     def _lpips_window(self, part: int) -> tuple[EllipsisType, slice, slice]:
         """Where LPIPS of a micro-batch is taken, drawn from (seed, step, micro-batch) as all else is."""
