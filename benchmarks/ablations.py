@@ -49,9 +49,7 @@ class ConvolutionBlock(nn.Module):
     def __init__(self, channels: int, like: nn.Module) -> None:
         super().__init__()
         inside = round((parameters(like) - channels) / (channels * 10 + 1))
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, inside, 3, padding=1), nn.ReLU(), nn.Conv2d(inside, channels, 1)
-        )
+        self.body = nn.Sequential(nn.Conv2d(channels, inside, 3, padding=1), nn.ReLU(), nn.Conv2d(inside, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return plus_branch(x, self.body(x))
@@ -140,9 +138,7 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one.")
-def train(
-    photos: Path, variant: str, minutes: float, seconds: float, out: Path, threads: int, device: str | None
-) -> None:
+def train(photos: Path, variant: str, minutes: float, seconds: float, out: Path, threads: int, device: str | None) -> None:
     """Train one on PHOTOS; OUT gets a file for each rate."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """The files in a Qt binary resource file (.rcc), as the packages of Qt programs ship photographs.
 
-    python -m benchmarks.unpack_rcc FILE... OUT    # OUT/<path in the resource>
+python -m benchmarks.unpack_rcc FILE... OUT    # OUT/<path in the resource>
 """
 
 import struct

@@ -90,8 +90,7 @@ const Tables::Row& Tables::validated(std::size_t index) {
 }
 
 uint32_t Tables::find(const Row& row, uint32_t slot) const {
-  if (!indexed_)
-    return uint32_t(std::upper_bound(row.cdf + 1, row.cdf + row.sentinel + 1, int32_t(slot)) - row.cdf) - 1;
+  if (!indexed_) return uint32_t(std::upper_bound(row.cdf + 1, row.cdf + row.sentinel + 1, int32_t(slot)) - row.cdf) - 1;
   uint32_t number = buckets_[row.first_bucket + (slot >> row.bucket_shift)];
   while (uint32_t(row.cdf[number + 1]) <= slot) ++number;
   return number;
@@ -131,8 +130,8 @@ Decoder::Decoder(std::span<const uint8_t> data) : data_(data) {
 }
 
 Decoder::Decoder(std::span<const uint8_t> data, State state) : data_(data), state_(state) {
-  damaged_ = data.size() % 4 != 0 || state.next < 2 || state.next > int64_t(data.size() / 4) || state.x < kLeastState ||
-             state.x >> 63;
+  damaged_ =
+      data.size() % 4 != 0 || state.next < 2 || state.next > int64_t(data.size() / 4) || state.x < kLeastState || state.x >> 63;
 }
 
 bool Decoder::next_word() {

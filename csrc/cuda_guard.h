@@ -1,4 +1,5 @@
-// Where an op's CUDA kernels run, by torch's stable ABI (with USE_CUDA): its tensors' device, and the stream that is current there.
+// Where an op's CUDA kernels run, by torch's stable ABI (with USE_CUDA): its tensors' device, and the stream that is current
+// there.
 #pragma once
 #include <torch/csrc/stable/accelerator.h>
 

@@ -23,10 +23,9 @@ struct Planes {
 Planes planes_of(const Tensor& x, const Tensor& parameters) {
   STD_TORCH_CHECK(x.is_cpu() && x.dim() >= 2 && x.is_contiguous(), "factorized_likelihood: x must be contiguous, [N, C, ...]");
   const ScalarType type = x.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double,
-                  "factorized_likelihood: x must be float32 or float64");
-  STD_TORCH_CHECK(parameters.is_cpu() && parameters.scalar_type() == type && parameters.is_contiguous() && parameters.dim() == 2 &&
-                      parameters.size(0) == x.size(1) && parameters.size(1) == kFactorizedParameters,
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "factorized_likelihood: x must be float32 or float64");
+  STD_TORCH_CHECK(parameters.is_cpu() && parameters.scalar_type() == type && parameters.is_contiguous() &&
+                      parameters.dim() == 2 && parameters.size(0) == x.size(1) && parameters.size(1) == kFactorizedParameters,
                   "factorized_likelihood: parameters must be [C, 58], contiguous, in the dtype of x");
   const int64_t rows = x.size(0) * x.size(1);
   return {x.size(0), x.size(1), rows ? x.numel() / rows : 0};
@@ -56,13 +55,11 @@ void run_forward(const Planes& planes, const Tensor& x, const Tensor& parameters
   torch::stable::parallel_for(0, planes.channels, 1, [&](int64_t first, int64_t last) {
     std::vector<T> values(size_t(planes.count())), likelihoods(values.size());
     for (int64_t c = first; c < last; ++c) {
-      planes.of_channel(c, [&](int64_t plane, int64_t at) {
-        std::copy_n(data_of<T>(x) + plane, planes.elements, values.data() + at);
-      });
+      planes.of_channel(
+          c, [&](int64_t plane, int64_t at) { std::copy_n(data_of<T>(x) + plane, planes.elements, values.data() + at); });
       kernel(data_of<T>(parameters) + c * kFactorizedParameters, values.data(), planes.count(), T(likelihood_min),
              likelihoods.data());
-      planes.of_channel(
-          c, [&](int64_t plane, int64_t at) { std::copy_n(likelihoods.data() + at, planes.elements, to + plane); });
+      planes.of_channel(c, [&](int64_t plane, int64_t at) { std::copy_n(likelihoods.data() + at, planes.elements, to + plane); });
     }
   });
 }

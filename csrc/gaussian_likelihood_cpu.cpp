@@ -97,9 +97,12 @@ std::tuple<Tensor, Tensor, Tensor> gaussian_likelihood_backward(const std::optio
   }
   const auto wanted = [](bool need, const Tensor& t) { return need ? std::optional(t) : std::nullopt; };
   const auto slope_v = wanted(need_y || need_mean, by_v), slope_scale = wanted(need_scale, by_scale);
-  const std::vector<Operand> operands{optional_operand(grad_y_hat, shape, "grad_y_hat"), bits,
-                                      optional_operand(slope_v, shape, "by_v"), optional_operand(slope_scale, shape, "by_scale"),
-                                      operand(scale, shape, "scale"), optional_operand(likelihood, shape, "likelihood")};
+  const std::vector<Operand> operands{optional_operand(grad_y_hat, shape, "grad_y_hat"),
+                                      bits,
+                                      optional_operand(slope_v, shape, "by_v"),
+                                      optional_operand(slope_scale, shape, "by_scale"),
+                                      operand(scale, shape, "scale"),
+                                      optional_operand(likelihood, shape, "likelihood")};
   const bool channels_last = channels_innermost(slope_v ? *slope_v : slope_scale ? *slope_scale : scale);
   std::vector<Walked> walked;
   const std::optional<Walk> walk = walk_through(shape, channels_last, operands, walked);

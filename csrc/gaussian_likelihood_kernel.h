@@ -25,7 +25,7 @@ struct GaussianLikelihoodBackwardArguments {
   bool is_double;
   double scale_min, likelihood_min;
   Walked grad_y_hat, grad_bits, by_v, by_scale, scale, likelihood;  // the last as forward returned it
-  void *grad_y, *grad_scale, *grad_mean;  // compute type; nullptr: not wanted
+  void *grad_y, *grad_scale, *grad_mean;                            // compute type; nullptr: not wanted
 };
 
 struct GaussianLikelihoodKernel {

@@ -1,5 +1,5 @@
-// ldcn's launches: which kernels an op runs, one after another, and on how many blocks. A launcher runs them: CudaLauncher, or the
-// tests' on the emulator.
+// ldcn's launches: which kernels an op runs, one after another, and on how many blocks. A launcher runs them: CudaLauncher, or
+// the tests' on the emulator.
 #pragma once
 #include "ldcn_cuda_fixed.cuh"
 #include "ldcn_cuda_warp_forward.cuh"
@@ -212,8 +212,8 @@ void launch_ldcn_backward_samples(Launcher&& launch, const LdcnArguments& a) {
   });
 }
 
-// Atomics pass the cache in which the samples of a compact tile meet. So a tile may be as wide as a sector of 8 floats, which a row
-// of offsets or of the mask in NCHW is then read by.
+// Atomics pass the cache in which the samples of a compact tile meet. So a tile may be as wide as a sector of 8 floats, which a
+// row of offsets or of the mask in NCHW is then read by.
 inline LdcnPlan ldcn_scatter_plan(const LdcnArguments& a, int sum_size) { return ldcn_plan(a, 1, sum_size, 8); }
 
 // Whether a window's kernel takes the problem, and ran.

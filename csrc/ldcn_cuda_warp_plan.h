@@ -44,11 +44,11 @@ struct WarpAxis {
 
 struct LdcnWarpPlan {
   int kernel_side;
-  int team;            // lanes that a group has: 2, 4 or 8
-  bool float_offset;   // offset and mask are float32, whatever x is
-  const void* x[4];    // where corners (0,0) (0,1) (1,0) (1,1) of the first sample lie
-  const void* offset;  // channels adjacent, dy and dx in one access
-  const void* mask;    // channels adjacent; nullptr: ones
+  int team;                         // lanes that a group has: 2, 4 or 8
+  bool float_offset;                // offset and mask are float32, whatever x is
+  const void* x[4];                 // where corners (0,0) (0,1) (1,0) (1,1) of the first sample lie
+  const void* offset;               // channels adjacent, dy and dx in one access
+  const void* mask;                 // channels adjacent; nullptr: ones
   PixelStrides of_x, of_y;          // in vectors; of_y: of y, or of its gradient
   PixelStrides of_offset, of_mask;  // in elements
   WarpAxis rows, columns;

@@ -104,8 +104,12 @@ class RasterContext {
   int64_t batch, channels, height, width;
 
   RasterContext(const Tensor& params, const Weights& weights)
-      : batch(params.size(0)), height(params.size(2)), width(params.size(3)), params_(nhwc_of(params)),
-        params_channels_(params.size(1)), slopes_(weights.slopes.begin(), weights.slopes.end()) {
+      : batch(params.size(0)),
+        height(params.size(2)),
+        width(params.size(3)),
+        params_(nhwc_of(params)),
+        params_channels_(params.size(1)),
+        slopes_(weights.slopes.begin(), weights.slopes.end()) {
     STD_TORCH_CHECK(weights.context.dim() == 4, "raster_context: context_weight must have 4 dimensions");
     STD_TORCH_CHECK(params_channels_ >= 1, "raster_context: params must have at least one channel");
     const Tensor context = torch::stable::contiguous(weights.context);
@@ -126,7 +130,8 @@ class RasterContext {
                     "raster_context: weights and biases must be as many, at least 1, and slopes one fewer");
     int64_t depth = params_channels_ + context_channels;
     for (size_t i = 0; i < count; ++i) {
-      const Tensor weight = torch::stable::contiguous(weights.layers[i]), layer_bias = torch::stable::contiguous(weights.biases[i]);
+      const Tensor weight = torch::stable::contiguous(weights.layers[i]),
+                   layer_bias = torch::stable::contiguous(weights.biases[i]);
       const int64_t outputs = weight.dim() > 0 ? weight.size(0) : 0;
       layers_.emplace_back(floats(weight, {outputs, depth, 1, 1}, "a weight"), floats(layer_bias, {outputs}, "a bias"), outputs,
                            depth, depth, [](int64_t k) { return k; });
@@ -171,8 +176,7 @@ class RasterContext {
     Tensor nhwc = empty_nhwc(like, batch, channels, height, width, ScalarType::Float);
     auto* to = static_cast<float*>(nhwc.mutable_data_ptr());
     for (int64_t n = 0; n < batch; ++n)
-      for (int64_t h = 0; h < height; ++h, to += width * channels)
-        std::copy_n(y_hat({n, h, 0}), width * channels, to);
+      for (int64_t h = 0; h < height; ++h, to += width * channels) std::copy_n(y_hat({n, h, 0}), width * channels, to);
     return torch::stable::contiguous(nhwc);
   }
 
@@ -263,8 +267,8 @@ std::tuple<Tensor, Tensor, Tensor> raster_encode(const Tensor& y, const Tensor& 
   std::vector<std::string> coded(static_cast<size_t>(batch));
   for_streams(batch, [&](int64_t n) {
     auto tables = tables_of(cdf, cdf_length, offset, count);
-    coded[size_t(n)] = cdf_coder::encode(tables, {symbols.data() + n * count, size_t(count)},
-                                         std::as_const(indexes).data() + n * count);
+    coded[size_t(n)] =
+        cdf_coder::encode(tables, {symbols.data() + n * count, size_t(count)}, std::as_const(indexes).data() + n * count);
   });
   auto [data, size] = joined(coded, y);
   return {context.result(y), data, size};

@@ -1,5 +1,5 @@
-// Products of a few vectors with a panel of a matrix. Compiled once per instruction set (DKIC_ISA); raster_context_cpu.cpp chooses
-// one at run time.
+// Products of a few vectors with a panel of a matrix. Compiled once per instruction set (DKIC_ISA); raster_context_cpu.cpp
+// chooses one at run time.
 #include "raster_context_kernel.h"
 
 #include "mask.h"

@@ -14,8 +14,10 @@ namespace dkic {
 class ScaleEdges {
  public:
   static bool valid(const std::vector<double>& edges) {
-    return !edges.empty() && edges.size() < 65536 && edges.front() > 0 && edges.back() < std::numeric_limits<double>::infinity() &&
-           std::none_of(edges.begin(), edges.end(), [](double edge) { return edge != edge; }) &&
+    return !edges.empty() && edges.size() < 65536 && edges.front() > 0 &&
+           edges.back() < std::numeric_limits<double>::infinity() &&
+           std::none_of(
+               edges.begin(), edges.end(), [](double edge) { return edge != edge; }) &&
            std::is_sorted(edges.begin(), edges.end());
   }
 
@@ -32,7 +34,8 @@ class ScaleEdges {
 
   // NaN has all edges below it, whatever its sign, which depends on the instructions that made it: inf - inf is negative on x86.
   int32_t below(double s) const {
-    if (s != s) [[unlikely]] return int32_t(edges_.size()) - 1;
+    if (s != s) [[unlikely]]
+      return int32_t(edges_.size()) - 1;
     const int64_t bucket = std::clamp<int64_t>(bucket_of(s) - first_, 0, int64_t(below_.size()) - 1);
     int32_t number = below_[size_t(bucket)];
     number += s > edges_[size_t(number)];

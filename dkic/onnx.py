@@ -40,9 +40,17 @@ def translation_table() -> dict[Callable, Callable]:
         return t.shape[1]
 
     def deform_conv(
-        x: Any, offset: Any, weight: Any, bias: Any, mask: Any, group: int, kernel_size: Sizes, stride: Sizes, padding: Sizes,
+        x: Any,
+        offset: Any,
+        weight: Any,
+        bias: Any,
+        mask: Any,
+        group: int,
+        kernel_size: Sizes,
+        stride: Sizes,
+        padding: Sizes,
         dilation: Sizes,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         computed = ir.DataType.DOUBLE if x.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
         tensors = (t if t is None or t.dtype == computed else op.Cast(t, to=computed) for t in (x, weight, offset, bias, mask))
         y = op.DeformConv(

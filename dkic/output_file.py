@@ -17,9 +17,7 @@ from dkic.errors import DkicError
 from dkic.streams import descriptor_of, is_stream, open_stream
 
 
-def write_atomically(
-    path: str | os.PathLike[str], data: bytes | Callable[[IO[bytes]], object], force: bool = False
-) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[IO[bytes]], object], force: bool = False) -> None:
     """Writes `data`, or what `data(file)` writes, to a temporary file beside `path`, which then becomes `path`.
 
     So `path` is never there in part. Nothing is left behind when writing fails; the temporary file that a killed process leaves

@@ -57,6 +57,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path, monkeypatch, build):
     which = build.shutil.which
+
     def not_in_usr_local(name: str, path: str | None = None) -> str | None:
         return None if path == "/usr/local/cuda/bin" else which(name, path=path)
 

@@ -91,9 +91,7 @@ def allocate(
     if time_limit is not None and not (isinstance(time_limit, Real) and time_limit >= 0):
         raise DkicError(f"time_limit must be None or at least 0 seconds, got {time_limit!r}")
     end = time.monotonic() + (np.inf if time_limit is None else time_limit)
-    problem = make_problem(
-        rate, distortion, budget, kind, pixels, weights, min_quality, max_bytes, max_distortion, groups, names
-    )
+    problem = make_problem(rate, distortion, budget, kind, pixels, weights, min_quality, max_bytes, max_distortion, groups, names)
     return _allocation(problem, _solve(problem, float(gap), end))
 
 
@@ -133,9 +131,7 @@ def _solve(problem: Problem, gap: float, end: float) -> list[_Group]:
     whole = len(problem.members) == 1  # then no copy is made
     cost, distortion = problem.cost, problem.distortion
     groups = [
-        _Group(cost, distortion, float(capacity))
-        if whole
-        else _Group(cost[members], distortion[members], float(capacity))
+        _Group(cost, distortion, float(capacity)) if whole else _Group(cost[members], distortion[members], float(capacity))
         for members, capacity in zip(problem.members, problem.capacity, strict=True)
     ]
 

@@ -50,12 +50,8 @@ class _ManyValues(click.Command):
     show_default=True,
     help="What each codec's qualities are chosen for at a target.",
 )
-@click.option(
-    "--anchor", metavar="NAME", help="The codec that BD-rates are against; by default the first with 4 qualities."
-)
-@click.option(
-    "--crop", "crops", multiple=True, metavar="IMAGE:X,Y,W,H", help="Figures of these pictures, with these crops."
-)
+@click.option("--anchor", metavar="NAME", help="The codec that BD-rates are against; by default the first with 4 qualities.")
+@click.option("--crop", "crops", multiple=True, metavar="IMAGE:X,Y,W,H", help="Figures of these pictures, with these crops.")
 @click.option(
     "--page-pictures",
     type=click.IntRange(min=1),
@@ -77,9 +73,7 @@ class _ManyValues(click.Command):
     is_flag=True,
     help=f"Have {' and '.join(SLOW)}, which take seconds, judge all files, for curves and BD-rates, not only those at a target.",
 )
-@click.option(
-    "--inception", type=PATH, metavar="FILE", help="Weights of torch-fidelity's Inception, for FID and KID."
-)
+@click.option("--inception", type=PATH, metavar="FILE", help="Weights of torch-fidelity's Inception, for FID and KID.")
 @click.option("--threads", type=click.IntRange(1, 256), help="CPU threads, of every codec; all cores by default.")
 @click.option("--force", is_flag=True, help="Overwrite the files of an earlier report.")
 def evaluate(folder: Path, out: Path, **options: Any) -> None:

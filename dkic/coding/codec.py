@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_QUALITY = 50  # of a variable-rate model
-_DROP_PROFILE = "leave it out with --icc drop (icc=\"drop\" in Python), which shows its colors as sRGB"
+_DROP_PROFILE = 'leave it out with --icc drop (icc="drop" in Python), which shows its colors as sRGB'
 
 
 class Codec:

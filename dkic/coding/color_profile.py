@@ -130,9 +130,24 @@ def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
         table += struct.pack(">4sII", name, offset_of[content], len(content))
     header = struct.pack(
         ">I4sI4s4s4s12s4s4sIIIQI12s4s44s",
-        start + len(data), b"", 0x04400000, b"mntr", space, b"XYZ ", struct.pack(">6H", 2000, 1, 1, 0, 0, 0),
-        b"acsp", b"", 0, 0, 0, 0, 0, _fixed(_D50_XYZ), b"", b"",
-    )  # fmt: skip
+        start + len(data),
+        b"",
+        0x04400000,
+        b"mntr",
+        space,
+        b"XYZ ",
+        struct.pack(">6H", 2000, 1, 1, 0, 0, 0),
+        b"acsp",
+        b"",
+        0,
+        0,
+        0,
+        0,
+        0,
+        _fixed(_D50_XYZ),
+        b"",
+        b"",
+    )
     return header + struct.pack(">I", len(tags)) + table + data
 
 

@@ -144,8 +144,7 @@ def picture_from(
     if "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):
         return _from_torch(image)
     raise DkicError(
-        "a picture must be a path, a PIL image, a numpy array, a torch tensor or a Picture, "
-        f"not {type(image).__name__}"
+        f"a picture must be a path, a PIL image, a numpy array, a torch tensor or a Picture, not {type(image).__name__}"
     )
 
 
@@ -168,9 +167,7 @@ def picture_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def write_picture(
-    picture: Picture, path: str | os.PathLike[str], force: bool = False, suffix: str | None = None
-) -> list[str]:
+def write_picture(picture: Picture, path: str | os.PathLike[str], force: bool = False, suffix: str | None = None) -> list[str]:
     """Writes `picture` to `path` in the format of its suffix, or of another one, whole or not at all; see `write_atomically`.
 
     A grayscale picture is written with one channel; WebP always has three.
@@ -373,7 +370,7 @@ def _flattened(image: Image.Image, name: str, background: str | None) -> Image.I
     rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     if rgba.getchannel("A").getextrema() != (255, 255):
         if background is None:
-            repair = "give the color behind it, for example --background white (background=\"white\" in Python)"
+            repair = 'give the color behind it, for example --background white (background="white" in Python)'
             raise DkicError(f"{name}: it has transparency; {repair}")
         color = opaque_color(background)
         rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, color), rgba)

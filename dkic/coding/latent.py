@@ -35,9 +35,7 @@ def encode_latent(y: Tensor, z_hat: Tensor | None, level: Weights, quality: int,
     return struct.pack("<I", crc) + coder.finish()
 
 
-def symbols_of(
-    y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, qstep: int = 0
-) -> list[tuple[Tensor, Tensor]]:
+def symbols_of(y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, qstep: int = 0) -> list[tuple[Tensor, Tensor]]:
     """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass.
 
     They are on the CPU, where the coder is.

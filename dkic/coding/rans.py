@@ -201,7 +201,5 @@ def _check_pair(symbols: Array, indexes: Array, tables: Tables) -> tuple[np.ndar
     symbols_array = _as_array(symbols, "symbols", (np.int16, np.int32))
     indexes_array = _check_indexes(indexes, tables)
     if len(symbols_array) != len(indexes_array):
-        raise ValueError(
-            f"symbols and indexes must have one length, got {len(symbols_array)} and {len(indexes_array)}"
-        )
+        raise ValueError(f"symbols and indexes must have one length, got {len(symbols_array)} and {len(indexes_array)}")
     return symbols_array, indexes_array

@@ -175,9 +175,14 @@ def mixture_compress(
 
 
 def mixture_decompress(
-    self: GaussianMixtureConditional, strings: bytes, abs_max: int, zero_bitmap: Tensor, scales: Tensor, means: Tensor,
+    self: GaussianMixtureConditional,
+    strings: bytes,
+    abs_max: int,
+    zero_bitmap: Tensor,
+    scales: Tensor,
+    means: Tensor,
     weights: Tensor,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     channels = torch.nonzero(zero_bitmap).flatten().tolist()
     tables = _mixture_tables(self, scales, means, weights, channels, abs_max)
     symbols = cdf_decode([strings], torch.arange(len(tables[0]), dtype=torch.int32)[None], *tables) - abs_max

@@ -172,8 +172,7 @@ def _check(frequencies: np.ndarray, length: np.ndarray, offset: np.ndarray) -> N
         raise FormatError(f"tables: there must be 1 to {MAX_TABLES} tables, got {count}")
     if len(length) != count or len(offset) != count:
         raise FormatError(
-            f"tables: length and offset must have {count} entries as frequencies has rows, "
-            f"got {len(length)} and {len(offset)}"
+            f"tables: length and offset must have {count} entries as frequencies has rows, got {len(length)} and {len(offset)}"
         )
     if columns > MAX_LENGTH or length.min() < 1 or length.max() > columns:
         raise FormatError(

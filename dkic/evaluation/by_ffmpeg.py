@@ -46,9 +46,7 @@ class ByFfmpeg:
     def decode(self, data: bytes) -> np.ndarray:
         convert = f"scale=in_range=full:in_color_matrix=bt709:out_range=full:{_EXACT},format=rgb24"
         threads = ["-threads", str(torch.get_num_threads())]
-        result = self._run(
-            [*threads, "-f", self.suffix[1:]], [*_frame(convert), "-c:v", "ppm", "-f", "image2pipe"], data
-        )
+        result = self._run([*threads, "-f", self.suffix[1:]], [*_frame(convert), "-c:v", "ppm", "-f", "image2pipe"], data)
         return np.array(Image.open(io.BytesIO(result), formats=["PPM"]))
 
     def _run(self, source: list[str], target: list[str], data: bytes) -> bytes:

@@ -114,9 +114,7 @@ def run(
                 cell = replace(cell, fid=fid, kid=kid)
             cells.append(cell)
     if not made:
-        raise DkicError(
-            "none of these codecs could run: " + "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        )
+        raise DkicError("none of these codecs could run: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
     machine = f"{processor()}, CPU threads: {torch.get_num_threads()}, torch {torch.__version__}"
     with_curves = [codec.name for codec in made if len(codec.qualities) >= 4]
     found = Evaluation(

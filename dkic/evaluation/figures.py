@@ -64,9 +64,7 @@ def find_crops(original: np.ndarray, decoded: Sequence[np.ndarray]) -> list[Crop
     step = max(1, side // 4)
     sums = F.avg_pool2d(torch.from_numpy(error)[None, None], side, step)[0, 0].numpy()
     rows, columns = np.unravel_index(np.argsort(sums, axis=None)[::-1], sums.shape)
-    places = [
-        Crop(column * step, row * step, side, side) for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
-    ]
+    places = [Crop(column * step, row * step, side, side) for row, column in zip(rows.tolist(), columns.tolist(), strict=True)]
     first = places[0]
     # Well away from the first, where another part of the picture is.
     others = [p for p in places if max(abs(p.left - first.left), abs(p.top - first.top)) >= 1.5 * side]
@@ -82,9 +80,7 @@ def telling_pictures(cells: Sequence[Cell], count: int = 2) -> list[str]:
     return sorted(by_image, key=lambda image: np.ptp(by_image[image]), reverse=True)[:count]
 
 
-def figure(
-    original: np.ndarray, crops: Sequence[Crop], decoded: Sequence[tuple[Measurement, np.ndarray]]
-) -> Image.Image:
+def figure(original: np.ndarray, crops: Sequence[Crop], decoded: Sequence[tuple[Measurement, np.ndarray]]) -> Image.Image:
     """The whole original with the crops' rectangles; then its and every codec's crops, enlarged without smoothing.
 
     Args:
@@ -110,9 +106,7 @@ def figure(
             draw.rectangle((left - 3, top - 3, left + tile.width + 2, top + tile.height + 2), fill=colour)
             sheet.paste(tile, (left, top))
             top += tile_height + _GAP
-        draw.text(
-            (left + _TILE // 2, top), f"{name}\n{caption}", fill="black", anchor="ma", align="center", font_size=17
-        )
+        draw.text((left + _TILE // 2, top), f"{name}\n{caption}", fill="black", anchor="ma", align="center", font_size=17)
     return sheet
 
 
@@ -130,7 +124,5 @@ def _with_rectangles(original: np.ndarray, crops: Sequence[Crop], box: tuple[int
     scale, draw = whole.width / original.shape[1], ImageDraw.Draw(whole)
     for colour, crop in zip(COLOURS, crops, strict=False):
         left, top = crop.left * scale, crop.top * scale
-        draw.rectangle(
-            (left, top, left + crop.width * scale - 1, top + crop.height * scale - 1), outline=colour, width=3
-        )
+        draw.rectangle((left, top, left + crop.width * scale - 1, top + crop.height * scale - 1), outline=colour, width=3)
     return whole

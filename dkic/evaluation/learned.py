@@ -75,9 +75,7 @@ class Cheng2020:
                 raise DkicError(f"--weights: {path} and {self._files[quality]} are both {name}'s quality {quality}")
         self._urls = model_urls[name]["mse"]
         self.qualities = tuple(sorted(self._files or cfgs[name]))
-        self.about = (
-            f"{name}: CompressAI, {'given weights' if self._files else 'MSE weights of its zoo'}, 16 bytes of header"
-        )
+        self.about = f"{name}: CompressAI, {'given weights' if self._files else 'MSE weights of its zoo'}, 16 bytes of header"
         self._model = lru_cache(maxsize=None)(self._load)
         self._model(self.qualities[0])  # so that what can't be had is known at once
 
@@ -91,9 +89,7 @@ class Cheng2020:
         except Exception as error:  # torch.load raises half a dozen types for a damaged file
             if path is not None:
                 raise DkicError(f"{path}: no weights that can be read ({reason(error)})") from None
-            raise Unavailable(
-                f"its weights can't be downloaded ({reason(error)}); give their files with --weights"
-            ) from None
+            raise Unavailable(f"its weights can't be downloaded ({reason(error)}); give their files with --weights") from None
         try:
             model = self._new(self._renamed(state)).eval()
         except (KeyError, RuntimeError, AttributeError) as error:

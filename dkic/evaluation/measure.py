@@ -116,9 +116,7 @@ def decode_file(codec: ImageCodec, folder: Path, row: Measurement) -> np.ndarray
     return codec.decode((folder / row.file).read_bytes())
 
 
-def _coded(
-    codec: ImageCodec, pixels: np.ndarray, quality: int, file: Path, force: bool
-) -> tuple[np.ndarray, float, float]:
+def _coded(codec: ImageCodec, pixels: np.ndarray, quality: int, file: Path, force: bool) -> tuple[np.ndarray, float, float]:
     """Writes the file; what it decodes to, and the seconds of encoding and decoding."""
     with _failing(codec, file):
         start = time.perf_counter()

@@ -39,9 +39,7 @@ def compared(
                 if row.file not in shown:
                     kind = _SHOWN_AS_THEY_ARE.get(Path(row.file).suffix)
                     content = (files / row.file).read_bytes() if kind else b""
-                    shown[row.file] = (
-                        data_uri(kind, content) if kind else _lossless(decode_file(codecs[row.codec], files, row))
-                    )
+                    shown[row.file] = data_uri(kind, content) if kind else _lossless(decode_file(codecs[row.codec], files, row))
         images[name] = {"width": width, "height": height, "original": {"file": f"original {name}"}, "targets": targets}
     return {"images": images, "targets": list(dict.fromkeys(f"{cell.target_bpp:g}" for cell in cells)), "files": shown}
 

@@ -32,9 +32,7 @@ def curves(rows: Sequence[Measurement]) -> list[Curve]:
     for codec in dict.fromkeys(row.codec for row in rows):
         own = [row for row in rows if row.codec == codec]
         at = [[row for row in own if row.quality == quality] for quality in dict.fromkeys(row.quality for row in own)]
-        means = {
-            name: np.array([np.mean([getattr(row, name) for row in some]) for some in at]) for name in ("bpp", *JUDGES)
-        }
+        means = {name: np.array([np.mean([getattr(row, name) for row in some]) for some in at]) for name in ("bpp", *JUDGES)}
         order = np.argsort(means["bpp"])
         found.append(Curve(codec, means["bpp"][order], {name: means[name][order] for name in JUDGES}))
     return found
@@ -58,12 +56,8 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str) -> tuple[float, str]:
     share = (high - low) / (max(anchor_values[-1], values[-1]) - min(anchor_values[0], values[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a small overlap, which the remark says
-        percent = between(
-            anchor_rate, anchor_values, rate, values, "akima", require_matching_points=False, min_overlap=0
-        )
-    remark = (
-        f"{curve.codec} and {anchor.codec} share {share:.0%} of their range of {JUDGES[metric].label}" if share < 0.5 else ""
-    )
+        percent = between(anchor_rate, anchor_values, rate, values, "akima", require_matching_points=False, min_overlap=0)
+    remark = f"{curve.codec} and {anchor.codec} share {share:.0%} of their range of {JUDGES[metric].label}" if share < 0.5 else ""
     return float(percent), remark
 
 

@@ -91,9 +91,7 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
         "notes": notes(found.cells),
         "bd": bd,
         "bd_notes": bd_remarks,
-        "charts": [
-            {"title": JUDGES[metric].label, "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()
-        ],
+        "charts": [{"title": JUDGES[metric].label, "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()],
         "realism": realism,
         "remarks": remarks(found),
     }

@@ -23,8 +23,10 @@ SIZE_MULTIPLE = 64
 class DKIC(CodecNetwork):
     """Codec network of the paper, for one quality.
 
-        x -> g_a -> y -> h_a -> z -> round -> z_hat -> h_s -> context -> mean, scale of y, slice after slice
-                    y -> round(y - mean) + mean -> y_hat -> g_s -> x_hat
+    ```
+    x -> g_a -> y -> h_a -> z -> round -> z_hat -> h_s -> context -> mean, scale of y, slice after slice
+                y -> round(y - mean) + mean -> y_hat -> g_s -> x_hat
+    ```
     """
 
     variable_rate = False
@@ -51,9 +53,7 @@ class DKIC(CodecNetwork):
             quantized_bits = self.prior.bits(z.round()).sum((1, 2, 3))
         bits = self.prior.bits(_noisy(z, generator)).sum((1, 2, 3))
         latent = self.latent_bits(y, round_ste(z), generator=generator)
-        return TrainingOutput(
-            self.g_s(latent.y_hat), bits + latent.bits, quantized_bits + latent.quantized_bits, latent.y_hat
-        )
+        return TrainingOutput(self.g_s(latent.y_hat), bits + latent.bits, quantized_bits + latent.quantized_bits, latent.y_hat)
 
     def analyse(self, x: Tensor) -> Tensor:
         return self.g_a(x)

@@ -72,16 +72,12 @@ class PassContext(QuantizedLayer):
         latent, inputs: scales of y_hat, and of the slice's features with what the passes before add to them.
     """
 
-    def __init__(
-        self, spec: SliceSpec, width: int, first: bool, latent: ActivationScale, inputs: ActivationScale
-    ) -> None:
+    def __init__(self, spec: SliceSpec, width: int, first: bool, latent: ActivationScale, inputs: ActivationScale) -> None:
         super().__init__()
         self.inputs = inputs
         self.spatial = None if first else QuantizedConv2d(spec.channels, width, 5, 2, inputs=[latent], outputs=inputs)
         self.hidden = ActivationScale(width)
-        self.results = ActivationScale(
-            spec.channels * 2, [1 / MEAN_STEPS] * spec.channels + [1 / INDEX_STEP] * spec.channels
-        )
+        self.results = ActivationScale(spec.channels * 2, [1 / MEAN_STEPS] * spec.channels + [1 / INDEX_STEP] * spec.channels)
         self.parameters_of = nn.Sequential(
             nn.ReLU(),
             QuantizedConv2d(width, width, 1, inputs=[inputs], outputs=self.hidden, relu=True),
@@ -140,10 +136,12 @@ class SliceContext(nn.Module):
     def walk(self, features: Tensor) -> "LatentWalk":
         """The passes in coding order, of a latent `[N, M, h, w]`; features: `[N, F, h, w]`, h and w even.
 
-            walk = context.walk(features)
-            for part in walk:
-                part.y_hat = ...  # from part.mean and part.scale_index
-            walk.y_hat
+        ```python
+        walk = context.walk(features)
+        for part in walk:
+            part.y_hat = ...  # from part.mean and part.scale_index
+        walk.y_hat
+        ```
         """
         return LatentWalk(self, features)
 

@@ -112,9 +112,7 @@ class VariableRateDKIC(CodecNetwork):
         self.quantizer_table = QuantizerTable(channels, points)
         self.context = SliceContext(config, self.quality_features.scale)
 
-    def forward(
-        self, x: Tensor, generator: torch.Generator | None = None, quality: Tensor | None = None
-    ) -> TrainingOutput:
+    def forward(self, x: Tensor, generator: torch.Generator | None = None, quality: Tensor | None = None) -> TrainingOutput:
         """Training: x `[N, 3, H, W]` in [0, 1], H and W multiples of 32; quality `[N]`, 1 to 100.
 
         Bits are those with uniform noise in place of rounding (drawn from `generator`); what the decoder sees is rounded, with

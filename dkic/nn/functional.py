@@ -93,9 +93,7 @@ def dcnv4(
     return aggregate(input, order.offsets(offset_mask), order.masks(offset_mask), kernel_size, stride, pad, dilation)
 
 
-def aggregate(
-    input: Tensor, offset: Tensor, mask: Tensor, kernel_size: Pair, stride: Pair, pad: Pair, dilation: Pair
-) -> Tensor:
+def aggregate(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: Pair, stride: Pair, pad: Pair, dilation: Pair) -> Tensor:
     """`dkic.ops.ldcn` of NHWC tensors."""
     x, offset, mask = (t.permute(0, 3, 1, 2) for t in (input, offset, mask))
     return ldcn(x, offset, mask, kernel_size, stride, pad, dilation).permute(0, 2, 3, 1)

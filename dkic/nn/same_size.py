@@ -3,9 +3,7 @@
 from torch import Tensor
 
 
-def check_same_size(
-    name: str, channels: int, group: int, kernel_size: int, stride: int, pad: int, dilation: int
-) -> None:
+def check_same_size(name: str, channels: int, group: int, kernel_size: int, stride: int, pad: int, dilation: int) -> None:
     """Raises ValueError unless group divides channels, and the geometry keeps the image's size."""
     if group < 1 or channels < 1 or channels % group:
         raise ValueError(f"{name}: channels must be a positive multiple of group, and is {channels} for group={group}")

@@ -1,6 +1,8 @@
 """Custom kernels for learned image codecs, with autograd and `torch.compile`.
 
-    from dkic.ops import deform_conv2d, gaussian_likelihood, gaussian_symbols, ldcn
+```python
+from dkic.ops import deform_conv2d, gaussian_likelihood, gaussian_symbols, ldcn
+```
 """
 
 # A function takes the name of the module that defines it: `import dkic.ops.ldcn; dkic.ops.ldcn(x, ...)` calls it too.

@@ -67,9 +67,23 @@ def _deform_conv2d(info, in_dims, input, offset, weight, bias, mask, *geometry):
 
 @torch.library.register_vmap("dkic::deform_conv2d_backward", lib=library)
 def _deform_conv2d_backward(
-    info, in_dims, grad_y, input, offset, weight, mask, stride, padding, dilation,
-    need_input, need_offset, need_weight, need_bias, need_mask, deterministic,
-):  # fmt: skip
+    info,
+    in_dims,
+    grad_y,
+    input,
+    offset,
+    weight,
+    mask,
+    stride,
+    padding,
+    dilation,
+    need_input,
+    need_offset,
+    need_weight,
+    need_bias,
+    need_mask,
+    deterministic,
+):
     of_grad_y, of_input, of_offset, of_weight, of_mask, *_ = in_dims
     per_sample = of_weight is not None or need_weight or need_bias  # a fold into the batch would sum over it
     fold = _Fold(info.batch_size, 1 if per_sample else 0)
@@ -77,10 +91,27 @@ def _deform_conv2d_backward(
     offset, mask = fold.fold(offset, of_offset), fold.fold(mask, of_mask)
     weight = fold.fold(weight, of_weight, 0) if per_sample else weight
     grad_input, grad_offset, grad_weight, grad_bias, grad_mask = torch.ops.dkic.deform_conv2d_backward(
-        grad_y, input, offset, weight, mask, stride, padding, dilation,
-        need_input, need_offset, need_weight, need_bias, need_mask, deterministic,
-    )  # fmt: skip
+        grad_y,
+        input,
+        offset,
+        weight,
+        mask,
+        stride,
+        padding,
+        dilation,
+        need_input,
+        need_offset,
+        need_weight,
+        need_bias,
+        need_mask,
+        deterministic,
+    )
     return _together(
-        [fold.unfold(grad_input), fold.unfold(grad_offset), fold.unfold(grad_weight, 0), fold.unfold(grad_bias, 0),
-         fold.unfold(grad_mask)]
-    )  # fmt: skip
+        [
+            fold.unfold(grad_input),
+            fold.unfold(grad_offset),
+            fold.unfold(grad_weight, 0),
+            fold.unfold(grad_bias, 0),
+            fold.unfold(grad_mask),
+        ]
+    )

@@ -38,9 +38,22 @@ def pixels_of(tile, pixels, out_size, BLOCK: tl.constexpr, INDEX: tl.constexpr):
 
 @triton.jit
 def tap_of(
-    offset, mask, n, oh, ow, exists, channel, row, column, size, geometry, offset_stride, mask_stride, TYPE: tl.constexpr,
+    offset,
+    mask,
+    n,
+    oh,
+    ow,
+    exists,
+    channel,
+    row,
+    column,
+    size,
+    geometry,
+    offset_stride,
+    mask_stride,
+    TYPE: tl.constexpr,
     EDGE: tl.constexpr = False,
-):  # fmt: skip
+):
     """A tap of every pixel: (y, x, fy, fx, m, inside), the last of the corners (0,0) (0,1) (1,0) (1,1).
 
     channel: of mask, and half of offset's; geometry: strides, paddings and dilations. Without a corner fractions and m are 0.

@@ -71,8 +71,11 @@ def check_samples(
     if mask is not None:
         check_tensor(op, "mask", mask, image)
     for name, values, least in (
-        ("kernel_size", kernel, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)
-    ):  # fmt: skip
+        ("kernel_size", kernel, 1),
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+        ("dilation", dilation, 1),
+    ):
         if min(values) < least:
             raise ArgumentValueError(f"{op}: {name} must be at least {least}, and is {values}")
         if max(values) >= _SIZE_LIMIT:

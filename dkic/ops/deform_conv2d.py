@@ -85,9 +85,7 @@ def deform_conv2d(
         dilation = pair_of("deform_conv2d", "dilation", dilation)
         _check(input, offset, weight, bias, stride, padding, dilation, mask)
         backends.check_runs("deform_conv2d", input.device)
-    return torch.ops.dkic.deform_conv2d(
-        input, offset, weight, bias, mask, list_of(stride), list_of(padding), list_of(dilation)
-    )
+    return torch.ops.dkic.deform_conv2d(input, offset, weight, bias, mask, list_of(stride), list_of(padding), list_of(dilation))
 
 
 def _check(input, offset, weight, bias, stride, padding, dilation, mask) -> None:
@@ -119,9 +117,21 @@ def _deform_conv2d_fake(input, offset, weight, bias, mask, stride, padding, dila
 
 @torch.library.register_fake("dkic::deform_conv2d_backward", lib=library)
 def _deform_conv2d_backward_fake(
-    grad_y, input, offset, weight, mask, stride, padding, dilation,
-    need_input, need_offset, need_weight, need_bias, need_mask, deterministic,
-):  # fmt: skip
+    grad_y,
+    input,
+    offset,
+    weight,
+    mask,
+    stride,
+    padding,
+    dilation,
+    need_input,
+    need_offset,
+    need_weight,
+    need_bias,
+    need_mask,
+    deterministic,
+):
     return (
         gradient_like(input, need_input),
         gradient_like(offset, need_offset),

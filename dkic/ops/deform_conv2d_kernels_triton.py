@@ -16,11 +16,32 @@ from dkic.ops.walk_triton import nearest
 
 @triton.jit
 def forward(
-    x, offset, weight, bias, mask, y,
-    pixels, size, out_size, kernel, geometry, x_stride, offset_stride, mask_stride, out_channels, group_outputs, runs,
-    RUN: tl.constexpr, GROUP_DEPTH: tl.constexpr, TYPE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_C: tl.constexpr, INDEX: tl.constexpr,
-):  # fmt: skip
+    x,
+    offset,
+    weight,
+    bias,
+    mask,
+    y,
+    pixels,
+    size,
+    out_size,
+    kernel,
+    geometry,
+    x_stride,
+    offset_stride,
+    mask_stride,
+    out_channels,
+    group_outputs,
+    runs,
+    RUN: tl.constexpr,
+    GROUP_DEPTH: tl.constexpr,
+    TYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    INDEX: tl.constexpr,
+):
     """A program: BLOCK_P pixels by BLOCK_O outputs of a weight group, which has `runs` runs."""
     tiles = tl.cdiv(group_outputs, BLOCK_O)
     weight_groups = out_channels // group_outputs
@@ -39,9 +60,21 @@ def forward(
         for tap in range(0, taps):
             row = tap // kernel[1]
             sy, sx, fy, fx, m, inside = tap_of(
-                offset, mask, n, oh, ow, exists, (offset_group * taps + tap).to(INDEX), row, tap - row * kernel[1], size,
-                geometry, offset_stride, mask_stride, TYPE,
-            )  # fmt: skip
+                offset,
+                mask,
+                n,
+                oh,
+                ow,
+                exists,
+                (offset_group * taps + tap).to(INDEX),
+                row,
+                tap - row * kernel[1],
+                size,
+                geometry,
+                offset_stride,
+                mask_stride,
+                TYPE,
+            )
             at = corners_of(n, sy, sx, x_stride)
             weights = corner_weights(fy, fx, m, inside)
             for begin in range(0, RUN, BLOCK_C):
@@ -79,12 +112,39 @@ def add(sums, second_sums, poisoned, powers, at, value, inside):
 
 @triton.jit
 def backward_samples(
-    grad_y, x, offset, weight, mask, sums, second_sums, poisoned, powers, grad_offset, grad_mask,
-    pixels, size, out_size, kernel, geometry, grad_stride, x_stride, sum_stride, offset_stride, mask_stride, groups,
-    group_outputs, depth,
-    RUN: tl.constexpr, GROUP_DEPTH: tl.constexpr, TYPE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_C: tl.constexpr, INDEX: tl.constexpr,
-):  # fmt: skip
+    grad_y,
+    x,
+    offset,
+    weight,
+    mask,
+    sums,
+    second_sums,
+    poisoned,
+    powers,
+    grad_offset,
+    grad_mask,
+    pixels,
+    size,
+    out_size,
+    kernel,
+    geometry,
+    grad_stride,
+    x_stride,
+    sum_stride,
+    offset_stride,
+    mask_stride,
+    groups,
+    group_outputs,
+    depth,
+    RUN: tl.constexpr,
+    GROUP_DEPTH: tl.constexpr,
+    TYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    INDEX: tl.constexpr,
+):
     """The gradients of x, offset and mask. A program: one tap of BLOCK_P pixels, for all channels of an offset group.
 
     depth: channels of a weight group. The columns' gradients, grad_y times weight, are made BLOCK_C channels at a time.
@@ -100,9 +160,22 @@ def backward_samples(
     p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
     channel = (offset_group * taps + tap).to(INDEX)
     sy, sx, fy, fx, m, inside = tap_of(
-        offset, mask, n, oh, ow, exists, channel, row, tap - row * kernel[1], size, geometry, offset_stride, mask_stride, TYPE,
+        offset,
+        mask,
+        n,
+        oh,
+        ow,
+        exists,
+        channel,
+        row,
+        tap - row * kernel[1],
+        size,
+        geometry,
+        offset_stride,
+        mask_stride,
+        TYPE,
         EDGE=True,
-    )  # fmt: skip
+    )
     from_y = n * grad_stride[0] + oh * grad_stride[1] + ow * grad_stride[2]
     dot00 = tl.zeros((BLOCK_P,), TYPE)
     dot01, dot10, dot11 = dot00, dot00, dot00
@@ -133,9 +206,14 @@ def backward_samples(
                 weights = corner_weights(fy, fx, m, inside)
                 for i in tl.static_range(4):
                     add(
-                        sums, second_sums, poisoned, powers, at[i][:, None] + c[None, :], grad * weights[i][:, None],
+                        sums,
+                        second_sums,
+                        poisoned,
+                        powers,
+                        at[i][:, None] + c[None, :],
+                        grad * weights[i][:, None],
                         inside[i][:, None] & c_exists[None, :],
-                    )  # fmt: skip
+                    )
     right = dot01 - dot00
     top = dot00 + fx * right
     bottom = dot10 + fx * (dot11 - dot10)
@@ -149,12 +227,33 @@ def backward_samples(
 
 @triton.jit
 def backward_weight(
-    grad_y, x, offset, mask, partial,
-    pixels, size, out_size, kernel, geometry, grad_stride, x_stride, offset_stride, mask_stride, out_channels, group_outputs,
-    depth, tiles,
-    RUN: tl.constexpr, GROUP_DEPTH: tl.constexpr, TYPE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_C: tl.constexpr, INDEX: tl.constexpr,
-):  # fmt: skip
+    grad_y,
+    x,
+    offset,
+    mask,
+    partial,
+    pixels,
+    size,
+    out_size,
+    kernel,
+    geometry,
+    grad_stride,
+    x_stride,
+    offset_stride,
+    mask_stride,
+    out_channels,
+    group_outputs,
+    depth,
+    tiles,
+    RUN: tl.constexpr,
+    GROUP_DEPTH: tl.constexpr,
+    TYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    INDEX: tl.constexpr,
+):
     """The gradient of weight over `tiles` tiles of BLOCK_P pixels each, into partial [parts, O, kernel, depth].
 
     A program: one tap, BLOCK_O outputs, BLOCK_C channels.

@@ -148,13 +148,20 @@ class Problem:
     def sizes(self, *others: Tensor | None) -> dict:
         """others: the launch's tensors that are not the problem's."""
         return {
-            "pixels": self.pixels, "size": tuple(self.x.shape[2:]), "out_size": self.out_size,
-            "kernel": tuple(self.weight.shape[1:3]), "geometry": self.geometry, "x_stride": pixel_strides(self.x),
-            "offset_stride": self.offset.stride(), "mask_stride": (0,) * 4 if self.mask is None else self.mask.stride(),
-            "RUN": self.run, "GROUP_DEPTH": self.group_depth, "TYPE": TYPE[self.sum_dtype],
+            "pixels": self.pixels,
+            "size": tuple(self.x.shape[2:]),
+            "out_size": self.out_size,
+            "kernel": tuple(self.weight.shape[1:3]),
+            "geometry": self.geometry,
+            "x_stride": pixel_strides(self.x),
+            "offset_stride": self.offset.stride(),
+            "mask_stride": (0,) * 4 if self.mask is None else self.mask.stride(),
+            "RUN": self.run,
+            "GROUP_DEPTH": self.group_depth,
+            "TYPE": TYPE[self.sum_dtype],
             "PRECISION": "tf32x3" if self.way == "tf32x3" else "ieee",
             "INDEX": index_of(self.x, self.offset, self.mask, self.weight, *others),
-        }  # fmt: skip
+        }
 
 
 def pixel_strides(t: Tensor) -> tuple[int, int, int]:
@@ -220,9 +227,15 @@ def problem(input, offset, weight, mask, stride, padding, dilation) -> Problem:
 
 
 def forward(
-    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, stride: list[int],
-    padding: list[int], dilation: list[int],
-) -> Tensor:  # fmt: skip
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> Tensor:
     """dkic::deform_conv2d. RuntimeError: arguments that the op's Python checks would have refused."""
     p = problem(input, offset, weight, mask, stride, padding, dilation)
     if bias is not None and (bias.shape != (p.outputs,) or bias.device != input.device):
@@ -234,17 +247,37 @@ def forward(
     programs = triton.cdiv(p.pixels, tiles.pixels) * (p.outputs // p.group_outputs) * triton.cdiv(p.group_outputs, tiles.outputs)
     with torch.cuda.device_of(input):
         kernels.forward[(programs,)](
-            p.x, p.offset, p.weight, None if bias is None else bias.contiguous(), p.mask, y, **p.sizes(y), out_channels=p.outputs,
-            group_outputs=p.group_outputs, runs=p.depth // p.run, **tiles.options(),
-        )  # fmt: skip
+            p.x,
+            p.offset,
+            p.weight,
+            None if bias is None else bias.contiguous(),
+            p.mask,
+            y,
+            **p.sizes(y),
+            out_channels=p.outputs,
+            group_outputs=p.group_outputs,
+            runs=p.depth // p.run,
+            **tiles.options(),
+        )
     return as_laid_out(y, input)
 
 
 def backward(
-    grad_y: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, stride: list[int], padding: list[int],
-    dilation: list[int], need_input: bool, need_offset: bool, need_weight: bool, need_bias: bool, need_mask: bool,
+    grad_y: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    need_input: bool,
+    need_offset: bool,
+    need_weight: bool,
+    need_bias: bool,
+    need_mask: bool,
     deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dkic::deform_conv2d_backward. RuntimeError: arguments that the op itself would not pass."""
     p = problem(input, offset, weight, mask, stride, padding, dilation)
     if grad_y.shape != (input.shape[0], p.outputs, *p.out_size) or (grad_y.dtype, grad_y.device) != (input.dtype, input.device):
@@ -285,11 +318,25 @@ def backward_samples(p: Problem, grad_y: Tensor, grad_offset: Tensor, grad_mask:
     if p.pixels:
         tiles = p.tiles("samples", powers is not None)
         kernels.backward_samples[(triton.cdiv(p.pixels, tiles.pixels) * p.groups * p.taps,)](
-            grad_y, p.x, p.offset, p.weight, p.mask, sums, second_sums, result if powers is not None else None, powers,
-            grad_offset if grad_offset.numel() else None, grad_mask if grad_mask.numel() else None, **p.sizes(grad_y, sums),
-            grad_stride=pixel_strides(grad_y), sum_stride=pixel_strides(p.x if sums is None else sums), groups=p.groups,
-            group_outputs=p.group_outputs, depth=p.depth, **tiles.options(),
-        )  # fmt: skip
+            grad_y,
+            p.x,
+            p.offset,
+            p.weight,
+            p.mask,
+            sums,
+            second_sums,
+            result if powers is not None else None,
+            powers,
+            grad_offset if grad_offset.numel() else None,
+            grad_mask if grad_mask.numel() else None,
+            **p.sizes(grad_y, sums),
+            grad_stride=pixel_strides(grad_y),
+            sum_stride=pixel_strides(p.x if sums is None else sums),
+            groups=p.groups,
+            group_outputs=p.group_outputs,
+            depth=p.depth,
+            **tiles.options(),
+        )
     if result is None:
         return p.x.new_empty(0)
     if powers is None:
@@ -309,9 +356,19 @@ def backward_weight(p: Problem, grad_y: Tensor) -> Tensor:
     of_a_part = triton.cdiv(triton.cdiv(p.pixels, tiles.pixels), parts)
     partial = p.x.new_empty((parts, *p.weight.shape), dtype=p.sum_dtype)
     kernels.backward_weight[(programs * parts,)](
-        grad_y, p.x, p.offset, p.mask, partial, **p.sizes(grad_y, partial), grad_stride=pixel_strides(grad_y),
-        out_channels=p.outputs, group_outputs=p.group_outputs, depth=p.depth, tiles=of_a_part, **tiles.options(),
-    )  # fmt: skip
+        grad_y,
+        p.x,
+        p.offset,
+        p.mask,
+        partial,
+        **p.sizes(grad_y, partial),
+        grad_stride=pixel_strides(grad_y),
+        out_channels=p.outputs,
+        group_outputs=p.group_outputs,
+        depth=p.depth,
+        tiles=of_a_part,
+        **tiles.options(),
+    )
     return partial.sum(0).permute(0, 3, 1, 2).to(p.dtype, copy=True, memory_format=torch.contiguous_format)
 
 

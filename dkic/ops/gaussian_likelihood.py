@@ -84,9 +84,19 @@ def gaussian_likelihood(
     need_v = torch.is_grad_enabled() and (y.requires_grad or (mean is not None and mean.requires_grad))
     need_scale = torch.is_grad_enabled() and scale.requires_grad
     y_hat, bits, _, _ = torch.ops.dkic.gaussian_likelihood(
-        y, scale, mean, noise, seed, quantize == "round", scale_min, reduction == "sum", need_v, need_scale,
-        output == "likelihood", likelihood_min,
-    )  # fmt: skip
+        y,
+        scale,
+        mean,
+        noise,
+        seed,
+        quantize == "round",
+        scale_min,
+        reduction == "sum",
+        need_v,
+        need_scale,
+        output == "likelihood",
+        likelihood_min,
+    )
     return (y if quantize == "none" else y_hat), bits
 
 
@@ -155,9 +165,7 @@ def empty_result(like: Tensor, dtype: torch.dtype, wanted: bool = True) -> Tenso
 
 
 @torch.library.register_fake("dkic::gaussian_likelihood", lib=library)
-def _fake(
-    y, scale, mean, noise, seed, rounded, scale_min, sum, need_v, need_scale, likelihood=False, likelihood_min=0.0
-):  # fmt: skip
+def _fake(y, scale, mean, noise, seed, rounded, scale_min, sum, need_v, need_scale, likelihood=False, likelihood_min=0.0):
     is_double = any(t is not None and t.dtype == torch.float64 for t in (y, scale, mean, noise))
     dtype = torch.float64 if is_double else torch.float32
     return (
@@ -171,7 +179,7 @@ def _fake(
 @torch.library.register_fake("dkic::gaussian_likelihood_backward", lib=library)
 def _backward_fake(
     grad_y_hat, grad_bits, by_v, by_scale, scale, scale_min, need_y, need_scale, need_mean, likelihood=None, likelihood_min=0.0
-):  # fmt: skip
+):
     like = by_v if need_y or need_mean else by_scale if need_scale else scale
     dtype = torch.float64 if grad_bits.dtype == torch.float64 else torch.float32
     return tuple(empty_result(like, dtype, needed) for needed in (need_y, need_scale, need_mean))

@@ -36,11 +36,32 @@ def draw(seed, n, e):
 
 @triton.jit
 def _forward(
-    y, scale, mean, noise, seed, y_hat, bits, by_v, by_scale, sums,
-    elements, chunks, size, y_stride, scale_stride, mean_stride, noise_stride, number_stride,
-    ROUNDED: tl.constexpr, LIKELIHOOD: tl.constexpr, SCALE_MIN: tl.constexpr, LIKELIHOOD_MIN: tl.constexpr,
-    TYPE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    y,
+    scale,
+    mean,
+    noise,
+    seed,
+    y_hat,
+    bits,
+    by_v,
+    by_scale,
+    sums,
+    elements,
+    chunks,
+    size,
+    y_stride,
+    scale_stride,
+    mean_stride,
+    noise_stride,
+    number_stride,
+    ROUNDED: tl.constexpr,
+    LIKELIHOOD: tl.constexpr,
+    SCALE_MIN: tl.constexpr,
+    LIKELIHOOD_MIN: tl.constexpr,
+    TYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     n, element, inside = place(elements, chunks, BLOCK, WIDE)
     value = read(y, n, element, inside, size, y_stride, TYPE)
     s = read(scale, n, element, inside, size, scale_stride, TYPE)
@@ -92,10 +113,30 @@ def _add(sums, total, chunks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _backward(
-    grad_y_hat, grad_bits, by_v, by_scale, scale, likelihood, grad_y, grad_scale, grad_mean,
-    elements, chunks, size, y_hat_stride, bits_stride, by_v_stride, by_scale_stride, scale_stride, likelihood_stride,
-    SCALE_MIN: tl.constexpr, LIKELIHOOD_MIN: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    grad_y_hat,
+    grad_bits,
+    by_v,
+    by_scale,
+    scale,
+    likelihood,
+    grad_y,
+    grad_scale,
+    grad_mean,
+    elements,
+    chunks,
+    size,
+    y_hat_stride,
+    bits_stride,
+    by_v_stride,
+    by_scale_stride,
+    scale_stride,
+    likelihood_stride,
+    SCALE_MIN: tl.constexpr,
+    LIKELIHOOD_MIN: tl.constexpr,
+    TYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     n, element, inside = place(elements, chunks, BLOCK, WIDE)
     grad = read(grad_bits, n, element, inside, size, bits_stride, TYPE)
     if likelihood is not None:
@@ -119,9 +160,19 @@ def _backward(
 
 
 def forward(
-    y: Tensor, scale: Tensor, mean: Tensor | None, noise: Tensor | None, seed: Tensor | None, rounded: bool, scale_min: float,
-    sum: bool, need_v: bool, need_scale: bool, likelihood: bool = False, likelihood_min: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    y: Tensor,
+    scale: Tensor,
+    mean: Tensor | None,
+    noise: Tensor | None,
+    seed: Tensor | None,
+    rounded: bool,
+    scale_min: float,
+    sum: bool,
+    need_v: bool,
+    need_scale: bool,
+    likelihood: bool = False,
+    likelihood_min: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dkic::gaussian_likelihood. RuntimeError: arguments that the op's Python checks would have refused."""
     operands = (y, scale, mean, noise)
     check("gaussian_likelihood", y, operands)
@@ -148,11 +199,29 @@ def forward(
     with torch.cuda.device_of(y):
         if y.numel():
             _forward[(y.shape[0] * chunks,)](
-                y, scale, mean, noise, seed, y_hat if changed else None, None if sum else bits, by_v if need_v else None,
-                by_scale if need_scale else None, sums, walk.elements, chunks, walk.size, *walk.strides,
-                ROUNDED=rounded, LIKELIHOOD=likelihood, SCALE_MIN=scale_min, LIKELIHOOD_MIN=likelihood_min, TYPE=TYPE[dtype],
-                BLOCK=block, WIDE=walk.wide, maxnreg=REGISTERS,
-            )  # fmt: skip
+                y,
+                scale,
+                mean,
+                noise,
+                seed,
+                y_hat if changed else None,
+                None if sum else bits,
+                by_v if need_v else None,
+                by_scale if need_scale else None,
+                sums,
+                walk.elements,
+                chunks,
+                walk.size,
+                *walk.strides,
+                ROUNDED=rounded,
+                LIKELIHOOD=likelihood,
+                SCALE_MIN=scale_min,
+                LIKELIHOOD_MIN=likelihood_min,
+                TYPE=TYPE[dtype],
+                BLOCK=block,
+                WIDE=walk.wide,
+                maxnreg=REGISTERS,
+            )
         if sum and y.shape[0]:
             # Programs end in any order, so each leaves its sum to a second, small launch: one that added to a total would make
             # its last digits a matter of chance, and a count of the programs done would have to be zeroed by a launch too.
@@ -161,9 +230,18 @@ def forward(
 
 
 def backward(
-    grad_y_hat: Tensor | None, grad_bits: Tensor, by_v: Tensor, by_scale: Tensor, scale: Tensor, scale_min: float, need_y: bool,
-    need_scale: bool, need_mean: bool, likelihood: Tensor | None = None, likelihood_min: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_y_hat: Tensor | None,
+    grad_bits: Tensor,
+    by_v: Tensor,
+    by_scale: Tensor,
+    scale: Tensor,
+    scale_min: float,
+    need_y: bool,
+    need_scale: bool,
+    need_mean: bool,
+    likelihood: Tensor | None = None,
+    likelihood_min: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
     """dkic::gaussian_likelihood_backward. RuntimeError: arguments that the op itself would not pass."""
     if grad_bits.dim() == 1 and grad_bits.shape[0] == scale.shape[0]:  # of the sums
         grad_bits = grad_bits.view(grad_bits.shape[0], *(1,) * (scale.dim() - 1)).expand(scale.shape)
@@ -185,7 +263,16 @@ def backward(
     if scale.numel():
         with torch.cuda.device_of(scale):
             _backward[(scale.shape[0] * chunks,)](
-                *operands, *(g if g.numel() else None for g in grads), walk.elements, chunks, walk.size, *walk.strides,
-                SCALE_MIN=scale_min, LIKELIHOOD_MIN=likelihood_min, TYPE=TYPE[dtype], BLOCK=block, WIDE=walk.wide,
-            )  # fmt: skip
+                *operands,
+                *(g if g.numel() else None for g in grads),
+                walk.elements,
+                chunks,
+                walk.size,
+                *walk.strides,
+                SCALE_MIN=scale_min,
+                LIKELIHOOD_MIN=likelihood_min,
+                TYPE=TYPE[dtype],
+                BLOCK=block,
+                WIDE=walk.wide,
+            )
     return tuple(grads)

@@ -40,10 +40,26 @@ def buckets(first: float, last: float, count: int, device: torch.device) -> tupl
 
 @triton.jit
 def _symbols(
-    y, scale, mean, edge, below, symbols, index, bad,
-    elements, chunks, size, y_stride, scale_stride, mean_stride, first, count,
-    TYPE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    y,
+    scale,
+    mean,
+    edge,
+    below,
+    symbols,
+    index,
+    bad,
+    elements,
+    chunks,
+    size,
+    y_stride,
+    scale_stride,
+    mean_stride,
+    first,
+    count,
+    TYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     n, element, inside = place(elements, chunks, BLOCK, WIDE)
     residual = read(y, n, element, inside, size, y_stride, TYPE)
     if mean is not None:
@@ -79,9 +95,22 @@ def forward(
     if y.numel():
         with torch.cuda.device_of(y):
             _symbols[(y.shape[0] * chunks,)](
-                *operands, edge, below, symbols, index, bad, walk.elements, chunks, walk.size, *walk.strides, first, len(edge),
-                TYPE=TYPE[dtype], BLOCK=BLOCK[dtype], WIDE=walk.wide,
-            )  # fmt: skip
+                *operands,
+                edge,
+                below,
+                symbols,
+                index,
+                bad,
+                walk.elements,
+                chunks,
+                walk.size,
+                *walk.strides,
+                first,
+                len(edge),
+                TYPE=TYPE[dtype],
+                BLOCK=BLOCK[dtype],
+                WIDE=walk.wide,
+            )
     # This waits for the kernel. The coder, which takes the symbols next, runs on the CPU and would wait too; and an assertion on
     # the device, which would not wait, leaves a process without its GPU for one NaN.
     if bad.item():

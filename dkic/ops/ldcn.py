@@ -88,8 +88,11 @@ def _backward(ctx, grad_y):
         grad_x if need_x else None,
         grad_offset if need_offset else None,
         grad_mask if need_mask and mask is not None else None,
-        None, None, None, None,
-    )  # fmt: skip
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 autograd.register("ldcn", _backward, _setup_context)

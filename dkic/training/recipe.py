@@ -19,8 +19,6 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-
-
 def _along_quality(value: Any) -> float | list[float]:
     numbers = value if isinstance(value, list) else [value]
     if all(type(n) in (int, float) and math.isfinite(n) for n in numbers):

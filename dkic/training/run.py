@@ -126,9 +126,7 @@ class Run(ABC):
         """What the random numbers of the step's micro-batch of this number come from."""
         return np.random.SeedSequence((self.settings.seed, self.step, self._parts[part]))
 
-    def forward(
-        self, x: Tensor, part: int = 0, model: nn.Module | None = None, quality: Tensor | None = None
-    ) -> TrainingOutput:
+    def forward(self, x: Tensor, part: int = 0, model: nn.Module | None = None, quality: Tensor | None = None) -> TrainingOutput:
         """What the model (or what wraps it) makes of the step's micro-batch of this number."""
         seed = self.seed_of(part).generate_state(1, np.uint64)[0]
         generator = torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1)))

@@ -41,9 +41,7 @@ RANS_CASES = [
 ]
 
 
-def gaussian_symbols(
-    n: int, seed: int = 0, largest_index: int = 63, dtype: type = np.int32
-) -> tuple[np.ndarray, np.ndarray]:
+def gaussian_symbols(n: int, seed: int = 0, largest_index: int = 63, dtype: type = np.int32) -> tuple[np.ndarray, np.ndarray]:
     """Rounded zero-mean Gaussians `[n]`, and the index of each one's scale, uint8 `[n]`."""
     rng = np.random.default_rng(seed)
     indexes = rng.integers(0, largest_index + 1, n).astype(np.uint8)

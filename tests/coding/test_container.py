@@ -34,9 +34,7 @@ def with_crc(head: bytes) -> bytes:
     return head + crc32c(head).to_bytes(4, "little")
 
 
-def header(
-    mode: int = 0, width: bytes = varint(300), height: bytes = varint(5), version: int = 1, qstep: bytes = b""
-) -> bytes:
+def header(mode: int = 0, width: bytes = varint(300), height: bytes = varint(5), version: int = 1, qstep: bytes = b"") -> bytes:
     return with_crc(b"DKIC" + bytes([version, mode, 4]) + MODEL_HASH + width + height + qstep)
 
 
@@ -208,9 +206,7 @@ def test_a_profile_that_is_a_bomb_is_not_inflated():
     bomb = ICC_HEADER + PICTURE + section(2, zlib.compress(bytes(2**28), 1))
     tracemalloc.start()
     try:
-        with pytest.raises(
-            FormatError, match=f"ICC section: the profile inflates to more than the {MAX_ICC_BYTES}"
-        ):
+        with pytest.raises(FormatError, match=f"ICC section: the profile inflates to more than the {MAX_ICC_BYTES}"):
             unpack(bomb)
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -60,9 +60,7 @@ def test_palette_without_transparency_is_read(tmp_path):
     assert not picture.grayscale
 
 
-@pytest.mark.parametrize(
-    "plain", [b"P3 2 1 255\n10 20 30 40 50 60\n", b"P3\n# comment\n2 1\n51\n2 4 6 8 10 12\n"]
-)
+@pytest.mark.parametrize("plain", [b"P3 2 1 255\n10 20 30 40 50 60\n", b"P3\n# comment\n2 1\n51\n2 4 6 8 10 12\n"])
 def test_plain_ppm_is_read(tmp_path, plain):
     picture = read_picture(written(tmp_path, plain))
     assert picture.pixels.tolist() == [[[10, 20, 30], [40, 50, 60]]]
@@ -221,7 +219,5 @@ def test_reading_needs_no_torch(tmp_path):
         f"picture = picture_from({str(path)!r}); print(picture.height, picture.width, 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["11", "17", "False"]

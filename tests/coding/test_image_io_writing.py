@@ -216,8 +216,6 @@ def test_a_symbolic_link_stays_one(tmp_path):
     link = tmp_path / "link.png"
     link.symlink_to("there/real.png")
     write_picture(Picture(colours()), link)
-    assert link.is_symlink() and np.array_equal(
-        read_picture(tmp_path / "there" / "real.png").pixels, colours()
-    )
+    assert link.is_symlink() and np.array_equal(read_picture(tmp_path / "there" / "real.png").pixels, colours())
     with pytest.raises(DkicError, match="the file exists"):
         write_picture(Picture(colours()), link)

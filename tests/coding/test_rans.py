@@ -30,9 +30,7 @@ def make_tables(rows: list[list[int]], offsets: list[int]) -> Tables:
 
 # Hand-made, so that golden words depend on no mathematical function: a plain table, one whose escape is
 # almost certain, the shortest (all is escaped), and one at the end of int32.
-SMALL = make_tables(
-    [[1000, 60000, 4000, 536], [1, 65535], [65536], [30000, 30000, 5536]], [-1, 7, 0, INT32.max - 1]
-)
+SMALL = make_tables([[1000, 60000, 4000, 536], [1, 65535], [65536], [30000, 30000, 5536]], [-1, 7, 0, INT32.max - 1])
 # The longest: every slot a symbol of its own; and a long one with most of the mass on one symbol.
 LONG = make_tables([[1] * 65536, [1] * 999 + [65536 - 1499] + [1] * 500], [-30000, -700])
 
@@ -117,9 +115,7 @@ def test_256_tables():
     np.testing.assert_array_equal(rans.decode(data, shifted.astype(np.uint8), tables), symbols)
 
 
-@pytest.mark.parametrize(
-    "symbol", [INT32.min, INT32.min + 1, -(2**16), -9, -8, 0, 2, 3, 2**15, INT32.max - 1, INT32.max]
-)
+@pytest.mark.parametrize("symbol", [INT32.min, INT32.min + 1, -(2**16), -9, -8, 0, 2, 3, 2**15, INT32.max - 1, INT32.max])
 @pytest.mark.parametrize("index", range(4))
 def test_every_int32_round_trips(symbol, index):
     symbols, indexes = np.full(3, symbol, np.int32), np.full(3, index, np.uint8)
@@ -158,16 +154,9 @@ GOLDEN_INDEXES = [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 2, 0, 0, 0]
 GOLDEN_SYMBOLS = [0, -1, 1, 0, 2, -2, 0, 0, 100, 7, 8, 0, -1]
 GOLDEN_SYMBOLS += [INT32.max - 1, INT32.max, INT32.min, INT32.max, 0, 0, 1]
 GOLDEN = {
-    1: (
-        "001536d071226701b87e2314aa811a54fffffffffdffff810080ffff0000180a"
-    ),
-    2: (
-        "01f110d51d55380250151c020000a77478d10841b796fffffffffdff30460080ffff00004860"
-    ),
-    4: (
-        "02372f4f1422bb927f7b015f95000000006bfa266755000000ef5e23cece010000f0fe3586fffffffffdff88fc0080ff"
-        "ff00000000"
-    ),
+    1: ("001536d071226701b87e2314aa811a54fffffffffdffff810080ffff0000180a"),
+    2: ("01f110d51d55380250151c020000a77478d10841b796fffffffffdff30460080ffff00004860"),
+    4: ("02372f4f1422bb927f7b015f95000000006bfa266755000000ef5e23cece010000f0fe3586fffffffffdff88fc0080ffff00000000"),
     8: (
         "030f91c438aeb110d001be9f97ca2300cffca8ca23000000d08197ca2300000018ff1e28d203000098fe523216020000"
         "587f6b3101000000e755237706000000fffffffffdff00000080ffff00000000"

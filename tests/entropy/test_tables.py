@@ -92,6 +92,7 @@ def test_gaussian_pmf_is_exact_in_the_tails(scale):
     half_width = math.ceil(9 * scale) + 1
     pmf = gaussian_pmf(scale, half_width)
     with mpmath.workdps(60):
+
         def upper(x: float) -> mpmath.mpf:
             return mpmath.erfc(mpmath.mpf(x) / (mpmath.mpf(scale) * mpmath.sqrt(2))) / 2
 

@@ -32,8 +32,20 @@ def report(tmp_path_factory) -> Report:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", "")  # no bpgenc
         done = dkic(
-            "evaluate", folder, "--codec", "jpeg", "dkic:tiny", "bpg444", "--target-bpp", "0.4", "1.2", "-o", out,
-            "--judges", "ssimulacra2", "dists",
+            "evaluate",
+            folder,
+            "--codec",
+            "jpeg",
+            "dkic:tiny",
+            "bpg444",
+            "--target-bpp",
+            "0.4",
+            "1.2",
+            "-o",
+            out,
+            "--judges",
+            "ssimulacra2",
+            "dists",
         )
     assert done.status == 0, done.err
     return Report(out, folder, sizes, done)

@@ -19,8 +19,6 @@ def measurement(codec: str = "c", image: str = "a", quality: int = 1, **more: fl
 def measurements(rate: np.ndarray, lpips: np.ndarray, codec: str = "c", **more: Sequence[float]) -> list[Measurement]:
     """Of `[N, M]` bpp and LPIPS, picture by picture, as `measure` returns them."""
     return [
-        measurement(
-            codec, f"p{i}", j, bpp=rate[i, j], lpips=lpips[i, j], psnr=30 - 20 * lpips[i, j], file=f"{codec}/{i}-{j}"
-        )
+        measurement(codec, f"p{i}", j, bpp=rate[i, j], lpips=lpips[i, j], psnr=30 - 20 * lpips[i, j], file=f"{codec}/{i}-{j}")
         for i, j in np.ndindex(rate.shape)
     ]

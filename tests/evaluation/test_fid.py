@@ -100,8 +100,19 @@ def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_p
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{name}.png")
     out = tmp_path / "report"
     done = dkic(
-        "evaluate", tmp_path / "pictures", "--codec", "webp", "--target-bpp", "0.01", "0.5", "--inception", weights, "-o", out,
-        "--judges", "none",
+        "evaluate",
+        tmp_path / "pictures",
+        "--codec",
+        "webp",
+        "--target-bpp",
+        "0.01",
+        "0.5",
+        "--inception",
+        weights,
+        "-o",
+        out,
+        "--judges",
+        "none",
     )
     assert done.status == 0, done.err
 

@@ -24,9 +24,7 @@ def noisy(x: Tensor, *levels: float) -> Tensor:
     return torch.cat([(x + level * noise).clamp(0, 255).round().to(torch.uint8) for level in levels])
 
 
-@pytest.mark.parametrize(
-    ("difference", "expected"), [(1, 48.1308), (2, 42.1102), (5, 34.1514), (16, 24.0484), (255, 0.0)]
-)
+@pytest.mark.parametrize(("difference", "expected"), [(1, 48.1308), (2, 42.1102), (5, 34.1514), (16, 24.0484), (255, 0.0)])
 def test_psnr_of_a_constant_difference(difference, expected):
     assert psnr(flat(0), flat(difference)).item() == pytest.approx(expected, abs=1e-4)
     assert psnr(flat(difference), flat(0)).item() == pytest.approx(expected, abs=1e-4)

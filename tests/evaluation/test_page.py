@@ -66,9 +66,7 @@ def test_two_codecs_are_compared(index, browser):
         WebDriverWait(browser, 30).until(lambda b: b.execute_script(script) == size)
 
     def clipped() -> float:
-        return float(
-            re.search(r"inset\(0px ([\d.]+)% 0px 0px\)", of("left-layer").value_of_css_property("clip-path"))[1]
-        )
+        return float(re.search(r"inset\(0px ([\d.]+)% 0px 0px\)", of("left-layer").value_of_css_property("clip-path"))[1])
 
     browser.get(index.as_uri())
     assert [option.text for option in Select(of("image")).options] == ["a <b> & 'c'", "upright"]
@@ -92,9 +90,7 @@ def test_two_codecs_are_compared(index, browser):
     ActionChains(browser).click_and_hold(of("handle")).move_by_offset(width // 4, 0).release().perform()
     assert clipped() == pytest.approx(25, abs=0.5)
     assert int(of("slider").get_attribute("value")) == pytest.approx(750, abs=5)
-    browser.execute_script(
-        "const s = document.getElementById('slider'); s.value = 100; s.dispatchEvent(new Event('input'))"
-    )
+    browser.execute_script("const s = document.getElementById('slider'); s.value = 100; s.dispatchEvent(new Event('input'))")
     assert clipped() == 90
 
     at_first = of("left-picture").value_of_css_property("transform")
@@ -107,9 +103,7 @@ def test_two_codecs_are_compared(index, browser):
     Select(of("image")).select_by_visible_text("upright")
     loaded("left", [161, 208])
 
-    charts = browser.execute_script(
-        "return [...document.querySelectorAll('#charts img')].map(i => i.naturalWidth > 100)"
-    )
+    charts = browser.execute_script("return [...document.querySelectorAll('#charts img')].map(i => i.naturalWidth > 100)")
     assert charts == [True] * 4
     assert of("table").text.startswith("codec 0.4 bpp: actual SSIMULACRA2 DISTS LPIPS PSNR MS-SSIM 1.2 bpp: actual")
     assert "BD-rate against jpeg" in of("bd").text and "not reward realism" in of("realism").text

@@ -79,10 +79,7 @@ def test_csv():
 
 def test_latex():
     text = as_latex(CELLS)
-    assert (
-        r"\begin{tabular}{lrrrrrrrrrr}" in text
-        and r"\multicolumn{4}{c}{0.075 bpp} & \multicolumn{4}{c}{0.15 bpp}" in text
-    )
+    assert r"\begin{tabular}{lrrrrrrrrrr}" in text and r"\multicolumn{4}{c}{0.075 bpp} & \multicolumn{4}{c}{0.15 bpp}" in text
     assert r"a\_b & 0.075 & 0.363 & 27.67 & 0.9123 & 0.150" in text and r"c &  &  &  &  & 0.090" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 4 and all(row.count("&") == 10 for row in rows[1:])

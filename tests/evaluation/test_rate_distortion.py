@@ -48,9 +48,7 @@ def test_bd_rate_of_straight_lines():
 
 
 def test_points_that_others_are_as_good_as_do_not_count():
-    bumpy = Curve(
-        "b", np.insert(RATE, 2, 0.3), {m: np.insert(v, 2, v[1] if m != "lpips" else 0.4) for m, v in VALUES.items()}
-    )
+    bumpy = Curve("b", np.insert(RATE, 2, 0.3), {m: np.insert(v, 2, v[1] if m != "lpips" else 0.4) for m, v in VALUES.items()})
     for metric in ("psnr", "ms_ssim", "lpips"):
         assert bd_rate(bumpy, ANCHOR, metric)[0] == pytest.approx(0, abs=1e-9)
 

@@ -128,7 +128,8 @@ void check_coder(Input input) {
   std::vector<std::int32_t> symbols(indexes.size());
   for (auto& symbol : symbols) {
     const std::uint32_t kind = input.take(1);
-    symbol = static_cast<std::int32_t>(kind < 250 ? kind % 8 - 4 + static_cast<std::uint32_t>(tables->tables[0].offset) : input.take(4));
+    symbol = static_cast<std::int32_t>(kind < 250 ? kind % 8 - 4 + static_cast<std::uint32_t>(tables->tables[0].offset)
+                                                  : input.take(4));
   }
   Bytes stream = encode(*tables, symbols, indexes, lanes);
   expect(decode(stream, tables, indexes, at_a_time) == symbols, "symbols come back");

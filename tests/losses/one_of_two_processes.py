@@ -1,6 +1,6 @@
 """A process of test_global_mean, with half a batch under DistributedDataParallel.
 
-    python one_of_two_processes.py RANK STORE OUT
+python one_of_two_processes.py RANK STORE OUT
 """
 
 import sys

@@ -1,6 +1,5 @@
 """dkic.nn.convert on torchvision's module, and on classes made like mmcv's and InternImage's."""
 
-
 import pytest
 import torch
 import torchvision

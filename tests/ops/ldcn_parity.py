@@ -21,9 +21,7 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
     for name, a, e in zip(("y", "x", "offset", "mask"), actual, expected, strict=False):
         assert a.shape == e.shape, name
         if a.dtype == torch.float64:
-            torch.testing.assert_close(
-                a, e, msg=lambda text, name=name: f"{name}: {text}", **tolerances.FLOAT64, equal_nan=True
-            )
+            torch.testing.assert_close(a, e, msg=lambda text, name=name: f"{name}: {text}", **tolerances.FLOAT64, equal_nan=True)
             continue
         assert torch.equal(a.isnan(), e.isnan()), name
         spacing = tolerances.HALF_SPACING[a.dtype]

@@ -38,9 +38,7 @@ class LdcnCase:
     @property
     def out_size(self) -> Pair:
         """(Ho, Wo), as of any convolution."""
-        along = zip(
-            (self.height, self.width), self.kernel_size, self.stride, self.padding, self.dilation, strict=True
-        )
+        along = zip((self.height, self.width), self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
         ho, wo = ((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in along)
         return ho, wo
 

@@ -41,9 +41,7 @@ def batched(tensors: tuple[Tensor | None, ...], in_dims: tuple[int | None, ...])
 
 def loop(op, tensors: tuple[Tensor | None, ...], in_dims: tuple[int | None, ...]):
     """What vmap(op, in_dims) gives, call by call."""
-    calls = [
-        op(*(t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims, strict=True))) for i in range(SIZE)
-    ]
+    calls = [op(*(t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims, strict=True))) for i in range(SIZE)]
     return torch.stack(calls) if isinstance(calls[0], Tensor) else tuple(map(torch.stack, zip(*calls, strict=True)))
 
 

@@ -109,9 +109,7 @@ def test_any_layout_gives_the_same(which, case, layout):
     expected = results(deform_conv2d, case, tuple(arguments[name] for name in NAMES))
     arguments[which] = layout(before := arguments[which])
     assert torch.equal(arguments[which], before) and arguments[which].stride() != before.stride()
-    assert_all_equal(
-        results(deform_conv2d, case, tuple(arguments[name] for name in NAMES), arguments["grad_y"]), expected
-    )
+    assert_all_equal(results(deform_conv2d, case, tuple(arguments[name] for name in NAMES), arguments["grad_y"]), expected)
 
 
 @pytest.mark.parametrize("which", ["input", "offset", "weight", "mask", "grad_y"])
@@ -122,9 +120,7 @@ def test_expanded_arguments(which, axes):
     outcomes = []
     for make in (lambda t: t, lambda t: t.contiguous()):
         arguments[which] = make(t[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(4))].expand(t.shape))
-        outcomes.append(
-            results(deform_conv2d, PLAIN_CONV, tuple(arguments[name] for name in NAMES), arguments["grad_y"])
-        )
+        outcomes.append(results(deform_conv2d, PLAIN_CONV, tuple(arguments[name] for name in NAMES), arguments["grad_y"]))
     assert_all_equal(*outcomes)
 
 

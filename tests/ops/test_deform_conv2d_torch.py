@@ -161,9 +161,7 @@ def test_autocast(dtype, half):
     exact = call([t.float() for t in tensors.values()], PLAIN_CONV)
     assert y.dtype == tensors["input"].dtype and torch.equal(y, exact.to(y.dtype))
     grad_y = PLAIN_CONV.grad_y(y.dtype)
-    gradients, wanted = (
-        torch.autograd.grad(result, list(tensors.values()), grad_y.to(result.dtype)) for result in (y, exact)
-    )
+    gradients, wanted = (torch.autograd.grad(result, list(tensors.values()), grad_y.to(result.dtype)) for result in (y, exact))
     assert [g.dtype for g in gradients] == [t.dtype for t in tensors.values()]
     assert all(map(torch.equal, gradients, wanted))
 

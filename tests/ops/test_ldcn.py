@@ -20,9 +20,7 @@ NAMES = ("x", "offset", "mask")
 def torchvision_ldcn(x: Tensor, offset: Tensor, mask: Tensor | None, case: LdcnCase) -> Tensor:
     """What ldcn equals: every channel a group of its own, all weights 1."""
     weight = torch.ones(x.shape[1], 1, *case.kernel_size, dtype=x.dtype)
-    return deform_conv2d(
-        x, offset, weight, stride=case.stride, padding=case.padding, dilation=case.dilation, mask=mask
-    )
+    return deform_conv2d(x, offset, weight, stride=case.stride, padding=case.padding, dilation=case.dilation, mask=mask)
 
 
 def results(call, tensors: tuple[Tensor | None, ...], grad_y: Tensor) -> list[Tensor]:

@@ -222,9 +222,7 @@ def test_backward_beyond_32_bits(deterministic):
     grad_y, offset = beyond_32_bits()
     x = torch.zeros_like(grad_y)
     geometry = [1, 1], [1, 1], [0, 0], [1, 1]
-    grad_x, grad_offset, _ = torch.ops.dkic.ldcn_backward(
-        grad_y, x, offset, None, *geometry, True, True, False, deterministic
-    )
+    grad_x, grad_offset, _ = torch.ops.dkic.ldcn_backward(grad_y, x, offset, None, *geometry, True, True, False, deterministic)
     assert not grad_offset.any()
     for row in (0, 1023, 1024, 2047, 2048):
         assert torch.equal(grad_x[:, :, row, 1:], grad_y[:, :, row, :-1]) and not grad_x[:, :, row, 0].any()

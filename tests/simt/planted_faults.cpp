@@ -54,9 +54,7 @@ void sum_downwards(const simt::Thread& thread, float* y) {
   y[thread.index()] = thread.shuffle(kAll, sum, 0);
 }
 // Every lane gets the third value of its eight.
-void segments(const simt::Thread& thread, float* y) {
-  y[thread.index()] = thread.shuffle(kAll, float(thread.index()), 2, 8);
-}
+void segments(const simt::Thread& thread, float* y) { y[thread.index()] = thread.shuffle(kAll, float(thread.index()), 2, 8); }
 void ballots(const simt::Thread& thread, float* y) {
   y[thread.index()] = thread.ballot(kAll, thread.index() % 2) == 0xaaaaaaaau ? 1.f : 0.f;
 }

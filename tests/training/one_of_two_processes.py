@@ -1,6 +1,6 @@
 """A process of test_processes, started by torchrun: a step on its half of the crops.
 
-    torchrun --nproc-per-node 2 one_of_two_processes.py FOLDER OUT
+torchrun --nproc-per-node 2 one_of_two_processes.py FOLDER OUT
 """
 
 import sys
