@@ -1,6 +1,6 @@
 """Autograd of the native ops: reverse mode by their backward ops; all other derivatives raise, none is silently zero."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,6 +40,12 @@ def no_forward_mode(op: str) -> NotImplementedError:
     )
 
 
+def _is_differentiated(inputs: Sequence[object]) -> bool:
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
+
+
 def _no_second_derivative(op: str) -> Callable:
     def backward(ctx, *grads):
         raise NotImplementedError(f"dkic.ops.{op} has no second derivative: its backward can't be differentiated.")
@@ -73,6 +79,9 @@ def _register(op: str, backward: Callable, setup_context: Callable | None) -> No
 
     def kernel(keyset, *inputs):
         inputs = (*inputs, *defaults[len(inputs) :])  # the dispatcher leaves out trailing arguments that equal their defaults
+        if not _is_differentiated(inputs):  # a Function would cost 15 us of the host's time
+            with torch._C._AutoDispatchBelowAutograd():
+                return overload.redispatch(keyset & torch._C._after_autograd_keyset, *inputs)
         with enable_single_level_autograd_function():
             return Function.apply(*inputs, keyset)
 

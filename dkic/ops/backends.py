@@ -18,6 +18,7 @@ OPS = {
 }
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # the type of the tensors that a backend takes
 _chosen: dict[str, str] = {}
+_running: set[tuple[str, torch.device]] = set()  # what `check_runs` has found to run
 
 NATIVE = Path(__file__).resolve().parents[1] / "_native"
 CAPABILITIES = ("default", "avx2", "avx512")
@@ -120,7 +121,7 @@ def triton_kernels(op: str):
     """The module of the op's Triton kernels, imported now and not before. RuntimeError: they can't run here."""
     if reason := find_triton():
         raise RuntimeError(reason)
-    return import_module(f"dkic.ops.{op}_triton")
+    return import_module(f"dkic.ops.triton.{op}")
 
 
 def missing(backend: str, device: torch.device | None = None) -> str | None:
@@ -143,6 +144,7 @@ def set_backend(op: str, backend: str | None) -> None:
         ValueError: there is no such op, or it has no such backend.
         RuntimeError: the backend can't run here; the message says what to do. The choice stays as it was.
     """
+    _running.clear()
     if op not in OPS:
         raise ValueError(f"op must be one of {', '.join(OPS)}, and is {op!r}")
     if backend is None:
@@ -157,8 +159,11 @@ def set_backend(op: str, backend: str | None) -> None:
 
 def check_runs(op: str, device: torch.device) -> None:
     """RuntimeError where the op does not run on `device`; the message says what to do. While torch compiles it is not checked."""
-    if not torch.compiler.is_compiling() and (reason := why_not(op, device)):
+    if torch.compiler.is_compiling() or (op, device) in _running:
+        return
+    if reason := why_not(op, device):
         raise RuntimeError(reason)
+    _running.add((op, device))
 
 
 def why_not(op: str, device: torch.device) -> str | None:

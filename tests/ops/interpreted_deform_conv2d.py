@@ -19,8 +19,9 @@ from ops.test_deform_conv2d_precision import as_float64, largest, tensors_of
 from torch import Tensor
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from dkic.ops import deform_conv2d_triton, reference
-from dkic.ops.deform_conv2d_triton import TILES, backward, fixed_powers, forward, problem
+from dkic.ops import reference
+from dkic.ops.triton import deform_conv2d as deform_conv2d_triton
+from dkic.ops.triton.deform_conv2d import TILES, backward, fixed_powers, forward, problem
 
 BARE = DeformConv2dCase("no mask, no bias", batch=1, masked=False, biased=False, kernel_size=(2, 2))
 SMALL = replace(TORCHVISION_CONV, name="small", batch=2)

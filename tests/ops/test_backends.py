@@ -16,6 +16,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.fixture(autouse=True)
 def chosen(monkeypatch):
     monkeypatch.setattr(backends, "_chosen", {})
+    monkeypatch.setattr(backends, "_running", set())
 
 
 @pytest.fixture
