@@ -115,6 +115,15 @@ _register_autocast("cuda", "AutocastCUDA")
 backends.load_cpu()
 if _without_cuda := backends.load_cuda():
     # A compiled program gets here without the checks above.
+    def _triton_kernels():
+        if backends.find_triton():
+            raise RuntimeError(_without_cuda)
+        return backends.triton_kernels("ldcn")
+
     @torch.library.impl(library, "ldcn", "CUDA")
-    def _no_cuda(*arguments):
-        raise RuntimeError(_without_cuda)
+    def _cuda(*arguments):
+        return _triton_kernels().forward(*arguments)
+
+    @torch.library.impl(library, "ldcn_backward", "CUDA")
+    def _backward_cuda(*arguments):
+        return _triton_kernels().backward(*arguments)

@@ -6,7 +6,6 @@ three passes of TF32 on the tensor cores ("tf32x3"), which lose no more than a f
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,13 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dkic.ops.memory_format import empty_like_format, gradient_like, suggest_memory_format
+from dkic.ops.memory_format import gradient_like
 from dkic.ops.triton import deform_conv2d_kernels as kernels
+from dkic.ops.triton.image_sums import ImageSums, finite, fixed_powers, largest
+from dkic.ops.triton.layouts import as_laid_out, channels_adjacent, empty_nhwc, index_of, pixel_strides
 
 TYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 # The gradient of weight is cut into parts of the pixels by shape alone: so many programs are wanted, of so many pixels at least.
 PROGRAMS, PART = 1024, 512
-ROUND_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -164,37 +164,6 @@ class Problem:
         }
 
 
-def pixel_strides(t: Tensor) -> tuple[int, int, int]:
-    """0 where there is one alone: a view of a large tensor may say anything there, and Triton 3.6 fails at 64 bits among 32."""
-    return tuple(t.stride(d) if t.shape[d] > 1 else 0 for d in (0, 2, 3))
-
-
-def index_of(*tensors: Tensor | None):
-    """The type that counts elements: also of tiles beyond a tensor's end, and of gradients, whose elements all differ."""
-    present = [t for t in tensors if t is not None]
-    last = max(sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)) for t in present)
-    return tl.int64 if max(last, *(t.numel() for t in present)) >= 2**30 else tl.int32
-
-
-def channels_adjacent(t: Tensor) -> Tensor:
-    """t, or a copy that is channels_last."""
-    return t if t.stride(1) == 1 else t.contiguous(memory_format=torch.channels_last)
-
-
-def as_laid_out(nhwc: Tensor, like: Tensor) -> Tensor:
-    """nhwc where `like` is channels_last, else a contiguous copy."""
-    if suggest_memory_format(like) == torch.channels_last:
-        return nhwc
-    return empty_like_format(like, nhwc.shape, nhwc.dtype).copy_(nhwc)
-
-
-def empty_nhwc(like: Tensor, shape: Sequence[int] | None) -> Tensor:
-    """Without a shape, a vector of no numbers."""
-    if shape is None:
-        return like.new_empty(0)
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-
-
 def way_to_multiply(dtype: torch.dtype) -> str:
     """(torch refuses to tell allow_tf32 once fp32_precision was set; the latter it always tells.)"""
     if dtype != torch.float32:
@@ -307,45 +276,30 @@ def backward(
 
 def backward_samples(p: Problem, grad_y: Tensor, grad_offset: Tensor, grad_mask: Tensor, need_input: bool, fixed: bool) -> Tensor:
     """Fills grad_offset and grad_mask where they are not empty; returns the gradient of input."""
-    result = sums = second_sums = powers = None
+    sums = None
     if need_input:
-        result = torch.zeros_like(p.x, memory_format=torch.channels_last)
-        sums = result if p.dtype == p.sum_dtype else result.to(torch.float32)
-    if fixed and need_input and p.pixels:
-        powers = fixed_powers(p, grad_y)
-        sums = torch.zeros_like(result, dtype=torch.int64)
-        second_sums = torch.zeros_like(sums) if p.dtype == torch.float64 else None
+        sums = ImageSums(p.x, p.sum_dtype, powers_of(p, grad_y) if fixed and p.pixels else None)
     if p.pixels:
-        tiles = p.tiles("samples", powers is not None)
+        tiles = p.tiles("samples", fixed and need_input)
+        added = p.x if sums is None else sums.sums
         kernels.backward_samples[(triton.cdiv(p.pixels, tiles.pixels) * p.groups * p.taps,)](
             grad_y,
             p.x,
             p.offset,
             p.weight,
             p.mask,
-            sums,
-            second_sums,
-            result if powers is not None else None,
-            powers,
+            *((None,) * 4 if sums is None else sums.arguments),
             grad_offset if grad_offset.numel() else None,
             grad_mask if grad_mask.numel() else None,
-            **p.sizes(grad_y, sums),
+            **p.sizes(grad_y, added),
             grad_stride=pixel_strides(grad_y),
-            sum_stride=pixel_strides(p.x if sums is None else sums),
+            sum_stride=pixel_strides(added),
             groups=p.groups,
             group_outputs=p.group_outputs,
             depth=p.depth,
             **tiles.options(),
         )
-    if result is None:
-        return p.x.new_empty(0)
-    if powers is None:
-        return sums.to(p.dtype)
-    if result.numel():
-        kernels.round_fixed[(triton.cdiv(result.numel(), ROUND_BLOCK),)](
-            sums, second_sums, result, powers, result.numel(), BLOCK=ROUND_BLOCK, INDEX=index_of(result)
-        )
-    return result
+    return p.x.new_empty(0) if sums is None else sums.total()
 
 
 def backward_weight(p: Problem, grad_y: Tensor) -> Tensor:
@@ -372,24 +326,8 @@ def backward_weight(p: Problem, grad_y: Tensor) -> Tensor:
     return partial.sum(0).permute(0, 3, 1, 2).to(p.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def fixed_powers(p: Problem, grad_y: Tensor) -> Tensor:
-    """The power of two that the gradient of input is multiplied by to be summed in integers, and its inverse, on its device.
-
-    It is the largest that no sum can overflow with: by the largest numbers of grad_y and mask, the sums of the weights'
-    magnitudes, and one contribution of every tap at most. In float64 two more, for what the first leaves over.
-    """
-    double = p.dtype == torch.float64
-    # Bounds of exponents: of finite numbers, and of powers whose inverse, and second power, are finite.
-    most, limit, bias = (1024, 900, 1023) if double else (128, 126, 127)
+def powers_of(p: Problem, grad_y: Tensor) -> Tensor:
+    """For the gradient of input: bounded by grad_y and mask, the sums of the weights' magnitudes, and a sample of every tap."""
     per_column = finite(p.weight).double().abs().unflatten(0, (-1, p.group_outputs)).sum(1)
-    bounds = [finite(grad_y).abs().amax(), per_column.amax()] + ([] if p.mask is None else [finite(p.mask).abs().amax()])
-    # Below 2^exponent; one bit is for the rounding of products and sums.
-    below = sum(torch.frexp(bound.double().clamp(max=torch.finfo(torch.float64).max)).exponent for bound in bounds) + 1
-    spare = 62 - (math.prod(p.out_size) * p.taps).bit_length()
-    first = (spare - below.clamp(max=most)).clamp(max=limit)
-    exponents = torch.stack([first, -first] + ([first + spare, -first - spare] if double else [])) + bias
-    return (exponents.long() << 52).view(torch.float64) if double else (exponents.int() << 23).view(torch.float32)
-
-
-def finite(t: Tensor) -> Tensor:
-    return t.nan_to_num(0.0, 0.0, 0.0)
+    bounds = [largest(grad_y), per_column.amax()] + ([] if p.mask is None else [largest(p.mask)])
+    return fixed_powers(bounds, math.prod(p.out_size) * p.taps, p.dtype == torch.float64)

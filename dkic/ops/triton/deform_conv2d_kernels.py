@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from dkic.ops.triton.bilinear import blend, corner_weights, corners_of, load_corner, pixels_of, tap_of
-from dkic.ops.triton.walk import nearest
+from dkic.ops.triton.image_sums import add
 
 
 @triton.jit
@@ -87,27 +87,6 @@ def forward(
         acc += tl.load(bias + o, mask=o_exists, other=0.0).to(TYPE)[None, :]
     to = y + p[:, None] * out_channels + o[None, :]
     tl.store(to, acc.to(y.dtype.element_ty), mask=exists[:, None] & o_exists[None, :])
-
-
-@triton.jit
-def add(sums, second_sums, poisoned, powers, at, value, inside):
-    """Adds to sums, or, where there are powers, in integers: what comes out does not depend on the order.
-
-    powers: of two, that a value is multiplied by, and its inverse; then those for what the first leaves over, which goes to
-    second_sums. A value that is not finite leaves NaN in `poisoned`.
-    """
-    if powers is None:
-        tl.atomic_add(sums + at, value, mask=inside, sem="relaxed")
-    else:
-        # (Not by value - value: of a product that becomes an fma, which leaves the product's error.)
-        finite = tl.abs(value) < float("inf")
-        value = tl.where(finite, value, 0.0)
-        whole = nearest(value * tl.load(powers))
-        tl.atomic_add(sums + at, whole.to(tl.int64), mask=inside & finite, sem="relaxed")
-        if second_sums is not None:
-            left = nearest((value - whole * tl.load(powers + 1)) * tl.load(powers + 2))
-            tl.atomic_add(second_sums + at, left.to(tl.int64), mask=inside & finite, sem="relaxed")
-        tl.store(poisoned + at, tl.full(value.shape, float("nan"), poisoned.dtype.element_ty), mask=inside & ~finite)
 
 
 @triton.jit
@@ -291,15 +270,3 @@ def backward_weight(
     number = (part.to(INDEX) * out_channels + o)[:, None] * taps + tap
     to = partial + number * depth + (first - weight_group * depth + c)[None, :]
     tl.store(to, acc, mask=o_exists[:, None] & c_exists[None, :])
-
-
-@triton.jit
-def round_fixed(sums, second_sums, result, powers, elements, BLOCK: tl.constexpr, INDEX: tl.constexpr):
-    """From the integers' sums to the gradient; NaN that `add` left there stays."""
-    at = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    TYPE: tl.constexpr = powers.dtype.element_ty
-    before = tl.load(result + at, mask=at < elements, other=0.0)
-    total = tl.load(sums + at, mask=at < elements, other=0).to(TYPE) * tl.load(powers + 1)
-    if second_sums is not None:
-        total += tl.load(second_sums + at, mask=at < elements, other=0).to(TYPE) * tl.load(powers + 3)
-    tl.store(result + at, total.to(result.dtype.element_ty), mask=(at < elements) & (before == before))
