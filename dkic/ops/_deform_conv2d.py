@@ -86,6 +86,9 @@ def deform_conv2d(
         dilation = pair_of("deform_conv2d", "dilation", dilation)
         _check(input, offset, weight, bias, stride, padding, dilation, mask)
         backends.check_runs("deform_conv2d", input.device)
+        if autograd.is_plain_call(input, offset, weight, bias, mask):
+            with torch._C._AutoDispatchBelowAutograd():
+                return torch.ops.dkic.deform_conv2d(input, offset, weight, bias, mask, stride, padding, dilation)
     return torch.ops.dkic.deform_conv2d(input, offset, weight, bias, mask, list_of(stride), list_of(padding), list_of(dilation))
 
 

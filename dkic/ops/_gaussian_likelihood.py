@@ -79,28 +79,20 @@ def gaussian_likelihood(
         _check_options(quantize, noise, generator, scale_min, reduction)
         _check_output(output, likelihood_min, reduction)
         accept(call)
-    scale = scale.expand(y.shape)
-    mean = None if mean is None else mean.expand(y.shape)
+    scale = scale if scale.shape == y.shape else scale.expand(y.shape)
+    mean = mean if mean is None or mean.shape == y.shape else mean.expand(y.shape)
     backends.check_runs("gaussian_likelihood", y.device)
     seed = None
     if quantize == "noise" and noise is None:
         seed = torch.randint(2**63 - 1, (), generator=generator, dtype=torch.int64, device=y.device)
     need_v = torch.is_grad_enabled() and (y.requires_grad or (mean is not None and mean.requires_grad))
     need_scale = torch.is_grad_enabled() and scale.requires_grad
-    y_hat, bits, _, _ = torch.ops.dkic.gaussian_likelihood(
-        y,
-        scale,
-        mean,
-        noise,
-        seed,
-        quantize == "round",
-        scale_min,
-        reduction == "sum",
-        need_v,
-        need_scale,
-        output == "likelihood",
-        likelihood_min,
-    )
+    how = quantize == "round", scale_min, reduction == "sum", need_v, need_scale, output == "likelihood", likelihood_min
+    if autograd.is_plain_call(y, scale, mean):
+        with torch._C._AutoDispatchBelowAutograd():
+            y_hat, bits, _, _ = torch.ops.dkic.gaussian_likelihood(y, scale, mean, noise, seed, *how)
+    else:
+        y_hat, bits, _, _ = torch.ops.dkic.gaussian_likelihood(y, scale, mean, noise, seed, *how)
     return (y if quantize == "none" else y_hat), bits
 
 

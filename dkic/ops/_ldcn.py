@@ -57,6 +57,9 @@ def ldcn(
         padding, dilation = pair_of("ldcn", "padding", padding), pair_of("ldcn", "dilation", dilation)
         check_samples("ldcn", ("x", x), offset, mask, kernel_size, stride, padding, dilation)
         backends.check_runs("ldcn", x.device)
+        if autograd.is_plain_call(x, offset, mask):
+            with torch._C._AutoDispatchBelowAutograd():
+                return torch.ops.dkic.ldcn(x, offset, mask, kernel_size, stride, padding, dilation)
     return torch.ops.dkic.ldcn(x, offset, mask, list_of(kernel_size), list_of(stride), list_of(padding), list_of(dilation))
 
 

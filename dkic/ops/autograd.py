@@ -25,6 +25,16 @@ def register(op: str, backward: Callable, setup_context: Callable) -> None:
     _register(f"{op}_backward", _no_second_derivative(op), None)
 
 
+def is_plain_call(*tensors: Tensor | None) -> bool:
+    """Whether a call of an op needs nothing of autograd, which takes 10 us of the host's time; never while torch compiles.
+
+    Then `torch._C._AutoDispatchBelowAutograd` saves that time.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return not _is_differentiated(tensors)
+
+
 def has_tangent(*tensors: Tensor | None) -> bool:
     """Whether forward-mode differentiation is under way for one of the tensors."""
     if forward_ad._current_level < 0:
