@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dkic.coding.image_formats import images_in
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
 from dkic.evaluation.rate_distortion import Curve, bd_rate
 from dkic.losses.lpips import LPIPS
@@ -185,7 +185,7 @@ def speeds(photos: Path, threads: int, device: str | None) -> None:
 def compare(photos: Path, runs: Path) -> None:
     """A table of what each variant in RUNS makes of PHOTOS, and BD-rates against tiny."""
     try:
-        pictures = [torch.from_numpy(read_picture(path).pixels.copy()) for path in images_in(photos).images]
+        pictures = [torch.from_numpy(read_image(path).pixels.copy()) for path in images_in(photos).images]
         found = [curve_of(name, runs, pictures) for name in VARIANTS if list(runs.glob(f"{name}-*.pt"))]
     except (DkicError, OSError) as error:
         raise click.ClickException(str(error)) from None

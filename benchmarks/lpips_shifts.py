@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from dkic.coding.image_formats import images_in
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
 from dkic.evaluation.codecs import make_codec
 from dkic.evaluation.metrics import batch, lpips
@@ -28,7 +28,7 @@ SHIFTS = (0, 1, 2, 3)
 def main(photos: Path, names: tuple[str, ...], chosen: tuple[int, ...]) -> None:
     """Means over the photographs, for the codecs' qualities: bits per pixel, and LPIPS moved by 0 to 3 pixels each way."""
     try:
-        pictures, network = [read_picture(path).pixels for path in images_in(photos).images], LPIPS("alex")
+        pictures, network = [read_image(path).pixels for path in images_in(photos).images], LPIPS("alex")
         for name in names:
             codec = make_codec(name)
             if unknown := set(chosen) - set(codec.qualities):

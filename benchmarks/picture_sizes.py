@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
 from dkic.evaluation.by_ffmpeg import ByFfmpeg
 from dkic.evaluation.classical import ByPillow
@@ -109,7 +109,7 @@ def most_memory_of(program: str) -> Iterator[list[int]]:
 
 def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
     """Bytes: the most that encoding and decoding hold, beyond what this process has before."""
-    pixels = read_picture(path).pixels
+    pixels = read_image(path).pixels
     give_back_freed_memory()  # what decoding the photograph took
     if name == "hevc444":
         codec = make_codec(name)
@@ -139,7 +139,7 @@ def main(photo: Path, quality: int, threads: int, memory_of: tuple[str, str, str
         return
     try:
         with tempfile.TemporaryDirectory() as folder:
-            measured(read_picture(photo).pixels, quality, threads, Path(folder))
+            measured(read_image(photo).pixels, quality, threads, Path(folder))
     except DkicError as error:
         raise click.ClickException(str(error)) from None
 

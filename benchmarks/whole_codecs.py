@@ -47,7 +47,7 @@ class Ours:
 
     def __init__(self, model: str | Path) -> None:
         self.codec: Codec = dkic.load(model)
-        self.model: DKIC = self.codec._levels[self.codec.qualities[-1]].model
+        self.model: DKIC = self.codec.weights_of(self.codec.qualities[-1]).model
 
     def compress(self, pixels: np.ndarray) -> bytes:
         """The .dkic file's bytes for uint8 `[H, W, 3]`."""

@@ -109,11 +109,11 @@ class _Decoder(ImageFile.PyDecoder):
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    from dkic.coding.image_io import picture_from
+    from dkic.coding.image_conversion import image_from
 
     options: dict[str, Any] = image.encoderinfo
     try:
-        picture = picture_from(image, options.get("background"))
+        picture = image_from(image, options.get("background"))
         _warn("the image", picture.notes)
         if "icc_profile" in options:
             picture = replace(picture, icc=options["icc_profile"] or None)

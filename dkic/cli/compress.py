@@ -81,7 +81,7 @@ def compress(
     targets = output_files(inputs, out, ".dkic", several=folders or len(inputs) > 1)
     from dkic.coding.codec import load
     from dkic.coding.container import icc_section_bytes, unpack
-    from dkic.coding.image_io import read_picture
+    from dkic.coding.image_reading import read_image
     from dkic.coding.operating_points import OperatingPoint, named
     from dkic.output_file import check_output, write_atomically
 
@@ -108,7 +108,7 @@ def compress(
 
     def one(source: str, target: Path) -> str:
         check_output(target, force)
-        picture = read_picture(source, background)
+        picture = read_image(source, background)
         tell_notes(source, picture.notes)
         start = time.perf_counter()
         data = codec.compress(picture, quality, target_bpp, verify=verify, tile=tile, icc=icc)
@@ -142,7 +142,7 @@ def _compress_together(inputs: tuple[str, ...], targets: list[Path], pictures: "
     err = on_stdout(*targets)
     for file in written:
         tell_notes(file.source, file.notes)
-        said = f"{file.source} -> {file.target}: {_cost(file.option.bytes, file.icc, file.bpp)}, {file.point}"
+        said = f"{file.source} -> {file.target}: {_cost(file.measurement.bytes, file.icc, file.measurement.bpp)}, {file.point}"
         click.echo(one_line(said), err=err)
     print_facts(facts, err)
     sys.exit(status)

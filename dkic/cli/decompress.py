@@ -40,7 +40,7 @@ def decompress(
     PNG where OUT is a folder, standard output or not given; --format chooses another.
     """
     from dkic.coding.image_formats import FORMAT_BY_SUFFIX
-    from dkic.coding.image_io import picture_suffix, write_picture
+    from dkic.coding.image_writing import image_suffix, write_image
 
     suffix = None if image_format is None else f".{image_format.lower()}"
     if suffix is not None and suffix not in FORMAT_BY_SUFFIX:
@@ -65,7 +65,7 @@ def decompress(
 
     def one(source: str, target: Path) -> str:
         check_output(target, force)
-        kind = suffix or (".png" if is_stream(target) and not target.suffix else picture_suffix(target))
+        kind = suffix or (".png" if is_stream(target) and not target.suffix else image_suffix(target))
         file = unpack(read_dkic(source), salvage=salvage)
         tell_notes(source, file.lost)
         model_hash = file.header.model_hash
@@ -73,9 +73,9 @@ def decompress(
         if codec is None:
             codec = loaded[model_hash] = load(find_by_hash(model_hash), device)
         start = time.perf_counter()
-        picture = codec.decompress(file, "picture", tile=tile)
+        picture = codec.decompress(file, "image_data", tile=tile)
         seconds = time.perf_counter() - start
-        tell_notes(source, [*picture.notes, *write_picture(picture, target, force, suffix=kind)])
+        tell_notes(source, [*picture.notes, *write_image(picture, target, force, suffix=kind)])
         return f"{source} -> {target}: {picture.width}x{picture.height}, decoded in {seconds:.2f} s"
 
     sys.exit(each(inputs, targets, one))

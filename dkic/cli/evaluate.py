@@ -8,7 +8,7 @@ import click
 from dkic.cli.messages import failing
 from dkic.cli.options import PATH
 from dkic.evaluation.evaluate import DEFAULT_TARGETS, run
-from dkic.evaluation.judges import JUDGES, OPTIONAL, SLOW
+from dkic.evaluation.metric_registry import METRICS, OPTIONAL, SLOW
 
 
 class _ManyValues(click.Command):
@@ -45,7 +45,7 @@ class _ManyValues(click.Command):
 @click.option("--weights", type=PATH, multiple=True, metavar="FILES", help="CompressAI's files of cheng2020 models.")
 @click.option(
     "--allocate-by",
-    type=click.Choice(list(JUDGES)),
+    type=click.Choice(list(METRICS)),
     default="lpips",
     show_default=True,
     help="What each codec's qualities are chosen for at a target.",
@@ -60,7 +60,7 @@ class _ManyValues(click.Command):
     help="The page holds the first so many pictures.",
 )
 @click.option(
-    "--judges",
+    "--metrics",
     type=click.Choice([*OPTIONAL, "all", "none"]),
     multiple=True,
     metavar="NAMES",
@@ -69,9 +69,9 @@ class _ManyValues(click.Command):
     help=f"Beside LPIPS, PSNR and MS-SSIM: {', '.join(OPTIONAL)}, all, or none.",
 )
 @click.option(
-    "--judge-every-file",
+    "--score-every-file",
     is_flag=True,
-    help=f"Have {' and '.join(SLOW)}, which take seconds, judge all files, for curves and BD-rates, not only those at a target.",
+    help=f"Have {' and '.join(SLOW)}, which take seconds, metric all files, for curves and BD-rates, not only those at a target.",
 )
 @click.option("--inception", type=PATH, metavar="FILE", help="Weights of torch-fidelity's Inception, for FID and KID.")
 @click.option("--threads", type=click.IntRange(1, 256), help="CPU threads, of every codec; all cores by default.")

@@ -54,24 +54,24 @@ def measure(
         raise click.UsageError(f"-o: {out} is an input itself")
     check_table(out, force)
     from dkic.coding.codec import load
-    from dkic.rate_control.measurement_cache import Measurement
-    from dkic.rate_control.survey import Survey
+    from dkic.evaluation.measurement import Measurement
+    from dkic.rate_control.cached_meter import CachedMeter
 
     codec = load(model, device)
-    survey = Survey(codec, distortion, tile, icc, background)
-    measured: Callable[[str], tuple[str, list[Measurement]]] = survey.measure
+    cached = CachedMeter(codec, distortion, tile, icc, background)
+    measured: Callable[[str], tuple[str, list[Measurement]]] = cached.measure
     if ray is not None:
         from dkic.rate_control.cluster import ClusterFailed, measured_on
 
         with failing(ClusterFailed):
-            measured = measured_on(ray, survey, inputs)
+            measured = measured_on(ray, cached, inputs)
     columns: dict[str, list[Any]] = {name: [] for name in ("image", "quality", "bytes", "pixels", distortion)}
 
     def one(source: str, _target: Path) -> None:
         _, options = measured(source)
-        tell_notes(source, survey.notes.pop(source, ()))
-        for level, option in zip(survey.levels, options, strict=True):
-            row = source, level.quality, option.bytes, option.pixels, option.distortion
+        tell_notes(source, cached.notes.pop(source, ()))
+        for level, option in zip(cached.points, options, strict=True):
+            row = source, level.quality, option.bytes, option.pixels, option.scores[distortion]
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
 
@@ -79,7 +79,7 @@ def measure(
     if rows := len(columns["image"]):
         with failing():
             write_table(out, columns, force)
-        levels = [level.quality for level in survey.levels]
+        levels = [level.quality for level in cached.points]
         said = f"{out}: {rows:,} rows, {rows // len(levels):,} pictures at quality {listed(levels)}"
         click.echo(one_line(said), err=on_stdout(out))
     sys.exit(status)

@@ -26,65 +26,67 @@ _LARGE = 2**16  # positions of a latent, of 16 megapixels
 _OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine's"
 
 
-def encode_latent(y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, qstep: int = 0) -> bytes:
+def encode_latent(y: Tensor, z_hat: Tensor | None, weights: Weights, quality: int, qstep: int = 0) -> bytes:
     """y `[1, M, h, w]` and z_hat `[1, hyper_channels, h/4, w/4]` -> the picture section's payload."""
-    coder, crc = Encoder(level.tables), 0
-    for symbols, indexes in symbols_of(y, z_hat, level, quality, qstep):
+    coder, crc = Encoder(weights.tables), 0
+    for symbols, indexes in symbols_of(y, z_hat, weights, quality, qstep):
         coder.push(symbols, indexes)
         crc = _crc(symbols, crc)
     return struct.pack("<I", crc) + coder.finish()
 
 
-def symbols_of(y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, qstep: int = 0) -> list[tuple[Tensor, Tensor]]:
+def symbols_of(y: Tensor, z_hat: Tensor | None, weights: Weights, quality: int, qstep: int = 0) -> list[tuple[Tensor, Tensor]]:
     """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass.
 
     They are on the CPU, where the coder is.
     """
-    dtype, (features_quality, quantizer) = level.arithmetic.dtype, level.quantization(quality, qstep)
+    dtype, (features_quality, quantizer) = weights.arithmetic.dtype, weights.quantization(quality, qstep)
     coded = []
     if z_hat is not None:
         # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
         z_hat = z_hat.to(dtype).contiguous()
         coded.append((_flat(z_hat), _z_indexes(z_hat.shape)))
 
-    walk = level.model.context.walk(level.model.features(z_hat, features_quality, (y.shape[-2], y.shape[-1])))
+    walk = weights.model.context.walk(weights.model.features(z_hat, features_quality, (y.shape[-2], y.shape[-1])))
     for part in walk:
         _bound_memory(y.shape[-2] * y.shape[-1])
         mean, (size, offset) = coded_mean(part.mean), quantizer.of(part.channels)
         # The encoder's choice, so float32 will do.
-        # To the nearest: to zero from below 0.6 saved 2.3 % of level 5's bits for 0.0042 of LPIPS (11 photographs), where a qstep
-        # saves 6.5 % for 0.0015.
+        # To the nearest: to zero from below 0.6 saved 2.3 % of quality 5's bits for 0.0042 of LPIPS (11 photographs), where a
+        # qstep saves 6.5 % for 0.0015.
         symbols = (take_cells(y[:, part.channels], part.cells) - mean).div_(size).round_().contiguous()
         coded.append((_flat(symbols), coded_index(part.scale_index, offset).flatten().cpu()))
         part.y_hat = symbols.to(dtype).mul_(size).add_(mean)
     return coded
 
 
-def decode_latent(file: DkicFile, level: Weights) -> Tensor:
+def decode_latent(file: DkicFile, weights: Weights) -> Tensor:
     """The picture section -> y_hat `[1, M, h, w]`, all its symbols checked. Raises FormatError."""
     header = file.header
-    if header.arithmetic != level.arithmetic:
+    if header.arithmetic != weights.arithmetic:
         name = arithmetic_name(header.arithmetic)
-        raise FormatError(f"header: the file needs arithmetic {name}, and its model {level.hash.hex()} has {level.arithmetic}")
+        raise FormatError(
+            f"header: the file needs arithmetic {name}, and its model {weights.hash.hex()} has {weights.arithmetic}"
+        )
     if len(file.picture) < 4:
         raise FormatError("picture section: too short to hold a picture")
-    model, crc = level.model, 0
+    model, crc = weights.model, 0
     try:
-        quality, quantizer = level.quantization(header.quality, header.qstep)
+        quality, quantizer = weights.quantization(header.quality, header.qstep)
     except DkicError as error:
-        raise FormatError(f"header: {error}, which model {level.hash.hex()} serves, so the file is damaged") from None
+        raise FormatError(f"header: {error}, which model {weights.hash.hex()} serves, so the file is damaged") from None
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
 
     def pull(indexes: Tensor) -> Tensor:
         nonlocal crc
         symbols = coder.pull(indexes)
         crc = _crc(symbols, crc)
-        return symbols.to(level.device, level.arithmetic.dtype)
+        return symbols.to(weights.device, weights.arithmetic.dtype)
 
     z_shape = (1, model.config.hyper_channels, height, width)
-    _check_claim(file, level, height * width)
+    _check_claim(file, weights, height * width)
     try:
-        coder = Decoder(file.picture[4:], level.tables)
+        coder = Decoder(file.picture[4:], weights.tables)
         z_hat = pull(_z_indexes(z_shape)).view(z_shape) if model.config.hyper_channels else None
         walk = model.context.walk(model.features(z_hat, quality, (4 * height, 4 * width)))
         for part in walk:
@@ -100,15 +102,15 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
     return walk.y_hat
 
 
-def _check_claim(file: DkicFile, level: Weights, positions: int) -> None:
+def _check_claim(file: DkicFile, weights: Weights, positions: int) -> None:
     """Refuses, before memory is taken for it, a size that the picture section is too short for whatever it holds.
 
     positions: of z, each with 4 x 4 of y. However flat a picture is, its symbols take at least the bits of their tables'
     likeliest; 1/1000 is for the coder's rounding of its states, which is less than 2^-15.
     """
-    least = level.tables.least_bits()
+    least = weights.tables.least_bits()
     y_least, z_least = least[: SCALE_INDEX_MAX + 1].min(), least[SCALE_INDEX_MAX + 1 :].sum()
-    bits = positions * (z_least + 16 * level.model.config.latent_channels * y_least)
+    bits = positions * (z_least + 16 * weights.model.config.latent_channels * y_least)
     needed = 4 + int(0.999 * bits / 8)
     if len(file.picture) < needed:
         raise FormatError(

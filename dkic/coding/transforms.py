@@ -27,15 +27,15 @@ def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
 
 
 @_without_autocast
-def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor, Tensor | None]:
+def analyse(x: Tensor, weights: Weights, tile: int | None = None) -> tuple[Tensor, Tensor | None]:
     """x `[1, 3, H, W]`, uint8 or float32 in [0, 1], any size -> y and z_hat, the integers z is coded as (None: no hyper-prior).
 
     They are all that coding knows of a picture.
     """
-    side, device = tile_side(x.shape[-2], x.shape[-1], tile), level.device
+    side, device = tile_side(x.shape[-2], x.shape[-1], tile), weights.device
     x = _padded(x)
     height, width = (side // LATENT_STRIDE for side in x.shape[-2:])
-    channels = level.model.config.latent_channels
+    channels = weights.model.config.latent_channels
     y = torch.empty((1, channels, height, width), dtype=torch.float32, device=device, memory_format=torch.channels_last)
 
     def write(part: Tensor, top: int, left: int) -> None:
@@ -44,16 +44,16 @@ def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor,
     def g_a(part: Tensor) -> Tensor:
         part = part.to(device)
         part = part.float() / 255 if part.dtype == torch.uint8 else part
-        return level.model.analyse(part.contiguous(memory_format=torch.channels_last))
+        return weights.model.analyse(part.contiguous(memory_format=torch.channels_last))
 
     tiled(g_a, x, side, MARGIN, write)
-    z = level.model.hyper_latent(y)
+    z = weights.model.hyper_latent(y)
     return y, None if z is None else z.round()
 
 
 @_without_autocast
 def synthesise(
-    y_hat: Tensor, height: int, width: int, level: Weights, tile: int | None = None, quality: Tensor | None = None
+    y_hat: Tensor, height: int, width: int, weights: Weights, tile: int | None = None, quality: Tensor | None = None
 ) -> Tensor:
     """y_hat `[1, M, h, w]` of a picture of that size -> the picture `[1, 3, height, width]`, uint8, channels_last.
 
@@ -66,7 +66,7 @@ def synthesise(
         picture[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part.clamp(0, 1).mul(255).round().to(torch.uint8)
 
     def g_s(part: Tensor) -> Tensor:
-        return level.model.synthesise(part.contiguous(memory_format=torch.channels_last), quality)
+        return weights.model.synthesise(part.contiguous(memory_format=torch.channels_last), quality)
 
     tiled(g_s, y_hat, tile_side(height, width, tile) // LATENT_STRIDE, MARGIN // LATENT_STRIDE, write)
     return picture

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dkic.doctor import processor
 from dkic.errors import DkicError, install
-from dkic.evaluation.judges import ALWAYS, JUDGES, OPTIONAL, load_judges
+from dkic.evaluation.metric_registry import ALWAYS, METRICS, OPTIONAL, load_metrics
 from dkic.output_file import make_folder
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def run(
     anchor: str | None = None,
     crops: Sequence[str] = (),
     page_pictures: int = 6,
-    judges: Sequence[str] = ("all",),
-    judge_every_file: bool = False,
+    metrics: Sequence[str] = ("all",),
+    score_every_file: bool = False,
     inception: Path | None = None,
     threads: int | None = None,
     force: bool = False,
@@ -51,18 +51,18 @@ def run(
     from tqdm import tqdm
 
     from dkic.coding.image_formats import images_in
-    from dkic.coding.image_io import read_picture
+    from dkic.coding.image_reading import read_image
     from dkic.evaluation.codecs import Unavailable, expand, make_codec
     from dkic.evaluation.fid import PatchMetrics
     from dkic.evaluation.figures import parse_crops
     from dkic.evaluation.inception import load_inception
-    from dkic.evaluation.measure import decode_file, find_pictures, judged, measure
+    from dkic.evaluation.measured_files import decode_file, find_images, measure_files, with_scores
     from dkic.evaluation.report import Evaluation, write_report
     from dkic.evaluation.table import at_target, cell_of
 
     if threads is not None:
         torch.set_num_threads(threads)
-    pictures = find_pictures(folder)
+    pictures = find_images(folder)
     if skipped := images_in(folder).skipped():
         log(f"{folder}: {skipped}")
     names = expand(codecs or DEFAULT_CODECS)
@@ -70,13 +70,13 @@ def run(
         raise DkicError(f"--anchor {anchor}: must be one of the codecs, {', '.join(names)}")
     given_crops = parse_crops(crops, pictures)
     _make_folder(out, force)
-    asked = _asked(judges, allocate_by)
-    at_targets = [name for name in asked if JUDGES[name].slow and name != allocate_by and not judge_every_file]
-    of_every_file = load_judges((*ALWAYS, *(name for name in asked if name not in at_targets)))
-    of_chosen = load_judges(at_targets)
+    asked = _asked(metrics, allocate_by)
+    at_targets = [name for name in asked if METRICS[name].slow and name != allocate_by and not score_every_file]
+    of_every_file = load_metrics((*ALWAYS, *(name for name in asked if name not in at_targets)))
+    of_chosen = load_metrics(at_targets)
     bar = partial(tqdm, unit="picture", disable=None, leave=False)
     try:
-        originals = (read_picture(path).pixels for path in bar(pictures.values()))
+        originals = (read_image(path).pixels for path in bar(pictures.values()))
         patch_metrics = PatchMetrics(load_inception(inception), originals)
         about_fid = patch_metrics.about()
     except Unavailable as error:
@@ -98,7 +98,7 @@ def run(
         log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(pictures)} pictures")
         try:
             with bar(total=len(pictures)) as shown:
-                own = measure(codec, pictures, out / "files", of_every_file, force, partial(_advance, shown))
+                own = measure_files(codec, pictures, out / "files", of_every_file, force, partial(_advance, shown))
         except Unavailable as error:
             made.remove(codec)
             leave_out(codec.name, error)
@@ -107,7 +107,7 @@ def run(
         for target in sorted(set(targets)):
             cell = at_target(own, target, allocate_by)
             if of_chosen and cell.chosen:
-                chosen = judged(bar(cell.chosen), codec, pictures, out / "files", of_chosen)
+                chosen = with_scores(bar(cell.chosen), codec, pictures, out / "files", of_chosen)
                 cell = cell_of(codec.name, target, tuple(chosen))
             if patch_metrics and cell.chosen:
                 fid, kid = patch_metrics(decode_file(codec, out / "files", row) for row in bar(cell.chosen))
@@ -138,12 +138,12 @@ def _advance(shown: Any, _image: str) -> None:
     shown.update()
 
 
-def _asked(judges: Sequence[str], allocate_by: str) -> list[str]:
+def _asked(metrics: Sequence[str], allocate_by: str) -> list[str]:
     """Those of OPTIONAL that are wanted. Raises DkicError."""
     for alone in ("all", "none"):
-        if alone in judges and len(judges) > 1:
-            raise DkicError(f"--judges {alone}: it goes with no other name")
-    return [name for name in OPTIONAL if name in (*judges, allocate_by) or "all" in judges]
+        if alone in metrics and len(metrics) > 1:
+            raise DkicError(f"--metrics {alone}: it goes with no other name")
+    return [name for name in OPTIONAL if name in (*metrics, allocate_by) or "all" in metrics]
 
 
 def _make_folder(out: Path, force: bool) -> None:

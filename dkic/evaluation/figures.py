@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageOps
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
-from dkic.evaluation.measure import Measurement
+from dkic.evaluation.measured_files import MeasuredFile
 from dkic.evaluation.table import Cell, number
 
 COLOURS = ("#ffd400", "#20c020")  # yellow and green, as in the paper
@@ -46,7 +46,7 @@ def parse_crops(texts: Sequence[str], pictures: Mapping[str, Path]) -> dict[str,
             raise DkicError(f"--crop {text}: must be IMAGE:LEFT,TOP,WIDTH,HEIGHT, in pixels") from None
         if image not in pictures:
             raise DkicError(f"--crop {text}: there is no picture {image}; there are {', '.join(pictures)}")
-        height, width = read_picture(pictures[image]).pixels.shape[:2]
+        height, width = read_image(pictures[image]).pixels.shape[:2]
         inside = 0 <= crop.left <= width - crop.width and 0 <= crop.top <= height - crop.height
         if not inside or crop.width < 8 or crop.height < 8:
             raise DkicError(f"--crop {text}: must be at least 8x8 and lie inside the picture of {width}x{height}")
@@ -76,11 +76,11 @@ def telling_pictures(cells: Sequence[Cell], count: int = 2) -> list[str]:
     by_image: dict[str, list[float]] = {}
     for cell in cells:
         for row in cell.chosen:
-            by_image.setdefault(row.image, []).append(row.lpips)
+            by_image.setdefault(row.image, []).append(row.scores["lpips"])
     return sorted(by_image, key=lambda image: np.ptp(by_image[image]), reverse=True)[:count]
 
 
-def figure(original: np.ndarray, crops: Sequence[Crop], decoded: Sequence[tuple[Measurement, np.ndarray]]) -> Image.Image:
+def figure(original: np.ndarray, crops: Sequence[Crop], decoded: Sequence[tuple[MeasuredFile, np.ndarray]]) -> Image.Image:
     """The whole original with the crops' rectangles; then its and every codec's crops, enlarged without smoothing.
 
     Args:
@@ -88,7 +88,7 @@ def figure(original: np.ndarray, crops: Sequence[Crop], decoded: Sequence[tuple[
         decoded: what was measured of this picture, and its pixels, codec by codec.
     """
     columns = [("original", "(BPP / LPIPS)", original)]
-    columns += [(row.codec, f"({row.bpp:.3f} / {number(row.lpips, 3) or 'none'})", pixels) for row, pixels in decoded]
+    columns += [(row.codec, f"({row.bpp:.3f} / {number(row.scores['lpips'], 3) or 'none'})", pixels) for row, pixels in decoded]
     tiles = [_enlarged(crop.of(original)).size for crop in crops]
     tile_height = max(height for _, height in tiles)
     line_height = len(crops) * (tile_height + _GAP) + _CAPTION

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.evaluation.codecs import ImageCodec
-from dkic.evaluation.judges import JUDGES
-from dkic.evaluation.measure import Measurement, decode_file
+from dkic.evaluation.measured_files import MeasuredFile, decode_file
+from dkic.evaluation.metric_registry import METRICS
 from dkic.evaluation.table import Cell, number
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -28,7 +28,7 @@ def compared(
     shown: dict[str, str] = {}
     images: dict[str, Any] = {}
     for name, path in islice(pictures.items(), count):
-        original = read_picture(path).pixels
+        original = read_image(path).pixels
         shown[f"original {name}"] = _lossless(original)
         height, width = original.shape[:2]
         targets: dict[str, dict[str, Any]] = {}
@@ -56,10 +56,10 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _verdicts(row: Measurement) -> str:
-    """Each judge's, by name."""
-    shown = ((judge, number(getattr(row, name), judge.digits)) for name, judge in JUDGES.items())
-    return ", ".join(f"{judge.label} {value}" for judge, value in shown if value)
+def _verdicts(row: MeasuredFile) -> str:
+    """Each metric's, by name."""
+    shown = ((metric, number(row.value(name), metric.digits)) for name, metric in METRICS.items())
+    return ", ".join(f"{metric.label} {value}" for metric, value in shown if value)
 
 
 def _lossless(pixels: np.ndarray) -> str:

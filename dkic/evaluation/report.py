@@ -1,18 +1,18 @@
 """The folder that `dkic evaluate` leaves."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.evaluation.codecs import ImageCodec
 from dkic.evaluation.figures import Crop, figure, find_crops, telling_pictures
-from dkic.evaluation.judges import JUDGES
-from dkic.evaluation.measure import Measurement, decode_file
+from dkic.evaluation.measured_files import MeasuredFile, decode_file
+from dkic.evaluation.metric_registry import METRICS
 from dkic.evaluation.page import compared, data_uri, page
 from dkic.evaluation.rate_distortion import bd_lines, chart, curves, measured
 from dkic.evaluation.table import Cell, as_csv, as_latex, markdown, notes, of_a_set, table_lines
@@ -33,7 +33,7 @@ class Evaluation:
     folder: Path
     codecs: list[ImageCodec]
     left_out: dict[str, str]
-    rows: list[Measurement]
+    rows: list[MeasuredFile]
     cells: list[Cell]
     allocated_by: str
     anchor: str | None
@@ -76,13 +76,13 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
     for metric, by_suffix in charts.items():
         for suffix, content in by_suffix.items():
             write(f"rate_distortion_{metric}.{suffix}", content)
-    write("measurements.parquet", _parquet([asdict(row) for row in found.rows]))
+    write("measurements.parquet", _parquet([row.columns() for row in found.rows]))
     (found.folder / "figures").mkdir(exist_ok=True)
     for name, picture in figures(found):
         file = BytesIO()
         picture.save(file, "PNG")
         write(f"figures/{name}.png", file.getvalue())
-    chosen = [{"target_bpp": cell.target_bpp} | asdict(row) for cell in found.cells for row in cell.chosen]
+    chosen = [{"target_bpp": cell.target_bpp} | row.columns() for cell in found.cells for row in cell.chosen]
     write("chosen.parquet", _parquet(chosen))
     codecs = {codec.name: codec for codec in found.codecs}
     data = {
@@ -91,7 +91,7 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
         "notes": notes(found.cells),
         "bd": bd,
         "bd_notes": bd_remarks,
-        "charts": [{"title": JUDGES[metric].label, "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()],
+        "charts": [{"title": METRICS[metric].label, "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()],
         "realism": realism,
         "remarks": remarks(found),
     }
@@ -106,7 +106,7 @@ def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
         for image in (found.crops or telling_pictures(cells)) if cells else ():
             rows = [row for cell in cells for row in cell.chosen if row.image == image]
             decoded = [(row, decode_file(codecs[row.codec], found.folder / "files", row)) for row in rows]
-            original = read_picture(found.pictures[image]).pixels
+            original = read_image(found.pictures[image]).pixels
             crops = found.crops.get(image) or find_crops(original, [pixels for _, pixels in decoded])
             yield f"{target:g}-bpp-{image}", figure(original, crops, decoded)
 
@@ -117,12 +117,14 @@ def remarks(found: Evaluation) -> list[str]:
         f"{len(found.pictures)} pictures; {found.made_on}. All numbers are means over the pictures, of files on disk that "
         "were decoded again; sizes are whole files; seconds are this machine's, with the start of a process where a codec "
         "is one.",
-        f"Qualities are chosen picture by picture for the best {JUDGES[found.allocated_by].label} within the target.",
+        f"Qualities are chosen picture by picture for the best {METRICS[found.allocated_by].label} within the target.",
         *found.about_fid,
     ]
-    seen = [judge.label for judge in JUDGES.values() if judge.seen]
+    trained_for = [metric.label for metric in METRICS.values() if metric.trained_for]
     if any(codec.name.startswith("dkic:") for codec in found.codecs):
-        lines.append(f"The losses of the weights that dkic ships contain {' and '.join(seen)} (as MSE), and no other judge here.")
+        lines.append(
+            f"The losses of the weights that dkic ships contain {' and '.join(trained_for)} (as MSE), and no other metric here."
+        )
     lines += [codec.about for codec in found.codecs]
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]
 

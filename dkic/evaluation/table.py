@@ -8,12 +8,12 @@ import numpy as np
 
 from dkic.allocation import allocate
 from dkic.errors import DkicError, one_line
-from dkic.evaluation.judges import JUDGES
-from dkic.evaluation.measure import Measurement
+from dkic.evaluation.measured_files import MeasuredFile
+from dkic.evaluation.metric_registry import METRICS
 from dkic.table_file import csv_bytes
 
 OF_A_SET = {"fid": "FID", "kid": "KID"}  # which a picture alone has not
-_DIGITS = {"bpp": 3, "fid": 2, "kid": 5} | {name: judge.digits for name, judge in JUDGES.items()}
+_DIGITS = {"bpp": 3, "fid": 2, "kid": 5} | {name: metric.digits for name, metric in METRICS.items()}
 
 
 @dataclass(frozen=True)
@@ -35,38 +35,38 @@ class Cell:
     encode_seconds: float
     decode_seconds: float
     note: str
-    chosen: tuple[Measurement, ...]
+    chosen: tuple[MeasuredFile, ...]
     fid: float = math.nan
     kid: float = math.nan
 
 
-_RATE_AND_QUALITY = ("bpp", *JUDGES)
+_RATE_AND_QUALITY = ("bpp", *METRICS)
 _SECONDS = ("encode_seconds", "decode_seconds")
 _MEANS = _RATE_AND_QUALITY + _SECONDS
 
 
-def at_target(rows: Sequence[Measurement], target_bpp: float, by: str = "lpips") -> Cell:
+def at_target(rows: Sequence[MeasuredFile], target_bpp: float, by: str = "lpips") -> Cell:
     """A quality for each picture, for the least mean LPIPS within a mean of target_bpp: Eq 6 of the paper.
 
     Args:
-        rows: of one codec, as `measure` returns them.
-        by: another of JUDGES, to be made the best instead.
+        rows: of one codec, as `measure_files` returns them.
+        by: another of METRICS, to be made the best instead.
 
     Raises:
         DkicError: `by` is not defined for one of the pictures.
     """
     codec = rows[0].codec
     images = list(dict.fromkeys(row.image for row in rows))
-    options = np.array(rows, object).reshape(len(images), -1)  # [N, M]; `measure` leaves none out
+    options = np.array(rows, object).reshape(len(images), -1)  # [N, M]; `measure_files` leaves none out
     rate = np.array([row.bpp for row in rows]).reshape(options.shape)
     for row in rows:
-        if math.isnan(getattr(row, by)):
+        if math.isnan(row.value(by)):
             raise DkicError(
-                f"{row.image}: {JUDGES[by].label} is not there for {row.width}x{row.height}; allocate by another metric"
+                f"{row.image}: {METRICS[by].label} is not there for {row.width}x{row.height}; allocate by another metric"
             )
     # PSNR is infinite where nothing is lost.
-    sign = -1 if JUDGES[by].higher_is_better else 1
-    distortion = np.array([sign * min(getattr(row, by), 1e3) for row in rows]).reshape(options.shape)
+    sign = -1 if METRICS[by].higher_is_better else 1
+    distortion = np.array([sign * min(row.value(by), 1e3) for row in rows]).reshape(options.shape)
     least = float(rate.min(axis=1).mean())
     if least > target_bpp:
         note = f"{codec} takes {least:.3f} bpp at least, so that lower targets are out of its reach"
@@ -75,10 +75,10 @@ def at_target(rows: Sequence[Measurement], target_bpp: float, by: str = "lpips")
     return cell_of(codec, target_bpp, tuple(options[range(len(images)), choice]))
 
 
-def cell_of(codec: str, target_bpp: float, chosen: tuple[Measurement, ...]) -> Cell:
+def cell_of(codec: str, target_bpp: float, chosen: tuple[MeasuredFile, ...]) -> Cell:
     """The means over a codec's files that are chosen at a target, of each picture one."""
-    means = {name: float(np.mean([getattr(row, name) for row in chosen])) for name in _MEANS}
-    small = [row.image for row in chosen if math.isnan(row.ms_ssim)]
+    means = {name: float(np.mean([row.value(name) for row in chosen])) for name in _MEANS}
+    small = [row.image for row in chosen if math.isnan(row.value("ms_ssim"))]
     note = f"no MS-SSIM: {small[0]} has a side below 161 pixels, for which it is not defined" if small else ""
     return Cell(codec=codec, target_bpp=target_bpp, note=note, chosen=chosen, **means)
 
@@ -140,9 +140,9 @@ def _targets(cells: Iterable[Cell]) -> list[float]:
     return list(dict.fromkeys(cell.target_bpp for cell in cells))
 
 
-def judged(cells: Iterable[Cell]) -> list[str]:
-    """The judges that there is something of."""
-    return [name for name in JUDGES if any(not math.isnan(getattr(cell, name)) for cell in cells)]
+def scored(cells: Iterable[Cell]) -> list[str]:
+    """The metrics that there is something of."""
+    return [name for name in METRICS if any(not math.isnan(getattr(cell, name)) for cell in cells)]
 
 
 def of_a_set(cells: Iterable[Cell]) -> list[str]:
@@ -151,12 +151,12 @@ def of_a_set(cells: Iterable[Cell]) -> list[str]:
 
 
 def _heads(cells: Sequence[Cell]) -> list[str]:
-    return [*(JUDGES[name].label for name in judged(cells)), *(OF_A_SET[name] for name in of_a_set(cells))]
+    return [*(METRICS[name].label for name in scored(cells)), *(OF_A_SET[name] for name in of_a_set(cells))]
 
 
 def _lines(cells: Sequence[Cell]) -> Iterable[list[str]]:
     """Of each codec the fields: its name, the numbers for each target, and the mean seconds of all files chosen."""
-    names = ("bpp", *judged(cells), *of_a_set(cells))
+    names = ("bpp", *scored(cells), *of_a_set(cells))
     for codec in dict.fromkeys(cell.codec for cell in cells):
         own = [cell for cell in cells if cell.codec == codec]
         line = [codec]
@@ -165,7 +165,7 @@ def _lines(cells: Sequence[Cell]) -> Iterable[list[str]]:
         yield line + [_seconds(own, lambda row: row.encode_seconds), _seconds(own, lambda row: row.decode_seconds)]
 
 
-def _seconds(cells: Iterable[Cell], of: Callable[[Measurement], float]) -> str:
+def _seconds(cells: Iterable[Cell], of: Callable[[MeasuredFile], float]) -> str:
     seconds = [of(row) for cell in cells for row in cell.chosen]
     return f"{np.mean(seconds):.3g}" if seconds else ""
 

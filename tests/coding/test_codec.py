@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from coding.picture_files import DISPLAY_P3, SRGB
+from coding.image_files import DISPLAY_P3, SRGB
 from command_line import dkic_process
 from photographs import crop, photograph
 from PIL import Image
@@ -17,9 +17,9 @@ from dkic.coding import latent as latent_module
 from dkic.coding.codec import Codec
 from dkic.coding.color_profile import Curve, make_profile
 from dkic.coding.container import crc32c, icc_section_bytes, pack, unpack
-from dkic.coding.image_io import Picture, read_picture
+from dkic.coding.image_data import ImageData
+from dkic.coding.image_reading import read_image
 from dkic.coding.latent import decode_latent, symbols_of
-from dkic.coding.operating_points import operating_points
 from dkic.coding.transforms import analyse
 from dkic.entropy.quantization import qstep_size
 from dkic.entropy.tables import SCALES
@@ -71,7 +71,16 @@ def test_every_kind_of_input_gives_the_same_file(codec, tmp_path):
     path = tmp_path / "picture.png"
     Image.fromarray(image).save(path)
     tensor = torch.from_numpy(image).permute(2, 0, 1)
-    inputs = [image, Image.fromarray(image), tensor, tensor.float() / 255, tensor.double() / 255, path, str(path), Picture(image)]
+    inputs = [
+        image,
+        Image.fromarray(image),
+        tensor,
+        tensor.float() / 255,
+        tensor.double() / 255,
+        path,
+        str(path),
+        ImageData(image),
+    ]
     inputs += [np.asfortranarray(image), tensor.contiguous()]
     assert len({codec.compress(given) for given in inputs}) == 1
 
@@ -81,7 +90,7 @@ def test_every_kind_of_input_gives_the_same_file(codec, tmp_path):
 def test_flipped_arrays_are_pictures_too(codec, flipped, height):
     """Views with negative strides, which torch does not take."""
     pixels = crop(height, 50)
-    for image in (pixels[flipped], Picture(pixels[flipped])):
+    for image in (pixels[flipped], ImageData(pixels[flipped])):
         assert codec.compress(image) == codec.compress(pixels[flipped].copy())
 
 
@@ -136,7 +145,7 @@ def test_an_srgb_profile_is_not_stored(codec):
 def test_a_profile_that_puts_a_target_out_of_reach_is_named(codec):
     image = Image.fromarray(crop(64, 64))
     image.info["icc_profile"] = DISPLAY_P3
-    least = min(len(codec.compress(crop(64, 64), quality, qstep=qstep)) for quality, qstep in operating_points(codec.qualities))
+    least = min(len(codec.compress(crop(64, 64), quality, qstep=qstep)) for quality, qstep in codec.points.all())
     target = (least + 20) * 8 / 64**2
     with pytest.raises(DkicError, match=r"of it for an ICC profile of 2\d\d bytes; leave it out with --icc drop") as caught:
         codec.compress(image, target_bpp=target)
@@ -168,7 +177,7 @@ def test_a_fresh_process_decodes_every_symbol(codec, tmp_path, threads, environm
     done = dkic_process("decompress", *tmp_path.glob("*.dkic"), "-o", tmp_path / "out", "--threads", threads, **environment)
     assert done.status == 0, done.err
     for name, pixels in expected.items():
-        decoded = read_picture(tmp_path / "out" / f"{name}.png").pixels
+        decoded = read_image(tmp_path / "out" / f"{name}.png").pixels
         assert np.abs(decoded.astype(int) - pixels).max() <= 1, name
 
 
@@ -212,7 +221,7 @@ def demo_file(codec) -> bytes:
 
 @torch.inference_mode()
 def test_estimated_bits_are_the_files(codec, demo_file):
-    level = codec._levels[codec.qualities[-1]]
+    level = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(photograph().copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
     (z, z_tables), *y = symbols_of(*analyse(x, level), level, level.quality)
     estimate = bits = level.tables.ideal_bits(z.numpy(), z_tables.numpy())
@@ -228,7 +237,7 @@ def test_estimated_bits_are_the_files(codec, demo_file):
 
 @torch.inference_mode()
 def test_the_checksum_is_that_of_the_symbols_in_coding_order(codec, small):
-    level = codec._levels[codec.qualities[-1]]
+    level = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(crop(64, 64)).permute(2, 0, 1).unsqueeze(0).float() / 255
     symbols = np.concatenate([s.numpy() for s, _ in symbols_of(*analyse(x, level), level, level.quality)]).astype("<i4")
     assert unpack(small).picture[:4] == crc32c(symbols.tobytes()).to_bytes(4, "little")
@@ -261,7 +270,7 @@ def test_quality_chooses_the_level_and_the_highest_is_the_default(levels):
 def test_target_bpp_takes_most_of_what_it_may(codec):
     """Rates between levels are reached: the file is that of a point, and the next point's is beyond the target."""
     image = crop(192, 256)
-    files = [codec.compress(image, quality, qstep=qstep) for quality, qstep in operating_points(codec.qualities)]
+    files = [codec.compress(image, quality, qstep=qstep) for quality, qstep in codec.points.all()]
     sizes = [len(data) for data in files]
     assert all(higher < 1.25 * lower for lower, higher in zip(sizes, sizes[1:], strict=False))
     for target in (sizes[0], *range(sizes[0] + 40, sizes[-1], sizes[-1] // 12), sizes[-1]):
@@ -289,7 +298,7 @@ def test_a_step_says_how_coarse_the_latent_is(codec, qstep):
     image = crop(128, 128)
     data = codec.compress(image, 3, qstep=qstep)
     assert unpack(data).header.qstep == qstep
-    level = codec._levels[3]
+    level = codec.weights_of(3)
     x = torch.from_numpy(image).permute(2, 0, 1)[None]
     y_hat, y = decode_latent(unpack(data), level), analyse(x, level)[0]
     size = qstep_size(qstep)
@@ -321,7 +330,7 @@ def test_a_quality_may_be_any_number_that_equals_it(levels):
 
 
 def test_two_levels_of_one_quality_are_refused(levels):
-    level = levels._levels[2]
+    level = levels.weights_of(2)
     with pytest.raises(DkicError, match="two weights files have the same quality"):
         Codec([level, level])
 
@@ -346,7 +355,7 @@ def refusal(codec: Codec, data: bytes, error: type[DkicError] = FormatError) -> 
 def test_another_models_file_names_both_models(codec, levels, small):
     message = refusal(levels, small, DkicError)
     assert unpack(small).header.model_hash.hex() in message
-    assert all(level.hash.hex() in message for level in levels._levels.values())
+    assert all(levels.model_hash(quality).hex() in message for quality in levels.qualities)
 
 
 @pytest.mark.parametrize(("arithmetic", "name"), [(0, "number 0"), (1, "float64-1"), (15, "number 15")])
@@ -423,7 +432,7 @@ def test_a_missing_model_is_refused_with_those_there_are(model):
 
 
 def test_a_weights_file_can_be_loaded_by_its_path(codec, small):
-    level = codec._levels[codec.qualities[-1]]
+    level = codec.weights_of(codec.qualities[-1])
     for path in (level.path, str(level.path)):
         assert dkic.load(path).compress(crop(64, 64)) == small
     assert load_weights(level.path).hash == level.hash
@@ -441,13 +450,13 @@ def broken_level(level: Weights, part: str) -> Weights:
 @pytest.mark.parametrize("part", ["latent", "scales"])
 def test_weights_that_give_no_number_are_refused(part, levels):
     with pytest.raises(DkicError, match="weights are broken"):
-        Codec([broken_level(levels._levels[2], part)]).compress(crop(8, 8))
+        Codec([broken_level(levels.weights_of(2), part)]).compress(crop(8, 8))
 
 
 def test_scales_that_are_no_numbers_are_not_decoded_with(levels):
     data = levels.compress(crop(8, 8), quality=2)
     with pytest.raises(DkicError, match="weights are broken"):
-        Codec([broken_level(levels._levels[2], "scales")]).decompress(data)
+        Codec([broken_level(levels.weights_of(2), "scales")]).decompress(data)
 
 
 def test_results_are_ordinary_arrays_that_can_be_written_to(codec, demo_file):

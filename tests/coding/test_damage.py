@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coding.picture_files import DISPLAY_P3
+from coding.image_files import DISPLAY_P3
 from command_line import dkic, dkic_process
 from photographs import crop
 from PIL import Image
@@ -150,7 +150,7 @@ def test_a_size_that_the_picture_section_can_t_hold_is_told_without_decoding(cod
 
 def test_the_flattest_latent_is_no_shorter_than_what_is_taken_for_possible(codec):
     """All symbols the likeliest, under the narrowest table: no picture of its size takes fewer bytes."""
-    level = codec._levels[codec.qualities[0]]
+    level = codec.weights_of(codec.qualities[0])
     frequencies, least = level.tables.frequencies, level.tables.least_bits()
     narrowest, latents = least[:64].argmin(), 16 * level.model.config.latent_channels
     indexes = np.concatenate([np.repeat(np.arange(64, len(least)), 4096), np.full(4096 * latents, narrowest)]).astype(np.uint8)

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from coding.picture_files import DISPLAY_P3
+from coding.image_files import DISPLAY_P3
 from command_line import dkic
 from photographs import crop
 from PIL import Image

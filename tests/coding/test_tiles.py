@@ -60,7 +60,7 @@ def test_tiles_are_not_seen(codec):
     picture = codec.decompress(whole, "numpy", tile=0).astype(int)
     cut = codec.decompress(whole, "numpy", tile=256).astype(int)
     assert np.abs(cut - picture).max() <= 1 and (cut != picture).mean() < 1e-3
-    level = codec._levels[codec.qualities[-1]]
+    level = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
     with torch.inference_mode():
         y, y_in_tiles = (analyse(x, level, tile)[0] for tile in (0, 256))

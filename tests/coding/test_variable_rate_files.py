@@ -13,9 +13,9 @@ from PIL import Image
 
 import dkic
 from dkic.coding import codec as codec_module
-from dkic.coding.codec import DEFAULT_QUALITY, Codec
+from dkic.coding.codec import Codec
 from dkic.coding.container import DkicFile, pack, unpack
-from dkic.coding.operating_points import OperatingPoint
+from dkic.coding.operating_points import OperatingPoint, VariableRate
 from dkic.errors import DkicError, FormatError
 from dkic.models.trainable import trainable
 from dkic.models.weights_file import load_weights, save_weights
@@ -39,7 +39,7 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def test_its_qualities_are_1_to_100(codec):
-    assert codec.variable_rate and codec.qualities == list(range(1, 101))
+    assert isinstance(codec.points, VariableRate) and codec.qualities == list(range(1, 101))
     assert len({codec.model_hash(quality) for quality in codec.qualities}) == 1
 
 
@@ -80,7 +80,7 @@ def test_the_command_names_the_range_of_qualities(path, tmp_path):
 
 
 def test_the_default_quality(codec):
-    assert unpack(codec.compress(image(64, 64))).header.quality == DEFAULT_QUALITY
+    assert unpack(codec.compress(image(64, 64))).header.quality == 50
 
 
 @pytest.mark.parametrize("share", [0.1, 0.37, 0.8])
@@ -94,7 +94,7 @@ def test_a_target_is_met_within_one_percent_and_never_exceeded(codec, share):
 
 
 def test_a_target_is_searched_without_repeating_the_analysis(codec, monkeypatch):
-    network, calls = codec._level(1).model, []
+    network, calls = codec.weights_of(1).model, []
     analyse = type(network).analyse
     monkeypatch.setattr(type(network), "analyse", lambda self, x: calls.append(len(x)) or analyse(self, x))
     codec.compress(image(128, 128), target_bpp=1.0)
@@ -137,14 +137,11 @@ def test_other_weights_beside_those_of_a_variable_rate_model(path):
 
 
 def test_operating_points():
-    from dkic.coding.operating_points import chosen_among, every_operating_point, measured_first
-
-    qualities = list(range(1, 101))
-    points = every_operating_point(qualities)
-    places = [16 * quality - qstep for quality, qstep in points]
-    assert places == list(range(16, 1601)) and all(-8 <= qstep < 8 for _, qstep in points)
-    assert set(measured_first(qualities)) <= set(chosen_among(qualities)) <= set(points)
-    assert measured_first(qualities)[0] == OperatingPoint(1, 0) and measured_first(qualities)[-1] == OperatingPoint(100, 0)
+    points = VariableRate(range(1, 101))
+    assert list(map(points.cache_number, points.all())) == list(range(16, 1601))
+    assert all(-8 <= qstep < 8 for _, qstep in points.all())
+    assert set(points.measured_first()) <= set(points.candidates()) <= set(points.all())
+    assert points.measured_first()[0] == OperatingPoint(1, 0) and points.measured_first()[-1] == OperatingPoint(100, 0)
 
 
 def test_weights_come_back_for_training(path):

@@ -43,7 +43,7 @@ def report(tmp_path_factory) -> Report:
             "1.2",
             "-o",
             out,
-            "--judges",
+            "--metrics",
             "ssimulacra2",
             "dists",
         )

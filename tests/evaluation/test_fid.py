@@ -19,9 +19,9 @@ from dkic.errors import DkicError
 from dkic.evaluation.codecs import Unavailable
 from dkic.evaluation.fid import PatchMetrics, corners
 from dkic.evaluation.inception import FILE_NAME, cached_weights, load_inception
-from dkic.evaluation.judges import JUDGES
+from dkic.evaluation.metric_registry import METRICS
 
-METRICS = ("frechet_inception_distance", "kernel_inception_distance_mean")
+KEYS = ("frechet_inception_distance", "kernel_inception_distance_mean")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_p
         weights,
         "-o",
         out,
-        "--judges",
+        "--metrics",
         "none",
     )
     assert done.status == 0, done.err
@@ -122,9 +122,9 @@ def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_p
     count = save_patches(tmp_path / "originals", list(pictures.values()))
     assert len(decoded) == 3 and save_patches(tmp_path / "decoded", decoded) == count == 4
     wanted = expected(weights, tmp_path / "decoded", tmp_path / "originals", kid_subset_size=count, kid_subsets=1)
-    for name, metric in zip(("fid", "kid"), METRICS, strict=True):
-        assert float(row[name]) == pytest.approx(wanted[metric], rel=1e-3) and out_of_reach[name] == ""
-    assert list(row)[2:11] == ["bpp", *JUDGES, "fid", "kid"]
+    for name, key in zip(("fid", "kid"), KEYS, strict=True):
+        assert float(row[name]) == pytest.approx(wanted[key], rel=1e-3) and out_of_reach[name] == ""
+    assert list(row)[2:11] == ["bpp", *METRICS, "fid", "kid"]
 
     text, page, latex = ((out / f"{name}").read_text() for name in ("table.md", "index.html", "table.tex"))
     assert text.splitlines()[0].count("| FID | KID |") == 2 and f"| {float(row['fid']):.2f} | {float(row['kid']):.5f} |" in text
@@ -144,7 +144,7 @@ def test_many_patches_in_subsets(weights, early_features, tmp_path, monkeypatch)
     metrics = PatchMetrics(load_inception(weights), originals)
     assert save_patches(tmp_path / "a", decoded) == save_patches(tmp_path / "b", originals) == metrics.patches == 5
     wanted = expected(weights, tmp_path / "a", tmp_path / "b", kid_subset_size=3)
-    assert metrics(decoded) == pytest.approx([wanted[metric] for metric in METRICS], rel=1e-3)
+    assert metrics(decoded) == pytest.approx([wanted[key] for key in KEYS], rel=1e-3)
     assert "100 subsets of 3, seed 2020" in metrics.about()[0]
 
     fid, kid = metrics(originals)

@@ -22,7 +22,7 @@ def test_a_cell_is_the_best_of_all_choices(seed, by):
     rows = measurements(rate, lpips)
     choices = [rows_ for rows_ in itertools.product(*(rows[4 * i : 4 * i + 4] for i in range(4)))]
     within = [c for c in choices if np.mean([row.bpp for row in c]) <= 0.15]
-    best = min(np.mean([row.lpips for row in c]) for c in within)
+    best = min(np.mean([row.scores["lpips"] for row in c]) for c in within)
     cell = at_target(rows, 0.15, by)
     assert 0 < len(within) < len(choices)
     assert cell.lpips == pytest.approx(best) and cell.bpp <= 0.15 and cell.chosen in choices

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from coding.picture_files import DISPLAY_P3
+from coding.image_files import DISPLAY_P3
 from photographs import crop
 from PIL import Image, ImageFile, UnidentifiedImageError
 

@@ -6,8 +6,8 @@ import signal
 import pytest
 from command_line import dkic
 
+from dkic.rate_control import cached_meter
 from dkic.rate_control import cluster as cluster_module
-from dkic.rate_control import survey
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
 
@@ -39,15 +39,15 @@ def expected(model, pictures, tmp_path, monkeypatch) -> bytes:
 def meter(monkeypatch):
     """Has workers do something else first when they are to measure: `meter(before)`, called with picture and quality."""
 
-    original = survey.Meter
+    original = cached_meter.Meter
 
     def use(before):
         class Meter(original):
-            def measure(self, picture, quality, qstep=0):
-                before(picture, quality)
-                return super().measure(picture, quality, qstep)
+            def measure(self, image, point):
+                before(image, point.quality)
+                return super().measure(image, point)
 
-        monkeypatch.setattr(survey, "Meter", Meter)
+        monkeypatch.setattr(cached_meter, "Meter", Meter)
 
     return use
 

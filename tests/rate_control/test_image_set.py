@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,15 @@ from dkic.coding import codec as codec_module
 from dkic.coding.codec import Codec
 from dkic.coding.color_profile import SRGB_PRIMARIES, Curve, make_profile
 from dkic.coding.container import icc_section_bytes, unpack
-from dkic.coding.operating_points import OperatingPoint, operating_points
+from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import DkicError, FormatError
 from dkic.evaluation.metrics import batch, lpips
 from dkic.losses import lpips as lpips_module
 from dkic.losses.lpips import LPIPS
+from dkic.rate_control import cached_meter
 from dkic.rate_control import image_set as pictures_module
-from dkic.rate_control import survey as survey_module
 from dkic.rate_control.image_set import ImageSet
-from dkic.rate_control.measurement_cache import MeasurementCache, picture_key
+from dkic.rate_control.measurement_cache import MeasurementCache, image_key
 
 LEVEL_COLUMNS = {i for i, point in enumerate(POINTS) if point.qstep == 0}
 
@@ -309,7 +310,7 @@ def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, deco
     assert {(header.width, header.height) for header in headers} == {(64, 48)} and len(headers) >= len(LEVELS)
 
 
-@pytest.mark.parametrize(("module", "at"), [(survey_module, "read_picture"), (pictures_module, "allocate"), (ImageSet, "_best")])
+@pytest.mark.parametrize(("module", "at"), [(cached_meter, "read_image"), (pictures_module, "allocate"), (ImageSet, "_best")])
 def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, monkeypatch, module, at):
     """As it is read, before qsteps are measured, or once all is: what is kept and written is of what is there."""
     path = Path(shutil.copy(pictures / "a.png", tmp_path / "d.png"))
@@ -339,11 +340,11 @@ def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, t
     arguments = ["-o", tmp_path / "out", "--target-bpp", target, "--distortion", "mse", "--force"]
     assert compress(model, pictures, *arguments).status == 0
     for (quality, qstep), name in itertools.product(POINTS, SIZES):
-        measured, key = MeasurementCache(cache, codec.model_hash(quality), "mse"), picture_key(pictures / name)
+        measured, key = MeasurementCache(cache, codec.model_hash(quality), "mse"), image_key(pictures / name)
         option = measured.get(key, qstep)
         assert option or qstep
         if option:
-            measured.add(key, option._replace(bytes=option.bytes * 2 // 3), qstep)
+            measured.add(key, replace(option, bytes=option.bytes * 2 // 3), qstep)
     result = compress(model, pictures, *arguments)
     assert (result.status, result.err) == (0, "")
     sizes = [len(data) for data in written(tmp_path / "out")]
@@ -359,7 +360,7 @@ def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, t
 
 def test_one_picture_gets_a_level_and_a_step(model, pictures, tmp_path, decoded):
     codec, pixels = package.load(model), math.prod(SIZES["a.png"][:2])
-    points = operating_points(codec.qualities)
+    points = codec.points.all()
     sizes = {point: len(codec.compress(pictures / "a.png", point.quality, qstep=point.qstep)) for point in points}
     qsteps = set()
     for size in sorted(sizes.values()):
@@ -386,7 +387,7 @@ def test_levels_out_of_order(pictures, monkeypatch):
     """The golden files' second level takes less than the first."""
     codec = package.load(Path(__file__).parents[1] / "golden")
     points = [OperatingPoint(1, 0), OperatingPoint(2, 0)]
-    monkeypatch.setattr(codec_module, "operating_points", lambda qualities: points)
+    monkeypatch.setattr(codec.points, "all", lambda: points)
     first, second = (len(codec.compress(pictures / "a.png", quality)) for quality in (1, 2))
     assert second < first
     assert len(codec.compress(pictures / "a.png", target_bpp=(first - 1) * 8 / 48 / 64)) == second
