@@ -23,9 +23,9 @@ from dkic.coding.codec import Codec, stored_profile
 from dkic.coding.container import icc_section_bytes, unpack
 from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import FAULTS, DkicError, naming, sentence
+from dkic.evaluation.measurement import Measurement
 from dkic.output_file import check_output, reason, write_atomically
 from dkic.rate_control.cached_meter import CachedMeter
-from dkic.rate_control.measurement_cache import Measurement
 from dkic.rate_control.meter import Distortion
 from dkic.rate_control.spool import Spool
 from dkic.streams import is_stream

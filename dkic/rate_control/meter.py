@@ -3,12 +3,15 @@
 from functools import partial
 from typing import Literal, get_args
 
+import numpy as np
+
 from dkic.coding.codec import Codec
 from dkic.coding.image_data import ImageData
 from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import DkicError
 from dkic.evaluation import metrics
 from dkic.evaluation.measurement import Measurement, measure
+from dkic.evaluation.metric_registry import Compare
 from dkic.losses.lpips import LPIPS
 
 Distortion = Literal["lpips", "mse"]
@@ -37,8 +40,8 @@ class Meter:
         self.distortion = distortion
         self._codec, self._tile, self._icc = codec, tile, icc
         self._network = _network().to(codec.device) if distortion == "lpips" else None
-        metric = metrics.mse if self._network is None else partial(metrics.lpips, network=self._network)
-        self._metrics = {distortion: metric}
+        metric: Compare = metrics.mse if self._network is None else partial(metrics.lpips, network=self._network)
+        self._metrics: dict[str, Compare] = {distortion: metric}
 
     def measure(self, image: ImageData, point: OperatingPoint) -> Measurement:
         """The measurement of an image at an operating point. Raises DkicError: the distortion is not defined for its size."""
@@ -49,8 +52,10 @@ class Meter:
                 "leave the image out, or use --distortion mse"
             )
         encode = partial(self._codec.compress, image, point.quality, tile=self._tile, qstep=point.qstep, icc=self._icc)
-        decode = partial(self._codec.decompress, output="numpy", tile=self._tile)
-        return measure(image.pixels, encode, decode, self._metrics, device=self._codec.device)
+        return measure(image.pixels, encode, self._decode, self._metrics, device=self._codec.device)
+
+    def _decode(self, data: bytes) -> np.ndarray:
+        return self._codec.decompress(data, "numpy", tile=self._tile)
 
 
 def _network() -> LPIPS:
