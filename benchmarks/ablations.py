@@ -185,8 +185,8 @@ def speeds(photos: Path, threads: int, device: str | None) -> None:
 def compare(photos: Path, runs: Path) -> None:
     """A table of what each variant in RUNS makes of PHOTOS, and BD-rates against tiny."""
     try:
-        pictures = [torch.from_numpy(read_image(path).pixels.copy()) for path in images_in(photos).images]
-        found = [curve_of(name, runs, pictures) for name in VARIANTS if list(runs.glob(f"{name}-*.pt"))]
+        images = [torch.from_numpy(read_image(path).pixels.copy()) for path in images_in(photos).images]
+        found = [curve_of(name, runs, images) for name in VARIANTS if list(runs.glob(f"{name}-*.pt"))]
     except (DkicError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if not found or found[0].codec != "tiny":
@@ -204,14 +204,14 @@ def _columns(curve: Curve) -> list[tuple[int, np.ndarray]]:
 
 
 @torch.inference_mode()
-def curve_of(variant: str, runs: Path, pictures: list[Tensor]) -> Curve:
-    """Means over the pictures (sides are multiples of 64); rates are those of the rounded latent."""
+def curve_of(variant: str, runs: Path, images: list[Tensor]) -> Curve:
+    """Means over the images (sides are multiples of 64); rates are those of the rounded latent."""
     network, points = LPIPS("alex"), []
     for rate in RATES:
         model = VARIANTS[variant](TINY).eval()
         model.load_state_dict(torch.load(runs / f"{variant}-{rate}.pt", weights_only=True))
         figures = []
-        for pixels in pictures:
+        for pixels in images:
             x = (pixels.permute(2, 0, 1)[None].float() / 255).contiguous(memory_format=torch.channels_last)
             out = model(x)
             shown = (out.x_hat.clamp(0, 1) * 255).round() / 255

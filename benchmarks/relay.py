@@ -33,8 +33,8 @@ def main(model: str, photos: Path, table: Path | None, leg: str, hours: float) -
     """Metric a MODEL by the photographs in a folder."""
     try:
         codec, metrics = dkic.load(model), load_metrics(METRICS)
-        pictures = [read_image(path).pixels for path in images_in(photos).images]
-        rows = [means(codec, pictures, rate, metrics) for rate in RATES]
+        images = [read_image(path).pixels for path in images_in(photos).images]
+        rows = [means(codec, images, rate, metrics) for rate in RATES]
     except DkicError as error:
         raise click.ClickException(str(error)) from None
     for row in rows:
@@ -48,10 +48,10 @@ def main(model: str, photos: Path, table: Path | None, leg: str, hours: float) -
             writer.writerows({"leg": leg, "hours": hours} | {name: f"{v:.5g}" for name, v in row.items()} for row in rows)
 
 
-def means(codec: Codec, pictures: list[np.ndarray], rate: float, metrics: dict[str, Compare]) -> dict[str, float]:
+def means(codec: Codec, images: list[np.ndarray], rate: float, metrics: dict[str, Compare]) -> dict[str, float]:
     """Of bits per pixel and all metrics, over the images. One that no quality brings down to the rate is coded at the lowest."""
     found = []
-    for pixels in pictures:
+    for pixels in images:
         data = coded(codec, pixels, rate)
         pair = batch(pixels, codec.decompress(data, "numpy"))
         found.append([len(data) * 8 / pixels[..., 0].size, *(metric(pair[:1], pair[1:]).item() for metric in metrics.values())])

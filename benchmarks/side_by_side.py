@@ -1,4 +1,4 @@
-"""Crops of photographs beside what codecs made of them at a target rate: the picture at the top of the README.
+"""Crops of photographs beside what codecs made of them at a target rate: the image at the top of the README.
 
     python -m benchmarks.side_by_side PHOTOS REPORT --codec dkic:tiny --codec hevc444 --codec avif --target-bpp 0.15 \\
         --crop Wall:250,130,300,200 --crop life:260,150,300,200 -o side_by_side.jpg
@@ -42,12 +42,12 @@ def main(
 ) -> None:
     """Draw the crops, the original first."""
     try:
-        pictures = find_images(photos)
-        lines = [(image, crop) for image, some in parse_crops(crops, pictures).items() for crop in some]
+        images = find_images(photos)
+        lines = [(image, crop) for image, some in parse_crops(crops, images).items() for crop in some]
         rows = [(folder, row) for folder in (report, *more) for row in parquet.read_table(folder / "chosen.parquet").to_pylist()]
         chosen = {(row["codec"], row["image"]): (folder, row) for folder, row in rows if row["target_bpp"] == target_bpp}
         coders = {name: make_codec(name) for name in codecs}
-        sheet = [[("original", crop.of(read_image(pictures[image]).pixels))] for image, crop in lines]
+        sheet = [[("original", crop.of(read_image(images[image]).pixels))] for image, crop in lines]
         for (image, crop), line in zip(lines, sheet, strict=True):
             for name in codecs:
                 folder, row = chosen[name, image]

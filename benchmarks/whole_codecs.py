@@ -1,4 +1,4 @@
-"""The whole codecs that are timed: ours by preset, and CompressAI's ELIC, each from a picture in memory to bytes and back."""
+"""The whole codecs that are timed: ours by preset, and CompressAI's ELIC, each from an image in memory to bytes and back."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dkic.models.weights_file import save_weights
 SEED = 0
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     """uint8 `[height, width, 3]`: the photograph that ships, cut off, or continued by its mirror images."""
     pixels = photograph()
     beyond = ((0, max(0, height - pixels.shape[0])), (0, max(0, width - pixels.shape[1])), (0, 0))

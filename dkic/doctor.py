@@ -30,7 +30,7 @@ def report() -> str:
 
 
 def healthy() -> bool:
-    """True if all that compressing and decompressing pictures on the CPU needs is there and loads."""
+    """True if all that compressing and decompressing images on the CPU needs is there and loads."""
     return all(finding.ok for finding in examine())
 
 

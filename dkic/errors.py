@@ -38,4 +38,4 @@ def sentence(error: Exception) -> str:
     no_memory = isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "out of memory"))
     if isinstance(error, RuntimeError) and not no_memory:
         raise error
-    return "not enough memory for this picture" if no_memory else str(error)
+    return "not enough memory for this image" if no_memory else str(error)

@@ -113,11 +113,11 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
     options: dict[str, Any] = image.encoderinfo
     try:
-        picture = image_from(image, options.get("background"))
-        _warn("the image", picture.notes)
+        converted = image_from(image, options.get("background"))
+        _warn("the image", converted.notes)
         if "icc_profile" in options:
-            picture = replace(picture, icc=options["icc_profile"] or None)
-        data = _current_codec().compress(picture, quality=options.get("quality"), target_bpp=options.get("target_bpp"))
+            converted = replace(converted, icc=options["icc_profile"] or None)
+        data = _current_codec().compress(converted, quality=options.get("quality"), target_bpp=options.get("target_bpp"))
     except DkicError as error:
         raise DkicImageError(_named(filename, error)) from error
     fp.write(data)

@@ -37,7 +37,7 @@ def test_its_figures_are_those_of_the_files(done):
     assert all(str(out / name) in said for name in ("photo.dkic", "decoded.png", "side-by-side.png"))
 
 
-def test_the_pair_holds_both_pictures(done):
+def test_the_pair_holds_both_images(done):
     out, _ = done
     pair, decoded = (read_image(out / name).pixels for name in ("side-by-side.png", "decoded.png"))
     assert pair.shape == (512, 1536, 3)

@@ -1,4 +1,4 @@
-"""Which quality each picture is coded at: the least distortion within a budget of bits, with a proof."""
+"""Which quality each image is coded at: the least distortion within a budget of bits, with a proof."""
 
 from dkic.allocation.solve import Allocation, allocate
 

@@ -18,9 +18,9 @@ REPAIRS = 100  # choices that HiGHS's tolerance lets through and ours does not, 
 
 
 class Core(NamedTuple):
-    """picture, option `[V]`: the moves; cost, distortion `[V]`: what they add."""
+    """image, option `[V]`: the moves; cost, distortion `[V]`: what they add."""
 
-    picture: np.ndarray
+    image: np.ndarray
     option: np.ndarray
     cost: np.ndarray
     distortion: np.ndarray
@@ -46,7 +46,7 @@ def find_core(cost: np.ndarray, distortion: np.ndarray, relaxation: Relaxation, 
         kept &= (cost < c) | (distortion < d) | equal
     row, option = np.nonzero(kept)
     return Core(
-        picture=rows[row],
+        image=rows[row],
         option=option,
         cost=cost[row, option] - pick(cost, chosen)[row],
         distortion=distortion[row, option] - pick(distortion, chosen)[row],
@@ -81,7 +81,7 @@ def solve_core(
             break
         moves = np.asarray(solver.getSolution().col_value) > 0.5
         choice = relaxation.choice.copy()
-        choice[core.picture[moves]] = core.option[moves]
+        choice[core.image[moves]] = core.option[moves]
         if total(cost, choice) <= capacity:
             return best._replace(choice=choice, objective=total(distortion, choice))
         away = np.where(moves, 1.0, -1.0)
@@ -115,21 +115,21 @@ def _run(solver: Highs) -> None:
 
 
 def _model(core: Core, slack: float, unit: float) -> Highs:
-    """min distortion x, so that cost x <= slack, and of each picture at most one x is 1."""
+    """min distortion x, so that cost x <= slack, and of each image at most one x is 1."""
     per_cost = _scale(core.cost)
-    moves = len(core.picture)
-    pictures, row = np.unique(core.picture, return_inverse=True)
+    moves = len(core.image)
+    images, row = np.unique(core.image, return_inverse=True)
     lp = HighsLp()
-    lp.num_col_, lp.num_row_ = moves, len(pictures) + 1
+    lp.num_col_, lp.num_row_ = moves, len(images) + 1
     lp.col_cost_ = core.distortion * unit
     lp.col_lower_, lp.col_upper_ = np.zeros(moves), np.ones(moves)
     lp.integrality_ = [HighsVarType.kInteger] * moves
     lp.row_lower_ = np.full(lp.num_row_, -np.inf)
-    lp.row_upper_ = np.append(np.ones(len(pictures)), slack * per_cost)
+    lp.row_upper_ = np.append(np.ones(len(images)), slack * per_cost)
     lp.a_matrix_.format_ = MatrixFormat.kColwise
     lp.a_matrix_.num_col_, lp.a_matrix_.num_row_ = lp.num_col_, lp.num_row_
     lp.a_matrix_.start_ = np.arange(0, 2 * moves + 1, 2)
-    lp.a_matrix_.index_ = np.stack([row, np.full(moves, len(pictures))], axis=1).ravel()
+    lp.a_matrix_.index_ = np.stack([row, np.full(moves, len(images))], axis=1).ravel()
     lp.a_matrix_.value_ = np.stack([np.ones(moves), core.cost * per_cost], axis=1).ravel()
     solver = _QuietHighs()
     for name, value in {

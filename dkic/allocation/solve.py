@@ -1,4 +1,4 @@
-"""Eq 6 of the paper: of each picture one quality, so that the least distortion comes of a budget, to a proof.
+"""Eq 6 of the paper: of each image one quality, so that the least distortion comes of a budget, to a proof.
 
 The budget's linear relaxation is solved by a sort and rounded to a feasible choice; what the two leave open fixes nearly all
 options by their reduced costs, and HiGHS solves the rest as a mixed-integer program. A group with a budget of its own is a
@@ -27,12 +27,12 @@ ROUNDING = 1e-12  # of the sum of |distortion|: an objective so near its bound h
 class Allocation:
     """What `allocate` found. With groups, rate, price and slack are arrays `[G]`.
 
-    choice: int64 `[N]`, the column of each picture.
+    choice: int64 `[N]`, the column of each image.
     objective: the sum of (weighted) distortion.
     bound: no choice within the budget has less.
     gap: (objective - bound) / |objective|; 0 is a proven optimum, to within rounding.
     rate: what the choice takes, in the budget's unit; slack: budget - rate.
-    price: the distortion that one more bit is worth; with "mean_bpp" one more bit per pixel of one picture.
+    price: the distortion that one more bit is worth; with "mean_bpp" one more bit per pixel of one image.
     mip_variables: how many options HiGHS had to choose among; 0 where the relaxation's gap was small enough.
     """
 
@@ -62,24 +62,24 @@ def allocate(
     time_limit: float | None = None,
     names: Sequence[str] | None = None,
 ) -> Allocation:
-    """Chooses one option of each of N pictures, for the least sum of distortion within a budget.
+    """Chooses one option of each of N images, for the least sum of distortion within a budget.
 
     Args:
         rate: `[N, M]`, at least 0; bits per pixel, or bytes with kind "total_bytes". NaN, in both, where there is no such option.
         distortion: `[N, M]`, any number of which less is better; columns are qualities, from the lowest to the highest.
-        budget: with "mean_bpp" of the mean over pictures of their bits per pixel (the paper's Eq 6), with "total_bytes" of the
+        budget: with "mean_bpp" of the mean over images of their bits per pixel (the paper's Eq 6), with "total_bytes" of the
             sum of bytes, with "total_bpp" of all bits divided by all pixels (CLIC's rule). A choice is within it up to a factor
             of 1 + 1e-12.
         pixels: `[N]`; needed by "total_bpp", and by max_bytes where rate is in bits per pixel.
         weights: `[N]`, at least 0; multiply the distortion in the objective.
-        min_quality, max_bytes, max_distortion: a number or `[N]`: the first column allowed; the most bytes of a picture; its
+        min_quality, max_bytes, max_distortion: a number or `[N]`: the first column allowed; the most bytes of an image; its
             most distortion, not weighted.
-        groups: int `[N]`, each picture's group, 0 to G-1; budget is then `[G]`, and each group keeps to its own.
+        groups: int `[N]`, each image's group, 0 to G-1; budget is then `[G]`, and each group keeps to its own.
         gap: how far the objective may be from the least possible, relative to itself; 0 asks for the optimum, and
             problems of at most 1,000 options are solved to it anyway where HiGHS can within 5 seconds.
         time_limit: seconds after which HiGHS stops, whatever gap was reached (the result says); the rest takes about a second
-            per 300,000 pictures.
-        names: `[N]`, of the pictures, for errors.
+            per 300,000 images.
+        names: `[N]`, of the images, for errors.
 
     Raises:
         DkicError (a ValueError): an argument is wrong, naming row and column; no choice meets the limits or the budget, saying
@@ -96,7 +96,7 @@ def allocate(
 
 
 class _Group:
-    """A budget and the pictures under it: the best choice so far, its objective, and the bound below it."""
+    """A budget and the images under it: the best choice so far, its objective, and the bound below it."""
 
     def __init__(self, cost: np.ndarray, distortion: np.ndarray, capacity: float):
         self.cost, self.distortion, self.capacity = cost, distortion, capacity

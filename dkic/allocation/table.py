@@ -1,8 +1,8 @@
-"""`dkic allocate`: a table of what every picture costs at every quality in, the quality chosen for each out.
+"""`dkic allocate`: a table of what every image costs at every quality in, the quality chosen for each out.
 
-A table, CSV with a header or Parquet, has a row for each picture and quality, in any order, and the columns image, quality
+A table, CSV with a header or Parquet, has a row for each image and quality, in any order, and the columns image, quality
 (a number), bytes, the distortion, and pixels or width and height where bits per pixel are asked for; others are not
-looked at. A picture need not have every quality: its row is absent, or empty (null, NaN) in both bytes and distortion.
+looked at. An image need not have every quality: its row is absent, or empty (null, NaN) in both bytes and distortion.
 
 Any file name can be an image's; `dkic.table_file` says how it is stored.
 """
@@ -74,12 +74,12 @@ def plan(
     rows = np.arange(len(table.images))
     size, value = table.size[rows, found.choice], table.distortion[rows, found.choice]
     write_atomically(out, _csv(table, found.choice, distortion), force)
-    yield "pictures", f"{len(rows):,} with {np.isfinite(table.size).sum():,} options"
+    yield "images", f"{len(rows):,} with {np.isfinite(table.size).sum():,} options"
     in_bytes = "" if kind == "total_bytes" else f" ({size.sum():,.0f} bytes)"
     yield "rate", f"{found.rate:.9g} of {budget:.9g} {UNITS[kind]}{in_bytes}"
     yield distortion, f"{value.mean():.6g} in the mean, {found.objective:.9g} in all"
     yield "gap", f"{found.gap:.2g} (no choice within the budget has less than {found.bound:.9g} in all)"
-    yield "price", f"{found.price:.4g} of {distortion} for a bit{' per pixel of one picture' if kind == 'mean_bpp' else ''}"
+    yield "price", f"{found.price:.4g} of {distortion} for a bit{' per pixel of one image' if kind == 'mean_bpp' else ''}"
     yield "left to the solver", f"{found.mip_variables:,} options"
     yield "plan", str(out)
 
@@ -97,19 +97,19 @@ def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
     rows.refuse(np.isinf(size) | (size < 0), "bytes", "finite and at least 0")
     rows.refuse(np.isinf(value), distortion, "finite")
     number_of: dict[str | None, int] = {}
-    picture = np.fromiter((number_of.setdefault(name, len(number_of)) for name in rows.image), np.int64, len(rows.image))
+    image = np.fromiter((number_of.setdefault(name, len(number_of)) for name in rows.image), np.int64, len(rows.image))
     for nameless in number_of.keys() & {"", None}:
         row = rows.image.index(nameless)
         raise DkicError(f"{path}, {rows.line} {rows.lines[row]}: image is missing, and must be a name")
     qualities, level = np.unique(columns["quality"], return_inverse=True)
     shape = len(number_of), len(qualities)
-    _refuse_duplicates(rows, picture * shape[1] + level)
+    _refuse_duplicates(rows, image * shape[1] + level)
     return Table(
         images=list(filter(None, number_of)),
         qualities=qualities,
-        size=_spread(size, picture, level, shape),
-        distortion=_spread(value, picture, level, shape),
-        pixels=_pixels(rows, picture) if need_pixels else None,
+        size=_spread(size, image, level, shape),
+        distortion=_spread(value, image, level, shape),
+        pixels=_pixels(rows, image) if need_pixels else None,
     )
 
 
@@ -147,8 +147,8 @@ def _refuse_duplicates(rows: _Rows, cell: np.ndarray) -> None:
         raise DkicError(f"{rows.path}: {what} is there twice, in {rows.line} {rows.lines[first]} and {rows.lines[second]}")
 
 
-def _pixels(rows: _Rows, picture: np.ndarray) -> np.ndarray:
-    """`[N]`; every row of a picture must state the same."""
+def _pixels(rows: _Rows, image: np.ndarray) -> np.ndarray:
+    """`[N]`; every row of an image must state the same."""
     names: tuple[str, ...]
     if "pixels" in rows.numbers:
         names, pixels = ("pixels",), rows.numbers["pixels"]
@@ -156,10 +156,10 @@ def _pixels(rows: _Rows, picture: np.ndarray) -> np.ndarray:
         names, pixels = ("width", "height"), rows.numbers["width"] * rows.numbers["height"]
     for name in names:
         rows.refuse(~(np.isfinite(rows.numbers[name]) & (rows.numbers[name] >= 1)), name, "at least 1")
-    of_picture = np.empty(picture.max() + 1)
-    of_picture[picture[::-1]] = pixels[::-1]  # the first one of each
-    rows.refuse(pixels != of_picture[picture], names[0], f"as in this picture's first row, which has {' x '.join(names)}")
-    return of_picture
+    of_image = np.empty(image.max() + 1)
+    of_image[image[::-1]] = pixels[::-1]  # the first one of each
+    rows.refuse(pixels != of_image[image], names[0], f"as in this image's first row, which has {' x '.join(names)}")
+    return of_image
 
 
 def _needed(path: Path, header: Sequence[str], distortion: str, need_pixels: bool) -> list[str]:
@@ -244,7 +244,7 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
 
 
 def _csv(table: Table, choice: np.ndarray, distortion: str) -> bytes:
-    """The plan: a line for each picture in the table's order."""
+    """The plan: a line for each image in the table's order."""
     rows = np.arange(len(choice))
     columns = {"quality": table.qualities[choice], "bytes": table.size[rows, choice]}
     if table.pixels is not None:

@@ -65,7 +65,7 @@ class _ManyValues(click.Command):
     help="Crop for the figures; at most two an image.  [default: chosen automatically]",
 )
 @click.option(
-    "--page-pictures",
+    "--page-images",
     type=click.IntRange(min=1),
     default=6,
     show_default=True,

@@ -47,7 +47,7 @@ def _file_facts(path: str) -> Iterable[tuple[str, str]]:
     qstep = f", qstep {header.qstep:+}" if header.qstep else ""
     yield "model", f"{header.model_hash.hex()} ({model}), quality {header.quality}{qstep}"
     yield "arithmetic", arithmetic_name(header.arithmetic)
-    yield "image section", f"{len(content.picture)} bytes"
+    yield "image section", f"{len(content.image)} bytes"
     yield "ICC profile", f"{len(content.icc)} bytes" if content.icc else "none"
 
 

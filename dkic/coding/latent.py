@@ -1,4 +1,4 @@
-"""The picture section: a latent to bytes and back.
+"""The image section: a latent to bytes and back.
 
     encode  z_hat -> rANS;  z_hat -> h_s (or the quality) -> for each slice, each pass: context -> (mean, scale index)
                                          -> round((y - mean) / size) -> rANS
@@ -27,7 +27,7 @@ _OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine'
 
 
 def encode_latent(y: Tensor, z_hat: Tensor | None, weights: Weights, quality: int, qstep: int = 0) -> bytes:
-    """y `[1, M, h, w]` and z_hat `[1, hyper_channels, h/4, w/4]` -> the picture section's payload."""
+    """y `[1, M, h, w]` and z_hat `[1, hyper_channels, h/4, w/4]` -> the image section's payload."""
     coder, crc = Encoder(weights.tables), 0
     for symbols, indexes in symbols_of(y, z_hat, weights, quality, qstep):
         coder.push(symbols, indexes)
@@ -36,7 +36,7 @@ def encode_latent(y: Tensor, z_hat: Tensor | None, weights: Weights, quality: in
 
 
 def symbols_of(y: Tensor, z_hat: Tensor | None, weights: Weights, quality: int, qstep: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass.
+    """All symbols of an image with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass.
 
     They are on the CPU, where the coder is.
     """
@@ -61,15 +61,15 @@ def symbols_of(y: Tensor, z_hat: Tensor | None, weights: Weights, quality: int, 
 
 
 def decode_latent(file: DkicFile, weights: Weights) -> Tensor:
-    """The picture section -> y_hat `[1, M, h, w]`, all its symbols checked. Raises FormatError."""
+    """The image section -> y_hat `[1, M, h, w]`, all its symbols checked. Raises FormatError."""
     header = file.header
     if header.arithmetic != weights.arithmetic:
         name = arithmetic_name(header.arithmetic)
         raise FormatError(
             f"header: the file needs arithmetic {name}, and its model {weights.hash.hex()} has {weights.arithmetic}"
         )
-    if len(file.picture) < 4:
-        raise FormatError("picture section: too short to hold a picture")
+    if len(file.image) < 4:
+        raise FormatError("image section: too short to hold an image")
     model, crc = weights.model, 0
     try:
         quality, quantizer = weights.quantization(header.quality, header.qstep)
@@ -86,7 +86,7 @@ def decode_latent(file: DkicFile, weights: Weights) -> Tensor:
     z_shape = (1, model.config.hyper_channels, height, width)
     _check_claim(file, weights, height * width)
     try:
-        coder = Decoder(file.picture[4:], weights.tables)
+        coder = Decoder(file.image[4:], weights.tables)
         z_hat = pull(_z_indexes(z_shape)).view(z_shape) if model.config.hyper_channels else None
         walk = model.context.walk(model.features(z_hat, quality, (4 * height, 4 * width)))
         for part in walk:
@@ -96,31 +96,31 @@ def decode_latent(file: DkicFile, weights: Weights) -> Tensor:
             part.y_hat = symbols.mul_(size).add_(coded_mean(part.mean))
         coder.finish()
     except FormatError as error:
-        raise FormatError(f"picture section: {_OTHER_ARITHMETIC} ({error})") from None
-    if struct.pack("<I", crc) != file.picture[:4]:
-        raise FormatError(f"picture section: {_OTHER_ARITHMETIC} (the symbols' checksum is wrong)")
+        raise FormatError(f"image section: {_OTHER_ARITHMETIC} ({error})") from None
+    if struct.pack("<I", crc) != file.image[:4]:
+        raise FormatError(f"image section: {_OTHER_ARITHMETIC} (the symbols' checksum is wrong)")
     return walk.y_hat
 
 
 def _check_claim(file: DkicFile, weights: Weights, positions: int) -> None:
-    """Refuses, before memory is taken for it, a size that the picture section is too short for whatever it holds.
+    """Refuses, before memory is taken for it, a size that the image section is too short for whatever it holds.
 
-    positions: of z, each with 4 x 4 of y. However flat a picture is, its symbols take at least the bits of their tables'
+    positions: of z, each with 4 x 4 of y. However flat an image is, its symbols take at least the bits of their tables'
     likeliest; 1/1000 is for the coder's rounding of its states, which is less than 2^-15.
     """
     least = weights.tables.least_bits()
     y_least, z_least = least[: SCALE_INDEX_MAX + 1].min(), least[SCALE_INDEX_MAX + 1 :].sum()
     bits = positions * (z_least + 16 * weights.model.config.latent_channels * y_least)
     needed = 4 + int(0.999 * bits / 8)
-    if len(file.picture) < needed:
+    if len(file.image) < needed:
         raise FormatError(
-            f"picture section: {len(file.picture)} bytes can't hold {file.header.width} x {file.header.height} pixels, for which "
+            f"image section: {len(file.image)} bytes can't hold {file.header.width} x {file.header.height} pixels, for which "
             f"this model takes at least {needed}, so the file is damaged"
         )
 
 
 def _bound_memory(positions: int) -> None:
-    """Of a large picture's latent every pass leaves gaps of its own sizes, which together took 0.6 GB at 8192x8192."""
+    """Of a large image's latent every pass leaves gaps of its own sizes, which together took 0.6 GB at 8192x8192."""
     if positions > _LARGE:
         give_back_freed_memory()
 
@@ -128,7 +128,7 @@ def _bound_memory(positions: int) -> None:
 def _flat(symbols: Tensor) -> Tensor:
     """To int32 on the CPU, in the order of [C, h, w].
 
-    float32 latents beyond int32 can't come from a picture, but from broken weights.
+    float32 latents beyond int32 can't come from an image, but from broken weights.
     """
     if not symbols.abs().amax() < 2**31:
         raise DkicError("the model's latent is not finite or far too large; its weights are broken")

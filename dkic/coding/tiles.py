@@ -1,7 +1,7 @@
-"""Large pictures tile by tile: the memory of a transform is that of a tile.
+"""Large images tile by tile: the memory of a transform is that of a tile.
 
 A tile is transformed with a margin around it, which is cut off afterwards. Where the margin is wider than what a pixel depends
-on, the result is that of the whole picture to within rounding. The latent is whole in either case, and so is its coding: tiles
+on, the result is that of the whole image to within rounding. The latent is whole in either case, and so is its coding: tiles
 are not part of the file format, and a decoder need not know how the encoder cut.
 """
 
@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-# Pictures of more pixels are cut where nothing else is asked for. A whole 2048x2048 takes `tiny` 1.9 GB in all.
+# Images of more pixels are cut where nothing else is asked for. A whole 2048x2048 takes `tiny` 1.9 GB in all.
 AUTOMATIC_ABOVE = 4_000_000
 AUTOMATIC_TILE = 1024
 # In pixels. g_a and g_s of `tiny` reach about 90, and further by as much as their kernels are displaced. At 192 as many pixels of
-# five pictures differ from the whole ones' as at 128: 3 in 100,000, by one level.
+# five images differ from the whole ones' as at 128: 3 in 100,000, by one level.
 MARGIN = 128
 
 
 def tile_side(height: int, width: int, tile: int | None) -> int:
-    """Side of the tiles in pixels, for a picture of that size; 0 where it is not cut. tile: as asked for, None for automatic."""
+    """Side of the tiles in pixels, for an image of that size; 0 where it is not cut. tile: as asked for, None for automatic."""
     if tile is None:
         tile = AUTOMATIC_TILE if height * width > AUTOMATIC_ABOVE else 0
     return tile if height > tile or width > tile else 0

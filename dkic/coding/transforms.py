@@ -1,4 +1,4 @@
-"""g_a and g_s on pictures of any size, in tiles where they are large. The size implies the padding, to a multiple of 64."""
+"""g_a and g_s on images of any size, in tiles where they are large. The size implies the padding, to a multiple of 64."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -30,7 +30,7 @@ def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
 def analyse(x: Tensor, weights: Weights, tile: int | None = None) -> tuple[Tensor, Tensor | None]:
     """x `[1, 3, H, W]`, uint8 or float32 in [0, 1], any size -> y and z_hat, the integers z is coded as (None: no hyper-prior).
 
-    They are all that coding knows of a picture.
+    They are all that coding knows of an image.
     """
     side, device = tile_side(x.shape[-2], x.shape[-1], tile), weights.device
     x = _padded(x)
@@ -55,21 +55,21 @@ def analyse(x: Tensor, weights: Weights, tile: int | None = None) -> tuple[Tenso
 def synthesise(
     y_hat: Tensor, height: int, width: int, weights: Weights, tile: int | None = None, quality: Tensor | None = None
 ) -> Tensor:
-    """y_hat `[1, M, h, w]` of a picture of that size -> the picture `[1, 3, height, width]`, uint8, channels_last.
+    """y_hat `[1, M, h, w]` of an image of that size -> the image `[1, 3, height, width]`, uint8, channels_last.
 
     quality: see `Weights.quality_at`.
     """
-    picture = torch.empty((1, 3, height, width), dtype=torch.uint8, device="cpu", memory_format=torch.channels_last)
+    image = torch.empty((1, 3, height, width), dtype=torch.uint8, device="cpu", memory_format=torch.channels_last)
 
     def write(part: Tensor, top: int, left: int) -> None:
         part = part[..., : height - top, : width - left]  # without the padding
-        picture[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part.clamp(0, 1).mul(255).round().to(torch.uint8)
+        image[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part.clamp(0, 1).mul(255).round().to(torch.uint8)
 
     def g_s(part: Tensor) -> Tensor:
         return weights.model.synthesise(part.contiguous(memory_format=torch.channels_last), quality)
 
     tiled(g_s, y_hat, tile_side(height, width, tile) // LATENT_STRIDE, MARGIN // LATENT_STRIDE, write)
-    return picture
+    return image
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -39,4 +39,4 @@ def run(out: Path, log: Callable[[str], None]) -> None:
     for left, text in ((8, "original"), (original.shape[1] + 8, f"dkic, {bpp:.3f} bpp, {quality}")):
         draw.text((left, 8), text, fill="white", stroke_width=2, stroke_fill="black", font_size=18)
     write_image(image_from(pair), out / "side-by-side.png", force=True)
-    log(f"pictures: {decoded}, {out / 'side-by-side.png'}")
+    log(f"images: {decoded}, {out / 'side-by-side.png'}")

@@ -30,7 +30,7 @@ class ImageCodec(Protocol):
     def qualities(self) -> tuple[int, ...]: ...
 
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
-        """uint8 `[H, W, 3]` -> the contents of a file. DkicError where the codec takes no such picture."""
+        """uint8 `[H, W, 3]` -> the contents of a file. DkicError where the codec takes no such image."""
         ...
 
     def decode(self, data: bytes) -> np.ndarray:

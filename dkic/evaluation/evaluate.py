@@ -1,4 +1,4 @@
-"""Codecs measured on a folder of pictures, brought to target rates, and compared in tables.
+"""Codecs measured on a folder of images, brought to target rates, and compared in tables.
 
 Imports what is heavy only when it runs, since the command line reads the defaults in this file.
 """
@@ -35,7 +35,7 @@ def run(
     allocate_by: str = "lpips",
     anchor: str | None = None,
     crops: Sequence[str] = (),
-    page_pictures: int = 6,
+    page_images: int = 6,
     metrics: Sequence[str] = ("all",),
     score_every_file: bool = False,
     inception: Path | None = None,
@@ -62,21 +62,21 @@ def run(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    pictures = find_images(folder)
+    images = find_images(folder)
     if skipped := images_in(folder).skipped():
         log(f"{folder}: {skipped}")
     names = expand(codecs or DEFAULT_CODECS)
     if anchor is not None and anchor not in names:
         raise DkicError(f"--anchor {anchor}: must be one of the codecs, {', '.join(names)}")
-    given_crops = parse_crops(crops, pictures)
+    given_crops = parse_crops(crops, images)
     _make_folder(out, force)
     asked = _asked(metrics, allocate_by)
     at_targets = [name for name in asked if METRICS[name].slow and name != allocate_by and not score_every_file]
     of_every_file = load_metrics((*ALWAYS, *(name for name in asked if name not in at_targets)))
     of_chosen = load_metrics(at_targets)
-    bar = partial(tqdm, unit="picture", disable=None, leave=False)
+    bar = partial(tqdm, unit="image", disable=None, leave=False)
     try:
-        originals = (read_image(path).pixels for path in bar(pictures.values()))
+        originals = (read_image(path).pixels for path in bar(images.values()))
         patch_metrics = PatchMetrics(load_inception(inception), originals)
         about_fid = patch_metrics.about()
     except Unavailable as error:
@@ -95,10 +95,10 @@ def run(
             leave_out(name, error)
     rows, cells = [], []
     for codec in list(made):
-        log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(pictures)} pictures")
+        log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(images)} images")
         try:
-            with bar(total=len(pictures)) as shown:
-                own = measure_files(codec, pictures, out / "files", of_every_file, force, partial(_advance, shown))
+            with bar(total=len(images)) as shown:
+                own = measure_files(codec, images, out / "files", of_every_file, force, partial(_advance, shown))
         except Unavailable as error:
             made.remove(codec)
             leave_out(codec.name, error)
@@ -107,7 +107,7 @@ def run(
         for target in sorted(set(targets)):
             cell = at_target(own, target, allocate_by)
             if of_chosen and cell.chosen:
-                chosen = with_scores(bar(cell.chosen), codec, pictures, out / "files", of_chosen)
+                chosen = with_scores(bar(cell.chosen), codec, images, out / "files", of_chosen)
                 cell = cell_of(codec.name, target, tuple(chosen))
             if patch_metrics and cell.chosen:
                 fid, kid = patch_metrics(decode_file(codec, out / "files", row) for row in bar(cell.chosen))
@@ -118,7 +118,7 @@ def run(
     machine = f"{processor()}, CPU threads: {torch.get_num_threads()}, torch {torch.__version__}"
     with_curves = [codec.name for codec in made if len(codec.qualities) >= 4]
     found = Evaluation(
-        pictures=pictures,
+        images=images,
         folder=out,
         codecs=made,
         left_out=left_out,
@@ -130,7 +130,7 @@ def run(
         made_on=f"{time.strftime('%Y-%m-%d')}, {machine}",
         about_fid=about_fid,
     )
-    write_report(found, page_pictures, force)
+    write_report(found, page_images, force)
     return found
 
 

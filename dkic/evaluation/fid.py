@@ -1,4 +1,4 @@
-"""FID and KID over patches of 256 pixels, of all pictures together, as HiFiC (Mentzer et al. 2020) and MS-ILLM report them.
+"""FID and KID over patches of 256 pixels, of all images together, as HiFiC (Mentzer et al. 2020) and MS-ILLM report them.
 
 What they are is torch-fidelity's: its network, its functions from features to numbers, its seed.
 """
@@ -23,7 +23,7 @@ _FEATURES = 2048  # that the network has of a patch
 
 
 def corners(height: int, width: int) -> list[tuple[int, int]]:
-    """Top and left of a picture's whole patches: side by side from (0, 0), then again from (128, 128)."""
+    """Top and left of an image's whole patches: side by side from (0, 0), then again from (128, 128)."""
     return [
         (top, left)
         for first in (0, SIDE // 2)
@@ -32,9 +32,9 @@ def corners(height: int, width: int) -> list[tuple[int, int]]:
     ]
 
 
-def features(pictures: Iterable[np.ndarray], network: nn.Module) -> Iterator[Tensor]:
-    """Of the patches of uint8 `[H, W, 3]` pictures, float32 `[N, 2048]` at a time."""
-    for pixels in pictures:
+def features(images: Iterable[np.ndarray], network: nn.Module) -> Iterator[Tensor]:
+    """Of the patches of uint8 `[H, W, 3]` images, float32 `[N, 2048]` at a time."""
+    for pixels in images:
         places = corners(*pixels.shape[:2])
         for start in range(0, len(places), _AT_ONCE):
             some = places[start : start + _AT_ONCE]
@@ -57,7 +57,7 @@ class PatchMetrics:
         from torch_fidelity.metric_fid import fid_features_to_statistics
 
         self._network = network
-        self._counts: list[int] = []  # of each picture's patches
+        self._counts: list[int] = []  # of each image's patches
 
         def counted() -> Iterator[np.ndarray]:
             for pixels in originals:
@@ -67,7 +67,7 @@ class PatchMetrics:
         found = list(features(counted(), network))
         self.patches = sum(self._counts)
         if self.patches < 2:
-            raise Unavailable(f"they need two patches of {SIDE}x{SIDE} pixels at least, and the pictures have {self.patches}")
+            raise Unavailable(f"they need two patches of {SIDE}x{SIDE} pixels at least, and the images have {self.patches}")
         self._features = torch.cat(found)
         self._statistics = fid_features_to_statistics(self._features)
 
@@ -78,7 +78,7 @@ class PatchMetrics:
 
         own = torch.cat(list(features(decoded, self._network)))
         if len(own) != self.patches:
-            raise ValueError(f"these pictures have {len(own)} patches, and the originals {self.patches}")
+            raise ValueError(f"these images have {len(own)} patches, and the originals {self.patches}")
         fid = fid_statistics_to_metric(fid_features_to_statistics(own), self._statistics, verbose=False)
         size, subsets = self._subsets()
         kid = kid_features_to_metric(
@@ -95,16 +95,16 @@ class PatchMetrics:
         size, subsets = self._subsets()
         kid = f"KID is the mean of {subsets} subsets of {size}, seed {_SEED}" if subsets > 1 else "KID is of all of them at once"
         lines = [
-            f"FID and KID, by torch-fidelity, are of {self.patches} patches of {SIDE}x{SIDE} pixels, of all pictures together: "
+            f"FID and KID, by torch-fidelity, are of {self.patches} patches of {SIDE}x{SIDE} pixels, of all images together: "
             f"side by side, and again {SIDE // 2} pixels further down and right; {kid}."
         ]
         if 0 in self._counts:
-            small = f"{self._counts.count(0)} of the {len(self._counts)} pictures"
+            small = f"{self._counts.count(0)} of the {len(self._counts)} images"
             lines.append(f"Without a part in FID and KID, for a side below {SIDE} pixels: {small}.")
         few = f", and fewer than {_FEATURES} do not determine the covariances in it" if self.patches < _FEATURES else ""
         return [
             *lines,
             f"FID has a bias that depends on the number of patches{few}: compare by KID, and by either within one table only.",
-            "KID has no bias between independent sets, but these are of the same pictures, which lowers it, the more the fewer "
+            "KID has no bias between independent sets, but these are of the same images, which lowers it, the more the fewer "
             "patches there are: it can be below 0.",
         ]

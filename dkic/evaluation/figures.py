@@ -15,12 +15,12 @@ from dkic.evaluation.measured_files import MeasuredFile
 from dkic.evaluation.table import Cell, number
 
 COLOURS = ("#ffd400", "#20c020")  # yellow and green, as in the paper
-_TILE, _GAP, _CAPTION, _COLUMNS = 256, 12, 46, 6  # pixels; the whole picture takes half the columns of the first line
+_TILE, _GAP, _CAPTION, _COLUMNS = 256, 12, 46, 6  # pixels; the whole image takes half the columns of the first line
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of a picture, in pixels."""
+    """A rectangle of an image, in pixels."""
 
     left: int
     top: int
@@ -31,11 +31,11 @@ class Crop:
         return pixels[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def parse_crops(texts: Sequence[str], pictures: Mapping[str, Path]) -> dict[str, list[Crop]]:
-    """Crops by picture, of texts IMAGE:LEFT,TOP,WIDTH,HEIGHT; at most two a picture.
+def parse_crops(texts: Sequence[str], images: Mapping[str, Path]) -> dict[str, list[Crop]]:
+    """Crops by image, of texts IMAGE:LEFT,TOP,WIDTH,HEIGHT; at most two an image.
 
     Raises:
-        DkicError: a text that is none, no such picture, or a crop beyond its border.
+        DkicError: a text that is none, no such image, or a crop beyond its border.
     """
     found: dict[str, list[Crop]] = {}
     for text in texts:
@@ -44,14 +44,14 @@ def parse_crops(texts: Sequence[str], pictures: Mapping[str, Path]) -> dict[str,
             crop = Crop(*map(int, numbers.split(",")))
         except (TypeError, ValueError):
             raise DkicError(f"--crop {text}: must be IMAGE:LEFT,TOP,WIDTH,HEIGHT, in pixels") from None
-        if image not in pictures:
-            raise DkicError(f"--crop {text}: there is no picture {image}; there are {', '.join(pictures)}")
-        height, width = read_image(pictures[image]).pixels.shape[:2]
+        if image not in images:
+            raise DkicError(f"--crop {text}: there is no image {image}; there are {', '.join(images)}")
+        height, width = read_image(images[image]).pixels.shape[:2]
         inside = 0 <= crop.left <= width - crop.width and 0 <= crop.top <= height - crop.height
         if not inside or crop.width < 8 or crop.height < 8:
-            raise DkicError(f"--crop {text}: must be at least 8x8 and lie inside the picture of {width}x{height}")
+            raise DkicError(f"--crop {text}: must be at least 8x8 and lie inside the image of {width}x{height}")
         if len(found.setdefault(image, [])) == len(COLOURS):
-            raise DkicError(f"--crop {text}: a picture has two crops at most")
+            raise DkicError(f"--crop {text}: an image has two crops at most")
         found[image].append(crop)
     return found
 
@@ -66,13 +66,13 @@ def find_crops(original: np.ndarray, decoded: Sequence[np.ndarray]) -> list[Crop
     rows, columns = np.unravel_index(np.argsort(sums, axis=None)[::-1], sums.shape)
     places = [Crop(column * step, row * step, side, side) for row, column in zip(rows.tolist(), columns.tolist(), strict=True)]
     first = places[0]
-    # Well away from the first, where another part of the picture is.
+    # Well away from the first, where another part of the image is.
     others = [p for p in places if max(abs(p.left - first.left), abs(p.top - first.top)) >= 1.5 * side]
     return [first, *others[:1]]
 
 
-def telling_pictures(cells: Sequence[Cell], count: int = 2) -> list[str]:
-    """The pictures whose LPIPS differs most between the codecs at a target."""
+def most_different_images(cells: Sequence[Cell], count: int = 2) -> list[str]:
+    """The images whose LPIPS differs most between the codecs at a target."""
     by_image: dict[str, list[float]] = {}
     for cell in cells:
         for row in cell.chosen:
@@ -85,7 +85,7 @@ def figure(original: np.ndarray, crops: Sequence[Crop], decoded: Sequence[tuple[
 
     Args:
         original: uint8 `[H, W, 3]`.
-        decoded: what was measured of this picture, and its pixels, codec by codec.
+        decoded: what was measured of this image, and its pixels, codec by codec.
     """
     columns = [("original", "(BPP / LPIPS)", original)]
     columns += [(row.codec, f"({row.bpp:.3f} / {number(row.scores['lpips'], 3) or 'none'})", pixels) for row, pixels in decoded]

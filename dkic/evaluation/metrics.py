@@ -1,4 +1,4 @@
-"""Distortion of decoded pictures against their originals, on 8-bit pixels as everybody reports it, in float32."""
+"""Distortion of decoded images against their originals, on 8-bit pixels as everybody reports it, in float32."""
 
 import io
 import math
@@ -18,12 +18,12 @@ MS_SSIM_LEAST_SIDE = 161
 SSIMULACRA2_LEAST_SIDE = 8
 
 
-def batch(*pictures: np.ndarray) -> Tensor:
-    """uint8 `[H, W, 3]` pictures of one size -> uint8 `[N, 3, H, W]`, as the metrics take them."""
-    for p in pictures:
-        if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3 or p.shape != pictures[0].shape:
-            raise ValueError(f"pictures must be uint8 [H, W, 3] of one size, and one is {p.dtype} {list(p.shape)}")
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+def batch(*images: np.ndarray) -> Tensor:
+    """uint8 `[H, W, 3]` images of one size -> uint8 `[N, 3, H, W]`, as the metrics take them."""
+    for p in images:
+        if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3 or p.shape != images[0].shape:
+            raise ValueError(f"images must be uint8 [H, W, 3] of one size, and one is {p.dtype} {list(p.shape)}")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def mse(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
-    """PSNR in dB over all channels, `[N]`, of uint8 `[N, 3, H, W]`; infinite where two pictures are equal."""
+    """PSNR in dB over all channels, `[N]`, of uint8 `[N, 3, H, W]`; infinite where two images are equal."""
     return 10 * torch.log10(255**2 / mse(x, x_hat))
 
 
@@ -55,7 +55,7 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
 def lpips(x: Tensor, x_hat: Tensor, network: LPIPS) -> Tensor:
     """LPIPS `[N]` of uint8 `[N, 3, H, W]`; NaN where a side is below what the network takes (31 pixels for "alex").
 
-    Pictures of more than 4 megapixels go in tiles, as `Codec` cuts them. "alex" takes 0.5 GB for 16 megapixels (whole, 3.0)
+    Images of more than 4 megapixels go in tiles, as `Codec` cuts them. "alex" takes 0.5 GB for 16 megapixels (whole, 3.0)
     and 0.4 for 64 (11.7), in the same time; "vgg" takes 3.5 GB for 4.
     """
     _check(x, x_hat)

@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that needs no network, to compare two codecs on a picture with a slider and zoom."""
+"""The report's page: one HTML file that needs no network, to compare two codecs on an image with a slider and zoom."""
 
 import base64
 import io
@@ -22,12 +22,12 @@ _SHOWN_AS_THEY_ARE = {".jpg": "jpeg", ".webp": "webp", ".avif": "avif"}  # by ev
 
 
 def compared(
-    pictures: Mapping[str, Path], cells: Sequence[Cell], codecs: Mapping[str, ImageCodec], files: Path, count: int
+    paths: Mapping[str, Path], cells: Sequence[Cell], codecs: Mapping[str, ImageCodec], files: Path, count: int
 ) -> dict[str, Any]:
     """What the slider needs: targets, the first `count` images with their choices, each file once, as a data URI."""
     shown: dict[str, str] = {}
     images: dict[str, Any] = {}
-    for name, path in islice(pictures.items(), count):
+    for name, path in islice(paths.items(), count):
         original = read_image(path).pixels
         shown[f"original {name}"] = _lossless(original)
         height, width = original.shape[:2]

@@ -19,7 +19,7 @@ _DASHES = ("-", "--", "-.", ":")
 
 @dataclass(frozen=True)
 class Curve:
-    """Means over the pictures at each quality of a codec, in rising order of rate; values has a column by metric."""
+    """Means over the images at each quality of a codec, in rising order of rate; values has a column by metric."""
 
     codec: str
     bpp: np.ndarray
@@ -84,14 +84,14 @@ def measured(found: Sequence[Curve]) -> list[str]:
 
 
 def chart(found: Sequence[Curve], metric: str, file_format: str) -> bytes:
-    """All curves of a metric, a picture in matplotlib's "png" or "svg"; the same bytes for the same curves."""
+    """All curves of a metric, an image in matplotlib's "png" or "svg"; the same bytes for the same curves."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
     for i, curve in enumerate(found):
         style: dict[str, Any] = {"color": f"C{i % 10}", "linestyle": _DASHES[i // 10 % len(_DASHES)]}
         marker: dict[str, Any] = {"marker": "o", "markersize": 4} if len(curve.bpp) > 1 else {"marker": "*", "markersize": 12}
         axes.plot(curve.bpp, curve.values[metric], linewidth=1.4, label=curve.codec, **style, **marker)
-    axes.set_xlabel("bits per pixel, mean over the pictures")
+    axes.set_xlabel("bits per pixel, mean over the images")
     axes.set_ylabel(
         {"psnr": "PSNR, dB"}.get(metric, METRICS[metric].label)
         + ("" if METRICS[metric].higher_is_better else " (lower is better)")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dkic.coding.image_reading import read_image
 from dkic.evaluation.codecs import ImageCodec
-from dkic.evaluation.figures import Crop, figure, find_crops, telling_pictures
+from dkic.evaluation.figures import Crop, figure, find_crops, most_different_images
 from dkic.evaluation.measured_files import MeasuredFile, decode_file
 from dkic.evaluation.metric_registry import METRICS
 from dkic.evaluation.page import compared, data_uri, page
@@ -24,12 +24,12 @@ from dkic.table_file import parquet_bytes
 class Evaluation:
     """What was found.
 
-    pictures: their files. folder: of the report. left_out: codecs that can't run here, and why.
-    anchor: the codec of `codecs` that BD-rates are against. crops: by picture, those that were asked for, which makes figures of
-    these pictures. about_fid: sentences on what FID and KID are of, or why they were left out.
+    images: their files. folder: of the report. left_out: codecs that can't run here, and why.
+    anchor: the codec of `codecs` that BD-rates are against. crops: by image, those that were asked for, which makes figures of
+    these images. about_fid: sentences on what FID and KID are of, or why they were left out.
     """
 
-    pictures: dict[str, Path]
+    images: dict[str, Path]
     folder: Path
     codecs: list[ImageCodec]
     left_out: dict[str, str]
@@ -48,16 +48,16 @@ class Evaluation:
 
 REALISM = (
     "LPIPS alone does not reward realism: models trained for it without a discriminator score better on it than some "
-    "whose pictures people find more natural. Look at the pictures."
+    "whose images people find more natural. Look at the images."
 )
-REALISM_OF_SETS = " FID and KID do reward it: they compare how the patches of all pictures are distributed, not one by one."
+REALISM_OF_SETS = " FID and KID do reward it: they compare how the patches of all images are distributed, not one by one."
 
 
-def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False) -> None:
+def write_report(found: Evaluation, page_images: int = 6, force: bool = False) -> None:
     """Writes everything but the coded files, which are there. Raises DkicError where a file can't be written.
 
     Args:
-        page_pictures: how many pictures the page has, the first ones.
+        page_images: how many images the page has, the first ones.
     """
 
     def write(name: str, content: str | bytes) -> None:
@@ -78,15 +78,15 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
             write(f"rate_distortion_{metric}.{suffix}", content)
     write("measurements.parquet", _parquet([row.columns() for row in found.rows]))
     (found.folder / "figures").mkdir(exist_ok=True)
-    for name, picture in figures(found):
+    for name, image in figures(found):
         file = BytesIO()
-        picture.save(file, "PNG")
+        image.save(file, "PNG")
         write(f"figures/{name}.png", file.getvalue())
     chosen = [{"target_bpp": cell.target_bpp} | row.columns() for cell in found.cells for row in cell.chosen]
     write("chosen.parquet", _parquet(chosen))
     codecs = {codec.name: codec for codec in found.codecs}
     data = {
-        **compared(found.pictures, found.cells, codecs, found.folder / "files", page_pictures),
+        **compared(found.images, found.cells, codecs, found.folder / "files", page_images),
         "table": table,
         "notes": notes(found.cells),
         "bd": bd,
@@ -99,14 +99,14 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
 
 
 def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
-    """Names and figures: at each target of the pictures asked for, or of the two that `telling_pictures` finds."""
+    """Names and figures: at each target of the images asked for, or of the two that `most_different_images` finds."""
     codecs = {codec.name: codec for codec in found.codecs}
     for target in found.targets:
         cells = [cell for cell in found.cells if cell.target_bpp == target and cell.chosen]
-        for image in (found.crops or telling_pictures(cells)) if cells else ():
+        for image in (found.crops or most_different_images(cells)) if cells else ():
             rows = [row for cell in cells for row in cell.chosen if row.image == image]
             decoded = [(row, decode_file(codecs[row.codec], found.folder / "files", row)) for row in rows]
-            original = read_image(found.pictures[image]).pixels
+            original = read_image(found.images[image]).pixels
             crops = found.crops.get(image) or find_crops(original, [pixels for _, pixels in decoded])
             yield f"{target:g}-bpp-{image}", figure(original, crops, decoded)
 
@@ -114,10 +114,10 @@ def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
 def remarks(found: Evaluation) -> list[str]:
     """What must be known to read the table."""
     lines = [
-        f"{len(found.pictures)} pictures; {found.made_on}. All numbers are means over the pictures, of files on disk that "
+        f"{len(found.images)} images; {found.made_on}. All numbers are means over the images, of files on disk that "
         "were decoded again; sizes are whole files; seconds are this machine's, with the start of a process where a codec "
         "is one.",
-        f"Qualities are chosen picture by picture for the best {METRICS[found.allocated_by].label} within the target.",
+        f"Qualities are chosen image by image for the best {METRICS[found.allocated_by].label} within the target.",
         *found.about_fid,
     ]
     trained_for = [metric.label for metric in METRICS.values() if metric.trained_for]

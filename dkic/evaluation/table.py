@@ -12,15 +12,15 @@ from dkic.evaluation.measured_files import MeasuredFile
 from dkic.evaluation.metric_registry import METRICS
 from dkic.table_file import csv_bytes
 
-OF_A_SET = {"fid": "FID", "kid": "KID"}  # which a picture alone has not
+OF_A_SET = {"fid": "FID", "kid": "KID"}  # which an image alone has not
 _DIGITS = {"bpp": 3, "fid": 2, "kid": 5} | {name: metric.digits for name, metric in METRICS.items()}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A codec at a target: means over the pictures, NaN where there is none.
+    """A codec at a target: means over the images, NaN where there is none.
 
-    chosen: a file of each picture, none where out of reach; note: why something is missing; fid, kid: of all chosen files.
+    chosen: a file of each image, none where out of reach; note: why something is missing; fid, kid: of all chosen files.
     """
 
     codec: str
@@ -46,14 +46,14 @@ _MEANS = _RATE_AND_QUALITY + _SECONDS
 
 
 def at_target(rows: Sequence[MeasuredFile], target_bpp: float, by: str = "lpips") -> Cell:
-    """A quality for each picture, for the least mean LPIPS within a mean of target_bpp: Eq 6 of the paper.
+    """A quality for each image, for the least mean LPIPS within a mean of target_bpp: Eq 6 of the paper.
 
     Args:
         rows: of one codec, as `measure_files` returns them.
         by: another of METRICS, to be made the best instead.
 
     Raises:
-        DkicError: `by` is not defined for one of the pictures.
+        DkicError: `by` is not defined for one of the images.
     """
     codec = rows[0].codec
     images = list(dict.fromkeys(row.image for row in rows))
@@ -76,7 +76,7 @@ def at_target(rows: Sequence[MeasuredFile], target_bpp: float, by: str = "lpips"
 
 
 def cell_of(codec: str, target_bpp: float, chosen: tuple[MeasuredFile, ...]) -> Cell:
-    """The means over a codec's files that are chosen at a target, of each picture one."""
+    """The means over a codec's files that are chosen at a target, of each image one."""
     means = {name: float(np.mean([row.value(name) for row in chosen])) for name in _MEANS}
     small = [row.image for row in chosen if math.isnan(row.value("ms_ssim"))]
     note = f"no MS-SSIM: {small[0]} has a side below 161 pixels, for which it is not defined" if small else ""

@@ -14,7 +14,7 @@ _EPSILON = 1e-10
 
 
 class LPIPS(nn.Module):
-    """Perceptual distance of pictures, weighted sums of squared differences of a frozen network's features.
+    """Perceptual distance of images, weighted sums of squared differences of a frozen network's features.
 
     Args:
         net: "alex", which results are reported with, or "vgg".

@@ -1,4 +1,4 @@
-"""AlexNet's and VGG-16's convolutions, what LPIPS compares pictures by, and where their weights come from."""
+"""AlexNet's and VGG-16's convolutions, what LPIPS compares images by, and where their weights come from."""
 
 import io
 import pickle
@@ -32,7 +32,7 @@ class Backbone(nn.Sequential):
         super().__init__(*layers)
         # In AlexNet every ReLU, in VGG those before a pooling.
         self.compared = [1, 4, 7, 9, 11] if net == "alex" else [3, 8, 15, 22, 29]
-        # Of a smaller picture the poolings would leave nothing.
+        # Of a smaller image the poolings would leave nothing.
         self.least_side = 31 if net == "alex" else 16
 
     def forward(self, x: Tensor) -> list[Tensor]:

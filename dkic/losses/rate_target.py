@@ -66,21 +66,21 @@ class RateTarget:
         """lambda(R, R*), equation 2, the same on every process.
 
         Args:
-            quantized_bpp: bits per pixel of this process' pictures with a rounded latent, any shape.
+            quantized_bpp: bits per pixel of this process' images with a rounded latent, any shape.
             step: steps done before, for the schedules.
         """
         above = global_mean(quantized_bpp.detach().double()).item() >= self.target_at(step)
         return (self.lambda_alpha if above else self.lambda_beta) * self.lambda_schedule.at(step)
 
     def loss(self, noisy_bpp: Tensor, quantized_bpp: Tensor, step: int) -> tuple[Tensor, float]:
-        """lambda(R, R*) * R as a scalar, R the mean of noisy_bpp over this process' pictures; and lambda(R, R*).
+        """lambda(R, R*) * R as a scalar, R the mean of noisy_bpp over this process' images; and lambda(R, R*).
 
         Args:
-            noisy_bpp, quantized_bpp: bits per pixel of every picture `[N]`, with noise and with rounding.
+            noisy_bpp, quantized_bpp: bits per pixel of every image `[N]`, with noise and with rounding.
             step: steps done before, for the schedules.
         """
         if noisy_bpp.shape != quantized_bpp.shape or noisy_bpp.numel() == 0:
             given = f"{list(noisy_bpp.shape)} and {list(quantized_bpp.shape)}"
-            raise ValueError(f"noisy_bpp and quantized_bpp must be the pictures' rates `[N]`, and have shapes {given}")
+            raise ValueError(f"noisy_bpp and quantized_bpp must be the images' rates `[N]`, and have shapes {given}")
         weight = self.weight(quantized_bpp, step)
         return weight * noisy_bpp.mean(), weight

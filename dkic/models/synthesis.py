@@ -1,4 +1,4 @@
-"""g_s: the latent back to the picture, in four stages that double its size."""
+"""g_s: the latent back to the image, in four stages that double its size."""
 
 from torch import nn
 

@@ -68,7 +68,7 @@ def test_any_size_comes_back_in_its_size(codec, height, width):
 
 def test_every_kind_of_input_gives_the_same_file(codec, tmp_path):
     image = crop(48, 80)
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(image).save(path)
     tensor = torch.from_numpy(image).permute(2, 0, 1)
     inputs = [
@@ -87,7 +87,7 @@ def test_every_kind_of_input_gives_the_same_file(codec, tmp_path):
 
 @pytest.mark.parametrize("flipped", [np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1]], ids=str)
 @pytest.mark.parametrize("height", [1, 40])
-def test_flipped_arrays_are_pictures_too(codec, flipped, height):
+def test_flipped_arrays_are_images_too(codec, flipped, height):
     """Views with negative strides, which torch does not take."""
     pixels = crop(height, 50)
     for image in (pixels[flipped], ImageData(pixels[flipped])):
@@ -102,7 +102,7 @@ def test_every_kind_of_output_holds_the_same_pixels(codec, small):
     assert tensor.dtype == torch.uint8 and tensor.shape == (3, 64, 64)
     assert np.array_equal(image, pixels)
     assert np.array_equal(tensor.permute(1, 2, 0).numpy(), pixels)
-    assert np.array_equal(codec.decompress(small, "picture").pixels, pixels)
+    assert np.array_equal(codec.decompress(small, "image").pixels, pixels)
     assert np.array_equal(codec.decompress(memoryview(small), "numpy"), pixels)
 
 
@@ -122,7 +122,7 @@ def test_the_icc_profile_is_kept(codec):
     image.info["icc_profile"] = DISPLAY_P3
     assert codec.decompress(codec.compress(image)).info["icc_profile"] == DISPLAY_P3
     without = codec.compress(crop(40, 40))
-    assert codec.decompress(without, "picture").icc is None
+    assert codec.decompress(without, "image").icc is None
     assert codec.compress(image, icc="drop") == without
     with pytest.raises(DkicError, match="icc must be keep or drop, not 'no'"):
         codec.compress(image, icc="no")
@@ -159,7 +159,7 @@ def test_a_profile_for_other_pixels_in_an_older_file_is_left_out(codec):
     data = pack(replace(file, icc=make_profile(Curve(2.2), None)))
     with pytest.warns(UserWarning, match="ICC profile is for GRAY pixels, and these are RGB; it was left out"):
         assert "icc_profile" not in codec.decompress(data).info
-    assert codec.decompress(data, "picture").notes
+    assert codec.decompress(data, "image").notes
 
 
 @pytest.mark.parametrize(
@@ -181,19 +181,19 @@ def test_a_fresh_process_decodes_every_symbol(codec, tmp_path, threads, environm
         assert np.abs(decoded.astype(int) - pixels).max() <= 1, name
 
 
-def test_the_same_picture_gives_the_same_file(codec, small):
+def test_the_same_image_gives_the_same_file(codec, small):
     assert codec.compress(crop(64, 64)) == small
 
 
 def test_verify_finds_what_would_not_be_decoded(codec, small, monkeypatch):
-    picture = crop(64, 64)
-    assert codec.compress(picture, verify=True) == codec.compress(picture)
+    image = crop(64, 64)
+    assert codec.compress(image, verify=True) == codec.compress(image)
     from dkic.coding import codec as module
 
     right = module.encode_latent
     monkeypatch.setattr(module, "encode_latent", lambda y, *arguments: right(y + 1, *arguments)[:-1] + b"\x55")
-    with pytest.raises(DkicError, match="what was coded is not decoded again: picture section: .*report this"):
-        codec.compress(picture, verify=True)
+    with pytest.raises(DkicError, match="what was coded is not decoded again: image section: .*report this"):
+        codec.compress(image, verify=True)
 
 
 def test_memory_is_given_back_as_often_by_both_sides(codec, monkeypatch):
@@ -201,7 +201,7 @@ def test_memory_is_given_back_as_often_by_both_sides(codec, monkeypatch):
     monkeypatch.setattr(latent_module, "give_back_freed_memory", lambda: calls.append(1))
     codec.decompress(codec.compress(crop(100, 200)))
     assert calls == []
-    monkeypatch.setattr(latent_module, "_LARGE", 8 * 16 - 1)  # positions of such a picture's latent, less one
+    monkeypatch.setattr(latent_module, "_LARGE", 8 * 16 - 1)  # positions of such an image's latent, less one
     data = codec.compress(crop(100, 200))
     encoding = len(calls)
     codec.decompress(data)
@@ -229,7 +229,7 @@ def test_estimated_bits_are_the_files(codec, demo_file):
     for symbols, indexes in y:
         estimate += gaussian_bits(symbols.double(), scales[indexes.long()]).sum().item()
         bits += level.tables.ideal_bits(symbols.numpy(), indexes.numpy())
-    payload = len(unpack(demo_file).picture)
+    payload = len(unpack(demo_file).image)
     assert abs(payload - bits / 8) <= 0.001 * bits / 8 + 16  # 16: the symbols' checksum and the coder's state
     assert abs(payload - estimate / 8) <= 0.02 * estimate / 8 + 16  # far out in a Gaussian's tails a table costs less
     assert len(demo_file) - payload <= 40
@@ -240,12 +240,12 @@ def test_the_checksum_is_that_of_the_symbols_in_coding_order(codec, small):
     level = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(crop(64, 64)).permute(2, 0, 1).unsqueeze(0).float() / 255
     symbols = np.concatenate([s.numpy() for s, _ in symbols_of(*analyse(x, level), level, level.quality)]).astype("<i4")
-    assert unpack(small).picture[:4] == crc32c(symbols.tobytes()).to_bytes(4, "little")
+    assert unpack(small).image[:4] == crc32c(symbols.tobytes()).to_bytes(4, "little")
 
 
 def test_the_photograph_is_decoded_better_than_jpeg_of_no_fewer_bits(codec, demo_file):
     # It is a hard one: bristles in saturated colours. Untrained or broken weights give less than 20 dB. (The model was trained
-    # for what pictures look like, and at this rate JPEG has the better PSNR.)
+    # for what images look like, and at this rate JPEG has the better PSNR.)
     jpeg = by_pillow("jpeg")
     other = next(data for quality in range(1, 96) if len(data := jpeg.encode(photograph(), quality)) >= len(demo_file))
     x, x_hat = batch(photograph(), photograph()), batch(codec.decompress(demo_file, "numpy"), jpeg.decode(other))
@@ -338,10 +338,10 @@ def test_two_levels_of_one_quality_are_refused(levels):
 # What can't be decoded
 
 
-def altered(data: bytes, picture: bytes | None = None, **header: object) -> bytes:
+def altered(data: bytes, image: bytes | None = None, **header: object) -> bytes:
     """A container whose checksums are right."""
     file = unpack(data)
-    return pack(replace(file, header=replace(file.header, **header), picture=file.picture if picture is None else picture))
+    return pack(replace(file, header=replace(file.header, **header), image=file.image if image is None else image))
 
 
 def refusal(codec: Codec, data: bytes, error: type[DkicError] = FormatError) -> str:
@@ -366,34 +366,34 @@ def test_another_arithmetic_mode_is_refused(codec, small, arithmetic, name):
 
 
 def test_symbols_unlike_those_coded_are_refused(codec, small):
-    picture = unpack(small).picture
-    message = refusal(codec, altered(small, bytes([picture[0] ^ 1]) + picture[1:]))
-    assert message.startswith("picture section: the file was made under other arithmetic") and "checksum" in message
+    image = unpack(small).image
+    message = refusal(codec, altered(small, bytes([image[0] ^ 1]) + image[1:]))
+    assert message.startswith("image section: the file was made under other arithmetic") and "checksum" in message
 
 
 def test_a_changed_stream_is_refused_though_the_sections_checksum_is_right(codec, small):
-    picture = unpack(small).picture
+    image = unpack(small).image
     chosen = random.Random(0)
-    for position in chosen.sample(range(4, len(picture)), 12):
-        changed = bytearray(picture)
+    for position in chosen.sample(range(4, len(image)), 12):
+        changed = bytearray(image)
         changed[position] ^= chosen.randrange(1, 256)
         assert refusal(codec, altered(small, bytes(changed))).startswith(
-            "picture section: the file was made under other arithmetic"
+            "image section: the file was made under other arithmetic"
         )
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 64), (64, 65), (640, 640)])
 def test_a_stream_of_another_size_is_refused(codec, small, width, height):
-    assert refusal(codec, altered(small, width=width, height=height)).startswith("picture section: ")
+    assert refusal(codec, altered(small, width=width, height=height)).startswith("image section: ")
 
 
-def test_a_larger_pictures_stream_is_refused(codec, small):
-    assert refusal(codec, altered(codec.compress(crop(128, 64)), height=64)).startswith("picture section: ")
+def test_a_larger_images_stream_is_refused(codec, small):
+    assert refusal(codec, altered(codec.compress(crop(128, 64)), height=64)).startswith("image section: ")
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 9])
 def test_a_stub_of_a_stream_is_refused(codec, small, length):
-    assert refusal(codec, altered(small, unpack(small).picture[:length])).startswith("picture section: ")
+    assert refusal(codec, altered(small, unpack(small).image[:length])).startswith("image section: ")
 
 
 @pytest.mark.parametrize("data", [None, "DKIC", 7, [1, 2]])
@@ -402,7 +402,7 @@ def test_what_is_not_bytes_is_refused(codec, data):
 
 
 def test_an_unknown_output_is_refused(codec, small):
-    with pytest.raises(DkicError, match="pil, numpy, torch or picture, not jax"):
+    with pytest.raises(DkicError, match="pil, numpy, torch or image, not jax"):
         codec.decompress(small, "jax")
 
 

@@ -58,7 +58,7 @@ def test_golden_files(name):
         y = torch.from_numpy(latents[f"{name}.y"]).cuda().double() / 64
         z_hat, header = torch.from_numpy(latents[f"{name}.z_hat"]).cuda().double(), file.header
         again = encode_latent(y, z_hat, weights, header.quality, header.qstep)
-    assert y_hat.is_cuda and again == file.picture
+    assert y_hat.is_cuda and again == file.image
 
 
 def test_weights_of_the_older_arithmetic_are_refused(tmp_path):

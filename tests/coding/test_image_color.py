@@ -61,8 +61,8 @@ SRGB_CHRM = chrm(*WHITE, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
          "iCCP"],
 )  # fmt: skip
 def test_png(tmp_path, data, icc):
-    picture = read_image(written(tmp_path, data))
-    assert picture.icc == icc and picture.notes == ()
+    image = read_image(written(tmp_path, data))
+    assert image.icc == icc and image.notes == ()
 
 
 def test_an_opened_png_has_what_pillow_shows():
@@ -129,14 +129,14 @@ def test_tiff_primaries(tmp_path):
     ids=["no gamma", "no primaries", "no profile", "cut off", "RGB for gray", "gray for RGB", "CMYK for RGB"],
 )  # fmt: skip
 def test_what_makes_no_sense_is_left_out_with_a_sentence(tmp_path, data, note):
-    picture = read_image(written(tmp_path, data))
-    assert picture.icc is None and len(picture.notes) == 1 and note in picture.notes[0]
+    image = read_image(written(tmp_path, data))
+    assert image.icc is None and len(image.notes) == 1 and note in image.notes[0]
 
 
 def test_an_srgb_profile_on_gray_loses_nothing(tmp_path):
     data = saved(Image.fromarray(colours()[..., 0]), "JPEG", icc_profile=SRGB)
-    picture = read_image(written(tmp_path, data))
-    assert picture.icc is None and picture.notes == ()
+    image = read_image(written(tmp_path, data))
+    assert image.icc is None and image.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_adobe_rgb_by_exif(tmp_path, space, index, is_adobe):
     exif.get_ifd(0x8769)[0xA001] = space
     if index is not None:
         exif.get_ifd(0x8769)[0xA005] = {1: index}
-    picture = read_image(written(tmp_path, saved(Image.fromarray(colours()), "JPEG", exif=exif)))
-    assert picture.icc == (make_profile(ADOBE_RGB_CURVE, ADOBE_RGB_PRIMARIES) if is_adobe else None)
+    image = read_image(written(tmp_path, saved(Image.fromarray(colours()), "JPEG", exif=exif)))
+    assert image.icc == (make_profile(ADOBE_RGB_CURVE, ADOBE_RGB_PRIMARIES) if is_adobe else None)
 
 
 def test_the_profile_in_a_bmp(tmp_path):
@@ -159,8 +159,8 @@ def test_the_profile_in_a_bmp(tmp_path):
     head[56:60] = b"DEBM"
     struct.pack_into("<II", head, 112, 124 + len(pixels), len(P3_PROFILE))
     data = plain[:10] + struct.pack("<I", 14 + 124) + bytes(head) + pixels + P3_PROFILE
-    picture = read_image(written(tmp_path, data))
-    assert picture.icc == P3_PROFILE and np.array_equal(picture.pixels, colours())
+    image = read_image(written(tmp_path, data))
+    assert image.icc == P3_PROFILE and np.array_equal(image.pixels, colours())
 
 
 def avif_with_nclx(primaries: int, transfer: int) -> bytes:

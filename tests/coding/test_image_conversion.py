@@ -1,4 +1,4 @@
-"""Pictures made of PIL's, numpy's and torch's: exactly what was there, or one sentence why not."""
+"""Images made of PIL's, numpy's and torch's: exactly what was there, or one sentence why not."""
 
 import numpy as np
 import pytest
@@ -12,19 +12,19 @@ from dkic.coding.image_data import ImageData
 from dkic.errors import DkicError
 
 
-def test_picture_from_takes_paths_and_pictures(tmp_path):
+def test_image_from_takes_paths_and_images(tmp_path):
     path = written(tmp_path, saved(Image.fromarray(colours()), "PNG"))
     assert np.array_equal(image_from(path).pixels, colours())
     assert np.array_equal(image_from(str(path)).pixels, colours())
-    picture = ImageData(colours())
-    assert image_from(picture) is picture
+    image = ImageData(colours())
+    assert image_from(image) is image
 
 
-def test_picture_from_pil():
+def test_image_from_pil():
     image = Image.fromarray(colours())
     image.info["icc_profile"] = SRGB
-    picture = image_from(image)
-    assert np.array_equal(picture.pixels, colours()) and picture.icc == SRGB
+    result = image_from(image)
+    assert np.array_equal(result.pixels, colours()) and result.icc == SRGB
     assert image_from(image.convert("L")).grayscale
     assert np.array_equal(image_from(image.convert("YCbCr")).pixels, image.convert("YCbCr").convert("RGB"))
     for mode, message in [
@@ -38,14 +38,14 @@ def test_picture_from_pil():
             image_from(Image.new(mode, (2, 2)))
 
 
-def test_picture_from_numpy():
+def test_image_from_numpy():
     assert np.array_equal(image_from(colours()).pixels, colours())
     turned = image_from(colours()[::-1, ::-1])
     assert np.array_equal(turned.pixels, colours()[::-1, ::-1]) and turned.pixels.flags.c_contiguous
     for gray in (colours()[:, :, 0], colours()[:, :, :1]):
-        picture = image_from(gray)
-        assert picture.grayscale
-        assert np.array_equal(picture.pixels, np.repeat(colours()[:, :, :1], 3, axis=2))
+        image = image_from(gray)
+        assert image.grayscale
+        assert np.array_equal(image.pixels, np.repeat(colours()[:, :, :1], 3, axis=2))
 
 
 @pytest.mark.parametrize(
@@ -67,21 +67,21 @@ def test_other_numpy_arrays_are_refused(array):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_picture_from_torch(dtype):
+def test_image_from_torch(dtype):
     chw = torch.from_numpy(colours()).permute(2, 0, 1)
     x = chw if dtype == torch.uint8 else (chw.double() / 255).to(dtype)
-    picture = image_from(x)
+    image = image_from(x)
     # bfloat16 keeps 8 bits of a number, so a pixel may move by 255 / 2**9.
-    assert np.abs(picture.pixels.astype(int) - colours()).max() <= (1 if dtype == torch.bfloat16 else 0)
-    assert picture.pixels.flags.c_contiguous and not picture.grayscale
+    assert np.abs(image.pixels.astype(int) - colours()).max() <= (1 if dtype == torch.bfloat16 else 0)
+    assert image.pixels.flags.c_contiguous and not image.grayscale
     gray = image_from(x[:1])
-    assert gray.grayscale and np.array_equal(gray.pixels[:, :, 2], picture.pixels[:, :, 0])
+    assert gray.grayscale and np.array_equal(gray.pixels[:, :, 2], image.pixels[:, :, 0])
 
 
-def test_picture_from_torch_with_gradient_and_all_values():
+def test_image_from_torch_with_gradient_and_all_values():
     values = torch.arange(256).repeat(3, 1, 1)
-    picture = image_from((values / 255).requires_grad_())
-    assert np.array_equal(picture.pixels[0, :, 1], np.arange(256))
+    image = image_from((values / 255).requires_grad_())
+    assert np.array_equal(image.pixels[0, :, 1], np.arange(256))
     halves = torch.tensor([[[0.0, 0.4, 0.6, 254.6]]]) / 255
     assert image_from(halves).pixels[0, :, 0].tolist() == [0, 0, 1, 255]
 
@@ -113,7 +113,7 @@ def test_other_objects_are_refused(other):
         image_from(other)
 
 
-def test_picture_checks_its_pixels():
+def test_image_checks_its_pixels():
     for pixels in (np.zeros((2, 2), np.uint8), np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 3))):
         with pytest.raises(DkicError, match=r"must be uint8 \[H, W, 3\], not "):
             ImageData(pixels)

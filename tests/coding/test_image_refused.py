@@ -1,4 +1,4 @@
-"""Files that are refused, in one sentence: what dkic does not code, and what is no picture."""
+"""Files that are refused, in one sentence: what dkic does not code, and what is no image."""
 
 import io
 import struct
@@ -155,11 +155,11 @@ def test_a_damaged_ancillary_chunk_is_left_out(tmp_path):
         (chunk(b"gAMA", bytes(4), 0), ["its gAMA chunk is damaged (wrong CRC) and was left out"]),
         (chunk(b"eXIf", b"", 0), ["its eXIf chunk is damaged (wrong CRC) and was left out"]),
     ):
-        picture = read_image(written(tmp_path, with_chunks(data, bad, chunk(b"tEXt", b"Title\0y", 1), gama(0.45455))))
-        assert np.array_equal(picture.pixels, colours()) and list(picture.notes) == notes
+        image = read_image(written(tmp_path, with_chunks(data, bad, chunk(b"tEXt", b"Title\0y", 1), gama(0.45455))))
+        assert np.array_equal(image.pixels, colours()) and list(image.notes) == notes
 
 
-# What is no picture
+# What is no image
 
 
 def test_unreadable_paths(tmp_path):
@@ -167,7 +167,7 @@ def test_unreadable_paths(tmp_path):
     assert "directory" in refusal(tmp_path)
     assert "null byte" in refusal(f"{tmp_path}/a\0b.png")
     assert "the file is empty" in refusal(written(tmp_path, b"", "empty.png"))
-    assert "not a PNG, JPEG" in refusal(written(tmp_path, b"Dear diary, today I am a picture.\n", "text.png"))
+    assert "not a PNG, JPEG" in refusal(written(tmp_path, b"Dear diary, today I am an image.\n", "text.png"))
 
 
 def test_unreadable_file(tmp_path):
@@ -179,7 +179,7 @@ def test_unreadable_file(tmp_path):
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP"])
 def test_every_truncation_is_refused_or_whole(tmp_path, image_format):
-    """No picture comes back with a part missing: the cut file is refused, or all its pixels were there."""
+    """No image comes back with a part missing: the cut file is refused, or all its pixels were there."""
     data = saved(Image.fromarray(colours(5, 7)), image_format)
     whole = read_image(written(tmp_path, data)).pixels
     refused = 0

@@ -1,4 +1,4 @@
-"""Pictures written to files: they come back as they were, and nothing is ever left half written."""
+"""Images written to files: they come back as they were, and nothing is ever left half written."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ WITHOUT_PROFILE = (".ppm", ".pnm", ".pgm", ".pbm", ".bmp", ".jxl")
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG", ".JPG"])
 @pytest.mark.parametrize("size", [(11, 17), (1, 1)])
-def test_written_pictures_come_back(tmp_path, suffix, size):
+def test_written_images_come_back(tmp_path, suffix, size):
     path = tmp_path / f"out{suffix}"
     notes = write_image(ImageData(colours(*size), icc=SRGB), path)
     back = read_image(path)
@@ -46,19 +46,19 @@ def test_written_pictures_come_back(tmp_path, suffix, size):
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".pgm", ".pbm"])
 def test_grayscale_is_written_with_one_channel(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
-    picture = image_from(colours()[:, :, 0])
-    notes = write_image(ImageData(picture.pixels, True, GRAY_PROFILE), path)
+    gray_image = image_from(colours()[:, :, 0])
+    notes = write_image(ImageData(gray_image.pixels, True, GRAY_PROFILE), path)
     back = read_image(path)
     with Image.open(path) as image:
         assert image.mode == ("RGB" if suffix == ".webp" else "L")
-    assert np.abs(back.pixels.astype(int) - picture.pixels).max() <= (8 if suffix in LOSSY else 0)
+    assert np.abs(back.pixels.astype(int) - gray_image.pixels).max() <= (8 if suffix in LOSSY else 0)
     # WebP is RGB always, where a profile for gray would be wrong.
     if suffix in (*WITHOUT_PROFILE, ".webp"):
         assert len(notes) == 1 and "holds none" in notes[0] and (suffix == ".jxl" or back.icc is None)
     else:
         assert notes == [] and back.icc == GRAY_PROFILE
     if suffix == ".webp":
-        write_image(ImageData(picture.pixels, True, SRGB), path, force=True)
+        write_image(ImageData(gray_image.pixels, True, SRGB), path, force=True)
         assert read_image(path).icc == SRGB
 
 
@@ -121,12 +121,12 @@ WRITE = """
 import resource, signal, sys
 from dkic.coding.image_reading import read_image
 from dkic.coding.image_writing import write_image
-picture = read_image(sys.argv[1])
+image = read_image(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 for path in sys.argv[2:]:
     try:
-        write_image(picture, path, force=True)
+        write_image(image, path, force=True)
     except ValueError as error:
         print(error)
 """
@@ -171,7 +171,7 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path, error):
     assert os.listdir(tmp_path) == ["out.dkic"]
 
 
-def test_a_format_that_cannot_hold_the_picture(tmp_path):
+def test_a_format_that_cannot_hold_the_image(tmp_path):
     wide = ImageData(np.zeros((1, 70_000, 3), np.uint8))
     for suffix in (".webp", ".jpg"):
         with pytest.raises(DkicError, match=f"out{suffix}: can't be written"):

@@ -106,7 +106,7 @@ def test_what_is_decoded_depends_on_the_files_quality(codec):
     file = unpack(codec.compress(image(96, 96), 60))
     header = type(file.header)(**vars(file.header) | {"quality": 61})
     with pytest.raises(FormatError, match="other arithmetic"):
-        codec.decompress(pack(DkicFile(header, file.picture)))
+        codec.decompress(pack(DkicFile(header, file.image)))
 
 
 def test_a_target_out_of_reach_is_known_soon(codec, monkeypatch):
@@ -124,7 +124,7 @@ def test_a_file_of_no_quality_that_the_model_has(codec, quality, qstep):
     file = unpack(codec.compress(image(64, 64), 1 if quality < 50 else 100))
     header = type(file.header)(**vars(file.header) | {"quality": quality, "qstep": qstep})
     with pytest.raises(FormatError, match="header: quality .* beyond 1 to 100"):
-        codec.decompress(pack(DkicFile(header, file.picture)))
+        codec.decompress(pack(DkicFile(header, file.image)))
 
 
 def test_other_weights_beside_those_of_a_variable_rate_model(path):

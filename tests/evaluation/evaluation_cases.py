@@ -19,7 +19,7 @@ def measurement(codec: str = "c", image: str = "a", quality: int = 1, bpp: float
 
 
 def measurements(rate: np.ndarray, lpips: np.ndarray, codec: str = "c", **more: Sequence[float]) -> list[MeasuredFile]:
-    """Of `[N, M]` bpp and LPIPS, picture by picture, as `measure_files` returns them."""
+    """Of `[N, M]` bpp and LPIPS, image by image, as `measure_files` returns them."""
     return [
         measurement(codec, f"p{i}", j, bpp=rate[i, j], lpips=lpips[i, j], psnr=30 - 20 * lpips[i, j], file=f"{codec}/{i}-{j}")
         for i, j in np.ndindex(rate.shape)

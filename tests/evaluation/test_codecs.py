@@ -74,7 +74,7 @@ def test_our_qualities_are_levels_and_steps():
 def test_odd_sizes(name):
     codec, pixels = made(name), crop(83, 117)
     if name == "vvc":
-        with pytest.raises(DkicError, match="even sides, and a picture is 117x83"):
+        with pytest.raises(DkicError, match="even sides, and an image is 117x83"):
             codec.encode(pixels, 40)
         pixels = pixels[:82, :116].copy()
     size, db = fidelity(codec, pixels, codec.qualities[-1])

@@ -1,4 +1,4 @@
-"""`dkic evaluate` on small pictures: a report whose every number can be had again from its files."""
+"""`dkic evaluate` on small images: a report whose every number can be had again from its files."""
 
 import csv
 import json
@@ -90,7 +90,7 @@ def test_any_file_name_survives(tmp_path):
     (tmp_path / "images").mkdir()
     for name in AWKWARD:
         Image.fromarray(crop(32, 32)).save(tmp_path / "images" / name)
-    done = dkic("evaluate", tmp_path / "images", "--codec", "jpeg", "-t", "9", "-o", tmp_path / "r", "--page-pictures", "20")
+    done = dkic("evaluate", tmp_path / "images", "--codec", "jpeg", "-t", "9", "-o", tmp_path / "r", "--page-images", "20")
     assert done.status == 0, done.err
     stems = [name.removesuffix(".png") for name in sorted(AWKWARD)]
     rows = parquet.read_table(tmp_path / "r/chosen.parquet").to_pylist()
@@ -132,7 +132,7 @@ def test_several_values_follow_one_option():
     assert parsed("DIR", "-o", "R")["targets"] == (0.075, 0.15, 0.3)
 
 
-def test_folders_of_pictures(report, tmp_path):
+def test_folders_of_images(report, tmp_path):
     assert list(find_images(report.folder)) == list(report.sizes)
     with pytest.raises(DkicError, match="there are no images"):
         find_images(tmp_path)
@@ -146,10 +146,10 @@ def test_folders_of_pictures(report, tmp_path):
 
 def test_a_codec_that_fails_or_changes_the_size_is_left_out(report, tmp_path, monkeypatch):
     jpeg = by_pillow("jpeg")
-    pictures = find_images(report.folder)
+    images = find_images(report.folder)
     monkeypatch.setattr(type(jpeg), "decode", lambda self, data: np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(Unavailable, match=r"decodes to uint8 \[4, 4, 3\], not \[176, 192, 3\]"):
-        measure_files(jpeg, pictures, tmp_path, {})
+        measure_files(jpeg, images, tmp_path, {})
     monkeypatch.setattr(type(jpeg), "encode", lambda self, pixels, quality: (_ for _ in ()).throw(OSError("broken")))
     with pytest.raises(Unavailable, match="png: jpeg failed: broken"):
-        measure_files(jpeg, pictures, tmp_path, {})
+        measure_files(jpeg, images, tmp_path, {})

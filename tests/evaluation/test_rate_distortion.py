@@ -21,7 +21,7 @@ VALUES = {
 ANCHOR = Curve("anchor", RATE, VALUES)
 
 
-def test_curves_are_means_over_the_pictures():
+def test_curves_are_means_over_the_images():
     rate, lpips = np.array([[0.1, 0.3], [0.3, 0.7]]), np.array([[0.4, 0.2], [0.2, 0.1]])
     first, second = curves(measurements(rate, lpips, "x") + measurements(rate[:, ::-1], lpips[:, ::-1], "y"))
     assert (first.codec, second.codec) == ("x", "y")

@@ -72,7 +72,7 @@ def large(file, level):
 
 
 def two_lines(file, level):
-    raise FormatError("picture section: \n")
+    raise FormatError("image section: \n")
 
 
 @pytest.mark.parametrize(("decode", "said"), [(slow, "s a KB"), (large, "bytes of memory"), (two_lines, "not one sentence")])

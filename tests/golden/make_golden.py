@@ -1,6 +1,6 @@
 """Makes the golden files beside it that are not there: `python tests/golden/make_golden.py`, from the repository.
 
-A small model of random weights with its entropy networks frozen, at two qualities, and pictures coded with it. For each picture
+A small model of random weights with its entropy networks frozen, at two qualities, and images coded with it. For each image
 latents.npz has the integers that were coded: z_hat, and y in 64ths. golden.json states what must come out.
 
 These files pin the format and the exact arithmetic. Never make them anew to mend a test: see test_golden.py.
@@ -26,7 +26,7 @@ from dkic.entropy.tables import gaussian_tables  # noqa: E402
 from dkic.models.weights_file import load_weights, save_weights  # noqa: E402
 
 FOLDER = Path(__file__).parent
-PICTURES = {  # height, width, quality, grayscale, qstep
+IMAGES = {  # height, width, quality, grayscale, qstep
     "one_pixel": (1, 1, 1, False, 0),
     "odd": (37, 53, 1, False, 0),
     "tall": (130, 1, 2, False, 0),
@@ -50,7 +50,7 @@ def main() -> None:
             model = converted(quality)
             save_weights(path, model, quality, {}, gaussian_tables().concat(model.prior.tables()))
         levels[quality] = load_weights(path)
-    for name, (height, width, quality, grayscale, qstep) in PICTURES.items():
+    for name, (height, width, quality, grayscale, qstep) in IMAGES.items():
         if name in expected:
             continue
         level = levels[quality]

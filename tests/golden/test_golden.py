@@ -48,7 +48,7 @@ def test_decoded(levels, name):
     data, expected = (FOLDER / f"{name}.dkic").read_bytes(), EXPECTED[name]
     file = unpack(data)
     assert len(data) == expected["bytes"] and file.header.arithmetic == Arithmetic.EXACT, CHANGED
-    assert int.from_bytes(file.picture[:4], "little") == expected["symbols_crc32c"], CHANGED
+    assert int.from_bytes(file.image[:4], "little") == expected["symbols_crc32c"], CHANGED
     with torch.inference_mode():
         y_hat = decode_latent(file, levels[expected["quality"]])  # raises where the symbols' checksum is wrong
     y, _ = latent(name)

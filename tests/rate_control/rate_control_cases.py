@@ -1,4 +1,4 @@
-"""The pictures and levels of these tests."""
+"""The images and levels of these tests."""
 
 from dkic.coding.operating_points import SeparateNetworks
 

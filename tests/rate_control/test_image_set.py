@@ -28,7 +28,7 @@ from dkic.evaluation.metrics import batch, lpips
 from dkic.losses import lpips as lpips_module
 from dkic.losses.lpips import LPIPS
 from dkic.rate_control import cached_meter
-from dkic.rate_control import image_set as pictures_module
+from dkic.rate_control import image_set as image_set_module
 from dkic.rate_control.image_set import ImageSet
 from dkic.rate_control.measurement_cache import MeasurementCache, image_key
 
@@ -71,11 +71,11 @@ def facts(said: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in said.splitlines()[len(SIZES) :])
 
 
-# Several pictures
+# Several images
 
 
 @pytest.mark.parametrize("mean", [False, True])
-def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, decoded, mean):
+def test_the_best_choice_within_the_target(model, images, table, tmp_path, decoded, mean):
     pixels, size, distortion = table
     low, high = (rate(pixels, each(size, axis=1), mean) for each in (np.min, np.max))
     rows = np.arange(len(pixels))
@@ -83,7 +83,7 @@ def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, dec
     for i, target in enumerate([low, *np.linspace(low, high, 6)[1:-1], high, 2 * high]):
         out = tmp_path / f"out{i}"
         result = compress(
-            model, pictures, "-o", out, "--target-bpp", repr(target), "--distortion", "mse", *(["--mean"] if mean else [])
+            model, images, "-o", out, "--target-bpp", repr(target), "--distortion", "mse", *(["--mean"] if mean else [])
         )
         assert (result.status, result.err) == (0, "")
         files = written(out)
@@ -99,7 +99,7 @@ def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, dec
         assert said["rate"] == f"{reached:.6g} of {target:.6g} {unit} ({total:,} bytes in 3 files)"
         assert said["mse"] == f"{distortion[rows, choice].mean():.6g} in the mean" and said["gap"].startswith("0 ")
         for line, name, data in zip(result.out.splitlines(), SIZES, files, strict=False):
-            where = f"{pictures / name} -> {out / name.replace('png', 'dkic')}"
+            where = f"{images / name} -> {out / name.replace('png', 'dkic')}"
             header = unpack(data).header
             point = f"quality {header.quality}{f' qstep {header.qstep:+}' if header.qstep else ''}"
             cost = rf"{len(data)} bytes,( ICC profile \d+ bytes,)? [\d.]+ bpp"
@@ -110,38 +110,38 @@ def test_the_best_choice_within_the_target(model, pictures, table, tmp_path, dec
     assert len(decoded) == len(set(decoded)) < size.size  # each once for all of them, and not everything
 
 
-def test_levels_alone(model, pictures, table, tmp_path, decoded):
+def test_levels_alone(model, images, table, tmp_path, decoded):
     pixels, size, _ = table
     target = rate(pixels, size[:, sorted(LEVEL_COLUMNS)].mean(axis=1), mean=False)
     options = ("--target-bpp", repr(target), "--distortion", "mse", "--no-qsteps")
-    assert compress(model, pictures, "-o", tmp_path / "out", *options).status == 0
+    assert compress(model, images, "-o", tmp_path / "out", *options).status == 0
     assert columns(written(tmp_path / "out")) == list(best(table, target))
-    assert compress(model, pictures / "c.png", "-o", tmp_path / "c.dkic", *options).status == 0
+    assert compress(model, images / "c.png", "-o", tmp_path / "c.dkic", *options).status == 0
     assert len(decoded) == len(SIZES) * len(LEVELS) and unpack((tmp_path / "c.dkic").read_bytes()).header.qstep == 0
 
 
-def test_neighbours_do_for_many_pictures(model, pictures, table, tmp_path, monkeypatch, decoded):
-    monkeypatch.setattr(pictures_module, "_FEW", 2)
+def test_neighbours_do_for_many_images(model, images, table, tmp_path, monkeypatch, decoded):
+    monkeypatch.setattr(image_set_module, "_FEW", 2)
     pixels, size, distortion = table
     target = rate(pixels, size[:, sorted(LEVEL_COLUMNS)].mean(axis=1), mean=False)
-    assert compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", repr(target), "--distortion", "mse").status == 0
+    assert compress(model, images, "-o", tmp_path / "out", "--target-bpp", repr(target), "--distortion", "mse").status == 0
     choice, rows = columns(written(tmp_path / "out")), np.arange(3)
     beside = [LEVEL_COLUMNS | set(range(max(at - 1, 0), min(at + 2, len(POINTS)))) for at in choice]
     assert distortion[rows, choice].sum() == pytest.approx(distortion[rows, best(table, target, among=beside)].sum(), rel=1e-9)
     assert len(decoded) < 3 * 7
 
 
-def test_a_step_that_fails_is_named(model, pictures, tmp_path, monkeypatch):
+def test_a_step_that_fails_is_named(model, images, tmp_path, monkeypatch):
     compress_one = Codec.compress
 
-    def failing(self, picture, quality=None, target_bpp=None, *, qstep=0, **options):
+    def failing(self, image, quality=None, target_bpp=None, *, qstep=0, **options):
         if qstep:
             raise MemoryError
-        return compress_one(self, picture, quality, target_bpp, qstep=qstep, **options)
+        return compress_one(self, image, quality, target_bpp, qstep=qstep, **options)
 
     monkeypatch.setattr(Codec, "compress", failing)
-    result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
-    said = f"dkic: {pictures / 'a.png'}: not enough memory for this picture"
+    result = compress(model, images, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
+    said = f"dkic: {images / 'a.png'}: not enough memory for this image"
     assert (result.status, result.out, result.err.strip()) == (1, "", said) and list((tmp_path / "out").iterdir()) == []
 
 
@@ -152,7 +152,7 @@ def test_total_and_mean_are_not_the_same(table):
     assert any(best(table, target) != best(table, target, mean=True) for target in targets)
 
 
-def test_lpips_by_default(model, pictures, table, tmp_path, alex):
+def test_lpips_by_default(model, images, table, tmp_path, alex):
     codec, network = package.load(model), LPIPS("alex")
     pixels, size, _ = table
     distances = np.array(
@@ -165,7 +165,7 @@ def test_lpips_by_default(model, pictures, table, tmp_path, alex):
         ]
     )
     target = rate(pixels, size, mean=False) / 3
-    result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", target)
+    result = compress(model, images, "-o", tmp_path / "out", "--target-bpp", target)
     assert (result.status, result.err) == (0, "")
     choice = columns(written(tmp_path / "out"))
     least = best((pixels, size, distances), target, among=measured_at_least(choice))
@@ -173,33 +173,33 @@ def test_lpips_by_default(model, pictures, table, tmp_path, alex):
     assert facts(result.out)["lpips"] == f"{distances[np.arange(3), choice].mean():.6g} in the mean"
 
 
-def test_pictures_and_folders_together(model, pictures, tmp_path):
+def test_images_and_folders_together(model, images, tmp_path):
     (tmp_path / "below").mkdir()
     Image.fromarray(crop(20, 20)).save(tmp_path / "below" / "d.png")
-    given = (tmp_path / "below", pictures / "b.png")
+    given = (tmp_path / "below", images / "b.png")
     result = compress(model, *given, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
     assert (result.status, result.err) == (0, "")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.dkic", "d.dkic"]
     assert compress(model, tmp_path / "below", "-o", tmp_path / "one", "--target-bpp", 9).status == 0
-    assert [path.name for path in (tmp_path / "one").iterdir()] == ["d.dkic"]  # a folder, though it has one picture
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["d.dkic"]  # a folder, though it has one image
 
 
-def test_a_target_out_of_reach(model, pictures, table, tmp_path):
+def test_a_target_out_of_reach(model, images, table, tmp_path):
     pixels, size, _ = table
     for mean in (False, True):
         down = [i for i, point in enumerate(POINTS) if point.qstep == 0 or (point.quality == 1 and point.qstep > 0)]
         least = rate(pixels, size[:, down].min(axis=1), mean)
         assert least < rate(pixels, size[:, sorted(LEVEL_COLUMNS)].min(axis=1), mean)
         options = ["--mean"] if mean else []
-        result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", least * 0.999, "--distortion", "mse", *options)
+        result = compress(model, images, "-o", tmp_path / "out", "--target-bpp", least * 0.999, "--distortion", "mse", *options)
         assert (result.status, result.out) == (1, "") and f"the least reachable is {least:.12g}" in result.err
         assert len(result.err.splitlines()) == 1 and list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_is_there_stays_without_force(model, pictures, tmp_path):
+def test_what_is_there_stays_without_force(model, images, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "b.dkic").write_bytes(b"precious")
-    arguments = (pictures, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
+    arguments = (images, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
     result = compress(model, *arguments)
     assert result.status == 1 and f"{tmp_path / 'out' / 'b.dkic'}: the file exists" in result.err
     assert (tmp_path / "out" / "b.dkic").read_bytes() == b"precious" and (tmp_path / "out" / "a.dkic").is_file()
@@ -208,9 +208,9 @@ def test_what_is_there_stays_without_force(model, pictures, tmp_path):
     assert all(unpack(data) for data in written(tmp_path / "out"))
 
 
-def test_pictures_that_fail_do_not_stop_the_others(model, pictures, tmp_path):
+def test_images_that_fail_do_not_stop_the_others(model, images, tmp_path):
     (tmp_path / "text.png").write_text("this is text\n")
-    given = (pictures, tmp_path / "text.png", tmp_path / "missing.png")
+    given = (images, tmp_path / "text.png", tmp_path / "missing.png")
     result = compress(model, *given, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
     assert result.status == 1 and len(written(tmp_path / "out")) == 3
     complaints = [line for line in result.err.splitlines() if line.startswith("dkic: ")]
@@ -219,32 +219,32 @@ def test_pictures_that_fail_do_not_stop_the_others(model, pictures, tmp_path):
     assert (result.status, result.out) == (1, "") and "Traceback" not in result.err
 
 
-def test_a_picture_too_small_for_lpips(model, pictures, tmp_path, alex):
+def test_a_image_too_small_for_lpips(model, images, tmp_path, alex):
     Image.fromarray(crop(30, 200)).save(tmp_path / "low.png")
-    given = (pictures / "a.png", tmp_path / "low.png", "-o", tmp_path / "out", "--target-bpp", 9)
+    given = (images / "a.png", tmp_path / "low.png", "-o", tmp_path / "out", "--target-bpp", 9)
     result = compress(model, *given)
     assert result.status == 1 and (tmp_path / "out" / "a.dkic").is_file() and not (tmp_path / "out" / "low.dkic").exists()
     assert f"{tmp_path / 'low.png'}: LPIPS is not defined for 200x30 pixels" in result.err and "--distortion mse" in result.err
     assert compress(model, *given, "--distortion", "mse", "--force").status == 0
 
 
-def test_without_lpips(model, pictures, tmp_path, monkeypatch, alex):
+def test_without_lpips(model, images, tmp_path, monkeypatch, alex):
     monkeypatch.setattr(lpips_module, "find_spec", lambda package: None)
-    result = compress(model, pictures, "-o", tmp_path / "out", "--target-bpp", 9)
+    result = compress(model, images, "-o", tmp_path / "out", "--target-bpp", 9)
     assert (result.status, result.out) == (2, "") and len(result.err.splitlines()) == 1
     assert "pip install -e '.[train]'" in result.err and "or take --distortion mse" in result.err
 
 
-def test_what_fails_as_files_are_written_is_named(model, pictures, tmp_path, monkeypatch):
+def test_what_fails_as_files_are_written_is_named(model, images, tmp_path, monkeypatch):
     def wrong(*_: object) -> None:
-        raise FormatError("picture section: wrong")
+        raise FormatError("image section: wrong")
 
     monkeypatch.setattr(codec_module, "decode_latent", wrong)
     monkeypatch.setattr(Codec, "decompress", lambda self, data, *_, **__: np.zeros((*SIZES["c.png"][:2], 3), np.uint8))
-    given = (pictures / "c.png", shutil.copy(pictures / "c.png", tmp_path / "d.png"))
+    given = (images / "c.png", shutil.copy(images / "c.png", tmp_path / "d.png"))
     result = compress(model, *given, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
     assert (result.status, result.out) == (1, "") and len(result.err.splitlines()) == 1
-    assert result.err.startswith(f"dkic: {pictures / 'c.png'}: what was coded is not decoded again: picture section: wrong")
+    assert result.err.startswith(f"dkic: {images / 'c.png'}: what was coded is not decoded again: image section: wrong")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -268,23 +268,23 @@ def killed(call: str, at: int, *arguments: object) -> None:
     assert subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True).returncode == -signal.SIGKILL
 
 
-def test_a_run_that_was_killed_goes_on(model, pictures, table, tmp_path, decoded, cache):
-    arguments = ["compress", pictures, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--model", model]
+def test_a_run_that_was_killed_goes_on(model, images, table, tmp_path, decoded, cache):
+    arguments = ["compress", images, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--model", model]
     killed("dkic.coding.codec.Codec.decompress", 5, *arguments)
     assert list((tmp_path / "out").iterdir()) == []
     result = dkic(*arguments)
     assert (result.status, result.err) == (0, "") and len(written(tmp_path / "out")) == 3
     lines = [(path.name, line) for path in cache.iterdir() for line in path.read_text().split("\n") if line]
-    kept = {(name, *line.split(" ")[:2]) for name, line in lines}  # weights, picture, distortion and qstep
+    kept = {(name, *line.split(" ")[:2]) for name, line in lines}  # weights, image, distortion and qstep
     assert len(decoded) == len(lines) - 4 and len(kept) == len(lines) >= len(SIZES) * len(LEVELS)  # none twice
     assert dkic(*arguments, "--force").status == 0
     assert len(decoded) == len(lines) - 4  # nothing again
 
 
-def test_a_run_that_was_killed_as_it_wrote_leaves_whole_files_alone(model, pictures, tmp_path):
+def test_a_run_that_was_killed_as_it_wrote_leaves_whole_files_alone(model, images, tmp_path):
     """In the middle of what it codes, of files that it puts in place, and of such as are there."""
     out = tmp_path / "out"
-    arguments = ["compress", pictures, "-o", out, "--target-bpp", 9, "--distortion", "mse", "--model", model]
+    arguments = ["compress", images, "-o", out, "--target-bpp", 9, "--distortion", "mse", "--model", model]
     killed("dkic.rate_control.spool.Spool.put", 2, *arguments)
     assert list(out.iterdir()) == []
     killed("os.link", 2, *arguments)
@@ -295,11 +295,11 @@ def test_a_run_that_was_killed_as_it_wrote_leaves_whole_files_alone(model, pictu
     assert all(unpack(data) for data in written(out))
 
 
-def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, decoded):
+def test_a_image_that_changed_is_measured_anew(model, images, tmp_path, decoded):
     folder = tmp_path / "copies"
     folder.mkdir()
     for name in SIZES:
-        (folder / name).write_bytes((pictures / name).read_bytes())
+        (folder / name).write_bytes((images / name).read_bytes())
     arguments = ["-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--force"]
     assert compress(model, folder, *arguments).status == 0
     Image.fromarray(crop(48, 64, left=0)).save(folder / "a.png")
@@ -310,10 +310,10 @@ def test_a_picture_that_changed_is_measured_anew(model, pictures, tmp_path, deco
     assert {(header.width, header.height) for header in headers} == {(64, 48)} and len(headers) >= len(LEVELS)
 
 
-@pytest.mark.parametrize(("module", "at"), [(cached_meter, "read_image"), (pictures_module, "allocate"), (ImageSet, "_best")])
-def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, monkeypatch, module, at):
+@pytest.mark.parametrize(("module", "at"), [(cached_meter, "read_image"), (image_set_module, "allocate"), (ImageSet, "_best")])
+def test_a_image_that_changes_meanwhile_is_refused(model, images, tmp_path, monkeypatch, module, at):
     """As it is read, before qsteps are measured, or once all is: what is kept and written is of what is there."""
-    path = Path(shutil.copy(pictures / "a.png", tmp_path / "d.png"))
+    path = Path(shutil.copy(images / "a.png", tmp_path / "d.png"))
     original = getattr(module, at)
 
     def changing(*args, **options):
@@ -321,7 +321,7 @@ def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, 
         Image.fromarray(crop(20, 20)).save(path)
         return result
 
-    arguments = (path, pictures / "b.png", "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--force")
+    arguments = (path, images / "b.png", "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--force")
     with monkeypatch.context() as patched:
         patched.setattr(module, at, changing)
         result = compress(model, *arguments)
@@ -332,20 +332,20 @@ def test_a_picture_that_changes_meanwhile_is_refused(model, pictures, tmp_path, 
     assert (header.width, header.height) == (20, 20)
 
 
-def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, table, tmp_path, cache):
+def test_sizes_that_another_machine_measured_are_not_believed(model, images, table, tmp_path, cache):
     """As if all had taken a third less there: what they take here is what counts."""
     pixels, size, distortion = table
     codec = package.load(model)
     target = rate(pixels, size, mean=False) / 3
     arguments = ["-o", tmp_path / "out", "--target-bpp", target, "--distortion", "mse", "--force"]
-    assert compress(model, pictures, *arguments).status == 0
+    assert compress(model, images, *arguments).status == 0
     for (quality, qstep), name in itertools.product(POINTS, SIZES):
-        measured, key = MeasurementCache(cache, codec.model_hash(quality), "mse"), image_key(pictures / name)
+        measured, key = MeasurementCache(cache, codec.model_hash(quality), "mse"), image_key(images / name)
         option = measured.get(key, qstep)
         assert option or qstep
         if option:
             measured.add(key, replace(option, bytes=option.bytes * 2 // 3), qstep)
-    result = compress(model, pictures, *arguments)
+    result = compress(model, images, *arguments)
     assert (result.status, result.err) == (0, "")
     sizes = [len(data) for data in written(tmp_path / "out")]
     assert rate(pixels, np.array(sizes), mean=False) <= target
@@ -355,17 +355,17 @@ def test_sizes_that_another_machine_measured_are_not_believed(model, pictures, t
     assert distortion[rows, columns(written(tmp_path / "out"))].sum() <= distortion[rows, best(table, target)].sum() * (1 + 1e-9)
 
 
-# One picture
+# One image
 
 
-def test_one_picture_gets_a_level_and_a_step(model, pictures, tmp_path, decoded):
+def test_one_image_gets_a_level_and_a_step(model, images, tmp_path, decoded):
     codec, pixels = package.load(model), math.prod(SIZES["a.png"][:2])
     points = codec.points.all()
-    sizes = {point: len(codec.compress(pictures / "a.png", point.quality, qstep=point.qstep)) for point in points}
+    sizes = {point: len(codec.compress(images / "a.png", point.quality, qstep=point.qstep)) for point in points}
     qsteps = set()
     for size in sorted(sizes.values()):
         target = size * 8 / pixels
-        result = compress(model, pictures / "a.png", "-o", tmp_path / "a.dkic", "--target-bpp", repr(target), "--force")
+        result = compress(model, images / "a.png", "-o", tmp_path / "a.dkic", "--target-bpp", repr(target), "--force")
         data = (tmp_path / "a.dkic").read_bytes()
         header = unpack(data).header
         assert (result.status, result.err) == (0, "") and len(data) * 8 / pixels <= target
@@ -378,21 +378,21 @@ def test_one_picture_gets_a_level_and_a_step(model, pictures, tmp_path, decoded)
         qsteps.add(header.qstep)
     assert len(qsteps) > 2 and decoded == []  # nothing was measured
     least = min(sizes.values()) * 8 / pixels
-    result = compress(model, pictures / "a.png", "-o", tmp_path / "b.dkic", "--target-bpp", least * 0.99)
+    result = compress(model, images / "a.png", "-o", tmp_path / "b.dkic", "--target-bpp", least * 0.99)
     assert (result.status, result.out) == (1, "") and not (tmp_path / "b.dkic").exists()
     assert f"no quality level reaches {least * 0.99:g}" in result.err and "the lowest takes " in result.err
 
 
-def test_levels_out_of_order(pictures, monkeypatch):
+def test_levels_out_of_order(images, monkeypatch):
     """The golden files' second level takes less than the first."""
     codec = package.load(Path(__file__).parents[1] / "golden")
     points = [OperatingPoint(1, 0), OperatingPoint(2, 0)]
     monkeypatch.setattr(codec.points, "all", lambda: points)
-    first, second = (len(codec.compress(pictures / "a.png", quality)) for quality in (1, 2))
+    first, second = (len(codec.compress(images / "a.png", quality)) for quality in (1, 2))
     assert second < first
-    assert len(codec.compress(pictures / "a.png", target_bpp=(first - 1) * 8 / 48 / 64)) == second
+    assert len(codec.compress(images / "a.png", target_bpp=(first - 1) * 8 / 48 / 64)) == second
     with pytest.raises(DkicError, match=f"the lowest takes {second * 8 / 48 / 64:.6g} for"):
-        codec.compress(pictures / "a.png", target_bpp=(second - 1) * 8 / 48 / 64)
+        codec.compress(images / "a.png", target_bpp=(second - 1) * 8 / 48 / 64)
 
 
 @pytest.mark.parametrize(
@@ -409,21 +409,21 @@ def test_levels_out_of_order(pictures, monkeypatch):
         (["--target-bpp", "0.3", "--distortion", "psnr"], "--distortion"),
     ],
 )
-def test_wrong_usage(model, pictures, tmp_path, options, said):
-    result = compress(model, pictures / "a.png", "-o", tmp_path / "a.dkic", *options)
+def test_wrong_usage(model, images, tmp_path, options, said):
+    result = compress(model, images / "a.png", "-o", tmp_path / "a.dkic", *options)
     assert (result.status, result.out) == (2, "") and said in result.err.splitlines()[-1]
     assert not (tmp_path / "a.dkic").exists()
 
 
-def test_a_folder_without_pictures(model, tmp_path):
+def test_a_folder_without_images(model, tmp_path):
     result = compress(model, tmp_path, "-o", tmp_path / "out", "--target-bpp", 0.3)
     assert (result.status, result.out) == (2, "") and f"{tmp_path}: there are no images" in result.err
 
 
-def test_icc_profiles_are_named_where_a_target_is_out_of_reach(model, pictures, tmp_path):
+def test_icc_profiles_are_named_where_a_target_is_out_of_reach(model, images, tmp_path):
     profile, folder = make_profile(Curve(2.2), SRGB_PRIMARIES), tmp_path / "profiles"
     folder.mkdir()
-    for path in pictures.iterdir():
+    for path in images.iterdir():
         with Image.open(path) as image:
             image.save(folder / path.name, icc_profile=profile)
     arguments = (folder, "-o", tmp_path / "out", "--target-bpp", 0.001, "--distortion", "mse")
@@ -443,11 +443,11 @@ def test_icc_profiles_are_named_where_a_target_is_out_of_reach(model, pictures, 
         assert unpack((tmp_path / "dropped" / path.name).read_bytes()).icc is None
 
 
-def test_transparency_onto_a_background(model, pictures, tmp_path):
-    with Image.open(pictures / "a.png") as image:
+def test_transparency_onto_a_background(model, images, tmp_path):
+    with Image.open(images / "a.png") as image:
         image.putalpha(100)
         image.save(tmp_path / "clear.png")
-    arguments = (pictures / "b.png", tmp_path / "clear.png", "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
+    arguments = (images / "b.png", tmp_path / "clear.png", "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
     result = compress(model, *arguments)
     assert result.status == 1 and "clear.png: it has transparency; give the color behind it" in result.err
     assert compress(model, *arguments, "--background", "white", "--force").status == 0

@@ -1,6 +1,6 @@
 """Seconds and memory of our codec beside AVIF and HEVC, on one photograph in three sizes, at the same bits.
 
-    python -m benchmarks.picture_sizes PHOTO --quality 3 --threads 2
+    python -m benchmarks.image_sizes PHOTO --quality 3 --threads 2
 
 A table in Markdown: seconds to encode and to decode, medians of whole calls from pixels in memory to bytes and back (of HEVC the
 start of ffmpeg is among them), and the most memory that both took beyond a process with Python and torch in it, the model's
@@ -171,7 +171,7 @@ def measured(photo: np.ndarray, quality: int, threads: int, folder: Path) -> Non
 
 def _in_a_process(path: Path, threads: int, name: str, speed: int | None, setting: int) -> int:
     what = [name, "-" if speed is None else str(speed), str(setting)]
-    command = [sys.executable, "-m", "benchmarks.picture_sizes", str(path), "--threads", str(threads), "--memory-of", *what]
+    command = [sys.executable, "-m", "benchmarks.image_sizes", str(path), "--threads", str(threads), "--memory-of", *what]
     return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
