@@ -37,7 +37,7 @@ TINY = PRESETS["tiny"]
 # Five slices of one width, each in the two passes of a checkerboard, as space-channel contexts have them where nothing is
 # asymmetric; the context's width is what comes nearest to tiny's number of parameters.
 EQUAL_SLICES = replace(TINY, slices=tuple(SliceSpec(c, 2) for c in (26, 26, 26, 25, 25)), context_channels=91)
-# Targets and lambdas of the levels 2 to 5 that ship.
+# Targets and lambdas of the shipped qualities 2 to 5.
 RATES = {"2": (0.055, 1.87), "3": (0.1, 0.765), "4": (0.18, 0.306), "5": (0.32, 0.1275)}
 COMMON, EACH = 0.6, 0.1  # of the minutes
 _EPOCHS = 20  # that a run is divided into

@@ -126,7 +126,7 @@ def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
 
 @click.command()
 @click.argument("photo", type=click.Path(path_type=Path))
-@click.option("--quality", type=int, default=3, show_default=True, help="Our level.")
+@click.option("--quality", type=int, default=3, show_default=True, help="Quality of dkic.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--memory-of", nargs=3, hidden=True, help="For a process of its own: codec, speed and setting, of PHOTO as it is.")
 def main(photo: Path, quality: int, threads: int, memory_of: tuple[str, str, str] | None) -> None:

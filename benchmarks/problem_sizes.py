@@ -25,7 +25,7 @@ DEFORM_CONV2D_PROBLEMS = [
 # The latent of a 768x512 image at a sixteenth, 320 channels.
 LIKELIHOOD_PROBLEMS = [LikelihoodCase("1x320x48x32", (1, 320, 48, 32))]
 
-# Images of 8 quality levels each. Of these sizes the ones up to 100,000 are given to general solvers too.
+# Images of 8 qualities each. Of these sizes the ones up to 100,000 are given to general solvers too.
 ALLOCATION_IMAGES = (30, 100, 10_000, 100_000, 1_000_000)
 ALLOCATION_PEERS_UP_TO = 100_000
 

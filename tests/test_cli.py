@@ -259,7 +259,7 @@ def test_unknown_commands():
     assert dkic().status == 2
 
 
-def test_a_image_that_memory_does_not_hold_is_one_line(folder, monkeypatch):
+def test_an_image_that_memory_does_not_hold_is_one_line(folder, monkeypatch):
     def no_memory(*_: object) -> None:
         torch.empty(2**60)
 
@@ -268,7 +268,7 @@ def test_a_image_that_memory_does_not_hold_is_one_line(folder, monkeypatch):
     assert said == f"{folder / 'a.png'}: not enough memory for this image"
 
 
-def test_a_image_that_a_gpus_memory_does_not_hold_is_one_line(folder, monkeypatch):
+def test_an_image_that_a_gpus_memory_does_not_hold_is_one_line(folder, monkeypatch):
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 

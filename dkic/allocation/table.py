@@ -101,14 +101,14 @@ def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
     for nameless in number_of.keys() & {"", None}:
         row = rows.image.index(nameless)
         raise DkicError(f"{path}, {rows.line} {rows.lines[row]}: image is missing, and must be a name")
-    qualities, level = np.unique(columns["quality"], return_inverse=True)
+    qualities, column = np.unique(columns["quality"], return_inverse=True)
     shape = len(number_of), len(qualities)
-    _refuse_duplicates(rows, image * shape[1] + level)
+    _refuse_duplicates(rows, image * shape[1] + column)
     return Table(
         images=list(filter(None, number_of)),
         qualities=qualities,
-        size=_spread(size, image, level, shape),
-        distortion=_spread(value, image, level, shape),
+        size=_spread(size, image, column, shape),
+        distortion=_spread(value, image, column, shape),
         pixels=_pixels(rows, image) if need_pixels else None,
     )
 

@@ -104,7 +104,7 @@ def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str,
     Args:
         model: its h_s and context frozen (`dkic.quantized.convert`), and so large weights of its transforms stored in
             8 bits; or float, and all stored in float16.
-        quality: its level, 1 to 255, rising with the rate.
+        quality: 1 to 255, rising with the rate.
         about: JSON facts worth keeping.
         tables: those of z and y; by default made from model.prior.
     """

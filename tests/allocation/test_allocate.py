@@ -64,7 +64,7 @@ def test_the_optimum_by_trying_every_choice(numbers):
 
 @pytest.mark.parametrize("seed", range(200))
 def test_the_optimum_of_curves(seed):
-    """6 images of 5 levels, and a budget that leaves the relaxation a gap."""
+    """6 images of 5 qualities, and a budget that leaves the relaxation a gap."""
     rate, distortion = rate_distortion(6, 5, seed)
     most = np.quantile(rate, 0.6) * 6
     check(allocate(rate, distortion, most / 6, gap=0), rate, distortion, most, least_distortion(rate, distortion, most))

@@ -16,11 +16,11 @@ PIXELS = 768 * 512
 HEADER = ["image", "quality", "bytes", "width", "height", "lpips"]
 
 
-def columns(n: int = 40, levels: int = 5) -> dict[str, list]:
+def columns(n: int = 40, qualities: int = 5) -> dict[str, list]:
     """A table of n images, as columns."""
-    rate, distortion = rate_distortion(n, levels)
+    rate, distortion = rate_distortion(n, qualities)
     size = (rate * PIXELS / 8).round()
-    rows = [(f"p{i}.png", 2 * j + 1, int(size[i, j]), 768, 512, distortion[i, j]) for i in range(n) for j in range(levels)]
+    rows = [(f"p{i}.png", 2 * j + 1, int(size[i, j]), 768, 512, distortion[i, j]) for i in range(n) for j in range(qualities)]
     return dict(zip(HEADER, map(list, zip(*rows, strict=True)), strict=True))
 
 
@@ -186,7 +186,7 @@ def test_a_budget_out_of_reach(tmp_path):
     assert allocated(path, "--total-bytes", least)["rate"] == f"{least} of {least} bytes"
 
 
-def test_limits_that_leave_a_image_nothing_name_it(tmp_path):
+def test_limits_that_leave_an_image_nothing_name_it(tmp_path):
     path = write(tmp_path / "t.csv", columns())
     assert "row 0 (p0.png) has no option left: of its 5, 5 below min_quality" in refused(
         path, "--target-bpp", 1, "--min-quality", 10

@@ -44,7 +44,7 @@ def good(codec) -> bytes:
 def refusal(codec, monkeypatch):
     """The sentence that a file is refused with, no network having run."""
 
-    def decode_latent(file, level):
+    def decode_latent(file, weights):
         raise AssertionError("a damaged file reached the networks")
 
     monkeypatch.setattr(codec_module, "decode_latent", decode_latent)
@@ -150,12 +150,12 @@ def test_a_size_that_the_image_section_can_t_hold_is_told_without_decoding(codec
 
 def test_the_flattest_latent_is_no_shorter_than_what_is_taken_for_possible(codec):
     """All symbols the likeliest, under the narrowest table: no image of its size takes fewer bytes."""
-    level = codec.weights_of(codec.qualities[0])
-    frequencies, least = level.tables.frequencies, level.tables.least_bits()
-    narrowest, latents = least[:64].argmin(), 16 * level.model.config.latent_channels
+    weights = codec.weights_of(codec.qualities[0])
+    frequencies, least = weights.tables.frequencies, weights.tables.least_bits()
+    narrowest, latents = least[:64].argmin(), 16 * weights.model.config.latent_channels
     indexes = np.concatenate([np.repeat(np.arange(64, len(least)), 4096), np.full(4096 * latents, narrowest)]).astype(np.uint8)
-    symbols = (level.tables.offset + frequencies.argmax(axis=1))[indexes].astype(np.int32)
-    coded = len(encode(symbols, indexes, level.tables))
+    symbols = (weights.tables.offset + frequencies.argmax(axis=1))[indexes].astype(np.int32)
+    coded = len(encode(symbols, indexes, weights.tables))
     needed = 4096 * (least[64:].sum() + latents * least[narrowest]) / 8
     assert 0.999 * needed < coded < 1.01 * needed + 64
 

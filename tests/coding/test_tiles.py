@@ -54,16 +54,16 @@ def test_large_images_are_cut_unless_told_otherwise():
 
 
 def test_tiles_are_not_seen(codec):
-    """Decoded in tiles, no level of the image changes by more than one; coded in tiles, hardly any symbol does."""
+    """Decoded in tiles, no sample of the image changes by more than one; coded in tiles, hardly any symbol does."""
     pixels = np.tile(photograph(), (2, 1, 1))[:900]
     whole = codec.compress(pixels, tile=0)
     image = codec.decompress(whole, "numpy", tile=0).astype(int)
     cut = codec.decompress(whole, "numpy", tile=256).astype(int)
     assert np.abs(cut - image).max() <= 1 and (cut != image).mean() < 1e-3
-    level = codec.weights_of(codec.qualities[-1])
+    weights = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        y, y_in_tiles = (analyse(x, level, tile)[0] for tile in (0, 256))
+        y, y_in_tiles = (analyse(x, weights, tile)[0] for tile in (0, 256))
     assert (y_in_tiles - y).abs().max() < 1e-4 and y.abs().max() > 10  # what tiles promise the encoder
     in_tiles = codec.compress(pixels, tile=256)
     assert abs(len(in_tiles) - len(whole)) <= 0.001 * len(whole)

@@ -56,14 +56,14 @@ def test_the_size_rises_with_the_quality(codec):
     assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
 
 
-def test_steps_lie_between_qualities(codec):
+def test_qsteps_lie_between_qualities(codec):
     x = image(256, 320)
     sizes = [len(codec.compress(x, 50, qstep=qstep)) for qstep in (7, 0, -8)]
     assert sizes == sorted(sizes)
     assert codec.compress(x, 50, qstep=0) == codec.compress(x, 50)
 
 
-def test_a_step_out_of_the_qualities_is_refused(codec):
+def test_a_qstep_out_of_the_qualities_is_refused(codec):
     for quality, qstep in ((1, 1), (100, -1)):
         with pytest.raises(DkicError, match="beyond 1 to 100"):
             codec.compress(image(64, 64), quality, qstep=qstep)
@@ -131,9 +131,9 @@ def test_other_weights_beside_those_of_a_variable_rate_model(path):
     variable = load_weights(path)
     fixed = SimpleNamespace(model=SimpleNamespace(variable_rate=False), path=path, qualities=range(150, 151))
     for other in (replace(variable, quality=7), fixed):
-        for levels in ([variable, other], [other, variable]):
+        for both in ([variable, other], [other, variable]):
             with pytest.raises(DkicError, match="a variable-rate model is one weights file"):
-                Codec(levels)
+                Codec(both)
 
 
 def test_operating_points():

@@ -62,12 +62,12 @@ def test_qualities_rise_in_rate_and_fidelity(name):
     assert psnrs[-1] > 24  # swapped channels or a wrong matrix would stay far below
 
 
-def test_our_qualities_are_levels_and_steps():
+def test_settings_are_operating_points():
     codec, pixels = made("dkic:tiny"), crop(64, 64)
     assert list(codec.qualities) == sorted(codec.qualities) and {8, 9, 10, 11, 28, 31, 61} <= set(codec.qualities)
-    for quality, level, qstep in ((8, 1, 2), (10, 1, 0), (29, 3, 1), (31, 3, -1)):
-        header = unpack(codec.encode(pixels, quality)).header
-        assert (header.quality, header.qstep) == (level, qstep)
+    for setting, quality, qstep in ((8, 1, 2), (10, 1, 0), (29, 3, 1), (31, 3, -1)):
+        header = unpack(codec.encode(pixels, setting)).header
+        assert (header.quality, header.qstep) == (quality, qstep)
 
 
 @pytest.mark.parametrize("name", BEGINNING)

@@ -38,7 +38,7 @@ def test_out_of_reach_is_an_empty_cell_that_says_so():
     assert at_target(rows, 0.35).bpp == pytest.approx(0.35)
 
 
-def test_a_image_too_small_for_a_metric():
+def test_an_image_too_small_for_a_metric():
     rows = [measurement(image="a"), measurement(image="tiny", ms_ssim=math.nan, height=160)]
     cell = at_target(rows, 0.2)
     assert math.isnan(cell.ms_ssim) and cell.psnr == 30
@@ -47,7 +47,7 @@ def test_a_image_too_small_for_a_metric():
         at_target(rows, 0.2, "ms_ssim")
 
 
-def test_a_image_without_loss_does_not_break_the_choice():
+def test_an_image_without_loss_does_not_break_the_choice():
     rows = [measurement(quality=1), measurement(quality=2, psnr=math.inf, bpp=9.0)]
     assert at_target(rows, 0.2, "psnr").psnr == 30
     assert at_target(rows, 9, "psnr").psnr == math.inf

@@ -68,15 +68,15 @@ class DecoderTarget:
     """Damaged files from the golden ones, and the check of each."""
 
     seed: int = 0
-    levels: dict[bytes, Weights] = field(default_factory=dict)
+    weights_of: dict[bytes, Weights] = field(default_factory=dict)
     outcomes: Counter = field(default_factory=Counter)
     slowest: float = 0.0  # seconds for each KB begun
     largest: int = 0  # bytes
 
     def __post_init__(self) -> None:
         for path in sorted(GOLDEN.glob("*.safetensors")):
-            level = load_weights(path)
-            self.levels[level.hash] = level
+            weights = load_weights(path)
+            self.weights_of[weights.hash] = weights
         stored = np.load(GOLDEN / "latents.npz")
         self.files: list[DkicFile] = []
         self.latents: dict[Header, tuple[torch.Tensor, torch.Tensor]] = {}  # y and z_hat
@@ -115,7 +115,7 @@ class DecoderTarget:
         if draw.random() < 0.5:
             width, height = file.header.width, draw.choice((height, file.header.height * 2))
         mode = file.header.arithmetic if draw.random() < 0.7 else draw.randrange(256)
-        known = draw.choice((file.header.model_hash, *self.levels))
+        known = draw.choice((file.header.model_hash, *self.weights_of))
         head = b"DKIC" + bytes([1, mode, draw.randrange(256)]) + known + varint(width) + varint(height)
         head += draw.randbytes(1) if mode & 0x40 else b""
         return head + crc32c(head).to_bytes(4, "little") + section(1, file.image)
@@ -145,13 +145,13 @@ class DecoderTarget:
         for t in (y, z_hat):
             for _ in range(draw.choice((0, 1, 8, 100))):
                 t.view(-1)[draw.randrange(t.numel())] = draw.choice(SYMBOLS)
-        level = self.levels[file.header.model_hash]
+        weights = self.weights_of[file.header.model_hash]
         with torch.inference_mode():
             finest = -8 if y.abs().amax() < 2**29 else 0  # or symbols would be beyond int32
             qstep = draw.choice((0, 0, draw.randint(finest, 8)))
             header = replace(file.header, qstep=qstep)
-            data = pack(replace(file, header=header, image=encode_latent(y, z_hat, level, level.quality, qstep)))
-            away = (decode_latent(unpack(data), level) - y).abs()
+            data = pack(replace(file, header=header, image=encode_latent(y, z_hat, weights, weights.quality, qstep)))
+            away = (decode_latent(unpack(data), weights) - y).abs()
             if not (away <= qstep_size(qstep) / 2 + y.abs() * 2.0**-23).all():  # rounded, and carried by float32
                 raise Finding("the latents that were coded are not those that are decoded")
         return data
@@ -189,12 +189,12 @@ class DecoderTarget:
                 return "refused by the container", None
             if not file.lost or not file.lost[0].startswith(str(error)):
                 raise Finding("what was salvaged is not told") from None
-        level = self.levels.get(file.header.model_hash)
-        if level is None:
+        weights = self.weights_of.get(file.header.model_hash)
+        if weights is None:
             return "of another model", None
         try:
             with torch.inference_mode():
-                decode_latent(file, level)
+                decode_latent(file, weights)
         except FormatError as error:
             _one_line(error)
             if "can't hold" in str(error) or str(error).startswith("header"):

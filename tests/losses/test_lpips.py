@@ -85,7 +85,7 @@ def test_the_gradient_is_that_of_the_value(alex):
     assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-5)
 
 
-def test_descent_on_it_brings_a_image_closer(alex):
+def test_descent_on_it_brings_an_image_closer(alex):
     x = photo(64)
     x_hat = (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1).requires_grad_()
     optimizer = torch.optim.Adam([x_hat], 0.01)

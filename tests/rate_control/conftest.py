@@ -9,7 +9,7 @@ from lpips_weights import need_backbone
 from photographs import crop
 from PIL import Image
 from quantized.quantized_models import converted
-from rate_control.rate_control_cases import LEVELS, POINTS, SIZES
+from rate_control.rate_control_cases import GAINS, POINTS, SIZES
 
 import dkic as package
 from dkic.coding.codec import Codec
@@ -23,9 +23,9 @@ PROFILE = make_profile(Curve(2.2), SRGB_PRIMARIES)  # its bytes are the file's t
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Small and untrained, with three levels: the larger its latent, the larger the file, and mostly the nearer the image."""
+    """Small and untrained, with three qualities: the larger its latent, the larger the file, and mostly the nearer the image."""
     folder = tmp_path_factory.mktemp("model")
-    for quality, gain in LEVELS.items():
+    for quality, gain in GAINS.items():
         network = converted(0)
         with torch.no_grad():
             network.g_a[-1].weight.mul_(gain)

@@ -3,7 +3,7 @@
 from dkic.rate_control.attempts import Attempts
 
 
-def test_a_image_is_given_up_after_three_lost_workers():
+def test_an_image_is_given_up_after_three_lost_workers():
     attempts = Attempts(3)
     assert [attempts.begin("a.png", worker) for worker in ("1", "2", "3")] == [""] * 3
     for worker in ("4", "5"):  # to whoever asks from then on

@@ -79,7 +79,7 @@ def test_a_worker_that_is_killed_loses_nothing(cluster, model, images, tmp_path,
     assert decoded == []  # nothing was measured here
 
 
-def test_a_image_that_kills_every_worker_is_given_up(cluster, model, images, tmp_path, expected, meter, decoded, monkeypatch):
+def test_an_image_that_kills_every_worker_is_given_up(cluster, model, images, tmp_path, expected, meter, decoded, monkeypatch):
     monkeypatch.setattr(cluster_module, "_MOST_LOST", 2)  # to begin with another one takes many seconds
     killed = tmp_path / "killed"
 

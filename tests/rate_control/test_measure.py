@@ -10,7 +10,7 @@ from command_line import dkic
 from photographs import crop
 from PIL import Image
 from pyarrow import parquet
-from rate_control.rate_control_cases import LEVELS, POINTS, SIZES
+from rate_control.rate_control_cases import GAINS, POINTS, SIZES
 from standard_streams import stdin  # noqa: F401 (a fixture)
 
 from dkic.allocation.table import read_table
@@ -34,7 +34,7 @@ def test_a_row_for_each_image_and_quality(model, images, table, tmp_path):
     expected = [
         (str(images / name), quality, size[i, j], pixels[i], distortion[i, j])
         for i, name in enumerate(SIZES)
-        for quality, j in ((quality, POINTS.index((quality, 0))) for quality in LEVELS)
+        for quality, j in ((quality, POINTS.index((quality, 0))) for quality in GAINS)
     ]
     assert [list(row) for row in rows_of(out)] == [["image", "quality", "bytes", "pixels", "mse"]] * 9
     found = [(image, int(q), int(b), int(p), float(d)) for image, q, b, p, d in map(dict.values, rows_of(out))]
@@ -52,10 +52,10 @@ def test_allocate_and_compress_go_on_from_there(model, images, tmp_path, decoded
     together = ("--target-bpp", 1.5, "--distortion", "mse", "--model", model)
     written = dkic("compress", images, "-o", tmp_path / "out", *together)
     assert plan.status == written.status == 0
-    assert decoded and all(unpack(data).header.qstep for data in decoded)  # qsteps beside the levels; none of these again
-    by_levels = [float(row["mse"]) for row in rows_of(tmp_path / "plan.csv")]
+    assert decoded and all(unpack(data).header.qstep for data in decoded)  # qsteps other than 0; none of these again
+    by_qualities = [float(row["mse"]) for row in rows_of(tmp_path / "plan.csv")]
     found = re.search(r"^mse: (.*) in the mean$", written.out, re.MULTILINE)
-    assert found and float(found[1]) <= sum(by_levels) / len(by_levels) * (1 + 1e-5)
+    assert found and float(found[1]) <= sum(by_qualities) / len(by_qualities) * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -37,7 +37,7 @@ def test_a_distortion_is_not_taken_for_another(path):
     assert (opened(path).get("a"), opened(path, "lpips").get("a")) == (FIRST, LPIPS)
 
 
-def test_a_step_is_not_taken_for_another(path):
+def test_a_number_is_not_taken_for_another(path):
     opened(path).add("a", FIRST, -2)
     assert opened(path).get("a") is opened(path).get("a", 2) is None
     opened(path).add("a", SECOND)
@@ -90,7 +90,7 @@ def test_a_place_that_can_not_be_had(tmp_path):
         MeasurementCache(tmp_path / "file", HASH, "mse")
 
 
-def test_a_image_is_known_by_its_contents(tmp_path):
+def test_an_image_is_known_by_its_contents(tmp_path):
     for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"x" * 2_999_999 + b"y")):
         (tmp_path / name).write_bytes(content)
     a, b, c = (image_key(tmp_path / name) for name in "abc")
