@@ -51,7 +51,7 @@ def test_a_gpu_that_is_not_there_is_said(folder, coded, command, monkeypatch):
     source, target = {"compress": (folder / "a.png", "o.dkic"), "decompress": (coded, "o.png")}[command]
     before = files(folder)
     line = failure(command, source, "-o", folder / target, "--device", "cuda", status={"compress": 2, "decompress": 1}[command])
-    assert "torch finds no GPU for cuda here; use cpu" in line and files(folder) == before
+    assert "PyTorch finds no GPU for cuda; use cpu" in line and files(folder) == before
 
 
 def wrong_usage(*arguments: object) -> str:
@@ -146,14 +146,17 @@ def test_one_that_fails_does_not_stop_the_others(folder):
 def test_outputs_of_one_name_are_refused_before_anything_is_done(folder):
     Image.fromarray(crop(8, 8)).save(folder / "a.bmp")
     said = wrong_usage("compress", folder / "a.png", folder / "b.jpg", folder / "a.bmp", "-o", folder / "out")
-    assert said == f"Error: {folder / 'a.png'} and {folder / 'a.bmp'} would both become {folder / 'out' / 'a.dkic'}"
+    assert (
+        said
+        == f"Error: {folder / 'a.png'} and {folder / 'a.bmp'} would both be written to {folder / 'out' / 'a.dkic'}; give them separately"
+    )
     assert not (folder / "out").exists()
 
 
 def test_several_images_need_a_folder(folder, coded):
     before = files(folder)
-    assert "must be a folder" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", coded)
-    assert "can't be made" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", coded / "below")
+    assert "is not a folder" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", coded)
+    assert "can't be created" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", coded / "below")
     assert files(folder) == before
 
 

@@ -1,6 +1,6 @@
-"""Codecs measured on a folder of images, brought to target rates, and compared in tables.
+"""`run`: measures codecs on a folder of images, allocates qualities at target rates and writes the report.
 
-Imports what is heavy only when it runs, since the command line reads the defaults in this file.
+Heavy modules are imported inside `run`: the command line imports this file for its defaults.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run(
     force: bool = False,
     log: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
-    """Measures, allocates and writes the report; arguments as those of the command. Raises DkicError."""
+    """Measures, allocates and writes the report. The arguments are the options of `dkic evaluate`. Raises DkicError."""
     for package in ("pyarrow", "lpips", "matplotlib", "bjontegaard", "pytorch_msssim"):
         if find_spec(package) is None:
             raise DkicError(f"`dkic evaluate` needs {package}; {install('eval')}")
@@ -67,7 +67,7 @@ def run(
         log(f"{folder}: {skipped}")
     names = expand(codecs or DEFAULT_CODECS)
     if anchor is not None and anchor not in names:
-        raise DkicError(f"--anchor {anchor}: must be one of the codecs, {', '.join(names)}")
+        raise DkicError(f"--anchor {anchor}: must be one of the codecs {', '.join(names)}")
     given_crops = parse_crops(crops, images)
     _make_folder(out, force)
     asked = _asked(metrics, allocate_by)
@@ -80,7 +80,7 @@ def run(
         patch_metrics = PatchMetrics(load_inception(inception), originals)
         about_fid = patch_metrics.about()
     except Unavailable as error:
-        patch_metrics, about_fid = None, [f"FID and KID were left out: {error}"]
+        patch_metrics, about_fid = None, [f"FID and KID were not computed: {error}"]
     log(about_fid[0])
     made, left_out = [], {}
 
@@ -139,14 +139,14 @@ def _advance(shown: Any, _image: str) -> None:
 
 
 def _asked(metrics: Sequence[str], allocate_by: str) -> list[str]:
-    """Those of OPTIONAL that are wanted. Raises DkicError."""
+    """The requested metrics of OPTIONAL. Raises DkicError."""
     for alone in ("all", "none"):
         if alone in metrics and len(metrics) > 1:
-            raise DkicError(f"--metrics {alone}: it goes with no other name")
+            raise DkicError(f"--metrics {alone}: can't be combined with other names")
     return [name for name in OPTIONAL if name in (*metrics, allocate_by) or "all" in metrics]
 
 
 def _make_folder(out: Path, force: bool) -> None:
     if not force and out.is_dir() and any(out.iterdir()):
-        raise DkicError(f"{out}: the folder is not empty; overwrite what an earlier report left in it with --force")
+        raise DkicError(f"{out}: the folder is not empty; overwrite an earlier report with --force")
     make_folder(out)

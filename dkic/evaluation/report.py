@@ -1,4 +1,4 @@
-"""The folder that `dkic evaluate` leaves."""
+"""Writes the report folder of `dkic evaluate`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +22,10 @@ from dkic.table_file import parquet_bytes
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found.
+    """The results of an evaluation.
 
-    images: their files. folder: of the report. left_out: codecs that can't run here, and why.
-    anchor: the codec of `codecs` that BD-rates are against. crops: by image, those that were asked for, which makes figures of
-    these images. about_fid: sentences on what FID and KID are of, or why they were left out.
+    images: their files. folder: of the report. left_out: codecs that can't run here, and why. anchor: reference codec of the
+    BD-rates. crops: requested crops by image; figures show these images. about_fid: notes on FID and KID.
     """
 
     images: dict[str, Path]
@@ -47,17 +46,17 @@ class Evaluation:
 
 
 REALISM = (
-    "LPIPS alone does not reward realism: models trained for it without a discriminator score better on it than some "
-    "whose images people find more natural. Look at the images."
+    "LPIPS alone does not reward realism: models trained for it without a discriminator have a better LPIPS than some "
+    "models whose images look more natural. Look at the images."
 )
-REALISM_OF_SETS = " FID and KID do reward it: they compare how the patches of all images are distributed, not one by one."
+REALISM_OF_SETS = " FID and KID do: they compare the distributions of the patches of all images."
 
 
 def write_report(found: Evaluation, page_images: int = 6, force: bool = False) -> None:
-    """Writes everything but the coded files, which are there. Raises DkicError where a file can't be written.
+    """Writes everything except the coded files, which already exist. Raises DkicError if a file can't be written.
 
     Args:
-        page_images: how many images the page has, the first ones.
+        page_images: number of images on the page.
     """
 
     def write(name: str, content: str | bytes) -> None:
@@ -99,7 +98,7 @@ def write_report(found: Evaluation, page_images: int = 6, force: bool = False) -
 
 
 def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
-    """Names and figures: at each target of the images asked for, or of the two that `most_different_images` finds."""
+    """Names and figures: at each target, of the requested images or of `most_different_images`."""
     codecs = {codec.name: codec for codec in found.codecs}
     for target in found.targets:
         cells = [cell for cell in found.cells if cell.target_bpp == target and cell.chosen]
@@ -112,18 +111,18 @@ def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
 
 
 def remarks(found: Evaluation) -> list[str]:
-    """What must be known to read the table."""
+    """Notes that explain the table."""
     lines = [
-        f"{len(found.images)} images; {found.made_on}. All numbers are means over the images, of files on disk that "
-        "were decoded again; sizes are whole files; seconds are this machine's, with the start of a process where a codec "
-        "is one.",
+        f"{len(found.images)} images; {found.made_on}. All numbers are means over the images, measured on files on disk that were "
+        "decoded again. Sizes are whole files. Times are of this machine and include starting the process of external "
+        "codecs.",
         f"Qualities are chosen image by image for the best {METRICS[found.allocated_by].label} within the target.",
         *found.about_fid,
     ]
     trained_for = [metric.label for metric in METRICS.values() if metric.trained_for]
     if any(codec.name.startswith("dkic:") for codec in found.codecs):
         lines.append(
-            f"The losses of the weights that dkic ships contain {' and '.join(trained_for)} (as MSE), and no other metric here."
+            f"The training losses of dkic's shipped weights contain {' and '.join(trained_for)} (as MSE), and no other metric here."
         )
     lines += [codec.about for codec in found.codecs]
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]

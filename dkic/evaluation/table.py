@@ -1,4 +1,4 @@
-"""The paper's Table 1: every codec brought to each target rate by allocation, as text in three formats."""
+"""Table 1 of the paper: each codec at each target rate, reached by allocation, as Markdown, LaTeX and CSV."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -12,15 +12,16 @@ from dkic.evaluation.measured_files import MeasuredFile
 from dkic.evaluation.metric_registry import METRICS
 from dkic.table_file import csv_bytes
 
-OF_A_SET = {"fid": "FID", "kid": "KID"}  # which an image alone has not
+OF_A_SET = {"fid": "FID", "kid": "KID"}  # not defined for a single image
 _DIGITS = {"bpp": 3, "fid": 2, "kid": 5} | {name: metric.digits for name, metric in METRICS.items()}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A codec at a target: means over the images, NaN where there is none.
+    """A codec at a target: means over the images, NaN if not computed.
 
-    chosen: a file of each image, none where out of reach; note: why something is missing; fid, kid: of all chosen files.
+    chosen: a file of each image, empty if the target is out of reach. note: why something is missing. fid, kid: of all chosen
+    files.
     """
 
     codec: str
@@ -46,11 +47,11 @@ _MEANS = _RATE_AND_QUALITY + _SECONDS
 
 
 def at_target(rows: Sequence[MeasuredFile], target_bpp: float, by: str = "lpips") -> Cell:
-    """A quality for each image, for the least mean LPIPS within a mean of target_bpp: Eq 6 of the paper.
+    """Chooses a quality for each image, for the least mean LPIPS within a mean rate of target_bpp: Eq. 6 of the paper.
 
     Args:
         rows: of one codec, as `measure_files` returns them.
-        by: another of METRICS, to be made the best instead.
+        by: the metric of METRICS to optimize.
 
     Raises:
         DkicError: `by` is not defined for one of the images.
@@ -62,21 +63,21 @@ def at_target(rows: Sequence[MeasuredFile], target_bpp: float, by: str = "lpips"
     for row in rows:
         if math.isnan(row.value(by)):
             raise DkicError(
-                f"{row.image}: {METRICS[by].label} is not there for {row.width}x{row.height}; allocate by another metric"
+                f"{row.image}: {METRICS[by].label} is not defined for {row.width}x{row.height} pixels; allocate by another metric"
             )
-    # PSNR is infinite where nothing is lost.
+    # PSNR is infinite for a lossless file.
     sign = -1 if METRICS[by].higher_is_better else 1
     distortion = np.array([sign * min(row.value(by), 1e3) for row in rows]).reshape(options.shape)
     least = float(rate.min(axis=1).mean())
     if least > target_bpp:
-        note = f"{codec} takes {least:.3f} bpp at least, so that lower targets are out of its reach"
+        note = f"{codec} takes at least {least:.3f} bpp; lower targets are out of reach"
         return Cell(codec=codec, target_bpp=target_bpp, note=note, chosen=(), **dict.fromkeys(_MEANS, math.nan))
     choice = allocate(rate, distortion, target_bpp, kind="mean_bpp", names=images).choice
     return cell_of(codec, target_bpp, tuple(options[range(len(images)), choice]))
 
 
 def cell_of(codec: str, target_bpp: float, chosen: tuple[MeasuredFile, ...]) -> Cell:
-    """The means over a codec's files that are chosen at a target, of each image one."""
+    """The means over the chosen files of a codec at a target, one of each image."""
     means = {name: float(np.mean([row.value(name) for row in chosen])) for name in _MEANS}
     small = [row.image for row in chosen if math.isnan(row.value("ms_ssim"))]
     note = f"no MS-SSIM: {small[0]} has a side below 161 pixels, for which it is not defined" if small else ""
@@ -84,7 +85,7 @@ def cell_of(codec: str, target_bpp: float, chosen: tuple[MeasuredFile, ...]) -> 
 
 
 def table_lines(cells: Sequence[Cell]) -> list[list[str]]:
-    """The heads; then a line for each codec, as in the paper, with the mean seconds of encoding and decoding."""
+    """The header; then a row for each codec, as in the paper, with the mean seconds of encoding and decoding."""
     head = ["codec"]
     for target in _targets(cells):
         head += [f"{target:g} bpp: actual", *_heads(cells)]
@@ -92,12 +93,12 @@ def table_lines(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def notes(cells: Sequence[Cell]) -> list[str]:
-    """What the empty cells mean."""
+    """The reasons of empty cells."""
     return list(dict.fromkeys(cell.note for cell in cells if cell.note))
 
 
 def markdown(lines: Sequence[Sequence[str]], remarks: Sequence[str] = ()) -> str:
-    """A table, its first line the heads, and remarks below it."""
+    """A table, its first row the header, and remarks below it."""
     lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     return text + ("\n" if remarks else "") + "".join(f"* {one_line(remark)}\n" for remark in remarks)
@@ -108,7 +109,7 @@ def as_markdown(cells: Sequence[Cell]) -> str:
 
 
 def as_latex(cells: Sequence[Cell]) -> str:
-    """The same as a `tabular`, which needs booktabs."""
+    """The table as a LaTeX `tabular`; needs booktabs."""
     targets = _targets(cells)
     heads = ["Act BPP", *_heads(cells)]
     n = len(heads)
@@ -124,7 +125,7 @@ def as_latex(cells: Sequence[Cell]) -> str:
 
 
 def as_csv(cells: Sequence[Cell]) -> bytes:
-    """A line for each codec and target, in full precision; empty where there is no number."""
+    """A row for each codec and target, in full precision; empty if not computed."""
     columns = ("codec", "target_bpp", *_RATE_AND_QUALITY, *of_a_set(cells), *_SECONDS, "note")
     values = ([getattr(cell, name) for name in columns] for cell in cells)
     rows = (["" if isinstance(value, float) and math.isnan(value) else value for value in row] for row in values)
@@ -141,12 +142,12 @@ def _targets(cells: Iterable[Cell]) -> list[float]:
 
 
 def scored(cells: Iterable[Cell]) -> list[str]:
-    """The metrics that there is something of."""
+    """The metrics that were computed."""
     return [name for name in METRICS if any(not math.isnan(getattr(cell, name)) for cell in cells)]
 
 
 def of_a_set(cells: Iterable[Cell]) -> list[str]:
-    """Those of FID and KID that there is something of."""
+    """FID and KID if they were computed."""
     return [name for name in OF_A_SET if any(not math.isnan(getattr(cell, name)) for cell in cells)]
 
 
@@ -155,7 +156,7 @@ def _heads(cells: Sequence[Cell]) -> list[str]:
 
 
 def _lines(cells: Sequence[Cell]) -> Iterable[list[str]]:
-    """Of each codec the fields: its name, the numbers for each target, and the mean seconds of all files chosen."""
+    """Row of each codec: its name, the numbers for each target, and the mean seconds of all chosen files."""
     names = ("bpp", *scored(cells), *of_a_set(cells))
     for codec in dict.fromkeys(cell.codec for cell in cells):
         own = [cell for cell in cells if cell.codec == codec]

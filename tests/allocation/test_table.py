@@ -196,9 +196,9 @@ def test_limits_that_leave_an_image_nothing_name_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "give either --target-bpp or --total-bytes"),
-        (["--target-bpp", 1, "--total-bytes", 1], "give either --target-bpp or --total-bytes"),
-        (["--total-bytes", 1, "--mean"], "--mean goes with --target-bpp"),
+        ([], "--target-bpp, --total-bytes: give exactly one"),
+        (["--target-bpp", 1, "--total-bytes", 1], "--target-bpp, --total-bytes: give exactly one"),
+        (["--total-bytes", 1, "--mean"], "--mean: needs --target-bpp"),
         (["--target-bpp", "low"], "is not a valid float"),
     ],
 )

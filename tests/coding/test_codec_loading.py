@@ -25,7 +25,7 @@ def test_a_device_that_does_not_serve_is_named(device):
 def test_a_gpu_beyond_the_last_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(DkicError, match="torch finds no cuda:2 here: its GPUs are cuda:0 to cuda:1"):
+    with pytest.raises(DkicError, match="device: PyTorch finds no cuda:2; use cuda:0 to cuda:1"):
         dkic.load("tiny", device="cuda:2")
 
 

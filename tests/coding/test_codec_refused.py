@@ -41,7 +41,7 @@ def test_another_arithmetic_mode_is_refused(codec, small, arithmetic, name):
 def test_symbols_unlike_those_coded_are_refused(codec, small):
     image = unpack(small).image
     message = refusal(codec, altered(small, bytes([image[0] ^ 1]) + image[1:]))
-    assert message.startswith("image section: the file was made under other arithmetic") and "checksum" in message
+    assert message.startswith("image section: the file was encoded with other arithmetic") and "checksum" in message
 
 
 def test_a_changed_stream_is_refused_though_the_sections_checksum_is_right(codec, small):
@@ -51,7 +51,7 @@ def test_a_changed_stream_is_refused_though_the_sections_checksum_is_right(codec
         changed = bytearray(image)
         changed[position] ^= chosen.randrange(1, 256)
         assert refusal(codec, altered(small, bytes(changed))).startswith(
-            "image section: the file was made under other arithmetic"
+            "image section: the file was encoded with other arithmetic"
         )
 
 

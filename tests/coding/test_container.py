@@ -90,7 +90,7 @@ def test_the_largest_profile_comes_back():
 def test_bytes_like_data_is_read():
     data = pack(WITH_ICC)
     assert unpack(bytearray(data)) == unpack(memoryview(data)) == WITH_ICC
-    with pytest.raises(DkicError, match="must be given as bytes, not as str"):
+    with pytest.raises(DkicError, match="must be bytes, not str"):
         unpack("photo.dkic")
 
 

@@ -57,7 +57,7 @@ def test_a_file_is_decoded_the_same_where_arithmetic_differs_in_the_last_bits(fl
 
 
 def test_a_file_from_other_arithmetic_is_refused(float64, file):
-    with pytest.raises(FormatError, match="the file was made under other arithmetic than this machine's"):
+    with pytest.raises(FormatError, match="the file was encoded with other arithmetic than this machine's"):
         Codec([elsewhere(float64, 1e-3)]).decompress(file)
 
 

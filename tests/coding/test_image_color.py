@@ -119,9 +119,9 @@ def test_tiff_primaries(tmp_path):
     ("data", "note"),
     [
         (with_chunks(RGB, chunk(b"gAMA", struct.pack(">I", 1))), "gAMA chunk says 1e-05"),
-        (with_chunks(RGB, chrm(*WHITE, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5)), "were left out: the primaries lie on a line"),
-        (saved(Image.fromarray(colours()), "PNG", icc_profile=b"nonsense"), "ICC profile is damaged and was left out"),
-        (saved(Image.fromarray(colours()), "PNG", icc_profile=P3_PROFILE[:200]), "ICC profile is damaged and was left out"),
+        (with_chunks(RGB, chrm(*WHITE, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5)), "were dropped: the primaries lie on a line"),
+        (saved(Image.fromarray(colours()), "PNG", icc_profile=b"nonsense"), "ICC profile is damaged and was dropped"),
+        (saved(Image.fromarray(colours()), "PNG", icc_profile=P3_PROFILE[:200]), "ICC profile is damaged and was dropped"),
         (saved(Image.fromarray(colours()[..., 0]), "PNG", icc_profile=P3_PROFILE), "is for RGB pixels, and these are GRAY"),
         (saved(Image.fromarray(colours()), "JPEG", icc_profile=GRAY_PROFILE), "for GRAY pixels, and these are RGB"),
         (saved(Image.fromarray(colours()), "JPEG", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]), "is for CMYK pixels"),

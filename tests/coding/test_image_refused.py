@@ -152,8 +152,8 @@ def test_a_damaged_ancillary_chunk_is_left_out(tmp_path):
     for bad, notes in (
         (chunk(b"tEXt", b"Title\0x", 0), []),
         (chunk(b"prVt", b"", 0), []),
-        (chunk(b"gAMA", bytes(4), 0), ["its gAMA chunk is damaged (wrong CRC) and was left out"]),
-        (chunk(b"eXIf", b"", 0), ["its eXIf chunk is damaged (wrong CRC) and was left out"]),
+        (chunk(b"gAMA", bytes(4), 0), ["its gAMA chunk is damaged (wrong CRC) and was dropped"]),
+        (chunk(b"eXIf", b"", 0), ["its eXIf chunk is damaged (wrong CRC) and was dropped"]),
     ):
         image = read_image(written(tmp_path, with_chunks(data, bad, chunk(b"tEXt", b"Title\0y", 1), gama(0.45455))))
         assert np.array_equal(image.pixels, colours()) and list(image.notes) == notes

@@ -81,7 +81,7 @@ def test_both_kinds_of_cutting_go_together(codec):
 
 @pytest.mark.parametrize("tile", [-64, 100])
 def test_other_tiles_are_refused(codec, tile):
-    with pytest.raises(DkicError, match=f"tile must be a multiple of 64, or 0 for the whole image at once, not {tile}"):
+    with pytest.raises(DkicError, match=f"tile must be a multiple of 64, or 0 for no tiles, not {tile}"):
         codec.compress(photograph(), tile=tile)
 
 

@@ -69,7 +69,7 @@ def test_a_qstep_out_of_the_qualities_is_refused(codec):
             codec.compress(image(64, 64), quality, qstep=qstep)
     with pytest.raises(DkicError, match="take quality 49 with qstep -8"):
         codec.compress(image(64, 64), 50, qstep=8)
-    with pytest.raises(DkicError, match="no quality 101; it has 1 to 100"):
+    with pytest.raises(DkicError, match="quality 101: the model does not have it; use 1 to 100"):
         codec.compress(image(64, 64), 101)
 
 
@@ -113,7 +113,7 @@ def test_a_target_out_of_reach_is_known_soon(codec, monkeypatch):
     coded = []
     encode = codec_module.encode_latent
     monkeypatch.setattr(codec_module, "encode_latent", lambda *options: coded.append(options) or encode(*options))
-    with pytest.raises(DkicError, match="no quality level reaches 1e-06 bits per pixel"):
+    with pytest.raises(DkicError, match="no operating point is within 1e-06 bits per pixel"):
         codec.compress(image(64, 64), target_bpp=1e-6)
     assert len(coded) < 30
 

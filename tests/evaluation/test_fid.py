@@ -130,7 +130,7 @@ def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_p
     assert text.splitlines()[0].count("| FID | KID |") == 2 and f"| {float(row['fid']):.2f} | {float(row['kid']):.5f} |" in text
     assert r"\multicolumn{6}{c}{0.5 bpp}" in latex and "{lrrrrrrrrrrrrrr}" in latex and r"\cmidrule(lr){8-13}" in latex
     for said in (
-        "are of 4 patches of 256x256 pixels", "KID is of all of them at once", "1 of the 3 images", "fewer than 2048",
+        "compare 4 patches of 256x256 pixels", "KID uses all of them at once", "1 of the 3 images", "fewer than 2048",
         "compare by KID", "FID and KID do reward it",
     ):  # fmt: skip
         assert said in text and said in page, said
@@ -180,7 +180,7 @@ def test_weights_are_looked_for_and_not_fetched(weights, tmp_path, monkeypatch):
 
 def test_without_weights_the_report_says_why(report):
     # Its images are too small where there are weights.
-    why = "FID and KID were left out: "
+    why = "FID and KID were not computed: "
     text, page = (report.out / "table.md").read_text(), (report.out / "index.html").read_text()
     assert f"* {why}" in text and why in page and why in report.done.out
     assert "| FID" not in text and "fid" not in (report.out / "table.csv").read_text()

@@ -62,11 +62,11 @@ def test_given_crops(tmp_path):
     for text, said in [
         ("a:b:1,2,8", "must be IMAGE:LEFT,TOP,WIDTH,HEIGHT"),
         ("a:b:1,2,8,x", "must be IMAGE:LEFT,TOP,WIDTH,HEIGHT"),
-        ("c:1,2,8,8", "there is no image c; there are a:b"),
-        ("a:b:33,0,8,8", "lie inside the image of 40x30"),
+        ("c:1,2,8,8", "there is no image c; use a:b"),
+        ("a:b:33,0,8,8", "inside the image of 40x30"),
         ("a:b:0,0,7,8", "at least 8x8"),
     ]:
         with pytest.raises(DkicError, match=said):
             parse_crops([text], images)
-    with pytest.raises(DkicError, match="two crops at most"):
+    with pytest.raises(DkicError, match="at most two crops"):
         parse_crops(["a:b:1,2,8,9"] * 3, images)

@@ -34,7 +34,7 @@ def test_out_of_reach_is_an_empty_cell_that_says_so():
     rows = measurements(np.array([[0.3, 0.5], [0.4, 0.6]]), np.array([[0.2, 0.1], [0.2, 0.1]]))
     cell = at_target(rows, 0.3)
     assert math.isnan(cell.bpp) and math.isnan(cell.lpips) and cell.chosen == ()
-    assert cell.note == "c takes 0.350 bpp at least, so that lower targets are out of its reach"
+    assert cell.note == "c takes at least 0.350 bpp; lower targets are out of reach"
     assert at_target(rows, 0.35).bpp == pytest.approx(0.35)
 
 
@@ -43,7 +43,7 @@ def test_an_image_too_small_for_a_metric():
     cell = at_target(rows, 0.2)
     assert math.isnan(cell.ms_ssim) and cell.psnr == 30
     assert "tiny has a side below 161 pixels" in cell.note and cell.note in as_markdown([cell])
-    with pytest.raises(DkicError, match="tiny: MS-SSIM is not there for 100x160; allocate by another metric"):
+    with pytest.raises(DkicError, match="tiny: MS-SSIM is not defined for 100x160 pixels; allocate by another metric"):
         at_target(rows, 0.2, "ms_ssim")
 
 
@@ -66,7 +66,7 @@ def test_markdown():
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 12
     assert lines[2] == "| a_b | 0.075 | 0.363 | 27.67 | 0.9123 | 0.150 | 0.200 | 30.00 | 0.9000 | 2 | 0.26 |"
     assert lines[3] == "| c |  |  |  |  | 0.090 | 0.200 | 30.00 | 0.9000 | 1 | 0.5 |"
-    assert lines[5] == "* c takes 0.090 bpp at least, so that lower targets are out of its reach"
+    assert lines[5] == "* c takes at least 0.090 bpp; lower targets are out of reach"
 
 
 def test_csv():

@@ -7,7 +7,7 @@ def test_an_image_is_given_up_after_three_lost_workers():
     attempts = Attempts(3)
     assert [attempts.begin("a.png", worker) for worker in ("1", "2", "3")] == [""] * 3
     for worker in ("4", "5"):  # to whoever asks from then on
-        assert attempts.begin("a.png", worker).startswith("a.png: 3 workers were lost in a row as they measured it, ")
+        assert attempts.begin("a.png", worker).startswith("a.png: 3 workers in a row died while measuring it, ")
     assert attempts.begin("b.png", "4") == ""
 
 

@@ -95,7 +95,7 @@ def test_an_image_that_kills_every_worker_is_given_up(cluster, model, images, tm
     assert result.status == 1 and ours(result.out) == [f"{tmp_path / 't.csv'}: 6 rows, 2 images at quality 1, 2, 5"]
     assert killed.read_text() == "xx" and "Traceback" not in result.err
     (line,) = [line for line in result.err.splitlines() if line.startswith("dkic: ")]
-    assert line.startswith(f"dkic: {images / 'b.png'}: 2 workers were lost in a row as they measured it, ")
+    assert line.startswith(f"dkic: {images / 'b.png'}: 2 workers in a row died while measuring it, ")
     others = [line for line in expected.splitlines(keepends=True) if b"b.png" not in line]
     assert (tmp_path / "t.csv").read_bytes() == b"".join(others)
     meter(lambda image, quality: None)
@@ -139,12 +139,12 @@ def test_a_cluster_that_fails_keeps_what_it_measured(cluster, model, images, tmp
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("127.0.0.1:1", "--ray 127.0.0.1:1: nobody answers there (Connection refused); see `ray status`"),
-        ("no.such.host.invalid:6379", "--ray no.such.host.invalid:6379: nobody answers there ("),
-        ("127.0.0.1:99999", "--ray 127.0.0.1:99999: nobody answers there ("),
-        ("ray://127.0.0.1:10001", "--ray: it must be auto or HOST:PORT, on a machine of the cluster, or local, not 'ray://"),
-        ("nonsense", "not 'nonsense'"),
-        ("", "not ''"),
+        ("127.0.0.1:1", "--ray 127.0.0.1:1: no answer (Connection refused); see `ray status`"),
+        ("no.such.host.invalid:6379", "--ray no.such.host.invalid:6379: no answer ("),
+        ("127.0.0.1:99999", "--ray 127.0.0.1:99999: no answer ("),
+        ("ray://127.0.0.1:10001", "--ray 'ray://127.0.0.1:10001': must be auto or HOST:PORT"),
+        ("nonsense", "--ray 'nonsense': must be"),
+        ("", "--ray '': must be"),
     ],
 )
 def test_a_cluster_that_is_not_there(model, images, tmp_path, decoded, address, said):

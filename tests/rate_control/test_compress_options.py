@@ -38,7 +38,7 @@ def test_one_image_gets_a_quality_and_a_qstep(model, images, tmp_path, decoded):
     least = min(sizes.values()) * 8 / pixels
     result = compress(model, images / "a.png", "-o", tmp_path / "b.dkic", "--target-bpp", least * 0.99)
     assert (result.status, result.out) == (1, "") and not (tmp_path / "b.dkic").exists()
-    assert f"no quality level reaches {least * 0.99:g}" in result.err and "the lowest takes " in result.err
+    assert f"no operating point is within {least * 0.99:g}" in result.err and "the least possible" in result.err
 
 
 def test_qualities_out_of_order(images, monkeypatch):
@@ -49,21 +49,21 @@ def test_qualities_out_of_order(images, monkeypatch):
     first, second = (len(codec.compress(images / "a.png", quality)) for quality in (1, 2))
     assert second < first
     assert len(codec.compress(images / "a.png", target_bpp=(first - 1) * 8 / 48 / 64)) == second
-    with pytest.raises(DkicError, match=f"the lowest takes {second * 8 / 48 / 64:.6g} for"):
+    with pytest.raises(DkicError, match=f"the least possible for this image is {second * 8 / 48 / 64:.6g}"):
         codec.compress(images / "a.png", target_bpp=(second - 1) * 8 / 48 / 64)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--target-bpp", "0.3", "--quality", "1"], "give either --quality or --target-bpp"),
-        (["--mean"], "--mean goes with --target-bpp"),
-        (["--distortion", "mse"], "--distortion goes with --target-bpp"),
-        (["--no-qsteps"], "--no-qsteps goes with --target-bpp"),
+        (["--target-bpp", "0.3", "--quality", "1"], "--quality: can't be combined with --target-bpp"),
+        (["--mean"], "--mean: needs --target-bpp"),
+        (["--distortion", "mse"], "--distortion: needs --target-bpp"),
+        (["--no-qsteps"], "--no-qsteps: needs --target-bpp"),
         (["--target-bpp", "0"], "--target-bpp"),
         (["--target-bpp", "low"], "--target-bpp"),
-        (["--target-bpp", "nan"], "--target-bpp: it must be a finite number, not nan"),
-        (["--target-bpp", "inf"], "--target-bpp: it must be a finite number, not inf"),
+        (["--target-bpp", "nan"], "--target-bpp: must be a finite number, not nan"),
+        (["--target-bpp", "inf"], "--target-bpp: must be a finite number, not inf"),
         (["--target-bpp", "0.3", "--distortion", "psnr"], "--distortion"),
     ],
 )

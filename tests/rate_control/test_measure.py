@@ -125,7 +125,7 @@ def test_outputs_that_are_refused(model, images, tmp_path, monkeypatch):
         (images, tmp_path / "t.csv", "t.csv: the file exists; overwrite it with --force"),
         (images, tmp_path / "t.txt", "t.txt: the name of a table must end in .csv or .parquet"),
         (images, tmp_path / "no" / "t.csv", "does not exist; make it first"),
-        (image, image, "image.csv is an input itself"),
+        (image, image, "image.csv: is an input itself"),
     ):
         result = measure(model, given, "-o", out)
         assert (result.status, result.out) == (2, "") and said in result.err.splitlines()[-1]

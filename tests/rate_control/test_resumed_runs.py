@@ -98,7 +98,7 @@ def test_an_image_that_changes_meanwhile_is_refused(model, images, tmp_path, mon
     with monkeypatch.context() as patched:
         patched.setattr(module, at, changing)
         result = compress(model, *arguments)
-    assert result.status == 1 and f"dkic: {path}: the file was changed meanwhile" in result.err
+    assert result.status == 1 and f"dkic: {path}: the file changed during the run" in result.err
     assert not (tmp_path / "out" / "d.dkic").exists()
     assert compress(model, *arguments).status == 0
     header = unpack((tmp_path / "out" / "d.dkic").read_bytes()).header
