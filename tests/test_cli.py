@@ -146,10 +146,8 @@ def test_one_that_fails_does_not_stop_the_others(folder):
 def test_outputs_of_one_name_are_refused_before_anything_is_done(folder):
     Image.fromarray(crop(8, 8)).save(folder / "a.bmp")
     said = wrong_usage("compress", folder / "a.png", folder / "b.jpg", folder / "a.bmp", "-o", folder / "out")
-    assert (
-        said
-        == f"Error: {folder / 'a.png'} and {folder / 'a.bmp'} would both be written to {folder / 'out' / 'a.dkic'}; give them separately"
-    )
+    assert "a.png" in said and "a.bmp" in said and f"would both be written to {folder / 'out' / 'a.dkic'}" in said
+
     assert not (folder / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Color descriptions of image files as ICC profiles. A description that can't be converted is reported, never dropped silently."""
+"""Color descriptions of image files as ICC profiles. A description that can't be converted is reported."""
 
 from __future__ import annotations
 

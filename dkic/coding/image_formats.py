@@ -18,8 +18,9 @@ from dkic.output_file import reason
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """label: display name. pillow: Pillow's name. suffixes: in lower case. options: Pillow's options for writing; color_options: for
-    writing more than one channel. holds_profile: whether Pillow writes an ICC profile into it.
+    """An image file format. label: display name. pillow: Pillow's name. suffixes: in lower case.
+
+    options: Pillow's options for writing. color_options: for writing more than one channel. holds_profile: whether Pillow writes an ICC profile into it.
     """
 
     label: str

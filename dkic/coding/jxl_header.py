@@ -1,4 +1,4 @@
-"""Properties in the header of a JPEG XL file that pillow-jxl-plugin does not show: bits a channel, and whether it is an animation.
+"""Properties in the header of a JPEG XL file that pillow-jxl-plugin does not show: bits a channel, and animation.
 
 Source: ISO/IEC 18181-1:2022, B.2 (numbers), D.2 (SizeHeader) and D.3 (ImageMetadata); 18181-2, 9 (the container).
 """

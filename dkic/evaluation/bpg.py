@@ -1,4 +1,4 @@
-"""BPG in 4:4:4 (Bellard 2014), the paper's classical peer, by its reference programs bpgenc and bpgdec, which must be built from source."""
+"""BPG in 4:4:4 (Bellard 2014), the paper's classical peer, by bpgenc and bpgdec, which must be built from source."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from dkic.evaluation.codecs import Unavailable
 
 
 class Bpg:
-    """An `ImageCodec`; quality is the quantization parameter, lower is better. Times include starting the process and its PNG file."""
+    """An `ImageCodec`; quality is the quantization parameter, lower is better. Times include the process and its PNG file."""
 
     name = "bpg444"
     about = "BPG: bpgenc -m 9, 4:4:4, 8 bits"

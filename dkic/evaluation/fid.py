@@ -106,6 +106,6 @@ class PatchMetrics:
         return [
             *lines,
             f"FID has a bias that depends on the number of patches{few}: prefer KID, and compare either only within one table.",
-            "KID is unbiased for independent sets. Here both sets show the same images, which lowers it, more so with fewer
-            patches: " "it can be below 0.",
+            "KID is unbiased for independent sets. Here both sets show the same images, which lowers it: it can be below 0, "
+            "above all with few patches.",
         ]

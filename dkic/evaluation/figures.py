@@ -81,7 +81,7 @@ def most_different_images(cells: Sequence[Cell], count: int = 2) -> list[str]:
 
 
 def figure(original: np.ndarray, crops: Sequence[Crop], decoded: Sequence[tuple[MeasuredFile, np.ndarray]]) -> Image.Image:
-    """The whole original with the crops' rectangles; then the crops of the original and of each codec, enlarged without smoothing.
+    """The whole original with the crops' rectangles; then the enlarged crops of the original and of each codec.
 
     Args:
         original: uint8 `[H, W, 3]`.

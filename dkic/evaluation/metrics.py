@@ -74,7 +74,7 @@ def dists(x: Tensor, x_hat: Tensor, network: DISTS) -> Tensor:
 
 
 def ssimulacra2(x: Tensor, x_hat: Tensor) -> Tensor:
-    """SSIMULACRA2 `[N]` of uint8 `[N, 3, H, W]`, by the package of that name: 100 for equal images, 30 for low quality, below 0 for very low.
+    """SSIMULACRA2 `[N]` of uint8 `[N, 3, H, W]`, by the package `ssimulacra2`: 100 for equal images, 30 for low quality.
 
     NaN if a side is below 8 pixels, for which it is not defined. About 2 s for each megapixel.
     """

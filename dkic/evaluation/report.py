@@ -113,8 +113,8 @@ def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
 def remarks(found: Evaluation) -> list[str]:
     """Notes that explain the table."""
     lines = [
-        f"{len(found.images)} images; {found.made_on}. All numbers are means over the images, measured on files on disk that were "
-        "decoded again. Sizes are whole files. Times are of this machine and include starting the process of external "
+        f"{len(found.images)} images; {found.made_on}. All numbers are means over the images, measured on files on disk "
+        "that were decoded again. Sizes are whole files. Times are of this machine and include starting the process of external "
         "codecs.",
         f"Qualities are chosen image by image for the best {METRICS[found.allocated_by].label} within the target.",
         *found.about_fid,
@@ -122,7 +122,7 @@ def remarks(found: Evaluation) -> list[str]:
     trained_for = [metric.label for metric in METRICS.values() if metric.trained_for]
     if any(codec.name.startswith("dkic:") for codec in found.codecs):
         lines.append(
-            f"The training losses of dkic's shipped weights contain {' and '.join(trained_for)} (as MSE), and no other metric here."
+            f"The training losses of the shipped weights contain {' and '.join(trained_for)} (as MSE), no other metric here."
         )
     lines += [codec.about for codec in found.codecs]
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]
