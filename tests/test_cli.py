@@ -147,7 +147,6 @@ def test_outputs_of_one_name_are_refused_before_anything_is_done(folder):
     Image.fromarray(crop(8, 8)).save(folder / "a.bmp")
     said = wrong_usage("compress", folder / "a.png", folder / "b.jpg", folder / "a.bmp", "-o", folder / "out")
     assert "a.png" in said and "a.bmp" in said and f"would both be written to {folder / 'out' / 'a.dkic'}" in said
-
     assert not (folder / "out").exists()
 
 
