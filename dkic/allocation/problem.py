@@ -1,4 +1,4 @@
-"""The validated problem: what each option costs, what it is worth, and how much there is to spend."""
+"""The validated problem: cost and distortion of each option, and the budgets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from dkic.errors import DkicError
 
 Kind = Literal["mean_bpp", "total_bytes", "total_bpp"]
 UNITS: dict[str, str] = {"mean_bpp": "bpp in the mean", "total_bytes": "bytes", "total_bpp": "bpp over all pixels"}
-FEASIBLE = 1 + 1e-12  # a rate up to so many times its limit is within it, whatever sums and quotients were rounded to
+FEASIBLE = 1 + 1e-12  # relative tolerance of a rate's limit, for rounding of sums and quotients
 
 
 class Unreachable(DkicError):
-    """The cheapest options of all together are above the budget."""
+    """The cheapest options together exceed the budget."""
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Choose one option of each image, so that in every group the costs' sum is at most the capacity.
+    """Choose one option of each image, so that the sum of costs in every group is at most the capacity.
 
-    cost, distortion: float64 `[N, M]`, distortion weighted; both infinite where there is no such option.
+    cost, distortion: float64 `[N, M]`, distortion weighted; both infinite if the option does not exist.
     members: the images of each group, `[n_g]`; every image is in one.
     budget, size: `[G]`; a group's rate, in the budget's unit, is the sum of its costs divided by its size.
     bits_per_cost: bits (with "mean_bpp", bits per pixel of an image) in a unit of cost.
@@ -56,7 +56,7 @@ def make_problem(
     groups: ArrayLike | None,
     names: Sequence[str] | None,
 ) -> Problem:
-    """Arguments as `allocate` has them. Raises what it says."""
+    """Arguments and errors as in `allocate`."""
     if kind not in get_args(Kind):
         raise DkicError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
     rate, distortion = _numbers("rate", rate), _numbers("distortion", distortion)
@@ -72,7 +72,7 @@ def make_problem(
     if pixels is None and (kind == "total_bpp" or (max_bytes is not None and kind != "total_bytes")):
         raise DkicError(f"pixels [N] must be given with {'kind total_bpp' if kind == 'total_bpp' else 'max_bytes'}")
 
-    limits: dict[str, np.ndarray] = {}  # options that each limit rules out
+    limits: dict[str, np.ndarray] = {}  # options that each limit excludes
     if min_quality is not None:
         limits["below min_quality"] = np.arange(rate.shape[1]) < _per_image("min_quality", min_quality, n)[:, None]
     if max_bytes is not None:
@@ -115,7 +115,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
 
 
 def _per_image(name: str, value: Any, n: int, least: float | None = None) -> np.ndarray:
-    """`[N]` from a number or `[N]`; none of it NaN, nor less than `least`, nor infinite where there is a least."""
+    """`[N]` from a number or `[N]`; without NaN; with `least`, at least that and finite."""
     array = _numbers(name, value)
     if array.shape not in ((), (n,)):
         raise DkicError(f"{name} must be a number or have one for each of the {n} images, got shape {array.shape}")
@@ -132,7 +132,7 @@ def _label(row: int, names: Sequence[str] | None) -> str:
 
 
 def _options(rate: np.ndarray, distortion: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
-    """Which options there are, bool `[N, M]`; an error for the first that is half there or no number to reckon with."""
+    """Mask of the existing options, bool `[N, M]`. Raises DkicError for the first inconsistent or invalid one."""
     no_rate, no_distortion = np.isnan(rate), np.isnan(distortion)
     for bad, what in (
         (no_rate != no_distortion, "an option that does not exist must be NaN in both"),
@@ -151,7 +151,7 @@ def _options(rate: np.ndarray, distortion: np.ndarray, names: Sequence[str] | No
 
 
 def _within(there: np.ndarray, limits: dict[str, np.ndarray], names: Sequence[str] | None) -> np.ndarray:
-    """The options that no limit rules out; an error for the first image that none is left of."""
+    """Mask of the options within all limits. Raises DkicError for the first image without any."""
     left = there
     for out in limits.values():
         left = left & ~out

@@ -1,7 +1,7 @@
-"""One budget's linear relaxation, by a sort, and feasible choices near it.
+"""Linear relaxation of one budget, solved by a sort, and feasible choices near it.
 
-On an image's lower convex hull of (cost, distortion) each step to the next option buys less per cost than the one
-before. So all images' steps, taken in the order of what they buy until the budget is spent, solve the relaxation
+On an image's lower convex hull of (cost, distortion) each step to the next option gains less per cost than the one
+before. So taking the steps of all images in order of gain per cost, until the budget is spent, solves the relaxation
 with at most one fractional image (Sinha and Zoltners, The Multiple-Choice Knapsack Problem, 1979). Infinite
 cost and distortion stand for an option that does not exist.
 """
@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROWS_AT_ONCE = 2**13  # what is computed from so many rows of a few options stays in the cache
+ROWS_AT_ONCE = 2**13  # rows in a block, so that temporary arrays stay in the cache
 STEEPEST = -1e150  # a slope beyond this would overflow in a product; the bound holds for any price
-ROUNDS = 20  # of improving a choice, at most
+ROUNDS = 20  # maximum number of improvements of a choice
 
 
 class Steps(NamedTuple):
@@ -30,7 +30,7 @@ class Steps(NamedTuple):
 
 
 class Relaxation(NamedTuple):
-    """The relaxation's solution rounded down: of every image an option on its hull that is best at this price.
+    """The relaxation's solution, rounded down: for each image an option on its hull that is optimal at this price.
 
     choice: [N]. price: distortion per cost. slack: the capacity left. objective: of choice.
     bound: no choice within the capacity has less distortion; one that holds option j of image i has at least
@@ -46,12 +46,12 @@ class Relaxation(NamedTuple):
 
 
 def pick(table: np.ndarray, choice: np.ndarray) -> np.ndarray:
-    """What is chosen from `[N, M]`, `[N]`."""
+    """The chosen values `[N]` of `[N, M]`."""
     return np.take_along_axis(table, choice[:, None], axis=1)[:, 0]
 
 
 def total(table: np.ndarray, choice: np.ndarray) -> float:
-    """The sum of what is chosen from `[N, M]`."""
+    """The sum of the chosen values of `[N, M]`."""
     return float(pick(table, choice).sum())
 
 
@@ -77,7 +77,9 @@ def _hull_steps(cost: np.ndarray, distortion: np.ndarray, first: int) -> Steps:
             return Steps(start, *(np.concatenate(columns) for columns in zip(*steps, strict=True)))
         slope, more, option = slope[down], more[down], option[down]
         image, cost, distortion = image[down], cost[down], distortion[down]
-        before = np.maximum(pick(slope, option), before[down])  # slopes rise but for rounding, which must not turn the order
+        before = np.maximum(
+            pick(slope, option), before[down]
+        )  # slopes increase except for rounding, which must not change the order
         steps.append((image, option, before, pick(more, option)))
 
 
@@ -89,27 +91,27 @@ def relax(cost: np.ndarray, distortion: np.ndarray, capacity: float) -> Relaxati
     taken = int(np.searchsorted(spent, capacity, side="right"))
     while True:
         choice = steps.start.copy()
-        choice[steps.image[order[:taken]]] = steps.option[order[:taken]]  # of an image's steps the last one stays
+        choice[steps.image[order[:taken]]] = steps.option[order[:taken]]  # the last step of an image remains
         slack = capacity - total(cost, choice)
         if slack >= 0 or taken == 0:
             break
-        taken -= 1  # the running sum was rounded otherwise
+        taken -= 1  # the cumulative sum was rounded differently
     price = -float(steps.slope[order[taken]]) if taken < len(order) else 0.0
     del steps, order, spent
     objective = total(distortion, choice)
     reduced = distortion - pick(distortion, choice)[:, None]
-    if price > 0:  # infinity times 0 is not a number
+    if price > 0:  # infinity times 0 is NaN
         reduced += price * (cost - pick(cost, choice)[:, None])
-    below = reduced.min(axis=1).clip(max=0).sum()  # 0 but for rounding
+    below = reduced.min(axis=1).clip(max=0).sum()  # 0 except for rounding
     return Relaxation(choice, price, slack, objective, float(objective - price * slack + below), reduced)
 
 
 def improve(
     cost: np.ndarray, distortion: np.ndarray, capacity: float, relaxation: Relaxation, good_enough: float
 ) -> tuple[np.ndarray, float]:
-    """A choice `[N]` within the capacity and its objective: from the relaxation's on, the best change of one or two images.
+    """A choice `[N]` within the capacity and its objective: the relaxation's, improved by changes of one or two images.
 
-    Again and again, until the objective is at most `good_enough`, or nothing is gained, or for ROUNDS rounds.
+    Repeats until the objective is at most `good_enough`, nothing is gained, or ROUNDS is reached.
     """
     choice, objective = relaxation.choice, relaxation.objective
     # What a better choice can hold.
@@ -133,15 +135,15 @@ def improve(
 
 
 def _best_two(image: np.ndarray, more: np.ndarray, change: np.ndarray, slack: float) -> np.ndarray:
-    """The indices of one or two moves of different images that together cost at most `slack` and gain most.
+    """Indices of one or two moves of different images that together cost at most `slack` and gain most.
 
-    A pair that would gain most but is of one image is passed over, though its halves may have had other partners.
+    A best pair within one image is skipped, although its moves may have other partners.
     """
     order = np.argsort(more)
     gain = change[order]
     best = np.minimum.accumulate(gain)
-    at = np.maximum.accumulate(np.where(gain == best, np.arange(len(gain)), 0))  # where the best up to here is
-    fits = np.searchsorted(more[order], slack - more, side="right") - 1  # the last partner that is cheap enough
+    at = np.maximum.accumulate(np.where(gain == best, np.arange(len(gain)), 0))  # position of the best so far
+    fits = np.searchsorted(more[order], slack - more, side="right") - 1  # the last affordable partner
     partner = order[at[fits]]
     pair = np.where((fits >= 0) & (image[partner] != image), change + best[fits], np.inf)
     alone = np.where(more <= slack, change, np.inf)

@@ -20,8 +20,8 @@ from dkic.output_file import reason
 class ImageFormat:
     """An image file format. label: display name. pillow: Pillow's name. suffixes: in lower case.
 
-    options: Pillow's options for writing. color_options: for writing more than one channel. holds_profile: whether Pillow writes an
-    ICC profile into it.
+    options: Pillow's options for writing. color_options: for several channels. holds_profile: whether Pillow writes an ICC
+    profile into it.
     """
 
     label: str

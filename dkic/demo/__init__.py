@@ -1,4 +1,4 @@
-"""`dkic demo`: the main job on a real photograph, each way in a process of its own as a user would run it."""
+"""`dkic demo`: compresses and decompresses a photograph by the command line, and compares the two."""
 
 import subprocess
 import sys

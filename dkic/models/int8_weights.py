@@ -32,13 +32,13 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def from_int8(integers: Tensor, step: Tensor) -> Tensor:
-    """The inverse, rounding apart: float32."""
+    """The inverse up to rounding: float32."""
     return integers.float() * _over(step)
 
 
 @torch.no_grad()
 def round_large(module: nn.Module) -> None:
-    """A module's parameters become what a weights file holds of them, as far as they are stored in 8 bits."""
+    """Rounds a module's parameters to the values that a weights file stores, for those stored in 8 bits."""
     for parameter in module.parameters():
         if is_large(parameter):
             parameter.copy_(from_int8(*to_int8(parameter)))

@@ -75,5 +75,5 @@ def test_what_is_not_bytes_is_refused(codec, data):
 
 
 def test_an_unknown_output_is_refused(codec, small):
-    with pytest.raises(DkicError, match="pil, numpy, torch or image, not jax"):
+    with pytest.raises(DkicError, match="pil, numpy, torch or image_data, not jax"):
         codec.decompress(small, "jax")
