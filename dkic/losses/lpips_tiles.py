@@ -1,8 +1,8 @@
-"""LPIPS of large images in tiles: the value of the whole image up to float rounding, in memory that does not grow with it.
+"""LPIPS of large images in tiles: the value of the whole image up to float rounding, in bounded memory.
 
-Each tile has its own positions in every map that is compared, and what these see of the image: up to 81 pixels around the tile
-for "alex", 90 for "vgg". The networks pad with zeros, and here too at the image's borders alone: every feature is what it is
-in the whole image, and so are the maps' means.
+Each tile computes its own positions of every compared map, from the tile and its receptive field: up to 81 pixels around the tile
+for "alex", 90 for "vgg". Zero padding is applied only at the borders of the image, so features equal those of the whole
+image, and so do the maps' means.
 """
 
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ from dkic.losses.global_mean import global_mean
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """A factor that is constant by pieces: factors[i] until step steps[i], the last one from there on."""
+    """A piecewise constant factor: factors[i] until step steps[i], then the last one."""
 
     factors: tuple[float, ...] = (1.0,)
     steps: tuple[int, ...] = ()
@@ -34,10 +34,10 @@ class StepSchedule:
 
 @dataclass(frozen=True)
 class RateTarget:
-    """lambda(R, R*) * R of equation 1: lambda_alpha where R >= R*, the target, else lambda_beta, far smaller.
+    """lambda(R, R*) * R of equation 1: lambda_alpha if R >= R*, the target, otherwise the much smaller lambda_beta.
 
-    R is compared as the rate of the quantised latent, which is what a file will have, over the global batch; the
-    gradient is that of the noisy rate. With a lambda_alpha that is large enough, training settles at the target.
+    R is compared as the rate of the quantized latent, as in a file, over the global batch; the
+    gradient is that of the noisy rate. With a sufficiently large lambda_alpha, training converges to the target.
 
     target: R*, bits per pixel. target_schedule, lambda_schedule: factors on the target and on both lambdas over the
     steps; training begins with a looser target and a larger lambda. (HiFiC: 0.20/0.14 and 2 for the first 50,000 steps.

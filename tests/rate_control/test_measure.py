@@ -93,7 +93,7 @@ def test_a_table_passes_through_standard_streams(model, images, tmp_path, stdin,
 def test_a_stream_is_not_measured(model, images, tmp_path, stdin):  # noqa: F811
     stdin((images / "a.png").read_bytes())
     result = measure(model, "-", "-o", tmp_path / "t.csv")
-    assert result.status == 1 and "/dev/stdin: a stream is read once" in result.err and not (tmp_path / "t.csv").exists()
+    assert result.status == 1 and "/dev/stdin: a stream can be read only once" in result.err and not (tmp_path / "t.csv").exists()
 
 
 def test_lpips_by_default(model, images, tmp_path, alex):
