@@ -14,7 +14,7 @@ LDCN_PROBLEMS = [ldcn_problem(128, groups) for groups in (8, 12)]
 
 RANS_PROBLEMS = RANS_CASES
 
-# Sides of the square images by which growth is judged.
+# Sides of the square images for measuring growth.
 GROWTH_SIDES = (256, 512, 1024, 2048)
 
 # A whole convolution of the same size.

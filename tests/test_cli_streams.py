@@ -194,7 +194,7 @@ def test_what_a_stream_can_not_be(folder, stdin):  # noqa: F811
     assert "/dev/stdin: the output of a stream has no name" in wrong_usage("compress", "-", folder / "a.png")
     assert "-o /dev/stdout: is not a folder" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", "-")
     result = dkic("compress", "-", "-t", 1, "--no-qsteps", "--distortion", "mse", "-o", folder / "x.dkic")
-    assert result.status == 1 and "/dev/stdin: a stream is read once" in result.err
+    assert result.status == 1 and "/dev/stdin: a stream can be read only once" in result.err
     assert names(folder) == ["a.png", "b.jpg", "notes.txt"]
 
 
