@@ -1,6 +1,6 @@
-"""dkic.allocation beside general mixed-integer solvers that are given the same problem whole: tables in, a choice out.
+"""dkic.allocation against general mixed-integer solvers on the complete problem: tables in, a choice out.
 
-* "highspy": HiGHS's MIP solver, of the version that dkic uses for what its relaxation leaves open.
+* "highspy": HiGHS's MIP solver, in the version that dkic uses for its core problem.
 * "scipy.optimize.milp": scipy's, which is an older HiGHS.
 
 All are asked for a gap of at most GAP. The peers are stopped after SECONDS (they look at the clock now and then only) and are

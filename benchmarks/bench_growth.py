@@ -1,6 +1,6 @@
 """How time grows with the image: the ops as in a codec for an image of that size, and the codec `tiny`.
 
-report.py fits a + b * pixels to the medians, and says a and the largest deviation from the line.
+report.py fits a + b * pixels to the medians, and reports a and the largest deviation from the line.
 """
 
 from collections.abc import Callable

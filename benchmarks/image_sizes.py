@@ -1,10 +1,10 @@
-"""Seconds and memory of our codec beside AVIF and HEVC, on one photograph in three sizes, at the same bits.
+"""Time and memory of dkic, AVIF and HEVC on one photograph in three sizes, at equal file sizes.
 
     python -m benchmarks.image_sizes PHOTO --quality 3 --threads 2
 
-A table in Markdown: seconds to encode and to decode, medians of whole calls from pixels in memory to bytes and back (of HEVC the
-start of ffmpeg is among them), and the most memory that both took beyond a process with Python and torch in it, the model's
-weights included, or of HEVC ffmpeg's own. The peers have the setting whose file comes nearest to ours in size.
+A table in Markdown: seconds to encode and to decode, medians of complete calls from pixels in memory to bytes and back (for HEVC
+including the start of ffmpeg); and the peak memory of both beyond a process with Python and torch, including the model's weights
+(for HEVC the memory of ffmpeg). The peers use the setting with the nearest file size.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
-"""Whether a codec has learned where LPIPS looks: LPIPS of images, and of the same ones moved.
+"""Whether a codec is overfitted to LPIPS's sampling: LPIPS of images, and of the same images shifted.
 
     python -m benchmarks.lpips_shifts PHOTOS --codec dkic:tiny --codec hevc444
 
-AlexNet's first layer looks at every 4th pixel. A decoder trained for LPIPS can please those pixels alone, at the price of a weave
-that is seen; both images moved by a pixel or more then score worse. For any other codec it makes no difference.
+AlexNet's first layer has a stride of 4 pixels. A decoder trained for LPIPS can optimize only those pixels, with a visible
+pattern; the score then gets worse if both images are shifted. For other codecs it does not change.
 """
 
 from pathlib import Path

@@ -2,7 +2,7 @@
 
     python -m benchmarks.operating_points PHOTOS --model tiny
 
-Means over the photographs; operating points that images are allocated are bold.
+Means over the photographs; operating points that rate control uses are bold.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What dkic is timed against: other people's functions, called so that they compute the same thing."""
+"""The functions of other packages that dkic is compared with, called so that they compute the same."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

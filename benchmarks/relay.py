@@ -1,8 +1,8 @@
-"""Where the training of a model stands: metrics' means over photographs, each coded to the same bits per pixel.
+"""Progress of a training: mean metrics over photographs, each encoded to the same bits per pixel.
 
     python -m benchmarks.relay RUN/small.safetensors sets/validation --csv relay/log.csv --leg 2_judges --hours 1.5
 
-`hours` are those of a core that the leg took; the file gets a row for each rate.
+`hours`: core hours of the leg. A row for each rate is appended to the file.
 """
 
 import csv
@@ -30,7 +30,7 @@ COLUMNS = ("leg", "hours", "bpp", *METRICS)
 @click.option("--leg", default="", help="What was trained.")
 @click.option("--hours", type=float, default=0.0, help="Core-hours that it took.")
 def main(model: str, photos: Path, table: Path | None, leg: str, hours: float) -> None:
-    """Metric a MODEL by the photographs in a folder."""
+    """Score a MODEL on the photographs in a folder."""
     try:
         codec, metrics = dkic.load(model), load_metrics(METRICS)
         images = [read_image(path).pixels for path in images_in(photos).images]
@@ -49,7 +49,7 @@ def main(model: str, photos: Path, table: Path | None, leg: str, hours: float) -
 
 
 def means(codec: Codec, images: list[np.ndarray], rate: float, metrics: dict[str, Compare]) -> dict[str, float]:
-    """Of bits per pixel and all metrics, over the images. One that no quality brings down to the rate is coded at the lowest."""
+    """Means of bits per pixel and all metrics. An image whose rate is out of reach is encoded at the lowest quality."""
     found = []
     for pixels in images:
         data = coded(codec, pixels, rate)
@@ -61,7 +61,7 @@ def means(codec: Codec, images: list[np.ndarray], rate: float, metrics: dict[str
 def coded(codec: Codec, pixels: np.ndarray, rate: float) -> bytes:
     try:
         return codec.compress(pixels, target_bpp=rate)
-    except DkicError:  # the lowest takes more
+    except DkicError:  # the lowest quality takes more
         return codec.compress(pixels, codec.qualities[0])
 
 

@@ -1,9 +1,9 @@
-"""Crops of photographs beside what codecs made of them at a target rate: the image at the top of the README.
+"""Crops of photographs beside the decoded images of codecs at a target rate: the image at the top of the README.
 
     python -m benchmarks.side_by_side PHOTOS REPORT --codec dkic:tiny --codec hevc444 --codec avif --target-bpp 0.15 \\
         --crop Wall:250,130,300,200 --crop life:260,150,300,200 -o side_by_side.jpg
 
-REPORT is `dkic evaluate`'s of PHOTOS, whose files are decoded; --report adds others, for codecs that it doesn't have.
+REPORT is the report of `dkic evaluate PHOTOS`; its files are decoded. --report adds reports, for further codecs.
 """
 
 import io

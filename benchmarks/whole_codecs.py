@@ -1,4 +1,4 @@
-"""The whole codecs that are timed: ours by preset, and CompressAI's ELIC, each from an image in memory to bytes and back."""
+"""The complete codecs that are timed: dkic's presets and CompressAI's ELIC, from an image in memory to bytes and back."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ SEED = 0
 
 
 def image(height: int, width: int) -> np.ndarray:
-    """uint8 `[height, width, 3]`: the photograph that ships, cut off, or continued by its mirror images."""
+    """uint8 `[height, width, 3]`: the shipped photograph, cropped, or extended by reflection."""
     pixels = photograph()
     beyond = ((0, max(0, height - pixels.shape[0])), (0, max(0, width - pixels.shape[1])), (0, 0))
     return np.pad(pixels, beyond, mode="symmetric")[:height, :width].copy()

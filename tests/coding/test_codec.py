@@ -72,7 +72,7 @@ def test_every_kind_of_output_holds_the_same_pixels(codec, small):
     assert tensor.dtype == torch.uint8 and tensor.shape == (3, 64, 64)
     assert np.array_equal(image, pixels)
     assert np.array_equal(tensor.permute(1, 2, 0).numpy(), pixels)
-    assert np.array_equal(codec.decompress(small, "image").pixels, pixels)
+    assert np.array_equal(codec.decompress(small, "image_data").pixels, pixels)
     assert np.array_equal(codec.decompress(memoryview(small), "numpy"), pixels)
 
 
@@ -92,7 +92,7 @@ def test_the_icc_profile_is_kept(codec):
     image.info["icc_profile"] = DISPLAY_P3
     assert codec.decompress(codec.compress(image)).info["icc_profile"] == DISPLAY_P3
     without = codec.compress(crop(40, 40))
-    assert codec.decompress(without, "image").icc is None
+    assert codec.decompress(without, "image_data").icc is None
     assert codec.compress(image, icc="drop") == without
     with pytest.raises(DkicError, match="icc must be keep or drop, not 'no'"):
         codec.compress(image, icc="no")
@@ -117,7 +117,7 @@ def test_a_profile_that_puts_a_target_out_of_reach_is_named(codec):
     image.info["icc_profile"] = DISPLAY_P3
     least = min(len(codec.compress(crop(64, 64), quality, qstep=qstep)) for quality, qstep in codec.points.all())
     target = (least + 20) * 8 / 64**2
-    with pytest.raises(DkicError, match=r"of it for an ICC profile of 2\d\d bytes; leave it out with --icc drop") as caught:
+    with pytest.raises(DkicError, match=r"of it for an ICC profile of 2\d\d bytes; drop it with --icc drop") as caught:
         codec.compress(image, target_bpp=target)
     size = icc_section_bytes(DISPLAY_P3)
     assert f"{size * 8 / 64**2:.6g} of it for an ICC profile of {size} bytes" in str(caught.value)
@@ -129,7 +129,7 @@ def test_a_profile_for_other_pixels_in_an_older_file_is_left_out(codec):
     data = pack(replace(file, icc=make_profile(Curve(2.2), None)))
     with pytest.warns(UserWarning, match="ICC profile is for GRAY pixels, and these are RGB; it was dropped"):
         assert "icc_profile" not in codec.decompress(data).info
-    assert codec.decompress(data, "image").notes
+    assert codec.decompress(data, "image_data").notes
 
 
 @pytest.mark.parametrize(
