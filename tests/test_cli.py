@@ -231,8 +231,8 @@ def test_decompressing_what_is_no_dkic_file(folder):
     [
         (["--bogus"], "No such option"),
         (["--quality", "high"], "not a valid integer"),
-        (["--quality", "255"], "--quality: model tiny has quality "),
-        (["--quality", "-1"], "--quality: model tiny has quality "),
+        (["--quality", "255"], "--quality: model tiny does not have "),
+        (["--quality", "-1"], "--quality: model tiny does not have "),
         (["--threads", "0"], "--threads"),
         (["--threads", "257"], "--threads"),
         (["--threads", "many"], "--threads"),

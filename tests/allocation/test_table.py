@@ -213,7 +213,7 @@ def test_outputs_that_are_refused(tmp_path):
     before = path.read_bytes()
     for out, status, said in (
         (tmp_path / "plan.parquet", 2, "must end in .csv"),
-        (path, 2, f"-o: {path} is the table itself"),
+        (path, 2, f"-o {path}: is TABLE itself"),
         (tmp_path / "no" / "plan.csv", 1, "does not exist; make it first"),
     ):
         result = dkic("allocate", path, "-o", out, "--target-bpp", 0.15, "--force")

@@ -76,7 +76,7 @@ def test_a_qstep_out_of_the_qualities_is_refused(codec):
 def test_the_command_names_the_range_of_qualities(path, tmp_path):
     Image.fromarray(image(32, 32)).save(tmp_path / "a.png")
     result = dkic_command("compress", tmp_path / "a.png", "-o", tmp_path / "a.dkic", "-q", 140, "--model", path)
-    assert result.status == 2 and "has quality 1 to 100, not 140" in result.err
+    assert result.status == 2 and "does not have 140; use 1 to 100" in result.err
 
 
 def test_the_default_quality(codec):
