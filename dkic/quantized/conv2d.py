@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 WEIGHT_MAX = 127
-SUM_BOUND = 2**24  # float32 holds every integer below
+SUM_BOUND = 2**24  # float32 represents every integer below
 _BLOCK_BYTES = 4 * 2**20  # of a convolution's unfolded input at once
 
 
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
-    """Convolution of activations of one or more scales onto those of another.
+    """Convolution from activations of one or more scales to activations of another scale.
 
     Args:
         inputs: scales of the input, one after the other along its channels.
         outputs: scale of the result.
         bound: the result is clamped to -bound ... bound.
-        relu: and to 0 ... bound then, in the float state too.
+        relu: clamp to 0 ... bound instead, also in the float state.
         groups: 1, or the number of channels.
     """
 
@@ -53,7 +53,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         groups: int = 1,
     ) -> None:
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, stride, padding, groups=groups)
-        self.scales = tuple(inputs), outputs  # in a tuple, since they are parts of other modules
+        self.scales = tuple(inputs), outputs  # in a tuple: they are submodules of other modules
         self.low, self.high = (0 if relu else -bound), bound
         self._parts: list[tuple[slice, Tensor]] | None = None
         self._packed: Tensor | None = None
@@ -119,7 +119,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         return self._packed
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: real numbers in the float state, else activations; the result likewise."""
+        """x: real numbers in the float state, otherwise activations; so is the result."""
         if self.is_float:
             y = nn.Conv2d.forward(self, x)
             y = y.relu() if self.low == 0 else y
