@@ -17,7 +17,7 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 # From the lowest layer up. A package, or a module of dkic, imports those of lower layers alone; "dkic" is dkic/__init__.py.
 LAYERS = (
     ("dkic", "_native", "errors", "memory", "streams"),
-    ("cache", "output_file"),
+    ("cache", "output_file", "shipped_weights"),
     ("table_file",),
     ("allocation", "ops"),
     ("compressai", "nn", "onnx"),

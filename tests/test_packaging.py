@@ -158,3 +158,10 @@ def test_a_compiler_is_found_on_path_and_cxx_overrides_it(backend, monkeypatch, 
     monkeypatch.setenv("CXX", "/nonexistent/g++")
     with pytest.raises(SystemExit, match="CXX=/nonexistent/g\\+\\+ is not a program"):
         backend.cxx_compiler()
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["info", str(ROOT / "tests/golden/coarse.dkic")]])
+def test_commands_that_need_no_network_load_no_pytorch(arguments):
+    code = "import sys; from dkic.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.splitlines()[-1] == "False", run.stdout + run.stderr

@@ -59,8 +59,8 @@ def decompress(
     targets = output_files(inputs, out, suffix or ".png", several=folders or len(inputs) > 1)
     from dkic.coding.codec import Codec, load
     from dkic.coding.container import unpack
-    from dkic.models.weights_file import find_by_hash
     from dkic.output_file import check_output
+    from dkic.shipped_weights import find_by_hash
 
     given = load(model, device) if model else None
     loaded: dict[bytes, Codec] = {}

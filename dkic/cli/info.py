@@ -29,8 +29,8 @@ def info(file: str | None, model: str | None) -> None:
 
 def _file_facts(path: str) -> Iterable[tuple[str, str]]:
     from dkic.coding.container import unpack
-    from dkic.entropy.quantization import arithmetic_name
-    from dkic.models.weights_file import find_by_hash
+    from dkic.entropy.arithmetic import arithmetic_name
+    from dkic.shipped_weights import find_by_hash
 
     data = read_dkic(path)
     try:

@@ -30,7 +30,7 @@ from dkic.coding.operating_points import (
     named,
 )
 from dkic.coding.transforms import analyse, synthesise
-from dkic.entropy.quantization import Arithmetic
+from dkic.entropy.arithmetic import Arithmetic
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import Weights, find_weights, load_weights

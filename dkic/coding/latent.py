@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dkic.coding.container import DkicFile, crc32c
 from dkic.coding.rans import Decoder, Encoder
-from dkic.entropy.quantization import SCALE_INDEX_MAX, arithmetic_name, coded_index, coded_mean
+from dkic.entropy.arithmetic import arithmetic_name
+from dkic.entropy.quantization import SCALE_INDEX_MAX, coded_index, coded_mean
 from dkic.errors import DkicError, FormatError
 from dkic.memory import give_back_freed_memory
 from dkic.models.dkic import SIZE_MULTIPLE

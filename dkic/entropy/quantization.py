@@ -1,6 +1,5 @@
 """Quantization of latents: rounding, coded means and coded scales."""
 
-import enum
 import math
 from typing import NamedTuple
 
@@ -21,26 +20,6 @@ MEAN_STEPS = 64
 MAX_QUALITY, PARTS = 100, 16
 # In 64ths, part of the file format: 64 * exp(qstep * INDEX_LOG_STEP), rounded.
 _QSTEP_SIZES = (24, 27, 31, 35, 39, 44, 50, 57, 64, 72, 82, 93, 105, 118, 134, 151, 171)
-
-
-class Arithmetic(enum.IntEnum):
-    """Arithmetic of the entropy model, as in the header of a .dkic file."""
-
-    FLOAT64 = 1  # float64, with rounded means and scale indexes: reproducible in practice, without a proof
-    EXACT = 2  # integers of dkic.quantized: proven bit-exact
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """dtype of z_hat, y_hat and all tensors between them."""
-        return torch.float64 if self == Arithmetic.FLOAT64 else torch.float32
-
-    def __str__(self) -> str:
-        return {1: "float64-1", 2: "exact-1"}[self]
-
-
-def arithmetic_name(number: int) -> str:
-    """Name of a header's arithmetic, also of an unknown one."""
-    return str(Arithmetic(number)) if number in list(Arithmetic) else f"number {number}, unknown to this dkic"
 
 
 def scale_of_index(index: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dkic.entropy.quantization import Arithmetic
+from dkic.entropy.arithmetic import Arithmetic
 from dkic.entropy.tables import SCALES, Tables
 from dkic.models.codec_network import CodecNetwork
 from dkic.models.dkic import DKIC

@@ -12,9 +12,7 @@ All formats are read; 1 and 3 are written. The file's hash names the model in ev
 never changed: new weights get a new name.
 """
 
-import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dkic.entropy.quantization import MAX_QUALITY, PARTS, Arithmetic, Quantizer, qstep_size
+from dkic.entropy.arithmetic import Arithmetic
+from dkic.entropy.quantization import MAX_QUALITY, PARTS, Quantizer, qstep_size
 from dkic.entropy.tables import SCALES, Tables, gaussian_tables
 from dkic.errors import DkicError
 from dkic.models.codec_network import CodecNetwork
@@ -35,11 +34,9 @@ from dkic.models.int8_weights import from_int8, is_large, to_int8
 from dkic.models.presets import config_of, network_of
 from dkic.output_file import reason, write_atomically
 from dkic.quantized import check_bounds, convert_empty, stored_names
+from dkic.shipped_weights import file_hash, newest_files, shipped_models
 
-SHIPPED = Path(__file__).resolve().parents[1] / "weights"
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
-HASH_BYTES = 8
-_SHIPPED_NAME = re.compile(r"(.+?)(?:-q(\d+))?(?:\.(\d+))?")
 _TABLES = "tables."
 _STEPS = "steps."
 # The factorized prior is needed in training alone: its integer tables are in the file.
@@ -91,11 +88,6 @@ class Weights:
         """`quality_at`, and the quantizer of the latent."""
         at = self.quality_at(quality, qstep)
         return at, Quantizer(qstep_size(qstep), qstep) if at is None else self.model.quantizer(at)
-
-
-def file_hash(path: Path) -> bytes:
-    """The hash that identifies a model in .dkic files."""
-    return hashlib.sha256(path.read_bytes()).digest()[:HASH_BYTES]
 
 
 def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str, Any], tables: Tables | None = None) -> None:
@@ -241,38 +233,8 @@ def find_weights(model: str | Path) -> list[Path]:
         return [path]
     if files := sorted(path.glob("*.safetensors")):
         return files
-    files = _newest(str(model))
+    files = newest_files(str(model))
     if not files:
         shipped = ", ".join(shipped_models()) or "none"
         raise DkicError(f"no model {model}: give the path of a weights file, or one of the shipped names ({shipped})")
     return files
-
-
-def _newest(model: str) -> list[Path]:
-    """The newest shipped files of a name: NAME-qQUALITY.safetensors each, or NAME.safetensors of a variable-rate model.
-
-    Where there are later revisions, .REVISION follows the stem.
-    """
-    newest: dict[int, tuple[int, Path]] = {}
-    for path in SHIPPED.glob("*.safetensors"):
-        found = _SHIPPED_NAME.fullmatch(path.stem)
-        if found and found[1] == model:
-            quality, revision = int(found[2] or 0), int(found[3] or 1)
-            newest[quality] = max(newest.get(quality, (0, path)), (revision, path))
-    return [path for _, (_, path) in sorted(newest.items())]
-
-
-def find_by_hash(model_hash: bytes) -> Path:
-    """The shipped weights with the model hash of a .dkic file."""
-    for path in sorted(SHIPPED.glob("*.safetensors")):
-        if file_hash(path) == model_hash:
-            return path
-    shipped = ", ".join(shipped_models()) or "none"
-    raise DkicError(
-        f"it was made with model {model_hash.hex()}, which is none of the shipped ones ({shipped}); give its weights with --model"
-    )
-
-
-def shipped_models() -> list[str]:
-    """Names of the shipped models."""
-    return sorted({found[1] for path in SHIPPED.glob("*.safetensors") if (found := _SHIPPED_NAME.fullmatch(path.stem))})

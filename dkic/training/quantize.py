@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dkic.coding.image_formats import images_below, images_in
 from dkic.coding.image_reading import read_image
-from dkic.entropy.quantization import Arithmetic
+from dkic.entropy.arithmetic import Arithmetic
 from dkic.errors import DkicError
 from dkic.models.codec_network import CodecNetwork
 from dkic.models.dkic import SIZE_MULTIPLE

@@ -21,7 +21,7 @@ from quantized.quantized_models import converted  # noqa: E402
 from dkic.coding.container import DkicFile, Header, pack  # noqa: E402
 from dkic.coding.latent import encode_latent  # noqa: E402
 from dkic.coding.transforms import analyse  # noqa: E402
-from dkic.entropy.quantization import Arithmetic  # noqa: E402
+from dkic.entropy.arithmetic import Arithmetic  # noqa: E402
 from dkic.entropy.tables import gaussian_tables  # noqa: E402
 from dkic.models.weights_file import load_weights, save_weights  # noqa: E402
 

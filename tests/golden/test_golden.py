@@ -15,7 +15,8 @@ import torch
 
 from dkic.coding.container import DkicFile, Header, pack, unpack
 from dkic.coding.latent import decode_latent, encode_latent
-from dkic.entropy.quantization import Arithmetic, qstep_size
+from dkic.entropy.arithmetic import Arithmetic
+from dkic.entropy.quantization import qstep_size
 from dkic.models.weights_file import Weights, load_weights
 
 FOLDER = Path(__file__).parent

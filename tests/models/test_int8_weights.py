@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dkic.entropy.quantization import Arithmetic
+from dkic.entropy.arithmetic import Arithmetic
 from dkic.errors import DkicError
 from dkic.models.int8_weights import from_int8, is_large, round_large, to_int8
-from dkic.models.weights_file import file_hash, find_weights, load_weights, save_weights
+from dkic.models.weights_file import find_weights, load_weights, save_weights
+from dkic.shipped_weights import file_hash
 
 NAME = "g_a.6.weight"  # [128, 96, 3, 3]
 STEPS = "steps." + NAME

@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dkic.entropy.quantization import Arithmetic
+from dkic import shipped_weights
+from dkic.entropy.arithmetic import Arithmetic
 from dkic.entropy.tables import gaussian_tables
 from dkic.errors import DkicError
 from dkic.models import DKIC, PRESETS
 from dkic.models import weights_file as module
-from dkic.models.weights_file import file_hash, find_by_hash, find_weights, load_weights, save_weights, shipped_models
+from dkic.models.weights_file import find_weights, load_weights, save_weights
+from dkic.shipped_weights import file_hash, find_by_hash, shipped_models
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +196,7 @@ def test_other_safetensors_are_not_dkic_weights(tmp_path):
 
 def test_models_are_found_by_name_file_and_folder(path, monkeypatch):
     assert find_weights(path) == find_weights(path.parent) == find_weights(str(path)) == [path]
-    monkeypatch.setattr(module, "SHIPPED", path.parent)
+    monkeypatch.setattr(shipped_weights, "SHIPPED", path.parent)
     assert find_weights("new") == [path]
     assert shipped_models() == ["new"]
     assert find_by_hash(file_hash(path)) == path
@@ -209,7 +211,7 @@ def test_the_latest_revision_of_each_quality_is_found(path, monkeypatch):
     folder.mkdir()
     for name in ("a-q1", "a-q1.2", "a-q1.10", "a-q3", "a-q12.2", "a-b-q1", "b-q2.7"):
         (folder / f"{name}.safetensors").touch()
-    monkeypatch.setattr(module, "SHIPPED", folder)
+    monkeypatch.setattr(shipped_weights, "SHIPPED", folder)
     assert [path.stem for path in find_weights("a")] == ["a-q1.10", "a-q3", "a-q12.2"]
     assert [path.stem for path in find_weights("a-b")] == ["a-b-q1"] and shipped_models() == ["a", "a-b", "b"]
 
@@ -218,7 +220,7 @@ def test_older_revisions_still_decode(path, monkeypatch):
     older, newer = path.parent / "a-q1.safetensors", path.parent / "a-q1.2.safetensors"
     older.write_bytes(path.read_bytes())
     newer.write_bytes(b"another")
-    monkeypatch.setattr(module, "SHIPPED", path.parent)
+    monkeypatch.setattr(shipped_weights, "SHIPPED", path.parent)
     assert find_weights("a") == [newer] and find_by_hash(file_hash(older)) == older
 
 

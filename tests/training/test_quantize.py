@@ -8,7 +8,7 @@ from PIL import Image
 from quantized.quantized_models import real
 
 from dkic.coding.codec import Codec
-from dkic.entropy.quantization import Arithmetic
+from dkic.entropy.arithmetic import Arithmetic
 from dkic.models.int8_weights import from_int8, is_large, to_int8
 from dkic.models.weights_file import load_weights, save_weights
 

@@ -1,0 +1,46 @@
+"""The weights files that come with the package, by name and by hash. Without PyTorch, which takes a second to load."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from dkic.errors import DkicError
+
+SHIPPED = Path(__file__).resolve().parent / "weights"
+HASH_BYTES = 8
+_NAME = re.compile(r"(.+?)(?:-q(\d+))?(?:\.(\d+))?")
+
+
+def file_hash(path: Path) -> bytes:
+    """The hash that identifies a model in .dkic files."""
+    return hashlib.sha256(path.read_bytes()).digest()[:HASH_BYTES]
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted({found[1] for path in SHIPPED.glob("*.safetensors") if (found := _NAME.fullmatch(path.stem))})
+
+
+def newest_files(model: str) -> list[Path]:
+    """The newest shipped files of a name: NAME-qQUALITY.safetensors each, or NAME.safetensors of a variable-rate model.
+
+    Where there are later revisions, .REVISION follows the stem.
+    """
+    newest: dict[int, tuple[int, Path]] = {}
+    for path in SHIPPED.glob("*.safetensors"):
+        found = _NAME.fullmatch(path.stem)
+        if found and found[1] == model:
+            quality, revision = int(found[2] or 0), int(found[3] or 1)
+            newest[quality] = max(newest.get(quality, (0, path)), (revision, path))
+    return [path for _, (_, path) in sorted(newest.items())]
+
+
+def find_by_hash(model_hash: bytes) -> Path:
+    """The shipped file that a .dkic file's header names."""
+    for path in sorted(SHIPPED.glob("*.safetensors")):
+        if file_hash(path) == model_hash:
+            return path
+    shipped = ", ".join(shipped_models()) or "none"
+    raise DkicError(
+        f"it was made with model {model_hash.hex()}, which is none of the shipped ones ({shipped}); give its weights with --model"
+    )
