@@ -24,6 +24,7 @@ LAYERS = (
     ("quantized",),
     ("compressai", "entropy"),
     ("models", "losses"),
+    ("hub",),
     ("coding", "codec_onnx"),
     ("doctor", "pillow"),
     ("evaluation", "training"),

