@@ -2,7 +2,8 @@
 
     python benchmarks/bit_exact_rate.py PHOTOS HELD_OUT --minutes 20 --weights mean_scale.pth
 
-Trains on one thread on photographs of PHOTOS, calibrates on 16 others, and prints the size of HELD_OUT's streams before and after.
+Trains on one thread on photographs of PHOTOS, calibrates on 16 others, and prints the size of HELD_OUT's streams before and
+after.
 Weights that exist already are measured without training.
 """
 
