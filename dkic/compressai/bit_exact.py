@@ -191,8 +191,8 @@ class _Plan:
             self.replace(codec, "entropy_parameters", [context, *side], self._chunks(inner))
         elif type(codec) is ChannelGroupsLatentCodec:
             for k in range(len(codec.groups)):
-                context = [self.replace(codec.channel_context, f"y{k}")] if k else []
-                self.latent_codec(codec.latent_codec[f"y{k}"], [*context, *side])
+                earlier = [self.replace(codec.channel_context, f"y{k}")] if k else []
+                self.latent_codec(codec.latent_codec[f"y{k}"], [*earlier, *side])
         else:
             raise self._refusal(codec)
 

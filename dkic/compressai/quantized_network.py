@@ -8,7 +8,7 @@ import torch
 from compressai.layers import CheckerboardMaskedConv2d, MaskedConv2d
 from torch import Tensor, nn
 
-from dkic.quantized import ActivationScale, LatentInput, QuantizedConv2d, QuantizedLayer
+from dkic.quantized import ACTIVATION_MAX, ActivationScale, LatentInput, QuantizedConv2d, QuantizedLayer
 
 LATENT_UNITS = 64  # a latent enters in 64ths
 # Powers of two, so that multiplying by them is exact. The smallest scale in CompressAI's table is 0.11, and the next one 0.124.
@@ -100,7 +100,9 @@ class _Stage(NamedTuple):
     upscale: int = 1
     slope: float | None = None  # of the activation's negative side; None: there is no activation
 
-    def quantized(self, inputs: Sequence[ActivationScale], outputs: ActivationScale, bound: int | None = None) -> QuantizedConv2d:
+    def quantized(
+        self, inputs: Sequence[ActivationScale], outputs: ActivationScale, bound: int = ACTIVATION_MAX
+    ) -> QuantizedConv2d:
         out, channels, k, _ = self.weight.shape
         layer = QuantizedConv2d(
             channels,
@@ -110,10 +112,10 @@ class _Stage(NamedTuple):
             self.padding,
             inputs=inputs,
             outputs=outputs,
+            bound=bound,
             relu=self.slope is not None,
             negative_slope=self.slope or 0.0,
             upscale=self.upscale,
-            **({} if bound is None else {"bound": bound}),
         )
         with torch.no_grad():
             layer.weight.copy_(self.weight)
