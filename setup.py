@@ -3,7 +3,7 @@
 `build/native/` is kept between builds, so that only what changed is compiled again. The libraries go into
 dkic/_native/ in an editable install, else into the wheel. Environment: CXX, CXXFLAGS, LDFLAGS, CUDA_HOME, MAX_JOBS and
 TORCH_CUDA_ARCH_LIST mean what they usually do; DKIC_WERROR=1 makes warnings errors (in a build folder of its own). CUDA
-kernels are built where csrc/build_cuda.py finds what that takes: DKIC_CUDA=0 leaves them out, DKIC_CUDA=1 insists.
+kernels are built where csrc/build_support/build_cuda.py finds what that takes: DKIC_CUDA=0 leaves them out, DKIC_CUDA=1 insists.
 """
 
 import ast
@@ -23,7 +23,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT / "csrc"))
+sys.path.insert(0, str(ROOT / "csrc" / "build_support"))
 from build_backend import cxx_compiler, python_headers, stop, torch_to_build_with  # noqa: E402
 from build_cuda import Cuda, NoCuda, cuda_to_build_with  # noqa: E402
 
@@ -56,50 +56,50 @@ LIBRARIES = [
         "dkic/_native/libdkic_cpu.so",
         against="torch",
         sources=[
-            "csrc/cdf_coder.cpp",
-            "csrc/cdf_coder_cpu.cpp",
-            "csrc/cpu_capability.cpp",
-            "csrc/deform_conv2d_cpu.cpp",
-            "csrc/exact_conv2d_cpu.cpp",
-            "csrc/factorized_likelihood_cpu.cpp",
-            "csrc/gaussian_indexes_cpu.cpp",
-            "csrc/gaussian_likelihood_cpu.cpp",
-            "csrc/gaussian_symbols_cpu.cpp",
-            "csrc/ldcn_cpu.cpp",
-            "csrc/raster_context_cpu.cpp",
-            "csrc/requantize_cpu.cpp",
+            "csrc/rans/cdf_coder.cpp",
+            "csrc/cpu/cdf_coder_cpu.cpp",
+            "csrc/cpu/cpu_capability.cpp",
+            "csrc/cpu/deform_conv2d_cpu.cpp",
+            "csrc/cpu/quantized_conv2d_cpu.cpp",
+            "csrc/cpu/factorized_likelihood_cpu.cpp",
+            "csrc/cpu/gaussian_indexes_cpu.cpp",
+            "csrc/cpu/gaussian_likelihood_cpu.cpp",
+            "csrc/cpu/gaussian_symbols_cpu.cpp",
+            "csrc/cpu/ldcn_cpu.cpp",
+            "csrc/cpu/raster_context_cpu.cpp",
+            "csrc/cpu/requantize_cpu.cpp",
             "{build}/schemas.cpp",
         ],
         sources_per_isa=[
-            "csrc/deform_conv2d_kernel.cpp",
-            "csrc/exact_conv2d_kernel.cpp",
-            "csrc/factorized_likelihood_kernel.cpp",
-            "csrc/gaussian_likelihood_kernel.cpp",
-            "csrc/gaussian_symbols_kernel.cpp",
-            "csrc/ldcn_kernel.cpp",
-            "csrc/raster_context_kernel.cpp",
-            "csrc/requantize_kernel.cpp",
+            "csrc/cpu/deform_conv2d_kernel.cpp",
+            "csrc/cpu/quantized_conv2d_kernel.cpp",
+            "csrc/cpu/factorized_likelihood_kernel.cpp",
+            "csrc/cpu/gaussian_likelihood_kernel.cpp",
+            "csrc/cpu/gaussian_symbols_kernel.cpp",
+            "csrc/cpu/ldcn_kernel.cpp",
+            "csrc/cpu/raster_context_kernel.cpp",
+            "csrc/cpu/requantize_kernel.cpp",
         ],
     ),
     Library(
         "dkic/_native/_rans" + sysconfig.get_config_var("EXT_SUFFIX"),
         against="python",
-        sources=["csrc/rans.cpp", "csrc/rans_python.cpp"],
+        sources=["csrc/rans/rans.cpp", "csrc/rans/rans_python.cpp"],
     ),
 ]
 CUDA_LIBRARY = Library(
     "dkic/_native/libdkic_cuda.so",
     against="torch and CUDA",
-    sources=["csrc/ldcn_cuda.cpp"],
-    sources_per_scalar=["csrc/ldcn_cuda.cu"],
+    sources=["csrc/cuda/ldcn_cuda.cpp"],
+    sources_per_scalar=["csrc/cuda/ldcn_cuda.cu"],
 )
 # What became of it, for dkic.ops.backends: {"architectures": [...]} or {"reason": ..., "repair": ...}.
 CUDA_RECORD = "dkic/_native/cuda_build.json"
 
 # ---- How it is built ----
 
-CXX_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
-NVCC_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
+CXX_FLAGS = ["-Icsrc", "-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+NVCC_FLAGS = ["-Icsrc", "-std=c++20", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
 # The stable ABI of torch 2.10: what is built here runs with every later torch too.
 TORCH_DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000ULL"]
 # No rpath: Python imports torch first, and the loader then knows the library by its name.

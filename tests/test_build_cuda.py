@@ -10,11 +10,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def build():
-    sys.path.insert(0, str(ROOT / "csrc"))
+    sys.path.insert(0, str(ROOT / "csrc" / "build_support"))
     try:
         import build_cuda
     finally:
-        sys.path.remove(str(ROOT / "csrc"))
+        sys.path.remove(str(ROOT / "csrc" / "build_support"))
     return build_cuda
 
 

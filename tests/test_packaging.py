@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def backend():
-    sys.path.insert(0, str(ROOT / "csrc"))
+    sys.path.insert(0, str(ROOT / "csrc" / "build_support"))
     try:
         import build_backend
     finally:
-        sys.path.remove(str(ROOT / "csrc"))
+        sys.path.remove(str(ROOT / "csrc" / "build_support"))
     return build_backend
 
 

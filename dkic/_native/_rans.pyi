@@ -1,4 +1,4 @@
-"""The native entropy coder: csrc/rans_python.cpp. `dkic.coding.rans` is its face."""
+"""The native entropy coder: csrc/rans/rans_python.cpp. `dkic.coding.rans` is its face."""
 
 from collections.abc import Sequence
 

@@ -8,9 +8,9 @@ from compressai.entropy_models.entropy_models import GaussianMixtureConditional
 from torch import Tensor
 
 from dkic.ops import factorized_likelihood, gaussian_indexes, gaussian_likelihood
+from dkic.ops._factorized_likelihood import FILTERS
+from dkic.ops._gaussian_likelihood import LEAST_SCALE
 from dkic.ops.cdf_coder import cdf_decode, cdf_encode
-from dkic.ops.factorized_likelihood import FILTERS
-from dkic.ops.gaussian_likelihood import LEAST_SCALE
 
 RULE: Final = "next_larger"  # CompressAI's choice among the scale table
 

@@ -1,6 +1,6 @@
 """Autograd of the native ops: reverse mode by their backward ops; all other derivatives raise, none is silently zero."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,16 @@ def register(op: str, backward: Callable, setup_context: Callable) -> None:
     _register(f"{op}_backward", _no_second_derivative(op), None)
 
 
+def is_plain_call(*tensors: Tensor | None) -> bool:
+    """Whether a call of an op needs nothing of autograd, which takes 10 us of the host's time; never while torch compiles.
+
+    Then `torch._C._AutoDispatchBelowAutograd` saves that time.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return not _is_differentiated(tensors)
+
+
 def has_tangent(*tensors: Tensor | None) -> bool:
     """Whether forward-mode differentiation is under way for one of the tensors."""
     if forward_ad._current_level < 0:
@@ -38,6 +48,12 @@ def no_forward_mode(op: str) -> NotImplementedError:
         f"dkic.ops.{op} has no forward-mode derivative (torch.func.jvp, torch.func.jacfwd, dual tensors); "
         "use reverse mode: torch.func.vjp, torch.func.jacrev"
     )
+
+
+def _is_differentiated(inputs: Sequence[object]) -> bool:
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
 
 
 def _no_second_derivative(op: str) -> Callable:
@@ -73,6 +89,9 @@ def _register(op: str, backward: Callable, setup_context: Callable | None) -> No
 
     def kernel(keyset, *inputs):
         inputs = (*inputs, *defaults[len(inputs) :])  # the dispatcher leaves out trailing arguments that equal their defaults
+        if not _is_differentiated(inputs):  # a Function would cost 15 us of the host's time
+            with torch._C._AutoDispatchBelowAutograd():
+                return overload.redispatch(keyset & torch._C._after_autograd_keyset, *inputs)
         with enable_single_level_autograd_function():
             return Function.apply(*inputs, keyset)
 

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import re
+import warnings
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,13 +12,16 @@ from pathlib import Path
 import torch
 
 OPS = {
-    "ldcn": ("cpu", "cuda"),
+    "ldcn": ("cpu", "cuda", "triton"),
     "deform_conv2d": ("cpu", "triton"),
     "gaussian_likelihood": ("cpu", "triton"),
     "gaussian_symbols": ("cpu", "triton"),
 }
+# By preference: where it is not said which, ldcn's Triton kernels run where its CUDA kernels do not.
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # the type of the tensors that a backend takes
 _chosen: dict[str, str] = {}
+_on_triton: dict[str, torch.library.Library] = {}  # by op: its Triton kernels, registered over its CUDA kernels
+_running: set[tuple[str, torch.device]] = set()  # what `check_runs` has found to run
 
 NATIVE = Path(__file__).resolve().parents[1] / "_native"
 CAPABILITIES = ("default", "avx2", "avx512")
@@ -120,7 +124,7 @@ def triton_kernels(op: str):
     """The module of the op's Triton kernels, imported now and not before. RuntimeError: they can't run here."""
     if reason := find_triton():
         raise RuntimeError(reason)
-    return import_module(f"dkic.ops.{op}_triton")
+    return import_module(f"dkic.ops.triton.{op}")
 
 
 def missing(backend: str, device: torch.device | None = None) -> str | None:
@@ -137,7 +141,7 @@ def set_backend(op: str, backend: str | None) -> None:
 
     Args:
         op: "ldcn", "deform_conv2d", "gaussian_likelihood" or "gaussian_symbols".
-        backend: "cpu", "cuda" or "triton"; None: again whichever takes the device of the tensors.
+        backend: "cpu", "cuda" or "triton"; None: again whichever takes the device of the tensors, "cuda" before "triton".
 
     Raises:
         ValueError: there is no such op, or it has no such backend.
@@ -145,20 +149,44 @@ def set_backend(op: str, backend: str | None) -> None:
     """
     if op not in OPS:
         raise ValueError(f"op must be one of {', '.join(OPS)}, and is {op!r}")
+    _running.clear()
     if backend is None:
         _chosen.pop(op, None)
+        _use_native(op)
         return
     if backend not in OPS[op]:
         raise ValueError(f"backend of {op} must be one of {', '.join(OPS[op])}, and is {backend!r}")
     if reason := missing(backend):
         raise RuntimeError(reason)
     _chosen[op] = backend
+    _use_triton(op) if backend == "triton" else _use_native(op)
+
+
+def _use_triton(op: str) -> None:
+    """Registers an op's Triton kernels over its CUDA kernels, where it has such."""
+    if "cuda" not in OPS[op] or load_cuda() is not None or op in _on_triton:
+        return
+    kernels = triton_kernels(op)
+    _on_triton[op] = torch.library.Library("dkic", "IMPL")
+    _on_triton[op].impl(op, kernels.forward, "CUDA")
+    _on_triton[op].impl(f"{op}_backward", kernels.backward, "CUDA")
+
+
+def _use_native(op: str) -> None:
+    if op in _on_triton:
+        _on_triton.pop(op)._destroy()
 
 
 def check_runs(op: str, device: torch.device) -> None:
     """RuntimeError where the op does not run on `device`; the message says what to do. While torch compiles it is not checked."""
-    if not torch.compiler.is_compiling() and (reason := why_not(op, device)):
+    if torch.compiler.is_compiling() or (op, device) in _running:
+        return
+    if reason := why_not(op, device):
         raise RuntimeError(reason)
+    if device.type == "cuda" and "cuda" in OPS[op] and op not in _chosen and (reason := missing("cuda", device)):
+        warnings.warn(f"dkic.ops.{op} runs on its Triton kernels: {reason}", stacklevel=3)
+        _use_triton(op)
+    _running.add((op, device))
 
 
 def why_not(op: str, device: torch.device) -> str | None:
@@ -168,7 +196,10 @@ def why_not(op: str, device: torch.device) -> str | None:
     takes = [backend for backend in OPS[op] if DEVICES[backend] == device.type]
     if not takes:
         return f"dkic.ops.{op} has no kernels for {device.type} tensors; move them to the CPU with .cpu()."
-    chosen = _chosen.get(op, takes[0])
+    chosen = _chosen.get(op)
+    if chosen is None:
+        reasons = [missing(backend, device) for backend in takes]
+        return None if None in reasons else reasons[0]
     if chosen not in takes:
         return (
             f"dkic.ops.{op} is set to its {chosen} backend, which does not take {device.type} tensors; "

@@ -1,4 +1,4 @@
-"""Entropy coding with quantized CDFs, in the stream format of CompressAI 1.2 (rANS; see csrc/cdf_coder.h)."""
+"""Entropy coding with quantized CDFs, in the stream format of CompressAI 1.2 (rANS; see csrc/rans/cdf_coder.h)."""
 
 from collections.abc import Sequence
 

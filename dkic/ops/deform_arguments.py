@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from dkic.ops.accepted_calls import accept, call_of, was_accepted
+
 Sizes = tuple[int, int]
 Pair = int | Sizes
 _SIZE_LIMIT = 2**24  # positions are float32, exact for integers up to here
@@ -25,6 +27,8 @@ def pair_of(op: str, name: str, value: Pair) -> Sizes:
 
     Whatever has `__index__` is an integer: an int, numpy's integers, a tensor of one integer. A SymInt stays symbolic.
     """
+    if type(value) is int:  # the usual case, without the time that the others take
+        return value, value
     try:
         values = (value, value) if not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0 else tuple(value)
         height, width = (v if isinstance(v, (int, torch.SymInt)) else operator.index(v) for v in values)
@@ -66,6 +70,9 @@ def check_samples(
 ) -> None:
     """Image, offset and mask fit each other and the geometry."""
     what, x = image
+    call = call_of(op, what, x, offset, mask, kernel, stride, padding, dilation)
+    if was_accepted(call):
+        return
     check_tensor(op, what, x, image)
     check_tensor(op, "offset", offset, image)
     if mask is not None:
@@ -99,6 +106,7 @@ def check_samples(
     for name, given, channels in shaped:
         if given is not None and any(have != want for have, want in zip(given.shape, (n, channels, *size), strict=True)):
             raise ArgumentValueError(f"{op}: {name} must have shape {[n, channels, *size]}, and has {list(given.shape)}")
+    accept(call)
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

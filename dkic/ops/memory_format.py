@@ -12,8 +12,8 @@ __all__ = ["empty_like_format", "gradient_like", "suggest_memory_format"]
 def empty_like_format(like: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """An empty tensor of a shape and dtype (None: those of `like`), channels_last where `like` is, else contiguous.
 
-    As `memory_format_of` in csrc/stable_abi.h: a slice of a channels_last tensor is channels_last too; where strides leave it
-    open (one channel, one pixel, no element) the result is contiguous.
+    As `memory_format_of` in csrc/common/stable_abi.h: a slice of a channels_last tensor is channels_last too; where strides leave
+    it open (one channel, one pixel, no element) the result is contiguous.
     """
     shape = like.shape if shape is None else shape
     memory_format = suggest_memory_format(like)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dkic.ops import backends
+from dkic.ops._gaussian_indexes import edges_between
 from dkic.ops.cdf_coder import check_intact, check_tables, from_bytes, to_bytes
-from dkic.ops.gaussian_indexes import edges_between
 from dkic.ops.schemas import library
 
 

@@ -64,9 +64,10 @@ library.define("gaussian_indexes(Tensor scale, float[] edges) -> Tensor")
 # Of integers in float32, with a bias and a multiplier for each channel: see dkic.ops.requantize.
 library.define("requantize(Tensor total, Tensor? bias, Tensor multiplier, int low, int high) -> Tensor")
 
-# Of integers in float32, then requantised; weight as dkic.ops.exact_conv2d.packed lays it out.
+# Of integers in float32, then requantised; weight as dkic.ops.quantized_conv2d.packed lays it out.
 library.define(
-    "exact_conv2d(Tensor x, Tensor weight, Tensor bias, Tensor multiplier, int stride, int padding, int low, int high) -> Tensor"
+    "quantized_conv2d(Tensor x, Tensor weight, Tensor bias, Tensor multiplier, int stride, int padding, int low, int high) "
+    "-> Tensor"
 )
 
 # Symbols and indexes are [streams, symbols of each]; data holds the streams one after the other, size the bytes of each.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dkic.errors import DkicError
-from dkic.ops import exact_conv2d
+from dkic.ops import quantized_conv2d
 from dkic.ops.requantize import requantize, round_ste
 from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
 from dkic.quantized.layer import QuantizedLayer, check_multiplier
@@ -128,7 +128,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     def packed(self) -> Tensor:
         """The weight for the native code."""
         if self._packed is None:
-            self._packed = exact_conv2d.packed(self.weight)
+            self._packed = quantized_conv2d.packed(self.weight)
         return self._packed
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,9 +150,9 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
     def _units(self, x: Tensor) -> Tensor:
         """The result before its negative slope, in activations of the output's scale."""
-        if self.converted and self.groups == 1 and exact_conv2d.runs_on(x):
+        if self.converted and self.groups == 1 and quantized_conv2d.runs_on(x):
             geometry = self.stride[0], int(self.padding[0]), self.low, self.high
-            return exact_conv2d.exact_conv2d(x, self.packed(), self.bias, self.multiplier, *geometry)
+            return quantized_conv2d.quantized_conv2d(x, self.packed(), self.bias, self.multiplier, *geometry)
         if self.converted:
             return requantize(self._total(x), self.bias.float(), self.multiplier, self.low, self.high).to(x.dtype)
         now = self.integers()

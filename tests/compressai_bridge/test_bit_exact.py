@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dkic.compressai import accelerated, load_bit_exact, make_bit_exact
 from dkic.compressai.quantized_network import QuantizedNetwork
 from dkic.errors import DkicError
-from dkic.ops import exact_conv2d
+from dkic.ops import quantized_conv2d
 from dkic.quantized import ActivationScale, QuantizedConv2d, calibrating, conv2d, convert
 
 NAMES = ("scale", "mean scale", "elic official", "elic chandelier", "cheng2020 checkerboard")
@@ -81,7 +81,7 @@ def test_without_onednn(case):
 def test_by_products_of_matrices(case, monkeypatch):
     """As on a GPU."""
     model, out, y_hat = case
-    monkeypatch.setattr(exact_conv2d, "runs_on", lambda x: False)
+    monkeypatch.setattr(quantized_conv2d, "runs_on", lambda x: False)
     assert torch.equal(decoded(model, out), y_hat)
 
 
@@ -106,7 +106,7 @@ def test_errors_above_one_half_change_the_symbols(monkeypatch):
     out = compressed(model, images(2))
     y_hat = decoded(model, out)
     original = conv2d.integer_convolution
-    monkeypatch.setattr(exact_conv2d, "runs_on", lambda x: False)
+    monkeypatch.setattr(quantized_conv2d, "runs_on", lambda x: False)
     monkeypatch.setattr(conv2d, "integer_convolution", lambda *a: original(*a) + 40)
     assert not torch.equal(decoded(model, out), y_hat)
 

@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 CSRC, GOLDEN = HERE.parents[1] / "csrc", HERE.parent / "golden"
 
 
-def build_coder(out: Path, rans: Path = CSRC / "rans.cpp", libfuzzer: bool | None = None) -> Path:
+def build_coder(out: Path, rans: Path = CSRC / "rans" / "rans.cpp", libfuzzer: bool | None = None) -> Path:
     """`out`/libfuzzer, which needs clang++ and is chosen where there is one, or `out`/standalone."""
     if libfuzzer is None:
         libfuzzer = shutil.which("clang++") is not None

@@ -11,8 +11,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "crc32c.h"
-#include "rans.h"
+#include "rans/crc32c.h"
+#include "rans/rans.h"
 
 namespace {
 

@@ -12,7 +12,7 @@ from decoder_target import GOLDEN, DecoderTarget, Finding
 
 from dkic.errors import FormatError
 
-RANS = CSRC / "rans.cpp"
+RANS = CSRC / "rans" / "rans.cpp"
 
 
 @pytest.fixture(scope="module")

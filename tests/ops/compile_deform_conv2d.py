@@ -10,7 +10,7 @@ import torch
 from ops.compile_triton import Compiled
 from ops.op_cases import DeformConv2dCase
 
-from dkic.ops import deform_conv2d_triton
+from dkic.ops.triton import deform_conv2d as deform_conv2d_triton
 
 CODEC = DeformConv2dCase("codec", batch=1, groups=8, depth=24, height=16, width=16, out_channels=192)
 ONE_GROUP = DeformConv2dCase("one group", batch=1, groups=1, depth=64, height=16, width=16, out_channels=64)

@@ -17,7 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from dkic.ops import gaussian_likelihood_triton, gaussian_symbols_triton
+from dkic.ops.triton import gaussian_likelihood as gaussian_likelihood_triton
+from dkic.ops.triton import gaussian_symbols as gaussian_symbols_triton
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 

@@ -19,8 +19,9 @@ from ops.test_deform_conv2d_precision import as_float64, largest, tensors_of
 from torch import Tensor
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from dkic.ops import deform_conv2d_triton, reference
-from dkic.ops.deform_conv2d_triton import TILES, backward, fixed_powers, forward, problem
+from dkic.ops import reference
+from dkic.ops.triton import deform_conv2d as deform_conv2d_triton
+from dkic.ops.triton.deform_conv2d import TILES, backward, forward, powers_of, problem
 
 BARE = DeformConv2dCase("no mask, no bias", batch=1, masked=False, biased=False, kernel_size=(2, 2))
 SMALL = replace(TORCHVISION_CONV, name="small", batch=2)
@@ -162,7 +163,7 @@ def test_no_sum_of_integers_can_overflow(size, dtype):
     grad_y, weight = torch.full((1, 3, 1, 1), size, dtype=dtype), torch.full((3, 2, 3, 3), 2.0, dtype=dtype)
     offset = torch.stack([1 - torch.arange(9) // 3, 1 - torch.arange(9) % 3], 1).view(1, 18, 1, 1).to(dtype)
     geometry = [1, 1], [1, 1], [1, 1]
-    powers = fixed_powers(problem(x, offset, weight, None, *geometry), grad_y).double()
+    powers = powers_of(problem(x, offset, weight, None, *geometry), grad_y).double()
     assert (powers[::2] * powers[1::2] == 1).all() and (powers.log2() % 1 == 0).all()
     total = 9 * 3 * 2 * size  # what comes to x's only pixel
     assert total * powers[0] < 2.0**62 and (size < 1e-20 or total * powers[0] > 2.0**55)

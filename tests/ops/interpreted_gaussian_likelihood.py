@@ -16,8 +16,8 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpreterBuilder
 
 from dkic.ops import reference
-from dkic.ops.gaussian_likelihood_triton import backward, draw, forward
-from dkic.ops.walk_triton import offset_of, place
+from dkic.ops.triton.gaussian_likelihood import backward, draw, forward
+from dkic.ops.triton.walk import offset_of, place
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SEED = torch.tensor(-1234567890123456789)

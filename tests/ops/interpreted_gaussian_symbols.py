@@ -10,7 +10,7 @@ from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
 from torch import Tensor
 
 from dkic.entropy.tables import SCALES
-from dkic.ops.gaussian_symbols_triton import forward
+from dkic.ops.triton.gaussian_symbols import forward
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 TABLES = (0.11, 256.0, 64)

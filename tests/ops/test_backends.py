@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -16,6 +17,10 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.fixture(autouse=True)
 def chosen(monkeypatch):
     monkeypatch.setattr(backends, "_chosen", {})
+    monkeypatch.setattr(backends, "_running", set())
+    yield
+    for op in list(backends._on_triton):
+        backends._use_native(op)
 
 
 @pytest.fixture
@@ -42,7 +47,13 @@ def test_every_op_runs_on_the_cpu(op):
 
 @pytest.mark.parametrize(
     ("op", "backend"),
-    [("ldcn", "cuda"), ("deform_conv2d", "triton"), ("gaussian_likelihood", "triton"), ("gaussian_symbols", "triton")],
+    [
+        ("ldcn", "cuda"),
+        ("ldcn", "triton"),
+        ("deform_conv2d", "triton"),
+        ("gaussian_likelihood", "triton"),
+        ("gaussian_symbols", "triton"),
+    ],
 )
 def test_a_backend_asked_for_by_name_never_falls_back(op, backend, working_gpu):
     set_backend(op, backend)
@@ -73,7 +84,7 @@ def test_a_backend_that_cannot_run_is_refused(monkeypatch):
     ("op", "backend", "message"),
     [
         ("gaussian", "cpu", "op must be one of ldcn, deform_conv2d, gaussian_likelihood, gaussian_symbols, and is 'gaussian'"),
-        ("ldcn", "triton", "backend of ldcn must be one of cpu, cuda, and is 'triton'"),
+        ("ldcn", "rocm", "backend of ldcn must be one of cpu, cuda, triton, and is 'rocm'"),
         ("gaussian_likelihood", "cuda", "backend of gaussian_likelihood must be one of cpu, triton, and is 'cuda'"),
     ],
 )
@@ -110,7 +121,15 @@ def test_what_triton_lacks_is_one_sentence_with_its_repair(cuda, has_triton, has
 
 @pytest.mark.parametrize(
     "op",
-    ["deform_conv2d", "deform_conv2d_backward", "gaussian_likelihood", "gaussian_likelihood_backward", "gaussian_symbols"],
+    [
+        "ldcn",
+        "ldcn_backward",
+        "deform_conv2d",
+        "deform_conv2d_backward",
+        "gaussian_likelihood",
+        "gaussian_likelihood_backward",
+        "gaussian_symbols",
+    ],
 )
 def test_triton_s_kernels_are_registered_for_cuda(op):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dkic::{op}", "CUDA")
@@ -153,6 +172,37 @@ def test_cuda_tensors_without_cuda_kernels_are_refused(native, monkeypatch):
         set_backend("ldcn", "cuda")
 
 
+CUDA_LIBRARY = pytest.mark.skipif(backends.load_cuda() is not None, reason=str(backends.load_cuda()))
+
+
+def registered(op: str) -> str:
+    """The kernel of dkic::op for CUDA tensors, as the dispatcher describes it."""
+    lines = torch._C._dispatch_dump(f"dkic::{op}").splitlines()
+    return next(line for line in lines if line.startswith("CUDA"))
+
+
+@CUDA_LIBRARY
+def test_triton_s_ldcn_takes_the_place_of_the_cuda_kernels_and_leaves_it(working_gpu):
+    pytest.importorskip("triton")
+    before = [registered(op) for op in ("ldcn", "ldcn_backward")]
+    set_backend("ldcn", "triton")
+    assert not {registered("ldcn"), registered("ldcn_backward")} & set(before)
+    set_backend("ldcn", None)
+    assert [registered(op) for op in ("ldcn", "ldcn_backward")] == before
+
+
+def test_triton_s_ldcn_runs_where_the_cuda_kernels_do_not_and_says_so(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(backends, "find_triton", lambda: None)
+    monkeypatch.setattr(backends, "find_cuda", lambda index=None: "There are none.")
+    with pytest.warns(UserWarning, match="^dkic.ops.ldcn runs on its Triton kernels: There are none.$"):
+        backends.check_runs("ldcn", CUDA)
+    assert ("ldcn" in backends._on_triton) == (backends.load_cuda() is None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backends.check_runs("ldcn", CUDA)
+
+
 @pytest.mark.parametrize(
     ("architectures", "capability", "runs"),
     [
@@ -184,7 +234,7 @@ def test_which_gpus_the_cuda_kernels_run_on(architectures, capability, runs, nat
     )
 
 
-@pytest.mark.skipif(backends.load_cuda() is not None, reason=str(backends.load_cuda()))
+@CUDA_LIBRARY
 @pytest.mark.parametrize("op", ["ldcn", "ldcn_backward"])
 def test_cuda_kernels_are_registered_without_a_gpu(op):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dkic::{op}", "CUDA")

@@ -9,6 +9,7 @@ import torchvision
 from ops import tolerances
 from ops.op_cases import DEFORM_CONV2D_FEW, PLAIN_CONV, DeformConv2dCase
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from dkic.ops import deform_conv2d
 
@@ -116,7 +117,7 @@ def test_compile(case):
 @pytest.mark.parametrize("case", DEFORM_CONV2D_FEW, ids=str)
 def test_compile_with_dynamic_shapes(case):
     block, x = block_and_input(case)
-    backend = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    backend = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(copy.deepcopy(block), fullgraph=True, backend=backend, dynamic=True)
     for size in ((2, x.shape[1], 9, 11), (3, x.shape[1], 12, 7), (5, x.shape[1], 31, 24)):
         x = torch.randn(size, dtype=torch.float64)

@@ -6,7 +6,7 @@ from ops.op_cases import LATENT, PLAIN, PLAIN_CONV
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from dkic.ops import deform_conv2d, exact_conv2d, gaussian_likelihood, ldcn
+from dkic.ops import deform_conv2d, gaussian_likelihood, ldcn, quantized_conv2d
 from dkic.ops.requantize import requantize, round_ste
 
 
@@ -15,8 +15,8 @@ def conv(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tens
 
 
 def exact(x: Tensor, multiplier: Tensor) -> Tensor:
-    weight = exact_conv2d.packed(torch.ones(2, 2, 1, 1))
-    return exact_conv2d.exact_conv2d(x, weight, torch.zeros(2, dtype=torch.int32), multiplier, 1, 0, 0, 255)
+    weight = quantized_conv2d.packed(torch.ones(2, 2, 1, 1))
+    return quantized_conv2d.quantized_conv2d(x, weight, torch.zeros(2, dtype=torch.int32), multiplier, 1, 0, 0, 255)
 
 
 def bits(y: Tensor, scale: Tensor, mean: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ OPS = {
     "ldcn": (ldcn, PLAIN.tensors()),
     "deform_conv2d": (conv, PLAIN_CONV.tensors()),
     "gaussian_likelihood": (bits, LATENT.tensors()),
-    "exact_conv2d": (exact, (torch.ones(1, 2, 3, 3), torch.ones(2))),
+    "quantized_conv2d": (exact, (torch.ones(1, 2, 3, 3), torch.ones(2))),
 }
 ARGUMENTS = [(name, i) for name, (_, tensors) in OPS.items() for i in range(len(tensors))]
 

@@ -98,6 +98,7 @@ def test_a_device_without_kernels_is_refused(monkeypatch):
     from dkic.ops import backends
 
     reason = "There is none."
+    monkeypatch.setattr(backends, "_running", set())
     monkeypatch.setattr(backends, "why_not", lambda op, device: reason)
     with pytest.raises(RuntimeError) as caught:
         gaussian_likelihood(**changed())

@@ -82,6 +82,7 @@ def test_a_device_without_kernels_is_refused(monkeypatch):
 
     reason = backends.why_not("ldcn", torch.device("mps"))
     assert reason == "dkic.ops.ldcn has no kernels for mps tensors; move them to the CPU with .cpu()."
+    monkeypatch.setattr(backends, "_running", set())
     monkeypatch.setattr(backends, "why_not", lambda op, device: reason)
     with pytest.raises(RuntimeError) as caught:
         ldcn(**changed())

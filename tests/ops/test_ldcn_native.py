@@ -83,8 +83,8 @@ CALL = "x = torch.ones(1, 4, 5, 6); assert op(x, torch.zeros(1, 18, 5, 6)).shape
     "imported",
     [
         "from dkic.ops import ldcn as op",
-        "from dkic.ops.ldcn import ldcn as op",
-        "import dkic.ops.ldcn; op = dkic.ops.ldcn",
+        "from dkic.ops._ldcn import ldcn as op",
+        "import dkic.ops; op = dkic.ops.ldcn",
     ],
 )
 def test_import(imported):

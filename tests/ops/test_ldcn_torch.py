@@ -7,6 +7,7 @@ import torch
 from ops import tolerances
 from ops.op_cases import LDCN_FEW, PLAIN, LdcnCase
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from dkic.ops import ldcn
 
@@ -86,7 +87,7 @@ def test_compile(case):
 @pytest.mark.parametrize("case", LDCN_FEW, ids=str)
 def test_compile_with_dynamic_shapes(case):
     block, x = block_and_input(case)
-    backend = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    backend = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(copy.deepcopy(block), fullgraph=True, backend=backend, dynamic=True)
     for size in ((2, x.shape[1], 9, 11), (3, x.shape[1], 12, 7), (5, x.shape[1], 31, 24)):
         x = torch.randn(size, dtype=torch.float64)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dkic.entropy.tables import gaussian_tables
 from dkic.errors import DkicError
 from dkic.models.weights_file import load_weights, save_weights
-from dkic.ops import backends, exact_conv2d, ldcn, reference
+from dkic.ops import backends, ldcn, quantized_conv2d, reference
 from dkic.ops.requantize import requantize
 from dkic.quantized import (
     ACTIVATION_MAX,
@@ -82,8 +82,8 @@ def test_in_a_batch(model, expected):
 
 
 def test_the_native_code_is_what_runs(model, monkeypatch):
-    native, calls = exact_conv2d.exact_conv2d, []
-    monkeypatch.setattr(exact_conv2d, "exact_conv2d", lambda *arguments: calls.append(1) or native(*arguments))
+    native, calls = quantized_conv2d.quantized_conv2d, []
+    monkeypatch.setattr(quantized_conv2d, "quantized_conv2d", lambda *arguments: calls.append(1) or native(*arguments))
     decisions(model, *latents(1))
     assert len(calls) > 20
 
@@ -140,7 +140,7 @@ ORIGINAL = conv2d.integer_convolution
 @pytest.fixture
 def by_products(monkeypatch):
     """Products of float matrices, as on a GPU: none of the native code that the CPU has for a convolution."""
-    monkeypatch.setattr(exact_conv2d, "runs_on", lambda x: False)
+    monkeypatch.setattr(quantized_conv2d, "runs_on", lambda x: False)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_heavy_layer_is_cut_into_parts(native, monkeypatch):
     # As float32 alone this sum is 29,143,695 to within 2; the parts' is right.
     a = torch.full((1, 900, 1, 1), 255.0)
     a[:, -1] = 254
-    monkeypatch.setattr(exact_conv2d, "runs_on", lambda x: native)
+    monkeypatch.setattr(quantized_conv2d, "runs_on", lambda x: native)
     right = (torch.tensor(900 * 127 * 255 - 127).float() * made.multiplier).round().view(1, 2, 1, 1)
     assert torch.equal(made(a), right)
 

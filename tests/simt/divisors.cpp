@@ -1,7 +1,7 @@
-// Prints the first division that Divisor (csrc/ldcn_cuda_warp_plan.h) gets wrong, and ends with 1; or ends with 0.
+// Prints the first division that Divisor (csrc/cuda/ldcn_cuda_warp_plan.h) gets wrong, and ends with 1; or ends with 0.
 #include <cstdio>
 
-#include "ldcn_cuda_warp_plan.h"
+#include "cuda/ldcn_cuda_warp_plan.h"
 
 int main() {
   constexpr unsigned kEnd = 1u << 31;

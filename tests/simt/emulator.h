@@ -1,4 +1,4 @@
-// The emulator as a launcher of kernel bodies: what CudaLauncher is on a GPU (csrc/cuda_launch.cuh).
+// The emulator as a launcher of kernel bodies: what CudaLauncher is on a GPU (csrc/cuda/cuda_launch.cuh).
 #pragma once
 #include "simt.h"
 

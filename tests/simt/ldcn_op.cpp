@@ -1,6 +1,6 @@
-// The kernels of csrc/ldcn_cuda.h on the emulator, for csrc/ldcn_cuda.cpp to be linked with in the place of nvcc's: so that
-// torch's half of the op runs on tensors of the CPU, called past the dispatcher. What it asks torch and CUDA for is answered here
-// too.
+// The kernels of csrc/cuda/ldcn_cuda.h on the emulator, for csrc/cuda/ldcn_cuda.cpp to be linked with in the place of nvcc's: so
+// that torch's half of the op runs on tensors of the CPU, called past the dispatcher. What it asks torch and CUDA for is answered
+// here too.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/c/shim.h>
 
@@ -9,9 +9,9 @@
 #include <string>
 #include <utility>
 
+#include "cuda/ldcn_cuda.h"
+#include "cuda/ldcn_cuda_launches.cuh"
 #include "emulator.h"
-#include "ldcn_cuda.h"
-#include "ldcn_cuda_launches.cuh"
 
 namespace {
 

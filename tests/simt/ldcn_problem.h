@@ -8,7 +8,7 @@
 #include <new>
 #include <stdexcept>
 
-#include "ldcn_cuda_launches.cuh"
+#include "cuda/ldcn_cuda_launches.cuh"
 #include "simt.h"
 
 namespace simt {

@@ -3,7 +3,7 @@
 // one also writes every sample to a buffer of `channels * taps` numbers a pixel, reads it back to add the samples up, and takes
 // one thread for a tap's dy and another for its dx.
 #pragma once
-#include "ldcn_cuda_kernels.cuh"
+#include "cuda/ldcn_cuda_kernels.cuh"
 
 namespace simt {
 

@@ -22,7 +22,7 @@
 #include <utility>
 #include <vector>
 
-#include "pack.h"
+#include "cuda/pack.h"
 #include "traffic.h"
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>

@@ -1,4 +1,4 @@
-"""The torch half of ldcn on CUDA (csrc/ldcn_cuda.cpp), without a GPU: its kernels run on the emulator."""
+"""The torch half of ldcn on CUDA (csrc/cuda/ldcn_cuda.cpp), without a GPU: its kernels run on the emulator."""
 
 from pathlib import Path
 
@@ -14,9 +14,20 @@ def test_passes_on_the_emulator(tmp_path):
     torch_folder = Path(torch.__file__).parent
     # -Bsymbolic: what the library defines itself it does not take from torch.
     library = compile_cpp(
-        SIMT / "ldcn_op.cpp", tmp_path / "ldcn_op.so", str(CSRC / "ldcn_cuda.cpp"), "-shared", "-fPIC", "-fvisibility=hidden",
-        "-Wl,-Bsymbolic", "-isystem", f"{torch_folder}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000ULL", "-DUSE_CUDA",
-        "-Wl,--no-as-needed", f"-L{torch_folder}/lib", "-ltorch_cpu",
-    )  # fmt: skip
+        SIMT / "ldcn_op.cpp",
+        tmp_path / "ldcn_op.so",
+        str(CSRC / "cuda" / "ldcn_cuda.cpp"),
+        "-shared",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-Wl,-Bsymbolic",
+        "-isystem",
+        f"{torch_folder}/include",
+        "-DTORCH_TARGET_VERSION=0x020a000000000000ULL",
+        "-DUSE_CUDA",
+        "-Wl,--no-as-needed",
+        f"-L{torch_folder}/lib",
+        "-ltorch_cpu",
+    )
     run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "simt/emulated_ldcn_op.py", DKIC_EMULATED=str(library))
     assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]

@@ -1,5 +1,5 @@
-"""ldcn's kernels for single kernel sizes (csrc/ldcn_cuda_warp_* and csrc/ldcn_cuda_window_scatter.cuh), run on the CPU by the
-emulator, give what the specification gives."""
+"""ldcn's kernels for single kernel sizes (csrc/cuda/ldcn_cuda_warp_* and ldcn_cuda_window_scatter.cuh), run by the emulator,
+give what the specification gives."""
 
 import math
 import subprocess

@@ -1,0 +1,55 @@
+"""The exact network's convolution beside torch's of float32, and all that is exact of `tiny` (h_s and the context, at 768x512)
+beside the same layers as float networks: what a file that decodes everywhere costs in time.
+
+Integers are compared with float64's before they are timed.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from whole_codecs import Ours
+
+from dkic.models import DKIC, PRESETS
+from dkic.models.slice_context import take_cells
+from dkic.ops.quantized_conv2d import packed, quantized_conv2d
+
+ROUNDS = 30
+
+
+@pytest.mark.parametrize("implementation", ["F.conv2d float32", "dkic"])  # the peer first: see conftest.py
+@pytest.mark.parametrize(("channels", "out", "k"), [(96, 96, 3), (224, 96, 1)], ids=str)
+def test_quantized_conv2d(channels, out, k, implementation, measure):
+    """As `tiny` has them, at a latent's size."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-255, 256, (1, channels, 32, 48), generator=generator).float().to(memory_format=torch.channels_last)
+    weight = torch.randint(-127, 128, (out, channels, k, k), generator=generator)
+    bias, multiplier = torch.zeros(out, dtype=torch.int32), torch.full((out,), 1e-4)
+    geometry = 1, k // 2
+    native, floats = packed(weight), weight.float().contiguous(memory_format=torch.channels_last)
+    total = F.conv2d(x.double(), weight.double(), None, *geometry)
+    result = quantized_conv2d(x, native, bias, multiplier, *geometry, -255, 255)
+    assert torch.equal(result, (total.float() * 1e-4).round().clamp(-255, 255)) and result.std() > 1
+    calls = {
+        "dkic": lambda: quantized_conv2d(x, native, bias, multiplier, *geometry, -255, 255),
+        "F.conv2d float32": lambda: F.conv2d(x, floats, None, *geometry),
+    }
+    measure(f"quantized_conv2d {channels}->{out} {k}x{k} 48x32", implementation, calls[implementation], ROUNDS)
+
+
+@pytest.mark.parametrize("implementation", ["float32", "dkic"])
+@torch.no_grad()
+def test_exact_network(implementation, measure):
+    """An encoder's walk through the latent, without the coder."""
+    exact = Ours("tiny").model
+    model = exact if implementation == "dkic" else DKIC(PRESETS["tiny"]).eval().to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(0)
+    z_hat, y = torch.zeros(1, 64, 8, 12), 3 * torch.randn(1, 128, 32, 48, generator=generator)
+
+    def walk() -> torch.Tensor:
+        passes = model.context.walk(model.h_s(z_hat))
+        for part in passes:
+            part.y_hat = take_cells(y[:, part.channels], part.cells)
+        return passes.y_hat
+
+    assert torch.equal(walk(), y)
+    measure("exact h_s and context of tiny, 768x512", implementation, walk, ROUNDS)

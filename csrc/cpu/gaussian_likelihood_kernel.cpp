@@ -1,0 +1,208 @@
+// The Gaussian likelihood of a latent on the CPU, in one pass: noise or rounding, bits, their derivatives and their sum. Compiled
+// once per instruction set (DKIC_ISA); gaussian_likelihood_cpu.cpp chooses one at run time.
+#include "cpu/gaussian_likelihood_kernel.h"
+
+#include "cpu/gaussian_tile.h"
+#include "cpu/philox.h"
+#include "cpu/walk_tiles.h"
+
+namespace dkic::DKIC_ISA {
+namespace {
+
+// The noise of element e of sample n is a word of the Philox block with counter (e / 64 * 16 + e % 16, n): word e / 16 % 4. So 64
+// elements in order take 16 whole blocks, and each vector of words serves neighbours.
+template <class T>
+void draw_in_order(uint64_t seed, int64_t n, int64_t first, int count, T* noise) {
+  using V = Philox::V;
+  constexpr int W = Philox::W;
+  V lane;
+  for (int i = 0; i < W; ++i) lane[i] = uint64_t(i);
+  for (int done = 0; done < count; done += 64)
+    for (int block = 0; block < 16; block += W) {
+      Philox philox(lane + uint64_t((first + done) / 4 + block), V{} + uint64_t(n));
+      philox.draw(seed);
+      for (int word = 0; word < 4; ++word) store<W>(noise + done + word * 16 + block, centred<T>(philox.word[word]));
+    }
+}
+
+// The same for elements in another order: of every block one word only is of use.
+template <class T>
+void draw_strided(const GaussianLikelihoodArguments& a, int64_t n, int64_t first, int count, T* noise) {
+  using V = Philox::V;
+  constexpr int W = Philox::W;
+  alignas(64) uint64_t element[kTile]{};
+  for_runs(a.walk, a.index_stride, first, count, [&](int done, int64_t number, int length) {
+    for (int i = 0; i < length; ++i) element[done + i] = uint64_t(number + i * a.index_stride[a.walk.axes - 1]);
+  });
+  for (int done = 0; done < count; done += W) {
+    V e;
+    std::memcpy(&e, element + done, sizeof e);
+    Philox philox((e >> 6 << 4) | (e & 15), V{} + uint64_t(n));
+    philox.draw(a.seed);
+    const V odd = (e >> 4 & 1) != 0, high = (e >> 5 & 1) != 0;
+    const V low_words = odd ? philox.word[1] : philox.word[0], high_words = odd ? philox.word[3] : philox.word[2];
+    store<W>(noise + done, centred<T>(high ? high_words : low_words));
+  }
+}
+
+template <class T>
+struct Forward {
+  static constexpr int W = kVectorBytes / int(sizeof(T));
+  static constexpr Scalar kType = sizeof(T) == 8 ? Scalar::f64 : Scalar::f32;
+  using V = Vector<T, W>;
+
+  const GaussianLikelihoodArguments& a;
+  // Zero where not read: lanes past the last element are worked out too, and no tensor is read as one of zeros.
+  alignas(64) T y[kTile]{}, scale[kTile]{}, mean[kTile]{}, noise[kTile]{};
+  alignas(64) T y_hat[kTile]{}, bits[kTile]{}, by_v[kTile]{}, by_scale[kTile]{};
+  alignas(64) T residual[kTile]{}, bounded_scale[kTile]{};
+  GaussianTile<T> gaussian{};
+
+  void chunk(int64_t number) {
+    double total = 0;
+    for_tiles(a.walk, number, [&](int64_t n, int64_t first, int count, int64_t position) {
+      if (a.by_v || a.by_scale) {
+        tile<true>(n, first, count, position);
+      } else {
+        tile<false>(n, first, count, position);
+      }
+      if (a.sums) total += sum_of(a.bits && count == kTile ? static_cast<const T*>(a.bits) + position : bits, count);
+    });
+    if (a.sums) a.sums[number] = total;
+  }
+
+  template <bool kDerivatives>
+  void tile(int64_t n, int64_t first, int count, int64_t position) {
+    const T* y_from = read_tile(a.walk, a.y, n, first, count, y);
+    const T* scale_from = read_tile(a.walk, a.scale, n, first, count, scale);
+    const T* mean_from = a.mean.data ? read_tile(a.walk, a.mean, n, first, count, mean) : mean;
+    const T* noise_from = a.noise.data ? read_tile(a.walk, a.noise, n, first, count, noise) : noise;
+    if (a.drawn) {
+      if (a.in_order) {
+        draw_in_order(a.seed, n, first, count, noise);
+      } else {
+        draw_strided(a, n, first, count, noise);
+      }
+    }
+    T* to_y_hat = a.y_hat ? tile_of_result(a.y_hat, a.y.type, position, count, y_hat) : y_hat;
+    T* to_bits = a.bits ? tile_of_result(a.bits, kType, position, count, bits) : bits;
+    T* to_v = a.by_v ? tile_of_result(a.by_v, kType, position, count, by_v) : by_v;
+    T* to_scale = a.by_scale ? tile_of_result(a.by_scale, kType, position, count, by_scale) : by_scale;
+    const T least = T(a.scale_min);
+    for (int i = 0; i < count; i += W) {
+      const V m = load<W>(mean_from + i), u = load<W>(noise_from + i), value = load<W>(y_from + i);
+      const V v = a.rounded ? nearest<T, W>(value - m) : (value - m) + u;
+      store<W>(to_y_hat + i, a.rounded ? v + m : value + u);
+      const V s = load<W>(scale_from + i);
+      store<W>(residual + i, v);
+      store<W>(bounded_scale + i, Mask<T, W>::less(s, V{} + least).choose(V{} + least, s));  // NaN stays
+    }
+    gaussian.template work<kDerivatives>(residual, bounded_scale, count, to_bits, to_v, to_scale);
+    if (a.likelihood) to_likelihoods<kDerivatives>(count, to_bits, to_v, to_scale);
+    if (a.y_hat) write_tile(a.y_hat, a.y.type, position, count, to_y_hat);
+    if (a.bits) write_tile(a.bits, kType, position, count, to_bits);
+    if (a.by_v) write_tile(a.by_v, kType, position, count, to_v);
+    if (a.by_scale) write_tile(a.by_scale, kType, position, count, to_scale);
+  }
+
+  // Of the bits and their derivatives, in place.
+  template <bool kDerivatives>
+  void to_likelihoods(int count, T* bits, T* by_v, T* by_scale) const {
+    const V zero{}, least = zero + T(a.likelihood_min);
+    for (int i = 0; i < count; i += W) {
+      const V p = GaussianBits<T, W>::likelihood(load<W>(bits + i));
+      store<W>(bits + i, Mask<T, W>::less(p, least).choose(least, p));
+      if constexpr (kDerivatives) {
+        const V factor = T(-0.69314718055994530942) * p;  // bits' derivatives may be infinite where p is 0
+        const Mask<T, W> impossible = Mask<T, W>::equal(p, zero);
+        store<W>(by_v + i, impossible.choose(zero, factor * load<W>(by_v + i)));
+        store<W>(by_scale + i, impossible.choose(zero, factor * load<W>(by_scale + i)));
+      }
+    }
+  }
+
+  static double sum_of(const T* values, int count) {
+    Vector<double, W> lanes{};
+    int i = 0;
+    for (; i + W <= count; i += W) lanes += __builtin_convertvector(load<W>(values + i), Vector<double, W>);
+    double total = sum<double, W>(lanes);
+    for (; i < count; ++i) total += double(values[i]);
+    return total;
+  }
+};
+
+template <class T>
+struct Backward {
+  static constexpr int W = kVectorBytes / int(sizeof(T));
+  static constexpr Scalar kType = sizeof(T) == 8 ? Scalar::f64 : Scalar::f32;
+  using V = Vector<T, W>;
+
+  const GaussianLikelihoodBackwardArguments& a;
+  alignas(64) T grad_y_hat[kTile]{}, grad_bits[kTile]{}, by_v[kTile]{}, by_scale[kTile]{}, scale[kTile]{}, likelihood[kTile]{};
+  alignas(64) T passed[kTile]{};  // of grad_bits
+  alignas(64) T grad_y[kTile]{}, grad_scale[kTile]{}, grad_mean[kTile]{};
+
+  void chunk(int64_t number) {
+    for_tiles(a.walk, number, [&](int64_t n, int64_t first, int count, int64_t position) { tile(n, first, count, position); });
+  }
+
+  void tile(int64_t n, int64_t first, int count, int64_t position) {
+    const auto read = [&](const Walked& t, T* buffer) -> const T* {
+      return t.data ? read_tile(a.walk, t, n, first, count, buffer) : buffer;
+    };
+    const T *y_hat_from = read(a.grad_y_hat, grad_y_hat), *bits_from = read(a.grad_bits, grad_bits);
+    if (a.likelihood.data) {
+      const T* likelihood_from = read(a.likelihood, likelihood);
+      const T least = T(a.likelihood_min);
+      for (int i = 0; i < count; i += W) {
+        // At the bound a step down the gradient may only lead up.
+        const V g = load<W>(bits_from + i);
+        store<W>(passed + i, (load<W>(likelihood_from + i) <= least) & (g > T(0)) ? V{} : g);
+      }
+      bits_from = passed;
+    }
+    if (a.grad_y || a.grad_mean) {
+      const T* slope = read(a.by_v, by_v);
+      T* to_y = a.grad_y ? tile_of_result(a.grad_y, kType, position, count, grad_y) : grad_y;
+      T* to_mean = a.grad_mean ? tile_of_result(a.grad_mean, kType, position, count, grad_mean) : grad_mean;
+      for (int i = 0; i < count; i += W) {
+        const V by_bits = load<W>(bits_from + i) * load<W>(slope + i);
+        store<W>(to_y + i, load<W>(y_hat_from + i) + by_bits);
+        store<W>(to_mean + i, -by_bits);
+      }
+      if (a.grad_y) write_tile(a.grad_y, kType, position, count, to_y);
+      if (a.grad_mean) write_tile(a.grad_mean, kType, position, count, to_mean);
+    }
+    if (a.grad_scale) {
+      const T *slope = read(a.by_scale, by_scale), *scale_from = read(a.scale, scale);
+      T* to_scale = tile_of_result(a.grad_scale, kType, position, count, grad_scale);
+      for (int i = 0; i < count; i += W) {
+        const V g = load<W>(bits_from + i) * load<W>(slope + i);
+        // Below scale_min a step down the gradient may only lead up.
+        store<W>(to_scale + i, (load<W>(scale_from + i) < T(a.scale_min)) & (g > T(0)) ? V{} : g);
+      }
+      write_tile(a.grad_scale, kType, position, count, to_scale);
+    }
+  }
+};
+
+template <template <class> class Pass, class Arguments>
+void run(const Arguments& a, int64_t first, int64_t last) {
+  const auto chunks = [&](auto& pass) {
+    for (int64_t number = first; number < last; ++number) pass.chunk(number);
+  };
+  if (a.is_double) {
+    Pass<double> pass{a};
+    chunks(pass);
+  } else {
+    Pass<float> pass{a};
+    chunks(pass);
+  }
+}
+
+}  // namespace
+
+extern const GaussianLikelihoodKernel gaussian_likelihood_kernel = {run<Forward, GaussianLikelihoodArguments>,
+                                                                    run<Backward, GaussianLikelihoodBackwardArguments>};
+
+}  // namespace dkic::DKIC_ISA

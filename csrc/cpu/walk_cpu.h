@@ -1,0 +1,79 @@
+// Making a walk out of torch's tensors, and running a kernel along it.
+#pragma once
+#include <algorithm>
+
+#include "common/stable_abi.h"
+#include "cpu/walk.h"
+
+namespace dkic {
+
+inline Shape shape_of(const Tensor& t) {
+  Shape shape;
+  for (int64_t axis = 0; axis < t.dim(); ++axis) shape.push_back(t.size(axis));
+  return shape;
+}
+
+// Whether results that go with t are laid out channels_last; so too in the fake kernels.
+inline bool channels_innermost(const Tensor& t) { return (t.dim() == 4 || t.dim() == 5) && t.stride(1) == 1; }
+
+inline Tensor empty_result(const Tensor& like, ScalarType type, bool channels_last) {
+  const auto format = !channels_last    ? MemoryFormat::Contiguous
+                      : like.dim() == 4 ? MemoryFormat::ChannelsLast
+                                        : MemoryFormat::ChannelsLast3d;
+  return torch::stable::empty(shape_of(like), type, std::nullopt, like.device(), std::nullopt, format);
+}
+
+// A tensor with one stride an axis of the map, while the walk is made out of them.
+struct Operand {
+  const void* data = nullptr;
+  Scalar type = Scalar::f32;
+  Shape strides;
+};
+
+inline Operand operand(const Tensor& t, const Shape& shape, const char* name) {
+  STD_TORCH_CHECK(t.is_cpu() && shape_of(t) == shape, name, " must be on the CPU and have the shape of the others");
+  Operand result{t.const_data_ptr(), scalar_of(t, name), {}};
+  for (int64_t axis = 0; axis < t.dim(); ++axis) result.strides.push_back(t.stride(axis));
+  return result;
+}
+
+inline Operand optional_operand(const std::optional<Tensor>& t, const Shape& shape, const char* name) {
+  return t ? operand(*t, shape, name) : Operand{nullptr, Scalar::f32, Shape(shape.size(), 0)};
+}
+
+// The axes after the batch, the innermost last, neighbours merged where every operand allows it. Empty where they are too many.
+inline std::optional<Walk> walk_through(const Shape& shape, bool channels_last, const std::vector<Operand>& operands,
+                                        std::vector<Walked>& walked) {
+  std::vector<size_t> axes;
+  for (size_t axis = channels_last ? 2 : 1; axis < shape.size(); ++axis) axes.push_back(axis);
+  if (channels_last) axes.push_back(1);
+
+  Walk walk{shape[0], 1, 0, {}};
+  walked.clear();
+  for (const Operand& o : operands) walked.push_back({o.data, o.type, o.strides[0], {}});
+  // Without elements strides mean nothing, and no copy of such a tensor has better ones.
+  const bool empty = std::find(shape.begin(), shape.end(), 0) != shape.end();
+  for (const size_t axis : axes) {
+    walk.elements *= shape[axis];
+    if (shape[axis] == 1 || empty) continue;
+    bool merges = walk.axes > 0;
+    for (size_t i = 0; i < operands.size() && merges; ++i)
+      merges = walked[i].stride[walk.axes - 1] == operands[i].strides[axis] * shape[axis];
+    if (!merges) {
+      if (walk.axes == kWalkAxes) return std::nullopt;
+      walk.size[walk.axes++] = 1;
+    }
+    walk.size[walk.axes - 1] *= shape[axis];
+    for (size_t i = 0; i < operands.size(); ++i) walked[i].stride[walk.axes - 1] = operands[i].strides[axis];
+  }
+  if (walk.axes == 0) walk.size[walk.axes++] = 1;
+  return walk;
+}
+
+// Calls f(first, last) for parts of all chunks, on several threads.
+template <class F>
+void for_chunks(const Walk& walk, const F& f) {
+  torch::stable::parallel_for(0, walk.batch * chunks_of_sample(walk), 1, f);
+}
+
+}  // namespace dkic

@@ -1,0 +1,124 @@
+// Reading and writing the elements of a Walk tile by tile, whatever their strides and types.
+#pragma once
+#include "cpu/simd.h"
+#include "cpu/walk.h"
+
+namespace dkic::DKIC_ISA {
+
+constexpr int kTile = 512;
+
+// Calls f(n, first, count, position) for the tiles of a chunk: elements [first, first + count) of sample n,
+// whose results begin at `position`.
+template <class F>
+void for_tiles(const Walk& walk, int64_t chunk, const F& f) {
+  const int64_t chunks = chunks_of_sample(walk), n = chunk / chunks, begin = chunk % chunks * kWalkChunk;
+  const int64_t end = begin + kWalkChunk < walk.elements ? begin + kWalkChunk : walk.elements;
+  for (int64_t first = begin; first < end; first += kTile)
+    f(n, first, int(end - first < kTile ? end - first : kTile), n * walk.elements + first);
+}
+
+template <class T>
+inline auto to_number(T x) {
+  return load<1>(&x)[0];
+}
+
+// Calls f with a value of the C++ type that `type` stands for.
+template <class F>
+inline void with_type(Scalar type, const F& f) {
+  switch (type) {
+    case Scalar::f32:
+      return f(float{});
+    case Scalar::f64:
+      return f(double{});
+    case Scalar::f16:
+      return f(half{});
+    case Scalar::bf16:
+      return f(bfloat16{});
+  }
+}
+
+template <class T>
+inline bool is_of_type(Scalar type) {
+  return type == (sizeof(T) == 8 ? Scalar::f64 : Scalar::f32);
+}
+
+template <class From, class T>
+inline void read_run(const From* from, int64_t stride, T* to, int64_t count) {
+  constexpr int W = kVectorBytes / int(sizeof(T));
+  int64_t i = 0;
+  if constexpr (sizeof(From) <= 4 && sizeof(T) == 4)
+    if (stride == 1)
+      for (; i + W <= count; i += W) store<W>(to + i, load<W>(from + i));
+  for (; i < count; ++i) to[i] = T(to_number(from[i * stride]));
+}
+
+// Calls f(done, offset, length) for the runs along the innermost axis that elements [first, first + count) of a sample are made
+// of: elements first + done and on, `offset` from the sample's first.
+template <class F>
+inline void for_runs(const Walk& walk, const int64_t* stride, int64_t first, int count, const F& f) {
+  const int inner = walk.axes - 1;
+  int64_t position = first, offset = 0, at[kWalkAxes];
+  for (int axis = inner; axis >= 0; --axis) {
+    at[axis] = position % walk.size[axis];
+    position /= walk.size[axis];
+    offset += at[axis] * stride[axis];
+  }
+  for (int done = 0; done < count;) {
+    const int64_t rest = walk.size[inner] - at[inner];
+    const int length = rest < count - done ? int(rest) : count - done;
+    f(done, offset, length);
+    done += length;
+    // On to the next run, carrying where an axis is at its end.
+    offset -= at[inner] * stride[inner];
+    at[inner] = 0;
+    for (int axis = inner - 1; axis >= 0; --axis) {
+      offset += stride[axis];
+      if (++at[axis] < walk.size[axis]) break;
+      offset -= walk.size[axis] * stride[axis];
+      at[axis] = 0;
+    }
+  }
+}
+
+// Elements [first, first + count) of sample n, converted; from the tensor's own memory where it can be had so, else in `buffer`.
+template <class T>
+const T* read_tile(const Walk& walk, const Walked& t, int64_t n, int64_t first, int count, T* buffer) {
+  const int64_t stride = t.stride[walk.axes - 1];
+  const bool direct = stride == 1 && is_of_type<T>(t.type);
+  const T* tile = buffer;
+  for_runs(walk, t.stride, first, count, [&](int done, int64_t offset, int length) {
+    offset += n * t.batch_stride;
+    if (direct && length == kTile) {
+      tile = static_cast<const T*>(t.data) + offset;
+    } else {
+      with_type(t.type,
+                [&](auto type) { read_run(static_cast<const decltype(type)*>(t.data) + offset, stride, buffer + done, length); });
+    }
+  });
+  return tile;
+}
+
+// Where a tile's results are computed into: the result itself, or a buffer that write_tile copies from.
+template <class T>
+inline T* tile_of_result(void* result, Scalar type, int64_t position, int count, T* buffer) {
+  return is_of_type<T>(type) && count == kTile ? static_cast<T*>(result) + position : buffer;
+}
+
+template <class T>
+inline void write_tile(void* result, Scalar type, int64_t position, int count, const T* from) {
+  constexpr int W = kVectorBytes / int(sizeof(T));
+  with_type(type, [&](auto element) {
+    using To = decltype(element);
+    To* to = static_cast<To*>(result) + position;
+    if (static_cast<const void*>(to) == from) return;
+    if constexpr (sizeof(To) == sizeof(T)) {
+      for (int i = 0; i < count; ++i) to[i] = from[i];
+    } else if constexpr (sizeof(To) < sizeof(T)) {  // a double never goes where floats are computed
+      alignas(64) To narrow[kTile];
+      for (int i = 0; i < kTile; i += W) store<W>(narrow + i, __builtin_convertvector(load<W>(from + i), Vector<float, W>));
+      for (int i = 0; i < count; ++i) to[i] = narrow[i];
+    }
+  });
+}
+
+}  // namespace dkic::DKIC_ISA

@@ -1,0 +1,43 @@
+// Where an op's CUDA kernels run, by torch's stable ABI (with USE_CUDA): its tensors' device, and the stream that is current
+// there.
+#pragma once
+#include <torch/csrc/stable/accelerator.h>
+
+#include <string>
+
+#include "common/stable_abi.h"
+
+namespace dkic {
+
+// Makes the device of `t` the current one, until it ends. Allocations below it are ordered by the same stream.
+class CudaGuard {
+ public:
+  explicit CudaGuard(const Tensor& t) : device_(index_of(t)), guard_(device_) {}
+
+  void* stream() const {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
+    return stream;
+  }
+
+ private:
+  static int32_t index_of(const Tensor& t) {
+    STD_TORCH_CHECK(t.is_cuda(), "all tensors must be on the GPU where one of them is");
+    return t.get_device_index();
+  }
+
+  int32_t device_;
+  torch::stable::accelerator::DeviceGuard guard_;
+};
+
+// Throws torch's message for what CUDA said to a launch.
+inline void check_launch(int error, const char* op) {
+  if (error == 0) return;
+  char* message = nullptr;
+  torch_c10_cuda_check_msg(error, __FILE__, op, __LINE__, true, &message);
+  std::string text = message ? message : "CUDA error " + std::to_string(error);
+  if (message) torch_c10_cuda_free_error_msg(message);
+  STD_TORCH_CHECK(false, op, ": ", text);
+}
+
+}  // namespace dkic

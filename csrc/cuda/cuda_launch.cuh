@@ -1,0 +1,39 @@
+// Launching a kernel body on the GPU. The tests have a launcher of their own, which runs the same bodies on the emulator.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/host_device.h"
+
+namespace dkic::gpu {
+
+// Body::kBlocks, how many blocks a multiprocessor shall hold, limits the registers.
+template <class Body>
+__global__ void __launch_bounds__(Body::kThreads, Body::kBlocks) kernel(const __grid_constant__ Body body) {
+  body(CudaThread());
+}
+
+// Queues kernels on a stream; after a launch that failed, no more.
+class CudaLauncher {
+ public:
+  explicit CudaLauncher(void* stream) : stream_(static_cast<cudaStream_t>(stream)) {}
+
+  // As many blocks as there is work, or fewer: the bodies go round. None where there is no work.
+  template <class Body>
+  void operator()(const Body& body, int64_t blocks, size_t shared_bytes = 0) {
+    if (blocks == 0 || error_ != cudaSuccess) return;
+    const dim3 grid(unsigned(std::min<int64_t>(blocks, INT32_MAX)));
+    void* arguments[] = {const_cast<Body*>(&body)};
+    error_ = cudaLaunchKernel(kernel<Body>, grid, dim3(Body::kThreads), arguments, shared_bytes, stream_);
+  }
+
+  int error() const { return int(error_); }
+
+ private:
+  cudaStream_t stream_;
+  cudaError_t error_ = cudaSuccess;
+};
+
+}  // namespace dkic::gpu

@@ -1,0 +1,165 @@
+// What kernel bodies are written against, so that one source compiles for the GPU and, for tests, for the CPU.
+//
+// A body is a template over the thread it runs as, and asks that for its index, its collectives and its accesses to memory: under
+// nvcc it is CudaThread, in the tests the emulator's counterpart, which has all members of it (tests/simt/simt.h).
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "cuda/pack.h"
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define DKIC_DEVICE __device__ __forceinline__
+#define DKIC_PRAGMA(text) _Pragma(#text)
+#define DKIC_UNROLL(times) DKIC_PRAGMA(unroll times)
+#else
+#define DKIC_DEVICE inline
+#define DKIC_UNROLL(times)
+#endif
+
+namespace dkic::gpu {
+
+// Every lane of a warp.
+constexpr unsigned kAllLanes = 0xffffffff;
+
+#ifdef __CUDACC__
+
+using half = __half;
+using bfloat16 = __nv_bfloat16;
+
+template <int Bytes>
+struct Word;
+template <>
+struct Word<2> {
+  using type = unsigned short;
+};
+template <>
+struct Word<4> {
+  using type = unsigned;
+};
+template <>
+struct Word<8> {
+  using type = uint2;
+};
+template <>
+struct Word<16> {
+  using type = uint4;
+};
+
+// One-dimensional blocks in a one-dimensional grid.
+class CudaThread {
+ public:
+  __device__ __forceinline__ int index() const { return int(threadIdx.x); }
+  __device__ __forceinline__ int64_t block() const { return blockIdx.x; }
+  __device__ __forceinline__ int64_t blocks() const { return gridDim.x; }
+
+  // The block's shared memory, as much as the launch asks for.
+  template <class T>
+  __device__ __forceinline__ T* shared() const {
+    extern __shared__ __align__(16) unsigned char dkic_shared[];
+    return reinterpret_cast<T*>(dkic_shared);
+  }
+
+  __device__ __forceinline__ void barrier() const { __syncthreads(); }
+  __device__ __forceinline__ void warp_barrier() const { __syncwarp(); }
+  // From lane `source` of the same segment of `width` lanes, a power of two.
+  template <class T>
+  __device__ __forceinline__ T shuffle(unsigned mask, T value, int source, int width = 32) const {
+    return __shfl_sync(mask, value, source, width);
+  }
+  template <class T>
+  __device__ __forceinline__ T shuffle_xor(unsigned mask, T value, int distance) const {
+    return __shfl_xor_sync(mask, value, distance);
+  }
+
+  // One access of N numbers that the kernel never writes.
+  template <int N, class T>
+  __device__ __forceinline__ Pack<T, N> load(const T* from) const {
+    using W = typename Word<int(sizeof(T)) * N>::type;
+    const W word = __ldg(reinterpret_cast<const W*>(from));
+    Pack<T, N> values;
+    memcpy(&values, &word, sizeof word);
+    return values;
+  }
+  // The same of numbers that are read once: the caches evict them first.
+  template <int N, class T>
+  __device__ __forceinline__ Pack<T, N> load_streaming(const T* from) const {
+    using W = typename Word<int(sizeof(T)) * N>::type;
+    const W word = __ldcs(reinterpret_cast<const W*>(from));
+    Pack<T, N> values;
+    memcpy(&values, &word, sizeof word);
+    return values;
+  }
+  // The same of numbers that the kernel may write, too.
+  template <int N, class T>
+  __device__ __forceinline__ Pack<T, N> load_written(const T* from) const {
+    using W = typename Word<int(sizeof(T)) * N>::type;
+    const W word = *reinterpret_cast<const W*>(from);
+    Pack<T, N> values;
+    memcpy(&values, &word, sizeof word);
+    return values;
+  }
+  template <int N, class T>
+  __device__ __forceinline__ void store(T* to, const Pack<T, N>& values) const {
+    using W = typename Word<int(sizeof(T)) * N>::type;
+    W word;
+    memcpy(&word, &values, sizeof word);
+    *reinterpret_cast<W*>(to) = word;
+  }
+  // The same of numbers that no kernel reads soon: the caches evict them first.
+  template <int N, class T>
+  __device__ __forceinline__ void store_streaming(T* to, const Pack<T, N>& values) const {
+    using W = typename Word<int(sizeof(T)) * N>::type;
+    W word;
+    memcpy(&word, &values, sizeof word);
+    __stcs(reinterpret_cast<W*>(to), word);
+  }
+
+  template <class T>
+  __device__ __forceinline__ void atomic_add(T* to, T value) const {
+    atomicAdd(to, value);
+  }
+  __device__ __forceinline__ void atomic_add(long long* to, long long value) const {
+    atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+  }
+  // What was there before.
+  __device__ __forceinline__ unsigned atomic_fetch_add(unsigned* to, unsigned value) const { return atomicAdd(to, value); }
+  __device__ __forceinline__ void atomic_max(unsigned* to, unsigned value) const { atomicMax(to, value); }
+};
+
+#else
+
+using half = _Float16;
+
+struct bfloat16 {
+  uint16_t bits;
+
+  bfloat16() = default;
+  // To nearest, half to even; NaN stays one.
+  explicit bfloat16(float value) {
+    uint32_t word;
+    std::memcpy(&word, &value, sizeof word);
+    bits = value != value ? 0x7fff : uint16_t((word + 0x7fff + (word >> 16 & 1)) >> 16);
+  }
+  explicit operator float() const {
+    const uint32_t word = uint32_t(bits) << 16;
+    float value;
+    std::memcpy(&value, &word, sizeof value);
+    return value;
+  }
+};
+
+#endif
+
+// The type that sums and positions have.
+template <class T>
+struct SumOf {
+  using type = float;
+};
+template <>
+struct SumOf<double> {
+  using type = double;
+};
+
+}  // namespace dkic::gpu

@@ -1,0 +1,353 @@
+// Bodies of ldcn's CUDA kernels, in NHWC. The tests run them on the CPU (host_device.h).
+//
+// A block works out its taps (position, floor, weights, corners inside) once, a tap a thread, into shared memory; then the lanes
+// that share a position stream its channels over them. Several chunks of taps, or several rounds of channels, are for large
+// kernels and deep groups.
+#pragma once
+#include <cmath>
+
+#include "cuda/ldcn_cuda_numbers.cuh"
+#include "cuda/ldcn_cuda_plan.h"
+
+namespace dkic::gpu {
+
+// One axis of a position: as sample_axis in bilinear.h, where the reasons are.
+template <class A>
+struct Axis {
+  int low;
+  A fraction;
+  bool low_inside, high_inside;
+};
+
+template <class A>
+DKIC_DEVICE Axis<A> sample_axis(A position, int size) {
+  A p = position > A(-2) ? position : A(-2);
+  p = p < A(size) + A(1) ? p : A(size) + A(1);
+  p = position == position ? p : A(0);
+  const A low = std::floor(p);
+  const int at = int(low);
+  return {at, position - low, unsigned(at) < unsigned(size), unsigned(at + 1) < unsigned(size) && p > A(-1)};
+}
+
+// A block's share of the work: a group's tile of positions in one image.
+struct Tile {
+  int n, g, oh, ow;  // of the first position
+};
+
+DKIC_DEVICE Tile tile_at(const LdcnArguments& a, const LdcnPlan& plan, int64_t index) {
+  Tile tile;
+  tile.g = int(index % a.groups), index /= a.groups;
+  tile.ow = int(index % plan.tile_columns) * plan.tile_width, index /= plan.tile_columns;
+  tile.oh = int(index % plan.tile_rows) * plan.tile_height;
+  tile.n = int(index / plan.tile_rows);
+  return tile;
+}
+
+// Position number p of a tile, which may lie beyond the border.
+struct Position {
+  int oh, ow;
+  bool exists;
+};
+
+DKIC_DEVICE Position position_in(const LdcnArguments& a, const LdcnPlan& plan, const Tile& tile, int p) {
+  const int oh = tile.oh + p / plan.tile_width, ow = tile.ow + p % plan.tile_width;
+  return {oh, ow, oh < a.out_height && ow < a.out_width};
+}
+
+// Numbers that count elements are of 64 bits, all others of 32.
+DKIC_DEVICE int64_t pixel_of(const LdcnArguments& a, const Tile& tile, const Position& at) {
+  return (tile.n * a.out_height + at.oh) * a.out_width + at.ow;
+}
+
+// In shared memory, entry p * chunk + t is tap t of position p. A code is 16 * start + inside: where corner (0, 0) starts, in
+// elements, and as bits 1 2 4 8 whether corners (0,0) (0,1) (1,0) (1,1) lie inside. A tap without a corner is 0 in everything.
+template <class A>
+struct SharedTaps {
+  TapNumbers<A>* numbers;
+  int64_t* codes;
+};
+
+template <class A, class Thread>
+DKIC_DEVICE SharedTaps<A> shared_taps(const Thread& thread, const LdcnPlan& plan) {
+  auto* numbers = thread.template shared<TapNumbers<A>>();
+  return {numbers, reinterpret_cast<int64_t*>(numbers + kLdcnThreads / plan.lanes * plan.chunk)};
+}
+
+// What a kernel needs of a tap beside its code: the corners' weights with the mask in them, 0 of a corner outside ...
+struct Weights {
+  template <class A>
+  static DKIC_DEVICE TapNumbers<A> numbers(const Axis<A>& y, const Axis<A>& x, A mask, int inside) {
+    const A my = mask * y.fraction, mx = mask - my, v11 = my * x.fraction, v01 = mx * x.fraction;
+    return {{inside & 1 ? mx - v01 : A(0), inside & 2 ? v01 : A(0), inside & 4 ? my - v11 : A(0), inside & 8 ? v11 : A(0)}};
+  }
+};
+// ... or what the weights are made of.
+struct Fractions {
+  template <class A>
+  static DKIC_DEVICE TapNumbers<A> numbers(const Axis<A>& y, const Axis<A>& x, A mask, int) {
+    return {{y.fraction, x.fraction, mask, A(0)}};
+  }
+};
+
+// A tap as the kernels need it: a code, and Kind's numbers.
+template <class A>
+struct Tap {
+  int64_t code;
+  TapNumbers<A> numbers;
+};
+
+// Tap `tap` of position `at` in group g of image n; rows and columns of the sampled image are h and w elements apart.
+template <class Kind, class A, class Thread>
+DKIC_DEVICE Tap<A> compute_tap(const Thread& thread, const LdcnArguments& a, bool offset_pairs, int n, int g, const Position& at,
+                               int tap, int64_t h, int64_t w) {
+  const int row = tap / int(a.kernel_w), column = tap % int(a.kernel_w);
+  const int channel = g * int(a.kernel_h * a.kernel_w) + tap;
+  const int64_t from = n * a.offset.n + channel * (2 * a.offset.c) + at.oh * a.offset.h + at.ow * a.offset.w;
+  Pack<A, 2> d;
+  if (offset_pairs) {
+    d = read<2, A>(thread, a.offset, from);
+  } else {
+    for (int axis = 0; axis < 2; ++axis) d.v[axis] = read<1, A>(thread, a.offset, from + axis * a.offset.c).v[0];
+  }
+  A mask = 1;
+  if (a.mask.data) {
+    mask = read<1, A>(thread, a.mask, n * a.mask.n + channel * a.mask.c + at.oh * a.mask.h + at.ow * a.mask.w).v[0];
+  }
+  const auto y = sample_axis(A(at.oh * a.stride_h - a.padding_h + row * a.dilation_h) + d.v[0], int(a.height));
+  const auto x = sample_axis(A(at.ow * a.stride_w - a.padding_w + column * a.dilation_w) + d.v[1], int(a.width));
+  const int inside = (y.low_inside && x.low_inside ? 1 : 0) | (y.low_inside && x.high_inside ? 2 : 0) |
+                     (y.high_inside && x.low_inside ? 4 : 0) | (y.high_inside && x.high_inside ? 8 : 0);
+  Tap<A> result{};
+  if (inside) result = {(y.low * h + x.low * w) * 16 + inside, Kind::numbers(y, x, mask, inside)};
+  return result;
+}
+
+// Computes taps [first, first + count) of all positions of a tile.
+template <class Kind, class A, class Thread>
+DKIC_DEVICE void compute_taps(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan, const Tile& tile, int first,
+                              int count, int64_t h, int64_t w, const SharedTaps<A>& taps) {
+  const int positions = kLdcnThreads / plan.lanes;
+  for (int i = thread.index(); i < positions * count; i += kLdcnThreads) {
+    // Neighbouring threads read offsets that are neighbours in memory.
+    const bool taps_adjacent = a.offset.c == 1;
+    const int p = taps_adjacent ? i / count : i % positions, t = taps_adjacent ? i % count : i / positions;
+    const Position at = position_in(a, plan, tile, p);
+    Tap<A> tap{};
+    if (at.exists) tap = compute_tap<Kind, A>(thread, a, plan.offset_pairs, tile.n, tile.g, at, first + t, h, w);
+    taps.codes[p * plan.chunk + t] = tap.code;
+    taps.numbers[p * plan.chunk + t] = tap.numbers;
+  }
+}
+
+// V channels of a corner, zeros where it lies outside.
+template <int V, class T, class Thread>
+DKIC_DEVICE Pack<T, V> load_corner(const Thread& thread, bool inside, const T* from) {
+  Pack<T, V> values{};
+  if (inside) values = thread.template load<V>(from);
+  return values;
+}
+
+template <int V, class T, class Thread>
+DKIC_DEVICE void load_corners(const Thread& thread, int64_t code, const T* x, int64_t h, int64_t w, Pack<T, V> (&corners)[4]) {
+  const T* q = x + (code >> 4);
+  corners[0] = load_corner<V>(thread, code & 1, q);
+  corners[1] = load_corner<V>(thread, code & 2, q + w);
+  corners[2] = load_corner<V>(thread, code & 4, q + h);
+  corners[3] = load_corner<V>(thread, code & 8, q + h + w);
+}
+
+// Adds so many taps to the sums, all their corners loaded before the first is used.
+template <int Taps, int V, class T, class A, class Thread>
+DKIC_DEVICE void add_taps(const Thread& thread, const SharedTaps<A>& taps, int entry, const T* x, int64_t h, int64_t w,
+                          A (&sums)[V]) {
+  Pack<T, V> corners[Taps][4];
+  for (int t = 0; t < Taps; ++t) load_corners<V>(thread, taps.codes[entry + t], x, h, w, corners[t]);
+  for (int t = 0; t < Taps; ++t) {
+    const TapNumbers<A> weights = taps.numbers[entry + t];
+    for (int corner = 0; corner < 4; ++corner)
+      for (int v = 0; v < V; ++v) sums[v] += weights.v[corner] * A(corners[t][corner].v[v]);
+  }
+}
+
+template <class T, int V, class Thread>
+DKIC_DEVICE void ldcn_forward(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan) {
+  using A = typename SumOf<T>::type;
+  const SharedTaps<A> taps = shared_taps<A>(thread, plan);
+  const int own = thread.index() / plan.lanes, lane = thread.index() % plan.lanes;
+  const int depth = int(a.channels / a.groups), k = int(a.kernel_h * a.kernel_w);
+  for (int64_t index = thread.block(); index < plan.tiles; index += thread.blocks()) {
+    const Tile tile = tile_at(a, plan, index);
+    const Position at = position_in(a, plan, tile, own);
+    // All threads go as many rounds: there are barriers in them.
+    for (int round = 0; round < depth; round += plan.lanes * V) {
+      const int channel = round + lane * V;
+      const bool busy = at.exists && channel < depth;
+      const T* x = static_cast<const T*>(a.x.data) + tile.n * a.x.n + tile.g * depth + channel;
+      A sums[V] = {};
+      for (int first = 0; first < k; first += plan.chunk) {
+        const int count = k - first < plan.chunk ? k - first : plan.chunk;
+        if (round == 0 || plan.chunk < k) {  // else they are there still
+          thread.barrier();
+          compute_taps<Weights>(thread, a, plan, tile, first, count, a.x.h, a.x.w, taps);
+          thread.barrier();
+        }
+        if (!busy) continue;
+        const int end = own * plan.chunk + count;
+        int entry = own * plan.chunk;
+        // As many loads in flight as 64 registers let be: 8, or 4 where sums take more than 4 of them.
+        constexpr int kAtOnce = V <= 4 && sizeof(A) == 4 ? 2 : 1;
+        for (; entry + kAtOnce <= end; entry += kAtOnce) add_taps<kAtOnce, V>(thread, taps, entry, x, a.x.h, a.x.w, sums);
+        if constexpr (kAtOnce > 1)
+          if (entry < end) add_taps<1, V>(thread, taps, entry, x, a.x.h, a.x.w, sums);
+      }
+      if (!busy) continue;
+      Pack<T, V> y;
+      for (int v = 0; v < V; ++v) y.v[v] = T(sums[v]);
+      thread.template store<V>(static_cast<T*>(a.y) + pixel_of(a, tile, at) * a.channels + tile.g * depth + channel, y);
+    }
+  }
+}
+
+template <class A>
+struct TapGradients {
+  A along_y, along_x, of_mask;
+};
+
+// dots: grad_y times the corners, summed over channels.
+template <class A>
+DKIC_DEVICE TapGradients<A> gradients_from(const TapNumbers<A>& fractions, const A (&dots)[4]) {
+  const A fy = fractions.v[0], fx = fractions.v[1], mask = fractions.v[2];
+  const A right = dots[1] - dots[0], top = dots[0] + fx * right;
+  const A bottom = dots[2] + fx * (dots[3] - dots[2]);
+  return {mask * (bottom - top), mask * (right + fy * (dots[3] - dots[2] - right)), top + fy * (bottom - top)};
+}
+
+// Gradients of offset and mask. Every sum over channels has one order, whatever the launch.
+template <class T, int V, class Thread>
+DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan) {
+  using A = typename SumOf<T>::type;
+  const SharedTaps<A> taps = shared_taps<A>(thread, plan);
+  const int own = thread.index() / plan.lanes, lane = thread.index() % plan.lanes;
+  const int positions = kLdcnThreads / plan.lanes;
+  const int depth = int(a.channels / a.groups), k = int(a.kernel_h * a.kernel_w), span = plan.lanes * V;
+  for (int64_t index = thread.block(); index < plan.tiles; index += thread.blocks()) {
+    const Tile tile = tile_at(a, plan, index);
+    const Position at = position_in(a, plan, tile, own);
+    const T* x = static_cast<const T*>(a.x.data) + tile.n * a.x.n + tile.g * depth;
+    const T* grad_y =
+        static_cast<const T*>(a.grad_y.data) + tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w + tile.g * depth;
+    const int end = at.exists ? depth : 0, begin = lane * V;
+    Pack<T, V> g{};
+    if (begin < end) g = thread.template load<V>(grad_y + begin);
+    for (int first = 0; first < k; first += plan.chunk) {
+      const int count = k - first < plan.chunk ? k - first : plan.chunk;
+      thread.barrier();
+      compute_taps<Fractions>(thread, a, plan, tile, first, count, a.x.h, a.x.w, taps);
+      thread.barrier();
+      for (int t = 0; t < count; ++t) {
+        const int entry = own * plan.chunk + t;
+        const int64_t code = taps.codes[entry];
+        A along_y = 0, along_x = 0, of_mask = 0;
+        if (code) {
+          A dots[4] = {};
+          for (int channel = begin; channel < end; channel += span) {
+            Pack<T, V> corners[4];
+            load_corners<V>(thread, code, x + channel, a.x.h, a.x.w, corners);
+            if (span < depth) g = thread.template load<V>(grad_y + channel);
+            for (int corner = 0; corner < 4; ++corner)
+              for (int v = 0; v < V; ++v) dots[corner] += A(g.v[v]) * A(corners[corner].v[v]);
+          }
+          const TapGradients<A> of = gradients_from(taps.numbers[entry], dots);
+          along_y = of.along_y, along_x = of.along_x, of_mask = of.of_mask;
+        }
+        for (int distance = plan.lanes / 2; distance; distance /= 2) {
+          along_y += thread.shuffle_xor(kAllLanes, along_y, distance);
+          along_x += thread.shuffle_xor(kAllLanes, along_x, distance);
+          of_mask += thread.shuffle_xor(kAllLanes, of_mask, distance);
+        }
+        // The position's lanes, which are of one warp, have read the tap's numbers: the shuffles needed them.
+        if (lane == 0) taps.numbers[entry] = {{along_y, along_x, of_mask, A(0)}};
+      }
+      thread.barrier();
+      for (int i = thread.index(); i < positions * count; i += kLdcnThreads) {
+        const int p = i / count, t = i % count;
+        const Position to = position_in(a, plan, tile, p);
+        if (!to.exists) continue;
+        const TapNumbers<A> gradients = taps.numbers[p * plan.chunk + t];
+        const int64_t tap = (pixel_of(a, tile, to) * a.groups + tile.g) * k + first + t;
+        const Pack<A, 2> along{{gradients.v[0], gradients.v[1]}};
+        if (a.grad_offset) write(thread, a.grad_offset, a.offset.type, tap * 2, along);
+        if (a.grad_mask) write(thread, a.grad_mask, a.mask.type, tap, Pack<A, 1>{{gradients.v[2]}});
+      }
+    }
+  }
+}
+
+// Adds weight * g to the corners of a tap that are inside; `image`: where the channel lies in pixel (0, 0).
+template <class Sum, class A, class Thread>
+DKIC_DEVICE void add_to_corners(const Thread& thread, const Sum& sum, const Tap<A>& tap, int64_t image, int64_t h, int64_t w,
+                                A g) {
+  const int64_t q = image + (tap.code >> 4);
+  if (tap.code & 1) sum.add(thread, q, tap.numbers.v[0] * g);
+  if (tap.code & 2) sum.add(thread, q + w, tap.numbers.v[1] * g);
+  if (tap.code & 4) sum.add(thread, q + h, tap.numbers.v[2] * g);
+  if (tap.code & 8) sum.add(thread, q + h + w, tap.numbers.v[3] * g);
+}
+
+// Gradient of x: every tap adds weight * grad_y to its corners, as `sum` adds. One channel to a lane, so that the lanes' atomics
+// fall side by side.
+template <class T, class Sum, class Thread>
+DKIC_DEVICE void ldcn_scatter(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan, const Sum& sum) {
+  using A = typename SumOf<T>::type;
+  const SharedTaps<A> taps = shared_taps<A>(thread, plan);
+  const int own = thread.index() / plan.lanes, lane = thread.index() % plan.lanes;
+  const int depth = int(a.channels / a.groups), k = int(a.kernel_h * a.kernel_w);
+  const int64_t h = a.width * a.channels, w = a.channels;
+  for (int64_t index = thread.block(); index < plan.tiles; index += thread.blocks()) {
+    const Tile tile = tile_at(a, plan, index);
+    const Position at = position_in(a, plan, tile, own);
+    const T* grad_y =
+        static_cast<const T*>(a.grad_y.data) + tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w + tile.g * depth;
+    const int end = at.exists ? depth : 0;
+    const int64_t image = tile.n * a.height * h + tile.g * depth;
+    for (int first = 0; first < k; first += plan.chunk) {
+      const int count = k - first < plan.chunk ? k - first : plan.chunk;
+      thread.barrier();
+      compute_taps<Weights>(thread, a, plan, tile, first, count, h, w, taps);
+      thread.barrier();
+      for (int channel = lane; channel < end; channel += plan.lanes) {
+        const A g = A(thread.template load<1>(grad_y + channel).v[0]);
+        for (int entry = own * plan.chunk; entry < own * plan.chunk + count; ++entry) {
+          const int64_t code = taps.codes[entry];
+          if (code) add_to_corners(thread, sum, {code, taps.numbers[entry]}, image + channel, h, w, g);
+        }
+      }
+    }
+  }
+}
+
+template <class A>
+struct AtomicSum {
+  A* sums;
+  template <class Thread>
+  DKIC_DEVICE void add(const Thread& thread, int64_t at, A value) const {
+    thread.atomic_add(sums + at, value);
+  }
+};
+
+// Into sums, which begin at 0: NHWC without gaps, of float (double for double).
+template <class T, class Thread>
+DKIC_DEVICE void ldcn_backward_x(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan,
+                                 typename SumOf<T>::type* sums) {
+  ldcn_scatter<T>(thread, a, plan, AtomicSum<typename SumOf<T>::type>{sums});
+}
+
+// Rounds `count` sums to T.
+template <class T, class Thread>
+DKIC_DEVICE void ldcn_round(const Thread& thread, const float* sums, int64_t count, T* to) {
+  for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < count; i += thread.blocks() * kLdcnThreads) {
+    thread.template store<1>(to + i, Pack<T, 1>{{T(thread.template load<1>(sums + i).v[0])}});
+  }
+}
+
+}  // namespace dkic::gpu

@@ -1,0 +1,115 @@
+"""The bilinear sample of a zero-padded image in Triton: where taps lie, their corners and weights; as csrc/cpu/bilinear.h."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sample_axis(position, size, EDGE: tl.constexpr):
+    """Along one axis: the sample's floor, the fraction towards the next one, and which of the two lie inside.
+
+    A sample at exactly -1 is outside as a whole. EDGE: then too the next one lies inside, with fraction 0.
+    """
+    p = tl.where(position > -2.0, position, -2.0)  # before the conversion to an integer, which is undefined out of range
+    p = tl.where(p < size + 1, p, size + 1)
+    p = tl.where(position == position, p, 0.0)  # NaN stays in the fraction
+    low = tl.floor(p)
+    at = low.to(tl.int32)
+    high_inside = (at >= -1) & (at < size - 1)
+    if EDGE:  # this adds nothing, but without it ptxas spills registers of backward_samples in tf32x3 on 8.6
+        high_inside = high_inside & (p >= -1.0)
+    else:
+        high_inside = high_inside & (p > -1.0)
+    return at, position - low, (at >= 0) & (at < size), high_inside
+
+
+@triton.jit
+def pixels_of(tile, pixels, out_size, BLOCK: tl.constexpr, INDEX: tl.constexpr):
+    """(p, n, oh, ow, exists) of a tile's output pixels, numbered through all images row by row.
+
+    INDEX: int32, or int64 where an element of a tensor has a number that needs it. Divisions of 64 bits are slow, and addresses
+    made of 64 bits take twice the registers.
+    """
+    p = tl.full((), BLOCK, INDEX) * tile + tl.arange(0, BLOCK)
+    row = p // out_size[1]
+    n = row // out_size[0]
+    return p, n, row - n * out_size[0], p - row * out_size[1], p < pixels
+
+
+@triton.jit
+def tap_of(
+    offset,
+    mask,
+    n,
+    oh,
+    ow,
+    exists,
+    channel,
+    row,
+    column,
+    size,
+    geometry,
+    offset_stride,
+    mask_stride,
+    TYPE: tl.constexpr,
+    EDGE: tl.constexpr = False,
+):
+    """A tap of every pixel: (y, x, fy, fx, m, inside), the last of the corners (0,0) (0,1) (1,0) (1,1).
+
+    channel: of mask, and half of offset's; geometry: strides, paddings and dilations. Without a corner fractions and m are 0.
+    EDGE: see sample_axis; the gradient of a position at -1 is made of these corners.
+    """
+    at = offset + n * offset_stride[0] + 2 * channel * offset_stride[1] + oh * offset_stride[2] + ow * offset_stride[3]
+    dy = tl.load(at, mask=exists, other=0.0).to(TYPE)
+    dx = tl.load(at + offset_stride[1], mask=exists, other=0.0).to(TYPE)
+    from_y = oh.to(tl.int32) * geometry[0] - geometry[2] + row * geometry[4]
+    from_x = ow.to(tl.int32) * geometry[1] - geometry[3] + column * geometry[5]
+    y, fy, top, bottom = sample_axis(from_y.to(TYPE) + dy, size[0], EDGE)
+    x, fx, left, right = sample_axis(from_x.to(TYPE) + dx, size[1], EDGE)
+    top, bottom = top & exists, bottom & exists
+    inside = (top & left, top & right, bottom & left, bottom & right)
+    some = (top | bottom) & (left | right)  # else fractions may be infinite
+    m = tl.where(some, 1.0, 0.0).to(TYPE)
+    if mask is not None:
+        at = mask + n * mask_stride[0] + channel * mask_stride[1] + oh * mask_stride[2] + ow * mask_stride[3]
+        m = tl.load(at, mask=some, other=0.0).to(TYPE)
+    return y, x, tl.where(some, fy, 0.0), tl.where(some, fx, 0.0), m, inside
+
+
+@triton.jit
+def corner_weights(fy, fx, m, inside):
+    """The corners' weights with the mask in them, 0 of a corner outside."""
+    my = m * fy
+    mx = m - my
+    v11 = my * fx
+    v01 = mx * fx
+    return (
+        tl.where(inside[0], mx - v01, 0.0),
+        tl.where(inside[1], v01, 0.0),
+        tl.where(inside[2], my - v11, 0.0),
+        tl.where(inside[3], v11, 0.0),
+    )
+
+
+@triton.jit
+def corners_of(n, y, x, strides):
+    """Where the corners' first channels lie, in elements; strides are the image's (n, h, w)."""
+    first = n * strides[0] + y.to(n.dtype) * strides[1] + x.to(n.dtype) * strides[2]
+    return first, first + strides[2], first + strides[1], first + strides[1] + strides[2]
+
+
+@triton.jit
+def load_corner(image, at, inside, channel, exists, TYPE: tl.constexpr):
+    """[pixels, channels] of one corner, 0 outside."""
+    return tl.load(image + (at[:, None] + channel[None, :]), mask=inside[:, None] & exists[None, :], other=0.0).to(TYPE)
+
+
+@triton.jit
+def blend(image, at, weights, inside, channel, exists, TYPE: tl.constexpr):
+    """[pixels, channels]: the weighted sum of the corners."""
+    v00 = load_corner(image, at[0], inside[0], channel, exists, TYPE)
+    v01 = load_corner(image, at[1], inside[1], channel, exists, TYPE)
+    v10 = load_corner(image, at[2], inside[2], channel, exists, TYPE)
+    v11 = load_corner(image, at[3], inside[3], channel, exists, TYPE)
+    sample = v00 * weights[0][:, None] + v01 * weights[1][:, None]
+    return sample + v10 * weights[2][:, None] + v11 * weights[3][:, None]
