@@ -59,6 +59,8 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         groups: int = 1,
         upscale: int = 1,
     ) -> None:
+        if not 0 <= negative_slope < 1 or (negative_slope and not relu):
+            raise ValueError(f"QuantizedConv2d/negative_slope: is {negative_slope}; give 0 to 1, and relu=True")
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, stride, padding, groups=groups)
         self.scales = tuple(inputs), outputs  # in a tuple, since they are parts of other modules
         self.low, self.high = (0 if relu else -bound), bound

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from compressai.entropy_models import GaussianConditional
 from compressai.latent_codecs import GaussianConditionalLatentCodec, HyperLatentCodec, HyperpriorLatentCodec
 from compressai.layers import GDN
@@ -21,7 +20,7 @@ from dkic.compressai import accelerated, load_bit_exact, make_bit_exact
 from dkic.compressai.quantized_network import QuantizedNetwork
 from dkic.errors import DkicError
 from dkic.ops import quantized_conv2d
-from dkic.quantized import ActivationScale, QuantizedConv2d, calibrating, conv2d, convert
+from dkic.quantized import calibrating, conv2d, convert
 
 NAMES = ("scale", "mean scale", "elic official", "elic chandelier", "cheng2020 checkerboard")
 
@@ -349,22 +348,6 @@ def test_only_the_state_of_a_converted_model_is_loaded():
     state["h_s.layers.1.weight"] = torch.full_like(state["h_s.layers.1.weight"], -128)
     with pytest.raises(DkicError, match="h_s.layers.1: a weight is beyond 127"):
         load_bit_exact(MODELS["mean scale"](), state)
-
-
-def test_negative_slopes_in_integers():
-    """Rounded half to even, after the convolution's own rounding."""
-    layer = QuantizedConv2d(
-        1, 4, 1, inputs=[ActivationScale(1, 1.0)], outputs=ActivationScale(1, 1.0), relu=True, negative_slope=0.25, upscale=2
-    )
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([1.0, -1.0, 2.0, -3.0]).view(4, 1, 1, 1) * 127)
-        layer.bias.zero_()
-    convert(layer)
-    x = torch.arange(-255.0, 256).view(1, 1, 1, -1)
-    exact = F.pixel_shuffle(x * layer.multiplier.view(-1, 1, 1) * 127 * torch.tensor([1.0, -1, 1, -1]).view(-1, 1, 1), 2)
-    exact = exact.round()
-    expected = torch.where(exact < 0, (exact * 0.25).round(), exact).clamp(-255, 255)
-    assert torch.equal(layer(x), expected) and expected.min() < -90
 
 
 def test_the_example_of_the_documentation(tmp_path, monkeypatch, capsys):
