@@ -70,6 +70,11 @@ def psnr(mse: Tensor) -> float:
     return -10 * math.log10(mse.item())
 
 
+@torch.no_grad()
+def mean_psnr(model: MeanScaleHyperprior, images: list[Tensor]) -> float:
+    return sum(psnr((model(x)["x_hat"].clamp(0, 1) - x).square().mean()) for x in images) / len(images)
+
+
 def images(paths: Iterable[Path]) -> list[Tensor]:
     """`[1, 3, H, W]`, cropped to what the model takes."""
     photos = (torch.from_numpy(read(path)).permute(2, 0, 1)[None].float() / 255 for path in paths)
@@ -95,11 +100,11 @@ def main() -> None:
     model.eval()
     model.update(force=True, update_quantiles=True)
     held_out = images(sorted(options.held_out.iterdir()))
-    with torch.no_grad():
-        quality = [psnr((model(x)["x_hat"].clamp(0, 1) - x).square().mean()) for x in held_out]
+    before = mean_psnr(model, held_out)
     report = make_bit_exact(model, images(paths[TRAINING : TRAINING + CALIBRATION]), measure=held_out)
     bpp = 8 * report.float_bytes / sum(x.shape[2] * x.shape[3] for x in held_out)
-    print(f"{len(held_out)} images: {bpp:.3f} bpp, {sum(quality) / len(quality):.2f} dB; {report}, {report.rate_change:+.2%}")
+    print(f"{len(held_out)} images, {bpp:.3f} bpp: {before:.3f} dB, then {mean_psnr(model, held_out):.3f} dB")
+    print(f"{report}: {report.rate_change:+.2%}")
 
 
 if __name__ == "__main__":
