@@ -1,11 +1,11 @@
-"""What LDCN and what slices of rising width buy: tiny trained the same way with each of them replaced, and BD-rates.
+"""Ablations: tiny trained with LDCN blocks, or slices of rising width, replaced; and BD-rates.
 
     python -m benchmarks.ablations train PHOTOS --variant tiny --out RUNS       # then convolutions, then equal-slices
     python -m benchmarks.ablations compare HELD_OUT RUNS
 
-A variant has tiny's number of parameters, and as many steps as fit into --minutes at its own speed: give that as --seconds a
-step, measured on a machine that does nothing else (`speeds PHOTOS` measures all variants in turn), and other work beside a run
-changes no result. Six tenths of the steps are common to all rates; then a tenth goes to each of four.
+A variant has as many parameters as tiny, and as many steps as fit into --minutes at its own speed. Give the speed as --seconds a
+step, measured on an idle machine (`speeds PHOTOS` measures all variants), so that other load does not change the result. Six
+tenths of the steps are common to all rates; then a tenth goes to each of four.
 """
 
 import statistics
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dkic.coding.image_formats import images_in
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
 from dkic.evaluation.rate_distortion import Curve, bd_rate
 from dkic.losses.lpips import LPIPS
@@ -37,7 +37,7 @@ TINY = PRESETS["tiny"]
 # Five slices of one width, each in the two passes of a checkerboard, as space-channel contexts have them where nothing is
 # asymmetric; the context's width is what comes nearest to tiny's number of parameters.
 EQUAL_SLICES = replace(TINY, slices=tuple(SliceSpec(c, 2) for c in (26, 26, 26, 25, 25)), context_channels=91)
-# Targets and lambdas of the levels 2 to 5 that ship.
+# Targets and lambdas of the shipped qualities 2 to 5.
 RATES = {"2": (0.055, 1.87), "3": (0.1, 0.765), "4": (0.18, 0.306), "5": (0.32, 0.1275)}
 COMMON, EACH = 0.6, 0.1  # of the minutes
 _EPOCHS = 20  # that a run is divided into
@@ -60,7 +60,7 @@ def parameters(module: nn.Module) -> int:
 
 
 def convolutions(config: ModelConfig) -> DKIC:
-    """A model with a convolution block in the place of every LDCN block, those of the hyper-synthesis too."""
+    """A model with a convolution block in place of every LDCN block, including the hyper-synthesis."""
     model = DKIC(config)
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -116,7 +116,7 @@ def recipe_of(rate: str, steps: int, common: bool) -> Recipe:
 
 
 def seconds_per_step(variant: str, photos: PhotoFolder, device: str | None) -> float:
-    """The median of 30 steps, after 5 that don't count."""
+    """The median of 30 steps, after 5 warm-up steps."""
     run, times = VariantRun(variant, recipe_of("3", 100, True), photos, device), []
     for _ in range(35):
         start = time.perf_counter()
@@ -127,7 +127,7 @@ def seconds_per_step(variant: str, photos: PhotoFolder, device: str | None) -> f
 
 @click.group()
 def main() -> None:
-    """Train variants of tiny for as long, and compare them."""
+    """Train variants of tiny for the same time, and compare them."""
 
 
 @main.command()
@@ -139,7 +139,7 @@ def main() -> None:
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one.")
 def train(photos: Path, variant: str, minutes: float, seconds: float, out: Path, threads: int, device: str | None) -> None:
-    """Train one on PHOTOS; OUT gets a file for each rate."""
+    """Train a variant on PHOTOS; writes a file for each rate to OUT."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -169,7 +169,7 @@ def _run(run: VariantRun) -> None:
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one.")
 def speeds(photos: Path, threads: int, device: str | None) -> None:
-    """Seconds a step of every variant, twice in turn."""
+    """Measure the seconds a step of each variant, twice, alternating."""
     torch.set_num_threads(threads)
     try:
         folder = PhotoFolder(photos, 128, least_scale=0.4)
@@ -183,10 +183,10 @@ def speeds(photos: Path, threads: int, device: str | None) -> None:
 @click.argument("photos", type=click.Path(path_type=Path))
 @click.argument("runs", type=click.Path(path_type=Path))
 def compare(photos: Path, runs: Path) -> None:
-    """A table of what each variant in RUNS makes of PHOTOS, and BD-rates against tiny."""
+    """Print the rate and distortion of each variant in RUNS on PHOTOS, and BD-rates against tiny."""
     try:
-        pictures = [torch.from_numpy(read_picture(path).pixels.copy()) for path in images_in(photos).images]
-        found = [curve_of(name, runs, pictures) for name in VARIANTS if list(runs.glob(f"{name}-*.pt"))]
+        images = [torch.from_numpy(read_image(path).pixels.copy()) for path in images_in(photos).images]
+        found = [curve_of(name, runs, images) for name in VARIANTS if list(runs.glob(f"{name}-*.pt"))]
     except (DkicError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if not found or found[0].codec != "tiny":
@@ -204,14 +204,14 @@ def _columns(curve: Curve) -> list[tuple[int, np.ndarray]]:
 
 
 @torch.inference_mode()
-def curve_of(variant: str, runs: Path, pictures: list[Tensor]) -> Curve:
-    """Means over the pictures (sides are multiples of 64); rates are those of the rounded latent."""
+def curve_of(variant: str, runs: Path, images: list[Tensor]) -> Curve:
+    """Means over the images (sides are multiples of 64); rates are those of the rounded latent."""
     network, points = LPIPS("alex"), []
     for rate in RATES:
         model = VARIANTS[variant](TINY).eval()
         model.load_state_dict(torch.load(runs / f"{variant}-{rate}.pt", weights_only=True))
         figures = []
-        for pixels in pictures:
+        for pixels in images:
             x = (pixels.permute(2, 0, 1)[None].float() / 255).contiguous(memory_format=torch.channels_last)
             out = model(x)
             shown = (out.x_hat.clamp(0, 1) * 255).round() / 255

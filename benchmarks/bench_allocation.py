@@ -1,10 +1,10 @@
-"""dkic.allocation beside general mixed-integer solvers that are given the same problem whole: tables in, a choice out.
+"""dkic.allocation against general mixed-integer solvers on the complete problem: tables in, a choice out.
 
-* "highspy": HiGHS's MIP solver, of the version that dkic uses for what its relaxation leaves open.
+* "highspy": HiGHS's MIP solver, in the version that dkic uses for its core problem.
 * "scipy.optimize.milp": scipy's, which is an older HiGHS.
 
 All are asked for a gap of at most GAP. The peers are stopped after SECONDS (they look at the clock now and then only) and are
-not timed at the largest size, whose problem alone takes them longer to read. From 10,000 pictures on nothing is warmed up. What
+not timed at the largest size, whose problem alone takes them longer to read. From 10,000 images on nothing is warmed up. What
 is said of each result, theirs too, is the gap of the choice to our bound, and before anything is timed that is compared with
 the bound which follows from the price alone.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from allocation.allocation_cases import chosen, rate_distortion
 from peers import highspy_allocation, scipy_allocation
-from problem_sizes import ALLOCATION_PEERS_UP_TO, ALLOCATION_PICTURES
+from problem_sizes import ALLOCATION_IMAGES, ALLOCATION_PEERS_UP_TO
 
 from dkic.allocation import allocate
 
@@ -26,7 +26,7 @@ SOLVERS = {
     "scipy.optimize.milp": lambda rate, distortion: scipy_allocation(rate, distortion, MEAN, GAP, SECONDS),
     "dkic": lambda rate, distortion: allocate(rate, distortion, MEAN, gap=GAP).choice,
 }
-CASES = [(n, name) for n in ALLOCATION_PICTURES for name in SOLVERS if name == "dkic" or n <= ALLOCATION_PEERS_UP_TO]
+CASES = [(n, name) for n in ALLOCATION_IMAGES for name in SOLVERS if name == "dkic" or n <= ALLOCATION_PEERS_UP_TO]
 
 
 @pytest.mark.parametrize(("n", "implementation"), CASES)
@@ -39,7 +39,7 @@ def test_allocation(n, implementation, measure, benchmark):
     rounds = 1 if stopped or n == 1_000_000 else 5
     choices: list[np.ndarray | None] = []
     solve = SOLVERS[implementation]
-    work = f"allocation, {n:,} pictures x 8"
+    work = f"allocation, {n:,} images x 8"
     measure(work, implementation, lambda: choices.append(solve(rate, distortion)), rounds, warmup=int(n < 10_000))
     benchmark.extra_info["gap"] = None
     if (choice := choices[-1]) is not None:

@@ -1,9 +1,9 @@
-"""The codec at 768x512: `base` beside CompressAI's Elic2022Official, and `tiny`; pixels in memory to bytes, and back to pixels.
+"""The codec at 768x512: `base` against CompressAI's Elic2022Official, and `tiny`; pixels in memory to bytes, and back.
 
-`base` ships without weights, so it is timed with seeded initial ones (whole_codecs.py), and so is its peer. Networks cost the
-same with any weights; but the bits are not those of a trained model, and what coding them costs depends on them a little: every
-row says how many bytes it made. `tiny` has the weights that ship. Files and start-up are not timed; nor is the check before it
-that the decoder's y_hat is the encoder's, bit for bit.
+`base` ships without weights, so it is timed with seeded initial ones (whole_codecs.py), and so is its peer. The time of
+networks does not depend on weights. The time of entropy coding depends on the number of bits a little, which is not that of a
+trained model: every row reports its bytes. `tiny` has the shipped weights. Files, start-up and the check that encoder and decoder
+have equal y_hat are not timed.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""CompressAI's models as they are and accelerated by `dkic.compressai.accelerate`: the same model, inputs and symbols.
+"""CompressAI's models, original and accelerated by `dkic.compressai.accelerate`: the same model, inputs and symbols.
 
 Models are untrained, with latents scaled to a standard deviation of 4 and varied scales, on a photograph of 768x512. The streams
 of both are compared. Autoregressive models of CompressAI take seconds, so their rounds are few:

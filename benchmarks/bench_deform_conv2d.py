@@ -1,9 +1,9 @@
-"""deform_conv2d beside torchvision's and, as the floor, F.conv2d of the same shape: forward, and with backward, float32; on a
-GPU, where there is one, float16 too (our offset and mask stay float32, as under autocast; torchvision takes one dtype alone).
+"""deform_conv2d against torchvision's, and F.conv2d of the same shape as the floor: forward, and with backward, float32; on a
+GPU also float16 (our offset and mask stay float32, as under autocast; torchvision takes one dtype alone).
 
-Each gets its inputs in the layout it is fastest with: torchvision NCHW (it copies anything else), the others channels_last.
-Making the inputs is not timed; the result is compared with torchvision's before it is. F.conv2d samples nothing, and has no
-gradients of offset and mask: it says what the matrix products alone cost.
+Each gets inputs in its fastest layout: torchvision NCHW (it copies anything else), the others channels_last.
+Making the inputs is not timed; the result is compared with torchvision's before it is. F.conv2d has no sampling and no
+gradients of offset and mask: it measures only the matrix products.
 """
 
 from collections.abc import Callable, Iterator

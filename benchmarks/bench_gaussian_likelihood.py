@@ -1,7 +1,7 @@
-"""gaussian_likelihood beside CompressAI's GaussianConditional: forward, forward with backward, with noise and rounded, float32;
-on the CPU and, where there is one, on a GPU.
+"""gaussian_likelihood against CompressAI's GaussianConditional: forward, forward with backward, with noise and rounded, float32;
+on the CPU and on a GPU if available.
 
-Peers give likelihoods; the logarithm that makes them bits is timed with them, since that is what a loss takes. "compiled" is the
+Peers return likelihoods; the logarithm to bits, which a loss needs, is timed with them. "compiled" is the
 same formula through torch.compile; "copy" copies as many maps as there are results: the floor. A result is compared with the
 formula in float64 before it is timed.
 """
@@ -71,7 +71,7 @@ PEERS = {"compressai": compressai_likelihood(), "compiled": torch.compile(plain_
 
 
 def check(case: LikelihoodCase, implementation: str, quantize: str, scattered: bool, device: str) -> None:
-    """The result is right: bits for the residual that y_hat tells of."""
+    """Checks the result: bits of the residual given by y_hat."""
     y, scale, mean = (t.detach().double() for t in latent(case, scattered, device))
     y_hat, bits, *_ = calls(case, implementation, quantize, scattered, device)["forward"]()
     residual = y_hat.double() - mean

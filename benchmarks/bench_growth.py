@@ -1,6 +1,6 @@
-"""How time grows with the picture: the ops as in a codec for a picture of that size, and the codec `tiny`.
+"""How time grows with the image: the ops as in a codec for an image of that size, and the codec `tiny`.
 
-report.py fits a + b * pixels to the medians, and says a and the largest deviation from the line.
+report.py fits a + b * pixels to the medians, and reports a and the largest deviation from the line.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from problem_sizes import GROWTH_SIDES, ldcn_problem
-from whole_codecs import Ours, picture
+from whole_codecs import Ours, image
 
 from dkic.ops import gaussian_likelihood, ldcn
 
@@ -28,19 +28,19 @@ def likelihood_forward(side: int) -> Callable[[], object]:
 
 
 def codec_encode(side: int) -> Callable[[], object]:
-    codec, pixels = Ours("tiny"), picture(side, side)
+    codec, pixels = Ours("tiny"), image(side, side)
     return lambda: codec.compress(pixels)
 
 
 def codec_decode(side: int) -> Callable[[], object]:
     codec = Ours("tiny")
-    data = codec.compress(picture(side, side))
+    data = codec.compress(image(side, side))
     return lambda: codec.decompress(data)
 
 
 WARMUP = 8  # in the first calls, up to so many, large results are not yet in memory that was freed before, and cost page faults
 
-# Each makes its inputs for a square picture with this side, in pixels, and returns what is timed. What is computed is checked
+# Each makes its inputs for a square image with this side, in pixels, and returns what is timed. What is computed is checked
 # elsewhere: by the op's own benchmark, and in a codec's file by the checksum of all decoded symbols.
 GROWING = {
     "ldcn": ldcn_forward,

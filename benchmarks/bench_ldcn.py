@@ -1,7 +1,7 @@
-"""ldcn beside torchvision's deform_conv2d (groups = C, weights 1): forward, and forward with backward, float32; and in half
-types (offset and mask stay float32, as under autocast) beside itself in float32. On the CPU and, where there is one, on a GPU.
+"""ldcn against torchvision's deform_conv2d (groups = C, weights 1): forward, and forward with backward, float32; and in half
+types (offset and mask stay float32, as under autocast) against itself in float32. On the CPU and on a GPU if available.
 
-Each gets its inputs in the layout it is fastest with: torchvision NCHW (it copies anything else), dkic channels_last. Making
+Each gets inputs in its fastest layout: torchvision NCHW (it copies anything else), dkic channels_last. Making
 the inputs is not timed; the result is compared with the peer's before it is.
 """
 

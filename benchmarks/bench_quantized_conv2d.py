@@ -1,5 +1,5 @@
-"""The exact network's convolution beside torch's of float32, and all that is exact of `tiny` (h_s and the context, at 768x512)
-beside the same layers as float networks: what a file that decodes everywhere costs in time.
+"""The quantized convolution against float32 convolution, and the quantized networks of `tiny` (h_s and context, at 768x512)
+against the same layers in float: the time that bit-exactness costs.
 
 Integers are compared with float64's before they are timed.
 """
@@ -39,7 +39,7 @@ def test_quantized_conv2d(channels, out, k, implementation, measure):
 @pytest.mark.parametrize("implementation", ["float32", "dkic"])
 @torch.no_grad()
 def test_exact_network(implementation, measure):
-    """An encoder's walk through the latent, without the coder."""
+    """An encoder's traversal of the latent, without the coder."""
     exact = Ours("tiny").model
     model = exact if implementation == "dkic" else DKIC(PRESETS["tiny"]).eval().to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ ROUNDS = {DKIC: 8, PEER: 4}
 
 
 def check() -> None:
-    """That both compute the same: pictures and the rate after rounding (in training each draws a noise of its own)."""
+    """That both compute the same: images and the rate after rounding (in training each draws a noise of its own)."""
     run = staged_run(False, "cpu")
     (x,) = run.micro_batches()
     with torch.no_grad():

@@ -53,7 +53,7 @@ def chart_growth(found: list[Growth], path: Path) -> None:
         axes.plot(growth.pixels, growth.seconds, "o", color=colour, label=f"{growth.name} (within {growth.worst:.0%})")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("pixels of the picture")
+    axes.set_xlabel("pixels of the image")
     axes.set_ylabel("seconds")
     if found:
         ticks = sorted({n for growth in found for n in growth.pixels})

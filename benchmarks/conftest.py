@@ -1,4 +1,4 @@
-"""Timing several implementations of one problem beside each other, and telling their ratios."""
+"""Times several implementations of one problem, and reports their ratios."""
 
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median, quantiles

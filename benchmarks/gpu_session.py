@@ -1,11 +1,11 @@
-"""All that is worth doing while a GPU is lent: tests, benchmarks and a leg of training, in one command.
+"""Tests, benchmarks and a leg of training on a GPU with limited time, in one command.
 
     python -m benchmarks.gpu_session OUT --minutes 25 --photos sets/train
     python -m benchmarks.gpu_session OUT --dry-run              # the same on a CPU, a few seconds a part
 
 Parts run one after the other, the most valuable first, each in a process of its own. OUT/session.json gets a record after each,
-and OUT/session.log what it printed, so that nothing is lost where time ends. Run again, the parts that succeeded are passed
-over. The leg of training takes what time is left, and leaves its weights in OUT/leg.
+and OUT/session.log its output, so nothing is lost if time runs out. A second run skips the parts that succeeded. The leg of
+training takes what time is left, and leaves its weights in OUT/leg.
 """
 
 import json
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a part. status: 0 where it succeeded; -9 where its time ended. medians: seconds, of benchmarks."""
+    """Result of a part. status: 0 for success; -9 if its time ran out. medians: seconds, of benchmarks."""
 
     name: str
     command: str
@@ -94,7 +94,7 @@ def leg(out: Path, photos: Path, minutes: float, dry_run: bool) -> tuple[str, ..
 
 
 def run(part: Part, seconds: float, log: Path) -> Record:
-    """Carries out a part in at most so many seconds."""
+    """Runs a part with a time limit in seconds."""
     command = [sys.executable, *part.arguments]
     start = time.monotonic()
     try:
@@ -128,7 +128,7 @@ def medians(out: Path) -> dict[str, float]:
 
 
 def session(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> Iterable[Record]:
-    """Carries out the parts that have not succeeded yet; yields a record of each."""
+    """Runs the parts that have not succeeded yet; yields a record of each."""
     out.mkdir(parents=True, exist_ok=True)
     table, end = out / "session.json", time.monotonic() + 60 * minutes
     records = [Record(**record) for record in json.loads(table.read_text())] if table.exists() else []

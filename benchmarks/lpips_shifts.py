@@ -1,9 +1,9 @@
-"""Whether a codec has learned where LPIPS looks: LPIPS of pictures, and of the same ones moved.
+"""Whether a codec is overfitted to LPIPS's sampling: LPIPS of images, and of the same images shifted.
 
     python -m benchmarks.lpips_shifts PHOTOS --codec dkic:tiny --codec hevc444
 
-AlexNet's first layer looks at every 4th pixel. A decoder trained for LPIPS can please those pixels alone, at the price of a weave
-that is seen; both pictures moved by a pixel or more then score worse. For any other codec it makes no difference.
+AlexNet's first layer has a stride of 4 pixels. A decoder trained for LPIPS can optimize only those pixels, with a visible
+pattern; the score then gets worse if both images are shifted. For other codecs it does not change.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from dkic.coding.image_formats import images_in
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
 from dkic.evaluation.codecs import make_codec
 from dkic.evaluation.metrics import batch, lpips
@@ -28,13 +28,13 @@ SHIFTS = (0, 1, 2, 3)
 def main(photos: Path, names: tuple[str, ...], chosen: tuple[int, ...]) -> None:
     """Means over the photographs, for the codecs' qualities: bits per pixel, and LPIPS moved by 0 to 3 pixels each way."""
     try:
-        pictures, network = [read_picture(path).pixels for path in images_in(photos).images], LPIPS("alex")
+        images, network = [read_image(path).pixels for path in images_in(photos).images], LPIPS("alex")
         for name in names:
             codec = make_codec(name)
             if unknown := set(chosen) - set(codec.qualities):
                 raise DkicError(f"{name} has no quality {min(unknown)}; it has {', '.join(map(str, codec.qualities))}")
             for quality in chosen or codec.qualities:
-                click.echo(f"{name} {quality}: {row([measured(codec, quality, x, network) for x in pictures])}")
+                click.echo(f"{name} {quality}: {row([measured(codec, quality, x, network) for x in images])}")
     except DkicError as error:
         raise click.ClickException(str(error)) from None
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.operating_points PHOTOS --model tiny
 
-Means over the photographs; operating points that images are allocated are bold.
+Means over the photographs; operating points that rate control uses are bold.
 """
 
 from pathlib import Path
@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from dkic.coding.codec import load
 from dkic.coding.image_formats import images_in
-from dkic.coding.image_io import read_picture
-from dkic.coding.operating_points import OperatingPoint, operating_points
+from dkic.coding.image_reading import read_image
+from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import DkicError
 from dkic.rate_control.meter import Meter
 
@@ -27,22 +27,22 @@ QSTEPS = range(5, -5, -1)
 def main(photos: Path, model: str) -> None:
     """Prints bits per pixel and LPIPS of each quality and qstep."""
     try:
-        codec, pictures = load(model), [read_picture(path) for path in images_in(photos).images]
-        meter, points = Meter(codec, "lpips"), operating_points(codec.qualities)
+        codec, images = load(model), [read_image(path) for path in images_in(photos).images]
+        meter, points = Meter(codec, "lpips"), codec.points.all()
         click.echo("| quality | " + " | ".join(f"qstep {qstep:+}" if qstep else "qstep 0" for qstep in QSTEPS) + " |")
         click.echo("| --- |" + " --- |" * len(QSTEPS))
         for quality in codec.qualities:
             row = [OperatingPoint(quality, qstep) for qstep in tqdm(QSTEPS, disable=None, leave=False)]
-            cells = [cell(meter, pictures, point, points) for point in row]
+            cells = [cell(meter, images, point, points) for point in row]
             click.echo(f"| {quality} | " + " | ".join(cells) + " |")
     except DkicError as error:
         raise click.ClickException(str(error)) from None
 
 
-def cell(meter: Meter, pictures: list, point: OperatingPoint, points: list[OperatingPoint]) -> str:
-    options = [meter.measure(picture, *point) for picture in pictures]
-    bpp = np.mean([option.bytes * 8 / option.pixels for option in options])
-    text = f"{bpp:.4f} / {np.mean([option.distortion for option in options]):.4f}"
+def cell(meter: Meter, images: list, point: OperatingPoint, points: list[OperatingPoint]) -> str:
+    measurements = [meter.measure(image, point) for image in images]
+    bpp = np.mean([measurement.bpp for measurement in measurements])
+    text = f"{bpp:.4f} / {np.mean([measurement.scores['lpips'] for measurement in measurements]):.4f}"
     return f"**{text}**" if point in points else text
 
 

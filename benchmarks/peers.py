@@ -1,4 +1,4 @@
-"""What dkic is timed against: other people's functions, called so that they compute the same thing."""
+"""The functions of other packages that dkic is compared with, called so that they compute the same."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,7 +107,7 @@ def plain_gaussian(y: Tensor, scale: Tensor, mean: Tensor, noise: bool) -> tuple
 
 
 def allocation_matrix(rate: np.ndarray) -> csc_array:
-    """The rows of the paper's Eq 6 for bpp `[N, M]`: each picture's options, then all rates; a column for each option."""
+    """The rows of the paper's Eq 6 for bpp `[N, M]`: each image's options, then all rates; a column for each option."""
     n, m = rate.shape
     rows = np.stack([np.repeat(np.arange(n), m), np.full(n * m, n)], axis=1)
     values = np.stack([np.ones(n * m), rate.ravel()], axis=1)

@@ -5,7 +5,7 @@ from ops.op_cases import DeformConv2dCase, LdcnCase, LikelihoodCase
 
 
 def ldcn_problem(side: int, groups: int) -> LdcnCase:
-    """The aggregation of a codec's synthesis at a quarter of a square picture with sides of `4 * side` pixels."""
+    """The aggregation of a codec's synthesis at a quarter of a square image with sides of `4 * side` pixels."""
     name = f"1x192x{side}x{side} G={groups}"
     return LdcnCase(name, batch=1, groups=groups, depth=192 // groups, height=side, width=side)
 
@@ -14,7 +14,7 @@ LDCN_PROBLEMS = [ldcn_problem(128, groups) for groups in (8, 12)]
 
 RANS_PROBLEMS = RANS_CASES
 
-# Sides of the square pictures by which growth is judged.
+# Sides of the square images for measuring growth.
 GROWTH_SIDES = (256, 512, 1024, 2048)
 
 # A whole convolution of the same size.
@@ -22,11 +22,11 @@ DEFORM_CONV2D_PROBLEMS = [
     DeformConv2dCase("192->192 3x3 128x128 G=8", batch=1, groups=8, depth=24, height=128, width=128, out_channels=192)
 ]
 
-# The latent of a 768x512 picture at a sixteenth, 320 channels.
+# The latent of a 768x512 image at a sixteenth, 320 channels.
 LIKELIHOOD_PROBLEMS = [LikelihoodCase("1x320x48x32", (1, 320, 48, 32))]
 
-# Pictures of 8 quality levels each. Of these sizes the ones up to 100,000 are given to general solvers too.
-ALLOCATION_PICTURES = (30, 100, 10_000, 100_000, 1_000_000)
+# Images of 8 qualities each. Of these sizes the ones up to 100,000 are given to general solvers too.
+ALLOCATION_IMAGES = (30, 100, 10_000, 100_000, 1_000_000)
 ALLOCATION_PEERS_UP_TO = 100_000
 
 THREADS = 2

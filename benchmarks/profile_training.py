@@ -1,4 +1,4 @@
-"""Where a training step's time goes, by torch.profiler.
+"""Time of a training step by kind of operation, by torch.profiler.
 
     python -m benchmarks.profile_training --threads 1
 

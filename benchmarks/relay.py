@@ -1,8 +1,8 @@
-"""Where the training of a model stands: judges' means over photographs, each coded to the same bits per pixel.
+"""Progress of a training: mean metrics over photographs, each encoded to the same bits per pixel.
 
-    python -m benchmarks.relay RUN/small.safetensors sets/validation --csv relay/log.csv --leg judges --hours 1.5
+    python -m benchmarks.relay RUN/small.safetensors sets/validation --csv relay/log.csv --leg 2_judges --hours 1.5
 
-`hours` are those of a core that the leg took; the file gets a row for each rate.
+`hours`: core hours of the leg. A row for each rate is appended to the file.
 """
 
 import csv
@@ -14,13 +14,13 @@ import numpy as np
 import dkic
 from dkic.coding.codec import Codec
 from dkic.coding.image_formats import images_in
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
-from dkic.evaluation.judges import JUDGES, Compare, load_judges
+from dkic.evaluation.metric_registry import METRICS, Compare, load_metrics
 from dkic.evaluation.metrics import batch
 
 RATES = (0.075, 0.15, 0.3, 0.6)
-COLUMNS = ("leg", "hours", "bpp", *JUDGES)
+COLUMNS = ("leg", "hours", "bpp", *METRICS)
 
 
 @click.command()
@@ -30,11 +30,11 @@ COLUMNS = ("leg", "hours", "bpp", *JUDGES)
 @click.option("--leg", default="", help="What was trained.")
 @click.option("--hours", type=float, default=0.0, help="Core-hours that it took.")
 def main(model: str, photos: Path, table: Path | None, leg: str, hours: float) -> None:
-    """Judge a MODEL by the photographs in a folder."""
+    """Score a MODEL on the photographs in a folder."""
     try:
-        codec, judges = dkic.load(model), load_judges(JUDGES)
-        pictures = [read_picture(path).pixels for path in images_in(photos).images]
-        rows = [means(codec, pictures, rate, judges) for rate in RATES]
+        codec, metrics = dkic.load(model), load_metrics(METRICS)
+        images = [read_image(path).pixels for path in images_in(photos).images]
+        rows = [means(codec, images, rate, metrics) for rate in RATES]
     except DkicError as error:
         raise click.ClickException(str(error)) from None
     for row in rows:
@@ -48,20 +48,20 @@ def main(model: str, photos: Path, table: Path | None, leg: str, hours: float) -
             writer.writerows({"leg": leg, "hours": hours} | {name: f"{v:.5g}" for name, v in row.items()} for row in rows)
 
 
-def means(codec: Codec, pictures: list[np.ndarray], rate: float, judges: dict[str, Compare]) -> dict[str, float]:
-    """Of bits per pixel and all judges, over the images. One that no quality brings down to the rate is coded at the lowest."""
+def means(codec: Codec, images: list[np.ndarray], rate: float, metrics: dict[str, Compare]) -> dict[str, float]:
+    """Means of bits per pixel and all metrics. An image whose rate is out of reach is encoded at the lowest quality."""
     found = []
-    for pixels in pictures:
+    for pixels in images:
         data = coded(codec, pixels, rate)
         pair = batch(pixels, codec.decompress(data, "numpy"))
-        found.append([len(data) * 8 / pixels[..., 0].size, *(judge(pair[:1], pair[1:]).item() for judge in judges.values())])
-    return dict(zip(("bpp", *judges), np.mean(found, axis=0).tolist(), strict=True))
+        found.append([len(data) * 8 / pixels[..., 0].size, *(metric(pair[:1], pair[1:]).item() for metric in metrics.values())])
+    return dict(zip(("bpp", *metrics), np.mean(found, axis=0).tolist(), strict=True))
 
 
 def coded(codec: Codec, pixels: np.ndarray, rate: float) -> bytes:
     try:
         return codec.compress(pixels, target_bpp=rate)
-    except DkicError:  # the lowest takes more
+    except DkicError:  # the lowest quality takes more
         return codec.compress(pixels, codec.qualities[0])
 
 

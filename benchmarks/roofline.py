@@ -1,4 +1,4 @@
-"""The least time that each kernel can take on a GPU: the longest of what its arithmetic and its compulsory bytes need.
+"""Roofline: the least time of each kernel on a GPU, the maximum of the times for its arithmetic and its compulsory bytes.
 
     python -m benchmarks.roofline                     # a table for the benchmarks' problems
 

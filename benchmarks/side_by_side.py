@@ -1,9 +1,9 @@
-"""Crops of photographs beside what codecs made of them at a target rate: the picture at the top of the README.
+"""Crops of photographs beside the decoded images of codecs at a target rate: the image at the top of the README.
 
     python -m benchmarks.side_by_side PHOTOS REPORT --codec dkic:tiny --codec hevc444 --codec avif --target-bpp 0.15 \\
         --crop Wall:250,130,300,200 --crop life:260,150,300,200 -o side_by_side.jpg
 
-REPORT is `dkic evaluate`'s of PHOTOS, whose files are decoded; --report adds others, for codecs that it doesn't have.
+REPORT is the report of `dkic evaluate PHOTOS`; its files are decoded. --report adds reports, for further codecs.
 """
 
 import io
@@ -13,11 +13,11 @@ import click
 import pyarrow.parquet as parquet
 from PIL import Image, ImageDraw
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
 from dkic.evaluation.codecs import make_codec
 from dkic.evaluation.figures import parse_crops
-from dkic.evaluation.measure import find_pictures
+from dkic.evaluation.measured_files import find_images
 
 NAMES = {"dkic:tiny": "dkic", "hevc444": "HEVC 4:4:4", "avif": "AVIF", "vvc": "VVC 4:2:0", "jxl": "JPEG XL"}
 _GAP, _CAPTION = 4, 20  # pixels
@@ -42,12 +42,12 @@ def main(
 ) -> None:
     """Draw the crops, the original first."""
     try:
-        pictures = find_pictures(photos)
-        lines = [(image, crop) for image, some in parse_crops(crops, pictures).items() for crop in some]
+        images = find_images(photos)
+        lines = [(image, crop) for image, some in parse_crops(crops, images).items() for crop in some]
         rows = [(folder, row) for folder in (report, *more) for row in parquet.read_table(folder / "chosen.parquet").to_pylist()]
         chosen = {(row["codec"], row["image"]): (folder, row) for folder, row in rows if row["target_bpp"] == target_bpp}
         coders = {name: make_codec(name) for name in codecs}
-        sheet = [[("original", crop.of(read_picture(pictures[image]).pixels))] for image, crop in lines]
+        sheet = [[("original", crop.of(read_image(images[image]).pixels))] for image, crop in lines]
         for (image, crop), line in zip(lines, sheet, strict=True):
             for name in codecs:
                 folder, row = chosen[name, image]

@@ -37,7 +37,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 @click.argument("runs", nargs=-1, required=True, metavar="NAME=LOG...")
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def main(runs: tuple[str, ...], out: Path) -> None:
-    """Draw what the logs of training runs say, a colour each."""
+    """Plot the logs of training runs, a color each."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     charts = figure.subplots(1, len(SHOWN))
     for run in runs:

@@ -1,4 +1,4 @@
-"""The training step that is timed and profiled: the tiny recipe's, on the photograph that ships."""
+"""The training step that is timed and profiled: the tiny recipe's, on the shipped photograph."""
 
 from collections.abc import Callable
 from pathlib import Path

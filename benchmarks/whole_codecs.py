@@ -1,4 +1,4 @@
-"""The whole codecs that are timed: ours by preset, and CompressAI's ELIC, each from a picture in memory to bytes and back."""
+"""The complete codecs that are timed: dkic's presets and CompressAI's ELIC, from an image in memory to bytes and back."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from dkic.models.weights_file import save_weights
 SEED = 0
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    """uint8 `[height, width, 3]`: the photograph that ships, cut off, or continued by its mirror images."""
+def image(height: int, width: int) -> np.ndarray:
+    """uint8 `[height, width, 3]`: the shipped photograph, cropped, or extended by reflection."""
     pixels = photograph()
     beyond = ((0, max(0, height - pixels.shape[0])), (0, max(0, width - pixels.shape[1])), (0, 0))
     return np.pad(pixels, beyond, mode="symmetric")[:height, :width].copy()
@@ -47,7 +47,7 @@ class Ours:
 
     def __init__(self, model: str | Path) -> None:
         self.codec: Codec = dkic.load(model)
-        self.model: DKIC = self.codec._levels[self.codec.qualities[-1]].model
+        self.model: DKIC = self.codec.weights_of(self.codec.qualities[-1]).model
 
     def compress(self, pixels: np.ndarray) -> bytes:
         """The .dkic file's bytes for uint8 `[H, W, 3]`."""

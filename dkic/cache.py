@@ -1,4 +1,4 @@
-"""Where dkic keeps what takes long to make or to fetch and can be had again."""
+"""The cache folder, for data that takes long to compute or download and can be created again."""
 
 import os
 from pathlib import Path

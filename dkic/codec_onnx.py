@@ -69,13 +69,13 @@ _FILES = {"image": "analysis.onnx", "y": "hyper_analysis.onnx", "y_hat": "synthe
 
 @torch.no_grad()
 def export_transforms(weights: Weights, quality: int, folder: Path, force: bool = False) -> list[Path]:
-    """Writes `analysis.onnx`, `hyper_analysis.onnx` (where there is one), `synthesis.onnx` and `README.md` into a folder.
+    """Writes `analysis.onnx`, `hyper_analysis.onnx` (with a hyper-prior), `synthesis.onnx` and `README.md` into a folder.
 
     Args:
         weights: of a model on the CPU.
         quality: one of `weights.qualities`; only the synthesis of a variable-rate model depends on it.
-        folder: is made where it does not exist.
-        force: overwrite files that exist.
+        folder: created if it does not exist.
+        force: overwrite existing files.
 
     Returns:
         The paths of the files.

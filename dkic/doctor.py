@@ -1,4 +1,4 @@
-"""What `dkic doctor` prints: what this installation is made of, what is missing, and what repairs it."""
+"""Report of `dkic doctor`: installed parts, missing parts, and how to repair them."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ GET_DKIC = "run `python3 -m pip install -e .` in dkic's source folder, or instal
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. Where `ok` is false, `value` says what is missing and what repairs it."""
+    """One line of the report. If `ok` is false, `value` says what is missing and how to repair it."""
 
     name: str
     value: str
@@ -30,12 +30,12 @@ def report() -> str:
 
 
 def healthy() -> bool:
-    """True if all that compressing and decompressing pictures on the CPU needs is there and loads."""
+    """True if everything needed to compress and decompress images on the CPU is installed and loads."""
     return all(finding.ok for finding in examine())
 
 
 def examine() -> list[Finding]:
-    """Looks at each part in turn. A part that is missing or does not load is a finding, not an exception."""
+    """Checks each part. A part that is missing or does not load is a finding, not an exception."""
     return [
         Finding("dkic", f"{dkic.__version__} in {PACKAGE}"),
         Finding("python", f"{platform.python_version()} ({sys.executable})"),
@@ -51,7 +51,7 @@ def examine() -> list[Finding]:
 
 
 class _Missing(Exception):
-    """Why a part is not there, in a few words, and the repair where it is not the usual one."""
+    """Why a part is missing, in a few words, and the repair if it is not the usual one."""
 
     def __init__(self, reason: str, repair: str | None = None):
         super().__init__(reason)
@@ -59,7 +59,7 @@ class _Missing(Exception):
 
 
 def _look(name: str, part: Callable[[], str], repair: str) -> Finding:
-    """What `part` says of itself, or the first line of why it failed and what repairs it."""
+    """The description of `part`, or the first line of its error and the repair."""
     try:
         return Finding(name, part())
     except (_Missing, ImportError, OSError, AttributeError) as error:
@@ -93,21 +93,21 @@ def _cpu_kernels() -> str:
     if not path.exists():
         raise _Missing(f"{path.name} is not built")
     capability = cpu_capability(path)
-    if capability not in CAPABILITIES:  # then it is the reason why none was chosen
+    if capability not in CAPABILITIES:  # the reason why none was selected
         raise _Missing(capability, "unset DKIC_CPU_CAPABILITY")
     asked = os.environ.get("DKIC_CPU_CAPABILITY")
     return f"built, use {capability} instructions (DKIC_CPU_CAPABILITY is {asked or 'not set'})"
 
 
 def _ops() -> list[Finding]:
-    """The CUDA kernels; and of every op, the backends that run here, and why others do not.
+    """The CUDA kernels; and for each op, the backends that run here, and why others do not.
 
-    A GPU's may be missing in a healthy installation.
+    GPU backends may be missing in a healthy installation.
     """
     try:
         from dkic.ops import backends
     except (ImportError, OSError, AttributeError):
-        return []  # the line about torch says why
+        return []  # the line about torch gives the reason
     built = f"built for GPUs of compute capability {' '.join(backends.cuda_build().get('architectures', []))}"
     lines = [Finding("CUDA kernels", backends.load_cuda() or built)]
     for op, names in backends.OPS.items():
@@ -129,7 +129,7 @@ def _models() -> str:
 
 
 def processor() -> str:
-    """The processor's model where Linux tells it, else its architecture."""
+    """The processor's model on Linux, otherwise its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a user of dkic can do wrong, as exceptions whose message is one sentence; and that sentence for a report or a log."""
+"""Exceptions with one-sentence messages, and formatting of error messages."""
 
 from unicodedata import category
 
@@ -6,7 +6,7 @@ _NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories
 
 
 class DkicError(ValueError):
-    """Something the caller gave can't be used; the message says what, and what would be right."""
+    """An argument or input can't be used; the message says why, and what would be right."""
 
 
 class FormatError(DkicError):
@@ -14,28 +14,28 @@ class FormatError(DkicError):
 
 
 def install(extra: str) -> str:
-    """What to do where a package of one of dkic's extras is missing."""
+    """How to install one of dkic's extras."""
     return f"pip install -e '.[{extra}]' in dkic's source folder"
 
 
-# What can go wrong with an input, for `sentence`.
+# Errors that an input may cause, for `sentence`.
 FAULTS = (DkicError, OSError, MemoryError, RuntimeError)
 
 
 def naming(text: str, source: str, *others: str) -> str:
-    """A sentence about an input, with its name first where it doesn't begin with that or with one of the others."""
+    """The text with the input's name first, unless it begins with that or with one of the others."""
     return text if text.startswith((source, *others)) else f"{source}: {text}"
 
 
 def one_line(text: str) -> str:
-    """`text` in one line: control characters and non-UTF-8 bytes, which file names may hold, are escaped as in Python."""
+    """`text` in one line: control characters and non-UTF-8 bytes of file names are escaped as in Python."""
     return "".join(c.encode("unicode_escape").decode() if category(c) in _NOT_IN_A_LINE else c for c in text)
 
 
 def sentence(error: Exception) -> str:
-    """What to say of one of FAULTS; a mistake of ours is raised again."""
-    # torch's are RuntimeErrors, of the CPU's memory and of a GPU's.
+    """The message of one of FAULTS; a bug of dkic is raised again."""
+    # PyTorch raises RuntimeError if CPU or GPU memory runs out.
     no_memory = isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "out of memory"))
     if isinstance(error, RuntimeError) and not no_memory:
         raise error
-    return "not enough memory for this picture" if no_memory else str(error)
+    return "not enough memory for this image" if no_memory else str(error)

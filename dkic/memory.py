@@ -12,11 +12,11 @@ _M_MMAP_MAX = -4
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process use freed memory again, whatever its size, in the place of asking the system anew.
+    """Makes the process reuse freed memory of any size instead of requesting new memory from the system.
 
     By default glibc takes every block above 32 MB from the system and gives it back when it is freed. Each of its pages then
-    costs a fault at the next use: at 2048x2048 half of the time of coding a picture. The `dkic` command calls this; call it
-    at the start of a program of your own that codes or trains on large pictures. The process then holds on to the most memory it
+    costs a fault at the next use: at 2048x2048 half of the time of coding an image. The `dkic` command calls this; call it
+    at the start of a program of your own that codes or trains on large images. The process then holds on to the most memory it
     ever used at once (but for what `give_back_freed_memory` lets go), and may need more at the peak, since blocks of different
     sizes don't always fit into each other's gaps.
 
@@ -31,6 +31,6 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Lets the system have the pages of memory that is freed by now, wherever it lies; where the C library is glibc."""
+    """Returns all freed pages of memory to the system; glibc only."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

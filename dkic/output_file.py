@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all; or, where there is no file to keep whole, to a pipe or device."""
+"""Atomic writing of files, and writing to pipes and devices."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dkic.streams import descriptor_of, is_stream, open_stream
 def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[IO[bytes]], object], force: bool = False) -> None:
     """Writes `data`, or what `data(file)` writes, to a temporary file beside `path`, which then becomes `path`.
 
-    So `path` is never there in part. Nothing is left behind when writing fails; the temporary file that a killed process leaves
-    is removed by the next one that writes to the same path. A symbolic link stays one, and what it points to is written. An open
-    file (/dev/stdout), a pipe or a character device is written directly, once all of `data` is there. Raises DkicError, which
-    begins with the path, where `check_output` or the system does; what `data` raises of its own passes through.
+    `path` is never incomplete. Nothing is left behind if writing fails; the temporary file that a killed process leaves
+    is removed by the next one that writes to the same path. A symbolic link is kept, and its target is written. An open
+    file (/dev/stdout), a pipe or a character device is written directly, after all of `data` exists. Raises DkicError, which
+    begins with the path, if `check_output` or the system raises; errors of `data` pass through.
     """
     target = check_output(path, force)
     if is_stream(path):
@@ -38,7 +38,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[IO[by
                 else:
                     file.write(data)
                 file.flush()
-                os.fsync(file.fileno())  # a network's file system says only now that there is no room
+                os.fsync(file.fileno())  # network file systems report a full disk only now
                 _set_permissions(file, target)
                 if force:
                     os.replace(part, target)
@@ -46,14 +46,14 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[IO[by
                     _put_in_place(part, target, path)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    part.unlink()  # while it is locked: then it may be another process' file of the same name
+                    part.unlink()  # while it is locked; afterwards it may be another process' file of the same name
                 raise
     except OSError as error:
         raise DkicError(f"{path}: can't be written ({reason(error)})") from error
 
 
 def _put_in_place(part: Path, target: Path, path: str | os.PathLike[str]) -> None:
-    """Gives the file its name, unless another one came by it meanwhile. Raises DkicError."""
+    """Renames the file, unless the name has been taken. Raises DkicError."""
     try:
         os.link(part, target)
     except FileExistsError:
@@ -67,9 +67,9 @@ def _put_in_place(part: Path, target: Path, path: str | os.PathLike[str]) -> Non
 
 
 def _temporary_file(target: Path) -> tuple[Path, IO[bytes]]:
-    """A new file in the target's folder, locked. Its name is always the same, so that one which was left is found and removed.
+    """A new file in the target's folder, locked. Its name is fixed, so that a leftover is found and removed.
 
-    Where another process is writing to the same target, or something else has the name, it is a random one.
+    The name is random if another process is writing to the same target, or the name is taken otherwise.
     """
     name = f".dkic-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}"
     part = target.with_name(f"{name}.part")
@@ -87,7 +87,7 @@ def _temporary_file(target: Path) -> tuple[Path, IO[bytes]]:
 def _remove_if_left(part: Path) -> None:
     """Removes a temporary file that no process writes to. Raises OSError.
 
-    It is not written to: where others may write to the folder, it may be a link to a file of ours, or a file of theirs.
+    It is never written to: in a folder that others can write to, it may be a link, or somebody else's file.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a lock over a network needs it open for writing
     with open(os.open(part, flags), "rb", buffering=0) as file:
@@ -96,7 +96,7 @@ def _remove_if_left(part: Path) -> None:
 
 
 def _owned(file: IO[bytes], part: Path, created: bool) -> bool:
-    """Whether no other process writes to an open file, now locked, and it still has its name."""
+    """Whether an open file is now locked by this process and still has its name."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -122,15 +122,15 @@ def _write_stream(path: str | os.PathLike[str], data: bytes | Callable[[IO[bytes
 
 
 def _set_permissions(file: IO[bytes], target: Path) -> None:
-    """Those of the file that it overwrites, or the umask's."""
+    """Permissions of the file that is overwritten, or those of the umask."""
     if target.exists():
         os.chmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
 
 
 def check_output(path: str | os.PathLike[str], force: bool = False) -> Path:
-    """The file that writing to `path` makes, links followed; it is cheap, so call it before long work too.
+    """The file that writing to `path` creates, after following links. Cheap: call it before long computations.
 
-    A stream (see `dkic.streams`) is written as it is, with `force` and without. Raises DkicError where nothing can be
+    A stream (see `dkic.streams`) is always accepted. Raises DkicError if nothing can be
     written: no such directory, `path` is a directory, a block device or a socket, an open file that was closed, or a
     file that exists, and `force` is false.
     """
@@ -154,13 +154,13 @@ def check_output(path: str | os.PathLike[str], force: bool = False) -> Path:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line, for a sentence of ours."""
+    """The reason of an error, in one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return text.splitlines()[0]
 
 
 def make_folder(path: Path) -> None:
-    """Makes the folder `path` and those it lies in, where they do not exist. Raises DkicError."""
+    """Creates the folder `path` and its parents if they do not exist. Raises DkicError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,7 +6,7 @@
     image.save("photo.dkic", quality=4)
     image = Image.open("photo.dkic")
 
-`Image.open` reads the header; pixels are decoded at their first use.
+`Image.open` reads the header; pixels are decoded on first access.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _codec: Codec | None = None
 
 
 class DkicImageError(OSError, DkicError):
-    """A `.dkic` file can't be decoded or written. An OSError, which is what Pillow's own plugins raise."""
+    """A `.dkic` file can't be decoded or written. An OSError, as raised by Pillow's own plugins."""
 
 
 class UnidentifiedDkicError(UnidentifiedImageError, FormatError):
@@ -42,7 +42,7 @@ class UnidentifiedDkicError(UnidentifiedImageError, FormatError):
 
 
 def set_codec(codec: Codec | None) -> None:
-    """Decode and encode with this codec from now on. None: with `dkic.load()`, which is loaded at its first use."""
+    """Sets the codec for decoding and encoding. None: `dkic.load()`, loaded on first use."""
     global _codec
     with _lock:
         _codec = codec
@@ -81,7 +81,7 @@ class DkicImageFile(ImageFile.ImageFile):
         self.tile = [("dkic", (0, 0, *self.size), start, (self.filename,))]  # type: ignore[list-item]
 
     def verify(self) -> None:
-        """Raises DkicImageError where a checksum of the file is wrong; as with other formats, the file is closed then."""
+        """Raises DkicImageError if a checksum is wrong; the file is then closed, as with other formats."""
         assert self.fp is not None
         try:
             self.fp.seek(self.tile[0][2])
@@ -109,15 +109,15 @@ class _Decoder(ImageFile.PyDecoder):
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    from dkic.coding.image_io import picture_from
+    from dkic.coding.image_conversion import image_from
 
     options: dict[str, Any] = image.encoderinfo
     try:
-        picture = picture_from(image, options.get("background"))
-        _warn("the image", picture.notes)
+        converted = image_from(image, options.get("background"))
+        _warn("the image", converted.notes)
         if "icc_profile" in options:
-            picture = replace(picture, icc=options["icc_profile"] or None)
-        data = _current_codec().compress(picture, quality=options.get("quality"), target_bpp=options.get("target_bpp"))
+            converted = replace(converted, icc=options["icc_profile"] or None)
+        data = _current_codec().compress(converted, quality=options.get("quality"), target_bpp=options.get("target_bpp"))
     except DkicError as error:
         raise DkicImageError(_named(filename, error)) from error
     fp.write(data)

@@ -9,12 +9,12 @@ import re
 import stat
 from typing import IO
 
-_MOST_LINKS = 40  # as Linux has it
+_MOST_LINKS = 40  # as in Linux
 _OPEN_FILE = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 
 def descriptor_of(path: str | os.PathLike[str]) -> int | None:
-    """The descriptor that `path` names, symbolic links such as /dev/stdout followed; None for any other path."""
+    """The descriptor that `path` names, after following symbolic links such as /dev/stdout; None for other paths."""
     name = os.path.abspath(path)
     for _ in range(_MOST_LINKS):
         if found := _OPEN_FILE.fullmatch(name):
@@ -38,7 +38,7 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 
 
 def is_terminal(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` names a terminal, as /dev/tty and an unredirected /dev/stdout do."""
+    """Whether `path` names a terminal, such as /dev/tty or an unredirected /dev/stdout."""
     descriptor = descriptor_of(path)
     if descriptor is not None:
         return os.isatty(descriptor)

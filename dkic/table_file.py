@@ -17,7 +17,7 @@ _QUOTED = re.compile(r'[",\r\n]|^\s|\s$')
 
 
 def csv_bytes(rows: Iterable[Iterable[Any]]) -> bytes:
-    """Rows of cells, the first one the header, as a CSV file. Each cell is written as `str` has it."""
+    """Rows of cells, the first is the header, as a CSV file. Cells are written with `str`."""
     lines = (",".join(map(_cell, row)) + "\n" for row in rows)
     return "".join(lines).encode("utf-8", "surrogateescape")
 

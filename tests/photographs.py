@@ -4,14 +4,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.demo import PHOTO
 
 
 @lru_cache(maxsize=1)
 def photograph() -> np.ndarray:
     """uint8 `[512, 768, 3]`, read-only."""
-    pixels = read_picture(PHOTO).pixels
+    pixels = read_image(PHOTO).pixels
     pixels.flags.writeable = False
     return pixels
 

@@ -51,7 +51,7 @@ def test_a_gpu_that_is_not_there_is_said(folder, coded, command, monkeypatch):
     source, target = {"compress": (folder / "a.png", "o.dkic"), "decompress": (coded, "o.png")}[command]
     before = files(folder)
     line = failure(command, source, "-o", folder / target, "--device", "cuda", status={"compress": 2, "decompress": 1}[command])
-    assert "torch finds no GPU for cuda here; use cpu" in line and files(folder) == before
+    assert "PyTorch finds no GPU for cuda; use cpu" in line and files(folder) == before
 
 
 def wrong_usage(*arguments: object) -> str:
@@ -63,7 +63,7 @@ def wrong_usage(*arguments: object) -> str:
     return last
 
 
-# One picture
+# One image
 
 
 def test_there_and_back(folder):
@@ -74,10 +74,10 @@ def test_there_and_back(folder):
     result = dkic("decompress", folder / "x.dkic", "-o", folder / "x.png")
     assert (result.status, result.err) == (0, "")
     assert f"{folder / 'x.png'}: 64x48, decoded in " in result.out
-    with Image.open(folder / "x.png") as picture:
-        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (64, 48))
+    with Image.open(folder / "x.png") as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 48))
         expected = codec_module.load("tiny").decompress((folder / "x.dkic").read_bytes(), "numpy")
-        assert np.array_equal(picture, expected)
+        assert np.array_equal(image, expected)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_there_and_back(folder):
 )
 def test_the_suffix_says_what_is_written(folder, coded, suffix, kind):
     assert dkic("decompress", coded, "-o", folder / f"x.{suffix}").status == 0
-    with Image.open(folder / f"x.{suffix}") as picture:
-        assert (picture.format, picture.size) == (kind, (64, 48))
+    with Image.open(folder / f"x.{suffix}") as image:
+        assert (image.format, image.size) == (kind, (64, 48))
 
 
 @pytest.mark.parametrize("name", ["x.gif", "x", "x.dkic", "x.pgm"])
@@ -109,14 +109,14 @@ def test_grayscale_stays_so(folder):
     assert dkic("compress", folder / "gray.png", "-o", folder / "g.dkic").status == 0
     assert "size: 30x20, grayscale\n" in dkic("info", folder / "g.dkic").out
     assert dkic("decompress", folder / "g.dkic", "-o", folder / "g.pgm").status == 0
-    with Image.open(folder / "g.pgm") as picture:
-        assert (picture.mode, picture.size) == ("L", (30, 20))
+    with Image.open(folder / "g.pgm") as image:
+        assert (image.mode, image.size) == ("L", (30, 20))
 
 
 # Several
 
 
-def test_several_pictures_go_into_a_folder(folder):
+def test_several_images_go_into_a_folder(folder):
     inputs = [folder / name for name in ("a.png", "b.jpg", "c.webp")]
     result = dkic("compress", *inputs, "-o", folder / "made" / "here")
     assert result.status == 0
@@ -128,7 +128,7 @@ def test_several_pictures_go_into_a_folder(folder):
 
 
 @pytest.mark.parametrize("out", ["there", "new/"])
-def test_one_picture_goes_into_a_folder_too(folder, out):
+def test_one_image_goes_into_a_folder_too(folder, out):
     (folder / "there").mkdir()
     assert dkic("compress", folder / "a.png", "-o", f"{folder}/{out}").status == 0
     assert (folder / out / "a.dkic").is_file()
@@ -146,14 +146,14 @@ def test_one_that_fails_does_not_stop_the_others(folder):
 def test_outputs_of_one_name_are_refused_before_anything_is_done(folder):
     Image.fromarray(crop(8, 8)).save(folder / "a.bmp")
     said = wrong_usage("compress", folder / "a.png", folder / "b.jpg", folder / "a.bmp", "-o", folder / "out")
-    assert said == f"Error: {folder / 'a.png'} and {folder / 'a.bmp'} would both become {folder / 'out' / 'a.dkic'}"
+    assert "a.png" in said and "a.bmp" in said and f"would both be written to {folder / 'out' / 'a.dkic'}" in said
     assert not (folder / "out").exists()
 
 
-def test_several_pictures_need_a_folder(folder, coded):
+def test_several_images_need_a_folder(folder, coded):
     before = files(folder)
-    assert "must be a folder" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", coded)
-    assert "can't be made" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", coded / "below")
+    assert "is not a folder" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", coded)
+    assert "can't be created" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", coded / "below")
     assert files(folder) == before
 
 
@@ -179,11 +179,11 @@ def test_a_failure_leaves_an_existing_output_whole(folder):
 
 
 def test_the_input_is_never_the_output(folder):
-    (folder / "picture.dkic").write_bytes((folder / "a.png").read_bytes())  # a name that -o FOLDER gives as well
+    (folder / "image.dkic").write_bytes((folder / "a.png").read_bytes())  # a name that -o FOLDER gives as well
     before = files(folder)
     assert "is an input itself" in wrong_usage("compress", folder / "a.png", "-o", folder / "a.png", "--force")
-    assert "is an input itself" in wrong_usage("compress", folder / "picture.dkic", "-o", folder, "--force")
-    assert "is an input itself" in wrong_usage("compress", folder / "picture.dkic", folder / "a.png", "-o", folder, "--force")
+    assert "is an input itself" in wrong_usage("compress", folder / "image.dkic", "-o", folder, "--force")
+    assert "is an input itself" in wrong_usage("compress", folder / "image.dkic", folder / "a.png", "-o", folder, "--force")
     assert "is empty" in wrong_usage("compress", folder / "a.png", "-o", "", "--force")
     assert files(folder) == before
 
@@ -196,10 +196,10 @@ def test_a_place_that_can_not_be_written_is_named(folder, out):
     assert files(folder) == before
 
 
-# Wrong pictures and wrong options
+# Wrong images and wrong options
 
 
-def test_pictures_that_dkic_does_not_code_are_refused_with_what_to_do(folder):
+def test_images_that_dkic_does_not_code_are_refused_with_what_to_do(folder):
     transparent = Image.fromarray(crop(20, 20))
     transparent.putalpha(128)
     transparent.save(folder / "alpha.png")
@@ -231,8 +231,8 @@ def test_decompressing_what_is_no_dkic_file(folder):
     [
         (["--bogus"], "No such option"),
         (["--quality", "high"], "not a valid integer"),
-        (["--quality", "255"], "--quality: model tiny has quality "),
-        (["--quality", "-1"], "--quality: model tiny has quality "),
+        (["--quality", "255"], "--quality: model tiny does not have "),
+        (["--quality", "-1"], "--quality: model tiny does not have "),
         (["--threads", "0"], "--threads"),
         (["--threads", "257"], "--threads"),
         (["--threads", "many"], "--threads"),
@@ -259,22 +259,22 @@ def test_unknown_commands():
     assert dkic().status == 2
 
 
-def test_a_picture_that_memory_does_not_hold_is_one_line(folder, monkeypatch):
+def test_an_image_that_memory_does_not_hold_is_one_line(folder, monkeypatch):
     def no_memory(*_: object) -> None:
         torch.empty(2**60)
 
     monkeypatch.setattr(codec_module, "analyse", no_memory)
     said = failure("compress", folder / "a.png", "-o", folder / "o.dkic")
-    assert said == f"{folder / 'a.png'}: not enough memory for this picture"
+    assert said == f"{folder / 'a.png'}: not enough memory for this image"
 
 
-def test_a_picture_that_a_gpus_memory_does_not_hold_is_one_line(folder, monkeypatch):
+def test_an_image_that_a_gpus_memory_does_not_hold_is_one_line(folder, monkeypatch):
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     monkeypatch.setattr(codec_module, "analyse", no_memory)
     said = failure("compress", folder / "a.png", "-o", folder / "o.dkic")
-    assert said == f"{folder / 'a.png'}: not enough memory for this picture"
+    assert said == f"{folder / 'a.png'}: not enough memory for this image"
 
 
 def test_a_mistake_of_ours_is_not_hidden(folder, monkeypatch):
@@ -302,7 +302,7 @@ def test_info_on_a_file(coded):
     assert found["bytes"] == f"{size} ({size * 8 / 64 / 48:.3f} bits per pixel)"
     assert "(tiny-q" in found["model"] and "quality" in found["model"]
     assert found["arithmetic"] == "exact-1" and found["ICC profile"] == "none"
-    assert 0 < int(found["picture section"].removesuffix(" bytes")) < size
+    assert 0 < int(found["image section"].removesuffix(" bytes")) < size
 
 
 @pytest.mark.parametrize("model", ["tiny", "base"])

@@ -95,14 +95,14 @@ def test_a_folder_is_compressed_and_decompressed(folder, tmp_path):
     assert dkic("decompress", tmp_path / "coded", "-o", tmp_path / "back").status == 0
     assert (names(tmp_path / "coded"), names(tmp_path / "back")) == (["a.dkic", "b.dkic"], ["a.png", "b.png"])
     said = wrong_usage("decompress", tmp_path / "back")
-    assert f"{tmp_path / 'back'}: no .dkic files in it" in said
+    assert f"{tmp_path / 'back'}: the folder contains no .dkic files" in said
 
 
 def test_short_options(folder):
     assert dkic("compress", folder / "a.png", "-t", 0.8, "-o", folder / "t.dkic").status == 0
     size = (folder / "t.dkic").stat().st_size
     assert size * 8 / 48 / 64 <= 0.8
-    assert "give either --quality or --target-bpp" in wrong_usage("compress", folder / "a.png", "-q", 1, "-t", 0.8)
+    assert "--quality: can't be combined with --target-bpp" in wrong_usage("compress", folder / "a.png", "-q", 1, "-t", 0.8)
 
 
 # Formats
@@ -124,7 +124,7 @@ def test_standard_input_from_where_it_is(folder, tmp_path):
 
 def test_a_format_that_contradicts_the_name(folder, coded, tmp_path):
     out = tmp_path / "out.jpg"
-    assert f"{out} is the name of another format" in wrong_usage("decompress", coded, "--format", "png", "-o", out)
+    assert f"{out} has the suffix of another format" in wrong_usage("decompress", coded, "--format", "png", "-o", out)
     assert dkic("decompress", coded, "--format", "jpeg", "-o", out).status == 0
     assert "decompress takes .dkic files" in wrong_usage("decompress", folder / "a.png")
 
@@ -134,7 +134,7 @@ def test_the_format_that_is_asked_for(folder, coded, tmp_path):
     assert shown((folder / "a.jpg").read_bytes()) == ("JPEG", (64, 48))
     assert dkic("decompress", coded, "-o", tmp_path / "no_suffix", "--format", "PPM").status == 0
     assert shown((tmp_path / "no_suffix").read_bytes()) == ("PPM", (64, 48))
-    assert "--format: it must be one of png, jpg, " in wrong_usage("decompress", coded, "--format", "gif")
+    assert "--format: must be one of png, jpg, " in wrong_usage("decompress", coded, "--format", "gif")
 
 
 # Standard input and output
@@ -190,11 +190,11 @@ def test_what_is_wrong_with_standard_input_is_one_line(stdin):  # noqa: F811
 
 def test_what_a_stream_can_not_be(folder, stdin):  # noqa: F811
     stdin((folder / "a.png").read_bytes())
-    assert "/dev/stdin: a stream has no name for its output" in wrong_usage("compress", "-", "-o", folder)
-    assert "/dev/stdin: a stream has no name for its output" in wrong_usage("compress", "-", folder / "a.png")
-    assert "-o: /dev/stdout must be a folder" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", "-")
+    assert "/dev/stdin: the output of a stream has no name" in wrong_usage("compress", "-", "-o", folder)
+    assert "/dev/stdin: the output of a stream has no name" in wrong_usage("compress", "-", folder / "a.png")
+    assert "-o /dev/stdout: is not a folder" in wrong_usage("compress", folder / "a.png", folder / "b.jpg", "-o", "-")
     result = dkic("compress", "-", "-t", 1, "--no-qsteps", "--distortion", "mse", "-o", folder / "x.dkic")
-    assert result.status == 1 and "/dev/stdin: a stream is read once" in result.err
+    assert result.status == 1 and "/dev/stdin: a stream can be read only once" in result.err
     assert names(folder) == ["a.png", "b.jpg", "notes.txt"]
 
 
@@ -206,7 +206,7 @@ def test_terminals_get_and_give_no_binary_data(folder, coded):
     with contextlib.ExitStack() as restored:
         replace(restored, terminal)
         for command in ("compress", "decompress", "info"):
-            assert "/dev/stdin is a terminal; redirect it, or name a file" in wrong_usage(command, "-")
+            assert "/dev/stdin is a terminal; redirect it, or give a file" in wrong_usage(command, "-")
 
 
 # Pipes and devices

@@ -81,7 +81,7 @@ def test_refused(folder, weights, tmp_path, monkeypatch):
     with pytest.raises(DkicError, match="this model has no quality 99"):
         export_transforms(weights, 99, tmp_path)
     result = CliRunner().invoke(cli, ["export-onnx", "--quality", "99", "-o", str(tmp_path)])
-    assert result.exit_code == 1 and "--quality: tiny has no quality 99; it has 1, 2" in result.output
+    assert result.exit_code == 1 and "--quality: model tiny does not have 99; use 1, 2" in result.output
     (tmp_path / "a_file").write_bytes(b"")
     with pytest.raises(DkicError, match="a_file: can't be made"):
         export_transforms(weights, QUALITY, tmp_path / "a_file")

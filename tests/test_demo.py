@@ -9,7 +9,7 @@ from command_line import dkic
 from photographs import photograph
 
 from dkic import demo
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.evaluation.metrics import batch, psnr
 
 
@@ -29,7 +29,7 @@ def test_it_writes_three_files(done):
 def test_its_figures_are_those_of_the_files(done):
     out, said = done
     size = (out / "photo.dkic").stat().st_size
-    decoded = read_picture(out / "decoded.png").pixels
+    decoded = read_image(out / "decoded.png").pixels
     assert len(re.findall(r"(encoded and verified|decoded) in \d+\.\d\d s", said)) == 2
     x, x_hat = batch(photograph()), batch(decoded)
     figures = f"PSNR {psnr(x, x_hat).item():.2f} dB"
@@ -37,9 +37,9 @@ def test_its_figures_are_those_of_the_files(done):
     assert all(str(out / name) in said for name in ("photo.dkic", "decoded.png", "side-by-side.png"))
 
 
-def test_the_pair_holds_both_pictures(done):
+def test_the_pair_holds_both_images(done):
     out, _ = done
-    pair, decoded = (read_picture(out / name).pixels for name in ("side-by-side.png", "decoded.png"))
+    pair, decoded = (read_image(out / name).pixels for name in ("side-by-side.png", "decoded.png"))
     assert pair.shape == (512, 1536, 3)
     below = slice(40, None)  # the captions
     assert np.array_equal(pair[below, :768], photograph()[below])

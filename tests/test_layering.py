@@ -132,7 +132,7 @@ def test_imports_go_down():
         ("ops/ldcn", "def f():\n    import dkic.nn.dcnv3", {("ops", "nn")}),
         ("ops/ldcn", "if TYPE_CHECKING:\n    from dkic import nn, errors", {("ops", "nn")}),
         ("ops/backends", "importlib.import_module(f'dkic.coding.{name}')", {("ops", "coding")}),
-        ("evaluation/measure", "from dkic.training.run import run", {("evaluation", "training")}),
+        ("evaluation/measurement", "from dkic.training.run import run", {("evaluation", "training")}),
         (
             "errors",
             "from dkic.cache import cache_folder\nfrom dkic.streams import is_stream",

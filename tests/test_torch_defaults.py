@@ -97,8 +97,8 @@ def of_ops() -> list[Tensor]:
 
 def of_codec(codec: Codec) -> list[bytes | np.ndarray | Tensor]:
     quality = codec.compress(IMAGE, quality=codec.qualities[0])
-    picture = torch.from_numpy(IMAGE).permute(2, 0, 1)
-    files = [quality, codec.compress(picture, target_bpp=0.6), codec.compress(picture.float() / 255, qstep=3, tile=64)]
+    image = torch.from_numpy(IMAGE).permute(2, 0, 1)
+    files = [quality, codec.compress(image, target_bpp=0.6), codec.compress(image.float() / 255, qstep=3, tile=64)]
     return [*files, *(codec.decompress(file, output) for file in files for output in ("numpy", "torch"))]
 
 

@@ -2,6 +2,7 @@
 // instruction set (DKIC_ISA); deform_conv2d_cpu.cpp chooses one at run time and multiplies.
 #include "cpu/deform_conv2d_kernel.h"
 
+#include "cpu/buffer.h"
 #include "cpu/deform_conv2d_pixels.h"
 
 namespace dkic::DKIC_ISA {
@@ -104,7 +105,8 @@ void backward_samples(const Arguments& a, Range range, const void* grad_columns,
   using A = typename Accumulator<T>::type;
   ConvTaps<T> taps(a);
   const int64_t k = taps.k, length = (range.end - range.begin) * k, g = range.begin / (a.channels / a.groups);
-  A* dots = new A[taps.positions * k * 4];
+  const Buffer<A> sums(taps.positions * k * 4);
+  A* const dots = sums.data();
   for_pixels(a, taps.positions, range.first, range.last, [&](int64_t n, int64_t oh, int64_t ow, int64_t count, int64_t at) {
     taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
     std::memset(dots, 0, sizeof(A) * taps.positions * k * 4);
@@ -132,7 +134,6 @@ void backward_samples(const Arguments& a, Range range, const void* grad_columns,
       }
     }
   });
-  delete[] dots;
 }
 
 // to[i] = value, in to's type.
@@ -296,42 +297,29 @@ void sum_rows(const Arguments& a, int64_t count, const void* rows, double* sums)
     for (int64_t c = 0; c < a.out_channels; ++c) sums[c] += double(row[c]);
 }
 
-// Calls f.template operator()<T>() with x's type.
-template <class F>
-void dispatch(const Arguments& a, const F& f) {
-  switch (a.x.type) {
-    case Scalar::f32:
-      return f.template operator()<float>();
-    case Scalar::f64:
-      return f.template operator()<double>();
-    case Scalar::f16:
-      return f.template operator()<half>();
-    case Scalar::bf16:
-      return f.template operator()<bfloat16>();
-  }
-}
-
 }  // namespace
 
 extern const DeformConv2dKernel deform_conv2d_kernel = {
-    [](const Arguments& a, Range range, void* into) { dispatch(a, [&]<class T>() { columns<T>(a, range, into); }); },
+    [](const Arguments& a, Range range, void* into) {
+      with_scalar<half, bfloat16>(a.x.type, [&]<class T>() { columns<T>(a, range, into); });
+    },
     [](const Arguments& a, int64_t first, int64_t last, const void* rows) {
-      dispatch(a, [&]<class T>() { write_rows<T>(a, first, last, rows); });
+      with_scalar<half, bfloat16>(a.x.type, [&]<class T>() { write_rows<T>(a, first, last, rows); });
     },
     [](const Arguments& a, int64_t first, int64_t last, void* rows) {
-      dispatch(a, [&]<class T>() { read_rows<T>(a, first, last, rows); });
+      with_scalar<half, bfloat16>(a.x.type, [&]<class T>() { read_rows<T>(a, first, last, rows); });
     },
     [](const Arguments& a, int64_t count, const void* rows, double* sums) {
-      dispatch(a, [&]<class T>() { sum_rows<T>(a, count, rows, sums); });
+      with_scalar<half, bfloat16>(a.x.type, [&]<class T>() { sum_rows<T>(a, count, rows, sums); });
     },
     [](const Arguments& a, Range range, const void* grad_columns, void* into, void* parts, int64_t step) {
-      dispatch(a, [&]<class T>() { backward_samples<T>(a, range, grad_columns, into, parts, step); });
+      with_scalar<half, bfloat16>(a.x.type, [&]<class T>() { backward_samples<T>(a, range, grad_columns, into, parts, step); });
     },
     [](const Arguments& a, int64_t first, int64_t last, const void* parts, int64_t parts_a_group) {
-      dispatch(a, [&]<class T>() { write_sample_gradients<T>(a, first, last, parts, parts_a_group); });
+      with_scalar<half, bfloat16>(a.x.type, [&]<class T>() { write_sample_gradients<T>(a, first, last, parts, parts_a_group); });
     },
     [](const Arguments& a, Range range, const void* grad_columns) {
-      dispatch(a, [&]<class T>() { backward_x<T>(a, range, grad_columns); });
+      with_scalar<half, bfloat16>(a.x.type, [&]<class T>() { backward_x<T>(a, range, grad_columns); });
     },
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 #include "common/ldcn_arguments.h"
 #include "cpu/bilinear.h"
+#include "cpu/buffer.h"
 
 namespace dkic::DKIC_ISA {
 namespace {
@@ -64,12 +65,14 @@ struct Taps {
         channels_adjacent(a.offset.c == 1),
         position_step(channels_adjacent ? k : 1),
         tap_step(channels_adjacent ? 1 : positions),
+        size((positions * k + W - 1) / W * W),
         // of x, whose layout is the caller's, and of the plane that its gradient is summed in
-        narrow(fits_int32(a.x.h, a.height) && fits_int32(a.x.w, a.width) && fits_int32(a.width * a.channels + 64, a.height)) {
-    size = (positions * k + W - 1) / W * W;
-    memory = new A[size * 5]();  // zeroed: lanes past the last tap are computed too
-    row = memory, column = memory + size, m = memory + 2 * size, offsets = memory + 3 * size;
-    blocks = new TapBlock<T>[size_t(size / W)]();
+        narrow(fits_int32(a.x.h, a.height) && fits_int32(a.x.w, a.width) && fits_int32(a.width * a.channels + 64, a.height)),
+        // zeros: lanes past the last tap are computed too
+        numbers(size * 5),
+        tap_blocks(size / W) {
+    row = numbers.data(), column = row + size, m = row + 2 * size, offsets = row + 3 * size;
+    blocks = tap_blocks.data();
     // Undisplaced sampling positions of output row 0, from column 0, before the padding.
     for (int64_t p = 0; p < positions; ++p)
       for (int64_t i = 0, tap = 0; i < a.kernel_h; ++i)
@@ -79,13 +82,6 @@ struct Taps {
           column[t] = A(p * a.stride_w + j * a.dilation_w);
         }
   }
-  ~Taps() {
-    delete[] memory;
-    delete[] blocks;
-  }
-  Taps(const Taps&) = delete;
-  Taps& operator=(const Taps&) = delete;
-
   int64_t count_from(int64_t ow) const { return minimum(positions, args.out_width - ow); }
 
   Tap<T> operator[](int64_t t) const { return {blocks[uint64_t(t) / W], uint64_t(t) % W}; }
@@ -142,7 +138,7 @@ struct Taps {
   const int64_t k, positions;
   const bool channels_adjacent;
   const int64_t position_step, tap_step;
-  int64_t size;  // of each array
+  const int64_t size;  // of each array
   A *row, *column, *m;
   TapBlock<T>* blocks;
   bool all_inside;  // all corners of all of them
@@ -214,8 +210,9 @@ struct Taps {
   }
 
   const bool narrow;
-  A *memory,
-      *offsets;  // offsets: two arrays long; dy and dx side by side where channels are adjacent, else all dy and then all dx
+  const Buffer<A> numbers;
+  const Buffer<TapBlock<T>> tap_blocks;
+  A* offsets;  // two arrays long; dy and dx side by side where channels are adjacent, else all dy and then all dx
 };
 
 }  // namespace

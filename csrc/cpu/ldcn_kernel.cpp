@@ -5,6 +5,7 @@
 // bound by the loads of the channels, of which those from the second-level cache cost a tenth (G=8) to a quarter (G=12).
 #include "cpu/ldcn_kernel.h"
 
+#include "cpu/buffer.h"
 #include "cpu/cover_channels.h"
 #include "cpu/deform_taps.h"
 
@@ -108,7 +109,7 @@ template <class T>
 void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
   LdcnTaps<T> taps(a);
   const int64_t depth = a.channels / a.groups;
-  const T* const zeros = new T[size_t(depth)]();
+  const Buffer<T> zeros(depth);
   for_positions(a, taps, first, last, [&](int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
     const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + g * depth;
     T* y = static_cast<T*>(a.y) + ((n * a.out_height + oh) * a.out_width + ow) * a.channels + g * depth;
@@ -119,7 +120,7 @@ void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
       for (int64_t p = 0; p < count; ++p) prefetch(x + row * a.x.h + (column + p) * a.x.w, depth);
     taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
     const auto blend = [&](auto all_inside) {
-      Blend<T, all_inside.value>{taps, count, x, zeros, {a.x.h, a.x.w}, y, a.channels}.cover(depth);
+      Blend<T, all_inside.value>{taps, count, x, zeros.data(), {a.x.h, a.x.w}, y, a.channels}.cover(depth);
     };
     if (taps.all_inside) {
       blend(Constant<true>{});
@@ -127,7 +128,6 @@ void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
       blend(Constant<false>{});
     }
   });
-  delete[] zeros;
 }
 
 // Adds, for every tap t of a position, the dot products of its four corners with grad_y, over the channels, to dots[4 * t].
@@ -205,7 +205,8 @@ void backward_sample_rows(const LdcnArguments& a, int64_t first, int64_t last) {
   using A = typename Accumulator<T>::type;
   LdcnTaps<T> taps(a);
   const int64_t depth = a.channels / a.groups, k = taps.k, size = taps.size;
-  A* const dots = new A[size * 7];  // 4 a tap, then the 3 gradients
+  const Buffer<A> sums(size * 7);  // 4 a tap, then the 3 gradients
+  A* const dots = sums.data();
   A* const gradients = dots + size * 4;
   for_positions(a, taps, first, last, [&](int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
     const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + g * depth;
@@ -228,7 +229,6 @@ void backward_sample_rows(const LdcnArguments& a, int64_t first, int64_t last) {
       }
     }
   });
-  delete[] dots;
 }
 
 // Adds weight * grad_y to the four corners of every tap of a position.
@@ -290,7 +290,8 @@ void backward_x_pieces(const LdcnArguments& a, int64_t first, int64_t last) {
   // A piece is summed in a plane of its own, without the other groups' channels between its pixels: all of the first-level
   // cache serves it, and rows a cache line apart from a power of two don't fall on one another there.
   const int64_t most = (depth + blocks - 1) / blocks, h = a.width * most + 64 / int64_t(sizeof(A)), w = most;
-  A* const plane = new A[a.height * h];
+  const Buffer<A> sums(a.height * h);
+  A* const plane = sums.data();
   for (int64_t piece = first; piece < last; ++piece) {
     const int64_t n = piece / blocks / a.groups, g = piece / blocks % a.groups, block = piece % blocks;
     const int64_t begin = depth * block / blocks, channels = depth * (block + 1) / blocks - begin;
@@ -309,37 +310,20 @@ void backward_x_pieces(const LdcnArguments& a, int64_t first, int64_t last) {
       for (int64_t column = 0; column < a.width; ++column)
         cover_channels<A>(0, channels, Convert<T>{plane + row * h + column * w, grad_x + (row * a.width + column) * a.channels});
   }
-  delete[] plane;
 }
-
-template <template <class> class F>
-void dispatch(const LdcnArguments& a, int64_t first, int64_t last) {
-  switch (a.x.type) {
-    case Scalar::f32:
-      return F<float>::run(a, first, last);
-    case Scalar::f64:
-      return F<double>::run(a, first, last);
-    case Scalar::f16:
-      return F<half>::run(a, first, last);
-    case Scalar::bf16:
-      return F<bfloat16>::run(a, first, last);
-  }
-}
-template <class T>
-struct Forward {
-  static void run(const LdcnArguments& a, int64_t first, int64_t last) { forward_rows<T>(a, first, last); }
-};
-template <class T>
-struct BackwardSamples {
-  static void run(const LdcnArguments& a, int64_t first, int64_t last) { backward_sample_rows<T>(a, first, last); }
-};
-template <class T>
-struct BackwardX {
-  static void run(const LdcnArguments& a, int64_t first, int64_t last) { backward_x_pieces<T>(a, first, last); }
-};
 
 }  // namespace
 
-extern const LdcnKernel ldcn_kernel = {dispatch<Forward>, dispatch<BackwardSamples>, dispatch<BackwardX>};
+extern const LdcnKernel ldcn_kernel = {
+    [](const LdcnArguments& a, int64_t first, int64_t last) {
+      with_scalar<half, bfloat16>(a.x.type, [&]<class T>() { forward_rows<T>(a, first, last); });
+    },
+    [](const LdcnArguments& a, int64_t first, int64_t last) {
+      with_scalar<half, bfloat16>(a.x.type, [&]<class T>() { backward_sample_rows<T>(a, first, last); });
+    },
+    [](const LdcnArguments& a, int64_t first, int64_t last) {
+      with_scalar<half, bfloat16>(a.x.type, [&]<class T>() { backward_x_pieces<T>(a, first, last); });
+    },
+};
 
 }  // namespace dkic::DKIC_ISA

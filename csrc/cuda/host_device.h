@@ -47,6 +47,31 @@ struct Word<16> {
   using type = uint4;
 };
 
+// N numbers as the one word that an access to memory moves.
+template <class T, int N>
+using WordOf = typename Word<int(sizeof(T)) * N>::type;
+
+template <int N, class T>
+__device__ __forceinline__ const WordOf<T, N>* words(const T* from) {
+  return reinterpret_cast<const WordOf<T, N>*>(from);
+}
+template <int N, class T>
+__device__ __forceinline__ WordOf<T, N>* words(T* to) {
+  return reinterpret_cast<WordOf<T, N>*>(to);
+}
+template <class T, int N>
+__device__ __forceinline__ Pack<T, N> unpacked(const WordOf<T, N>& word) {
+  Pack<T, N> values;
+  memcpy(&values, &word, sizeof word);
+  return values;
+}
+template <class T, int N>
+__device__ __forceinline__ WordOf<T, N> packed(const Pack<T, N>& values) {
+  WordOf<T, N> word;
+  memcpy(&word, &values, sizeof word);
+  return word;
+}
+
 // One-dimensional blocks in a one-dimensional grid.
 class CudaThread {
  public:
@@ -76,44 +101,26 @@ class CudaThread {
   // One access of N numbers that the kernel never writes.
   template <int N, class T>
   __device__ __forceinline__ Pack<T, N> load(const T* from) const {
-    using W = typename Word<int(sizeof(T)) * N>::type;
-    const W word = __ldg(reinterpret_cast<const W*>(from));
-    Pack<T, N> values;
-    memcpy(&values, &word, sizeof word);
-    return values;
+    return unpacked<T, N>(__ldg(words<N>(from)));
   }
   // The same of numbers that are read once: the caches evict them first.
   template <int N, class T>
   __device__ __forceinline__ Pack<T, N> load_streaming(const T* from) const {
-    using W = typename Word<int(sizeof(T)) * N>::type;
-    const W word = __ldcs(reinterpret_cast<const W*>(from));
-    Pack<T, N> values;
-    memcpy(&values, &word, sizeof word);
-    return values;
+    return unpacked<T, N>(__ldcs(words<N>(from)));
   }
   // The same of numbers that the kernel may write, too.
   template <int N, class T>
   __device__ __forceinline__ Pack<T, N> load_written(const T* from) const {
-    using W = typename Word<int(sizeof(T)) * N>::type;
-    const W word = *reinterpret_cast<const W*>(from);
-    Pack<T, N> values;
-    memcpy(&values, &word, sizeof word);
-    return values;
+    return unpacked<T, N>(*words<N>(from));
   }
   template <int N, class T>
   __device__ __forceinline__ void store(T* to, const Pack<T, N>& values) const {
-    using W = typename Word<int(sizeof(T)) * N>::type;
-    W word;
-    memcpy(&word, &values, sizeof word);
-    *reinterpret_cast<W*>(to) = word;
+    *words<N>(to) = packed(values);
   }
   // The same of numbers that no kernel reads soon: the caches evict them first.
   template <int N, class T>
   __device__ __forceinline__ void store_streaming(T* to, const Pack<T, N>& values) const {
-    using W = typename Word<int(sizeof(T)) * N>::type;
-    W word;
-    memcpy(&word, &values, sizeof word);
-    __stcs(reinterpret_cast<W*>(to), word);
+    __stcs(words<N>(to), packed(values));
   }
 
   template <class T>

@@ -59,21 +59,30 @@ DKIC_DEVICE int64_t pixel_of(const LdcnArguments& a, const Tile& tile, const Pos
   return (tile.n * a.out_height + at.oh) * a.out_width + at.ow;
 }
 
-// In shared memory, entry p * chunk + t is tap t of position p. A code is 16 * start + inside: where corner (0, 0) starts, in
-// elements, and as bits 1 2 4 8 whether corners (0,0) (0,1) (1,0) (1,1) lie inside. A tap without a corner is 0 in everything.
+// The corners of a tap in one word: where corner (0, 0) starts, in elements, and which of (0,0) (0,1) (1,0) (1,1) lie inside.
+struct TapCorners {
+  int64_t word;
+
+  static DKIC_DEVICE TapCorners of(int64_t start, int inside) { return {start * 16 + inside}; }
+  DKIC_DEVICE int64_t start() const { return word >> 4; }
+  DKIC_DEVICE bool inside(int corner) const { return word >> corner & 1; }
+  DKIC_DEVICE bool any() const { return word != 0; }
+};
+
+// In shared memory, entry p * chunk + t is tap t of position p. A tap without a corner is 0 in everything.
 template <class A>
 struct SharedTaps {
   TapNumbers<A>* numbers;
-  int64_t* codes;
+  TapCorners* corners;
 };
 
 template <class A, class Thread>
 DKIC_DEVICE SharedTaps<A> shared_taps(const Thread& thread, const LdcnPlan& plan) {
   auto* numbers = thread.template shared<TapNumbers<A>>();
-  return {numbers, reinterpret_cast<int64_t*>(numbers + kLdcnThreads / plan.lanes * plan.chunk)};
+  return {numbers, reinterpret_cast<TapCorners*>(numbers + kLdcnThreads / plan.lanes * plan.chunk)};
 }
 
-// What a kernel needs of a tap beside its code: the corners' weights with the mask in them, 0 of a corner outside ...
+// What a kernel needs of a tap beside its corners: their weights with the mask in them, 0 of one outside ...
 struct Weights {
   template <class A>
   static DKIC_DEVICE TapNumbers<A> numbers(const Axis<A>& y, const Axis<A>& x, A mask, int inside) {
@@ -89,10 +98,10 @@ struct Fractions {
   }
 };
 
-// A tap as the kernels need it: a code, and Kind's numbers.
+// A tap as the kernels need it, with Kind's numbers.
 template <class A>
 struct Tap {
-  int64_t code;
+  TapCorners corners;
   TapNumbers<A> numbers;
 };
 
@@ -118,7 +127,7 @@ DKIC_DEVICE Tap<A> compute_tap(const Thread& thread, const LdcnArguments& a, boo
   const int inside = (y.low_inside && x.low_inside ? 1 : 0) | (y.low_inside && x.high_inside ? 2 : 0) |
                      (y.high_inside && x.low_inside ? 4 : 0) | (y.high_inside && x.high_inside ? 8 : 0);
   Tap<A> result{};
-  if (inside) result = {(y.low * h + x.low * w) * 16 + inside, Kind::numbers(y, x, mask, inside)};
+  if (inside) result = {TapCorners::of(y.low * h + x.low * w, inside), Kind::numbers(y, x, mask, inside)};
   return result;
 }
 
@@ -134,7 +143,7 @@ DKIC_DEVICE void compute_taps(const Thread& thread, const LdcnArguments& a, cons
     const Position at = position_in(a, plan, tile, p);
     Tap<A> tap{};
     if (at.exists) tap = compute_tap<Kind, A>(thread, a, plan.offset_pairs, tile.n, tile.g, at, first + t, h, w);
-    taps.codes[p * plan.chunk + t] = tap.code;
+    taps.corners[p * plan.chunk + t] = tap.corners;
     taps.numbers[p * plan.chunk + t] = tap.numbers;
   }
 }
@@ -148,12 +157,12 @@ DKIC_DEVICE Pack<T, V> load_corner(const Thread& thread, bool inside, const T* f
 }
 
 template <int V, class T, class Thread>
-DKIC_DEVICE void load_corners(const Thread& thread, int64_t code, const T* x, int64_t h, int64_t w, Pack<T, V> (&corners)[4]) {
-  const T* q = x + (code >> 4);
-  corners[0] = load_corner<V>(thread, code & 1, q);
-  corners[1] = load_corner<V>(thread, code & 2, q + w);
-  corners[2] = load_corner<V>(thread, code & 4, q + h);
-  corners[3] = load_corner<V>(thread, code & 8, q + h + w);
+DKIC_DEVICE void load_corners(const Thread& thread, TapCorners of, const T* x, int64_t h, int64_t w, Pack<T, V> (&corners)[4]) {
+  const T* q = x + of.start();
+  corners[0] = load_corner<V>(thread, of.inside(0), q);
+  corners[1] = load_corner<V>(thread, of.inside(1), q + w);
+  corners[2] = load_corner<V>(thread, of.inside(2), q + h);
+  corners[3] = load_corner<V>(thread, of.inside(3), q + h + w);
 }
 
 // Adds so many taps to the sums, all their corners loaded before the first is used.
@@ -161,7 +170,7 @@ template <int Taps, int V, class T, class A, class Thread>
 DKIC_DEVICE void add_taps(const Thread& thread, const SharedTaps<A>& taps, int entry, const T* x, int64_t h, int64_t w,
                           A (&sums)[V]) {
   Pack<T, V> corners[Taps][4];
-  for (int t = 0; t < Taps; ++t) load_corners<V>(thread, taps.codes[entry + t], x, h, w, corners[t]);
+  for (int t = 0; t < Taps; ++t) load_corners<V>(thread, taps.corners[entry + t], x, h, w, corners[t]);
   for (int t = 0; t < Taps; ++t) {
     const TapNumbers<A> weights = taps.numbers[entry + t];
     for (int corner = 0; corner < 4; ++corner)
@@ -246,13 +255,13 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
       thread.barrier();
       for (int t = 0; t < count; ++t) {
         const int entry = own * plan.chunk + t;
-        const int64_t code = taps.codes[entry];
+        const TapCorners of = taps.corners[entry];
         A along_y = 0, along_x = 0, of_mask = 0;
-        if (code) {
+        if (of.any()) {
           A dots[4] = {};
           for (int channel = begin; channel < end; channel += span) {
             Pack<T, V> corners[4];
-            load_corners<V>(thread, code, x + channel, a.x.h, a.x.w, corners);
+            load_corners<V>(thread, of, x + channel, a.x.h, a.x.w, corners);
             if (span < depth) g = thread.template load<V>(grad_y + channel);
             for (int corner = 0; corner < 4; ++corner)
               for (int v = 0; v < V; ++v) dots[corner] += A(g.v[v]) * A(corners[corner].v[v]);
@@ -287,11 +296,11 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
 template <class Sum, class A, class Thread>
 DKIC_DEVICE void add_to_corners(const Thread& thread, const Sum& sum, const Tap<A>& tap, int64_t image, int64_t h, int64_t w,
                                 A g) {
-  const int64_t q = image + (tap.code >> 4);
-  if (tap.code & 1) sum.add(thread, q, tap.numbers.v[0] * g);
-  if (tap.code & 2) sum.add(thread, q + w, tap.numbers.v[1] * g);
-  if (tap.code & 4) sum.add(thread, q + h, tap.numbers.v[2] * g);
-  if (tap.code & 8) sum.add(thread, q + h + w, tap.numbers.v[3] * g);
+  const int64_t q = image + tap.corners.start();
+  if (tap.corners.inside(0)) sum.add(thread, q, tap.numbers.v[0] * g);
+  if (tap.corners.inside(1)) sum.add(thread, q + w, tap.numbers.v[1] * g);
+  if (tap.corners.inside(2)) sum.add(thread, q + h, tap.numbers.v[2] * g);
+  if (tap.corners.inside(3)) sum.add(thread, q + h + w, tap.numbers.v[3] * g);
 }
 
 // Gradient of x: every tap adds weight * grad_y to its corners, as `sum` adds. One channel to a lane, so that the lanes' atomics
@@ -318,8 +327,8 @@ DKIC_DEVICE void ldcn_scatter(const Thread& thread, const LdcnArguments& a, cons
       for (int channel = lane; channel < end; channel += plan.lanes) {
         const A g = A(thread.template load<1>(grad_y + channel).v[0]);
         for (int entry = own * plan.chunk; entry < own * plan.chunk + count; ++entry) {
-          const int64_t code = taps.codes[entry];
-          if (code) add_to_corners(thread, sum, {code, taps.numbers[entry]}, image + channel, h, w, g);
+          const TapCorners of = taps.corners[entry];
+          if (of.any()) add_to_corners(thread, sum, {of, taps.numbers[entry]}, image + channel, h, w, g);
         }
       }
     }

@@ -7,21 +7,6 @@
 
 namespace dkic::gpu {
 
-// Calls f<T>() with the type that numbers have.
-template <class F>
-DKIC_DEVICE auto with_scalar(Scalar type, const F& f) {
-  switch (type) {
-    case Scalar::f32:
-      return f.template operator()<float>();
-    case Scalar::f64:
-      return f.template operator()<double>();
-    case Scalar::f16:
-      return f.template operator()<half>();
-    default:
-      return f.template operator()<bfloat16>();
-  }
-}
-
 // Halves have conversions from and to float alone.
 template <class To, class From>
 DKIC_DEVICE To converted(From value) {
@@ -101,12 +86,12 @@ DKIC_DEVICE Pack<T, N> to_pack(const T (&values)[N]) {
 // One access of N numbers, which the kernel never writes.
 template <int N, class A, class Thread>
 DKIC_DEVICE Pack<A, N> read(const Thread& thread, const Strided& from, int64_t at) {
-  return with_scalar(from.type,
-                     [&]<class T>() { return converted<A>(thread.template load<N>(static_cast<const T*>(from.data) + at)); });
+  return with_scalar<half, bfloat16>(
+      from.type, [&]<class T>() { return converted<A>(thread.template load<N>(static_cast<const T*>(from.data) + at)); });
 }
 template <class A, int N, class Thread>
 DKIC_DEVICE void write(const Thread& thread, void* to, Scalar type, int64_t at, const Pack<A, N>& values) {
-  with_scalar(type, [&]<class T>() { thread.template store<N>(static_cast<T*>(to) + at, converted<T>(values)); });
+  with_scalar<half, bfloat16>(type, [&]<class T>() { thread.template store<N>(static_cast<T*>(to) + at, converted<T>(values)); });
 }
 
 }  // namespace dkic::gpu

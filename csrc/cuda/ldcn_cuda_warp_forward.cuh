@@ -50,7 +50,7 @@ DKIC_DEVICE void sum_exactly(const Thread& thread, const LdcnArguments& a, int n
   for (int tap = 0; tap < taps; ++tap) {
     const auto of = compute_tap<Weights, float>(thread, a, true, n, g, at, tap, a.x.h, a.x.w);
     Pack<T, V> corners[4];
-    load_corners<V>(thread, of.code, x, a.x.h, a.x.w, corners);
+    load_corners<V>(thread, of.corners, x, a.x.h, a.x.w, corners);
     for (int corner = 0; corner < 4; ++corner) {
       const auto values = converted<float>(corners[corner]);
       for (int v = 0; v < V; ++v) sums[v] += of.numbers.v[corner] * values.v[v];

@@ -67,13 +67,13 @@ DKIC_DEVICE TapGradients<float> exact_gradients(const Thread& thread, const Ldcn
   const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + g * depth;
   const T* grad_y = static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w + g * depth;
   const auto of = compute_tap<Fractions, float>(thread, a, true, n, g, at, tap, a.x.h, a.x.w);
-  if (!of.code) return {0, 0, 0};
+  if (!of.corners.any()) return {0, 0, 0};
   float dots[4] = {};
   DKIC_UNROLL(1)
   for (int channel = 0; channel < depth; channel += V) {
     const auto gradient = converted<float>(thread.template load<V>(grad_y + channel));
     Pack<T, V> corners[4];
-    load_corners<V>(thread, of.code, x + channel, a.x.h, a.x.w, corners);
+    load_corners<V>(thread, of.corners, x + channel, a.x.h, a.x.w, corners);
     for (int corner = 0; corner < 4; ++corner) {
       const auto values = converted<float>(corners[corner]);
       for (int v = 0; v < V; ++v) dots[corner] += gradient.v[v] * values.v[v];

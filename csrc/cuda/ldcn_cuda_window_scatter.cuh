@@ -94,7 +94,7 @@ DKIC_DEVICE void add_directly(const Thread& thread, const LdcnArguments& a, cons
   const int64_t w = a.channels, h = a.width * w;
   const int depth = int(a.channels / a.groups), first = int(tile.group) * depth;
   const auto of = compute_tap<Weights, float>(thread, a, true, int(tile.n), int(tile.group), at, tap, h, w);
-  if (!of.code) return;
+  if (!of.corners.any()) return;
   const T* grad_y = static_cast<const T*>(a.grad_y.data) + tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w;
   DKIC_UNROLL(1)
   for (int channel = first; channel < first + depth; ++channel) {

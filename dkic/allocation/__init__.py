@@ -1,4 +1,4 @@
-"""Which quality each picture is coded at: the least distortion within a budget of bits, with a proof."""
+"""Allocation: chooses operating points under a budget, for the least distortion, with a bound on the optimum."""
 
 from dkic.allocation.solve import Allocation, allocate
 

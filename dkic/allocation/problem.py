@@ -1,4 +1,4 @@
-"""The validated problem: what each option costs, what it is worth, and how much there is to spend."""
+"""The validated problem: cost and distortion of each option, and the budgets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from dkic.errors import DkicError
 
 Kind = Literal["mean_bpp", "total_bytes", "total_bpp"]
 UNITS: dict[str, str] = {"mean_bpp": "bpp in the mean", "total_bytes": "bytes", "total_bpp": "bpp over all pixels"}
-FEASIBLE = 1 + 1e-12  # a rate up to so many times its limit is within it, whatever sums and quotients were rounded to
+FEASIBLE = 1 + 1e-12  # relative tolerance of a rate's limit, for rounding of sums and quotients
 
 
 class Unreachable(DkicError):
-    """The cheapest options of all together are above the budget."""
+    """The cheapest options together exceed the budget."""
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Choose one option of each picture, so that in every group the costs' sum is at most the capacity.
+    """Choose one option of each image, so that the sum of costs in every group is at most the capacity.
 
-    cost, distortion: float64 `[N, M]`, distortion weighted; both infinite where there is no such option.
-    members: the pictures of each group, `[n_g]`; every picture is in one.
+    cost, distortion: float64 `[N, M]`, distortion weighted; both infinite if the option does not exist.
+    members: the images of each group, `[n_g]`; every image is in one.
     budget, size: `[G]`; a group's rate, in the budget's unit, is the sum of its costs divided by its size.
-    bits_per_cost: bits (with "mean_bpp", bits per pixel of a picture) in a unit of cost.
+    bits_per_cost: bits (with "mean_bpp", bits per pixel of an image) in a unit of cost.
     grouped: whether the caller named groups.
     """
 
@@ -56,30 +56,30 @@ def make_problem(
     groups: ArrayLike | None,
     names: Sequence[str] | None,
 ) -> Problem:
-    """Arguments as `allocate` has them. Raises what it says."""
+    """Arguments and errors as in `allocate`."""
     if kind not in get_args(Kind):
         raise DkicError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
     rate, distortion = _numbers("rate", rate), _numbers("distortion", distortion)
     if rate.ndim != 2 or rate.size == 0 or rate.shape != distortion.shape:
         shapes = f"{rate.shape} and {distortion.shape}"
-        raise DkicError(f"rate and distortion must both be [N, M] with at least one picture and one option, got {shapes}")
+        raise DkicError(f"rate and distortion must both be [N, M] with at least one image and one option, got {shapes}")
     n = len(rate)
     if names is not None and len(names) != n:
-        raise DkicError(f"names must have one for each of the {n} pictures, got {len(names)}")
+        raise DkicError(f"names must have one for each of the {n} images, got {len(names)}")
     there = _options(rate, distortion, names)
-    pixels = None if pixels is None else _per_picture("pixels", pixels, n, least=1)
-    weights = None if weights is None else _per_picture("weights", weights, n, least=0)
+    pixels = None if pixels is None else _per_image("pixels", pixels, n, least=1)
+    weights = None if weights is None else _per_image("weights", weights, n, least=0)
     if pixels is None and (kind == "total_bpp" or (max_bytes is not None and kind != "total_bytes")):
         raise DkicError(f"pixels [N] must be given with {'kind total_bpp' if kind == 'total_bpp' else 'max_bytes'}")
 
-    limits: dict[str, np.ndarray] = {}  # options that each limit rules out
+    limits: dict[str, np.ndarray] = {}  # options that each limit excludes
     if min_quality is not None:
-        limits["below min_quality"] = np.arange(rate.shape[1]) < _per_picture("min_quality", min_quality, n)[:, None]
+        limits["below min_quality"] = np.arange(rate.shape[1]) < _per_image("min_quality", min_quality, n)[:, None]
     if max_bytes is not None:
         size = rate if kind == "total_bytes" else rate * (pixels[:, None] / 8)  # type: ignore[index]
-        limits["above max_bytes"] = size > _per_picture("max_bytes", max_bytes, n)[:, None] * FEASIBLE
+        limits["above max_bytes"] = size > _per_image("max_bytes", max_bytes, n)[:, None] * FEASIBLE
     if max_distortion is not None:
-        limits["above max_distortion"] = distortion > _per_picture("max_distortion", max_distortion, n)[:, None]
+        limits["above max_distortion"] = distortion > _per_image("max_distortion", max_distortion, n)[:, None]
     there = _within(there, limits, names)
 
     cost = rate * pixels[:, None] if kind == "total_bpp" else rate  # type: ignore[index]
@@ -114,11 +114,11 @@ def _numbers(name: str, value: Any) -> np.ndarray:
         raise TypeError(f"{name} must be an array of real numbers in the CPU's memory, got {kind}") from None
 
 
-def _per_picture(name: str, value: Any, n: int, least: float | None = None) -> np.ndarray:
-    """`[N]` from a number or `[N]`; none of it NaN, nor less than `least`, nor infinite where there is a least."""
+def _per_image(name: str, value: Any, n: int, least: float | None = None) -> np.ndarray:
+    """`[N]` from a number or `[N]`; without NaN; with `least`, at least that and finite."""
     array = _numbers(name, value)
     if array.shape not in ((), (n,)):
-        raise DkicError(f"{name} must be a number or have one for each of the {n} pictures, got shape {array.shape}")
+        raise DkicError(f"{name} must be a number or have one for each of the {n} images, got shape {array.shape}")
     array = np.broadcast_to(array, n)
     good = ~np.isnan(array) if least is None else np.isfinite(array) & (array >= least)
     if not good.all():
@@ -132,7 +132,7 @@ def _label(row: int, names: Sequence[str] | None) -> str:
 
 
 def _options(rate: np.ndarray, distortion: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
-    """Which options there are, bool `[N, M]`; an error for the first that is half there or no number to reckon with."""
+    """Mask of the existing options, bool `[N, M]`. Raises DkicError for the first inconsistent or invalid one."""
     no_rate, no_distortion = np.isnan(rate), np.isnan(distortion)
     for bad, what in (
         (no_rate != no_distortion, "an option that does not exist must be NaN in both"),
@@ -151,7 +151,7 @@ def _options(rate: np.ndarray, distortion: np.ndarray, names: Sequence[str] | No
 
 
 def _within(there: np.ndarray, limits: dict[str, np.ndarray], names: Sequence[str] | None) -> np.ndarray:
-    """The options that no limit rules out; an error for the first picture that none is left of."""
+    """Mask of the options within all limits. Raises DkicError for the first image without any."""
     left = there
     for out in limits.values():
         left = left & ~out
@@ -179,14 +179,14 @@ def _groups(groups: Any, budget: Any, n: int) -> tuple[list[np.ndarray], np.ndar
     if groups.dtype.kind not in "iu":
         raise TypeError(f"groups must be an array of integers, got {groups.dtype}")
     if groups.shape != (n,):
-        raise DkicError(f"groups must have one for each of the {n} pictures, got shape {groups.shape}")
+        raise DkicError(f"groups must have one for each of the {n} images, got shape {groups.shape}")
     bad = (groups < 0) | (groups >= len(budget))
     if bad.any():
         at = int(np.argmax(bad))
         raise DkicError(f"groups[{at}] is {groups[at]}, but there are budgets for groups 0 to {len(budget) - 1} alone")
     counts = np.bincount(groups, minlength=len(budget))
     if not counts.all():
-        raise DkicError(f"group {int(np.argmin(counts))} has a budget but no picture")
+        raise DkicError(f"group {int(np.argmin(counts))} has a budget but no image")
     return np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1]), budget
 
 

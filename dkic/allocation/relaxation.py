@@ -1,8 +1,8 @@
-"""One budget's linear relaxation, by a sort, and feasible choices near it.
+"""Linear relaxation of one budget, solved by a sort, and feasible choices near it.
 
-On a picture's lower convex hull of (cost, distortion) each step to the next option buys less per cost than the one
-before. So all pictures' steps, taken in the order of what they buy until the budget is spent, solve the relaxation
-with at most one fractional picture (Sinha and Zoltners, The Multiple-Choice Knapsack Problem, 1979). Infinite
+On an image's lower convex hull of (cost, distortion) each step to the next option gains less per cost than the one
+before. So taking the steps of all images in order of gain per cost, until the budget is spent, solves the relaxation
+with at most one fractional image (Sinha and Zoltners, The Multiple-Choice Knapsack Problem, 1979). Infinite
 cost and distortion stand for an option that does not exist.
 """
 
@@ -10,30 +10,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROWS_AT_ONCE = 2**13  # what is computed from so many rows of a few options stays in the cache
+ROWS_AT_ONCE = 2**13  # rows in a block, so that temporary arrays stay in the cache
 STEEPEST = -1e150  # a slope beyond this would overflow in a product; the bound holds for any price
-ROUNDS = 20  # of improving a choice, at most
+ROUNDS = 20  # maximum number of improvements of a choice
 
 
 class Steps(NamedTuple):
-    """The hulls' steps: `start` [N] is each picture's cheapest option; a step takes `picture` [K] to `option` [K].
+    """The hulls' steps: `start` [N] is each image's cheapest option; a step takes `image` [K] to `option` [K].
 
-    slope: change of distortion per cost, negative, never falling within a picture; a picture's steps are in order.
+    slope: change of distortion per cost, negative, never falling within an image; an image's steps are in order.
     added: what the step costs.
     """
 
     start: np.ndarray
-    picture: np.ndarray
+    image: np.ndarray
     option: np.ndarray
     slope: np.ndarray
     added: np.ndarray
 
 
 class Relaxation(NamedTuple):
-    """The relaxation's solution rounded down: of every picture an option on its hull that is best at this price.
+    """The relaxation's solution, rounded down: for each image an option on its hull that is optimal at this price.
 
     choice: [N]. price: distortion per cost. slack: the capacity left. objective: of choice.
-    bound: no choice within the capacity has less distortion; one that holds option j of picture i has at least
+    bound: no choice within the capacity has less distortion; one that holds option j of image i has at least
     bound + reduced[i, j].
     """
 
@@ -46,12 +46,12 @@ class Relaxation(NamedTuple):
 
 
 def pick(table: np.ndarray, choice: np.ndarray) -> np.ndarray:
-    """What is chosen from `[N, M]`, `[N]`."""
+    """The chosen values `[N]` of `[N, M]`."""
     return np.take_along_axis(table, choice[:, None], axis=1)[:, 0]
 
 
 def total(table: np.ndarray, choice: np.ndarray) -> float:
-    """The sum of what is chosen from `[N, M]`."""
+    """The sum of the chosen values of `[N, M]`."""
     return float(pick(table, choice).sum())
 
 
@@ -65,8 +65,8 @@ def hull_steps(cost: np.ndarray, distortion: np.ndarray) -> Steps:
 def _hull_steps(cost: np.ndarray, distortion: np.ndarray, first: int) -> Steps:
     cheapest = cost == cost.min(axis=1, keepdims=True)
     start = option = np.where(cheapest, distortion, np.inf).argmin(axis=1)
-    picture, before = np.arange(first, first + len(cost)), np.full(len(cost), STEEPEST)
-    steps = [(picture[:0], option[:0], before[:0], before[:0])]
+    image, before = np.arange(first, first + len(cost)), np.full(len(cost), STEEPEST)
+    steps = [(image[:0], option[:0], before[:0], before[:0])]
     while True:
         more = cost - pick(cost, option)[:, None]
         less = distortion - pick(distortion, option)[:, None]
@@ -76,9 +76,11 @@ def _hull_steps(cost: np.ndarray, distortion: np.ndarray, first: int) -> Steps:
         if len(down) == 0:
             return Steps(start, *(np.concatenate(columns) for columns in zip(*steps, strict=True)))
         slope, more, option = slope[down], more[down], option[down]
-        picture, cost, distortion = picture[down], cost[down], distortion[down]
-        before = np.maximum(pick(slope, option), before[down])  # slopes rise but for rounding, which must not turn the order
-        steps.append((picture, option, before, pick(more, option)))
+        image, cost, distortion = image[down], cost[down], distortion[down]
+        before = np.maximum(
+            pick(slope, option), before[down]
+        )  # slopes increase except for rounding, which must not change the order
+        steps.append((image, option, before, pick(more, option)))
 
 
 def relax(cost: np.ndarray, distortion: np.ndarray, capacity: float) -> Relaxation:
@@ -89,42 +91,42 @@ def relax(cost: np.ndarray, distortion: np.ndarray, capacity: float) -> Relaxati
     taken = int(np.searchsorted(spent, capacity, side="right"))
     while True:
         choice = steps.start.copy()
-        choice[steps.picture[order[:taken]]] = steps.option[order[:taken]]  # of a picture's steps the last one stays
+        choice[steps.image[order[:taken]]] = steps.option[order[:taken]]  # the last step of an image remains
         slack = capacity - total(cost, choice)
         if slack >= 0 or taken == 0:
             break
-        taken -= 1  # the running sum was rounded otherwise
+        taken -= 1  # the cumulative sum was rounded differently
     price = -float(steps.slope[order[taken]]) if taken < len(order) else 0.0
     del steps, order, spent
     objective = total(distortion, choice)
     reduced = distortion - pick(distortion, choice)[:, None]
-    if price > 0:  # infinity times 0 is not a number
+    if price > 0:  # infinity times 0 is NaN
         reduced += price * (cost - pick(cost, choice)[:, None])
-    below = reduced.min(axis=1).clip(max=0).sum()  # 0 but for rounding
+    below = reduced.min(axis=1).clip(max=0).sum()  # 0 except for rounding
     return Relaxation(choice, price, slack, objective, float(objective - price * slack + below), reduced)
 
 
 def improve(
     cost: np.ndarray, distortion: np.ndarray, capacity: float, relaxation: Relaxation, good_enough: float
 ) -> tuple[np.ndarray, float]:
-    """A choice `[N]` within the capacity and its objective: from the relaxation's on, the best change of one or two pictures.
+    """A choice `[N]` within the capacity and its objective: the relaxation's, improved by changes of one or two images.
 
-    Again and again, until the objective is at most `good_enough`, or nothing is gained, or for ROUNDS rounds.
+    Repeats until the objective is at most `good_enough`, nothing is gained, or ROUNDS is reached.
     """
     choice, objective = relaxation.choice, relaxation.objective
     # What a better choice can hold.
-    picture, option = np.nonzero(relaxation.reduced < objective - relaxation.bound)
-    if len(picture) == 0:
+    image, option = np.nonzero(relaxation.reduced < objective - relaxation.bound)
+    if len(image) == 0:
         return choice, objective
-    of_cost, of_distortion = cost[picture, option], distortion[picture, option]
+    of_cost, of_distortion = cost[image, option], distortion[image, option]
     for _ in range(ROUNDS):
         if objective <= good_enough:
             break
-        more = of_cost - pick(cost, choice)[picture]
-        change = of_distortion - pick(distortion, choice)[picture]
-        moves = _best_two(picture, more, change, capacity - total(cost, choice))
+        more = of_cost - pick(cost, choice)[image]
+        change = of_distortion - pick(distortion, choice)[image]
+        moves = _best_two(image, more, change, capacity - total(cost, choice))
         changed = choice.copy()
-        changed[picture[moves]] = option[moves]
+        changed[image[moves]] = option[moves]
         now = total(distortion, changed)
         if now >= objective or total(cost, changed) > capacity:
             break
@@ -132,18 +134,18 @@ def improve(
     return choice, objective
 
 
-def _best_two(picture: np.ndarray, more: np.ndarray, change: np.ndarray, slack: float) -> np.ndarray:
-    """The indices of one or two moves of different pictures that together cost at most `slack` and gain most.
+def _best_two(image: np.ndarray, more: np.ndarray, change: np.ndarray, slack: float) -> np.ndarray:
+    """Indices of one or two moves of different images that together cost at most `slack` and gain most.
 
-    A pair that would gain most but is of one picture is passed over, though its halves may have had other partners.
+    A best pair within one image is skipped, although its moves may have other partners.
     """
     order = np.argsort(more)
     gain = change[order]
     best = np.minimum.accumulate(gain)
-    at = np.maximum.accumulate(np.where(gain == best, np.arange(len(gain)), 0))  # where the best up to here is
-    fits = np.searchsorted(more[order], slack - more, side="right") - 1  # the last partner that is cheap enough
+    at = np.maximum.accumulate(np.where(gain == best, np.arange(len(gain)), 0))  # position of the best so far
+    fits = np.searchsorted(more[order], slack - more, side="right") - 1  # the last affordable partner
     partner = order[at[fits]]
-    pair = np.where((fits >= 0) & (picture[partner] != picture), change + best[fits], np.inf)
+    pair = np.where((fits >= 0) & (image[partner] != image), change + best[fits], np.inf)
     alone = np.where(more <= slack, change, np.inf)
     first, single = int(pair.argmin()), int(alone.argmin())
     return np.array([single] if alone[single] <= pair[first] else [first, partner[first]])

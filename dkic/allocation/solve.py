@@ -1,8 +1,7 @@
-"""Eq 6 of the paper: of each picture one quality, so that the least distortion comes of a budget, to a proof.
+"""Eq. 6 of the paper: chooses one quality for each image, for the least distortion within a budget, with a bound.
 
-The budget's linear relaxation is solved by a sort and rounded to a feasible choice; what the two leave open fixes nearly all
-options by their reduced costs, and HiGHS solves the rest as a mixed-integer program. A group with a budget of its own is a
-problem of its own.
+The budget's linear relaxation is solved by a sort and rounded to a feasible choice. Their gap fixes nearly all options by
+reduced costs, and HiGHS solves the rest as a mixed-integer program. Each group with a budget is a separate problem.
 """
 
 import time
@@ -18,22 +17,22 @@ from dkic.allocation.problem import Kind, Problem, make_problem
 from dkic.allocation.relaxation import improve, pick, relax
 from dkic.errors import DkicError
 
-SMALL = 1000  # options: so few are solved to the optimum whatever gap would do, ...
-SMALL_SECONDS = 5.0  # ... for so long
-ROUNDING = 1e-12  # of the sum of |distortion|: an objective so near its bound has met it
+SMALL = 1000  # problems with at most this number of options are solved to the optimum, independent of the gap, ...
+SMALL_SECONDS = 5.0  # ... within this time
+ROUNDING = 1e-12  # relative to the sum of |distortion|: an objective this near to its bound is optimal
 
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """What `allocate` found. With groups, rate, price and slack are arrays `[G]`.
+    """Result of `allocate`. With groups, rate, price and slack are arrays `[G]`.
 
-    choice: int64 `[N]`, the column of each picture.
+    choice: int64 `[N]`, the column of each image.
     objective: the sum of (weighted) distortion.
-    bound: no choice within the budget has less.
-    gap: (objective - bound) / |objective|; 0 is a proven optimum, to within rounding.
-    rate: what the choice takes, in the budget's unit; slack: budget - rate.
-    price: the distortion that one more bit is worth; with "mean_bpp" one more bit per pixel of one picture.
-    mip_variables: how many options HiGHS had to choose among; 0 where the relaxation's gap was small enough.
+    bound: lower bound of the objective over all choices within the budget.
+    gap: (objective - bound) / |objective|; 0 is a proven optimum, up to rounding.
+    rate: of the choice, in the budget's unit. slack: budget - rate.
+    price: decrease of distortion for one more bit; with "mean_bpp" one more bit per pixel of one image.
+    mip_variables: number of options in HiGHS's problem; 0 if the relaxation's gap was small enough.
     """
 
     choice: np.ndarray
@@ -62,29 +61,29 @@ def allocate(
     time_limit: float | None = None,
     names: Sequence[str] | None = None,
 ) -> Allocation:
-    """Chooses one option of each of N pictures, for the least sum of distortion within a budget.
+    """Chooses one option of each of N images, for the least sum of distortion within a budget.
 
     Args:
-        rate: `[N, M]`, at least 0; bits per pixel, or bytes with kind "total_bytes". NaN, in both, where there is no such option.
-        distortion: `[N, M]`, any number of which less is better; columns are qualities, from the lowest to the highest.
-        budget: with "mean_bpp" of the mean over pictures of their bits per pixel (the paper's Eq 6), with "total_bytes" of the
+        rate: `[N, M]`, at least 0; bits per pixel, or bytes with kind "total_bytes". NaN in both if the option does not exist.
+        distortion: `[N, M]`, lower is better; columns are qualities, from the lowest to the highest.
+        budget: with "mean_bpp" of the mean over images of their bits per pixel (the paper's Eq 6), with "total_bytes" of the
             sum of bytes, with "total_bpp" of all bits divided by all pixels (CLIC's rule). A choice is within it up to a factor
             of 1 + 1e-12.
         pixels: `[N]`; needed by "total_bpp", and by max_bytes where rate is in bits per pixel.
         weights: `[N]`, at least 0; multiply the distortion in the objective.
-        min_quality, max_bytes, max_distortion: a number or `[N]`: the first column allowed; the most bytes of a picture; its
+        min_quality, max_bytes, max_distortion: a number or `[N]`: the first column allowed; the most bytes of an image; its
             most distortion, not weighted.
-        groups: int `[N]`, each picture's group, 0 to G-1; budget is then `[G]`, and each group keeps to its own.
-        gap: how far the objective may be from the least possible, relative to itself; 0 asks for the optimum, and
-            problems of at most 1,000 options are solved to it anyway where HiGHS can within 5 seconds.
-        time_limit: seconds after which HiGHS stops, whatever gap was reached (the result says); the rest takes about a second
-            per 300,000 pictures.
-        names: `[N]`, of the pictures, for errors.
+        groups: int `[N]`, each image's group, 0 to G-1; budget is then `[G]`, and each group keeps to its own.
+        gap: relative optimality gap; 0 solves to the optimum. Problems of at most 1,000 options are solved to it anyway if
+            HiGHS needs at most 5 seconds.
+        time_limit: seconds after which HiGHS stops; the result states the gap reached; the rest takes about a second
+            per 300,000 images.
+        names: `[N]`, of the images, for error messages.
 
     Raises:
         DkicError (a ValueError): an argument is wrong, naming row and column; no choice meets the limits or the budget, saying
             by how much.
-        TypeError: an argument is no array of numbers.
+        TypeError: an argument is not an array of numbers.
     """
     if not (isinstance(gap, Real) and 0 <= gap < np.inf):
         raise DkicError(f"gap must be a number of at least 0, got {gap!r}")
@@ -96,7 +95,7 @@ def allocate(
 
 
 class _Group:
-    """A budget and the pictures under it: the best choice so far, its objective, and the bound below it."""
+    """A budget and the images under it: the best choice so far, its objective, and the bound below it."""
 
     def __init__(self, cost: np.ndarray, distortion: np.ndarray, capacity: float):
         self.cost, self.distortion, self.capacity = cost, distortion, capacity
@@ -128,7 +127,7 @@ class _Group:
 
 
 def _solve(problem: Problem, gap: float, end: float) -> list[_Group]:
-    whole = len(problem.members) == 1  # then no copy is made
+    whole = len(problem.members) == 1  # avoids a copy
     cost, distortion = problem.cost, problem.distortion
     groups = [
         _Group(cost, distortion, float(capacity)) if whole else _Group(cost[members], distortion[members], float(capacity))

@@ -1,10 +1,11 @@
-"""`dkic allocate`: a table of what every picture costs at every quality in, the quality chosen for each out.
+"""`dkic allocate`: reads a table of measurements and writes the chosen quality of each image.
 
-A table, CSV with a header or Parquet, has a row for each picture and quality, in any order, and the columns image, quality
-(a number), bytes, the distortion, and pixels or width and height where bits per pixel are asked for; others are not
-looked at. A picture need not have every quality: its row is absent, or empty (null, NaN) in both bytes and distortion.
+A table, CSV with a header or Parquet, has a row for each image and quality, in any order, and the columns image, quality
+(a number), bytes, the distortion, and pixels or width and height if the budget is in bits per pixel; other
+columns are ignored. An image need not have every quality: its row may be absent, or empty (null, NaN) in both bytes and
+distortion.
 
-Any file name can be an image's; `dkic.table_file` says how it is stored.
+Any file name is supported; see `dkic.table_file`.
 """
 
 import csv
@@ -38,7 +39,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The columns asked for, and how to name a row: `lines[row]` in a CSV file."""
+    """The requested columns, and the position of each row for errors: `lines[row]` in a CSV file."""
 
     path: Path
     image: Sequence[str | None]
@@ -47,7 +48,7 @@ class _Rows:
     line: str
 
     def refuse(self, bad: np.ndarray, column: str, must: str) -> None:
-        """An error for the first row of `bad`, if any."""
+        """Raises DkicError for the first row of `bad`, if any."""
         if bad.any():
             row = int(np.argmax(bad))
             value = self.numbers[column][row]
@@ -58,9 +59,9 @@ class _Rows:
 def plan(
     path: Path, out: Path, *, kind: Kind, budget: float, distortion: str, force: bool, min_quality: float | None, **options: Any
 ) -> Iterator[tuple[str, str]]:
-    """Allocates the table at `path`, writes the plan to `out`, and yields what came of it as (name, value).
+    """Allocates the table at `path`, writes the plan to `out`, and yields a summary as (name, value).
 
-    options: max_bytes, max_distortion, gap, time_limit, as `dkic.allocation.allocate` has them. Raises DkicError.
+    options: max_bytes, max_distortion, gap, time_limit, as in `dkic.allocation.allocate`. Raises DkicError.
     """
     check_output(out, force)
     table = read_table(path, distortion, need_pixels=kind != "total_bytes")
@@ -74,18 +75,18 @@ def plan(
     rows = np.arange(len(table.images))
     size, value = table.size[rows, found.choice], table.distortion[rows, found.choice]
     write_atomically(out, _csv(table, found.choice, distortion), force)
-    yield "pictures", f"{len(rows):,} with {np.isfinite(table.size).sum():,} options"
+    yield "images", f"{len(rows):,} with {np.isfinite(table.size).sum():,} options"
     in_bytes = "" if kind == "total_bytes" else f" ({size.sum():,.0f} bytes)"
     yield "rate", f"{found.rate:.9g} of {budget:.9g} {UNITS[kind]}{in_bytes}"
     yield distortion, f"{value.mean():.6g} in the mean, {found.objective:.9g} in all"
     yield "gap", f"{found.gap:.2g} (no choice within the budget has less than {found.bound:.9g} in all)"
-    yield "price", f"{found.price:.4g} of {distortion} for a bit{' per pixel of one picture' if kind == 'mean_bpp' else ''}"
+    yield "price", f"{found.price:.4g} of {distortion} for a bit{' per pixel of one image' if kind == 'mean_bpp' else ''}"
     yield "left to the solver", f"{found.mip_variables:,} options"
     yield "plan", str(out)
 
 
 def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
-    """Reads Parquet where the name ends in .parquet, else CSV. Raises DkicError, naming row and column."""
+    """Reads Parquet if the name ends in .parquet, otherwise CSV. Raises DkicError that names row and column."""
     rows = (_read_parquet if path.suffix.lower() == ".parquet" else _read_csv)(path, distortion, need_pixels)
     if len(rows.image) == 0:
         raise DkicError(f"{path}: the table has no rows")
@@ -97,24 +98,24 @@ def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
     rows.refuse(np.isinf(size) | (size < 0), "bytes", "finite and at least 0")
     rows.refuse(np.isinf(value), distortion, "finite")
     number_of: dict[str | None, int] = {}
-    picture = np.fromiter((number_of.setdefault(name, len(number_of)) for name in rows.image), np.int64, len(rows.image))
+    image = np.fromiter((number_of.setdefault(name, len(number_of)) for name in rows.image), np.int64, len(rows.image))
     for nameless in number_of.keys() & {"", None}:
         row = rows.image.index(nameless)
         raise DkicError(f"{path}, {rows.line} {rows.lines[row]}: image is missing, and must be a name")
-    qualities, level = np.unique(columns["quality"], return_inverse=True)
+    qualities, column = np.unique(columns["quality"], return_inverse=True)
     shape = len(number_of), len(qualities)
-    _refuse_duplicates(rows, picture * shape[1] + level)
+    _refuse_duplicates(rows, image * shape[1] + column)
     return Table(
         images=list(filter(None, number_of)),
         qualities=qualities,
-        size=_spread(size, picture, level, shape),
-        distortion=_spread(value, picture, level, shape),
-        pixels=_pixels(rows, picture) if need_pixels else None,
+        size=_spread(size, image, column, shape),
+        distortion=_spread(value, image, column, shape),
+        pixels=_pixels(rows, image) if need_pixels else None,
     )
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]], force: bool) -> None:
-    """Writes columns of equal length as `read_table` reads them, whole or not at all. Raises DkicError."""
+    """Writes columns of equal length as `read_table` reads them, atomically. Raises DkicError."""
     if path.suffix.lower() == ".parquet":
         _pyarrow(path)
         data = parquet_bytes(columns)
@@ -124,7 +125,7 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]], force: bool) -
 
 
 def check_table(path: Path, force: bool) -> None:
-    """Cheap, so that it comes before long work: whether a table can be written there. Raises DkicError."""
+    """Checks whether a table can be written; cheap, to be called before long computations. Raises DkicError."""
     if path.suffix.lower() not in (".csv", ".parquet") and not is_stream(path):
         raise DkicError(f"{path}: the name of a table must end in .csv or .parquet")
     if path.suffix.lower() == ".parquet":
@@ -147,8 +148,8 @@ def _refuse_duplicates(rows: _Rows, cell: np.ndarray) -> None:
         raise DkicError(f"{rows.path}: {what} is there twice, in {rows.line} {rows.lines[first]} and {rows.lines[second]}")
 
 
-def _pixels(rows: _Rows, picture: np.ndarray) -> np.ndarray:
-    """`[N]`; every row of a picture must state the same."""
+def _pixels(rows: _Rows, image: np.ndarray) -> np.ndarray:
+    """`[N]`; every row of an image must state the same."""
     names: tuple[str, ...]
     if "pixels" in rows.numbers:
         names, pixels = ("pixels",), rows.numbers["pixels"]
@@ -156,14 +157,14 @@ def _pixels(rows: _Rows, picture: np.ndarray) -> np.ndarray:
         names, pixels = ("width", "height"), rows.numbers["width"] * rows.numbers["height"]
     for name in names:
         rows.refuse(~(np.isfinite(rows.numbers[name]) & (rows.numbers[name] >= 1)), name, "at least 1")
-    of_picture = np.empty(picture.max() + 1)
-    of_picture[picture[::-1]] = pixels[::-1]  # the first one of each
-    rows.refuse(pixels != of_picture[picture], names[0], f"as in this picture's first row, which has {' x '.join(names)}")
-    return of_picture
+    of_image = np.empty(image.max() + 1)
+    of_image[image[::-1]] = pixels[::-1]  # the first row of each image
+    rows.refuse(pixels != of_image[image], names[0], f"as in this image's first row, which has {' x '.join(names)}")
+    return of_image
 
 
 def _needed(path: Path, header: Sequence[str], distortion: str, need_pixels: bool) -> list[str]:
-    """The columns of numbers to read; an error where one is not there, or there twice."""
+    """The numeric columns to read. Raises DkicError if one is missing or repeated."""
     names = ["quality", "bytes", distortion]
     if need_pixels:
         names += ["pixels"] if "pixels" in header else ["width", "height"]
@@ -182,7 +183,7 @@ def _read_csv(path: Path, distortion: str, need_pixels: bool) -> _Rows:
         with io.TextIOWrapper(open_input(path), "utf-8-sig", "surrogateescape", newline="") as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
-            "".join(header).encode()  # only names need not be UTF-8
+            "".join(header).encode()  # only names may be other than UTF-8
             names = _needed(path, header, distortion, need_pixels)
             at = [header.index(name) for name in names]
             image_at = header.index("image")
@@ -244,7 +245,7 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
 
 
 def _csv(table: Table, choice: np.ndarray, distortion: str) -> bytes:
-    """The plan: a line for each picture in the table's order."""
+    """The plan: a row for each image, in the table's order."""
     rows = np.arange(len(choice))
     columns = {"quality": table.qualities[choice], "bytes": table.size[rows, choice]}
     if table.pixels is not None:

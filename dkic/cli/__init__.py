@@ -1,10 +1,9 @@
 """The command line: `dkic compress`, `decompress`, `info`, `doctor`, `demo`, `train`, `quantize`, `export-onnx`, `measure`,
 `allocate`, `evaluate`, `convert-lpips`.
 
-Each command is in the file of its name. All those files are read whichever command runs, so what is heavy is imported in the
-functions.
+Each command is in the file of its name. Every run imports all these files, so heavy modules are imported inside the functions.
 
-Exit status: 0 done; 1 an input failed (the others were done); 2 wrong usage.
+Exit status: 0 success; 1 an input failed (the others were processed); 2 wrong usage.
 """
 
 import io
@@ -33,14 +32,14 @@ from dkic.memory import keep_freed_memory
 
 def main() -> None:
     """Entry point of the `dkic` command."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal can't show
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain characters that the terminal can't show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="dkic")
-    except DkicError as error:  # what is wrong with an option, before any input was touched
+    except DkicError as error:  # an option was wrong; no input was touched
         click.echo(one_line(f"dkic: {error}"), err=True)
         sys.exit(2)
-    except OSError as error:  # a name that no file can have; or nothing more can be printed
+    except OSError as error:  # an impossible file name, or a closed standard output
         click.echo(one_line(f"dkic: {error.filename or 'standard output'}: {error.strerror}"), err=True)
         sys.exit(2 if error.filename else 1)
 
@@ -48,7 +47,7 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(dkic.__version__, prog_name="dkic")
 def cli() -> None:
-    """Learned image compression: pictures to small .dkic files and back."""
+    """Learned image compression: encode images to .dkic files and decode them."""
     keep_freed_memory()
 
 

@@ -11,37 +11,45 @@ from dkic.cli.options import FORCE, PATH, read_from, write_to
 from dkic.streams import is_stream
 
 
-@click.command(short_help="Choose a quality for each picture within a budget.")
+@click.command(short_help="Choose a quality for each image within a budget.")
 @click.argument("table", metavar="TABLE", type=PATH, callback=read_from)
-@click.option("-t", "--target-bpp", type=float, metavar="BPP", help="Budget: all bits divided by all pixels.")
-@click.option("--mean", is_flag=True, help="With --target-bpp: the mean of the pictures' own bits per pixel.")
-@click.option("--total-bytes", type=float, metavar="N", help="Budget: the sum of all bytes.")
-@click.option("-o", "--out", required=True, metavar="PLAN", type=PATH, callback=write_to, help="A CSV file, or -.")
-@click.option("--distortion", default="lpips", show_default=True, help="The column whose sum is to be the least.")
-@click.option("--min-quality", type=float, help="The least quality that any picture gets.")
-@click.option("--max-bytes", type=float, help="The most bytes that any picture takes.")
-@click.option("--max-distortion", type=float, help="The most distortion that any picture gets.")
-@click.option("--gap", type=float, default=1e-6, show_default=True, help="How far from the optimum, relative; 0 for it.")
-@click.option("--time-limit", type=float, metavar="SECONDS", help="Stop the solver after this time, with the gap it has.")
+@click.option("-t", "--target-bpp", type=float, metavar="BPP", help="Budget: bits per pixel, all bits divided by all pixels.")
+@click.option("--mean", is_flag=True, help="With --target-bpp: bound the mean of the images' bits per pixel instead.")
+@click.option("--total-bytes", type=float, metavar="N", help="Budget: total bytes.")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="PLAN",
+    type=PATH,
+    callback=write_to,
+    help="Output: a CSV file, or - for standard output.",
+)
+@click.option("--distortion", default="lpips", show_default=True, help="Column of the distortion; its sum is minimized.")
+@click.option("--min-quality", type=float, help="Lower bound of each image's quality.")
+@click.option("--max-bytes", type=float, help="Upper bound of each image's bytes.")
+@click.option("--max-distortion", type=float, help="Upper bound of each image's distortion.")
+@click.option("--gap", type=float, default=1e-6, show_default=True, help="Relative optimality gap; 0 solves exactly.")
+@click.option("--time-limit", type=float, metavar="SECONDS", help="Stop the solver after this time, with the best choice so far.")
 @FORCE
 def allocate(table: Path, target_bpp: float | None, mean: bool, total_bytes: float | None, out: Path, **options: Any) -> None:
-    """Choose a quality for each picture, for the least distortion within a budget, with a proof.
+    """Choose a quality for each image, for the least total distortion within a budget, with a bound on the optimum.
 
-    TABLE, CSV or Parquet, has a row for each picture and quality, with the columns image, quality, bytes, lpips (or what
-    --distortion names), and pixels, or width and height. PLAN gets the row that is chosen of each picture. As TABLE, - is
-    standard input, and as PLAN standard output; both are CSV.
+    TABLE is CSV or Parquet and has a row for each image and quality, with the columns image, quality, bytes, lpips (or the name
+    given by --distortion), and pixels or width and height. PLAN contains the chosen row of each image. TABLE may be - for
+    standard input; streams are CSV.
     """
     from dkic.allocation.problem import Kind
     from dkic.allocation.table import plan
 
     if (target_bpp is None) == (total_bytes is None):
-        raise click.UsageError("give either --target-bpp or --total-bytes")
+        raise click.UsageError("--target-bpp, --total-bytes: give exactly one of them")
     if mean and target_bpp is None:
-        raise click.UsageError("--mean goes with --target-bpp")
+        raise click.UsageError("--mean: needs --target-bpp")
     if out.suffix.lower() != ".csv" and not is_stream(out):
-        raise click.UsageError(f"-o: the plan is CSV, so its name must end in .csv, and is {out}")
+        raise click.UsageError(f"-o {out}: the plan is a CSV file; its name must end in .csv")
     if identity(out) is not None and identity(out) == identity(table):
-        raise click.UsageError(f"-o: {out} is the table itself")
+        raise click.UsageError(f"-o {out}: is TABLE itself; give another name")
     kind: Kind = "total_bytes" if target_bpp is None else "mean_bpp" if mean else "total_bpp"
     budget = total_bytes if target_bpp is None else target_bpp
     assert budget is not None

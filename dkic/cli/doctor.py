@@ -7,7 +7,7 @@ import click
 
 @click.command()
 def doctor() -> None:
-    """What is installed, what is missing, and what repairs it."""
+    """Report what is installed, what is missing, and how to repair it."""
     from dkic.doctor import healthy, report
 
     click.echo(report())

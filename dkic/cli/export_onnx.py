@@ -11,12 +11,14 @@ from dkic.cli.options import FORCE, MODEL, PATH
 @click.command(short_help="Write a model's transforms as ONNX files.")
 @MODEL
 @click.option("--quality", type=int, help="One of the model's qualities.  [default: the highest]")
-@click.option("-o", "--out", "folder", required=True, metavar="DIR", type=PATH, help="Folder of the files; it is made.")
+@click.option(
+    "-o", "--out", "folder", required=True, metavar="DIR", type=PATH, help="Folder for the files; created if it does not exist."
+)
 @FORCE
 def export_onnx(model: str, quality: int | None, folder: Path, force: bool) -> None:
-    """Write a model's transforms as ONNX files, and a README of their tensors.
+    """Write a model's transforms as ONNX files, with a README of their tensors.
 
-    Needs the extra onnx.
+    Needs the extra `onnx`.
     """
     from dkic.codec_onnx import export_transforms
     from dkic.coding.operating_points import named
@@ -27,6 +29,6 @@ def export_onnx(model: str, quality: int | None, folder: Path, force: bool) -> N
         served = {q: weights for weights in map(load_weights, find_weights(model)) for q in weights.qualities}
         quality = max(served) if quality is None else quality
         if quality not in served:
-            raise DkicError(f"--quality: {model} has no quality {quality}; it has {named(sorted(served))}")
+            raise DkicError(f"--quality: model {model} does not have {quality}; use {named(sorted(served))}")
         for path in export_transforms(served[quality], quality, folder, force):
             click.echo(path)

@@ -12,14 +12,14 @@ from dkic.errors import DkicError
 
 @click.command()
 @click.argument("file", required=False, callback=read_from)
-@click.option("--model", help="Instead of a file: a preset (tiny, base) or a weights file; its size and cost.")
+@click.option("--model", help="Instead of FILE: a preset (tiny, base) or a weights file.")
 def info(file: str | None, model: str | None) -> None:
-    """What is in a .dkic FILE, or what a model costs.
+    """Show the contents of a .dkic FILE, or the size and computational cost of a model.
 
     FILE may be - for standard input.
     """
     if (file is None) == (model is None):
-        raise click.UsageError("give a .dkic file or --model")
+        raise click.UsageError("FILE, --model: give exactly one of them")
     if model is not None:
         print_facts(_model_facts(model))
         return
@@ -47,7 +47,7 @@ def _file_facts(path: str) -> Iterable[tuple[str, str]]:
     qstep = f", qstep {header.qstep:+}" if header.qstep else ""
     yield "model", f"{header.model_hash.hex()} ({model}), quality {header.quality}{qstep}"
     yield "arithmetic", arithmetic_name(header.arithmetic)
-    yield "picture section", f"{len(content.picture)} bytes"
+    yield "image section", f"{len(content.image)} bytes"
     yield "ICC profile", f"{len(content.icc)} bytes" if content.icc else "none"
 
 
@@ -67,6 +67,6 @@ def _model_facts(model: str) -> Iterable[tuple[str, str]]:
     yield "parameters", f"{cost.parameters / 1e6:.2f} M"
     yield "encoding", f"{cost.encode:.1f} kMAC per pixel"
     yield "decoding", f"{cost.decode:.1f} kMAC per pixel"
-    yield "encoding and decoding", f"{cost.total:.1f} kMAC per pixel (what both share counted once)"
+    yield "encoding and decoding", f"{cost.total:.1f} kMAC per pixel (shared parts counted once)"
     yield "latent", f"{config.latent_channels} channels in slices of {listed(s.channels for s in config.slices)}"
     yield "passes", listed(s.passes for s in config.slices)

@@ -1,4 +1,4 @@
-"""The inputs of a command, the file that each becomes, and doing them one by one."""
+"""Inputs of a command, their output files, and the loop over them."""
 
 import os
 import stat
@@ -15,9 +15,9 @@ STDIN, STDOUT = "/dev/stdin", "/dev/stdout"  # what `-` stands for
 
 
 def with_folders_opened(inputs: tuple[str, ...], files_in: Callable[[str], Sequence[Path]] | None = None) -> tuple[str, ...]:
-    """The inputs, each folder replaced by what `files_in` finds in it.
+    """The inputs, with each folder replaced by the files that `files_in` finds in it.
 
-    By default those are its images; how many other files are there goes to standard error.
+    By default these are its images, and the number of other files is printed to standard error.
     """
     files_in = files_in or _images_in
     return tuple(str(path) for given in inputs for path in (files_in(given) if os.path.isdir(given) else [given]))
@@ -32,8 +32,8 @@ def _images_in(folder: str) -> list[Path]:
     return found.images
 
 
-def tell_notes(source: str, notes: Iterable[str]) -> None:
-    """What was left out of an image, to standard error."""
+def print_notes(source: str, notes: Iterable[str]) -> None:
+    """Prints what was dropped from an image, to standard error."""
     from tqdm import tqdm
 
     for note in notes:
@@ -44,14 +44,13 @@ def output_files(inputs: tuple[str, ...], out: str | None, suffix: str, several:
     """The output file of each input.
 
     Args:
-        inputs: files, and streams (see `dkic.streams`).
-        out: a file, or a folder, which is made; a folder where `several`. None: beside each input, and standard output for a
-            stream.
-        suffix: of the outputs that are named by their inputs.
+        inputs: files and streams (see `dkic.streams`).
+        out: a file, or a folder, which is created. A folder if `several`. None: beside each input; standard output for a stream.
+        suffix: of outputs that are named after their inputs.
 
     Raises:
-        click.UsageError: two inputs would have the same output, an output is an input, a stream has no name for its output, or
-            the output is a terminal.
+        click.UsageError: two inputs have the same output, an output is an input, a stream's output has no name, or the output
+            is a terminal.
     """
     if out == "":
         raise click.UsageError("-o: the name of the output is empty")
@@ -65,7 +64,7 @@ def output_files(inputs: tuple[str, ...], out: str | None, suffix: str, several:
     else:
         folder = Path(out)
         if folder.exists() and not folder.is_dir():
-            raise click.UsageError(f"-o: {out} must be a folder for several outputs, and is not one")
+            raise click.UsageError(f"-o {out}: is not a folder; several outputs need one")
         targets = [_named_by(source, folder, suffix) for source in inputs]
     _check_distinct(inputs, targets, "" if out is None else "-o: ")
     for target in targets:
@@ -74,13 +73,13 @@ def output_files(inputs: tuple[str, ...], out: str | None, suffix: str, several:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise click.UsageError(f"-o: the folder {out} can't be made ({error.strerror})") from None
+            raise click.UsageError(f"-o {out}: the folder can't be created ({error.strerror})") from None
     return targets
 
 
 def _named_by(source: str, folder: Path, suffix: str) -> Path:
     if is_stream(source):
-        raise click.UsageError(f"{source}: a stream has no name for its output; give it alone, and name a file with -o")
+        raise click.UsageError(f"{source}: the output of a stream has no name; give the stream alone, and name a file with -o")
     return folder / (Path(source).stem + suffix)
 
 
@@ -89,24 +88,24 @@ def _check_distinct(inputs: tuple[str, ...], targets: list[Path], option: str) -
     source_of: dict[Path, str] = {}
     for source, target in zip(inputs, targets, strict=True):
         if source_of.setdefault(target, source) is not source:
-            raise click.UsageError(f"{source_of[target]} and {source} would both become {target}")
+            raise click.UsageError(f"{source_of[target]} and {source} would both be written to {target}; give them separately")
         if identity(target) in files:
             raise click.UsageError(f"{option}{target} is an input itself; name another output with -o")
 
 
 def refuse_terminal(target: Path) -> None:
-    """Raises click.UsageError where a binary file would be written to a terminal."""
+    """Raises click.UsageError if `target` is a terminal: outputs are binary."""
     if is_terminal(target):
         raise click.UsageError(f"{target}: binary data is not written to a terminal; redirect it, or name a file with -o")
 
 
 def on_stdout(*targets: str | Path) -> bool:
-    """Whether one of the outputs is standard output, so that messages must go to standard error."""
+    """Whether one of the outputs is standard output; messages then go to standard error."""
     return any(descriptor_of(target) == 1 for target in targets)
 
 
 def identity(path: str | Path) -> tuple[int, int] | None:
-    """Device and inode of a regular file, the same for all its names; None where there is none."""
+    """Device and inode of a regular file, the same for all its names; None if there is none."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -115,9 +114,9 @@ def identity(path: str | Path) -> tuple[int, int] | None:
 
 
 def each(inputs: tuple[str, ...], targets: list[Path], one: Callable[[str, Path], str | None]) -> int:
-    """Do every input; what fails is one line. Returns the exit status: 1 where one did.
+    """Calls `one` for every input; an error is printed as one line. Returns the exit status: 1 if there was an error.
 
-    What `one` returns is printed, to standard error where an output is standard output.
+    The result of `one` is printed, to standard error if an output is standard output.
     """
     from tqdm import tqdm
 

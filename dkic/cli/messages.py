@@ -1,4 +1,4 @@
-"""What commands say: facts, lists, and that they failed."""
+"""Output of commands: facts, lists and errors."""
 
 import contextlib
 import sys
@@ -11,7 +11,7 @@ from dkic.errors import DkicError, one_line
 
 @contextlib.contextmanager
 def failing(error: type[DkicError] = DkicError) -> Iterator[None]:
-    """What fails with this error, once the work has begun, is one line and the exit status 1."""
+    """Reports this error as one line and exits with status 1; for errors after the work has begun."""
     try:
         yield
     except error as failed:
@@ -26,4 +26,5 @@ def print_facts(facts: Iterable[tuple[str, str]], err: bool = False) -> None:
 
 
 def listed(values: Iterable[object]) -> str:
+    """Values separated by commas."""
     return ", ".join(map(str, values))

@@ -18,7 +18,7 @@ def read_from(_context: click.Context, _parameter: click.Parameter, given: Any) 
     if str(given) == "-":
         given = type(given)(STDIN)
     if given is not None and descriptor_of(given) is not None and is_terminal(given):
-        raise click.BadParameter(f"{given} is a terminal; redirect it, or name a file")
+        raise click.BadParameter(f"{given} is a terminal; redirect it, or give a file")
     return given
 
 
@@ -36,7 +36,7 @@ def _set_threads(_context: click.Context, _parameter: click.Parameter, threads: 
 
 def _check_tile(_context: click.Context, _parameter: click.Parameter, tile: int | None) -> int | None:
     if tile and tile % 64:
-        raise click.BadParameter(f"it must be a multiple of 64, not {tile}")
+        raise click.BadParameter(f"must be a multiple of 64, not {tile}")
     return tile
 
 
@@ -50,27 +50,33 @@ OUT = click.option(
     callback=write_to,
     help="A file, - for standard output, or a folder for several inputs.  [default: beside each IN; standard output for -]",
 )
-FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite existing files.")
 MODEL = click.option(
-    "--model", default="tiny", show_default=True, help="A shipped model's name, a weights file, or a folder of them."
+    "--model", default="tiny", show_default=True, help="Name of a shipped model, a weights file, or a folder of weights files."
 )
 TILE = click.option(
     "--tile",
     type=click.IntRange(min=0),
     callback=_check_tile,
     metavar="PIXELS",
-    help="Side of the tiles that bound memory; 0: none.  [default: 1024 above 4 MP]",
+    help="Side of the tiles that bound memory; 0: no tiles.  [default: 1024 above 4 megapixels]",
 )
 ICC = click.option(
     "--icc",
     type=click.Choice(["keep", "drop"]),
     default="keep",
     show_default=True,
-    help="The image's ICC profile, whose bytes count as the file's; sRGB's is never stored.",
+    help="Keep or drop the ICC profile of an image. Its bytes count in the rate; sRGB is never stored.",
 )
-BACKGROUND = click.option("--background", metavar="COLOR", help="Flatten transparency onto this color, as white or #rrggbb.")
-DEVICE = click.option("--device", type=_DEVICES, default="cpu", show_default=True, help="What computes.")
-TRAINING_DEVICE = click.option("--device", type=_DEVICES, help="Default: a GPU where there is one.")
+BACKGROUND = click.option("--background", metavar="COLOR", help="Flatten transparency onto this color, such as white or #rrggbb.")
+DEVICE = click.option("--device", type=_DEVICES, default="cpu", show_default=True, help="Where the networks compute.")
+TRAINING_DEVICE = click.option(
+    "--device", type=_DEVICES, help="Where to train.  [default: cuda if a GPU is available, otherwise cpu]"
+)
 THREADS = click.option(
-    "--threads", type=click.IntRange(1, 256), callback=_set_threads, expose_value=False, help="CPU threads; all cores by default."
+    "--threads",
+    type=click.IntRange(1, 256),
+    callback=_set_threads,
+    expose_value=False,
+    help="Number of CPU threads.  [default: all cores]",
 )

@@ -21,7 +21,7 @@ class AvifProperties:
 
 
 def avif_properties(data: bytes) -> AvifProperties:
-    """The properties in the bytes of an AVIF file; what a damaged file lacks has its default."""
+    """The properties of an AVIF file; defaults for those that a damaged file lacks."""
     bits, cicp = 8, None
     for kind, payload in boxes(data, (b"meta", b"iprp", b"ipco")):
         if kind == b"pixi" and len(payload) > 5:  # version and flags, number of channels, bits of each

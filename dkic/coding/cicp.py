@@ -48,11 +48,11 @@ class Cicp:
 
     @property
     def is_specified(self) -> bool:
-        """Whether both code points say something."""
+        """Whether both code points are specified."""
         return UNSPECIFIED not in (self.primaries, self.transfer)
 
     def profile(self, grayscale: bool) -> bytes | None:
-        """An ICC profile of these colors; None where they are sRGB's. Unspecified is sRGB.
+        """An ICC profile of these colors; None for sRGB and for unspecified colors.
 
         Raises ValueError, which says why, where no profile of 8-bit colors is faithful to them.
         """

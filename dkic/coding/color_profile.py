@@ -1,7 +1,7 @@
 """ICC profiles: which are sRGB, which fit an image's channels, and profiles made from primaries and a transfer curve.
 
-An image without a profile is sRGB. A profile that says no more than that is left out of a `.dkic` file, where its 0.5 to 3 KB can
-exceed the whole image's bytes.
+An image without a profile is sRGB. A profile equal to sRGB is not stored in a `.dkic` file: its 0.5 to 3 KB can
+exceed the bytes of the image.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ ADOBE_RGB_CURVE = Curve(563 / 256)
 def is_srgb(profile: bytes, grayscale: bool) -> bool:
     """Whether the profile maps every 8-bit color to the sRGB color of the same numbers, to within 1.
 
-    Tested with Little CMS on 17 values of each channel, in the relative and the perceptual intent. False where Pillow is built
-    without Little CMS, or where it can't read the profile.
+    Tested with Little CMS on 17 values of each channel, in the relative and the perceptual intent. False if Pillow is built
+    without Little CMS or can't read the profile.
     """
     return _is_srgb(bytes(profile), grayscale)
 
 
 def color_space(profile: bytes) -> str | None:
-    """Color space of the pixels that a profile describes, by its header ("RGB", "GRAY", "CMYK"); None: it is none, or cut off."""
+    """Color space in a profile's header ("RGB", "GRAY", "CMYK"); None if it is not a profile, or cut off."""
     if len(profile) < 128 or profile[36:40] != b"acsp" or int.from_bytes(profile[:4], "big") > len(profile):
         return None
     return profile[16:20].decode("latin-1").strip()
@@ -67,7 +67,7 @@ def color_space(profile: bytes) -> str | None:
 def make_profile(curve: Curve, primaries: Primaries | None) -> bytes:
     """An ICC profile (version 4, matrix and curve, 420 to 530 bytes); without primaries it is for grayscale.
 
-    Raises ValueError where the primaries span no color space.
+    Raises ValueError if the primaries span no color space.
     """
     curve_tag = _curve_tag(curve)
     tags = {b"desc": _text_tag("dkic"), b"cprt": _text_tag("CC0"), b"wtpt": _xyz_tag(_D50_XYZ)}

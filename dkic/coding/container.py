@@ -1,4 +1,4 @@
-"""The `.dkic` file: one coded picture, what is needed to decode it, and checksums over all of it.
+"""The `.dkic` file format: one coded image, the parameters to decode it, and checksums of all bytes.
 
 The format, version 1. Integers are unsigned and little-endian. A varint is base-128, the low seven bits
 first, the top bit set on every byte but the last (LEB128); it is in its shortest form and has at most five
@@ -8,28 +8,27 @@ bytes. CRC32C is the Castagnoli CRC (reflected polynomial 0x82F63B78, initial va
       4 bytes   magic, the ASCII letters "DKIC"
       1 byte    version, 1
       1 byte    bits 0-3: arithmetic mode, the way in which the entropy model was evaluated;
-                bit 4: the picture is grayscale; bit 5: there is an ICC section; bit 6: there is a qstep; bit 7: zero
+                bit 4: the image is grayscale; bit 5: there is an ICC section; bit 6: there is a qstep; bit 7: zero
       1 byte    quality; of a variable-rate model 1 to 100
       8 bytes   model hash: which weights and tables decode this file
       varint    width in pixels   } each at least 1, their product
       varint    height in pixels  } at most 2**28 (MAX_PIXELS)
-      1 byte    if bit 6 says so: the qstep that the latent was quantized with, -8 to 8 and not 0, two's complement; symbols
-                of y count for qstep_size(qstep), and have their scales' tables less qstep (dkic.entropy.quantization); of a
-                variable-rate model it is at most 7, and the quality is less by qstep / 16
+      1 byte    if bit 6 is set: the qstep of the latent, -8 to 8 except 0, two's complement; a symbol of y is a multiple of
+                qstep_size(qstep), and its table index is reduced by qstep (dkic.entropy.quantization); for a
+                variable-rate model it is at most 7, and the quality is reduced by qstep / 16
       4 bytes   CRC32C of all the bytes before it
-    the picture section, then the ICC section if bit 5 says so; each is
+    the image section, then the ICC section if bit 5 is set; each is
       varint    key = 8 * (length of the payload in bytes) + type
       4 bytes   CRC32C of the key's bytes followed by the payload
-      payload   type 1, picture section: the codec's own, opaque here
-                type 2, ICC section: the picture's ICC profile as one zlib stream (RFC 1950), which
+      payload   type 1, image section: see dkic.coding.latent
+                type 2, ICC section: the image's ICC profile as one zlib stream (RFC 1950), which
                 inflates to at most 4 MiB (MAX_ICC_BYTES); without this section its colors are sRGB
-    and there the file ends.
+    end of file
 
-There is one way to write a header and a picture payload; only the profile's zlib stream may differ between
-zlib libraries. Anything else is refused: another version, a set reserved bit, a varint longer than needed, a
-section of another type, absent, repeated, out of order or too short, and bytes left over. A reader that salvages
-reads on where the header and the picture section are intact. All that is neither picture payload nor ICC section
-takes 26 to 35 bytes; at most 32 for 4096 x 4096 pixels coded in less than 32 MiB.
+The encoding of a header and an image payload is unique; only the profile's zlib stream may differ between zlib libraries.
+Anything else is refused: another version, a set reserved bit, a varint longer than needed, a section of another type, a missing,
+repeated, misplaced or short section, and trailing bytes. A salvaging reader needs only an intact header and image section. The
+overhead beside the payloads is 26 to 35 bytes, at most 32 for 4096 x 4096 pixels coded in less than 32 MiB.
 """
 
 from __future__ import annotations
@@ -44,17 +43,15 @@ MAGIC = b"DKIC"
 VERSION = 1
 MODEL_HASH_BYTES = 8
 
-# 16384 x 16384. A header of 25 bytes may claim anything, so something must bound what a decoder allocates
-# for it: at this bound the picture is 0.8 GB as uint8 RGB and 3.2 GB as float32, and an index into H*W*3
-# fits an int32.
+# 16384 x 16384. Bounds what a decoder allocates for the size that a header claims: the image takes 0.8 GB as uint8 RGB and 3.2 GB
+# as float32, and an index into H*W*3 fits an int32.
 MAX_PIXELS = 2**28
 
-# Display profiles have some KB and the largest printer profiles some MB; zlib alone may inflate a file
-# 1000-fold.
+# Display profiles have some KB, the largest printer profiles some MB; zlib may inflate a file 1000-fold.
 MAX_ICC_BYTES = 4 * 2**20
 
-_PICTURE, _ICC = 1, 2
-_SECTION_NAMES = {_PICTURE: "picture section", _ICC: "ICC section"}
+_IMAGE, _ICC = 1, 2
+_SECTION_NAMES = {_IMAGE: "image section", _ICC: "ICC section"}
 _TYPE_BITS = 3
 _GRAYSCALE_BIT, _ICC_BIT, _QSTEP_BIT, _RESERVED_BIT = 0x10, 0x20, 0x40, 0x80
 MAX_QSTEP = 8
@@ -65,9 +62,9 @@ _MAX_HEADER_BYTES = len(MAGIC) + 3 + MODEL_HASH_BYTES + 2 * _MAX_VARINT_BYTES + 
 
 @dataclass(frozen=True)
 class Header:
-    """What a decoder must know before it decodes.
+    """The header of a .dkic file.
 
-    width, height: pixels; model_hash: 8 bytes; quality: 0 to 255; arithmetic: 0 to 15; grayscale: the picture
+    width, height: pixels; model_hash: 8 bytes; quality: 0 to 255; arithmetic: 0 to 15; grayscale: the image
     has one channel, coded as three equal ones; qstep: see `dkic.entropy.quantization.qstep_size`.
     """
 
@@ -82,81 +79,84 @@ class Header:
 
 @dataclass(frozen=True)
 class DkicFile:
-    """What a `.dkic` file holds: header, the codec's picture payload, the ICC profile (inflated) or None.
+    """The contents of a .dkic file: header, image payload, and the inflated ICC profile or None.
 
-    lost: what salvaging had to leave out, a sentence for each thing; it is never written.
+    lost: parts that salvaging dropped, a sentence each; never written.
     """
 
     header: Header
-    picture: bytes
+    image: bytes
     icc: bytes | None = None
     lost: tuple[str, ...] = ()
 
 
 def crc32c(data: bytes, crc: int = 0) -> int:
-    """The CRC32C of `data`; with `crc`, that of the bytes which gave `crc` followed by `data`."""
-    # Imported at the first use, so that MAX_PIXELS and image_io serve where nothing is compiled.
+    """The CRC32C of `data`; with `crc`, of the bytes with that CRC followed by `data`."""
+    # Imported at the first use: MAX_PIXELS and image reading work without the compiled library.
     from dkic._native import _rans
 
     return _rans.crc32c(data, crc)
 
 
 def check_size(width: int, height: int, where: str = "", error: type[DkicError] = DkicError) -> None:
-    """Raises `error`, its message beginning with `where`, unless dkic codes pictures of this size."""
+    """Raises `error`, with a message that begins with `where`, if dkic does not code images of this size."""
     if width < 1 or height < 1:
-        raise error(f"{where}the picture has {width} x {height} pixels, but must have at least 1 x 1")
+        raise error(f"{where}the image has {width} x {height} pixels, but must have at least 1 x 1")
     if width * height > MAX_PIXELS:
-        raise error(f"{where}the picture has {width} x {height} pixels, but may have at most {MAX_PIXELS}")
+        raise error(f"{where}the image has {width} x {height} pixels, but may have at most {MAX_PIXELS}")
 
 
 def pack(file: DkicFile) -> bytes:
-    """The bytes of a `.dkic` file. Raises DkicError where `file` holds a value that the format can't."""
+    """The bytes of a .dkic file. Raises DkicError if a value is out of the format's range."""
     header = _pack_header(file.header, file.icc is not None)
-    sections = _pack_section(_PICTURE, file.picture)
+    sections = _pack_section(_IMAGE, file.image)
     if file.icc is not None:
         if len(file.icc) > MAX_ICC_BYTES:
             raise DkicError(
-                f"the picture's ICC profile has {len(file.icc)} bytes, but a .dkic file holds at most "
-                f"{MAX_ICC_BYTES}; remove the profile from the picture or take a smaller one"
+                f"the image's ICC profile has {len(file.icc)} bytes, but a .dkic file holds at most "
+                f"{MAX_ICC_BYTES}; remove the profile from the image or use a smaller one"
             )
         sections += _pack_section(_ICC, zlib.compress(file.icc, 9))
     return header + sections
 
 
 def icc_section_bytes(icc: bytes | None) -> int:
-    """What an ICC profile adds to a file; 0 for None."""
+    """Number of bytes that an ICC profile adds to a file; 0 for None."""
     return 0 if icc is None else len(_pack_section(_ICC, zlib.compress(icc, 9)))
 
 
 def unpack(data: bytes, *, salvage: bool = False) -> DkicFile:
-    """The contents of the `.dkic` file whose bytes are `data` (bytes, bytearray or memoryview).
+    """The contents of a .dkic file, after all checksums are verified.
 
-    All checksums are compared before anything is returned. With `salvage`, damage behind the picture section is
-    left out and stands in the result's `lost`: an ICC section that is damaged, missing or not announced, and
-    sections and bytes that no `.dkic` file has there.
+    Args:
+        data: bytes of the file (bytes, bytearray or memoryview).
+        salvage: drop damaged parts after the image section, and list them in the result's `lost`: an ICC section that is damaged,
+            missing or not announced, unknown sections, and trailing bytes.
 
-    Raises FormatError, one sentence that names the section ("header", "picture section", "ICC section"), where
-    `data` is not exactly such a file; with `salvage`, where the header or the picture section is not intact.
+    Raises:
+        FormatError: `data` is not exactly such a file, or with `salvage` the header or the image section is damaged. One sentence
+            that begins with the section ("header", "image section", "ICC section").
     """
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise DkicError(f"the content of a .dkic file must be given as bytes, not as {type(data).__name__}")
+        raise DkicError(f"data: the contents of a .dkic file must be bytes, not {type(data).__name__}")
     try:
         file, problems = _unpack_all(_Reader(bytes(data)))
     except FormatError as error:
         if not salvage:
             raise
-        raise FormatError(f"{error}; only a file whose header and picture section are intact can be salvaged") from None
+        raise FormatError(f"{error}; only a file whose header and image section are intact can be salvaged") from None
     if problems and not salvage:
         raise problems[0]
     return file
 
 
 def read_head(file: IO[bytes]) -> tuple[Header, bytes | None]:
-    """Header and ICC profile of the `.dkic` file that begins at the position of `file`, which is seekable; no picture is read.
+    """Header and ICC profile of the .dkic file at the current position of a seekable file, without reading the image.
 
-    The profile is None where there is none, or where its section is damaged or cut off, which `unpack` reports.
+    The profile is None if there is none, or if its section is damaged or cut off, which `unpack` reports.
 
-    Raises FormatError, where the header is not intact.
+    Raises:
+        FormatError: the header is damaged.
     """
     start = file.tell()
     reader = _Reader(file.read(_MAX_HEADER_BYTES + _MAX_VARINT_BYTES))
@@ -165,7 +165,7 @@ def read_head(file: IO[bytes]) -> tuple[Header, bytes | None]:
         return header, None
     payloads: dict[int, bytes] = {}
     try:
-        length = reader.varint("the picture section's key") >> _TYPE_BITS
+        length = reader.varint("the image section's key") >> _TYPE_BITS
         file.seek(start + reader.position + _CRC_BYTES + length)
         _unpack_sections(_Reader(file.read(2 * MAX_ICC_BYTES)), payloads)
         return header, _unpack_icc(payloads.get(_ICC), has_icc)
@@ -278,7 +278,7 @@ def _unpack_header(reader: _Reader) -> tuple[Header, bool]:
 
 
 def _unpack_all(reader: _Reader) -> tuple[DkicFile, list[FormatError]]:
-    """The file, and what is wrong with it behind the picture section. Raises FormatError for what is wrong before."""
+    """The file, and its errors after the image section. Raises FormatError for errors before it."""
     header, has_icc = _unpack_header(reader)
     payloads: dict[int, bytes] = {}
     problems: list[FormatError] = []
@@ -286,27 +286,27 @@ def _unpack_all(reader: _Reader) -> tuple[DkicFile, list[FormatError]]:
         _unpack_sections(reader, payloads)
     except FormatError as error:
         problems.append(error)
-    if _PICTURE not in payloads:
-        raise problems[0] if problems else FormatError("picture section: it is missing, and a .dkic file must hold one")
+    if _IMAGE not in payloads:
+        raise problems[0] if problems else FormatError("image section: it is missing, and a .dkic file must hold one")
     icc = None
-    # Where the profile's own section could not be read, it is not missing too.
+    # If the profile's section could not be read, it is not reported as missing too.
     if _ICC in payloads or not (problems and reader.section == _SECTION_NAMES[_ICC]):
         try:
             icc = _unpack_icc(payloads.get(_ICC), has_icc)
         except FormatError as error:
             problems.append(error)
     lost = tuple(f"{error}; {_what_is_lost(error, icc)}" for error in problems)
-    return DkicFile(header, payloads[_PICTURE], icc, lost), problems
+    return DkicFile(header, payloads[_IMAGE], icc, lost), problems
 
 
 def _what_is_lost(error: FormatError, icc: bytes | None) -> str:
     if icc is None and str(error).startswith(_SECTION_NAMES[_ICC]):
-        return "the picture is left without an ICC profile"
+        return "the image is left without an ICC profile"
     return "the file is not read further"
 
 
 def _unpack_sections(reader: _Reader, payloads: dict[int, bytes]) -> None:
-    """Adds the payload of every section, by type, as far as the file is sound."""
+    """Adds the payload of every section, by type, up to the first damage."""
     while not reader.at_end():
         reader.section = f"after the {reader.section}"
         start = reader.position
@@ -327,7 +327,7 @@ def _unpack_sections(reader: _Reader, payloads: dict[int, bytes]) -> None:
 
 
 def _unpack_icc(payload: bytes | None, announced: bool) -> bytes | None:
-    # The header announces the profile, or a file cut off before it would pass for a whole one.
+    # The header announces the profile; otherwise a file cut off before it would be valid.
     if payload is None:
         if announced:
             raise FormatError("ICC section: it is missing, but the header announces one")

@@ -1,4 +1,4 @@
-"""What an image's file says of its colors, as an ICC profile: nothing that gives the numbers a meaning is lost without a word."""
+"""Color descriptions of image files as ICC profiles. A description that can't be converted is reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SRGB_GAMMA = 45455  # the gAMA chunk that the PNG specification recommends besi
 
 
 def described_profile(image: Image.Image, grayscale: bool, cicp: Cicp | None) -> tuple[bytes | None, list[str]]:
-    """The ICC profile of an image's colors, None where they are sRGB; and a sentence for each description that was left out.
+    """The ICC profile of an image's colors, None for sRGB; and a sentence for each description that was dropped.
 
     In order of precedence: a PNG's cICP chunk, an ICC profile, an AVIF's color description, a PNG's sRGB chunk, its gAMA and cHRM
     chunks (PNG, Third Edition, 4.3 and 13.14), a TIFF's WhitePoint and PrimaryChromaticities (with sRGB's curve), EXIF's mark of
@@ -57,7 +57,7 @@ def described_profile(image: Image.Image, grayscale: bool, cicp: Cicp | None) ->
     if _TIFF_PRIMARIES in tags:
         white, primaries = tags.get(_TIFF_WHITE, WHITE_D65), tags[_TIFF_PRIMARIES]
         if len(white) != 2 or len(primaries) != 6:
-            return None, ["its chromaticities are damaged and were left out"]
+            return None, ["its chromaticities are damaged and were dropped"]
         return _profile_of_gamma(None, tuple(map(float, (*white, *primaries))), grayscale)
     if not grayscale and _is_adobe_rgb(image):
         return make_profile(ADOBE_RGB_CURVE, ADOBE_RGB_PRIMARIES), []
@@ -65,19 +65,19 @@ def described_profile(image: Image.Image, grayscale: bool, cicp: Cicp | None) ->
 
 
 def fitting_profile(icc: bytes, grayscale: bool) -> tuple[bytes | None, list[str]]:
-    """The same profile where it is one for such pixels; else None, and a sentence that says so, unless it is sRGB's for gray."""
+    """The same profile if it fits such pixels; otherwise None, and a note unless it is sRGB for gray pixels."""
     space, expected = color_space(icc), "GRAY" if grayscale else "RGB"
     if space == expected:
         return icc, []
     if space is None:
-        return None, ["its ICC profile is damaged and was left out"]
+        return None, ["its ICC profile is damaged and was dropped"]
     if space == "RGB" and is_srgb(icc, grayscale=False):
         return None, []
-    return None, [f"its ICC profile is for {space} pixels, and these are {expected}; it was left out"]
+    return None, [f"its ICC profile is for {space} pixels, and these are {expected}; it was dropped"]
 
 
 def _refuse_hdr(icc: bytes) -> None:
-    """Raises ValueError where a profile's cicp tag (ICC.1:2022 9.2.17) says PQ or HLG."""
+    """Raises ValueError if a profile's cicp tag (ICC.1:2022 9.2.17) is PQ or HLG."""
     (count,) = struct.unpack_from(">I", icc, 128) if len(icc) >= 132 else (0,)
     for entry in range(132, min(132 + 12 * count, len(icc) - 11), 12):
         name, offset = struct.unpack_from(">4sI", icc, entry)
@@ -86,7 +86,7 @@ def _refuse_hdr(icc: bytes) -> None:
 
 
 def bmp_profile(file: IO[bytes]) -> bytes | None:
-    """The ICC profile embedded in a BMP file, which Pillow does not read; the file is left where it was.
+    """The ICC profile embedded in a BMP file, which Pillow does not read; the file's position is unchanged.
 
     Source: BITMAPV5HEADER: bV5CSType, bV5ProfileData, bV5ProfileSize.
     """
@@ -113,14 +113,14 @@ def _profile_of_gamma(
     curve = SRGB_CURVE
     if gamma is not None and not (round(gamma * 100_000) == _SRGB_GAMMA and primaries == SRGB_PRIMARIES):
         if not 0.1 <= gamma <= 10:
-            return None, [f"its gAMA chunk says {gamma:g}, which is no gamma of an image, and was left out"]
+            return None, [f"its gAMA chunk says {gamma:g}, which is not a valid gamma, and was dropped"]
         curve = Curve(1 / gamma)
     if curve == SRGB_CURVE and primaries == SRGB_PRIMARIES:
         return None, []
     try:
         return make_profile(curve, None if grayscale else primaries), []
     except ValueError as error:
-        return None, [f"its chromaticities were left out: {error}"]
+        return None, [f"its chromaticities were dropped: {error}"]
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
@@ -129,10 +129,10 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
         exif = image.getexif()
         space = exif.get_ifd(_EXIF_IFD).get(_COLOR_SPACE)
         return space == 2 or (space == 0xFFFF and exif.get_ifd(_INTEROPERABILITY_IFD).get(_INTEROPERABILITY_INDEX) == "R03")
-    except Exception:  # damaged EXIF beside sound pixels, for which Pillow raises anything
+    except Exception:  # Pillow raises anything on damaged EXIF
         return False
 
 
 def tiff_tags(image: Image.Image) -> Mapping[int, Any]:
-    """The tags of an opened TIFF file; of any other image none."""
+    """The tags of an opened TIFF file; empty for other images."""
     return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}

@@ -18,8 +18,10 @@ from dkic.output_file import reason
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """label: its name for people. pillow: Pillow's. suffixes: in lower case. options: Pillow's for writing it; color_options: for
-    writing more than one channel. holds_profile: whether Pillow writes an ICC profile into it.
+    """An image file format. label: display name. pillow: Pillow's name. suffixes: in lower case.
+
+    options: Pillow's options for writing. color_options: for several channels. holds_profile: whether Pillow writes an ICC
+    profile into it.
     """
 
     label: str
@@ -30,7 +32,7 @@ class ImageFormat:
     holds_profile: bool = True
 
     def unavailable_reason(self) -> str | None:
-        """Why it can be neither read nor written here, and what to do; None where it can."""
+        """Why the format can be neither read nor written here, and what to do; None if it can."""
         if self.pillow == "AVIF" and not ("avif" in features.modules and features.check("avif")):
             return "this Pillow has no AVIF; run `python3 -m pip install --upgrade 'pillow>=11.3'`"
         if self.pillow == "JXL" and find_spec("pillow_jxl") is None:
@@ -38,7 +40,7 @@ class ImageFormat:
         return None
 
     def register(self) -> None:
-        """Makes Pillow know the format."""
+        """Registers the format with Pillow."""
         if self.pillow == "JXL":
             import pillow_jxl  # noqa: F401  (registers itself)
 
@@ -56,7 +58,7 @@ FORMAT_BY_SUFFIX = {suffix: known for known in FORMATS for suffix in known.suffi
 
 
 def format_of(head: bytes) -> ImageFormat | None:
-    """The format of a file that begins with these bytes (32 suffice), where it is one of FORMATS; by content, not by name."""
+    """The format in FORMATS of a file that begins with these bytes (32 suffice), or None."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return PNG
     if head.startswith(b"\xff\xd8\xff"):
@@ -83,13 +85,13 @@ def format_names() -> str:
 
 
 class FolderImages(NamedTuple):
-    """images: paths, in order. others: the number of other files by suffix ("" where there is none), .dkic files not counted."""
+    """images: paths, in order. others: the number of other files by suffix ("" without a suffix), .dkic files not counted."""
 
     images: list[Path]
     others: Counter[str]
 
     def skipped(self) -> str | None:
-        """How many files were passed over, in words; None where there are none."""
+        """A sentence on the number of skipped files; None if there are none."""
         if not self.others:
             return None
         kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(self.others.items()))
@@ -98,9 +100,9 @@ class FolderImages(NamedTuple):
 
 
 def images_in(folder: str | os.PathLike[str]) -> FolderImages:
-    """The images in a folder, known by their suffixes, in order of their names; hidden files and subfolders are not looked at.
+    """The images in a folder, identified by suffix, sorted by name; without hidden files and subfolders.
 
-    Raises DkicError where there is no image, or no such folder.
+    Raises DkicError if there is no image, or no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -118,7 +120,7 @@ def images_in(folder: str | os.PathLike[str]) -> FolderImages:
 def images_below(folder: str | os.PathLike[str]) -> FolderImages:
     """The images in a folder and all its subfolders, also those that are symbolic links; each folder is visited once.
 
-    Raises DkicError where there is no such folder.
+    Raises DkicError if there is no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""What the header of a JPEG XL file says and pillow-jxl-plugin does not show: bits a channel, and whether it is an animation.
+"""Properties in the header of a JPEG XL file that pillow-jxl-plugin does not show: bits a channel, and animation.
 
 Source: ISO/IEC 18181-1:2022, B.2 (numbers), D.2 (SizeHeader) and D.3 (ImageMetadata); 18181-2, 9 (the container).
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dkic.coding.iso_boxes import boxes
 
 _SIGNATURE = b"\xff\x0a"
-_LENGTH = 64  # bytes of a codestream that hold all that is read here
+_LENGTH = 64  # bytes of a codestream that are read here
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class JxlHeader:
 
 
 def jxl_header(data: bytes) -> JxlHeader:
-    """The header in the bytes of a JPEG XL file. Defaults where it is cut off: a decoder will refuse the file."""
+    """The header of a JPEG XL file; defaults if it is cut off, since a decoder refuses such a file."""
     read = _Bits(_codestream(data)[len(_SIGNATURE) :])
     _skip_size(read)
     if read.flag():  # all_default
@@ -56,7 +56,7 @@ def _codestream(data: bytes) -> bytes:
 def _skip_size(read: _Bits) -> None:
     small = read.flag()
     for side in ("height", "width"):
-        if side == "width" and read.bits(3):  # the ratio says it
+        if side == "width" and read.bits(3):  # given by the ratio
             return
         if small:
             read.bits(5)

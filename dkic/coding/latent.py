@@ -1,11 +1,11 @@
-"""The picture section: a latent to bytes and back.
+"""The image section: encodes a latent to bytes and decodes it.
 
     encode  z_hat -> rANS;  z_hat -> h_s (or the quality) -> for each slice, each pass: context -> (mean, scale index)
                                          -> round((y - mean) / size) -> rANS
-    decode  the mirror image of it
+    decode  the reverse
 
-It is 4 bytes, the CRC32C of all symbols as little-endian int32 in coding order, then the rANS stream of z (each channel with its
-own table; a variable-rate model has no z) and of y (slice after slice, pass after pass).
+Contents: 4 bytes, the CRC32C of all symbols as little-endian int32 in coding order; then the rANS stream of z (each channel has
+its own table; a variable-rate model has no z) and of y (slice after slice, pass after pass).
 """
 
 import struct
@@ -23,68 +23,67 @@ from dkic.models.slice_context import take_cells
 from dkic.models.weights_file import Weights
 
 _LARGE = 2**16  # positions of a latent, of 16 megapixels
-_OTHER_ARITHMETIC = "the file was made under other arithmetic than this machine's"
+_OTHER_ARITHMETIC = "the file was encoded with other arithmetic than this machine's"
 
 
-def encode_latent(y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, qstep: int = 0) -> bytes:
-    """y `[1, M, h, w]` and z_hat `[1, hyper_channels, h/4, w/4]` -> the picture section's payload."""
-    coder, crc = Encoder(level.tables), 0
-    for symbols, indexes in symbols_of(y, z_hat, level, quality, qstep):
+def encode_latent(y: Tensor, z_hat: Tensor | None, weights: Weights, quality: int, qstep: int = 0) -> bytes:
+    """y `[1, M, h, w]` and z_hat `[1, hyper_channels, h/4, w/4]` -> the image section's payload."""
+    coder, crc = Encoder(weights.tables), 0
+    for symbols, indexes in symbols_of(y, z_hat, weights, quality, qstep):
         coder.push(symbols, indexes)
         crc = _crc(symbols, crc)
     return struct.pack("<I", crc) + coder.finish()
 
 
-def symbols_of(y: Tensor, z_hat: Tensor | None, level: Weights, quality: int, qstep: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """All symbols of a picture with their table indexes, int32 and uint8 `[n]` each, in coding order: z, then y pass by pass.
-
-    They are on the CPU, where the coder is.
-    """
-    dtype, (features_quality, quantizer) = level.arithmetic.dtype, level.quantization(quality, qstep)
+def symbols_of(y: Tensor, z_hat: Tensor | None, weights: Weights, quality: int, qstep: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Symbols of an image and their table indexes, int32 and uint8 `[n]`, on the CPU, in coding order: z, then y pass by pass."""
+    dtype, (features_quality, quantizer) = weights.arithmetic.dtype, weights.quantization(quality, qstep)
     coded = []
     if z_hat is not None:
-        # Contiguous, as what the decoder pulls is: another layout may take another path through a convolution.
+        # Contiguous, as in the decoder: another layout may select another convolution algorithm.
         z_hat = z_hat.to(dtype).contiguous()
         coded.append((_flat(z_hat), _z_indexes(z_hat.shape)))
 
-    walk = level.model.context.walk(level.model.features(z_hat, features_quality, (y.shape[-2], y.shape[-1])))
+    walk = weights.model.context.walk(weights.model.features(z_hat, features_quality, (y.shape[-2], y.shape[-1])))
     for part in walk:
         _bound_memory(y.shape[-2] * y.shape[-1])
         mean, (size, offset) = coded_mean(part.mean), quantizer.of(part.channels)
-        # The encoder's choice, so float32 will do.
-        # To the nearest: to zero from below 0.6 saved 2.3 % of level 5's bits for 0.0042 of LPIPS (11 photographs), where a qstep
-        # saves 6.5 % for 0.0015.
+        # Encoder only, so float32 suffices.
+        # Rounded to nearest: rounding to zero below 0.6 saved 2.3 % of quality 5's bits for 0.0042 of LPIPS (11 photographs),
+        # where a qstep saves 6.5 % for 0.0015.
         symbols = (take_cells(y[:, part.channels], part.cells) - mean).div_(size).round_().contiguous()
         coded.append((_flat(symbols), coded_index(part.scale_index, offset).flatten().cpu()))
         part.y_hat = symbols.to(dtype).mul_(size).add_(mean)
     return coded
 
 
-def decode_latent(file: DkicFile, level: Weights) -> Tensor:
-    """The picture section -> y_hat `[1, M, h, w]`, all its symbols checked. Raises FormatError."""
+def decode_latent(file: DkicFile, weights: Weights) -> Tensor:
+    """The image section -> y_hat `[1, M, h, w]`, with the checksum of its symbols verified. Raises FormatError."""
     header = file.header
-    if header.arithmetic != level.arithmetic:
+    if header.arithmetic != weights.arithmetic:
         name = arithmetic_name(header.arithmetic)
-        raise FormatError(f"header: the file needs arithmetic {name}, and its model {level.hash.hex()} has {level.arithmetic}")
-    if len(file.picture) < 4:
-        raise FormatError("picture section: too short to hold a picture")
-    model, crc = level.model, 0
+        raise FormatError(
+            f"header: the file needs arithmetic {name}, and its model {weights.hash.hex()} has {weights.arithmetic}"
+        )
+    if len(file.image) < 4:
+        raise FormatError("image section: too short to contain an image")
+    model, crc = weights.model, 0
     try:
-        quality, quantizer = level.quantization(header.quality, header.qstep)
+        quality, quantizer = weights.quantization(header.quality, header.qstep)
     except DkicError as error:
-        raise FormatError(f"header: {error}, which model {level.hash.hex()} serves, so the file is damaged") from None
+        raise FormatError(f"header: {error}, which model {weights.hash.hex()} serves, so the file is damaged") from None
     height, width = (-(-side // SIZE_MULTIPLE) for side in (header.height, header.width))
 
     def pull(indexes: Tensor) -> Tensor:
         nonlocal crc
         symbols = coder.pull(indexes)
         crc = _crc(symbols, crc)
-        return symbols.to(level.device, level.arithmetic.dtype)
+        return symbols.to(weights.device, weights.arithmetic.dtype)
 
     z_shape = (1, model.config.hyper_channels, height, width)
-    _check_claim(file, level, height * width)
+    _check_claim(file, weights, height * width)
     try:
-        coder = Decoder(file.picture[4:], level.tables)
+        coder = Decoder(file.image[4:], weights.tables)
         z_hat = pull(_z_indexes(z_shape)).view(z_shape) if model.config.hyper_channels else None
         walk = model.context.walk(model.features(z_hat, quality, (4 * height, 4 * width)))
         for part in walk:
@@ -94,47 +93,44 @@ def decode_latent(file: DkicFile, level: Weights) -> Tensor:
             part.y_hat = symbols.mul_(size).add_(coded_mean(part.mean))
         coder.finish()
     except FormatError as error:
-        raise FormatError(f"picture section: {_OTHER_ARITHMETIC} ({error})") from None
-    if struct.pack("<I", crc) != file.picture[:4]:
-        raise FormatError(f"picture section: {_OTHER_ARITHMETIC} (the symbols' checksum is wrong)")
+        raise FormatError(f"image section: {_OTHER_ARITHMETIC} ({error})") from None
+    if struct.pack("<I", crc) != file.image[:4]:
+        raise FormatError(f"image section: {_OTHER_ARITHMETIC} (the symbols' checksum is wrong)")
     return walk.y_hat
 
 
-def _check_claim(file: DkicFile, level: Weights, positions: int) -> None:
-    """Refuses, before memory is taken for it, a size that the picture section is too short for whatever it holds.
+def _check_claim(file: DkicFile, weights: Weights, positions: int) -> None:
+    """Refuses an image size that the image section is too short for, before memory is allocated.
 
-    positions: of z, each with 4 x 4 of y. However flat a picture is, its symbols take at least the bits of their tables'
-    likeliest; 1/1000 is for the coder's rounding of its states, which is less than 2^-15.
+    positions: of z, each with 4 x 4 of y. Every symbol takes at least the bits of its table's most probable symbol; 1/1000 covers
+    the rounding of the coder's states, which is below 2^-15.
     """
-    least = level.tables.least_bits()
+    least = weights.tables.least_bits()
     y_least, z_least = least[: SCALE_INDEX_MAX + 1].min(), least[SCALE_INDEX_MAX + 1 :].sum()
-    bits = positions * (z_least + 16 * level.model.config.latent_channels * y_least)
+    bits = positions * (z_least + 16 * weights.model.config.latent_channels * y_least)
     needed = 4 + int(0.999 * bits / 8)
-    if len(file.picture) < needed:
+    if len(file.image) < needed:
         raise FormatError(
-            f"picture section: {len(file.picture)} bytes can't hold {file.header.width} x {file.header.height} pixels, for which "
+            f"image section: {len(file.image)} bytes can't hold {file.header.width} x {file.header.height} pixels, for which "
             f"this model takes at least {needed}, so the file is damaged"
         )
 
 
 def _bound_memory(positions: int) -> None:
-    """Of a large picture's latent every pass leaves gaps of its own sizes, which together took 0.6 GB at 8192x8192."""
+    """Returns freed memory to the system: for a large image the passes leave gaps, 0.6 GB in total at 8192x8192."""
     if positions > _LARGE:
         give_back_freed_memory()
 
 
 def _flat(symbols: Tensor) -> Tensor:
-    """To int32 on the CPU, in the order of [C, h, w].
-
-    float32 latents beyond int32 can't come from a picture, but from broken weights.
-    """
+    """int32 on the CPU, in the order `[C, h, w]`. Raises DkicError for values beyond int32, which only broken weights produce."""
     if not symbols.abs().amax() < 2**31:
         raise DkicError("the model's latent is not finite or far too large; its weights are broken")
     return symbols.to(torch.int32).flatten().cpu()
 
 
 def _z_indexes(shape: tuple[int, ...] | torch.Size) -> Tensor:
-    """Channel c of z has table 64 + c."""
+    """Table indexes of z: channel c has table 64 + c."""
     _, c, h, w = shape
     tables = torch.arange(SCALE_INDEX_MAX + 1, SCALE_INDEX_MAX + 1 + c, dtype=torch.uint8, device="cpu")
     return tables.repeat_interleave(h * w)

@@ -1,25 +1,21 @@
-"""Operating points: a quality and a qstep, a finer control of the quantizer, in rising order of rate.
+"""Operating points: pairs of a quality and a qstep (quantizer step offset), and the points of a model.
 
-A model of several networks was trained for qstep 0; each qstep up saves about a tenth of the bits. In the mean of eleven held-out
-photographs quality 3 of `tiny` has 0.136 bits per pixel and LPIPS 0.148 at qstep 0, 0.170 and 0.137 at -2; quality 4 has 0.232
-and 0.096 at 0, 0.193 and 0.108 at 2, 0.162 and 0.126 at 4. So qsteps do what a network trained for the rate between would do.
-Neighbouring points are at most 19 % apart (`python -m benchmarks.operating_points PHOTOS`). Of a variable-rate model a qstep is a
-16th of the way to the next quality.
+A model of several networks is trained for qstep 0; each increment saves about a tenth of the bits. Means over eleven held-out
+photographs with `tiny`, bits per pixel and LPIPS: quality 3 has 0.136 and 0.148 at qstep 0, 0.170 and 0.137 at -2; quality 4 has
+0.232 and 0.096 at 0, 0.193 and 0.108 at 2, 0.162 and 0.126 at 4. So a qstep replaces a network trained for the rate in between.
+Neighbouring points are at most 19 % apart (`python -m benchmarks.operating_points PHOTOS`). For a variable-rate model a qstep is
+1/16 of the distance to the next quality.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dkic.entropy.quantization import MAX_QUALITY, PARTS
 
-# At more than 3 the next lower quality at -2 takes about as many bits.
-BETWEEN = (3, 2, 1, 0, -1, -2)
-BELOW = (4,)  # the lowest quality goes further down (still coarser qsteps save it nothing),
-ABOVE = (-3, -4)  # and the highest up
-
 
 class OperatingPoint(NamedTuple):
-    """A quality and a qstep, as `Codec.compress` has them."""
+    """A quality and a qstep, as `Codec.compress` takes them."""
 
     quality: int
     qstep: int
@@ -28,41 +24,114 @@ class OperatingPoint(NamedTuple):
         return f"quality {self.quality}{f' qstep {self.qstep:+}' if self.qstep else ''}"
 
 
-def operating_points(qualities: Sequence[int]) -> list[OperatingPoint]:
-    """Those of a model of several networks, whose qualities rise, nearly in rising order of rate."""
-    lowest = [OperatingPoint(qualities[0], qstep) for qstep in BELOW]
-    highest = [OperatingPoint(qualities[-1], qstep) for qstep in ABOVE]
-    return [*lowest, *(OperatingPoint(quality, qstep) for quality in qualities for qstep in BETWEEN), *highest]
+class OperatingPoints(ABC):
+    """The operating points of a model. All lists are in rising order of rate, or nearly so.
+
+    Args:
+        qualities: of the model, rising.
+    """
+
+    def __init__(self, qualities: Sequence[int]) -> None:
+        self.qualities = list(qualities)
+
+    @property
+    @abstractmethod
+    def default_quality(self) -> int:
+        """The quality for callers that give none."""
+
+    @abstractmethod
+    def measured_first(self) -> list[OperatingPoint]:
+        """Points at which an image is measured before an allocation."""
+
+    @abstractmethod
+    def candidates(self) -> list[OperatingPoint]:
+        """Points that an allocation chooses from."""
+
+    @abstractmethod
+    def all(self) -> list[OperatingPoint]:
+        """Points that a single image chooses from for its target rate."""
+
+    @abstractmethod
+    def by_setting(self) -> dict[int, OperatingPoint]:
+        """Points for comparisons with other codecs, by an integer setting that rises with the rate."""
+
+    @abstractmethod
+    def cache_number(self, point: OperatingPoint) -> int:
+        """A number that is unique among the points of one weights file."""
 
 
-# Of a variable-rate model's qualities, one in so many is measured first, and then one in so many near the best choice.
-_MEASURED, _CHOSEN = 9, 3
+class SeparateNetworks(OperatingPoints):
+    """Of a model with a network for each quality."""
+
+    # With more than 3 the next lower quality at -2 takes about as many bits.
+    QSTEPS = (3, 2, 1, 0, -1, -2)
+    BELOW = (4,)  # further qsteps of the lowest quality (coarser ones save no bits) ...
+    ABOVE = (-3, -4)  # ... and of the highest
+    # Further ones gain little: `dkic compress`, which uses them too, has LPIPS 0.1308 instead of 0.1313 at 0.15 bits per pixel.
+    COMPARED_QSTEPS = (2, 1, 0, -1)
+
+    @property
+    def default_quality(self) -> int:
+        return self.qualities[-1]
+
+    def measured_first(self) -> list[OperatingPoint]:
+        return [OperatingPoint(quality, 0) for quality in self.qualities]
+
+    def candidates(self) -> list[OperatingPoint]:
+        return self.all()
+
+    def all(self) -> list[OperatingPoint]:
+        lowest = [OperatingPoint(self.qualities[0], qstep) for qstep in self.BELOW]
+        highest = [OperatingPoint(self.qualities[-1], qstep) for qstep in self.ABOVE]
+        return [*lowest, *(OperatingPoint(quality, qstep) for quality in self.qualities for qstep in self.QSTEPS), *highest]
+
+    def by_setting(self) -> dict[int, OperatingPoint]:
+        """By 10 * quality - qstep: 28, 29, 30 and 31 are quality 3 at qsteps 2, 1, 0 and -1."""
+        points = [OperatingPoint(quality, qstep) for quality in self.qualities for qstep in self.COMPARED_QSTEPS]
+        return {10 * point.quality - point.qstep: point for point in points}
+
+    def cache_number(self, point: OperatingPoint) -> int:
+        return point.qstep
 
 
-def every_operating_point(qualities: Sequence[int]) -> list[OperatingPoint]:
-    """Qualities of a variable-rate model, all and in rising order -> its operating points, about 0.2 % of the rate apart."""
-    half = PARTS // 2
-    points = [OperatingPoint(quality, qstep) for quality in qualities for qstep in range(half - 1, -half - 1, -1)]
-    return [point for point in points if qualities[0] <= point.quality - point.qstep / PARTS <= qualities[-1]]
+class VariableRate(OperatingPoints):
+    """Of a variable-rate model, one network for the qualities 1 to 100."""
 
+    DEFAULT_QUALITY = 50
+    # Every 9th quality is measured first, then every 3rd near the best choice.
+    MEASURED, CANDIDATES = 9, 3
 
-def measured_first(qualities: Sequence[int]) -> list[OperatingPoint]:
-    """Those of a variable-rate model at which an image is measured to begin with."""
-    return [OperatingPoint(quality, 0) for quality in qualities[::_MEASURED]]
+    @property
+    def default_quality(self) -> int:
+        return self.DEFAULT_QUALITY
 
+    def measured_first(self) -> list[OperatingPoint]:
+        return [OperatingPoint(quality, 0) for quality in self.qualities[:: self.MEASURED]]
 
-def chosen_among(qualities: Sequence[int]) -> list[OperatingPoint]:
-    """Those of a variable-rate model among which images of a common target choose."""
-    return [OperatingPoint(quality, 0) for quality in qualities[::_CHOSEN]]
+    def candidates(self) -> list[OperatingPoint]:
+        return [OperatingPoint(quality, 0) for quality in self.qualities[:: self.CANDIDATES]]
+
+    def all(self) -> list[OperatingPoint]:
+        """About 0.2 % of the rate apart."""
+        half, (first, *_, last) = PARTS // 2, self.qualities
+        points = [OperatingPoint(quality, qstep) for quality in self.qualities for qstep in range(half - 1, -half - 1, -1)]
+        return [point for point in points if first <= point.quality - point.qstep / PARTS <= last]
+
+    def by_setting(self) -> dict[int, OperatingPoint]:
+        """By quality."""
+        return {point.quality: point for point in self.candidates()}
+
+    def cache_number(self, point: OperatingPoint) -> int:
+        return point.quality * PARTS - point.qstep
 
 
 def named(qualities: Sequence[int]) -> str:
-    """Qualities in words: each of a few, or the first and last of a variable-rate model's."""
+    """Qualities as text: each of a few, or the first and last of a variable-rate model's."""
     return f"{qualities[0]} to {qualities[-1]}" if len(qualities) == MAX_QUALITY else ", ".join(map(str, qualities))
 
 
 def last_within(n: int, within: Callable[[int], bool]) -> int:
-    """The last of n points that is within a target, or -1; by bisection, as if all below one that is were so too."""
+    """Index of the last of n points that is within a target, or -1. Bisection: assumes that all points below it are, too."""
     low, high = -1, n
     while high - low > 1:
         middle = (low + high) // 2

@@ -15,7 +15,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # Ancillary by name, but without it the pixels are others.
 _NEEDED = (b"tRNS",)
-# Left out with a sentence where they are damaged; other ancillary chunks hold nothing that dkic uses.
+# Dropped with a note if they are damaged; dkic uses no other ancillary chunks.
 _USED = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf")
 
 
@@ -28,8 +28,8 @@ class PngChunks:
 
     Attributes:
         data: the same file without ancillary chunks whose CRC is wrong.
-        cicp: the color description in its cICP chunk, which Pillow does not show; None where there is none.
-        notes: a sentence for each chunk that dkic would have used and that was left out.
+        cicp: the color description in its cICP chunk, which Pillow does not show; None if there is none.
+        notes: a sentence for each chunk that dkic would have used and that was dropped.
 
     Raises:
         DkicError: a chunk that the pixels depend on has a wrong CRC or is cut off.
@@ -61,7 +61,7 @@ class PngChunks:
             kept.append(view[start:end])
             start = end
         self.data = b"".join([*kept, view[start:]]) if damaged else data
-        self.notes += [f"its {kind.decode()} chunk is damaged (wrong CRC) and was left out" for kind in damaged if kind in _USED]
+        self.notes += [f"its {kind.decode()} chunk is damaged (wrong CRC) and was dropped" for kind in damaged if kind in _USED]
 
 
 def _is_critical(kind: bytes) -> bool:

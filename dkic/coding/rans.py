@@ -1,9 +1,9 @@
-"""The rANS entropy coder: integer symbols with frequency tables to bytes, and back.
+"""The rANS entropy coder: encodes integer symbols with frequency tables to bytes, and decodes them.
 
     data = encode(symbols, indexes, tables)
     symbols = decode(data, indexes, tables)
 
-or piece by piece, the first pushed being the first pulled:
+or in pieces, first pushed, first pulled:
 
     encoder = Encoder(tables)
     encoder.push(symbols, indexes)
@@ -14,8 +14,8 @@ or piece by piece, the first pushed being the first pulled:
     decoder.finish()
 
 Symbols and indexes are 1-d numpy arrays or CPU torch tensors, symbols int16 or int32, indexes uint8: the
-table of each symbol. Decoded symbols are int32, of the kind (numpy or torch) that the indexes are. How the
-symbols were cut into pushes or pulls leaves no trace in the stream.
+table of each symbol. Decoded symbols are int32, of the kind (numpy or torch) of the indexes. The stream does
+not depend on how the symbols are divided into pushes or pulls.
 
 The stream
 ----------
@@ -41,16 +41,16 @@ floor(slot / 2**(16 - b)).
 
 The last number of a table of length n is the escape. After it, in the same lane, come plain bits: ones, q of
 them, and a zero, one bit a step; then b = k + q bits, most significant first, in steps of 16, the first step
-taking the b mod 16 that are over, if any. k = max(1, bit_length(n) - 5), and b is at most 33. With d = 2**b +
+taking the remaining b mod 16, if any. k = max(1, bit_length(n) - 5), and b is at most 33. With d = 2**b +
 those bits - 2**k the symbol is offset + (n - 1) + d / 2 for even d and offset - 1 - (d - 1) / 2 for odd d; it
 is an int32.
 
 After the last symbol all words have been read and every state is 2**31, as it was when the encoder, which
-runs backwards, began. A decoder that was given other tables or indexes than the encoder hardly ever ends so.
-But a changed byte may just make other symbols: whoever stores a stream adds a checksum.
+runs backwards, began. A decoder with other tables or indexes than the encoder almost never ends in that state.
+However, a changed byte may only change symbols: store a checksum with a stream.
 
-An encoder may choose N freely. This one takes the largest of which 16,000 bytes a lane are coded, so that the
-states are at most 0.05 % of the stream, or else 1.
+An encoder may choose N freely. This one uses the largest N with at least 16,000 bytes a lane, so that the states
+are at most 0.05 % of the stream, otherwise 1.
 """
 
 from __future__ import annotations
@@ -81,18 +81,18 @@ _native_tables: WeakKeyDictionary[Tables, Any] = WeakKeyDictionary()
 
 
 def encode(symbols: Array, indexes: Array, tables: Tables) -> bytes:
-    """Code symbols, each with the table that its index names.
+    """Encodes symbols, each with the table of its index.
 
-    symbols: int16 or int32 `[n]`; indexes: uint8 `[n]`, each below `len(tables)`. Any symbol can be coded:
-    one that its table does not hold takes more bits. Raises TypeError or ValueError, naming the argument.
+    symbols: int16 or int32 `[n]`; indexes: uint8 `[n]`, each below `len(tables)`. Any symbol can be encoded;
+    one outside its table takes more bits. Raises TypeError or ValueError, naming the argument.
     """
     return _rans.encode(_native(tables), [_check_pair(symbols, indexes, tables)])
 
 
 def decode(data: bytes, indexes: Array, tables: Tables) -> Array:
-    """The symbols `[n]`, int32, that were coded with these indexes (uint8 `[n]`) and tables.
+    """Decodes the symbols `[n]`, int32, that were encoded with these indexes (uint8 `[n]`) and tables.
 
-    Raises FormatError where data is not exactly such a stream; TypeError or ValueError, naming the argument,
+    Raises FormatError if data is not exactly such a stream; TypeError or ValueError, naming the argument,
     for wrong indexes.
     """
     decoder = Decoder(data, tables)
@@ -102,7 +102,7 @@ def decode(data: bytes, indexes: Array, tables: Tables) -> Array:
 
 
 class Encoder:
-    """Collects symbols and codes them all as one stream. It copies the arrays, so they may be reused."""
+    """Collects symbols and encodes them as one stream. The arrays are copied and may be reused."""
 
     def __init__(self, tables: Tables) -> None:
         self._native = _native(tables)
@@ -110,7 +110,7 @@ class Encoder:
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def push(self, symbols: Array, indexes: Array) -> None:
-        """Append symbols, int16 or int32 `[n]`, with table indexes, uint8 `[n]`; errors as for `encode`."""
+        """Appends symbols, int16 or int32 `[n]`, with table indexes, uint8 `[n]`; errors as for `encode`."""
         symbols_array, indexes_array = _check_pair(symbols, indexes, self._tables)
         self._pairs.append((symbols_array.copy(), indexes_array.copy()))
 
@@ -120,10 +120,10 @@ class Encoder:
 
 
 class Decoder:
-    """Gives the symbols of a stream back, as many at a time as are asked for."""
+    """Decodes the symbols of a stream in pieces of any size."""
 
     def __init__(self, data: bytes, tables: Tables) -> None:
-        """data: what `encode` or `Encoder.finish` returned for the same tables. Raises FormatError."""
+        """data: the result of `encode` or `Encoder.finish` for the same tables. Raises FormatError."""
         if not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"data must be bytes, got {type(data).__name__}")
         self._tables = tables
@@ -133,9 +133,9 @@ class Decoder:
             raise _format_error(error) from None
 
     def pull(self, indexes: Array) -> Array:
-        """The next symbols `[n]`, int32, for the table indexes (uint8 `[n]`) that they were coded with.
+        """The next symbols `[n]`, int32, for the table indexes (uint8 `[n]`) that they were encoded with.
 
-        Raises FormatError where the stream can't hold them; TypeError or ValueError for wrong indexes.
+        Raises FormatError if the stream can't contain them; TypeError or ValueError for wrong indexes.
         """
         array = _check_indexes(indexes, self._tables)
         try:
@@ -159,7 +159,7 @@ def _format_error(error: Exception) -> FormatError:
 
 
 def _native(tables: Tables) -> Any:
-    """The native coder's form of the tables, made once for each `Tables` object."""
+    """The native coder's form of the tables, cached for each `Tables` object."""
     if not isinstance(tables, Tables):
         raise TypeError(f"tables must be dkic.entropy.tables.Tables, got {type(tables).__name__}")
     native = _native_tables.get(tables)
@@ -170,9 +170,9 @@ def _native(tables: Tables) -> Any:
 
 
 def _as_array(value: Array, name: str, dtypes: tuple[type, ...]) -> np.ndarray:
-    """The argument as a contiguous numpy array without a copy where it is contiguous."""
+    """The argument as a contiguous numpy array, without a copy if it is contiguous."""
     allowed = " or ".join(np.dtype(dtype).name for dtype in dtypes)
-    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    torch = sys.modules.get("torch")  # a tensor can exist only if torch is imported
     array = value
     if torch is not None and isinstance(value, torch.Tensor):
         if value.device.type != "cpu":

@@ -1,24 +1,24 @@
-"""Large pictures tile by tile: the memory of a transform is that of a tile.
+"""Transforms large images in tiles, to bound memory.
 
-A tile is transformed with a margin around it, which is cut off afterwards. Where the margin is wider than what a pixel depends
-on, the result is that of the whole picture to within rounding. The latent is whole in either case, and so is its coding: tiles
-are not part of the file format, and a decoder need not know how the encoder cut.
+A tile is transformed with a margin, which is then cropped. With a margin wider than the receptive field, the result equals that
+of the whole image up to rounding. The latent is not divided: tiles are not part of the file format, and a decoder is independent
+of the encoder's tiles.
 """
 
 from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-# Pictures of more pixels are cut where nothing else is asked for. A whole 2048x2048 takes `tiny` 1.9 GB in all.
+# Default number of pixels above which tiles are used. `tiny` takes 1.9 GB for a whole 2048x2048 image.
 AUTOMATIC_ABOVE = 4_000_000
 AUTOMATIC_TILE = 1024
-# In pixels. g_a and g_s of `tiny` reach about 90, and further by as much as their kernels are displaced. At 192 as many pixels of
-# five pictures differ from the whole ones' as at 128: 3 in 100,000, by one level.
+# Pixels. The receptive field of g_a and g_s of `tiny` reaches about 90, plus the offsets of deformable kernels. With a margin of
+# 192 as many pixels of five images differ from the untiled result as with 128: 3 in 100,000, by 1.
 MARGIN = 128
 
 
 def tile_side(height: int, width: int, tile: int | None) -> int:
-    """Side of the tiles in pixels, for a picture of that size; 0 where it is not cut. tile: as asked for, None for automatic."""
+    """Side of the tiles in pixels for an image of this size; 0 for no tiles. tile: the requested side, None for automatic."""
     if tile is None:
         tile = AUTOMATIC_TILE if height * width > AUTOMATIC_ABOVE else 0
     return tile if height > tile or width > tile else 0
@@ -27,12 +27,12 @@ def tile_side(height: int, width: int, tile: int | None) -> int:
 def tiled(
     transform: Callable[[Tensor], Tensor], t: Tensor, tile: int, margin: int, write: Callable[[Tensor, int, int], None]
 ) -> None:
-    """Calls write(result, top, left) for every tile of t `[1, C, H, W]`, in order.
+    """Transforms t `[1, C, H, W]` tile by tile and calls write(result, top, left) for each tile, in order.
 
     Args:
         transform: from `[1, C, h, w]` to `[1, D, h * s, w * s]`, for some s.
-        tile, margin: in t's pixels; tile 0 is the whole of t. Both are multiples of 1 / s where s is below 1.
-        write: gets a tile's result without its margin, and where it begins, in the result's pixels.
+        tile, margin: in pixels of t; tile 0: all of t at once. Multiples of 1 / s if s is below 1.
+        write: receives the result of a tile without its margin, and its position in the output.
     """
     height, width = t.shape[-2:]
     for top, bottom, above, below in _spans(height, tile, margin):
@@ -47,7 +47,7 @@ def tiled(
 
 
 def _spans(length: int, tile: int, margin: int) -> Iterator[tuple[int, int, int, int]]:
-    """Of each tile along an axis: begin and end, without margins and with them."""
+    """Begin and end of each tile along an axis, without margins and with them."""
     for begin in range(0, length, tile or length):
         end = min(begin + (tile or length), length)
         yield begin, end, max(begin - margin, 0), min(end + margin, length)

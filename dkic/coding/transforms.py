@@ -1,4 +1,4 @@
-"""g_a and g_s on pictures of any size, in tiles where they are large. The size implies the padding, to a multiple of 64."""
+"""g_a and g_s on images of any size, in tiles if they are large. Images are padded to a multiple of 64."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
-    """The transforms compute in float32 whatever the caller's autocast, so that a file does not depend on it."""
+    """Runs the transforms in float32, independent of the caller's autocast, so that files do not depend on it."""
 
     @wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> Result:
@@ -27,15 +27,12 @@ def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
 
 
 @_without_autocast
-def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """x `[1, 3, H, W]`, uint8 or float32 in [0, 1], any size -> y and z_hat, the integers z is coded as (None: no hyper-prior).
-
-    They are all that coding knows of a picture.
-    """
-    side, device = tile_side(x.shape[-2], x.shape[-1], tile), level.device
+def analyse(x: Tensor, weights: Weights, tile: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """x `[1, 3, H, W]`, uint8 or float32 in [0, 1], any size -> y, and z_hat as integers (None: no hyper-prior)."""
+    side, device = tile_side(x.shape[-2], x.shape[-1], tile), weights.device
     x = _padded(x)
     height, width = (side // LATENT_STRIDE for side in x.shape[-2:])
-    channels = level.model.config.latent_channels
+    channels = weights.model.config.latent_channels
     y = torch.empty((1, channels, height, width), dtype=torch.float32, device=device, memory_format=torch.channels_last)
 
     def write(part: Tensor, top: int, left: int) -> None:
@@ -44,36 +41,36 @@ def analyse(x: Tensor, level: Weights, tile: int | None = None) -> tuple[Tensor,
     def g_a(part: Tensor) -> Tensor:
         part = part.to(device)
         part = part.float() / 255 if part.dtype == torch.uint8 else part
-        return level.model.analyse(part.contiguous(memory_format=torch.channels_last))
+        return weights.model.analyse(part.contiguous(memory_format=torch.channels_last))
 
     tiled(g_a, x, side, MARGIN, write)
-    z = level.model.hyper_latent(y)
+    z = weights.model.hyper_latent(y)
     return y, None if z is None else z.round()
 
 
 @_without_autocast
 def synthesise(
-    y_hat: Tensor, height: int, width: int, level: Weights, tile: int | None = None, quality: Tensor | None = None
+    y_hat: Tensor, height: int, width: int, weights: Weights, tile: int | None = None, quality: Tensor | None = None
 ) -> Tensor:
-    """y_hat `[1, M, h, w]` of a picture of that size -> the picture `[1, 3, height, width]`, uint8, channels_last.
+    """y_hat `[1, M, h, w]` -> image `[1, 3, height, width]`, uint8, channels_last.
 
     quality: see `Weights.quality_at`.
     """
-    picture = torch.empty((1, 3, height, width), dtype=torch.uint8, device="cpu", memory_format=torch.channels_last)
+    image = torch.empty((1, 3, height, width), dtype=torch.uint8, device="cpu", memory_format=torch.channels_last)
 
     def write(part: Tensor, top: int, left: int) -> None:
-        part = part[..., : height - top, : width - left]  # without the padding
-        picture[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part.clamp(0, 1).mul(255).round().to(torch.uint8)
+        part = part[..., : height - top, : width - left]  # crops the padding
+        image[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part.clamp(0, 1).mul(255).round().to(torch.uint8)
 
     def g_s(part: Tensor) -> Tensor:
-        return level.model.synthesise(part.contiguous(memory_format=torch.channels_last), quality)
+        return weights.model.synthesise(part.contiguous(memory_format=torch.channels_last), quality)
 
     tiled(g_s, y_hat, tile_side(height, width, tile) // LATENT_STRIDE, MARGIN // LATENT_STRIDE, write)
-    return picture
+    return image
 
 
 def _padded(x: Tensor) -> Tensor:
-    """To a multiple of 64 by repeating the last row and column, which costs few bits and shows no edge."""
+    """Pads to a multiple of 64 by repeating the last row and column, which costs few bits."""
     h, w = x.shape[-2:]
     rows, columns = (torch.arange(side + -side % SIZE_MULTIPLE, device=x.device).clamp_max(side - 1) for side in (h, w))
     return x if len(rows) == h and len(columns) == w else x[..., rows[:, None], columns]

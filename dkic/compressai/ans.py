@@ -33,7 +33,7 @@ class BufferedRansEncoder:
     def encode_with_indexes(
         self, symbols: Integers, indexes: Integers, cdfs: Rows, cdfs_sizes: Integers, offsets: Integers
     ) -> None:
-        """Append symbols. Wrong tables raise in `flush`."""
+        """Appends symbols. Wrong tables raise in `flush`."""
         part = _numbers("symbols", symbols).clone(), _numbers("indexes", indexes).clone()
         table, sizes, first = (t.clone() for t in _tables(cdfs, cdfs_sizes, offsets))
         self._parts.append((*part, (table, sizes, first)))
@@ -65,15 +65,15 @@ class RansDecoder:
     def decode_with_indexes(
         self, encoded: bytes, indexes: Integers, cdfs: Rows, cdfs_sizes: Integers, offsets: Integers
     ) -> list[int]:
-        """All symbols of a stream. Raises FormatError where it is damaged."""
+        """All symbols of a stream. Raises FormatError if it is damaged."""
         return cdf_decode([encoded], _numbers("indexes", indexes)[None], *_tables(cdfs, cdfs_sizes, offsets))[0].tolist()
 
     def set_stream(self, encoded: bytes) -> None:
-        """Begin a stream that `decode_stream` reads."""
+        """Sets the stream that `decode_stream` reads."""
         self._stream = StreamDecoder(encoded)
 
     def decode_stream(self, indexes: Integers, cdfs: Rows, cdfs_sizes: Integers, offsets: Integers) -> list[int]:
-        """The next symbols. Raises FormatError where the stream is damaged; whether it ends is not checked."""
+        """The next symbols. Raises FormatError if the stream is damaged; its end is not checked."""
         if self._stream is None:
             raise FormatError("RansDecoder/decode_stream: there is no stream; call set_stream first")
         return self._stream.decode(_numbers("indexes", indexes), *_tables(cdfs, cdfs_sizes, offsets)).tolist()

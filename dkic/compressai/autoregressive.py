@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dkic.compressai.entropy_models import tables_of
 from dkic.ops.raster_context import GaussianTables, RasterNetwork, raster_decode, raster_encode
 
-# What the native op stands for, beside compress and decompress.
+# Methods that the native op replaces, beside compress and decompress.
 LOOPS = (
     (JointAutoregressiveHierarchicalPriors, "_compress_ar"),
     (JointAutoregressiveHierarchicalPriors, "_decompress_ar"),
@@ -49,7 +49,7 @@ def _bias(convolution: nn.Conv2d) -> Tensor:
 
 
 def network_of(context_prediction: MaskedConv2d, entropy_parameters: nn.Sequential) -> RasterNetwork:
-    """The context model's weights, as they are now."""
+    """The current weights of the context model."""
     convolutions, slopes = [], []
     for layer in entropy_parameters:
         if isinstance(layer, nn.Conv2d):

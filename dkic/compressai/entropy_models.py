@@ -16,7 +16,7 @@ RULE: Final = "next_larger"  # CompressAI's choice among the scale table
 
 
 def tables_of(model: EntropyModel) -> tuple[Tensor, Tensor, Tensor]:
-    """CDFs, their lengths and offsets. Raises ValueError where `update()` has not been called."""
+    """CDFs, their lengths and offsets. Raises ValueError if `update()` has not been called."""
     model._check_cdf_size()
     model._check_cdf_length()
     model._check_offsets_size()

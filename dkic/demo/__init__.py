@@ -1,4 +1,4 @@
-"""`dkic demo`: the main job on a real photograph, each way in a process of its own as a user would run it."""
+"""`dkic demo`: compresses and decompresses a photograph by the command line, and compares the two."""
 
 import subprocess
 import sys
@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dkic.coding.image_io import picture_from, read_picture, write_picture
+from dkic.coding.image_conversion import image_from
+from dkic.coding.image_reading import read_image
+from dkic.coding.image_writing import write_image
 from dkic.errors import DkicError
 from dkic.evaluation.metrics import batch, psnr
 from dkic.output_file import make_folder
@@ -27,7 +29,7 @@ def run(out: Path, log: Callable[[str], None]) -> None:
         if done.returncode:
             raise DkicError(f"`dkic {command[0]}` failed: {done.stderr.strip()}")
         log(done.stdout.strip())
-    original, result = read_picture(PHOTO).pixels, read_picture(decoded).pixels
+    original, result = read_image(PHOTO).pixels, read_image(decoded).pixels
     bpp = coded.stat().st_size * 8 / (original.shape[0] * original.shape[1])
     x, x_hat = batch(original), batch(result)
     quality = f"PSNR {psnr(x, x_hat).item():.2f} dB"
@@ -36,5 +38,5 @@ def run(out: Path, log: Callable[[str], None]) -> None:
     draw = ImageDraw.Draw(pair)
     for left, text in ((8, "original"), (original.shape[1] + 8, f"dkic, {bpp:.3f} bpp, {quality}")):
         draw.text((left, 8), text, fill="white", stroke_width=2, stroke_fill="black", font_size=18)
-    write_picture(picture_from(pair), out / "side-by-side.png", force=True)
-    log(f"pictures: {decoded}, {out / 'side-by-side.png'}")
+    write_image(image_from(pair), out / "side-by-side.png", force=True)
+    log(f"images: {decoded}, {out / 'side-by-side.png'}")

@@ -1,1 +1,1 @@
-"""What encoder and decoder agree on bit for bit: quantisation, integer frequency tables."""
+"""Bit-exact parts of encoder and decoder: quantization and integer frequency tables."""

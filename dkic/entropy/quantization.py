@@ -1,4 +1,4 @@
-"""How numbers become symbols: rounding, the grid of means and the grid of scales."""
+"""Quantization of latents: rounding, coded means and coded scales."""
 
 import enum
 import math
@@ -14,24 +14,24 @@ SCALE_INDEX_MAX = len(SCALES) - 1
 _LOG_FIRST = math.log(SCALES[0])
 INDEX_LOG_STEP = math.log(SCALES[-1] / SCALES[0]) / SCALE_INDEX_MAX  # from one scale to the next
 
-# Coded means are multiples of 1/64: fine enough that rounding them costs no measurable rate, coarse enough that the float64
-# network behind them, which errs by 1e-13 between machines, has one chance in 10^11 a symbol to land on the other side.
+# Coded means are multiples of 1/64: rounding them costs no measurable rate, and float64 differences of 1e-13 between machines
+# change a rounded mean with a probability of 1e-11 a symbol.
 MEAN_STEPS = 64
-# Of a variable-rate model: its qualities are 1 to this, with so many operating points from one to the next.
+# Variable-rate models: the highest quality, and the number of operating points from one quality to the next.
 MAX_QUALITY, PARTS = 100, 16
 # In 64ths, part of the file format: 64 * exp(qstep * INDEX_LOG_STEP), rounded.
 _QSTEP_SIZES = (24, 27, 31, 35, 39, 44, 50, 57, 64, 72, 82, 93, 105, 118, 134, 151, 171)
 
 
 class Arithmetic(enum.IntEnum):
-    """How the entropy model is evaluated, as a .dkic file's header states it."""
+    """Arithmetic of the entropy model, as in the header of a .dkic file."""
 
-    FLOAT64 = 1  # in float64, means and scale indexes rounded to their grids: alike everywhere in practice
-    EXACT = 2  # by the integers of dkic.quantized: alike everywhere by proof
+    FLOAT64 = 1  # float64, with rounded means and scale indexes: reproducible in practice, without a proof
+    EXACT = 2  # integers of dkic.quantized: proven bit-exact
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of z_hat, y_hat and all between them."""
+        """dtype of z_hat, y_hat and all tensors between them."""
         return torch.float64 if self == Arithmetic.FLOAT64 else torch.float32
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Arithmetic(enum.IntEnum):
 
 
 def arithmetic_name(number: int) -> str:
-    """Of what a header states, whether or not this dkic knows it."""
+    """Name of a header's arithmetic, also of an unknown one."""
     return str(Arithmetic(number)) if number in list(Arithmetic) else f"number {number}, unknown to this dkic"
 
 
@@ -54,36 +54,36 @@ def coded_mean(mean: Tensor) -> Tensor:
 
 
 def qstep_size(qstep: int) -> float:
-    """What a symbol of y counts for: 1 where qstep (-8 to 8) is 0, else the nearest multiple of 1/64 to 1.131 to its power.
+    """Quantization step of y: 1.131 ** qstep (qstep -8 to 8), rounded to a multiple of 1/64; 1 for qstep 0.
 
-    1.131 is the ratio of neighbouring scales, so that a latent quantized more coarsely has all its scales the same number of
-    tables further down. A multiple of 1/64, so that y_hat stays on the grid of means.
+    1.131 is the ratio of neighboring scales, so a coarser quantization shifts all table indexes by the same number. A multiple of
+    1/64 keeps y_hat on the grid of means.
     """
     return _QSTEP_SIZES[qstep + 8] / MEAN_STEPS
 
 
 class Quantizer(NamedTuple):
-    """How the latent is quantized: symbols are round((y - mean) / size), and scales are taken `offset` tables further down.
+    """Quantizer of the latent: symbols are round((y - mean) / size), and table indexes are reduced by `offset`.
 
-    Each is a number, or a tensor `[N or 1, channels, 1, 1]`; offset is log(size) / INDEX_LOG_STEP, nearly.
+    Each is a number, or a tensor `[N or 1, channels, 1, 1]`; offset is approximately log(size) / INDEX_LOG_STEP.
     """
 
     size: float | Tensor = 1.0
     offset: float | Tensor = 0.0
 
     def of(self, channels: slice) -> "Quantizer":
-        """The part of a slice of the channels."""
+        """The quantizer of a slice of the channels."""
         return Quantizer(*(value[:, channels] if isinstance(value, Tensor) else value for value in self))
 
 
 def nearest_index(scale_index: Tensor, offset: float | Tensor = 0.0) -> Tensor:
-    """The table index, in the dtype of scale_index: the nearest scale in log, of quantized symbols. NaN stays."""
-    # Within the tables first: what lies below them was never trained to be any one index.
+    """The table index, in the dtype of scale_index: the nearest scale in log, for quantized symbols. NaN stays NaN."""
+    # Clamped to the tables first: values below them were not trained to be a certain index.
     return (scale_index.clamp(0, SCALE_INDEX_MAX) - offset).clamp(0, SCALE_INDEX_MAX).round()
 
 
 def coded_index(scale_index: Tensor, offset: float | Tensor = 0.0) -> Tensor:
-    """`nearest_index` as uint8. Raises DkicError where scale_index is NaN, which has no integer."""
+    """`nearest_index` as uint8. Raises DkicError if scale_index is NaN."""
     index = nearest_index(scale_index, offset)
     if index.isnan().any():
         raise DkicError("the model's scales are not numbers; its weights are broken")

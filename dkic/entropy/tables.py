@@ -1,8 +1,8 @@
-"""Integer frequency tables for the entropy coder, and how they are made from probabilities.
+"""Integer frequency tables for the entropy coder, and their computation from probabilities.
 
 A table gives each integer of a range, and one escape symbol for all others, a frequency out of 2**16. Tables
-are made once, when a model is frozen, and stored in its checkpoint: a decoder reads them and never makes
-them, because another machine's mathematical functions may differ in the last bit.
+are computed once, when a model is quantized, and stored in its weights file: a decoder only reads them, because
+mathematical functions of another machine may differ in the last bit.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _INT32 = np.iinfo(np.int32)
 def escape_order(length: np.ndarray | int) -> np.ndarray:
     """Order k of the Exp-Golomb code for values outside a table, from the table's length.
 
-    Beyond the ends of a long table values spread further than beyond a short one's, and the order follows; a
-    value just outside costs k + 1 bits. It is at least 1, for the parity bit that says on which side.
+    Values outside a long table spread further than outside a short one, so the order grows with the length; a
+    value just outside costs k + 1 bits. At least 1, for the parity bit that gives the side.
     """
     bit_length = np.frexp(np.asarray(length, dtype=np.float64))[1]
     return np.maximum(1, bit_length - 5)
@@ -40,14 +40,14 @@ def escape_order(length: np.ndarray | int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """T frequency tables for integer symbols; immutable, checked where it is made.
+    """T frequency tables for integer symbols; immutable, checked when created.
 
     Row t codes the symbols `offset[t] ... offset[t] + length[t] - 2` with the frequencies
-    `frequencies[t, 0 ... length[t] - 2]`; `frequencies[t, length[t] - 1]` is the escape symbol's, which
-    stands before any other int32. Each of these is at least 1, their sum is 2**16, the rest of the row is 0.
+    `frequencies[t, 0 ... length[t] - 2]`; `frequencies[t, length[t] - 1]` is that of the escape symbol, which
+    precedes any other int32. Each of these is at least 1, their sum is 2**16, the rest of the row is 0.
 
     Attributes: frequencies int32 `[T, L]`, length int32 `[T]`, offset int32 `[T]`; 1 <= T <= 256, L <= 65536.
-    Raises FormatError, naming the array, where they are anything else.
+    Raises FormatError that names the array, if they are anything else.
     """
 
     frequencies: np.ndarray
@@ -60,7 +60,7 @@ class Tables:
             if not isinstance(array, np.ndarray) or array.dtype != np.int32 or array.ndim != dimensions:
                 rule = f"an int32 array, {dimensions}-d"
                 raise FormatError(f"tables: {name} must be {rule}, got {_describe(array)}")
-            array = np.array(array, order="C")  # a copy of our own: frozen means that nobody can change it
+            array = np.array(array, order="C")  # a private copy, so that the tables are immutable
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         _check(self.frequencies, self.length, self.offset)
@@ -69,7 +69,7 @@ class Tables:
         return len(self.length)
 
     def least_bits(self) -> np.ndarray:
-        """Bits that the likeliest symbol of each table takes, float64 `[T]`; no symbol of it takes fewer."""
+        """Bits of the most probable symbol of each table, float64 `[T]`: a lower bound for all its symbols."""
         return FREQUENCY_BITS - np.log2(self.frequencies.max(axis=1))
 
     def concat(self, other: Tables) -> Tables:
@@ -83,13 +83,13 @@ class Tables:
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The three arrays under their names, as a weights file stores them: frequencies row after row, without the zeros."""
+        """The three arrays under their names, as stored in a weights file: frequencies row by row, without the zeros."""
         used = np.arange(self.frequencies.shape[1]) < self.length[:, None]
         return {"frequencies": self.frequencies[used], "length": np.array(self.length), "offset": np.array(self.offset)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Tables:
-        """Tables from what `to_arrays` gave, or from their attributes. Raises FormatError, naming the array missing or wrong."""
+        """Tables from the result of `to_arrays`, or from attributes. Raises FormatError that names a wrong array."""
         missing = [name for name in _ARRAY_NAMES if name not in arrays]
         if missing:
             raise FormatError(f"tables: the array {missing[0]} is missing")
@@ -99,7 +99,7 @@ class Tables:
 
     @classmethod
     def from_cdfs(cls, cdf: np.ndarray, length: np.ndarray, offset: np.ndarray) -> Tables:
-        """Tables from quantized CDFs, as a CompressAI entropy model has them.
+        """Tables from quantized CDFs, of a CompressAI entropy model.
 
         cdf: integers `[T, L + 1]`, row t rising from 0 to 65536 over its first `length[t]` entries, its last interval the
         sentinel's, which becomes the escape; length, offset: integers `[T]`. Raises FormatError.
@@ -118,7 +118,7 @@ class Tables:
     def ideal_bits(self, symbols: np.ndarray, indexes: np.ndarray) -> float:
         """Bits an ideal coder needs for these symbols with these tables, escaped values included.
 
-        symbols: int32 numbers of any shape; indexes: the table of each, of that shape. Raises ValueError where the
+        symbols: int32 numbers of any shape; indexes: the table of each, of that shape. Raises ValueError if the
         shapes differ, a symbol is not an int32 number or an index has no table.
         """
         symbols, indexes = np.asarray(symbols), np.asarray(indexes)
@@ -151,7 +151,7 @@ def _escape_bits(number: np.ndarray, escape: np.ndarray, order: np.ndarray) -> n
 
 
 def _rows(frequencies: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Rows of these lengths, filled up with zeros."""
+    """Rows of these lengths, padded with zeros."""
     sensible = isinstance(length, np.ndarray) and length.dtype == np.int32 and length.ndim == 1 and 1 <= len(length) <= MAX_TABLES
     if not sensible or length.min() < 1 or length.max() > MAX_LENGTH or length.sum(dtype=np.int64) != len(frequencies):
         raise FormatError(f"tables: length must be int32, 1 to {MAX_LENGTH} each and {len(frequencies)} together")
@@ -196,9 +196,9 @@ def _check(frequencies: np.ndarray, length: np.ndarray, offset: np.ndarray) -> N
 
 
 def integer_frequencies(pmf: np.ndarray) -> np.ndarray:
-    """Frequencies that code `pmf` in close to the fewest bits: int32 `[n]`, each >= 1, with the sum 2**16.
+    """Frequencies that code `pmf` in nearly the fewest bits: int32 `[n]`, each >= 1, with the sum 2**16.
 
-    pmf: finite, non-negative float64 `[n]`, n <= 65536, one of them positive; it is normalised. Each entry is
+    pmf: finite, non-negative float64 `[n]`, n <= 65536, one of them positive; it is normalized. Each entry is
     rounded; then, while the sum is wrong, one is taken from (or given to) the entry where that costs the
     least (or saves the most) bits, the first of equals. Raises ValueError.
     """
@@ -207,14 +207,14 @@ def integer_frequencies(pmf: np.ndarray) -> np.ndarray:
         raise ValueError(f"pmf must have one dimension of 1 to {MAX_LENGTH} entries, got shape {pmf.shape}")
     if not np.isfinite(pmf).all() or pmf.min() < 0 or pmf.max() == 0:
         raise ValueError("pmf must be finite and non-negative, with a positive sum")
-    pmf = np.ldexp(pmf, -np.frexp(pmf.max())[1])  # exact; the sum of what is given may overflow
+    pmf = np.ldexp(pmf, -np.frexp(pmf.max())[1])  # exact; the sum of the input may overflow
     pmf = pmf / pmf.sum()
     frequencies = np.maximum(1, np.rint(pmf * FREQUENCY_SUM)).astype(np.int64)
     excess = int(frequencies.sum()) - FREQUENCY_SUM
     step = -1 if excess > 0 else 1
 
     def cost(i: int) -> float:
-        """Bits per symbol that the next step at entry i adds."""
+        """Bits per symbol added by the next step at entry i."""
         if frequencies[i] + step < 1:
             return math.inf
         return -float(pmf[i]) * math.log2((frequencies[i] + step) / frequencies[i])
@@ -250,8 +250,8 @@ def tables_from_pmf(pmfs: Sequence[np.ndarray], offsets: Sequence[int]) -> Table
 def gaussian_pmf(scale: float, half_width: int) -> np.ndarray:
     """Probabilities of -half_width ... half_width under a zero-mean Gaussian, then that of all other integers.
 
-    Each is a difference of complementary error functions taken on its own side of 0, so it keeps its relative
-    precision far out. float64 `[2 * half_width + 2]`. Raises ValueError: scale is not above 0, half_width is negative.
+    Each is a difference of complementary error functions on its side of 0, which keeps the relative
+    precision in the tails. float64 `[2 * half_width + 2]`. Raises ValueError: scale is not above 0, half_width is negative.
     """
     if not scale > 0 or half_width < 0:
         raise ValueError(f"scale must be above 0 and half_width at least 0, got {scale} and {half_width}")

@@ -1,1 +1,1 @@
-"""Codecs compared: what they make of pictures, in numbers and to look at."""
+"""Codecs compared: what they make of images, in numbers and to look at."""

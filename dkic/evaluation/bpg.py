@@ -1,4 +1,4 @@
-"""BPG in 4:4:4 (Bellard 2014), the paper's classical peer, by its own bpgenc and bpgdec, which no package index has."""
+"""BPG in 4:4:4 (Bellard 2014), the paper's classical peer, by bpgenc and bpgdec, which must be built from source."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from dkic.evaluation.codecs import Unavailable
 
 
 class Bpg:
-    """An `ImageCodec`; quality is the quantisation parameter, so less is better. Times hold the process and its PNG."""
+    """An `ImageCodec`; quality is the quantization parameter, lower is better. Times include the process and its PNG file."""
 
     name = "bpg444"
     about = "BPG: bpgenc -m 9, 4:4:4, 8 bits"
@@ -23,7 +23,7 @@ class Bpg:
     def __init__(self) -> None:
         for program in ("bpgenc", "bpgdec"):
             if shutil.which(program) is None:
-                raise Unavailable(f"there is no {program} on PATH: build libbpg from https://bellard.org/bpg/")
+                raise Unavailable(f"{program}: not found on PATH; build libbpg from https://bellard.org/bpg/")
 
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
@@ -43,5 +43,5 @@ class Bpg:
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+        said = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
         raise DkicError(f"bpg444: {command[0]} failed: {said}")

@@ -1,6 +1,6 @@
-"""Raw HEVC and VVC intra frames by ffmpeg, x265 and libvvenc, from the binary that imageio-ffmpeg brings along.
+"""Raw HEVC and VVC intra frames by ffmpeg, x265 and libvvenc, from the binary of imageio-ffmpeg.
 
-Times hold the start of the process. RGB becomes BT.709 in full range, without dithering, and comes back the same way.
+Times include starting the process. RGB is converted to BT.709 in full range, without dithering, and back.
 """
 
 import io
@@ -20,7 +20,7 @@ _X265 = "keyint=1:info=0:log-level=error:range=full:colormatrix=bt709:frame-thre
 
 @dataclass(frozen=True)
 class ByFfmpeg:
-    """An `ImageCodec`; quality is the quantisation parameter, so less is better."""
+    """An `ImageCodec`; quality is the quantization parameter, lower is better."""
 
     name: str
     about: str
@@ -32,7 +32,7 @@ class ByFfmpeg:
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
         height, width = pixels.shape[:2]
         if self.name == "vvc" and (height % 2 or width % 2):
-            raise DkicError(f"vvc codes 4:2:0, which needs even sides, and a picture is {width}x{height}")
+            raise DkicError(f"vvc codes 4:2:0, which needs even sides; the image is {width}x{height}")
         threads = str(torch.get_num_threads())
         if self.name == "vvc":
             coder = ["-c:v", "libvvenc", "-preset", "medium", "-qpa", "0", "-qp", str(quality), "-threads", threads]
@@ -53,7 +53,7 @@ class ByFfmpeg:
         command = [self.executable, "-hide_banner", "-loglevel", "error", *source, "-i", "-", *target, "-"]
         done = subprocess.run(command, input=data, capture_output=True)
         if done.returncode or not done.stdout:
-            said = done.stderr.decode(errors="replace").strip().splitlines() or ["it wrote nothing"]
+            said = done.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
             raise DkicError(f"{self.name}: ffmpeg failed: {said[-1]}")
         return done.stdout
 
@@ -69,7 +69,7 @@ def by_ffmpeg(name: str) -> ByFfmpeg:
 
         executable, version = imageio_ffmpeg.get_ffmpeg_exe(), imageio_ffmpeg.get_ffmpeg_version()
     except (ImportError, RuntimeError):  # no package, or no binary in it
-        raise Unavailable("needs the ffmpeg that imageio-ffmpeg has: pip install imageio-ffmpeg") from None
+        raise Unavailable("needs the ffmpeg of imageio-ffmpeg; pip install imageio-ffmpeg") from None
     coder = "libvvenc" if name == "vvc" else "libx265"
     known = subprocess.run([executable, "-hide_banner", "-encoders"], capture_output=True, text=True).stdout
     if coder not in known:

@@ -1,4 +1,4 @@
-"""JPEG, JPEG 2000, WebP, AVIF and JPEG XL by Pillow, each at its best for small files that everybody can still make."""
+"""JPEG, JPEG 2000, WebP, AVIF and JPEG XL by Pillow, each with its best settings for small files at practical speed."""
 
 import io
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from dkic.evaluation.codecs import Unavailable
 
 @dataclass(frozen=True)
 class ByPillow:
-    """An `ImageCodec`; `options` are Pillow's, of a quality."""
+    """An `ImageCodec`; `options` maps a quality to Pillow's options."""
 
     name: str
     about: str
@@ -41,7 +41,7 @@ def by_pillow(name: str) -> ByPillow:
 def _jpeg() -> ByPillow:
     return ByPillow(
         "jpeg",
-        f"JPEG: {_library('libjpeg_turbo', 'jpg')}, progressive, optimised Huffman tables, 4:2:0",
+        f"JPEG: {_library('libjpeg_turbo', 'jpg')}, progressive, optimized Huffman tables, 4:2:0",
         ".jpg",
         (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 28, 38, 50, 65),
         "JPEG",
@@ -50,7 +50,7 @@ def _jpeg() -> ByPillow:
 
 
 def _jpeg2000() -> ByPillow:
-    # The setting is the compression ratio, to 24 bits per pixel; a bare codestream.
+    # The quality is the compression ratio relative to 24 bits per pixel; raw codestream.
     return ByPillow(
         "jpeg2000",
         f"JPEG 2000: {_library('jpg_2000')}, 9/7 wavelet, codestream",
@@ -100,7 +100,7 @@ def _jxl() -> ByPillow:
     try:
         import pillow_jxl  # registers itself with Pillow
     except ImportError:
-        raise Unavailable("Pillow reads no JPEG XL of its own: pip install pillow-jxl-plugin") from None
+        raise Unavailable("needs the JPEG XL plugin of Pillow; pip install pillow-jxl-plugin") from None
     from importlib.metadata import version
 
     pillow_jxl.JpegXLImagePlugin.DECODE_THREADS = torch.get_num_threads()  # type: ignore[attr-defined]
@@ -115,8 +115,8 @@ def _jxl() -> ByPillow:
 
 
 def _library(feature: str, needed: str | None = None) -> str:
-    """Pillow's version and that of the library behind it."""
+    """Version of Pillow and of its codec library. Raises Unavailable."""
     if not features.check(needed or feature):
-        raise Unavailable(f"this Pillow ({PIL.__version__}) is built without {feature}: pip install -U pillow")
+        raise Unavailable(f"this Pillow ({PIL.__version__}) is built without {feature}; pip install -U pillow")
     name = feature.replace("jpg_2000", "OpenJPEG")
     return f"Pillow {PIL.__version__}, {name} {features.version(feature) or ''}".rstrip()

@@ -1,4 +1,4 @@
-"""Codecs to compare, all alike: real bytes out of pixels and back, at quality points of their own."""
+"""`ImageCodec`, the interface of the codecs to compare, and their names."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ from dkic.errors import DkicError
 
 
 class Unavailable(DkicError):
-    """A codec or a metric can't run here; the message says what is missing and what repairs it."""
+    """A codec or a metric can't run here; the message says what is missing and how to repair it."""
 
 
 class ImageCodec(Protocol):
-    """A codec that is ready to run; where that can't be, making it raises Unavailable.
+    """A codec that is ready to run; its constructor raises Unavailable otherwise.
 
-    name: as it is asked for, and printed. about: coder, version and settings, in a line. suffix: of its files.
-    qualities: the coder's own settings that span its useful rates, in rising order of rate.
+    name: in options and reports. about: encoder, version and settings in one line. suffix: of its files.
+    qualities: settings of the encoder that span its useful rates, in rising order of rate.
     """
 
     @property
@@ -30,7 +30,7 @@ class ImageCodec(Protocol):
     def qualities(self) -> tuple[int, ...]: ...
 
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
-        """uint8 `[H, W, 3]` -> the contents of a file. DkicError where the codec takes no such picture."""
+        """uint8 `[H, W, 3]` -> the contents of a file. Raises DkicError if the codec does not support such an image."""
         ...
 
     def decode(self, data: bytes) -> np.ndarray:
@@ -43,12 +43,12 @@ _FAMILIES = {"cheng2020": ("cheng2020-anchor", "cheng2020-attn")}
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Names one by one, families (cheng2020) taken apart, repeated ones once. Raises DkicError for an unknown one."""
+    """Names without duplicates, with families (cheng2020) replaced by their members. Raises DkicError for an unknown name."""
     found: dict[str, None] = {}
     for name in names:
         for one in _FAMILIES.get(name, (name,)):
             if one not in NAMES and not (one.startswith("dkic:") and len(one) > len("dkic:")):
-                raise DkicError(f"--codec {name}: there is no such codec; there are {', '.join((*NAMES, *_FAMILIES))}")
+                raise DkicError(f"--codec {name}: there is no such codec; use {', '.join((*NAMES, *_FAMILIES))}")
             found[one] = None
     return list(found)
 
@@ -57,12 +57,12 @@ def make_codec(name: str, weights: Sequence[Path] = ()) -> ImageCodec:
     """The codec of a name that `expand` returned.
 
     Args:
-        weights: files of CompressAI's cheng2020 models, for where they can't be downloaded.
+        weights: files of CompressAI's cheng2020 models, if they can't be downloaded.
 
     Raises:
         Unavailable: it can't run here. DkicError: no such model, or a weights file can't be used.
     """
-    # Each in a module of its own, imported when asked for: they need packages that not everybody has.
+    # Each module is imported on demand: they need optional packages.
     if name.startswith("dkic:"):
         from dkic.evaluation.learned import Dkic
 

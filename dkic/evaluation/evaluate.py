@@ -1,6 +1,6 @@
-"""Codecs measured on a folder of pictures, brought to target rates, and compared in tables.
+"""`run`: measures codecs on a folder of images, allocates qualities at target rates and writes the report.
 
-Imports what is heavy only when it runs, since the command line reads the defaults in this file.
+Heavy modules are imported inside `run`: the command line imports this file for its defaults.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dkic.doctor import processor
 from dkic.errors import DkicError, install
-from dkic.evaluation.judges import ALWAYS, JUDGES, OPTIONAL, load_judges
+from dkic.evaluation.metric_registry import ALWAYS, METRICS, OPTIONAL, load_metrics
 from dkic.output_file import make_folder
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ def run(
     allocate_by: str = "lpips",
     anchor: str | None = None,
     crops: Sequence[str] = (),
-    page_pictures: int = 6,
-    judges: Sequence[str] = ("all",),
-    judge_every_file: bool = False,
+    page_images: int = 6,
+    metrics: Sequence[str] = ("all",),
+    score_every_file: bool = False,
     inception: Path | None = None,
     threads: int | None = None,
     force: bool = False,
     log: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
-    """Measures, allocates and writes the report; arguments as those of the command. Raises DkicError."""
+    """Measures, allocates and writes the report. The arguments are the options of `dkic evaluate`. Raises DkicError."""
     for package in ("pyarrow", "lpips", "matplotlib", "bjontegaard", "pytorch_msssim"):
         if find_spec(package) is None:
             raise DkicError(f"`dkic evaluate` needs {package}; {install('eval')}")
@@ -51,36 +51,36 @@ def run(
     from tqdm import tqdm
 
     from dkic.coding.image_formats import images_in
-    from dkic.coding.image_io import read_picture
+    from dkic.coding.image_reading import read_image
     from dkic.evaluation.codecs import Unavailable, expand, make_codec
     from dkic.evaluation.fid import PatchMetrics
     from dkic.evaluation.figures import parse_crops
     from dkic.evaluation.inception import load_inception
-    from dkic.evaluation.measure import decode_file, find_pictures, judged, measure
+    from dkic.evaluation.measured_files import decode_file, find_images, measure_files, with_scores
     from dkic.evaluation.report import Evaluation, write_report
     from dkic.evaluation.table import at_target, cell_of
 
     if threads is not None:
         torch.set_num_threads(threads)
-    pictures = find_pictures(folder)
+    images = find_images(folder)
     if skipped := images_in(folder).skipped():
         log(f"{folder}: {skipped}")
     names = expand(codecs or DEFAULT_CODECS)
     if anchor is not None and anchor not in names:
-        raise DkicError(f"--anchor {anchor}: must be one of the codecs, {', '.join(names)}")
-    given_crops = parse_crops(crops, pictures)
+        raise DkicError(f"--anchor {anchor}: must be one of the codecs {', '.join(names)}")
+    given_crops = parse_crops(crops, images)
     _make_folder(out, force)
-    asked = _asked(judges, allocate_by)
-    at_targets = [name for name in asked if JUDGES[name].slow and name != allocate_by and not judge_every_file]
-    of_every_file = load_judges((*ALWAYS, *(name for name in asked if name not in at_targets)))
-    of_chosen = load_judges(at_targets)
-    bar = partial(tqdm, unit="picture", disable=None, leave=False)
+    asked = _asked(metrics, allocate_by)
+    at_targets = [name for name in asked if METRICS[name].slow and name != allocate_by and not score_every_file]
+    of_every_file = load_metrics((*ALWAYS, *(name for name in asked if name not in at_targets)))
+    of_chosen = load_metrics(at_targets)
+    bar = partial(tqdm, unit="image", disable=None, leave=False)
     try:
-        originals = (read_picture(path).pixels for path in bar(pictures.values()))
+        originals = (read_image(path).pixels for path in bar(images.values()))
         patch_metrics = PatchMetrics(load_inception(inception), originals)
         about_fid = patch_metrics.about()
     except Unavailable as error:
-        patch_metrics, about_fid = None, [f"FID and KID were left out: {error}"]
+        patch_metrics, about_fid = None, [f"FID and KID were not computed: {error}"]
     log(about_fid[0])
     made, left_out = [], {}
 
@@ -95,10 +95,10 @@ def run(
             leave_out(name, error)
     rows, cells = [], []
     for codec in list(made):
-        log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(pictures)} pictures")
+        log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(images)} images")
         try:
-            with bar(total=len(pictures)) as shown:
-                own = measure(codec, pictures, out / "files", of_every_file, force, partial(_advance, shown))
+            with bar(total=len(images)) as shown:
+                own = measure_files(codec, images, out / "files", of_every_file, force, partial(_advance, shown))
         except Unavailable as error:
             made.remove(codec)
             leave_out(codec.name, error)
@@ -107,7 +107,7 @@ def run(
         for target in sorted(set(targets)):
             cell = at_target(own, target, allocate_by)
             if of_chosen and cell.chosen:
-                chosen = judged(bar(cell.chosen), codec, pictures, out / "files", of_chosen)
+                chosen = with_scores(bar(cell.chosen), codec, images, out / "files", of_chosen)
                 cell = cell_of(codec.name, target, tuple(chosen))
             if patch_metrics and cell.chosen:
                 fid, kid = patch_metrics(decode_file(codec, out / "files", row) for row in bar(cell.chosen))
@@ -118,7 +118,7 @@ def run(
     machine = f"{processor()}, CPU threads: {torch.get_num_threads()}, torch {torch.__version__}"
     with_curves = [codec.name for codec in made if len(codec.qualities) >= 4]
     found = Evaluation(
-        pictures=pictures,
+        images=images,
         folder=out,
         codecs=made,
         left_out=left_out,
@@ -130,7 +130,7 @@ def run(
         made_on=f"{time.strftime('%Y-%m-%d')}, {machine}",
         about_fid=about_fid,
     )
-    write_report(found, page_pictures, force)
+    write_report(found, page_images, force)
     return found
 
 
@@ -138,15 +138,15 @@ def _advance(shown: Any, _image: str) -> None:
     shown.update()
 
 
-def _asked(judges: Sequence[str], allocate_by: str) -> list[str]:
-    """Those of OPTIONAL that are wanted. Raises DkicError."""
+def _asked(metrics: Sequence[str], allocate_by: str) -> list[str]:
+    """The requested metrics of OPTIONAL. Raises DkicError."""
     for alone in ("all", "none"):
-        if alone in judges and len(judges) > 1:
-            raise DkicError(f"--judges {alone}: it goes with no other name")
-    return [name for name in OPTIONAL if name in (*judges, allocate_by) or "all" in judges]
+        if alone in metrics and len(metrics) > 1:
+            raise DkicError(f"--metrics {alone}: can't be combined with other names")
+    return [name for name in OPTIONAL if name in (*metrics, allocate_by) or "all" in metrics]
 
 
 def _make_folder(out: Path, force: bool) -> None:
     if not force and out.is_dir() and any(out.iterdir()):
-        raise DkicError(f"{out}: the folder is not empty; overwrite what an earlier report left in it with --force")
+        raise DkicError(f"{out}: the folder is not empty; overwrite an earlier report with --force")
     make_folder(out)

@@ -1,6 +1,6 @@
-"""FID and KID over patches of 256 pixels, of all pictures together, as HiFiC (Mentzer et al. 2020) and MS-ILLM report them.
+"""FID and KID over patches of 256 pixels, of all images together, as in HiFiC (Mentzer et al. 2020) and MS-ILLM.
 
-What they are is torch-fidelity's: its network, its functions from features to numbers, its seed.
+Network, statistics and seed are torch-fidelity's.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dkic.evaluation.codecs import Unavailable
 from dkic.evaluation.metrics import batch
 
 SIDE = 256  # pixels of a patch
-_AT_ONCE = 16  # patches that the network gets in a batch, for the sake of memory
-_SUBSET = 1000  # patches of a subset of KID, and how many subsets: torch-fidelity's defaults
+_AT_ONCE = 16  # patches in a batch, to bound memory
+_SUBSET = 1000  # patches in a subset of KID, and number of subsets: torch-fidelity's defaults
 _SUBSETS = 100
 _SEED = 2020
-_FEATURES = 2048  # that the network has of a patch
+_FEATURES = 2048  # of a patch
 
 
 def corners(height: int, width: int) -> list[tuple[int, int]]:
-    """Top and left of a picture's whole patches: side by side from (0, 0), then again from (128, 128)."""
+    """Top and left of an image's complete patches: a grid from (0, 0), then another from (128, 128)."""
     return [
         (top, left)
         for first in (0, SIDE // 2)
@@ -32,9 +32,9 @@ def corners(height: int, width: int) -> list[tuple[int, int]]:
     ]
 
 
-def features(pictures: Iterable[np.ndarray], network: nn.Module) -> Iterator[Tensor]:
-    """Of the patches of uint8 `[H, W, 3]` pictures, float32 `[N, 2048]` at a time."""
-    for pixels in pictures:
+def features(images: Iterable[np.ndarray], network: nn.Module) -> Iterator[Tensor]:
+    """Features of the patches of uint8 `[H, W, 3]` images, in batches of float32 `[N, 2048]`."""
+    for pixels in images:
         places = corners(*pixels.shape[:2])
         for start in range(0, len(places), _AT_ONCE):
             some = places[start : start + _AT_ONCE]
@@ -50,14 +50,15 @@ class PatchMetrics:
         network: as `load_inception` returns it.
         originals: uint8 `[H, W, 3]` each.
 
-    Raises Unavailable where they have fewer than two patches.
+    Raises:
+        Unavailable: the originals have fewer than two patches.
     """
 
     def __init__(self, network: nn.Module, originals: Iterable[np.ndarray]) -> None:
         from torch_fidelity.metric_fid import fid_features_to_statistics
 
         self._network = network
-        self._counts: list[int] = []  # of each picture's patches
+        self._counts: list[int] = []  # of each image's patches
 
         def counted() -> Iterator[np.ndarray]:
             for pixels in originals:
@@ -67,18 +68,18 @@ class PatchMetrics:
         found = list(features(counted(), network))
         self.patches = sum(self._counts)
         if self.patches < 2:
-            raise Unavailable(f"they need two patches of {SIDE}x{SIDE} pixels at least, and the pictures have {self.patches}")
+            raise Unavailable(f"at least two patches of {SIDE}x{SIDE} pixels are needed, and the images have {self.patches}")
         self._features = torch.cat(found)
         self._statistics = fid_features_to_statistics(self._features)
 
     def __call__(self, decoded: Iterable[np.ndarray]) -> tuple[float, float]:
-        """FID and KID of what codecs made of the originals, uint8 `[H, W, 3]` each, all of them."""
+        """FID and KID of the decoded images, uint8 `[H, W, 3]` each, one for each original."""
         from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
         from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
         own = torch.cat(list(features(decoded, self._network)))
         if len(own) != self.patches:
-            raise ValueError(f"these pictures have {len(own)} patches, and the originals {self.patches}")
+            raise ValueError(f"these images have {len(own)} patches, and the originals {self.patches}")
         fid = fid_statistics_to_metric(fid_features_to_statistics(own), self._statistics, verbose=False)
         size, subsets = self._subsets()
         kid = kid_features_to_metric(
@@ -87,24 +88,24 @@ class PatchMetrics:
         return fid[KEY_METRIC_FID], kid[KEY_METRIC_KID_MEAN]
 
     def _subsets(self) -> tuple[int, int]:
-        """Size and number. One subset has all the patches where there are few, since any other would be the same."""
+        """Size and number of KID's subsets; a single one with all patches if there are few."""
         return (_SUBSET, _SUBSETS) if self.patches > _SUBSET else (self.patches, 1)
 
     def about(self) -> list[str]:
-        """What must be known to read the numbers."""
+        """Notes that explain the numbers."""
         size, subsets = self._subsets()
-        kid = f"KID is the mean of {subsets} subsets of {size}, seed {_SEED}" if subsets > 1 else "KID is of all of them at once"
+        kid = f"KID is the mean of {subsets} subsets of {size}, seed {_SEED}" if subsets > 1 else "KID uses all of them at once"
         lines = [
-            f"FID and KID, by torch-fidelity, are of {self.patches} patches of {SIDE}x{SIDE} pixels, of all pictures together: "
-            f"side by side, and again {SIDE // 2} pixels further down and right; {kid}."
+            f"FID and KID (torch-fidelity) compare {self.patches} patches of {SIDE}x{SIDE} pixels of all images together: "
+            f"a grid, and a second one shifted by {SIDE // 2} pixels down and right; {kid}."
         ]
         if 0 in self._counts:
-            small = f"{self._counts.count(0)} of the {len(self._counts)} pictures"
-            lines.append(f"Without a part in FID and KID, for a side below {SIDE} pixels: {small}.")
-        few = f", and fewer than {_FEATURES} do not determine the covariances in it" if self.patches < _FEATURES else ""
+            small = f"{self._counts.count(0)} of the {len(self._counts)} images"
+            lines.append(f"Not in FID and KID, with a side below {SIDE} pixels: {small}.")
+        few = f", and fewer than {_FEATURES} patches do not determine its covariances" if self.patches < _FEATURES else ""
         return [
             *lines,
-            f"FID has a bias that depends on the number of patches{few}: compare by KID, and by either within one table only.",
-            "KID has no bias between independent sets, but these are of the same pictures, which lowers it, the more the fewer "
-            "patches there are: it can be below 0.",
+            f"FID has a bias that depends on the number of patches{few}: prefer KID, and compare either only within one table.",
+            "KID is unbiased for independent sets. Here both sets show the same images, which lowers it: it can be below 0, "
+            "above all with few patches.",
         ]

@@ -1,4 +1,4 @@
-"""Distortion of decoded pictures against their originals, on 8-bit pixels as everybody reports it, in float32."""
+"""Distortion of decoded images against their originals, on 8-bit pixels, in float32."""
 
 import io
 import math
@@ -13,34 +13,34 @@ from dkic.losses.dists import DISTS
 from dkic.losses.lpips import LPIPS
 from dkic.losses.lpips_tiles import lpips_in_tiles
 
-# Five scales of an 11-pixel window need more than 160 pixels along each side.
+# Five scales with an 11-pixel window need more than 160 pixels along each side.
 MS_SSIM_LEAST_SIDE = 161
 SSIMULACRA2_LEAST_SIDE = 8
 
 
-def batch(*pictures: np.ndarray) -> Tensor:
-    """uint8 `[H, W, 3]` pictures of one size -> uint8 `[N, 3, H, W]`, as the metrics take them."""
-    for p in pictures:
-        if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3 or p.shape != pictures[0].shape:
-            raise ValueError(f"pictures must be uint8 [H, W, 3] of one size, and one is {p.dtype} {list(p.shape)}")
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+def batch(*images: np.ndarray) -> Tensor:
+    """uint8 `[H, W, 3]` images of one size -> uint8 `[N, 3, H, W]`, as the metrics take them."""
+    for p in images:
+        if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3 or p.shape != images[0].shape:
+            raise ValueError(f"images must be uint8 [H, W, 3] of one size, and one is {p.dtype} {list(p.shape)}")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean squared error over all channels, in squares of 8-bit steps, `[N]`, of uint8 `[N, 3, H, W]`."""
+    """Mean squared error over all channels, on the scale 0 to 255, `[N]`, of uint8 `[N, 3, H, W]`."""
     _check(x, x_hat)
     return (x.float() - x_hat.float()).square().mean((1, 2, 3))
 
 
 def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
-    """PSNR in dB over all channels, `[N]`, of uint8 `[N, 3, H, W]`; infinite where two pictures are equal."""
+    """PSNR in dB over all channels, `[N]`, of uint8 `[N, 3, H, W]`; infinite for equal images."""
     return 10 * torch.log10(255**2 / mse(x, x_hat))
 
 
 def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
     """MS-SSIM (Wang et al. 2003), the mean over RGB, `[N]`, of uint8 `[N, 3, H, W]`, by pytorch-msssim.
 
-    NaN where a side is below 161 pixels, for which it is not defined.
+    NaN if a side is below 161 pixels, for which it is not defined.
     """
     _check(x, x_hat)
     if min(x.shape[2:]) < MS_SSIM_LEAST_SIDE:
@@ -53,9 +53,9 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def lpips(x: Tensor, x_hat: Tensor, network: LPIPS) -> Tensor:
-    """LPIPS `[N]` of uint8 `[N, 3, H, W]`; NaN where a side is below what the network takes (31 pixels for "alex").
+    """LPIPS `[N]` of uint8 `[N, 3, H, W]`; NaN if a side is below the network's minimum (31 pixels for "alex").
 
-    Pictures of more than 4 megapixels go in tiles, as `Codec` cuts them. "alex" takes 0.5 GB for 16 megapixels (whole, 3.0)
+    Images above 4 megapixels are processed in tiles, as in `Codec`. "alex" takes 0.5 GB for 16 megapixels (whole, 3.0)
     and 0.4 for 64 (11.7), in the same time; "vgg" takes 3.5 GB for 4.
     """
     _check(x, x_hat)
@@ -74,9 +74,9 @@ def dists(x: Tensor, x_hat: Tensor, network: DISTS) -> Tensor:
 
 
 def ssimulacra2(x: Tensor, x_hat: Tensor) -> Tensor:
-    """SSIMULACRA2 `[N]` of uint8 `[N, 3, H, W]`, by the package of that name: 100 is equal, 30 low quality, less than 0 very low.
+    """SSIMULACRA2 `[N]` of uint8 `[N, 3, H, W]`, by the package `ssimulacra2`: 100 for equal images, 30 for low quality.
 
-    NaN where a side is below 8 pixels, for which it is not defined. About 2 s for each megapixel.
+    NaN if a side is below 8 pixels, for which it is not defined. About 2 s for each megapixel.
     """
     from ssimulacra2 import compute_ssimulacra2
 
@@ -88,7 +88,7 @@ def ssimulacra2(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def _file(x: Tensor) -> io.BytesIO:
-    """An uncompressed image file of uint8 `[3, H, W]`: the package takes no arrays."""
+    """An uncompressed image file of uint8 `[3, H, W]`: the package does not accept arrays."""
     file = io.BytesIO()
     Image.fromarray(x.permute(1, 2, 0).contiguous().cpu().numpy()).save(file, "PPM")
     return file

@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that needs no network, to compare two codecs on a picture with a slider and zoom."""
+"""The report's page: a self-contained HTML file that compares two codecs on an image with a slider and zoom."""
 
 import base64
 import io
@@ -11,33 +11,33 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.evaluation.codecs import ImageCodec
-from dkic.evaluation.judges import JUDGES
-from dkic.evaluation.measure import Measurement, decode_file
+from dkic.evaluation.measured_files import MeasuredFile, decode_file
+from dkic.evaluation.metric_registry import METRICS
 from dkic.evaluation.table import Cell, number
 
 _TEMPLATE = Path(__file__).with_name("page.html")
-_SHOWN_AS_THEY_ARE = {".jpg": "jpeg", ".webp": "webp", ".avif": "avif"}  # by every browser; others become lossless WebP
+_SHOWN_DIRECTLY = {".jpg": "jpeg", ".webp": "webp", ".avif": "avif"}  # supported by browsers; other files become lossless WebP
 
 
 def compared(
-    pictures: Mapping[str, Path], cells: Sequence[Cell], codecs: Mapping[str, ImageCodec], files: Path, count: int
+    paths: Mapping[str, Path], cells: Sequence[Cell], codecs: Mapping[str, ImageCodec], files: Path, count: int
 ) -> dict[str, Any]:
-    """What the slider needs: targets, the first `count` images with their choices, each file once, as a data URI."""
+    """Data of the slider: targets, the first `count` images with their chosen files, each file once as a data URI."""
     shown: dict[str, str] = {}
     images: dict[str, Any] = {}
-    for name, path in islice(pictures.items(), count):
-        original = read_picture(path).pixels
+    for name, path in islice(paths.items(), count):
+        original = read_image(path).pixels
         shown[f"original {name}"] = _lossless(original)
         height, width = original.shape[:2]
         targets: dict[str, dict[str, Any]] = {}
         for cell in cells:
             at = targets.setdefault(f"{cell.target_bpp:g}", {})
             for row in (row for row in cell.chosen if row.image == name):
-                at[cell.codec] = {"file": row.file, "caption": f"{row.bpp:.3f} bpp: {_verdicts(row)}"}
+                at[cell.codec] = {"file": row.file, "caption": f"{row.bpp:.3f} bpp: {_scores(row)}"}
                 if row.file not in shown:
-                    kind = _SHOWN_AS_THEY_ARE.get(Path(row.file).suffix)
+                    kind = _SHOWN_DIRECTLY.get(Path(row.file).suffix)
                     content = (files / row.file).read_bytes() if kind else b""
                     shown[row.file] = data_uri(kind, content) if kind else _lossless(decode_file(codecs[row.codec], files, row))
         images[name] = {"width": width, "height": height, "original": {"file": f"original {name}"}, "targets": targets}
@@ -45,7 +45,7 @@ def compared(
 
 
 def page(data: Mapping[str, Any]) -> str:
-    """The page with its data: what `compared` returns, and tables, charts and remarks as page.html reads them."""
+    """The page with its data: the result of `compared`, and tables, charts and remarks as page.html reads them."""
     # A script element ends at the first "</script", wherever it is.
     text = json.dumps(data, allow_nan=False).replace("</", "<\\/")
     return _TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", text)
@@ -56,10 +56,10 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _verdicts(row: Measurement) -> str:
-    """Each judge's, by name."""
-    shown = ((judge, number(getattr(row, name), judge.digits)) for name, judge in JUDGES.items())
-    return ", ".join(f"{judge.label} {value}" for judge, value in shown if value)
+def _scores(row: MeasuredFile) -> str:
+    """The scores of a file as text."""
+    shown = ((metric, number(row.value(name), metric.digits)) for name, metric in METRICS.items())
+    return ", ".join(f"{metric.label} {value}" for metric, value in shown if value)
 
 
 def _lossless(pixels: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Rate-distortion curves, and the rates that they differ by (BD-rate, Bjontegaard 2001; Akima interpolation)."""
+"""Rate-distortion curves and BD-rates (Bjontegaard 2001; Akima interpolation)."""
 
 import math
 import warnings
@@ -11,61 +11,63 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from dkic.evaluation.judges import JUDGES
-from dkic.evaluation.measure import Measurement
+from dkic.evaluation.measured_files import MeasuredFile
+from dkic.evaluation.metric_registry import METRICS
 
 _DASHES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Means over the pictures at each quality of a codec, in rising order of rate; values has a column by metric."""
+    """Means over the images at each quality of a codec, in rising order of rate. values: by metric."""
 
     codec: str
     bpp: np.ndarray
     values: dict[str, np.ndarray]
 
 
-def curves(rows: Sequence[Measurement]) -> list[Curve]:
-    """One of each codec."""
+def curves(rows: Sequence[MeasuredFile]) -> list[Curve]:
+    """The curve of each codec."""
     found = []
     for codec in dict.fromkeys(row.codec for row in rows):
         own = [row for row in rows if row.codec == codec]
         at = [[row for row in own if row.quality == quality] for quality in dict.fromkeys(row.quality for row in own)]
-        means = {name: np.array([np.mean([getattr(row, name) for row in some]) for some in at]) for name in ("bpp", *JUDGES)}
+        means = {name: np.array([np.mean([row.value(name) for row in some]) for some in at]) for name in ("bpp", *METRICS)}
         order = np.argsort(means["bpp"])
-        found.append(Curve(codec, means["bpp"][order], {name: means[name][order] for name in JUDGES}))
+        found.append(Curve(codec, means["bpp"][order], {name: means[name][order] for name in METRICS}))
     return found
 
 
 def bd_rate(curve: Curve, anchor: Curve, metric: str) -> tuple[float, str]:
-    """How many percent more bits than the anchor the codec takes for the same quality, or NaN; and a remark, if any.
+    """BD-rate in percent, positive if the codec takes more bits than the anchor, or NaN; and a remark, or "".
 
-    MS-SSIM is taken in dB, -10 log10(1 - MS-SSIM). The mean goes over the qualities that both curves reach.
+    MS-SSIM is converted to dB, -10 log10(1 - MS-SSIM). The mean is over the range that both curves cover.
     """
     from bjontegaard import bd_rate as between
 
     both = [_rising(c, metric) for c in (anchor, curve)]
     for c, (_, values) in zip((anchor, curve), both, strict=True):
         if len(values) < 4:
-            return math.nan, f"{c.codec} has {len(values)} of the 4 points of {JUDGES[metric].label} in order that are needed"
+            return math.nan, f"{c.codec} has {len(values)} of the 4 monotonic points of {METRICS[metric].label} that are needed"
     (anchor_rate, anchor_values), (rate, values) = both
     low, high = max(anchor_values[0], values[0]), min(anchor_values[-1], values[-1])
     if high <= low:
-        return math.nan, f"{curve.codec} and {anchor.codec} reach no {JUDGES[metric].label} in common"
+        return math.nan, f"{curve.codec} and {anchor.codec} have no common range of {METRICS[metric].label}"
     share = (high - low) / (max(anchor_values[-1], values[-1]) - min(anchor_values[0], values[0]))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a small overlap, which the remark says
+        warnings.simplefilter("ignore")  # of a small overlap, which is in the remark
         percent = between(anchor_rate, anchor_values, rate, values, "akima", require_matching_points=False, min_overlap=0)
-    remark = f"{curve.codec} and {anchor.codec} share {share:.0%} of their range of {JUDGES[metric].label}" if share < 0.5 else ""
+    remark = (
+        f"{curve.codec} and {anchor.codec} share {share:.0%} of their range of {METRICS[metric].label}" if share < 0.5 else ""
+    )
     return float(percent), remark
 
 
 def bd_lines(found: Sequence[Curve], anchor: str) -> tuple[list[list[str]], list[str]]:
-    """The heads and a line for each codec, a column for each metric; and the remarks."""
+    """The header and a row for each codec, with a column for each metric; and the remarks."""
     against = next(curve for curve in found if curve.codec == anchor)
     metrics = measured(found)
-    lines, remarks = [[f"BD-rate against {anchor}, %", *(JUDGES[m].label for m in metrics)]], dict[str, None]()
+    lines, remarks = [[f"BD-rate against {anchor}, %", *(METRICS[m].label for m in metrics)]], dict[str, None]()
     for curve in found:
         line = [curve.codec]
         for metric in metrics:
@@ -77,21 +79,22 @@ def bd_lines(found: Sequence[Curve], anchor: str) -> tuple[list[list[str]], list
 
 
 def measured(found: Sequence[Curve]) -> list[str]:
-    """The metrics that there is something of."""
-    return [metric for metric in JUDGES if any(np.isfinite(curve.values[metric]).any() for curve in found)]
+    """The metrics that were computed."""
+    return [metric for metric in METRICS if any(np.isfinite(curve.values[metric]).any() for curve in found)]
 
 
 def chart(found: Sequence[Curve], metric: str, file_format: str) -> bytes:
-    """All curves of a metric, a picture in matplotlib's "png" or "svg"; the same bytes for the same curves."""
+    """Chart of all curves of a metric as "png" or "svg"; equal curves give equal bytes."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
     for i, curve in enumerate(found):
         style: dict[str, Any] = {"color": f"C{i % 10}", "linestyle": _DASHES[i // 10 % len(_DASHES)]}
         marker: dict[str, Any] = {"marker": "o", "markersize": 4} if len(curve.bpp) > 1 else {"marker": "*", "markersize": 12}
         axes.plot(curve.bpp, curve.values[metric], linewidth=1.4, label=curve.codec, **style, **marker)
-    axes.set_xlabel("bits per pixel, mean over the pictures")
+    axes.set_xlabel("bits per pixel, mean over the images")
     axes.set_ylabel(
-        {"psnr": "PSNR, dB"}.get(metric, JUDGES[metric].label) + ("" if JUDGES[metric].higher_is_better else " (lower is better)")
+        {"psnr": "PSNR, dB"}.get(metric, METRICS[metric].label)
+        + ("" if METRICS[metric].higher_is_better else " (lower is better)")
     )
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
@@ -104,11 +107,11 @@ def chart(found: Sequence[Curve], metric: str, file_format: str) -> bytes:
 
 
 def _rising(curve: Curve, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rates and values, more of which is better, without points that another one of no more bits is as good as."""
+    """Rates and values, converted so that higher is better, without dominated points."""
     values = curve.values[metric]
     if metric == "ms_ssim":
         values = -10 * np.log10(np.maximum(1 - values, 1e-12))
-    elif not JUDGES[metric].higher_is_better:
+    elif not METRICS[metric].higher_is_better:
         values = -values
     best = np.maximum.accumulate(np.concatenate([[-math.inf], values[:-1]]))
     kept = np.isfinite(values) & (values > best)

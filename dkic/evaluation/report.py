@@ -1,18 +1,18 @@
-"""The folder that `dkic evaluate` leaves."""
+"""Writes the report folder of `dkic evaluate`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.evaluation.codecs import ImageCodec
-from dkic.evaluation.figures import Crop, figure, find_crops, telling_pictures
-from dkic.evaluation.judges import JUDGES
-from dkic.evaluation.measure import Measurement, decode_file
+from dkic.evaluation.figures import Crop, figure, find_crops, most_different_images
+from dkic.evaluation.measured_files import MeasuredFile, decode_file
+from dkic.evaluation.metric_registry import METRICS
 from dkic.evaluation.page import compared, data_uri, page
 from dkic.evaluation.rate_distortion import bd_lines, chart, curves, measured
 from dkic.evaluation.table import Cell, as_csv, as_latex, markdown, notes, of_a_set, table_lines
@@ -22,18 +22,17 @@ from dkic.table_file import parquet_bytes
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found.
+    """The results of an evaluation.
 
-    pictures: their files. folder: of the report. left_out: codecs that can't run here, and why.
-    anchor: the codec of `codecs` that BD-rates are against. crops: by picture, those that were asked for, which makes figures of
-    these pictures. about_fid: sentences on what FID and KID are of, or why they were left out.
+    images: their files. folder: of the report. left_out: codecs that can't run here, and why. anchor: reference codec of the
+    BD-rates. crops: requested crops by image; figures show these images. about_fid: notes on FID and KID.
     """
 
-    pictures: dict[str, Path]
+    images: dict[str, Path]
     folder: Path
     codecs: list[ImageCodec]
     left_out: dict[str, str]
-    rows: list[Measurement]
+    rows: list[MeasuredFile]
     cells: list[Cell]
     allocated_by: str
     anchor: str | None
@@ -47,17 +46,17 @@ class Evaluation:
 
 
 REALISM = (
-    "LPIPS alone does not reward realism: models trained for it without a discriminator score better on it than some "
-    "whose pictures people find more natural. Look at the pictures."
+    "LPIPS alone does not reward realism: models trained for it without a discriminator have a better LPIPS than some "
+    "models whose images look more natural. Look at the images."
 )
-REALISM_OF_SETS = " FID and KID do reward it: they compare how the patches of all pictures are distributed, not one by one."
+REALISM_OF_SETS = " FID and KID do: they compare the distributions of the patches of all images."
 
 
-def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False) -> None:
-    """Writes everything but the coded files, which are there. Raises DkicError where a file can't be written.
+def write_report(found: Evaluation, page_images: int = 6, force: bool = False) -> None:
+    """Writes everything except the coded files, which already exist. Raises DkicError if a file can't be written.
 
     Args:
-        page_pictures: how many pictures the page has, the first ones.
+        page_images: number of images on the page.
     """
 
     def write(name: str, content: str | bytes) -> None:
@@ -76,22 +75,22 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
     for metric, by_suffix in charts.items():
         for suffix, content in by_suffix.items():
             write(f"rate_distortion_{metric}.{suffix}", content)
-    write("measurements.parquet", _parquet([asdict(row) for row in found.rows]))
+    write("measurements.parquet", _parquet([row.columns() for row in found.rows]))
     (found.folder / "figures").mkdir(exist_ok=True)
-    for name, picture in figures(found):
+    for name, image in figures(found):
         file = BytesIO()
-        picture.save(file, "PNG")
+        image.save(file, "PNG")
         write(f"figures/{name}.png", file.getvalue())
-    chosen = [{"target_bpp": cell.target_bpp} | asdict(row) for cell in found.cells for row in cell.chosen]
+    chosen = [{"target_bpp": cell.target_bpp} | row.columns() for cell in found.cells for row in cell.chosen]
     write("chosen.parquet", _parquet(chosen))
     codecs = {codec.name: codec for codec in found.codecs}
     data = {
-        **compared(found.pictures, found.cells, codecs, found.folder / "files", page_pictures),
+        **compared(found.images, found.cells, codecs, found.folder / "files", page_images),
         "table": table,
         "notes": notes(found.cells),
         "bd": bd,
         "bd_notes": bd_remarks,
-        "charts": [{"title": JUDGES[metric].label, "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()],
+        "charts": [{"title": METRICS[metric].label, "source": data_uri("svg+xml", by["svg"])} for metric, by in charts.items()],
         "realism": realism,
         "remarks": remarks(found),
     }
@@ -99,30 +98,32 @@ def write_report(found: Evaluation, page_pictures: int = 6, force: bool = False)
 
 
 def figures(found: Evaluation) -> Iterator[tuple[str, Image.Image]]:
-    """Names and figures: at each target of the pictures asked for, or of the two that `telling_pictures` finds."""
+    """Names and figures: at each target, of the requested images or of `most_different_images`."""
     codecs = {codec.name: codec for codec in found.codecs}
     for target in found.targets:
         cells = [cell for cell in found.cells if cell.target_bpp == target and cell.chosen]
-        for image in (found.crops or telling_pictures(cells)) if cells else ():
+        for image in (found.crops or most_different_images(cells)) if cells else ():
             rows = [row for cell in cells for row in cell.chosen if row.image == image]
             decoded = [(row, decode_file(codecs[row.codec], found.folder / "files", row)) for row in rows]
-            original = read_picture(found.pictures[image]).pixels
+            original = read_image(found.images[image]).pixels
             crops = found.crops.get(image) or find_crops(original, [pixels for _, pixels in decoded])
             yield f"{target:g}-bpp-{image}", figure(original, crops, decoded)
 
 
 def remarks(found: Evaluation) -> list[str]:
-    """What must be known to read the table."""
+    """Notes that explain the table."""
     lines = [
-        f"{len(found.pictures)} pictures; {found.made_on}. All numbers are means over the pictures, of files on disk that "
-        "were decoded again; sizes are whole files; seconds are this machine's, with the start of a process where a codec "
-        "is one.",
-        f"Qualities are chosen picture by picture for the best {JUDGES[found.allocated_by].label} within the target.",
+        f"{len(found.images)} images; {found.made_on}. All numbers are means over the images, measured on files on disk "
+        "that were decoded again. Sizes are whole files. Times are of this machine and include starting the process of external "
+        "codecs.",
+        f"Qualities are chosen image by image for the best {METRICS[found.allocated_by].label} within the target.",
         *found.about_fid,
     ]
-    seen = [judge.label for judge in JUDGES.values() if judge.seen]
+    trained_for = [metric.label for metric in METRICS.values() if metric.trained_for]
     if any(codec.name.startswith("dkic:") for codec in found.codecs):
-        lines.append(f"The losses of the weights that dkic ships contain {' and '.join(seen)} (as MSE), and no other judge here.")
+        lines.append(
+            f"The training losses of the shipped weights contain {' and '.join(trained_for)} (as MSE), no other metric here."
+        )
     lines += [codec.about for codec in found.codecs]
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]
 

@@ -1,4 +1,4 @@
-"""The paper's Table 1: every codec brought to each target rate by allocation, as text in three formats."""
+"""Table 1 of the paper: each codec at each target rate, reached by allocation, as Markdown, LaTeX and CSV."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -8,19 +8,20 @@ import numpy as np
 
 from dkic.allocation import allocate
 from dkic.errors import DkicError, one_line
-from dkic.evaluation.judges import JUDGES
-from dkic.evaluation.measure import Measurement
+from dkic.evaluation.measured_files import MeasuredFile
+from dkic.evaluation.metric_registry import METRICS
 from dkic.table_file import csv_bytes
 
-OF_A_SET = {"fid": "FID", "kid": "KID"}  # which a picture alone has not
-_DIGITS = {"bpp": 3, "fid": 2, "kid": 5} | {name: judge.digits for name, judge in JUDGES.items()}
+OF_A_SET = {"fid": "FID", "kid": "KID"}  # not defined for a single image
+_DIGITS = {"bpp": 3, "fid": 2, "kid": 5} | {name: metric.digits for name, metric in METRICS.items()}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A codec at a target: means over the pictures, NaN where there is none.
+    """A codec at a target: means over the images, NaN if not computed.
 
-    chosen: a file of each picture, none where out of reach; note: why something is missing; fid, kid: of all chosen files.
+    chosen: a file of each image, empty if the target is out of reach. note: why something is missing. fid, kid: of all chosen
+    files.
     """
 
     codec: str
@@ -35,56 +36,56 @@ class Cell:
     encode_seconds: float
     decode_seconds: float
     note: str
-    chosen: tuple[Measurement, ...]
+    chosen: tuple[MeasuredFile, ...]
     fid: float = math.nan
     kid: float = math.nan
 
 
-_RATE_AND_QUALITY = ("bpp", *JUDGES)
+_RATE_AND_QUALITY = ("bpp", *METRICS)
 _SECONDS = ("encode_seconds", "decode_seconds")
 _MEANS = _RATE_AND_QUALITY + _SECONDS
 
 
-def at_target(rows: Sequence[Measurement], target_bpp: float, by: str = "lpips") -> Cell:
-    """A quality for each picture, for the least mean LPIPS within a mean of target_bpp: Eq 6 of the paper.
+def at_target(rows: Sequence[MeasuredFile], target_bpp: float, by: str = "lpips") -> Cell:
+    """Chooses a quality for each image, for the least mean LPIPS within a mean rate of target_bpp: Eq. 6 of the paper.
 
     Args:
-        rows: of one codec, as `measure` returns them.
-        by: another of JUDGES, to be made the best instead.
+        rows: of one codec, as `measure_files` returns them.
+        by: the metric of METRICS to optimize.
 
     Raises:
-        DkicError: `by` is not defined for one of the pictures.
+        DkicError: `by` is not defined for one of the images.
     """
     codec = rows[0].codec
     images = list(dict.fromkeys(row.image for row in rows))
-    options = np.array(rows, object).reshape(len(images), -1)  # [N, M]; `measure` leaves none out
+    options = np.array(rows, object).reshape(len(images), -1)  # [N, M]; `measure_files` leaves none out
     rate = np.array([row.bpp for row in rows]).reshape(options.shape)
     for row in rows:
-        if math.isnan(getattr(row, by)):
+        if math.isnan(row.value(by)):
             raise DkicError(
-                f"{row.image}: {JUDGES[by].label} is not there for {row.width}x{row.height}; allocate by another metric"
+                f"{row.image}: {METRICS[by].label} is not defined for {row.width}x{row.height} pixels; allocate by another metric"
             )
-    # PSNR is infinite where nothing is lost.
-    sign = -1 if JUDGES[by].higher_is_better else 1
-    distortion = np.array([sign * min(getattr(row, by), 1e3) for row in rows]).reshape(options.shape)
+    # PSNR is infinite for a lossless file.
+    sign = -1 if METRICS[by].higher_is_better else 1
+    distortion = np.array([sign * min(row.value(by), 1e3) for row in rows]).reshape(options.shape)
     least = float(rate.min(axis=1).mean())
     if least > target_bpp:
-        note = f"{codec} takes {least:.3f} bpp at least, so that lower targets are out of its reach"
+        note = f"{codec} takes at least {least:.3f} bpp; lower targets are out of reach"
         return Cell(codec=codec, target_bpp=target_bpp, note=note, chosen=(), **dict.fromkeys(_MEANS, math.nan))
     choice = allocate(rate, distortion, target_bpp, kind="mean_bpp", names=images).choice
     return cell_of(codec, target_bpp, tuple(options[range(len(images)), choice]))
 
 
-def cell_of(codec: str, target_bpp: float, chosen: tuple[Measurement, ...]) -> Cell:
-    """The means over a codec's files that are chosen at a target, of each picture one."""
-    means = {name: float(np.mean([getattr(row, name) for row in chosen])) for name in _MEANS}
-    small = [row.image for row in chosen if math.isnan(row.ms_ssim)]
+def cell_of(codec: str, target_bpp: float, chosen: tuple[MeasuredFile, ...]) -> Cell:
+    """The means over the chosen files of a codec at a target, one of each image."""
+    means = {name: float(np.mean([row.value(name) for row in chosen])) for name in _MEANS}
+    small = [row.image for row in chosen if math.isnan(row.value("ms_ssim"))]
     note = f"no MS-SSIM: {small[0]} has a side below 161 pixels, for which it is not defined" if small else ""
     return Cell(codec=codec, target_bpp=target_bpp, note=note, chosen=chosen, **means)
 
 
 def table_lines(cells: Sequence[Cell]) -> list[list[str]]:
-    """The heads; then a line for each codec, as in the paper, with the mean seconds of encoding and decoding."""
+    """The header; then a row for each codec, as in the paper, with the mean seconds of encoding and decoding."""
     head = ["codec"]
     for target in _targets(cells):
         head += [f"{target:g} bpp: actual", *_heads(cells)]
@@ -92,12 +93,12 @@ def table_lines(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def notes(cells: Sequence[Cell]) -> list[str]:
-    """What the empty cells mean."""
+    """The reasons of empty cells."""
     return list(dict.fromkeys(cell.note for cell in cells if cell.note))
 
 
 def markdown(lines: Sequence[Sequence[str]], remarks: Sequence[str] = ()) -> str:
-    """A table, its first line the heads, and remarks below it."""
+    """A table, its first row the header, and remarks below it."""
     lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     return text + ("\n" if remarks else "") + "".join(f"* {one_line(remark)}\n" for remark in remarks)
@@ -108,7 +109,7 @@ def as_markdown(cells: Sequence[Cell]) -> str:
 
 
 def as_latex(cells: Sequence[Cell]) -> str:
-    """The same as a `tabular`, which needs booktabs."""
+    """The table as a LaTeX `tabular`; needs booktabs."""
     targets = _targets(cells)
     heads = ["Act BPP", *_heads(cells)]
     n = len(heads)
@@ -124,7 +125,7 @@ def as_latex(cells: Sequence[Cell]) -> str:
 
 
 def as_csv(cells: Sequence[Cell]) -> bytes:
-    """A line for each codec and target, in full precision; empty where there is no number."""
+    """A row for each codec and target, in full precision; empty if not computed."""
     columns = ("codec", "target_bpp", *_RATE_AND_QUALITY, *of_a_set(cells), *_SECONDS, "note")
     values = ([getattr(cell, name) for name in columns] for cell in cells)
     rows = (["" if isinstance(value, float) and math.isnan(value) else value for value in row] for row in values)
@@ -140,23 +141,23 @@ def _targets(cells: Iterable[Cell]) -> list[float]:
     return list(dict.fromkeys(cell.target_bpp for cell in cells))
 
 
-def judged(cells: Iterable[Cell]) -> list[str]:
-    """The judges that there is something of."""
-    return [name for name in JUDGES if any(not math.isnan(getattr(cell, name)) for cell in cells)]
+def scored(cells: Iterable[Cell]) -> list[str]:
+    """The metrics that were computed."""
+    return [name for name in METRICS if any(not math.isnan(getattr(cell, name)) for cell in cells)]
 
 
 def of_a_set(cells: Iterable[Cell]) -> list[str]:
-    """Those of FID and KID that there is something of."""
+    """FID and KID if they were computed."""
     return [name for name in OF_A_SET if any(not math.isnan(getattr(cell, name)) for cell in cells)]
 
 
 def _heads(cells: Sequence[Cell]) -> list[str]:
-    return [*(JUDGES[name].label for name in judged(cells)), *(OF_A_SET[name] for name in of_a_set(cells))]
+    return [*(METRICS[name].label for name in scored(cells)), *(OF_A_SET[name] for name in of_a_set(cells))]
 
 
 def _lines(cells: Sequence[Cell]) -> Iterable[list[str]]:
-    """Of each codec the fields: its name, the numbers for each target, and the mean seconds of all files chosen."""
-    names = ("bpp", *judged(cells), *of_a_set(cells))
+    """Row of each codec: its name, the numbers for each target, and the mean seconds of all chosen files."""
+    names = ("bpp", *scored(cells), *of_a_set(cells))
     for codec in dict.fromkeys(cell.codec for cell in cells):
         own = [cell for cell in cells if cell.codec == codec]
         line = [codec]
@@ -165,7 +166,7 @@ def _lines(cells: Sequence[Cell]) -> Iterable[list[str]]:
         yield line + [_seconds(own, lambda row: row.encode_seconds), _seconds(own, lambda row: row.decode_seconds)]
 
 
-def _seconds(cells: Iterable[Cell], of: Callable[[Measurement], float]) -> str:
+def _seconds(cells: Iterable[Cell], of: Callable[[MeasuredFile], float]) -> str:
     seconds = [of(row) for cell in cells for row in cell.chosen]
     return f"{np.mean(seconds):.3g}" if seconds else ""
 

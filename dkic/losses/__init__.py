@@ -1,1 +1,1 @@
-"""Losses of PO-DKIC's training, equations 1 to 5 of the paper."""
+"""Training losses of PO-DKIC, equations 1 to 5 of the paper."""

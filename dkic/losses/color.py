@@ -1,4 +1,4 @@
-"""Distance of colors in the large, which perceptual networks hardly see."""
+"""Distance of low-frequency colors, to which perceptual networks are insensitive."""
 
 from torch import Tensor
 from torch.nn import functional as F

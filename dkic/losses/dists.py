@@ -11,23 +11,23 @@ from torch.nn import functional as F
 from dkic.errors import DkicError, install
 from dkic.losses.lpips_backbone import load_backbone
 
-_WIDTHS = (3, 64, 128, 256, 512, 512)  # of the image itself and of the five maps of features
+_WIDTHS = (3, 64, 128, 256, 512, 512)  # of the image and of the five feature maps
 _STABILITY = 1e-6  # c1 and c2 of equations 5 and 6
 _ROOT_STABILITY = 1e-12
-_EXACTLY: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}  # whatever torch's defaults are
+_EXACTLY: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}  # independent of torch's defaults
 
 
 class DISTS(nn.Module):
     """1 - weighted sum of the texture (means) and structure (covariances) similarity of two images' features.
 
-    Values are those of the DISTS-pytorch package at the images' own resolution: nothing is resized. Takes about 0.9 GB for each
+    Values equal those of the DISTS-pytorch package at the images' own resolution, without resizing. Takes about 0.9 GB for each
     megapixel.
 
     Args:
         backbone: the file of VGG-16's ImageNet weights; None: see `lpips_backbone.load_backbone`.
 
     Raises:
-        DkicError: no weights, or the DISTS-pytorch package, which has those of the similarities, is not installed.
+        DkicError: no weights, or the DISTS-pytorch package, which contains the weights of the similarities, is not installed.
     """
 
     alpha: Tensor
@@ -68,7 +68,7 @@ class DISTS(nn.Module):
             texture, structure = _similarities(a, b)
             similarity = similarity + (texture @ alpha + structure @ beta) / total
             if i == 0:
-                kept = next(self.stages.parameters())  # may be of a half type, for speed
+                kept = next(self.stages.parameters())  # may be a half type, for speed
                 a, b = ((t - self.mean) / self.std for t in (a, b))
                 a, b = (t.to(kept.dtype, memory_format=torch.channels_last) for t in (a, b))
         return 1 - similarity

@@ -1,4 +1,4 @@
-"""Means over the global batch: that of all processes together where torch.distributed is initialised."""
+"""Means over the global batch: over all processes if torch.distributed is initialized."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from torch import Tensor
 def global_mean(t: Tensor) -> Tensor:
     """Mean of all elements of `t` over all processes, as a scalar; differentiable.
 
-    Every process gives as many elements, as DistributedDataParallel's mean of gradients supposes too; after that mean
-    each has the gradient that one process with the joint batch would have.
+    Every process must have the same number of elements, as DistributedDataParallel assumes too. After its mean of gradients, each
+    process has the gradient of a single process with the joint batch.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return t.mean()
@@ -19,7 +19,7 @@ def global_mean(t: Tensor) -> Tensor:
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over processes. Every process' loss depends on it, so its gradient is the sum of theirs."""
+    """The sum over processes. Its gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""LPIPS for training (Zhang et al. 2018, v0.1): the value of the `lpips` package, and a gradient that is always finite."""
+"""LPIPS for training (Zhang et al. 2018, v0.1): the values of the `lpips` package, with a gradient that is always finite."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from dkic.errors import DkicError, install
 from dkic.losses.lpips_backbone import Net, load_backbone
 
-# Inside the square root: the root's slope at a pixel without features is then finite, where the package's is not.
+# Added inside the square root: its gradient at a pixel without features is then finite, unlike the package's.
 _EPSILON = 1e-10
 
 
 class LPIPS(nn.Module):
-    """Perceptual distance of pictures, weighted sums of squared differences of a frozen network's features.
+    """Perceptual distance of images, weighted sums of squared differences of a frozen network's features.
 
     Args:
-        net: "alex", which results are reported with, or "vgg".
+        net: "alex", in which results are reported, or "vgg".
         backbone: the file of its ImageNet weights; None: see `lpips_backbone.load_backbone`.
 
     Raises:
-        DkicError: no weights, or the `lpips` package, which has those of the linear heads, is not installed.
+        DkicError: no weights, or the `lpips` package, which contains the weights of the linear heads, is not installed.
     """
 
     shift: Tensor
@@ -32,7 +32,7 @@ class LPIPS(nn.Module):
         self.backbone = load_backbone(net, backbone)
         for i, head in enumerate(_heads(net)):
             self.register_buffer(f"head_{i}", head)
-        # That of inputs in [-1, 1]; from [0, 1] it is twice the input, less one.
+        # For inputs in [-1, 1]; an input in [0, 1] becomes 2 x - 1.
         for name, numbers in (("shift", [-0.030, -0.088, -0.188]), ("scale", [0.458, 0.448, 0.450])):
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32, device="cpu").reshape(3, 1, 1))
 
@@ -47,7 +47,7 @@ class LPIPS(nn.Module):
         for name, t in (("x", x), ("x_hat", x_hat)):
             self._check(name, t)
         distance = x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
-        kept = next(self.backbone.parameters())  # may be of a half type, for speed
+        kept = next(self.backbone.parameters())  # may be a half type, for speed
         maps = (self.backbone(self.normalised(t).to(kept.dtype, memory_format=torch.channels_last)) for t in (x, x_hat))
         for i, (a, b) in enumerate(zip(*maps, strict=True)):
             distance = distance + self.distances(i, a, b).mean((1, 2))
@@ -81,7 +81,7 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def _heads(net: Net) -> list[Tensor]:
-    """Weights `[C, 1, 1]` of the five maps of features, as trained on people's judgements by LPIPS' authors."""
+    """Weights `[C, 1, 1]` of the five maps of features, fitted to human judgments by the authors of LPIPS."""
     spec = find_spec("lpips")
     if spec is None or not spec.submodule_search_locations:
         raise DkicError(f"LPIPS needs the `lpips` package's trained heads; {install('train')}")

@@ -1,4 +1,4 @@
-"""AlexNet's and VGG-16's convolutions, what LPIPS compares pictures by, and where their weights come from."""
+"""AlexNet's and VGG-16's convolutions, the backbones of LPIPS, and the loading of their weights."""
 
 import io
 import pickle
@@ -30,13 +30,13 @@ class Backbone(nn.Sequential):
             raise ValueError(f"net must be {' or '.join(NETS)}, not {net!r}")
         layers = list(_alex_layers() if net == "alex" else _vgg_layers())
         super().__init__(*layers)
-        # In AlexNet every ReLU, in VGG those before a pooling.
+        # All ReLUs of AlexNet; those before a pooling of VGG.
         self.compared = [1, 4, 7, 9, 11] if net == "alex" else [3, 8, 15, 22, 29]
-        # Of a smaller picture the poolings would leave nothing.
+        # For a smaller image the poolings would return an empty map.
         self.least_side = 31 if net == "alex" else 16
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x `[N, 3, H, W]`, normalised -> the five maps of features `[N, C, h, w]` that are compared."""
+        """x `[N, 3, H, W]`, normalized -> the five feature maps `[N, C, h, w]` that are compared."""
         features = []
         for i, layer in enumerate(self):
             x = layer(x)
@@ -71,8 +71,8 @@ def load_backbone(net: Net, file: str | Path | None = None) -> Backbone:
 
     Args:
         net: "alex" or "vgg".
-        file: .safetensors as `dkic convert-lpips` writes it, or torchvision's .pth. None: what that command
-            left in the cache folder, else torchvision's, from torch's hub cache or by download.
+        file: .safetensors as `dkic convert-lpips` writes it, or torchvision's .pth. None: the file of that
+            command in the cache folder, otherwise torchvision's, from torch's hub cache or by download.
 
     Raises:
         DkicError: no weights there, or not those of this network.
@@ -94,7 +94,7 @@ def load_backbone(net: Net, file: str | Path | None = None) -> Backbone:
 
 
 def cached_backbone(net: Net) -> Path:
-    """Where converted weights are looked for: in dkic's cache folder ($DKIC_CACHE or ~/.cache/dkic)."""
+    """Path of converted weights, in dkic's cache folder ($DKIC_CACHE or ~/.cache/dkic)."""
     return cache_folder() / f"lpips-{net}.safetensors"
 
 

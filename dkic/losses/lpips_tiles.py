@@ -1,8 +1,8 @@
-"""LPIPS of large pictures in tiles: the value of the whole picture up to float rounding, in memory that does not grow with it.
+"""LPIPS of large images in tiles: the value of the whole image up to float rounding, in bounded memory.
 
-Each tile has its own positions in every map that is compared, and what these see of the picture: up to 81 pixels around the tile
-for "alex", 90 for "vgg". The networks pad with zeros, and here too at the picture's borders alone: every feature is what it is
-in the whole picture, and so are the maps' means.
+Each tile computes its own positions of every compared map, from the tile and its receptive field: up to 81 pixels around the tile
+for "alex", 90 for "vgg". Zero padding is applied only at the borders of the image, so features equal those of the whole
+image, and so do the maps' means.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from dkic.losses.lpips import LPIPS
 from dkic.losses.lpips_backbone import Backbone
 
-# In pixels. The last map has a position for every 16, and ends up to 30 before the picture: of a smaller tile it might have none.
+# In pixels. The last map has a position for every 16, and ends up to 30 before the image: of a smaller tile it might have none.
 LEAST_TILE = 64
 
 
@@ -59,7 +59,7 @@ def lpips_in_tiles(network: LPIPS, x: Tensor, x_hat: Tensor, tile: int) -> Tenso
 
 def _of_tile(network: LPIPS, pair: tuple[Tensor, Tensor], row: _Band, column: _Band) -> list[tuple[float, int]]:
     """The tile's own of each map of distances: their sum, and how many they are. pair: `[3, H, W]` each."""
-    pixels = torch.stack([picture[:, row.pixels, column.pixels] for picture in pair])
+    pixels = torch.stack([image[:, row.pixels, column.pixels] for image in pair])
     x = network.normalised(pixels.float() / 255)
     found: list[tuple[float, int]] = []
     for i, layer in enumerate(network.backbone):
@@ -99,7 +99,7 @@ def _bands(backbone: Backbone, side: int, tile: int) -> Iterator[_Band]:
             sees = span[0] * step - padding, (span[1] - 1) * step - padding + kernel
             span = max(sees[0], 0), min(sees[1], sizes[i])
             given[i] = span, span[0] - sees[0], sees[1] - span[1]
-        leaves[-1] = span  # the picture
+        leaves[-1] = span  # the image
         inputs = [_Input(_within(leaves[i - 1], given[i][0]), *given[i][1:]) for i in range(len(geometry))]
         yield _Band(slice(*span), inputs, [_within(leaves[i], own[i]) for i in backbone.compared])
 

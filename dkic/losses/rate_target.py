@@ -15,7 +15,7 @@ from dkic.losses.global_mean import global_mean
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """A factor that is constant by pieces: factors[i] until step steps[i], the last one from there on."""
+    """A piecewise constant factor: factors[i] until step steps[i], then the last one."""
 
     factors: tuple[float, ...] = (1.0,)
     steps: tuple[int, ...] = ()
@@ -34,10 +34,10 @@ class StepSchedule:
 
 @dataclass(frozen=True)
 class RateTarget:
-    """lambda(R, R*) * R of equation 1: lambda_alpha where R >= R*, the target, else lambda_beta, far smaller.
+    """lambda(R, R*) * R of equation 1: lambda_alpha if R >= R*, the target, otherwise the much smaller lambda_beta.
 
-    R is compared as the rate of the quantised latent, which is what a file will have, over the global batch; the
-    gradient is that of the noisy rate. With a lambda_alpha that is large enough, training settles at the target.
+    R is compared as the rate of the quantized latent, as in a file, over the global batch; the
+    gradient is that of the noisy rate. With a sufficiently large lambda_alpha, training converges to the target.
 
     target: R*, bits per pixel. target_schedule, lambda_schedule: factors on the target and on both lambdas over the
     steps; training begins with a looser target and a larger lambda. (HiFiC: 0.20/0.14 and 2 for the first 50,000 steps.
@@ -66,21 +66,21 @@ class RateTarget:
         """lambda(R, R*), equation 2, the same on every process.
 
         Args:
-            quantized_bpp: bits per pixel of this process' pictures with a rounded latent, any shape.
+            quantized_bpp: bits per pixel of this process' images with a rounded latent, any shape.
             step: steps done before, for the schedules.
         """
         above = global_mean(quantized_bpp.detach().double()).item() >= self.target_at(step)
         return (self.lambda_alpha if above else self.lambda_beta) * self.lambda_schedule.at(step)
 
     def loss(self, noisy_bpp: Tensor, quantized_bpp: Tensor, step: int) -> tuple[Tensor, float]:
-        """lambda(R, R*) * R as a scalar, R the mean of noisy_bpp over this process' pictures; and lambda(R, R*).
+        """lambda(R, R*) * R as a scalar, R the mean of noisy_bpp over this process' images; and lambda(R, R*).
 
         Args:
-            noisy_bpp, quantized_bpp: bits per pixel of every picture `[N]`, with noise and with rounding.
+            noisy_bpp, quantized_bpp: bits per pixel of every image `[N]`, with noise and with rounding.
             step: steps done before, for the schedules.
         """
         if noisy_bpp.shape != quantized_bpp.shape or noisy_bpp.numel() == 0:
             given = f"{list(noisy_bpp.shape)} and {list(quantized_bpp.shape)}"
-            raise ValueError(f"noisy_bpp and quantized_bpp must be the pictures' rates `[N]`, and have shapes {given}")
+            raise ValueError(f"noisy_bpp and quantized_bpp must be the images' rates `[N]`, and have shapes {given}")
         weight = self.weight(quantized_bpp, step)
         return weight * noisy_bpp.mean(), weight

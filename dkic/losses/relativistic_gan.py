@@ -5,7 +5,7 @@
     L_G = -E[log(1 - D(x, x_hat))] - E[log D(x_hat, x)]
 
 The paper prints a parenthesis of equation 4 elsewhere, and L_G with 1 - log D; these are the formulas that it cites.
-E is the mean over all patches of the global batch: of all processes, where torch.distributed is initialised.
+E is the mean over all patches of the global batch: of all processes if torch.distributed is initialized.
 """
 
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from dkic.losses.global_mean import global_mean
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """L_D as a scalar: the mean over this process' patches, 2 log 2 = 1.386 where real and fake look alike.
+    """L_D as a scalar: the mean over this process' patches, 2 log 2 = 1.386 if D can't distinguish real and fake.
 
     Args:
         real, fake: logits C(x) and C(x_hat), of one shape, `[N, 1, h, w]` say; of an x_hat that was detached.
@@ -25,7 +25,7 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(real: Tensor, fake: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """L_G as a scalar, the mean over this process' patches. real is detached: no weight of the generator moves it.
+    """L_G as a scalar, the mean over this process' patches. real is detached.
 
     Args:
         real, fake: logits C(x) and C(x_hat), of one shape `[N, ...]`.
@@ -40,9 +40,9 @@ def generator_loss(real: Tensor, fake: Tensor, weight: Tensor | float = 1.0) -> 
 
 
 def discriminator_accuracy(real: Tensor, fake: Tensor) -> Tensor:
-    """Share of the global batch's patches that D tells right, as a scalar without gradient.
+    """Share of the global batch's patches that D classifies correctly, as a scalar without gradient.
 
-    Right are D(x, x_hat) > 1/2 and D(x_hat, x) < 1/2. real, fake: logits of one shape.
+    Correct are D(x, x_hat) > 1/2 and D(x_hat, x) < 1/2. real, fake: logits of one shape.
     """
     _check(real, fake)
     real, fake = real.detach(), fake.detach()

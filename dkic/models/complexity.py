@@ -10,7 +10,7 @@ from dkic.nn.ldcn_block import LDCNBlock
 
 
 class Complexity(NamedTuple):
-    """parameters: count. The others are kMAC per pixel of a 256x256 picture; total counts once what both ways share."""
+    """parameters: count. The others are kMAC per pixel of a 256x256 image; total counts once what both ways share."""
 
     parameters: int
     encode: float

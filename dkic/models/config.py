@@ -64,7 +64,7 @@ def check_keys(config: type, values: dict[str, Any]) -> None:
 class ModelConfig:
     """Shape of a codec.
 
-    widths: channels at 1/2, 1/4 and 1/8 of the picture's size; the latent at 1/16 has the slices' channels together.
+    widths: channels at 1/2, 1/4 and 1/8 of the image's size; the latent at 1/16 has the slices' channels together.
     groups: LDCN groups at those three sizes. bottlenecks: residual bottlenecks in a DRBG there.
     hyper_channels: channels of z, at 1/64. hyper_groups: LDCN groups in the hyper-synthesis.
     hyper_features: channels that the hyper-synthesis hands to every slice. context_channels: width of a slice's context network.

@@ -1,7 +1,7 @@
 """The transforms' large weights in 8 bits: integers, and a step for each output channel.
 
 Weights of 2^15 numbers and more are three quarters of a tiny model's transforms, and cost nothing measurable so: over 11 held-out
-photographs of 768x512, a level trained for MSE takes as many bits (-0.004%) for 0.002 dB less PSNR and an LPIPS 0.2% lower. All
+photographs of 768x512, a network trained for MSE takes as many bits (-0.004%) for 0.002 dB less PSNR and an LPIPS 0.2% lower. All
 weights in 8 bits cost 0.009 dB and 0.07% more bits, so the small ones stay float16. A channel's largest weight decides its step:
 one of least squared error clips such weights, and cost 0.008 dB.
 """
@@ -32,13 +32,13 @@ def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def from_int8(integers: Tensor, step: Tensor) -> Tensor:
-    """The inverse, rounding apart: float32."""
+    """The inverse up to rounding: float32."""
     return integers.float() * _over(step)
 
 
 @torch.no_grad()
 def round_large(module: nn.Module) -> None:
-    """A module's parameters become what a weights file holds of them, as far as they are stored in 8 bits."""
+    """Rounds a module's parameters to the values that a weights file stores, for those stored in 8 bits."""
     for parameter in module.parameters():
         if is_large(parameter):
             parameter.copy_(from_int8(*to_int8(parameter)))

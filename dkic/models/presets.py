@@ -1,4 +1,4 @@
-"""Named shapes of codecs: `tiny` and `base` have one quality a network, `small` is one network for all rates."""
+"""Presets: `tiny` and `base` have a network for each quality, `small` is one network for all rates."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Config = ModelConfig | VariableRateConfig
 
 
 def config_of(values: dict[str, Any]) -> Config:
-    """The config that `to_dict` gave, also after a trip through JSON. Raises DkicError, naming unknown and missing keys."""
+    """The config of a `to_dict` result, also after JSON. Raises DkicError that names unknown and missing keys."""
     kind = VariableRateConfig if "quality_points" in values else ModelConfig
     return kind.from_dict(values)
 

@@ -1,8 +1,8 @@
-"""Vectors that depend on the quality: learned at a few qualities, linear between them.
+"""Vectors that depend on the quality: learned at a few qualities, linearly interpolated.
 
 A variable-rate model is one network for the qualities 1 to 100, with 16 operating points from one quality to the next. The
-tables that decide how bits are read are quantized layers (see dkic.quantized): converted, they hold whole numbers for the
-qualities 1 to 100 and interpolate them in integer arithmetic, so that every machine gets the same numbers.
+tables that decide how bits are read are quantized layers (see dkic.quantized): converted, they hold integers for the
+qualities 1 to 100 and interpolate them in integer arithmetic, so results are device-independent.
 """
 
 import math
@@ -25,7 +25,7 @@ FINEST, COARSEST = 0.5, 64.0  # bounds of the latent's quantization steps
 
 
 class QualityTable(nn.Module):
-    """quality `[N]`, 1 to 100, not necessarily whole -> vectors `[N, channels]`.
+    """quality `[N]`, 1 to 100, not necessarily an integer -> vectors `[N, channels]`.
 
     Args:
         channels: length of a vector.
@@ -60,18 +60,18 @@ class QualityScale(nn.Module):
 
 
 class QuantizedQualityTable(QuantizedLayer, QualityTable, ABC):
-    """A table that, quantized, holds whole numbers `[100, channels]` for each name in `bounds`, between those bounds."""
+    """A table that, once quantized, holds integers `[100, channels]` for each name in `bounds`, within those bounds."""
 
     replaced = ("points",)
     bounds: ClassVar[dict[str, tuple[int, int]]]
 
     @abstractmethod
     def numbers(self, quality: Tensor) -> dict[str, Tensor]:
-        """Real numbers `[N, channels]` of each name, of which the integers are the nearest."""
+        """Real numbers `[N, channels]` of each name; the integers are their nearest."""
 
     @abstractmethod
     def learned(self, integers: dict[str, Tensor]) -> Tensor:
-        """The inverse of `numbers`: the table's own numbers."""
+        """The inverse of `numbers`: the learned points."""
 
     def integers(self) -> dict[str, Tensor]:
         found = self.numbers(torch.arange(1.0, MAX_QUALITY + 1, device=self.points.device))
@@ -91,7 +91,7 @@ class QuantizedQualityTable(QuantizedLayer, QualityTable, ABC):
         self.points.copy_(self.learned({name: other.at(name, qualities) for name in self.bounds}))
 
     def at(self, name: str, quality: Tensor) -> Tensor:
-        """Whole numbers `[N, channels]`, float32; once converted, of qualities that are multiples of 1/16."""
+        """Integers `[N, channels]`, float32; once converted, of qualities that are multiples of 1/16."""
         if not self.converted:
             return round_ste(self.numbers(quality)[name].clamp(*self.bounds[name]))
         place = (quality.double() * PARTS).round().long() - PARTS
@@ -101,7 +101,7 @@ class QuantizedQualityTable(QuantizedLayer, QualityTable, ABC):
 
 
 class QualityFeatures(QuantizedQualityTable):
-    """What the context network knows of the quality: `[N, channels]`, quantized in activations of the scale `scale`."""
+    """The context network's features of the quality: `[N, channels]`, quantized in activations of the scale `scale`."""
 
     stored: ClassVar = MappingProxyType({"features": torch.int16})
     bounds: ClassVar = {"features": (-ACTIVATION_MAX, ACTIVATION_MAX)}

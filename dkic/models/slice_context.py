@@ -1,8 +1,8 @@
 """Asymmetric space-channel context: mean and scale of the latent, slice after slice, pass after pass.
 
-The latent's channels are cut into slices. A slice sees the features that all begin with and every slice before it. Within a
-slice, a pass sees the passes before it through a 5x5 convolution. The first slices are thin and take more passes, since they
-carry most of the energy; the last is wide and takes one. Positions are handled as the four cells of a 2x2 grid. The pass of each:
+The latent's channels are cut into slices. A slice sees the initial features and all earlier slices. Within a
+slice, a pass sees the earlier passes through a 5x5 convolution. The first slices are thin and take more passes, since they
+carry most of the energy; the last is wide and takes one. Positions are grouped into the four cells of a 2x2 grid. Their passes:
 
     4 passes    2 passes    1 pass
      0 2 0 2     0 1 0 1     0 0 0 0
@@ -10,8 +10,8 @@ carry most of the energy; the last is wide and takes one. Positions are handled 
      0 2 0 2     0 1 0 1     0 0 0 0
      3 1 3 1     1 0 1 0     0 0 0 0
 
-One traversal, `SliceContext.walk`, serves training, encoding and decoding. Quantized (see dkic.quantized), all between the
-features and a mean and an index is integers, means are multiples of 1/64 and indexes whole.
+One traversal, `SliceContext.walk`, serves training, encoding and decoding. Once quantized (see dkic.quantized), all values from
+the features to means and indexes are integers; means are multiples of 1/64.
 """
 
 from collections.abc import Generator, Iterator

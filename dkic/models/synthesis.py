@@ -1,4 +1,4 @@
-"""g_s: the latent back to the picture, in four stages that double its size."""
+"""g_s: latent to image, in four stages that double the size."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from dkic.models.drbg import DRBG
 
 
 def upsample(before: int, after: int) -> nn.Sequential:
-    """Twice the size: a 3x3 convolution to four times the channels, whose cells become 2x2 pixels (no checkerboard)."""
+    """Doubles the size: a 3x3 convolution to four times the channels, then pixel shuffle (no checkerboard)."""
     return nn.Sequential(nn.Conv2d(before, after * 4, 3, padding=1), nn.PixelShuffle(2))
 
 

@@ -1,4 +1,4 @@
-"""From a weights file, whose entropy networks are integers, back to a float model to train on."""
+"""Converts a quantized weights file back to a float model, to continue training."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from dkic.quantized import dequantize
 
 
 def trainable(weights: Weights) -> CodecNetwork:
-    """A float32 model that does what `weights` does, nearly: its means and scales are no longer rounded."""
+    """A float32 model nearly equal to `weights`: its means and scales are not rounded."""
     theirs = weights.model
     with torch.device("cpu"):
         model = network_of(theirs.config).float()

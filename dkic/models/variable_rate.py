@@ -1,4 +1,4 @@
-"""One network for all rates."""
+"""Variable-rate codec: one network for all rates."""
 
 from collections.abc import Iterator, Sequence
 
@@ -96,8 +96,8 @@ class VariableRateDKIC(CodecNetwork):
         x -> g_a -> y -> round((y - mean) / size) * size + mean -> y_hat -> g_s -> x_hat
         quality -> features -> context -> mean, scale of y, slice after slice; quality -> size of each channel; quality -> g_s
 
-    The analysis does not depend on the quality, so that a rate is found without repeating it. There is no hyper-prior: the first
-    pass of the first slice knows the quality alone.
+    The analysis is independent of the quality, so a target rate is searched without repeating it. There is no hyper-prior: the
+    first pass of the first slice depends only on the quality.
     """
 
     variable_rate = True

@@ -1,14 +1,14 @@
-"""Weights on disk: a safetensors file for each quality, or one for all of a variable-rate model, with config and integer tables.
+"""Weights files: safetensors with config and integer tables, one for each quality, or one for a variable-rate model.
 
-What decides bits, h_s and the context, is stored as the integers of dkic.quantized; of the transforms g_a, g_s and
-h_a large weights as int8 with a step for each output channel (dkic.models.int8_weights), all else as float16. So a tiny model's
-2.7 M parameters take 3.2 MB. They are computed with as float32: rounding them once, here, is part of the model.
+The entropy networks h_s and context are stored as integers (dkic.quantized); large weights of the transforms g_a, g_s and
+h_a as int8 with a step for each output channel (dkic.models.int8_weights), all else as float16. The 2.7 M parameters
+of tiny take 3.2 MB. Transforms compute in float32; the rounding for storage is part of the model.
 
     format 1    h_s and context float, in float16 as all the rest, and computed with in float64: what training leaves
     format 2    h_s and context in integers; the transforms in float16
     format 3    the same, and weights of the transforms in int8, those that the file has steps of: `steps.NAME`, float16 `[out]`
 
-Older formats are read as ever; 1 and 3 are written. The file's hash names the model in every .dkic file, so a published file is
+All formats are read; 1 and 3 are written. The file's hash names the model in every .dkic file, so a published file is
 never changed: new weights get a new name.
 """
 
@@ -44,7 +44,7 @@ _TABLES = "tables."
 _STEPS = "steps."
 # The factorized prior is needed in training alone: its integer tables are in the file.
 _TRAINING_ONLY = "prior."
-_SCALE = ".scale"  # a float network's activation scales are of no use
+_SCALE = ".scale"  # activation scales of a float network are not used
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,18 @@ class Weights:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the model."""
         return next(self.model.g_a.parameters()).device
 
     @property
     def qualities(self) -> range:
-        """The qualities that it serves."""
+        """The qualities of these weights."""
         return range(1, MAX_QUALITY + 1) if self.model.variable_rate else range(self.quality, self.quality + 1)
 
     def quality_at(self, quality: int, qstep: int) -> Tensor | None:
-        """What a variable-rate model is given for an operating point: `[1]`, quality - qstep / 16; None for other models.
+        """The quality input of a variable-rate model at an operating point: `[1]`, quality - qstep / 16; None for other models.
 
-        Raises DkicError where that is not from 1 to 100, or qstep is 8, since the next lower quality at -8 is the same.
+        Raises DkicError if it is not from 1 to 100, or qstep is 8, which is the next lower quality at -8.
         """
         if not self.model.variable_rate:
             return None
@@ -88,24 +88,24 @@ class Weights:
         return torch.tensor([at], dtype=torch.float64, device=self.device)
 
     def quantization(self, quality: int, qstep: int) -> tuple[Tensor | None, Quantizer]:
-        """`quality_at`, and how the latent is quantized there."""
+        """`quality_at`, and the quantizer of the latent."""
         at = self.quality_at(quality, qstep)
         return at, Quantizer(qstep_size(qstep), qstep) if at is None else self.model.quantizer(at)
 
 
 def file_hash(path: Path) -> bytes:
-    """What names a model in a .dkic file."""
+    """The hash that identifies a model in .dkic files."""
     return hashlib.sha256(path.read_bytes()).digest()[:HASH_BYTES]
 
 
 def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str, Any], tables: Tables | None = None) -> None:
-    """Write a model for use.
+    """Writes a weights file.
 
     Args:
-        model: its h_s and context frozen (`dkic.quantized.convert`), and so large weights of its transforms stored in
-            8 bits; or float, and all stored in float16.
-        quality: its level, 1 to 255, rising with the rate.
-        about: JSON facts worth keeping.
+        model: quantized (`dkic.quantized.convert`), with large weights of the transforms stored in 8 bits; or float, with
+            all weights stored in float16.
+        quality: 1 to 255, rising with the rate.
+        about: facts in JSON types.
         tables: those of z and y; by default made from model.prior.
     """
     _check_quality(quality)
@@ -128,12 +128,12 @@ def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str,
 
 
 def _tables_of(model: CodecNetwork) -> Tables:
-    """Those of the 64 scales, then one for each channel of z."""
+    """Tables of the 64 scales, then one for each channel of z."""
     return gaussian_tables().concat(model.prior.tables()) if isinstance(model, DKIC) else gaussian_tables()
 
 
 def load_weights(path: str | Path) -> Weights:
-    """Read a weights file. Raises DkicError where it can't be read, or is not one."""
+    """Reads a weights file. Raises DkicError if it can't be read or is not a weights file."""
     path = Path(path)
     try:
         with torch.device("cpu"), safe_open(path, "pt") as file:  # safetensors reads to torch's default device
@@ -149,7 +149,7 @@ def load_weights(path: str | Path) -> Weights:
 
 
 def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
-    """What an open file holds. Nothing is allocated before its tensors are known to be those of its config."""
+    """Contents of an open file. Memory is allocated only after the tensors are checked against the config."""
     try:
         _check_quality(head["quality"])
         if not isinstance(head["about"], dict):
@@ -192,12 +192,12 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
 
 
 def _stored(model: CodecNetwork) -> dict[str, torch.Tensor]:
-    """What a file holds of a model's state."""
+    """The part of a model's state that a file stores."""
     return {n: t for n, t in model.state_dict().items() if not n.startswith(_TRAINING_ONLY) and not n.endswith(_SCALE)}
 
 
 def _room_in_int8(room: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a file holds of weights of the transforms that it has steps of."""
+    """The tensors that a file stores for weights in int8."""
     if wrong := [name for name, t in room.items() if t.ndim != 4 or not t.is_floating_point()]:
         raise DkicError(f"it has steps of {wrong[0]}, which is no weight of the transforms")
     steps = {_STEPS + name: torch.empty(len(t), dtype=torch.float32, device="meta") for name, t in room.items()}
@@ -206,7 +206,7 @@ def _room_in_int8(room: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 class _LayersWithoutMemory(TorchFunctionMode):
-    """Makes layers' parameters in float32 on the meta device; the small prior, which no file holds, is made as ever.
+    """Makes layers' parameters in float32 on the meta device; the small prior, which no file stores, is created normally.
 
     Under torch.device("meta") the prior's arithmetic would import torch's compiler, and loading take 3 s longer.
     """
@@ -228,7 +228,7 @@ def _for_coding(model: CodecNetwork, arithmetic: Arithmetic) -> CodecNetwork:
     if isinstance(model, DKIC):
         model.prior.float()  # which was made in torch's default dtype
     if arithmetic == Arithmetic.FLOAT64:
-        # It leaves no rounding differences that would reach the coded grids (quantization.py).
+        # Leaves no rounding differences that reach the coded means and scales (quantization.py).
         for network in model.entropy_networks().values():
             network.double()
     return model
@@ -263,7 +263,7 @@ def _newest(model: str) -> list[Path]:
 
 
 def find_by_hash(model_hash: bytes) -> Path:
-    """The shipped file that a .dkic file's header names."""
+    """The shipped weights with the model hash of a .dkic file."""
     for path in sorted(SHIPPED.glob("*.safetensors")):
         if file_hash(path) == model_hash:
             return path
@@ -274,5 +274,5 @@ def find_by_hash(model_hash: bytes) -> Path:
 
 
 def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """Names of the shipped models."""
     return sorted({found[1] for path in SHIPPED.glob("*.safetensors") if (found := _SHIPPED_NAME.fullmatch(path.stem))})

@@ -65,14 +65,15 @@ _CONVERSIONS_BY_NAME = {"DCNv3": _dcnv3, "DCNv3_pytorch": _dcnv3, "DCNv4": _dcnv
 
 
 def convert(model: nn.Module) -> nn.Module:
-    """The model with its deformable convolutions replaced in place by dkic's; a new module where model itself is one.
+    """The model with its deformable convolutions replaced in place by dkic's; a new module if model itself is one.
 
     Replaced are torchvision's `DeformConv2d`; mmcv's `DeformConv2d`, `ModulatedDeformConv2d`, `DeformConv2dPack` and
     `ModulatedDeformConv2dPack`; `DCNv3` and `DCNv3_pytorch` of InternImage; `DCNv4` of FlashInternImage. Parameters are the same
     objects as before, so an optimizer keeps working; mode, dtype and device stay. Hooks of the replaced modules are lost.
 
     Raises:
-        ValueError: a module has a geometry that dkic's has not, or is another class of the same name; the message names it.
+        ValueError: a module has a geometry that dkic does not support, or is another class of the same name; the message names
+            it.
     """
     replaced: dict[nn.Module, nn.Module] = {}
     for path, module in list(model.named_modules(remove_duplicate=False)):

@@ -12,7 +12,7 @@ MASKS: tuple[Mask, ...] = get_args(Mask)
 
 
 def plus_branch(x: Tensor, branch: Tensor) -> Tensor:
-    """x + branch. It overwrites branch, a tensor of no other use: for a large picture, making another one costs more than adding.
+    """x + branch. It overwrites branch, a tensor of no other use: for a large image, making another one costs more than adding.
 
     Not where autocast has made branch of a lower precision than x, and so than the sum.
     """

@@ -1,4 +1,4 @@
-"""Quantized networks: bit-exact inference in integers, for the networks that decide how bits are read."""
+"""Quantized networks: bit-exact integer inference, for entropy networks."""
 
 from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
 from dkic.quantized.conv2d import SUM_BOUND, WEIGHT_MAX, QuantizedConv2d

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 ACTIVATION_MAX = 255
-# Of the largest number seen in calibration. What is beyond a scale's range is clamped, and mispredicts much; a coarser scale
-# costs little: by 1.5, bits of y rise by 0.23 % (11 photographs) and 2.1 % (an image unlike others); by 1.0, 0.09 % and 3.2 %.
+# Margin over the largest value in calibration. Values beyond a scale's range are clamped and mispredict much; a coarser scale
+# costs little: with 1.5, bits of y rise by 0.23 % (11 photographs) and 2.1 % (an image unlike others); by 1.0, 0.09 % and 3.2 %.
 _HEADROOM = 1.5
 
 
@@ -16,9 +16,9 @@ class ActivationScale(nn.Module):
 
     Args:
         channels: of the tensor.
-        scale: the scale, or `[channels]` of them, where it belongs to the architecture. None: it is calibrated, such that 255
-            units are 1.5 times the largest number seen.
-        per_channel: every channel has a scale of its own.
+        scale: the scale, or `[channels]` of them, if it belongs to the architecture. None: calibrated, such that 255
+            units are 1.5 times the largest value seen.
+        per_channel: one scale for each channel.
     """
 
     scale: Tensor
@@ -32,21 +32,21 @@ class ActivationScale(nn.Module):
         self._peaks: list[Tensor] | None = None
 
     def start_recording(self) -> None:
-        """From now on `observe` records the largest numbers."""
+        """Starts recording the largest values in `observe`."""
         self._peaks = []
 
     def stop_recording(self) -> None:
-        """What was recorded is forgotten."""
+        """Discards the recorded values."""
         self._peaks = None
 
     def observe(self, t: Tensor) -> None:
-        """t `[N, channels, ...]`, real; nothing happens outside of calibration."""
+        """t `[N, channels, ...]`, real; ignored outside of calibration."""
         if self._peaks is not None and not self.given:
             peaks = t.detach().abs().transpose(0, 1).flatten(1).amax(1)
             self._peaks.append(peaks if len(self.scale) > 1 else peaks.amax(0, keepdim=True))
 
     def set_from_recorded(self) -> None:
-        """Ends recording; sets the scale where anything was recorded."""
+        """Ends recording; sets the scale if anything was recorded."""
         if self._peaks and not self.given:
             self.scale = _HEADROOM * torch.stack(self._peaks).amax(0).clamp_min(1e-3) / ACTIVATION_MAX
         self.stop_recording()
@@ -57,5 +57,5 @@ class ActivationScale(nn.Module):
         return self.scale.expand(self.channels)
 
     def forget(self) -> None:
-        """In a converted network the multipliers hold what was needed of it."""
+        """Not needed in a converted network: the multipliers contain it."""
         del self.scale

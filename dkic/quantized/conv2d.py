@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 WEIGHT_MAX = 127
-SUM_BOUND = 2**24  # float32 holds every integer below
+SUM_BOUND = 2**24  # float32 represents every integer below
 _NEGATIVE_MAX = 2**22  # of a result before its negative slope
 _BLOCK_BYTES = 4 * 2**20  # of a convolution's unfolded input at once
 
 
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
-    """Convolution of activations of one or more scales onto those of another.
+    """Convolution from activations of one or more scales to activations of another scale.
 
     Args:
         inputs: scales of the input, one after the other along its channels.
         outputs: scale of the result.
         bound: the result is clamped to -bound ... bound.
-        relu: and to 0 ... bound then, in the float state too.
+        relu: clamp to 0 ... bound instead, also in the float state.
         negative_slope: with relu, numbers below 0 are multiplied by it instead, as in LeakyReLU; 0 <= negative_slope < 1.
         groups: 1, or the number of channels.
         upscale: the result is rearranged by `pixel_shuffle` with this factor; `outputs` has out_channels / upscale^2 channels.
@@ -62,7 +62,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         if not 0 <= negative_slope < 1 or (negative_slope and not relu):
             raise ValueError(f"QuantizedConv2d/negative_slope: is {negative_slope}; give 0 to 1, and relu=True")
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, stride, padding, groups=groups)
-        self.scales = tuple(inputs), outputs  # in a tuple, since they are parts of other modules
+        self.scales = tuple(inputs), outputs  # in a tuple: they are submodules of other modules
         self.low, self.high = (0 if relu else -bound), bound
         self.upscale = upscale
         # float32, since requantization multiplies with it; it belongs to the architecture, so it is not saved.
@@ -134,7 +134,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         return self._packed
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: real numbers in the float state, else activations; the result likewise."""
+        """x: real numbers in the float state, otherwise activations; so is the result."""
         if self.is_float:
             y = nn.Conv2d.forward(self, x)
             if self.slope is not None:

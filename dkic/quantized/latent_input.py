@@ -1,4 +1,4 @@
-"""Where a latent enters a quantized network."""
+"""Input layer of a quantized network for a latent."""
 
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LatentInput(QuantizedLayer):
-    """Real numbers that are multiples of 1/`denominator` -> activations, each channel with a scale of its own.
+    """Real numbers that are multiples of 1/`denominator` -> activations, with a scale for each channel.
 
     Args:
         channels: of the latent.
@@ -32,7 +32,7 @@ class LatentInput(QuantizedLayer):
         self.scale, self.denominator = ActivationScale(channels, per_channel=True), denominator
 
     def forward(self, latent: Tensor) -> Tensor:
-        """latent `[N, channels, h, w]` as it is in the float state, else the integers nearest to it."""
+        """latent `[N, channels, h, w]` unchanged in the float state, otherwise rounded to integers."""
         if self.is_float:
             self.scale.observe(latent)
             return latent

@@ -1,6 +1,6 @@
-"""Quantized layers: their three states, and what is done to a network of them.
+"""Quantized layers: their three states, and operations on networks of them.
 
-A network that decides how bits are read must compute the same numbers on every machine. In a quantized network weights and
+An entropy network must compute the same numbers on every machine. In a quantized network weights and
 activations are integers, carried by ordinary float tensors: |weight| <= 127, |activation| <= 255, so that half types and TF32
 hold them exactly. Sums stay below 2^24, which is checked for each filter when a network is converted (a filter over that is cut
 by its input channels, and its parts are added as int32). So every order of summation gives the same number, even one that errs
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 class State(enum.Enum):
     """Of a quantized layer."""
 
-    FLOAT = "float"  # as it is built: real numbers
+    FLOAT = "float"  # initial state: real numbers
     SIMULATED = "simulated"  # computes integers from float parameters, which can be trained
-    CONVERTED = "converted"  # holds integers alone, as a weights file does
+    CONVERTED = "converted"  # contains only integers, as in a weights file
 
 
 class QuantizedLayer(nn.Module):
-    """Base class of layers that compute bit-exactly once they are converted.
+    """Base class of layers that are bit-exact after conversion.
 
-    A layer that holds tensors of its own defines all five; one that only depends on the state leaves them as they are.
+    A layer with its own tensors overrides all five methods; one that only depends on the state overrides none.
 
     Class attributes:
         stored: names of the tensors that the converted layer holds, with their types.
@@ -70,10 +70,10 @@ class QuantizedLayer(nn.Module):
         return {}
 
     def check_bounds(self) -> None:
-        """Raises DkicError where the stored tensors break a bound of exact arithmetic."""
+        """Raises DkicError if the stored tensors violate a bound of exact arithmetic."""
 
     def dequantize_from(self, other: "Self") -> None:
-        """Takes the real numbers that a converted layer of the same shape stands for."""
+        """Sets the float parameters from a converted layer of the same shape."""
 
     def _hold(self, tensors: Mapping[str, Tensor]) -> None:
         for name in {*tensors, *self.replaced} & self._parameters.keys():
@@ -113,7 +113,7 @@ def calibrating(network: nn.Module) -> Iterator[None]:
 
 
 def simulate(network: nn.Module, enabled: bool = True) -> None:
-    """Turns a calibrated network from its float state to the simulated one, or back. Raises DkicError where it is converted."""
+    """Turns a calibrated network from its float state to the simulated one, or back. Raises DkicError if it is converted."""
     _check_not_converted(network)
     for layer in quantized_layers(network).values():
         layer.state = State.SIMULATED if enabled else State.FLOAT
@@ -121,9 +121,9 @@ def simulate(network: nn.Module, enabled: bool = True) -> None:
 
 @torch.no_grad()
 def convert(network: nn.Module) -> None:
-    """From now on the network's quantized layers hold integers alone.
+    """Converts the network's quantized layers to integers, in place.
 
-    Raises DkicError, naming the layer, where a bound fails, or it is converted already.
+    Raises DkicError that names the layer, if a bound is violated, or it is already converted.
     """
     _check_not_converted(network)
     _convert(network, {layer: layer.integers() for layer in quantized_layers(network).values()})
@@ -137,7 +137,7 @@ def convert_empty(network: nn.Module) -> None:
 
 
 def check_bounds(network: nn.Module) -> None:
-    """Raises DkicError, naming the layer, where the integers of a converted network break a bound."""
+    """Raises DkicError that names the layer, if the integers of a converted network violate a bound."""
     for name, layer in quantized_layers(network).items():
         try:
             layer.check_bounds()
@@ -174,6 +174,6 @@ def _convert(network: nn.Module, tensors: dict[QuantizedLayer, dict[str, Tensor]
 
 
 def check_multiplier(multiplier: Tensor) -> None:
-    """Raises DkicError where it is none."""
+    """Raises DkicError if it is not quantized."""
     if not (multiplier.isfinite().all() and (multiplier >= 0).all()):
         raise DkicError("a multiplier is not finite, or negative")

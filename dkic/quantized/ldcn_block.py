@@ -25,8 +25,8 @@ _LOGIT_UNITS, _LOGIT_MAX = 16, 127  # the mask's logits are multiples of 1/16, t
 class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
     """LDCN block with sigmoid masks and a skip, on activations of the scale `scale`.
 
-    Quantized, an offset is a whole number of eighths of a pixel, and a mask one of 64ths, from a table. So a bilinear weight is a
-    whole number of 64ths, and a sum over 9 taps one of at most 9 * 64 * 64 * 255 < 2^24 of them: `ldcn` is exact as it is.
+    Once quantized, offsets are multiples of 1/8 pixel, and masks multiples of 1/64, from a table. So bilinear weights are
+    multiples of 1/64, and a sum over 9 taps is at most 9 * 64 * 64 * 255 < 2^24 units: the float op `ldcn` is exact.
     """
 
     stored: ClassVar = MappingProxyType({"mask_table": torch.uint8, "aggregate_multiplier": torch.float32})
@@ -34,7 +34,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
     aggregate_multiplier: Tensor
 
     def __init__(self, channels: int, groups: int, scale: ActivationScale) -> None:
-        self._scale = (scale,)  # in a tuple, since it is another module's part
+        self._scale = (scale,)  # in a tuple: it is a submodule of another module
         LDCNBlock.__init__(self, channels, groups, mask="sigmoid", relu=False)
 
     def _convolutions(self, channels: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]:
@@ -68,7 +68,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
         self.aggregate_scale.scale.copy_(self.value_scale.scale / (multiplier * (MASK_UNITS * OFFSET_UNITS**2)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x `[N, channels, H, W]`: real numbers in the float state, else activations; the result likewise."""
+        """x `[N, channels, H, W]`: real numbers in the float state, otherwise activations; so is the result."""
         if self.is_float:
             total = self.aggregate(x)
             self.aggregate_scale.observe(total)

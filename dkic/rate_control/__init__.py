@@ -1,1 +1,1 @@
-"""`dkic measure`, what pictures cost at every level, and `dkic compress --target-bpp`, several brought to a rate together."""
+"""Rate control: measurements of images at operating points, and encoding a set of images to a target rate."""

@@ -1,13 +1,13 @@
-"""Pictures that workers were lost with: one that kills every worker that has it is given up, where Ray would try for ever."""
+"""`Attempts` gives up images that kill every worker; Ray itself would retry them forever."""
 
 from collections import defaultdict
 
 
 class Attempts:
-    """Who began a picture and was not heard of again. All workers tell one of these, as an actor of Ray's.
+    """Workers that began an image and did not end it. One instance, a Ray actor, serves all workers.
 
     Args:
-        most: how many workers may be lost with a picture; it is then given up.
+        most: number of workers that may be lost with an image before it is given up.
     """
 
     def __init__(self, most: int) -> None:
@@ -15,14 +15,14 @@ class Attempts:
         self._begun: defaultdict[str, set[str]] = defaultdict(set)
 
     def begin(self, source: str, worker: str) -> str:
-        """Why this worker must leave the picture alone, or "". In doubt Ray tells it twice, which counts once."""
+        """The error if the image is given up, or "". A repeated call of the same worker counts once: Ray may repeat calls."""
         lost = len(self._begun[source] - {worker})
         if lost < self._most:
             self._begun[source].add(worker)
             return ""
-        repair = "leave the picture out, or run the command again where workers have more"
-        return f"{source}: {lost} workers were lost in a row as they measured it, for want of memory perhaps; {repair}"
+        repair = "leave the image out, or run the command again with more memory for each worker"
+        return f"{source}: {lost} workers in a row died while measuring it, possibly out of memory; {repair}"
 
     def end(self, source: str) -> None:
-        """It is measured, or can't be: nobody is lost with it."""
+        """The image is measured, or has failed with an error."""
         self._begun.pop(source, None)

@@ -1,15 +1,15 @@
-"""Images brought to a rate together: of each the operating point that makes for the least distortion in all, nearly.
+"""`ImageSet` encodes a set of images to a common target rate with nearly the least total distortion.
 
-A survey measures each image at every quality, and dkic.allocation chooses; then the operating points near the chosen ones are
-measured as well, and the choice made anew, until all of them are. What earlier runs measured elsewhere counts only where the
-search comes by, so that the same command makes the same files. The chosen are coded again. Where a file then has another size
-than was measured (in an earlier run with other threads or on another machine, whose transforms round otherwise), its own size
-counts, and the choice is made anew: the rate is that of the files as they are.
+Each image is measured at every quality, and dkic.allocation chooses operating points. The operating points near the chosen ones
+are then measured too, and the choice is repeated until all neighbours are measured. Cached measurements elsewhere are ignored, so
+the same command always writes the same files. The chosen files are encoded again. If a file's size differs from its measurement
+(of an earlier run with other threads or on another machine, where the transforms round differently), the actual size replaces it
+and the choice is repeated: the reported rate is that of the actual files.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Literal
@@ -23,53 +23,49 @@ from dkic.coding.codec import Codec, stored_profile
 from dkic.coding.container import icc_section_bytes, unpack
 from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import FAULTS, DkicError, naming, sentence
+from dkic.evaluation.measurement import Measurement
 from dkic.output_file import check_output, reason, write_atomically
-from dkic.rate_control.measurement_cache import Measurement
+from dkic.rate_control.cached_meter import CachedMeter
 from dkic.rate_control.meter import Distortion
 from dkic.rate_control.spool import Spool
-from dkic.rate_control.survey import Survey
 from dkic.streams import is_stream
 
-# How far from the chosen point is near. Of 2 to 4 pictures the choice by neighbours alone had 1.8 to 3.6 % more distortion than
-# the best of all points, 18 % at worst; with 3 each way 0.2 to 0.5 %. Of 11 at 0.075, 0.15 and 0.3 bits per pixel neighbours made
-# for LPIPS of 0.1945, 0.1308 and 0.0809, all points at qsteps of -1 to 2 for 0.1945, 0.1313 and 0.0809.
-_MOST_LOOKED_AT = 1000  # pictures that are read once more for the sake of a sentence
+# Number of operating points on each side of the chosen one that are measured. For 2 to 4 images one neighbour each way had 1.8 to
+# 3.6 % (at worst 18 %) more distortion than the best choice, 3 each way 0.2 to 0.5 %. For 11 images at 0.075, 0.15 and 0.3 bpp
+# one neighbour reached LPIPS 0.1945, 0.1308 and 0.0809; all points with qsteps -1 to 2 reached 0.1945, 0.1313 and 0.0809.
 _FEW, _REACH_OF_FEW, _REACH = 10, 3, 1
+_MOST_REREAD = 1000  # images that are read again to report the sizes of their ICC profiles
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file: the picture it is of, its level and qstep, and what was measured of it, the bytes being its own.
+    """A written file: its image, operating point and measurement; the bytes are the file's actual size.
 
-    icc: bytes of them that an ICC profile takes. notes: what was left out of the picture when it was read.
+    icc: bytes of the file's ICC profile. notes: what was dropped from the image when it was read.
     """
 
     source: str
     target: Path
     point: OperatingPoint
-    option: Measurement
+    measurement: Measurement
     icc: int
     notes: tuple[str, ...]
 
-    @property
-    def bpp(self) -> float:
-        return self.option.bytes * 8 / self.option.pixels
-
 
 class ImageSet:
-    """Images to bring to a rate together: `measure` each, then `write` their files.
+    """Images that share a target rate: `measure` each, then `write` their files.
 
     Args:
-        codec: of one or more quality levels.
-        target_bpp: bits per pixel that the files take at most.
-        kind: whether those are all bits by all pixels ("total_bpp"), or the mean of the pictures' own ("mean_bpp").
-        distortion: "lpips" (by AlexNet) or "mse", whose sum over the pictures is to be the least.
-        qsteps: choose among qsteps of quantization too, not among levels alone.
-        verify, tile, icc, background: as `Codec.compress` has them.
-        force: overwrite files that exist.
+        codec: of one or more qualities.
+        target_bpp: upper bound of the bits per pixel.
+        kind: "total_bpp", all bits divided by all pixels, or "mean_bpp", the mean of the images' bits per pixel.
+        distortion: "lpips" (AlexNet) or "mse"; its sum over the images is minimized.
+        qsteps: choose among qsteps too, not only among qualities.
+        verify, tile, icc, background: as in `Codec.compress`.
+        force: overwrite existing files.
 
     Raises:
-        DkicError: LPIPS' weights, or a place to keep what is measured, can't be had.
+        DkicError: the weights of LPIPS are not available, or the cache folder can't be written.
     """
 
     def __init__(
@@ -86,153 +82,159 @@ class ImageSet:
         background: str | None = None,
         force: bool = False,
     ) -> None:
-        self._survey = Survey(codec, distortion, tile, icc, background)
-        self._points = codec.chosen_among if qsteps else self._survey.levels
+        self._meter = CachedMeter(codec, distortion, tile, icc, background)
+        self._points = codec.points.candidates() if qsteps else self._meter.points
+        self._columns = {point: column for column, point in enumerate(self._points)}
         self._codec, self._target_bpp, self._kind, self._distortion = codec, target_bpp, kind, distortion
         self._verify, self._tile, self._force = verify, tile, force
-        self._pictures: list[tuple[str, Path, str]] = []  # source, target, key
-        self._options: list[dict[OperatingPoint, Measurement]] = []
+        self._images: list[tuple[str, Path, str]] = []  # source, target, key
+        self._measurements: list[dict[OperatingPoint, Measurement]] = []
 
     def __len__(self) -> int:
-        """How many are measured."""
-        return len(self._pictures)
+        """Number of measured images."""
+        return len(self._images)
 
     def measure(self, source: str, target: Path) -> None:
-        """Measures a picture at every level at which no earlier run did.
+        """Measures an image at every quality that is not in the cache.
 
         Raises:
-            DkicError: the picture can't be coded, the distortion is not defined for it, or there can be no file `target`.
+            DkicError: the image can't be coded, the distortion is not defined for it, or `target` can't be written.
         """
         check_output(target, self._force)
-        key, options = self._survey.measure(source)
-        self._pictures.append((source, target, key))
-        self._options.append(dict(zip(self._survey.levels, options, strict=True)))
+        key, measurements = self._meter.measure(source)
+        self._images.append((source, target, key))
+        self._measurements.append(dict(zip(self._meter.points, measurements, strict=True)))
 
     def write(self) -> tuple[list[Written], Iterator[tuple[str, str]]]:
-        """Chooses, and writes the files: none before it is known that all together keep to the target.
+        """Chooses operating points and writes the files, after their total size is known to be within the target.
 
         Returns:
-            The files, in the order of `measure`, and what came of it, as (name, value).
+            The files, in the order of `measure`, and a summary as pairs (name, value).
 
         Raises:
-            DkicError: the target can't be met, and the message says what can; a picture was changed meanwhile, or can't be coded
-                or measured at a qstep; or a file can't be written.
+            DkicError: the target can't be met (the message names the least rate), an image changed or can't be coded or measured
+                at a qstep, or a file can't be written.
         """
-        target, profiles = self._pictures[0][1], list[int]()
+        target, profiles = self._images[0][1], list[int]()
         folder = Path(gettempdir()) if is_stream(target) else target.parent
         try:
             with Spool(folder) as spool:
                 found = self._code_chosen(spool)
                 points = self._chosen(found)
-                for i, (_, target, _) in enumerate(self._pictures):
+                for i, (_, target, _) in enumerate(self._images):
                     data = spool.get(i)
                     profiles.append(icc_section_bytes(unpack(data).icc))
                     write_atomically(target, data, self._force)
         except OSError as error:
             raise DkicError(f"{folder}: can't be written ({reason(error)})") from None
         written = [
-            Written(source, target, point, options[point], icc, self._survey.notes.get(source, ()))
-            for (source, target, _), options, point, icc in zip(self._pictures, self._options, points, profiles, strict=True)
+            Written(source, target, point, measurements[point], icc, self._meter.notes.get(source, ()))
+            for (source, target, _), measurements, point, icc in zip(
+                self._images, self._measurements, points, profiles, strict=True
+            )
         ]
         return written, self._facts(written, found)
 
     def _code_chosen(self, spool: Spool) -> Allocation:
-        """Codes each picture at the point chosen, by its number, until the choice is by the sizes of what is coded."""
+        """Encodes each image at its chosen point; repeats the choice until it agrees with the actual file sizes."""
         coded: dict[int, OperatingPoint] = {}
         while True:
             found = self._best()
             to_do = [(i, point) for i, point in enumerate(self._chosen(found)) if coded.get(i) != point]
             as_measured = True
             for i, point in tqdm(to_do, unit="file", desc="writing", disable=None, leave=False):
-                source, _, key = self._pictures[i]
+                source, _, key = self._images[i]
                 data = self._coded(source, key, point)
                 spool.put(i, data)
                 coded[i] = point
-                if len(data) != self._options[i][point].bytes:
+                if len(data) != self._measurements[i][point].bytes:
                     as_measured = False
-                    self._options[i][point] = self._options[i][point]._replace(bytes=len(data))
-                    self._survey.keep(key, point, self._options[i][point])
+                    self._measurements[i][point] = replace(self._measurements[i][point], bytes=len(data))
+                    self._meter.store(key, point, self._measurements[i][point])
             if as_measured:
                 return found
 
     def _best(self) -> Allocation:
-        """Of the points measured here, once those near the chosen are."""
+        """The allocation, after the points near the chosen ones are measured."""
         while True:
             try:
                 found = self._allocated()
             except Unreachable as error:
-                if not self._measure([self._below(options) for options in self._options]):
-                    raise DkicError(f"{error}{self._about_profiles()}") from None
+                if not self._measure([self._below(measurements) for measurements in self._measurements]):
+                    raise DkicError(f"{error}{self._profile_note()}") from None
             else:
                 if not self._measure([self._near(point) for point in self._chosen(found)]):
                     return found
 
-    def _about_profiles(self) -> str:
-        """What profiles have to do with it that a rate is out of reach; empty where there are none."""
-        if self._survey.icc == "drop":
+    def _profile_note(self) -> str:
+        """The bytes of ICC profiles, for the error that a rate is out of reach; empty if there are none."""
+        if self._meter.icc == "drop":
             return ""
-        if len(self) > _MOST_LOOKED_AT:
+        if len(self) > _MOST_REREAD:
             return "; ICC profiles count, and --icc drop leaves them out"
         sizes = []
-        for source, _, key in self._pictures:
-            with _about(source):
-                if icc := stored_profile(self._survey.read_unchanged(source, key), self._survey.icc):
+        for source, _, key in self._images:
+            with _naming_errors(source):
+                if icc := stored_profile(self._meter.read_unchanged(source, key), self._meter.icc):
                     sizes.append(icc_section_bytes(icc))
         if not sizes:
             return ""
         return f"; ICC profiles of {len(sizes):,} images take {sum(sizes):,} bytes, which --icc drop leaves out"
 
     def _near(self, point: OperatingPoint) -> list[OperatingPoint]:
-        at, reach = self._points.index(point), _REACH_OF_FEW if len(self) <= _FEW else _REACH
+        at, reach = self._columns[point], _REACH_OF_FEW if len(self) <= _FEW else _REACH
         return self._points[max(at - reach, 0) : at + reach + 1]
 
-    def _below(self, options: dict[OperatingPoint, Measurement]) -> list[OperatingPoint]:
-        """Next to a picture's lowest point and to that of the fewest bytes: levels may be out of order."""
-        lowest = self._points.index(min(options, key=self._points.index))
-        least = self._points.index(min(options, key=lambda point: options[point].bytes))
+    def _below(self, measurements: dict[OperatingPoint, Measurement]) -> list[OperatingPoint]:
+        """The points below an image's lowest point and below that of the fewest bytes: a higher quality may take fewer bytes."""
+        lowest = self._columns[min(measurements, key=self._columns.__getitem__)]
+        least = self._columns[min(measurements, key=lambda point: measurements[point].bytes)]
         return [self._points[at - 1] for at in {lowest, least} if at > 0]
 
     def _measure(self, wanted: list[list[OperatingPoint]]) -> bool:
-        """Measures each picture where it is wanted and not measured yet, and says whether there was anything."""
+        """Measures each image at the wanted points that are not measured yet. Returns whether there were any."""
         missing = [
             (i, new)
-            for i, (points, options) in enumerate(zip(wanted, self._options, strict=True))
-            if (new := [point for point in points if point not in options])
+            for i, (points, measurements) in enumerate(zip(wanted, self._measurements, strict=True))
+            if (new := [point for point in points if point not in measurements])
         ]
         for i, points in tqdm(missing, unit="file", desc="measuring qsteps", disable=None, leave=False):
-            source, _, key = self._pictures[i]
-            with _about(source):
-                self._options[i].update(zip(points, self._survey.measure_at(source, key, points), strict=True))
+            source, _, key = self._images[i]
+            with _naming_errors(source):
+                self._measurements[i].update(zip(points, self._meter.measure_at(source, key, points), strict=True))
         return bool(missing)
 
     def _chosen(self, found: Allocation) -> list[OperatingPoint]:
         return [self._points[at] for at in found.choice.tolist()]
 
     def _coded(self, source: str, key: str, point: OperatingPoint) -> bytes:
-        with _about(source):
-            picture = self._survey.read_unchanged(source, key)
-            options: dict[str, Any] = {"verify": self._verify, "tile": self._tile, "icc": self._survey.icc}
-            return self._codec.compress(picture, point.quality, qstep=point.qstep, **options)
+        with _naming_errors(source):
+            image = self._meter.read_unchanged(source, key)
+            options: dict[str, Any] = {"verify": self._verify, "tile": self._tile, "icc": self._meter.icc}
+            return self._codec.compress(image, point.quality, qstep=point.qstep, **options)
 
     def _allocated(self) -> Allocation:
-        names, none = [source for source, _, _ in self._pictures], (np.nan, np.nan, np.nan)
-        table = np.array([[options.get(point, none) for point in self._points] for options in self._options], np.float64)
-        pixels, size, distortion = np.moveaxis(table, 2, 0)  # [N, M]
-        rate, pixels = size * 8 / pixels, np.nanmax(pixels, axis=1)
+        names = [source for source, _, _ in self._images]
+        rate, distortion = np.full((2, len(names), len(self._points)), np.nan)
+        for i, measurements in enumerate(self._measurements):
+            for point, measurement in measurements.items():
+                at = i, self._columns[point]
+                rate[at], distortion[at] = measurement.bpp, measurement.scores[self._distortion]
+        pixels = np.array([next(iter(measurements.values())).pixels for measurements in self._measurements])
         return allocate(rate, distortion, self._target_bpp, kind=self._kind, pixels=pixels, names=names)
 
     def _facts(self, written: list[Written], found: Allocation) -> Iterator[tuple[str, str]]:
-        size, pixels = (sum(getattr(file.option, name) for file in written) for name in ("bytes", "pixels"))
-        rate = size * 8 / pixels if self._kind == "total_bpp" else np.mean([file.bpp for file in written])
+        size, pixels = (sum(getattr(file.measurement, name) for file in written) for name in ("bytes", "pixels"))
+        rate = size * 8 / pixels if self._kind == "total_bpp" else np.mean([file.measurement.bpp for file in written])
         yield "rate", f"{rate:.6g} of {self._target_bpp:.6g} {UNITS[self._kind]} ({size:,} bytes in {len(written):,} files)"
-        yield self._distortion, f"{np.mean([file.option.distortion for file in written]):.6g} in the mean"
+        yield self._distortion, f"{np.mean([file.measurement.scores[self._distortion] for file in written]):.6g} in the mean"
         least = f"{found.bound / len(written):.6g} in the mean"
         yield "gap", f"{found.gap:.2g} (of all choices among what was tried, within the rate, none has less than {least})"
 
 
 @contextmanager
-def _about(source: str) -> Iterator[None]:
-    """What fails with a picture in one sentence that names it."""
+def _naming_errors(source: str) -> Iterator[None]:
+    """Errors with an image as one sentence that names it."""
     try:
         yield
     except FAULTS as error:

@@ -1,39 +1,31 @@
-"""What pictures cost at a quality level, kept on disk, so that no run measures again what an earlier one did.
+"""`MeasurementCache` stores the rate and distortion of each image at each operating point on disk.
 
-There is a text file for each weights file, `measured-HASH.txt` in dkic's cache folder, with a line for each picture, distortion
-and qstep: a key of the picture (see `key_of`), the distortion's name and value, pixels, bytes, and the CRC-32 of all that. Where
-the qstep is not 0, it follows the name, as in `lpips@+1`; of a variable-rate model 16 * quality - qstep does. Lines are only ever
-appended, each by itself, so that a run may be killed at any time, and several may go on at once; a line that is cut short or
-otherwise damaged is passed over. The last one of a picture counts.
+Each weights file has a text file, `measured-HASH.txt` in dkic's cache folder, with a line for each image, distortion and
+operating point: the key of the image (see `key_of`), the distortion's name and value, pixels, bytes, and the CRC-32 of the line
+so far. If the operating point's number (see `OperatingPoints.cache_number`) is not 0, it follows the name, as in `lpips@+1`.
+Lines are only appended, each in one write, so a run may be killed at any time, and several may run at once. Damaged lines are
+ignored. The last line of an image counts.
 """
 
 import hashlib
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from dkic.errors import DkicError
+from dkic.evaluation.measurement import Measurement
 from dkic.output_file import reason
 from dkic.streams import is_stream
 
 _KEY_BYTES = 16
 _CHUNK = 1 << 20
-_READING = 2  # another number where a file is read to other pixels, or coded with another profile, than before
+_READING = 2  # to be incremented when a file is read to other pixels, or coded with another profile, than before
 
 
-class Measurement(NamedTuple):
-    """A picture at a quality level and a qstep: pixels, the file's bytes, the distortion of what it decodes to."""
-
-    pixels: int
-    bytes: int
-    distortion: float
-
-
-def picture_key(path: str | Path, icc: str = "keep", background: str | None = None) -> str:
-    """`key_of` the file at `path`, whatever it is called. Raises DkicError."""
+def image_key(path: str | Path, icc: str = "keep", background: str | None = None) -> str:
+    """`key_of` the file at `path`, independent of its name. Raises DkicError."""
     if is_stream(path):
-        raise DkicError(f"{path}: a stream is read once, and measuring reads its input again; save it to a file first")
+        raise DkicError(f"{path}: a stream can be read only once, and measuring reads its input twice; save it to a file first")
     try:
         with open(path, "rb") as file:
             return key_of(iter(lambda: file.read(_CHUNK), b""), icc, background)
@@ -42,7 +34,7 @@ def picture_key(path: str | Path, icc: str = "keep", background: str | None = No
 
 
 def key_of(chunks: Iterable[bytes], icc: str = "keep", background: str | None = None) -> str:
-    """The first 16 bytes of a SHA-256 of an image file's contents, given in chunks, and of how `Codec.compress` takes it."""
+    """First 16 bytes of the SHA-256 of an image file's contents, given in chunks, and of the arguments of `Codec.compress`."""
     digest = hashlib.sha256(f"{_READING} {icc} {background}\n".encode())
     for chunk in chunks:
         digest.update(chunk)
@@ -50,53 +42,53 @@ def key_of(chunks: Iterable[bytes], icc: str = "keep", background: str | None = 
 
 
 class MeasurementCache:
-    """The options measured with one weights file, by one distortion.
+    """Measurements with one weights file and one distortion.
 
     Args:
-        folder: where its file is, or will be; made where it is not there.
-        model_hash: of the weights. distortion: its name.
+        folder: contains the cache file; created if it does not exist.
+        model_hash: hash of the weights.
+        distortion: name of the score.
 
     Raises:
-        DkicError: the file can't be read or written, as with `add`.
+        DkicError: the file can't be read or written; so does `add`.
     """
 
     def __init__(self, folder: Path, model_hash: bytes, distortion: str) -> None:
         self._path = folder / f"measured-{model_hash.hex()}.txt"
         self._distortion = distortion
-        self._options: dict[tuple[str, int], Measurement] = {}  # by key and qstep
+        self._measurements: dict[tuple[str, int], Measurement] = {}  # by key and number
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "a+b") as file:  # now is the time to know that it can be written
+            with open(self._path, "a+b") as file:  # fails before the measuring if it can't be written
                 file.seek(0)
                 for line in file:
                     self._read(line)
         except OSError as error:
             raise self._unusable(error) from None
 
-    def get(self, key: str, qstep: int = 0) -> Measurement | None:
-        """The option of the picture with this key, if it is there."""
-        return self._options.get((key, qstep))
+    def get(self, key: str, number: int = 0) -> Measurement | None:
+        """The measurement of the image with this key at the operating point of this number, or None."""
+        return self._measurements.get((key, number))
 
-    def add(self, key: str, option: Measurement, qstep: int = 0) -> None:
-        """Takes it in, and writes it at once."""
-        name = f"{self._distortion}@{qstep:+}" if qstep else self._distortion
-        line = f"{key} {name} {option.distortion!r} {option.pixels} {option.bytes}".encode()
+    def add(self, key: str, measurement: Measurement, number: int = 0) -> None:
+        """Adds a measurement and writes it immediately."""
+        name = f"{self._distortion}@{number:+}" if number else self._distortion
+        line = f"{key} {name} {measurement.scores[self._distortion]!r} {measurement.pixels} {measurement.bytes}".encode()
         try:
             with open(self._path, "ab", buffering=0) as file:
-                # The line break before it is for an earlier line that was cut short.
+                # The line break before it ends an earlier line that was cut short.
                 file.write(b"\n%s %08x\n" % (line, zlib.crc32(line)))
         except OSError as error:
             raise self._unusable(error) from None
-        self._options[key, qstep] = option
+        self._measurements[key, number] = measurement
 
     def _read(self, line: bytes) -> None:
         content, _, crc = line.rstrip(b"\n").rpartition(b" ")
         if content and crc == b"%08x" % zlib.crc32(content):
             key, name, distortion, pixels, size = content.decode().split(" ")
-            name, _, qstep = name.partition("@")
+            name, _, number = name.partition("@")
             if name == self._distortion:
-                self._options[key, int(qstep or 0)] = Measurement(int(pixels), int(size), float(distortion))
+                self._measurements[key, int(number or 0)] = Measurement(int(pixels), int(size), {name: float(distortion)})
 
     def _unusable(self, error: OSError) -> DkicError:
-        where = "set DKIC_CACHE to a folder that can be written"
-        return DkicError(f"{self._path}: what is measured can't be kept there ({reason(error)}); {where}")
+        return DkicError(f"{self._path}: can't store measurements ({reason(error)}); set DKIC_CACHE to a writable folder")

@@ -1,27 +1,35 @@
-"""What a picture costs at a quality level: it is coded, decoded and compared."""
+"""`Meter` measures the rate and distortion of an image at an operating point."""
 
+from functools import partial
 from typing import Literal, get_args
 
+import numpy as np
+
 from dkic.coding.codec import Codec
-from dkic.coding.image_io import Picture
+from dkic.coding.image_data import ImageData
+from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import DkicError
-from dkic.evaluation.metrics import batch, lpips, mse
+from dkic.evaluation import metrics
+from dkic.evaluation.measurement import Measurement, measure
+from dkic.evaluation.metric_registry import Compare
 from dkic.losses.lpips import LPIPS
-from dkic.rate_control.measurement_cache import Measurement
 
 Distortion = Literal["lpips", "mse"]
 
 
 class Meter:
-    """Measures pictures. It can be pickled, with all the weights that it needs.
+    """Measures images with one codec and one distortion. Can be pickled, with all its weights.
 
     Args:
-        codec: what codes them.
-        distortion: "lpips" (by AlexNet) or "mse".
-        tile, icc: as `Codec.compress` has them.
+        codec: encodes and decodes.
+        distortion: "lpips" (AlexNet) or "mse".
+        tile, icc: as in `Codec.compress`.
+
+    Attributes:
+        distortion: name of the score.
 
     Raises:
-        DkicError: LPIPS' weights can't be had.
+        DkicError: unknown distortion, or the weights of LPIPS are not available.
     """
 
     def __init__(
@@ -29,26 +37,29 @@ class Meter:
     ) -> None:
         if distortion not in get_args(Distortion):
             raise DkicError(f"distortion must be {' or '.join(get_args(Distortion))}, not {distortion}")
+        self.distortion = distortion
         self._codec, self._tile, self._icc = codec, tile, icc
         self._network = _network().to(codec.device) if distortion == "lpips" else None
+        metric: Compare = metrics.mse if self._network is None else partial(metrics.lpips, network=self._network)
+        self._metrics: dict[str, Compare] = {distortion: metric}
 
-    def measure(self, picture: Picture, quality: int, qstep: int = 0) -> Measurement:
-        """Of the codec's level `quality`, at that qstep. Raises DkicError: the distortion is not defined for this picture."""
+    def measure(self, image: ImageData, point: OperatingPoint) -> Measurement:
+        """The measurement of an image at an operating point. Raises DkicError: the distortion is not defined for its size."""
         side = 1 if self._network is None else self._network.backbone.least_side
-        if min(picture.width, picture.height) < side:
+        if min(image.width, image.height) < side:
             raise DkicError(
-                f"LPIPS is not defined for {picture.width}x{picture.height} pixels, only for sides of {side} or more; "
-                "leave the picture out, or take --distortion mse"
+                f"LPIPS is not defined for {image.width}x{image.height} pixels, only for sides of {side} or more; "
+                "leave the image out, or use --distortion mse"
             )
-        data = self._codec.compress(picture, quality, tile=self._tile, qstep=qstep, icc=self._icc)
-        decoded = self._codec.decompress(data, "numpy", tile=self._tile)
-        x, x_hat = (batch(pixels).to(self._codec.device) for pixels in (picture.pixels, decoded))
-        distortion = mse(x, x_hat) if self._network is None else lpips(x, x_hat, self._network)
-        return Measurement(picture.width * picture.height, len(data), distortion.item())
+        encode = partial(self._codec.compress, image, point.quality, tile=self._tile, qstep=point.qstep, icc=self._icc)
+        return measure(image.pixels, encode, self._decode, self._metrics, device=self._codec.device)
+
+    def _decode(self, data: bytes) -> np.ndarray:
+        return self._codec.decompress(data, "numpy", tile=self._tile)
 
 
 def _network() -> LPIPS:
     try:
         return LPIPS("alex")
     except DkicError as error:
-        raise DkicError(f"{error}; or take --distortion mse") from None
+        raise DkicError(f"{error}; or use --distortion mse") from None

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from dkic.coding.image_formats import images_below
-from dkic.coding.image_io import image_size, read_picture
+from dkic.coding.image_reading import image_size, read_image
 from dkic.errors import DkicError
 
 # Where ImageNet's photographs for training are below its root: as ILSVRC2012_img_train.tar has them, as torchvision lays
@@ -161,7 +161,7 @@ class PhotoFolder:
         if path in self._cache:
             self._cache.move_to_end(path)
             return self._cache[path]
-        pixels = read_picture(path).pixels
+        pixels = read_image(path).pixels
         if min(pixels.shape[:2]) < self.crop:
             raise DkicError(f"{path}: has become smaller than {self.crop}x{self.crop} pixels since it was found")
         self._cache[path] = pixels

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dkic.coding.image_formats import images_below, images_in
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.entropy.quantization import Arithmetic
 from dkic.errors import DkicError
 from dkic.models.codec_network import CodecNetwork
@@ -158,7 +158,7 @@ def _qualities(network: CodecNetwork, n: int, step: int, device: torch.device) -
 def _pictures(folder: Path) -> Iterator[Tensor]:
     """`[1, 3, H, W]` each, cut to multiples of 64."""
     for path in images_in(folder).images:
-        x = torch.from_numpy(read_picture(path).pixels.copy()).permute(2, 0, 1)[None].float() / 255
+        x = torch.from_numpy(read_image(path).pixels.copy()).permute(2, 0, 1)[None].float() / 255
         h, w = (side // SIZE_MULTIPLE * SIZE_MULTIPLE for side in x.shape[-2:])
         if h and w:
             yield x[..., :h, :w]

@@ -6,19 +6,19 @@ import math
 import numpy as np
 
 
-def rate_distortion(n: int, levels: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """bpp, from 0.02 or so rising by half a level, and a distortion falling by a power of it; each `[n, levels]`, with noise."""
+def rate_distortion(n: int, qualities: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """bpp, rising by 1.6 from about 0.02, and a distortion falling by a power of it; `[n, qualities]`, with noise."""
     rng = np.random.default_rng(seed)
-    rate = 0.03 * 1.6 ** np.arange(levels) * rng.lognormal(0, 0.5, (n, 1)) * rng.lognormal(0, 0.08, (n, levels))
+    rate = 0.03 * 1.6 ** np.arange(qualities) * rng.lognormal(0, 0.5, (n, 1)) * rng.lognormal(0, 0.08, (n, qualities))
     rate.sort(axis=1)
     power = -0.6 * rng.lognormal(0, 0.15, (n, 1))
-    distortion = 0.3 * rng.lognormal(0, 0.3, (n, 1)) * (rate / 0.05) ** power * rng.lognormal(0, 0.04, (n, levels))
+    distortion = 0.3 * rng.lognormal(0, 0.3, (n, 1)) * (rate / 0.05) ** power * rng.lognormal(0, 0.04, (n, qualities))
     return rate, distortion
 
 
-def all_choices(n: int, levels: int) -> np.ndarray:
-    """`[levels**n, n]`."""
-    return np.array(list(itertools.product(range(levels), repeat=n)))
+def all_choices(n: int, qualities: int) -> np.ndarray:
+    """`[qualities**n, n]`."""
+    return np.array(list(itertools.product(range(qualities), repeat=n)))
 
 
 def chosen(table: np.ndarray, choice: np.ndarray) -> np.ndarray:

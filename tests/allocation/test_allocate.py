@@ -64,7 +64,7 @@ def test_the_optimum_by_trying_every_choice(numbers):
 
 @pytest.mark.parametrize("seed", range(200))
 def test_the_optimum_of_curves(seed):
-    """6 pictures of 5 levels, and a budget that leaves the relaxation a gap."""
+    """6 images of 5 qualities, and a budget that leaves the relaxation a gap."""
     rate, distortion = rate_distortion(6, 5, seed)
     most = np.quantile(rate, 0.6) * 6
     check(allocate(rate, distortion, most / 6, gap=0), rate, distortion, most, least_distortion(rate, distortion, most))
@@ -97,7 +97,7 @@ def test_large_problems_are_quick_and_within_the_gap(n, seconds):
     assert found.bound == pytest.approx(at_price, rel=1e-9)
 
 
-def test_a_million_pictures_fit_into_3_gb():
+def test_a_million_images_fit_into_3_gb():
     code = """
 from pathlib import Path
 from allocation.allocation_cases import rate_distortion
@@ -116,7 +116,7 @@ def test_the_price_is_what_more_budget_is_worth():
     rate, distortion = rate_distortion(20_000)
     pixels = np.full(len(rate), 100_000)
     for kind, table, budget, step in (
-        ("mean_bpp", rate, 0.15, 20_000),  # bpp of one picture in one of the mean
+        ("mean_bpp", rate, 0.15, 20_000),  # bpp of one image in one of the mean
         ("total_bpp", rate, 0.15, 20_000 * 100_000),  # bits
         ("total_bytes", rate * 100_000 / 8, 0.15 * 20_000 * 100_000 / 8, 8),
     ):

@@ -29,7 +29,7 @@ def put(table: np.ndarray, value: float, *at: int) -> np.ndarray:
         (put(RATE, NAN, 1), put(DISTORTION, NAN, 1), "row 1 has no option: each of its 3 columns is NaN"),
         (RATE[:, :2], DISTORTION, r"must both be \[N, M\] .* got \(2, 2\) and \(2, 3\)"),
         (RATE[0], DISTORTION[0], r"must both be \[N, M\] .* got \(3,\) and \(3,\)"),
-        (RATE[:0], DISTORTION[:0], r"at least one picture and one option, got \(0, 3\)"),
+        (RATE[:0], DISTORTION[:0], r"at least one image and one option, got \(0, 3\)"),
     ],
 )
 def test_bad_tables(rate, distortion, said):
@@ -45,14 +45,14 @@ def test_bad_tables(rate, distortion, said):
         ({"max_bytes": 10}, r"pixels \[N\] must be given with max_bytes"),
         ({"pixels": [100, 0]}, r"pixels\[1\] is 0.0, and must be at least 1"),
         ({"pixels": [100, NAN]}, r"pixels\[1\] is nan, and must be at least 1"),
-        ({"pixels": [1, 2, 3]}, r"pixels must be a number or have one for each of the 2 pictures, got shape \(3,\)"),
+        ({"pixels": [1, 2, 3]}, r"pixels must be a number or have one for each of the 2 images, got shape \(3,\)"),
         ({"weights": [-1, 1]}, r"weights\[0\] is -1.0, and must be at least 0"),
         ({"weights": [np.inf, 1]}, r"weights\[0\] is inf, and must be at least 0"),
         ({"max_distortion": NAN}, r"max_distortion\[0\] is nan, and must be a number"),
         ({"max_distortion": [0.4, 0.1]}, r"row 1 has no option left: of its 3, 3 above max_distortion"),
         ({"min_quality": 3}, "row 0 has no option left: of its 3, 3 below min_quality"),
         ({"min_quality": 1, "max_bytes": [9, 6], "pixels": 240}, "row 1 .* 1 below min_quality, 2 above max_bytes"),
-        ({"names": ["a"]}, "names must have one for each of the 2 pictures, got 1"),
+        ({"names": ["a"]}, "names must have one for each of the 2 images, got 1"),
         ({"names": ["a", "b"], "min_quality": [0, 7]}, r"row 1 \(b\) has no option left"),
         ({"gap": -1}, "gap must be a number of at least 0, got -1"),
         ({"gap": NAN}, "gap must be a number of at least 0, got nan"),
@@ -74,8 +74,8 @@ def test_wrong_arguments(given, said):
         (-0.1, None, "budget must be finite and at least 0, got -0.1"),
         ([0.3, 0.3], [0, 2], r"groups\[1\] is 2, but there are budgets for groups 0 to 1 alone"),
         ([0.3, 0.3], [-1, 1], r"groups\[0\] is -1, but"),
-        ([0.3, 0.3], [1, 1], "group 0 has a budget but no picture"),
-        ([0.3, 0.3], [0, 1, 0], r"groups must have one for each of the 2 pictures, got shape \(3,\)"),
+        ([0.3, 0.3], [1, 1], "group 0 has a budget but no image"),
+        ([0.3, 0.3], [0, 1, 0], r"groups must have one for each of the 2 images, got shape \(3,\)"),
     ],
 )
 def test_wrong_budgets_and_groups(budget, groups, said):

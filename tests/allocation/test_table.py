@@ -16,11 +16,11 @@ PIXELS = 768 * 512
 HEADER = ["image", "quality", "bytes", "width", "height", "lpips"]
 
 
-def columns(n: int = 40, levels: int = 5) -> dict[str, list]:
-    """A table of n pictures, as columns."""
-    rate, distortion = rate_distortion(n, levels)
+def columns(n: int = 40, qualities: int = 5) -> dict[str, list]:
+    """A table of n images, as columns."""
+    rate, distortion = rate_distortion(n, qualities)
     size = (rate * PIXELS / 8).round()
-    rows = [(f"p{i}.png", 2 * j + 1, int(size[i, j]), 768, 512, distortion[i, j]) for i in range(n) for j in range(levels)]
+    rows = [(f"p{i}.png", 2 * j + 1, int(size[i, j]), 768, 512, distortion[i, j]) for i in range(n) for j in range(qualities)]
     return dict(zip(HEADER, map(list, zip(*rows, strict=True)), strict=True))
 
 
@@ -87,7 +87,7 @@ def test_the_plan_is_the_optimum_of_the_table(tmp_path, suffix, kind, budget, op
     assert got["bytes"] == [str(int(v)) for v in chosen(size, expected.choice)]
     assert [float(v) for v in got["lpips"]] == chosen(lpips, expected.choice).tolist()
     assert ("pixels" in got) == (kind != "total_bytes")
-    assert said["pictures"] == "40 with 200 options" and said["plan"] == str(tmp_path / "plan.csv")
+    assert said["images"] == "40 with 200 options" and said["plan"] == str(tmp_path / "plan.csv")
     assert said["rate"].startswith(f"{expected.rate:.9g} of {budget} ")
     assert f"{expected.objective:.9g} in all" in said["lpips"] and said["gap"].startswith(f"{expected.gap:.2g} ")
 
@@ -126,7 +126,7 @@ def test_rows_in_any_order_missing_pairs_and_columns_of_no_interest(tmp_path):
         ("quality", 3, float("nan"), "{3} (p0.png): quality is missing, and must be a finite number"),
         ("quality", 8, 9, "p1.png with quality 9 is there twice, in {8} and {9}"),
         ("width", 6, 0, "{6} (p1.png): width is 0, and must be at least 1"),
-        ("height", 6, 513, "{6} (p1.png): width is 768, and must be as in this picture's first row, which has width x height"),
+        ("height", 6, 513, "{6} (p1.png): width is 768, and must be as in this image's first row, which has width x height"),
         ("image", 2, "", "{2}: image is missing, and must be a name"),
     ],
 )
@@ -186,7 +186,7 @@ def test_a_budget_out_of_reach(tmp_path):
     assert allocated(path, "--total-bytes", least)["rate"] == f"{least} of {least} bytes"
 
 
-def test_limits_that_leave_a_picture_nothing_name_it(tmp_path):
+def test_limits_that_leave_an_image_nothing_name_it(tmp_path):
     path = write(tmp_path / "t.csv", columns())
     assert "row 0 (p0.png) has no option left: of its 5, 5 below min_quality" in refused(
         path, "--target-bpp", 1, "--min-quality", 10
@@ -196,9 +196,9 @@ def test_limits_that_leave_a_picture_nothing_name_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "give either --target-bpp or --total-bytes"),
-        (["--target-bpp", 1, "--total-bytes", 1], "give either --target-bpp or --total-bytes"),
-        (["--total-bytes", 1, "--mean"], "--mean goes with --target-bpp"),
+        ([], "--target-bpp, --total-bytes: give exactly one"),
+        (["--target-bpp", 1, "--total-bytes", 1], "--target-bpp, --total-bytes: give exactly one"),
+        (["--total-bytes", 1, "--mean"], "--mean: needs --target-bpp"),
         (["--target-bpp", "low"], "is not a valid float"),
     ],
 )
@@ -213,7 +213,7 @@ def test_outputs_that_are_refused(tmp_path):
     before = path.read_bytes()
     for out, status, said in (
         (tmp_path / "plan.parquet", 2, "must end in .csv"),
-        (path, 2, f"-o: {path} is the table itself"),
+        (path, 2, f"-o {path}: is TABLE itself"),
         (tmp_path / "no" / "plan.csv", 1, "does not exist; make it first"),
     ):
         result = dkic("allocate", path, "-o", out, "--target-bpp", 0.15, "--force")

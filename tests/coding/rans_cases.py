@@ -33,10 +33,10 @@ class RansCase:
 
 
 RANS_CASES = [
-    # As many as the latent of a 768x512 picture has, with all 64 tables.
+    # As many as the latent of a 768x512 image has, with all 64 tables.
     RansCase("491,520 symbols", 491_520, 63, 280_000, 282_000, 0.001, 0),
     RansCase("5,000 symbols", 5_000, 63, 2800, 2900, 0.002, 16),
-    # Most symbols almost certain, as in a 768x512 picture at 0.075 bpp.
+    # Most symbols almost certain, as in a 768x512 image at 0.075 bpp.
     RansCase("491,520 symbols in 4 KB", 491_520, 6, 3000, 4500, 0.002, 16),
 ]
 

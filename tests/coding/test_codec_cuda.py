@@ -50,18 +50,19 @@ def test_tiles(codecs):
 @pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.dkic")))
 def test_golden_files(name):
     about = json.loads((GOLDEN / "golden.json").read_text())[name]
-    (level,) = dkic.load(GOLDEN / f"small-q{about['quality']}.safetensors", device="cuda")._levels.values()
+    quality = about["quality"]
+    weights = dkic.load(GOLDEN / f"small-q{quality}.safetensors", device="cuda").weights_of(quality)
     file, latents = unpack((GOLDEN / f"{name}.dkic").read_bytes()), np.load(GOLDEN / "latents.npz")
     with torch.inference_mode():
-        y_hat = decode_latent(file, level)  # raises where the symbols' checksum is wrong
+        y_hat = decode_latent(file, weights)  # raises where the symbols' checksum is wrong
         y = torch.from_numpy(latents[f"{name}.y"]).cuda().double() / 64
         z_hat, header = torch.from_numpy(latents[f"{name}.z_hat"]).cuda().double(), file.header
-        again = encode_latent(y, z_hat, level, header.quality, header.qstep)
-    assert y_hat.is_cuda and again == file.picture
+        again = encode_latent(y, z_hat, weights, header.quality, header.qstep)
+    assert y_hat.is_cuda and again == file.image
 
 
 def test_weights_of_the_older_arithmetic_are_refused(tmp_path):
     path = tmp_path / "real.safetensors"
     save_weights(path, real(), 1, {})
-    with pytest.raises(DkicError, match="real.safetensors: weights of arithmetic float64-1 decide alike on CPUs alone"):
+    with pytest.raises(DkicError, match="real.safetensors: weights of arithmetic float64-1 are reproducible only on CPUs"):
         dkic.load(path, device="cuda")

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from coding.picture_files import SRGB, colours
+from coding.image_files import SRGB, colours
 from PIL import Image, ImageCms, features
 
 from dkic.coding.cicp import Cicp

@@ -13,9 +13,9 @@ from dkic.errors import DkicError, FormatError
 
 MODEL_HASH = bytes.fromhex("0123456789abcdef")
 HEADER = Header(width=300, height=5, model_hash=MODEL_HASH, quality=4, arithmetic=2, grayscale=True)
-PICTURE_ONLY = DkicFile(HEADER, b"picture payload")
-WITH_ICC = DkicFile(HEADER, b"picture payload", b"an ICC profile")
-WITH_QSTEP = DkicFile(replace(HEADER, qstep=-3), b"picture payload")
+IMAGE_ONLY = DkicFile(HEADER, b"image payload")
+WITH_ICC = DkicFile(HEADER, b"image payload", b"an ICC profile")
+WITH_QSTEP = DkicFile(replace(HEADER, qstep=-3), b"image payload")
 
 
 # A second writer, straight from the format's description, which also writes what `pack` would not.
@@ -44,7 +44,7 @@ def section(kind: int, payload: bytes, key: bytes | None = None) -> bytes:
 
 
 HEAD, ICC_HEADER = header(), header(mode=0x20)
-PICTURE = section(1, b"picture payload")
+IMAGE = section(1, b"image payload")
 ICC = section(2, zlib.compress(b"an ICC profile"))
 
 
@@ -67,10 +67,10 @@ def test_golden_file():
 
 
 def test_pack_follows_the_description():
-    assert pack(PICTURE_ONLY) == header(mode=0x12) + PICTURE
-    assert pack(WITH_ICC) == header(mode=0x32) + PICTURE + section(2, zlib.compress(b"an ICC profile", 9))
+    assert pack(IMAGE_ONLY) == header(mode=0x12) + IMAGE
+    assert pack(WITH_ICC) == header(mode=0x32) + IMAGE + section(2, zlib.compress(b"an ICC profile", 9))
     for qstep, byte in ((1, b"\x01"), (8, b"\x08"), (-1, b"\xff"), (-8, b"\xf8")):
-        assert pack(replace(PICTURE_ONLY, header=replace(HEADER, qstep=qstep))) == header(mode=0x52, qstep=byte) + PICTURE
+        assert pack(replace(IMAGE_ONLY, header=replace(HEADER, qstep=qstep))) == header(mode=0x52, qstep=byte) + IMAGE
 
 
 @pytest.mark.parametrize("size", [(1, 1), (127, 128), (2**28, 1), (1, 2**28), (16384, 16384)])
@@ -90,7 +90,7 @@ def test_the_largest_profile_comes_back():
 def test_bytes_like_data_is_read():
     data = pack(WITH_ICC)
     assert unpack(bytearray(data)) == unpack(memoryview(data)) == WITH_ICC
-    with pytest.raises(DkicError, match="must be given as bytes, not as str"):
+    with pytest.raises(DkicError, match="must be bytes, not str"):
         unpack("photo.dkic")
 
 
@@ -104,15 +104,15 @@ def test_fixed_overhead(payload_bytes):
     assert len(pack(DkicFile(Header(16384, 16384, MODEL_HASH, 4, 0, qstep=-1), payload))) - payload_bytes <= 35
 
 
-@pytest.mark.parametrize("file", [PICTURE_ONLY, WITH_ICC, WITH_QSTEP], ids=["picture", "picture+icc", "qstep"])
+@pytest.mark.parametrize("file", [IMAGE_ONLY, WITH_ICC, WITH_QSTEP], ids=["image", "image+icc", "qstep"])
 def test_every_truncation_is_refused(file):
     data = pack(file)
     for length in range(len(data)):
-        with pytest.raises(FormatError, match=r"header|picture section|ICC section"):
+        with pytest.raises(FormatError, match=r"header|image section|ICC section"):
             unpack(data[:length])
 
 
-@pytest.mark.parametrize("file", [PICTURE_ONLY, WITH_ICC, WITH_QSTEP], ids=["picture", "picture+icc", "qstep"])
+@pytest.mark.parametrize("file", [IMAGE_ONLY, WITH_ICC, WITH_QSTEP], ids=["image", "image+icc", "qstep"])
 def test_every_change_of_a_byte_is_refused(file):
     data = pack(file)
     for position in range(len(data)):
@@ -125,7 +125,7 @@ def test_every_change_of_a_byte_is_refused(file):
                 unpack(changed)
             message = str(caught.value)
             assert "\n" not in message
-            assert any(name in message for name in ("header", "picture section", "ICC section"))
+            assert any(name in message for name in ("header", "image section", "ICC section"))
 
 
 REFUSED = {
@@ -133,35 +133,35 @@ REFUSED = {
     "foreign": (b"\x89PNG\r\n\x1a\n", r"header: the file begins with b'\\x89PNG', not with b'DKIC'"),
     "short foreign": (b"DX", r"header: the file begins with b'DX', not with b'DKIC'"),
     "only magic": (b"DKIC", "header: the file ends too early"),
-    "future": (header(version=2) + PICTURE, "header: the file has version 2 and needs a newer dkic"),
+    "future": (header(version=2) + IMAGE, "header: the file has version 2 and needs a newer dkic"),
     "far future": (b"DKIC\xff", "header: the file has version 255 and needs a newer dkic"),
-    "version 0": (header(version=0) + PICTURE, "header: the file has version 0, which does not exist"),
-    "header CRC": (HEAD[:-1] + b"\0" + PICTURE, "header: its CRC32C is"),
-    "reserved bit": (header(mode=0x80) + PICTURE, "header: bit 7 of byte 5 must be zero"),
-    "qstep of 0": (header(mode=0x40, qstep=b"\0") + PICTURE, "header: the qstep must be from -8 to 8 and not 0, but it is 0"),
-    "qstep of -9": (header(mode=0x40, qstep=b"\xf7") + PICTURE, "header: the qstep must be from -8 to 8 and not 0, but it is -9"),
-    "qstep of 9": (header(mode=0x40, qstep=b"\x09") + PICTURE, "header: the qstep must be from -8 to 8 and not 0, but it is 9"),
-    "width 0": (header(width=varint(0)) + PICTURE, "header: the picture has 0 x 5 pixels, but must"),
-    "height 0": (header(height=varint(0)) + PICTURE, "header: the picture has 300 x 0 pixels, but must"),
+    "version 0": (header(version=0) + IMAGE, "header: the file has version 0, which does not exist"),
+    "header CRC": (HEAD[:-1] + b"\0" + IMAGE, "header: its CRC32C is"),
+    "reserved bit": (header(mode=0x80) + IMAGE, "header: bit 7 of byte 5 must be zero"),
+    "qstep of 0": (header(mode=0x40, qstep=b"\0") + IMAGE, "header: the qstep must be from -8 to 8 and not 0, but it is 0"),
+    "qstep of -9": (header(mode=0x40, qstep=b"\xf7") + IMAGE, "header: the qstep must be from -8 to 8 and not 0, but it is -9"),
+    "qstep of 9": (header(mode=0x40, qstep=b"\x09") + IMAGE, "header: the qstep must be from -8 to 8 and not 0, but it is 9"),
+    "width 0": (header(width=varint(0)) + IMAGE, "header: the image has 0 x 5 pixels, but must"),
+    "height 0": (header(height=varint(0)) + IMAGE, "header: the image has 300 x 0 pixels, but must"),
     "huge": (
-        header(width=varint(10**9), height=varint(10**9)) + PICTURE,
-        f"header: the picture has 1000000000 x 1000000000 pixels, but may have at most {MAX_PIXELS}",
+        header(width=varint(10**9), height=varint(10**9)) + IMAGE,
+        f"header: the image has 1000000000 x 1000000000 pixels, but may have at most {MAX_PIXELS}",
     ),
-    "one too many": (header(width=varint(2**28 + 1), height=varint(1)) + PICTURE, "header: .* at most"),
-    "padded width": (header(width=varint(300, 1)) + PICTURE, "header: the width .* more bytes than it needs"),
-    "padded height": (header(height=varint(0, 1)) + PICTURE, "header: the height .* more bytes than it"),
-    "endless width": (header(width=b"\xff" * 5) + PICTURE, "header: the width .* more than 5 bytes"),
-    "no section": (HEAD, "picture section: it is missing"),
-    "only ICC": (ICC_HEADER + ICC, "picture section: it is missing"),
-    "ICC first": (ICC_HEADER + ICC + PICTURE, "picture section: it comes too late"),
-    "two pictures": (HEAD + PICTURE + PICTURE, "picture section: there is a second one"),
-    "two ICC": (ICC_HEADER + PICTURE + ICC + ICC, "ICC section: there is a second one"),
-    "ICC lost": (ICC_HEADER + PICTURE, "ICC section: it is missing, but the header announces one"),
-    "ICC found": (HEAD + PICTURE + ICC, "ICC section: there is one, but the header announces none"),
+    "one too many": (header(width=varint(2**28 + 1), height=varint(1)) + IMAGE, "header: .* at most"),
+    "padded width": (header(width=varint(300, 1)) + IMAGE, "header: the width .* more bytes than it needs"),
+    "padded height": (header(height=varint(0, 1)) + IMAGE, "header: the height .* more bytes than it"),
+    "endless width": (header(width=b"\xff" * 5) + IMAGE, "header: the width .* more than 5 bytes"),
+    "no section": (HEAD, "image section: it is missing"),
+    "only ICC": (ICC_HEADER + ICC, "image section: it is missing"),
+    "ICC first": (ICC_HEADER + ICC + IMAGE, "image section: it comes too late"),
+    "two images": (HEAD + IMAGE + IMAGE, "image section: there is a second one"),
+    "two ICC": (ICC_HEADER + IMAGE + ICC + ICC, "ICC section: there is a second one"),
+    "ICC lost": (ICC_HEADER + IMAGE, "ICC section: it is missing, but the header announces one"),
+    "ICC found": (HEAD + IMAGE + ICC, "ICC section: there is one, but the header announces none"),
     "type 0": (HEAD + section(0, b""), "after the header: there is a section of unknown type 0"),
-    "type 3": (HEAD + PICTURE + section(3, b"x"), "after the picture section: .* unknown type 3"),
-    "trailing byte": (HEAD + PICTURE + b"\0", "after the picture section: .* stray bytes"),
-    "trailing line": (ICC_HEADER + PICTURE + ICC + b"\n", "ICC section: there is a second one"),
+    "type 3": (HEAD + IMAGE + section(3, b"x"), "after the image section: .* unknown type 3"),
+    "trailing byte": (HEAD + IMAGE + b"\0", "after the image section: .* stray bytes"),
+    "trailing line": (ICC_HEADER + IMAGE + ICC + b"\n", "ICC section: there is a second one"),
     "padded key": (
         HEAD + section(1, b"", varint(1, 1)),
         "after the header: .* more bytes",
@@ -172,24 +172,24 @@ REFUSED = {
     ),
     "long claim": (
         HEAD + section(1, b"abc", varint(8 * (2**32 - 1) + 1)),
-        "picture section: the file ends too early, 4294967295 more bytes are needed and 3 are left",
+        "image section: the file ends too early, 4294967295 more bytes are needed and 3 are left",
     ),
-    "picture CRC": (HEAD + PICTURE[:-1] + b"X", "picture section: its CRC32C is"),
-    "ICC CRC": (ICC_HEADER + PICTURE + ICC[:-1] + b"X", "ICC section: its CRC32C is"),
+    "image CRC": (HEAD + IMAGE[:-1] + b"X", "image section: its CRC32C is"),
+    "ICC CRC": (ICC_HEADER + IMAGE + ICC[:-1] + b"X", "ICC section: its CRC32C is"),
     "ICC not zlib": (
-        ICC_HEADER + PICTURE + section(2, b"not zlib"),
+        ICC_HEADER + IMAGE + section(2, b"not zlib"),
         "ICC section: it is not a zlib stream",
     ),
     "ICC empty": (
-        ICC_HEADER + PICTURE + section(2, b""),
+        ICC_HEADER + IMAGE + section(2, b""),
         "ICC section: its zlib stream is not complete",
     ),
     "ICC cut": (
-        ICC_HEADER + PICTURE + section(2, zlib.compress(b"an ICC profile")[:-3]),
+        ICC_HEADER + IMAGE + section(2, zlib.compress(b"an ICC profile")[:-3]),
         "ICC section: its zlib stream is not complete",
     ),
     "ICC and more": (
-        ICC_HEADER + PICTURE + section(2, zlib.compress(b"an ICC profile") + b"more"),
+        ICC_HEADER + IMAGE + section(2, zlib.compress(b"an ICC profile") + b"more"),
         "ICC section: 4 bytes follow its zlib stream",
     ),
 }
@@ -203,7 +203,7 @@ def test_refused_with_one_sentence(data, message):
 
 
 def test_a_profile_that_is_a_bomb_is_not_inflated():
-    bomb = ICC_HEADER + PICTURE + section(2, zlib.compress(bytes(2**28), 1))
+    bomb = ICC_HEADER + IMAGE + section(2, zlib.compress(bytes(2**28), 1))
     tracemalloc.start()
     try:
         with pytest.raises(FormatError, match=f"ICC section: the profile inflates to more than the {MAX_ICC_BYTES}"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coding.picture_files import DISPLAY_P3
+from coding.image_files import DISPLAY_P3
 from command_line import dkic, dkic_process
 from photographs import crop
 from PIL import Image
@@ -20,7 +20,7 @@ from dkic.coding.rans import encode
 from dkic.errors import FormatError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-SECTIONS = ("header: ", "picture section: ", "ICC section: ", "after the ")
+SECTIONS = ("header: ", "image section: ", "ICC section: ", "after the ")
 
 # z takes 42 bits or more for each 64 x 64 pixels here, so that a file has room for a limited size. The weights of `tiny` leave z
 # unused: their files have room for almost any.
@@ -44,7 +44,7 @@ def good(codec) -> bytes:
 def refusal(codec, monkeypatch):
     """The sentence that a file is refused with, no network having run."""
 
-    def decode_latent(file, level):
+    def decode_latent(file, weights):
         raise AssertionError("a damaged file reached the networks")
 
     monkeypatch.setattr(codec_module, "decode_latent", decode_latent)
@@ -64,11 +64,11 @@ def varint(value: int) -> bytes:
 
 
 def claiming(good: bytes, width: int, height: int) -> bytes:
-    """`good`'s picture section behind a header for any size, which `pack` would not write, with the right checksums."""
+    """`good`'s image section behind a header for any size, which `pack` would not write, with the right checksums."""
     file = unpack(good)
     head = b"DKIC" + bytes([1, file.header.arithmetic, 1]) + file.header.model_hash + varint(width) + varint(height)
-    key = varint(len(file.picture) << 3 | 1)
-    section = key + crc32c(file.picture, crc32c(key)).to_bytes(4, "little") + file.picture
+    key = varint(len(file.image) << 3 | 1)
+    section = key + crc32c(file.image, crc32c(key)).to_bytes(4, "little") + file.image
     return head + crc32c(head).to_bytes(4, "little") + section
 
 
@@ -142,20 +142,20 @@ print(json.dumps(found))
 """
 
 
-def test_a_size_that_the_picture_section_can_t_hold_is_told_without_decoding(codec, good, monkeypatch):
+def test_a_size_that_the_image_section_can_t_hold_is_told_without_decoding(codec, good, monkeypatch):
     monkeypatch.setattr(latent_module, "Decoder", None)
-    with pytest.raises(FormatError, match="picture section: .* bytes can't hold 8192 x 8192 pixels, for which this model takes"):
+    with pytest.raises(FormatError, match="image section: .* bytes can't hold 8192 x 8192 pixels, for which this model takes"):
         codec.decompress(claiming(good, 8192, 8192))
 
 
 def test_the_flattest_latent_is_no_shorter_than_what_is_taken_for_possible(codec):
-    """All symbols the likeliest, under the narrowest table: no picture of its size takes fewer bytes."""
-    level = codec._levels[codec.qualities[0]]
-    frequencies, least = level.tables.frequencies, level.tables.least_bits()
-    narrowest, latents = least[:64].argmin(), 16 * level.model.config.latent_channels
+    """All symbols the likeliest, under the narrowest table: no image of its size takes fewer bytes."""
+    weights = codec.weights_of(codec.qualities[0])
+    frequencies, least = weights.tables.frequencies, weights.tables.least_bits()
+    narrowest, latents = least[:64].argmin(), 16 * weights.model.config.latent_channels
     indexes = np.concatenate([np.repeat(np.arange(64, len(least)), 4096), np.full(4096 * latents, narrowest)]).astype(np.uint8)
-    symbols = (level.tables.offset + frequencies.argmax(axis=1))[indexes].astype(np.int32)
-    coded = len(encode(symbols, indexes, level.tables))
+    symbols = (weights.tables.offset + frequencies.argmax(axis=1))[indexes].astype(np.int32)
+    coded = len(encode(symbols, indexes, weights.tables))
     needed = 4096 * (least[64:].sum() + latents * least[narrowest]) / 8
     assert 0.999 * needed < coded < 1.01 * needed + 64
 
@@ -172,7 +172,7 @@ def test_a_claim_takes_no_memory(good, tmp_path):
     found = json.loads(done.stdout)
     assert len(found) == len(claims)
     for name, (said, megabytes) in zip(claims, found, strict=True):
-        assert said.startswith("header: " if name == "billion" else "picture section: "), said
+        assert said.startswith("header: " if name == "billion" else "image section: "), said
         assert megabytes < 500, f"{name}: {megabytes:.0f} MB"
 
 
@@ -183,8 +183,8 @@ def damaged(good: bytes) -> dict[str, tuple[bytes, str]]:
     """Name -> contents and the section that is named."""
     flipped = bytearray(good)
     flipped[-1] ^= 1
-    picture = unpack(good).picture
-    middle = good.index(picture) + len(picture) // 2
+    image = unpack(good).image
+    middle = good.index(image) + len(image) // 2
     changed = bytearray(good)
     changed[middle] ^= 0x80
     return {
@@ -194,13 +194,13 @@ def damaged(good: bytes) -> dict[str, tuple[bytes, str]]:
         "version": (good[:4] + b"\x09" + good[5:], "header"),
         "size": (good[:15] + bytes([good[15] ^ 1]) + good[16:], "header"),
         "cut-header": (good[:12], "header"),
-        "cut-picture": (good[:middle], "picture section"),
+        "cut-image": (good[:middle], "image section"),
         "cut-icc": (good[:-3], "ICC section"),
-        "changed-picture": (bytes(changed), "picture section"),
+        "changed-image": (bytes(changed), "image section"),
         "changed-icc": (bytes(flipped), "ICC section"),
         "trailing": (good + b"x", "after the ICC section"),
         "billion": (claiming(good, 10**9, 10**9), "header"),
-        "other-size": (claiming(good, 640, 480), "picture section"),
+        "other-size": (claiming(good, 640, 480), "image section"),
     }
 
 

@@ -24,14 +24,14 @@ def float64(tmp_path_factory) -> Path:
 
 
 def elsewhere(float64: Path, error: float) -> Weights:
-    """The level with each parameter of the entropy model off by a relative error, freshly loaded."""
-    level = load_weights(float64)
+    """The weights with each parameter of the entropy model off by a relative error, freshly loaded."""
+    weights = load_weights(float64)
     generator = torch.Generator().manual_seed(0)
-    for part in (level.model.h_s, level.model.context):
+    for part in (weights.model.h_s, weights.model.context):
         for parameter in part.parameters():
             assert parameter.dtype == torch.float64
             parameter.mul_(1 + error * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return level
+    return weights
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def x() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def file(float64) -> bytes:
-    level = load_weights(float64)
-    return Codec([level]).compress(crop(256, 256), level.quality)
+    weights = load_weights(float64)
+    return Codec([weights]).compress(crop(256, 256), weights.quality)
 
 
 def test_a_file_is_decoded_the_same_where_arithmetic_differs_in_the_last_bits(float64, file, x):
@@ -57,12 +57,12 @@ def test_a_file_is_decoded_the_same_where_arithmetic_differs_in_the_last_bits(fl
 
 
 def test_a_file_from_other_arithmetic_is_refused(float64, file):
-    with pytest.raises(FormatError, match="the file was made under other arithmetic than this machine's"):
+    with pytest.raises(FormatError, match="the file was encoded with other arithmetic than this machine's"):
         Codec([elsewhere(float64, 1e-3)]).decompress(file)
 
 
 def test_one_thread_or_two_code_the_same(x):
-    level = load_weights(find_weights("tiny")[0])
+    weights = load_weights(find_weights("tiny")[0])
     before = torch.get_num_threads()
     coded = []
     try:
@@ -70,7 +70,7 @@ def test_one_thread_or_two_code_the_same(x):
             torch.set_num_threads(threads)
             # What float32 sees is the encoder's own affair; the decoder repeats only what follows z and the symbols.
             with torch.inference_mode():
-                coded.append(symbols_of(*analyse(x, level), level, level.quality))
+                coded.append(symbols_of(*analyse(x, weights), weights, weights.quality))
     finally:
         torch.set_num_threads(before)
     same(*coded)

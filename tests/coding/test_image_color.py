@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from coding.picture_files import SRGB, colours, saved, written
+from coding.image_files import SRGB, colours, saved, written
 from coding.png_files import chrm, chunk, cicp, gama, with_chunks
 from PIL import Image, TiffImagePlugin, features
 
@@ -19,7 +19,8 @@ from dkic.coding.color_profile import (
     Primaries,
     make_profile,
 )
-from dkic.coding.image_io import picture_from, read_picture
+from dkic.coding.image_conversion import image_from
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
 
 WHITE, P3_CHROMATICITIES = (0.3127, 0.329), (0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
@@ -60,23 +61,23 @@ SRGB_CHRM = chrm(*WHITE, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
          "iCCP"],
 )  # fmt: skip
 def test_png(tmp_path, data, icc):
-    picture = read_picture(written(tmp_path, data))
-    assert picture.icc == icc and picture.notes == ()
+    image = read_image(written(tmp_path, data))
+    assert image.icc == icc and image.notes == ()
 
 
 def test_an_opened_png_has_what_pillow_shows():
     data = with_chunks(RGB, gama(0.45455), chrm(*WHITE, *P3_CHROMATICITIES))
     image = Image.open(io.BytesIO(data))
     expected = make_profile(Curve(1 / 0.45455), P3)
-    assert picture_from(image).icc == expected
-    assert picture_from(image.resize((5, 5))).icc == expected  # the same numbers mean the same colors
+    assert image_from(image).icc == expected
+    assert image_from(image.resize((5, 5))).icc == expected  # the same numbers mean the same colors
 
 
 @pytest.mark.parametrize(("transfer", "word"), [(16, "PQ"), (18, "HLG")])
 def test_hdr_is_refused(tmp_path, transfer, word):
     path = written(tmp_path, with_chunks(RGB, cicp(9, transfer)))
     with pytest.raises(DkicError, match=rf"HDR \({word}\); convert it to 8-bit sRGB first") as caught:
-        read_picture(path)
+        read_image(path)
     assert str(caught.value).startswith(f"{path}: ")
 
 
@@ -87,7 +88,7 @@ def test_hdr_in_a_profile_is_refused(tmp_path):
     content = b"cicp\0\0\0\0\x09\x10\0\x01"
     profile = P3_PROFILE[:tag] + b"cicp" + P3_PROFILE[tag + 4 : offset] + content + P3_PROFILE[offset + 12 :]
     with pytest.raises(DkicError, match=r"HDR \(PQ\)"):
-        read_picture(written(tmp_path, saved(Image.fromarray(colours()), "PNG", icc_profile=profile)))
+        read_image(written(tmp_path, saved(Image.fromarray(colours()), "PNG", icc_profile=profile)))
 
 
 @pytest.mark.parametrize("loaded", [False, True])
@@ -97,30 +98,30 @@ def test_an_opened_file_is_looked_at_again(tmp_path, loaded):
     for opened in (Image.open(path), *(() if loaded else (Image.open(io.BytesIO(path.read_bytes())),))):
         if loaded:
             opened.load()
-        assert picture_from(opened).icc == P3_PROFILE
+        assert image_from(opened).icc == P3_PROFILE
     path = written(tmp_path, with_chunks(RGB, cicp(9, 16)), "pq.png")
     with pytest.raises(DkicError, match=r"the image: its colors are HDR \(PQ\)"):
-        picture_from(Image.open(path))
+        image_from(Image.open(path))
     damaged = bytearray(RGB)
     damaged[-16] ^= 1  # in the CRC of IDAT
     with pytest.raises(DkicError, match="the image: its IDAT chunk is damaged"):
-        picture_from(Image.open(io.BytesIO(bytes(damaged))))
+        image_from(Image.open(io.BytesIO(bytes(damaged))))
 
 
 def test_tiff_primaries(tmp_path):
     info = TiffImagePlugin.ImageFileDirectory_v2()
     info[318], info[319] = WHITE, P3_CHROMATICITIES
     data = saved(Image.fromarray(colours()), "TIFF", tiffinfo=info)
-    assert read_picture(written(tmp_path, data)).icc == P3_PROFILE
+    assert read_image(written(tmp_path, data)).icc == P3_PROFILE
 
 
 @pytest.mark.parametrize(
     ("data", "note"),
     [
         (with_chunks(RGB, chunk(b"gAMA", struct.pack(">I", 1))), "gAMA chunk says 1e-05"),
-        (with_chunks(RGB, chrm(*WHITE, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5)), "were left out: the primaries lie on a line"),
-        (saved(Image.fromarray(colours()), "PNG", icc_profile=b"nonsense"), "ICC profile is damaged and was left out"),
-        (saved(Image.fromarray(colours()), "PNG", icc_profile=P3_PROFILE[:200]), "ICC profile is damaged and was left out"),
+        (with_chunks(RGB, chrm(*WHITE, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5)), "were dropped: the primaries lie on a line"),
+        (saved(Image.fromarray(colours()), "PNG", icc_profile=b"nonsense"), "ICC profile is damaged and was dropped"),
+        (saved(Image.fromarray(colours()), "PNG", icc_profile=P3_PROFILE[:200]), "ICC profile is damaged and was dropped"),
         (saved(Image.fromarray(colours()[..., 0]), "PNG", icc_profile=P3_PROFILE), "is for RGB pixels, and these are GRAY"),
         (saved(Image.fromarray(colours()), "JPEG", icc_profile=GRAY_PROFILE), "for GRAY pixels, and these are RGB"),
         (saved(Image.fromarray(colours()), "JPEG", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]), "is for CMYK pixels"),
@@ -128,14 +129,14 @@ def test_tiff_primaries(tmp_path):
     ids=["no gamma", "no primaries", "no profile", "cut off", "RGB for gray", "gray for RGB", "CMYK for RGB"],
 )  # fmt: skip
 def test_what_makes_no_sense_is_left_out_with_a_sentence(tmp_path, data, note):
-    picture = read_picture(written(tmp_path, data))
-    assert picture.icc is None and len(picture.notes) == 1 and note in picture.notes[0]
+    image = read_image(written(tmp_path, data))
+    assert image.icc is None and len(image.notes) == 1 and note in image.notes[0]
 
 
 def test_an_srgb_profile_on_gray_loses_nothing(tmp_path):
     data = saved(Image.fromarray(colours()[..., 0]), "JPEG", icc_profile=SRGB)
-    picture = read_picture(written(tmp_path, data))
-    assert picture.icc is None and picture.notes == ()
+    image = read_image(written(tmp_path, data))
+    assert image.icc is None and image.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -146,8 +147,8 @@ def test_adobe_rgb_by_exif(tmp_path, space, index, is_adobe):
     exif.get_ifd(0x8769)[0xA001] = space
     if index is not None:
         exif.get_ifd(0x8769)[0xA005] = {1: index}
-    picture = read_picture(written(tmp_path, saved(Image.fromarray(colours()), "JPEG", exif=exif)))
-    assert picture.icc == (make_profile(ADOBE_RGB_CURVE, ADOBE_RGB_PRIMARIES) if is_adobe else None)
+    image = read_image(written(tmp_path, saved(Image.fromarray(colours()), "JPEG", exif=exif)))
+    assert image.icc == (make_profile(ADOBE_RGB_CURVE, ADOBE_RGB_PRIMARIES) if is_adobe else None)
 
 
 def test_the_profile_in_a_bmp(tmp_path):
@@ -158,8 +159,8 @@ def test_the_profile_in_a_bmp(tmp_path):
     head[56:60] = b"DEBM"
     struct.pack_into("<II", head, 112, 124 + len(pixels), len(P3_PROFILE))
     data = plain[:10] + struct.pack("<I", 14 + 124) + bytes(head) + pixels + P3_PROFILE
-    picture = read_picture(written(tmp_path, data))
-    assert picture.icc == P3_PROFILE and np.array_equal(picture.pixels, colours())
+    image = read_image(written(tmp_path, data))
+    assert image.icc == P3_PROFILE and np.array_equal(image.pixels, colours())
 
 
 def avif_with_nclx(primaries: int, transfer: int) -> bytes:
@@ -171,15 +172,15 @@ def avif_with_nclx(primaries: int, transfer: int) -> bytes:
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 def test_avif(tmp_path):
-    assert read_picture(written(tmp_path, avif_with_nclx(1, 13))).icc is None
-    assert read_picture(written(tmp_path, avif_with_nclx(1, 1))).icc is None
-    assert read_picture(written(tmp_path, avif_with_nclx(12, 13))).icc == P3_PROFILE
+    assert read_image(written(tmp_path, avif_with_nclx(1, 13))).icc is None
+    assert read_image(written(tmp_path, avif_with_nclx(1, 1))).icc is None
+    assert read_image(written(tmp_path, avif_with_nclx(12, 13))).icc == P3_PROFILE
     with pytest.raises(DkicError, match=r"HDR \(PQ\)"):
-        read_picture(written(tmp_path, avif_with_nclx(9, 16)))
+        read_image(written(tmp_path, avif_with_nclx(9, 16)))
     data = saved(Image.fromarray(colours(40, 56)), "AVIF", quality=90, icc_profile=P3_PROFILE)
-    assert read_picture(written(tmp_path, data)).icc == P3_PROFILE
+    assert read_image(written(tmp_path, data)).icc == P3_PROFILE
     for box, offset, value in ((b"pixi", 9, 10), (b"av1C", 6, 0x40)):
         deep = bytearray(avif_with_nclx(1, 13))
         deep[deep.index(box) + offset] |= value
         with pytest.raises(DkicError, match="more than 8 bits a channel"):
-            read_picture(written(tmp_path, bytes(deep)))
+            read_image(written(tmp_path, bytes(deep)))

@@ -5,22 +5,24 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from coding.picture_files import colours, saved, written
+from coding.image_files import colours, saved, written
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, features
 
 from dkic.coding import image_formats
+from dkic.coding.image_conversion import image_from
 from dkic.coding.image_formats import AVIF, FORMAT_BY_SUFFIX, FORMATS, JXL, format_of, images_below, images_in
-from dkic.coding.image_io import encoded_picture, picture_from, read_picture, write_picture
+from dkic.coding.image_reading import read_image
+from dkic.coding.image_writing import encode_image, write_image
 from dkic.errors import DkicError
 
 
 @pytest.mark.parametrize("suffix", FORMAT_BY_SUFFIX)
 def test_what_is_written_is_known_by_its_content(tmp_path, suffix):
-    gray = picture_from(colours()[:, :, 0])
-    data, _ = encoded_picture(gray, suffix, "x")
+    gray = image_from(colours()[:, :, 0])
+    data, _ = encode_image(gray, suffix, "x")
     assert format_of(data[:32]) is FORMAT_BY_SUFFIX[suffix]
-    assert read_picture(written(tmp_path, data)).pixels.shape == (11, 17, 3)
+    assert read_image(written(tmp_path, data)).pixels.shape == (11, 17, 3)
 
 
 @pytest.mark.parametrize("head", [b"", b"P", b"P9", b"GIF89a", b"\x89PNG", b"RIFF1234WAVE", b"    ftypheic", b"%PDF"])
@@ -31,15 +33,15 @@ def test_other_files(head):
 @pytest.mark.parametrize("known", [AVIF, JXL], ids=["AVIF", "JPEG XL"])
 def test_a_format_that_this_machine_lacks(tmp_path, monkeypatch, known):
     suffix = known.suffixes[0]
-    path = written(tmp_path, encoded_picture(picture_from(colours()), suffix, "x")[0], f"a{suffix}")
+    path = written(tmp_path, encode_image(image_from(colours()), suffix, "x")[0], f"a{suffix}")
     monkeypatch.setattr(features, "check", lambda feature: False)
     monkeypatch.setattr(image_formats, "find_spec", lambda package: None)
     with pytest.raises(DkicError, match=f"this is {known.label}, which can't be read; .*pip install"):
-        read_picture(path)
+        read_image(path)
     with pytest.raises(DkicError, match=f"b{suffix}: can't be written; .*pip install"):
-        write_picture(picture_from(colours()), tmp_path / f"b{suffix}")
+        write_image(image_from(colours()), tmp_path / f"b{suffix}")
     with pytest.raises(DkicError, match=f"{known.label} can't be written; .*pip install"):
-        encoded_picture(picture_from(colours()), suffix, "x")
+        encode_image(image_from(colours()), suffix, "x")
     written(tmp_path, saved(Image.fromarray(colours()), "PNG"), "c.png")
     assert images_in(tmp_path) == ([tmp_path / "c.png"], Counter({suffix: 1}))
 
@@ -51,7 +53,7 @@ def test_jpeg_xl_is_turned_by_its_decoder_alone(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = saved(Image.fromarray(colours()), "JXL", lossless=True, exif=exif.tobytes())
-    assert np.array_equal(read_picture(written(tmp_path, data)).pixels, colours())
+    assert np.array_equal(read_image(written(tmp_path, data)).pixels, colours())
 
 
 def jxl(pixel_format: str, codec: str = "libjxl") -> bytes:
@@ -77,10 +79,10 @@ def test_what_a_jpeg_xl_must_be(tmp_path, data, refused):
     path = written(tmp_path, data(), "a.jxl")
     for given in (path, Image.open(path)) if JXL.register() is None else ():
         if refused is None:
-            assert picture_from(given).pixels.shape == (50, 70, 3)
+            assert image_from(given).pixels.shape == (50, 70, 3)
         else:
             with pytest.raises(DkicError, match=refused):
-                picture_from(given)
+                image_from(given)
 
 
 def test_images_in_a_folder(tmp_path):

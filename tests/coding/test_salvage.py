@@ -1,4 +1,4 @@
-"""Files with damage behind the picture section: refused, or salvaged when that is asked for, with what is lost."""
+"""Files with damage behind the image section: refused, or salvaged when that is asked for, with what is lost."""
 
 import re
 import warnings
@@ -6,11 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
-from coding.picture_files import DISPLAY_P3
+from coding.image_files import DISPLAY_P3
 from command_line import dkic
 from photographs import crop
 from PIL import Image
-from test_container import HEAD, ICC, ICC_HEADER, PICTURE, REFUSED, section
+from test_container import HEAD, ICC, ICC_HEADER, IMAGE, REFUSED, section
 
 import dkic as package
 from dkic.coding.container import MAX_ICC_BYTES, DkicFile, pack, unpack
@@ -18,27 +18,27 @@ from dkic.errors import FormatError
 
 PROFILE = b"an ICC profile"
 BOMB = section(2, zlib.compress(bytes(MAX_ICC_BYTES + 1)))
-NO_PROFILE, NO_FURTHER = "the picture is left without an ICC profile", "the file is not read further"
+NO_PROFILE, NO_FURTHER = "the image is left without an ICC profile", "the file is not read further"
 SALVAGED = {  # the file, the profile that is left, and what each sentence says
-    "ICC CRC": (ICC_HEADER + PICTURE + ICC[:-1] + b"X", None, [f"ICC section: its CRC32C is .*; {NO_PROFILE}"]),
-    "ICC truncated": (ICC_HEADER + PICTURE + ICC[:-1], None, [f"ICC section: the file ends too early.*; {NO_PROFILE}"]),
-    "ICC CRC truncated": (ICC_HEADER + PICTURE + ICC[:3], None, [f"ICC section: the file ends too early.*; {NO_PROFILE}"]),
-    "ICC missing": (ICC_HEADER + PICTURE, None, [f"ICC section: it is missing.*; {NO_PROFILE}"]),
-    "ICC not announced": (HEAD + PICTURE + ICC, None, [f"ICC section: there is one, .*; {NO_PROFILE}"]),
-    "ICC not zlib": (ICC_HEADER + PICTURE + section(2, b"no"), None, [f"ICC section: it is not a zlib.*; {NO_PROFILE}"]),
-    "ICC bomb": (ICC_HEADER + PICTURE + BOMB, None, [f"ICC section: the profile inflates to more.*; {NO_PROFILE}"]),
-    "stray bytes": (HEAD + PICTURE + b"\0\1\2", None, [f"after the picture section: .*stray bytes; {NO_FURTHER}"]),
-    "stray bytes after ICC": (ICC_HEADER + PICTURE + ICC + b"\0", PROFILE, [f"after the ICC section: .*; {NO_FURTHER}"]),
-    "unknown section": (HEAD + PICTURE + section(3, b"x"), None, [f"after the picture section: .*type 3.*; {NO_FURTHER}"]),
-    "second ICC": (ICC_HEADER + PICTURE + ICC + ICC, PROFILE, [f"ICC section: there is a second one.*; {NO_FURTHER}"]),
-    "second picture": (HEAD + PICTURE + PICTURE, None, [f"picture section: there is a second one.*; {NO_FURTHER}"]),
+    "ICC CRC": (ICC_HEADER + IMAGE + ICC[:-1] + b"X", None, [f"ICC section: its CRC32C is .*; {NO_PROFILE}"]),
+    "ICC truncated": (ICC_HEADER + IMAGE + ICC[:-1], None, [f"ICC section: the file ends too early.*; {NO_PROFILE}"]),
+    "ICC CRC truncated": (ICC_HEADER + IMAGE + ICC[:3], None, [f"ICC section: the file ends too early.*; {NO_PROFILE}"]),
+    "ICC missing": (ICC_HEADER + IMAGE, None, [f"ICC section: it is missing.*; {NO_PROFILE}"]),
+    "ICC not announced": (HEAD + IMAGE + ICC, None, [f"ICC section: there is one, .*; {NO_PROFILE}"]),
+    "ICC not zlib": (ICC_HEADER + IMAGE + section(2, b"no"), None, [f"ICC section: it is not a zlib.*; {NO_PROFILE}"]),
+    "ICC bomb": (ICC_HEADER + IMAGE + BOMB, None, [f"ICC section: the profile inflates to more.*; {NO_PROFILE}"]),
+    "stray bytes": (HEAD + IMAGE + b"\0\1\2", None, [f"after the image section: .*stray bytes; {NO_FURTHER}"]),
+    "stray bytes after ICC": (ICC_HEADER + IMAGE + ICC + b"\0", PROFILE, [f"after the ICC section: .*; {NO_FURTHER}"]),
+    "unknown section": (HEAD + IMAGE + section(3, b"x"), None, [f"after the image section: .*type 3.*; {NO_FURTHER}"]),
+    "second ICC": (ICC_HEADER + IMAGE + ICC + ICC, PROFILE, [f"ICC section: there is a second one.*; {NO_FURTHER}"]),
+    "second image": (HEAD + IMAGE + IMAGE, None, [f"image section: there is a second one.*; {NO_FURTHER}"]),
     "bytes instead of ICC": (
-        ICC_HEADER + PICTURE + b"\7\7",
+        ICC_HEADER + IMAGE + b"\7\7",
         None,
-        [f"after the picture section: .*stray bytes; {NO_FURTHER}", f"ICC section: it is missing.*; {NO_PROFILE}"],
+        [f"after the image section: .*stray bytes; {NO_FURTHER}", f"ICC section: it is missing.*; {NO_PROFILE}"],
     ),
 }
-BEHIND_THE_PICTURE = {name for name, (data, _) in REFUSED.items() if data.startswith((HEAD + PICTURE, ICC_HEADER + PICTURE))}
+BEHIND_THE_IMAGE = {name for name, (data, _) in REFUSED.items() if data.startswith((HEAD + IMAGE, ICC_HEADER + IMAGE))}
 
 
 @pytest.mark.parametrize(("data", "icc", "sentences"), SALVAGED.values(), ids=SALVAGED.keys())
@@ -46,7 +46,7 @@ def test_salvaged(data, icc, sentences):
     with pytest.raises(FormatError) as refused:
         unpack(data)
     file = unpack(data, salvage=True)
-    assert (file.header, file.picture, file.icc) == (unpack(HEAD + PICTURE).header, b"picture payload", icc)
+    assert (file.header, file.image, file.icc) == (unpack(HEAD + IMAGE).header, b"image payload", icc)
     assert file.lost[0].startswith(str(refused.value))
     assert len(file.lost) == len(sentences)
     for said, wanted in zip(file.lost, sentences, strict=True):
@@ -54,17 +54,17 @@ def test_salvaged(data, icc, sentences):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_only_what_is_behind_the_picture_is_salvaged(name):
+def test_only_what_is_behind_the_image_is_salvaged(name):
     data, message = REFUSED[name]
-    if name in BEHIND_THE_PICTURE:
+    if name in BEHIND_THE_IMAGE:
         assert unpack(data, salvage=True).lost
     else:
-        with pytest.raises(FormatError, match=f"^{message}.*; only a file whose header and picture section are intact"):
+        with pytest.raises(FormatError, match=f"^{message}.*; only a file whose header and image section are intact"):
             unpack(data, salvage=True)
 
 
 def test_an_intact_file_loses_nothing():
-    for data in (HEAD + PICTURE, ICC_HEADER + PICTURE + ICC):
+    for data in (HEAD + IMAGE, ICC_HEADER + IMAGE + ICC):
         assert unpack(data, salvage=True) == unpack(data) and unpack(data).lost == ()
 
 
@@ -98,15 +98,15 @@ def test_the_command_says_what_is_lost(coded, tmp_path):
     assert salvaged.status == 0 and out.exists() and "64x48" in salvaged.out
     assert salvaged.err == f"dkic: {path}: {unpack(coded[:-2], salvage=True).lost[0]}\n"
     file = unpack(coded)
-    path.write_bytes(pack(DkicFile(file.header, file.picture[:-1] + bytes([file.picture[-1] ^ 1]))))
+    path.write_bytes(pack(DkicFile(file.header, file.image[:-1] + bytes([file.image[-1] ^ 1]))))
     refused = dkic("decompress", path, "-o", out, "--salvage", "--force")
-    assert refused.status == 1 and "picture section" in refused.err
+    assert refused.status == 1 and "image section" in refused.err
 
 
-def test_a_damaged_picture_is_refused_with_the_reason(coded, tmp_path):
+def test_a_damaged_image_is_refused_with_the_reason(coded, tmp_path):
     damaged = bytearray(coded)
     damaged[60] ^= 1
     path = tmp_path / "x.dkic"
     path.write_bytes(damaged)
     result = dkic("decompress", path, "-o", tmp_path / "x.png", "--salvage")
-    assert result.status == 1 and "only a file whose header and picture section are intact can be salvaged" in result.err
+    assert result.status == 1 and "only a file whose header and image section are intact can be salvaged" in result.err

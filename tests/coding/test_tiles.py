@@ -1,4 +1,4 @@
-"""Pictures transformed in tiles: as they are whole, and in bounded memory."""
+"""Images transformed in tiles: as they are whole, and in bounded memory."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def test_every_pixel_is_written_once_from_where_it_belongs(scale, size, tile, ma
     assert whole is None or torch.equal(whole, expected)
 
 
-def test_large_pictures_are_cut_unless_told_otherwise():
+def test_large_images_are_cut_unless_told_otherwise():
     assert tile_side(2000, 2000, None) == 0 and 2000 * 2000 == AUTOMATIC_ABOVE
     assert tile_side(2001, 2000, None) == tile_side(3, 10**7, None) == AUTOMATIC_TILE
     assert tile_side(5000, 5000, 0) == 0 and tile_side(100, 70, 64) == 64 and tile_side(64, 64, 64) == 0
@@ -54,23 +54,23 @@ def test_large_pictures_are_cut_unless_told_otherwise():
 
 
 def test_tiles_are_not_seen(codec):
-    """Decoded in tiles, no level of the picture changes by more than one; coded in tiles, hardly any symbol does."""
+    """Decoded in tiles, no sample of the image changes by more than one; coded in tiles, hardly any symbol does."""
     pixels = np.tile(photograph(), (2, 1, 1))[:900]
     whole = codec.compress(pixels, tile=0)
-    picture = codec.decompress(whole, "numpy", tile=0).astype(int)
+    image = codec.decompress(whole, "numpy", tile=0).astype(int)
     cut = codec.decompress(whole, "numpy", tile=256).astype(int)
-    assert np.abs(cut - picture).max() <= 1 and (cut != picture).mean() < 1e-3
-    level = codec._levels[codec.qualities[-1]]
+    assert np.abs(cut - image).max() <= 1 and (cut != image).mean() < 1e-3
+    weights = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        y, y_in_tiles = (analyse(x, level, tile)[0] for tile in (0, 256))
+        y, y_in_tiles = (analyse(x, weights, tile)[0] for tile in (0, 256))
     assert (y_in_tiles - y).abs().max() < 1e-4 and y.abs().max() > 10  # what tiles promise the encoder
     in_tiles = codec.compress(pixels, tile=256)
     assert abs(len(in_tiles) - len(whole)) <= 0.001 * len(whole)
     again = codec.decompress(in_tiles, "numpy", tile=0).astype(int)
     # How many symbols lie that near to a tie is chance, and one that is rounded otherwise has others follow: none with these
     # weights, 271 of 380,160 with earlier ones, a mean of 0.15. So this is PSNR above 51 dB, and y is judged by itself.
-    assert np.mean((again - picture) ** 2) < 0.5
+    assert np.mean((again - image) ** 2) < 0.5
 
 
 def test_both_kinds_of_cutting_go_together(codec):
@@ -81,7 +81,7 @@ def test_both_kinds_of_cutting_go_together(codec):
 
 @pytest.mark.parametrize("tile", [-64, 100])
 def test_other_tiles_are_refused(codec, tile):
-    with pytest.raises(DkicError, match=f"tile must be a multiple of 64, or 0 for the whole picture at once, not {tile}"):
+    with pytest.raises(DkicError, match=f"tile must be a multiple of 64, or 0 for no tiles, not {tile}"):
         codec.compress(photograph(), tile=tile)
 
 

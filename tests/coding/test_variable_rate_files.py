@@ -13,9 +13,9 @@ from PIL import Image
 
 import dkic
 from dkic.coding import codec as codec_module
-from dkic.coding.codec import DEFAULT_QUALITY, Codec
+from dkic.coding.codec import Codec
 from dkic.coding.container import DkicFile, pack, unpack
-from dkic.coding.operating_points import OperatingPoint
+from dkic.coding.operating_points import OperatingPoint, VariableRate
 from dkic.errors import DkicError, FormatError
 from dkic.models.trainable import trainable
 from dkic.models.weights_file import load_weights, save_weights
@@ -39,7 +39,7 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def test_its_qualities_are_1_to_100(codec):
-    assert codec.variable_rate and codec.qualities == list(range(1, 101))
+    assert isinstance(codec.points, VariableRate) and codec.qualities == list(range(1, 101))
     assert len({codec.model_hash(quality) for quality in codec.qualities}) == 1
 
 
@@ -56,31 +56,31 @@ def test_the_size_rises_with_the_quality(codec):
     assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
 
 
-def test_steps_lie_between_qualities(codec):
+def test_qsteps_lie_between_qualities(codec):
     x = image(256, 320)
     sizes = [len(codec.compress(x, 50, qstep=qstep)) for qstep in (7, 0, -8)]
     assert sizes == sorted(sizes)
     assert codec.compress(x, 50, qstep=0) == codec.compress(x, 50)
 
 
-def test_a_step_out_of_the_qualities_is_refused(codec):
+def test_a_qstep_out_of_the_qualities_is_refused(codec):
     for quality, qstep in ((1, 1), (100, -1)):
         with pytest.raises(DkicError, match="beyond 1 to 100"):
             codec.compress(image(64, 64), quality, qstep=qstep)
     with pytest.raises(DkicError, match="take quality 49 with qstep -8"):
         codec.compress(image(64, 64), 50, qstep=8)
-    with pytest.raises(DkicError, match="no quality 101; it has 1 to 100"):
+    with pytest.raises(DkicError, match="quality 101: the model does not have it; use 1 to 100"):
         codec.compress(image(64, 64), 101)
 
 
 def test_the_command_names_the_range_of_qualities(path, tmp_path):
     Image.fromarray(image(32, 32)).save(tmp_path / "a.png")
     result = dkic_command("compress", tmp_path / "a.png", "-o", tmp_path / "a.dkic", "-q", 140, "--model", path)
-    assert result.status == 2 and "has quality 1 to 100, not 140" in result.err
+    assert result.status == 2 and "does not have 140; use 1 to 100" in result.err
 
 
 def test_the_default_quality(codec):
-    assert unpack(codec.compress(image(64, 64))).header.quality == DEFAULT_QUALITY
+    assert unpack(codec.compress(image(64, 64))).header.quality == 50
 
 
 @pytest.mark.parametrize("share", [0.1, 0.37, 0.8])
@@ -94,7 +94,7 @@ def test_a_target_is_met_within_one_percent_and_never_exceeded(codec, share):
 
 
 def test_a_target_is_searched_without_repeating_the_analysis(codec, monkeypatch):
-    network, calls = codec._level(1).model, []
+    network, calls = codec.weights_of(1).model, []
     analyse = type(network).analyse
     monkeypatch.setattr(type(network), "analyse", lambda self, x: calls.append(len(x)) or analyse(self, x))
     codec.compress(image(128, 128), target_bpp=1.0)
@@ -106,14 +106,14 @@ def test_what_is_decoded_depends_on_the_files_quality(codec):
     file = unpack(codec.compress(image(96, 96), 60))
     header = type(file.header)(**vars(file.header) | {"quality": 61})
     with pytest.raises(FormatError, match="other arithmetic"):
-        codec.decompress(pack(DkicFile(header, file.picture)))
+        codec.decompress(pack(DkicFile(header, file.image)))
 
 
 def test_a_target_out_of_reach_is_known_soon(codec, monkeypatch):
     coded = []
     encode = codec_module.encode_latent
     monkeypatch.setattr(codec_module, "encode_latent", lambda *options: coded.append(options) or encode(*options))
-    with pytest.raises(DkicError, match="no quality level reaches 1e-06 bits per pixel"):
+    with pytest.raises(DkicError, match="no operating point is within 1e-06 bits per pixel"):
         codec.compress(image(64, 64), target_bpp=1e-6)
     assert len(coded) < 30
 
@@ -124,27 +124,24 @@ def test_a_file_of_no_quality_that_the_model_has(codec, quality, qstep):
     file = unpack(codec.compress(image(64, 64), 1 if quality < 50 else 100))
     header = type(file.header)(**vars(file.header) | {"quality": quality, "qstep": qstep})
     with pytest.raises(FormatError, match="header: quality .* beyond 1 to 100"):
-        codec.decompress(pack(DkicFile(header, file.picture)))
+        codec.decompress(pack(DkicFile(header, file.image)))
 
 
 def test_other_weights_beside_those_of_a_variable_rate_model(path):
     variable = load_weights(path)
     fixed = SimpleNamespace(model=SimpleNamespace(variable_rate=False), path=path, qualities=range(150, 151))
     for other in (replace(variable, quality=7), fixed):
-        for levels in ([variable, other], [other, variable]):
+        for both in ([variable, other], [other, variable]):
             with pytest.raises(DkicError, match="a variable-rate model is one weights file"):
-                Codec(levels)
+                Codec(both)
 
 
 def test_operating_points():
-    from dkic.coding.operating_points import chosen_among, every_operating_point, measured_first
-
-    qualities = list(range(1, 101))
-    points = every_operating_point(qualities)
-    places = [16 * quality - qstep for quality, qstep in points]
-    assert places == list(range(16, 1601)) and all(-8 <= qstep < 8 for _, qstep in points)
-    assert set(measured_first(qualities)) <= set(chosen_among(qualities)) <= set(points)
-    assert measured_first(qualities)[0] == OperatingPoint(1, 0) and measured_first(qualities)[-1] == OperatingPoint(100, 0)
+    points = VariableRate(range(1, 101))
+    assert list(map(points.cache_number, points.all())) == list(range(16, 1601))
+    assert all(-8 <= qstep < 8 for _, qstep in points.all())
+    assert set(points.measured_first()) <= set(points.candidates()) <= set(points.all())
+    assert points.measured_first()[0] == OperatingPoint(1, 0) and points.measured_first()[-1] == OperatingPoint(100, 0)
 
 
 def test_weights_come_back_for_training(path):

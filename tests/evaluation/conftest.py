@@ -11,7 +11,7 @@ from PIL import Image
 
 
 class Report(NamedTuple):
-    """The folder, that of its pictures, their heights and widths by name, and what the command said."""
+    """The folder, that of its images, their heights and widths by name, and what the command said."""
 
     out: Path
     folder: Path
@@ -23,11 +23,11 @@ class Report(NamedTuple):
 def report(tmp_path_factory) -> Report:
     need_backbone("alex")
     need_backbone("vgg")
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     sizes = {"a <b> & 'c'": (176, 192), "upright": (208, 161)}
     for i, (name, size) in enumerate(sizes.items()):
         Image.fromarray(crop(*size, top=60 * i)).save(folder / f"{name}.png")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     out = tmp_path_factory.mktemp("evaluated") / "report"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", "")  # no bpgenc
@@ -43,7 +43,7 @@ def report(tmp_path_factory) -> Report:
             "1.2",
             "-o",
             out,
-            "--judges",
+            "--metrics",
             "ssimulacra2",
             "dists",
         )

@@ -1,4 +1,4 @@
-"""`dkic evaluate` on small pictures: a report whose every number can be had again from its files."""
+"""`dkic evaluate` on small images: a report whose every number can be had again from its files."""
 
 import csv
 import json
@@ -18,8 +18,8 @@ from dkic.coding.codec import load
 from dkic.errors import DkicError
 from dkic.evaluation.classical import by_pillow
 from dkic.evaluation.codecs import Unavailable, make_codec
-from dkic.evaluation.judges import ALWAYS, load_judges
-from dkic.evaluation.measure import find_pictures, measure
+from dkic.evaluation.measured_files import find_images, measure_files
+from dkic.evaluation.metric_registry import ALWAYS, load_metrics
 from dkic.evaluation.metrics import batch, ms_ssim, psnr, ssimulacra2
 from dkic.table_file import name_of
 
@@ -28,9 +28,9 @@ def test_the_table_has_a_line_for_each_codec(report):
     out, done = report.out, report.done
     text, qualities = (out / "table.md").read_text(), ", ".join(map(str, load("tiny").qualities))
     assert "| jpeg |" in text and "| dkic:tiny |" in text
-    assert "bpg444: left out: there is no bpgenc on PATH" in done.out and "bpg444 was left out: there is no" in text
-    assert "LPIPS alone does not reward realism" in text and f"model tiny, levels {qualities} at qsteps 2, 1, 0, -1" in text
-    assert "losses of the weights that dkic ships contain LPIPS and PSNR (as MSE), and no other judge here" in text
+    assert "bpg444: left out: bpgenc: not found on PATH" in done.out and "bpg444 was left out: bpgenc: not found" in text
+    assert "LPIPS alone does not reward realism" in text and f"operating points of quality {qualities}" in text
+    assert "losses of the shipped weights contain LPIPS and PSNR (as MSE), no other metric here" in text
     assert (out / "table.tex").read_text().startswith(r"\begin{tabular}")
     assert (out / "bd_rate.md").read_text().startswith("| BD-rate against jpeg, % | SSIMULACRA2 | LPIPS | PSNR | MS-SSIM |")
     assert len((out / "table.csv").read_text().splitlines()) == 1 + 2 * 2
@@ -47,7 +47,7 @@ def test_there_are_figures(report):
 def test_there_are_curves(report):
     out = report.out
     assert sorted(path.name for path in out.glob("rate_distortion_*")) == sorted(
-        f"rate_distortion_{judge}.{suffix}" for judge in ("ssimulacra2", *ALWAYS) for suffix in ("png", "svg")
+        f"rate_distortion_{metric}.{suffix}" for metric in ("ssimulacra2", *ALWAYS) for suffix in ("png", "svg")
     )
     assert Image.open(out / "rate_distortion_psnr.png").size == (980, 700)
 
@@ -69,7 +69,7 @@ def test_every_number_comes_from_the_files(report):
         assert 0 < row["lpips"] < 1 and row["encode_seconds"] > 0 and row["decode_seconds"] > 0
     chosen = parquet.read_table(out / "chosen.parquet").to_pylist()
     assert all(np.isnan(row["dists"]) for row in rows) and all(np.isnan(row["lpips_vgg"]) for row in rows + chosen)
-    dists = load_judges(["dists"])["dists"]
+    dists = load_metrics(["dists"])["dists"]
     for row in chosen[::3]:
         x = np.array(Image.open(report.folder / f"{row['image']}.png"))
         x_hat = codecs[row["codec"]].decode((out / "files" / row["file"]).read_bytes())
@@ -90,7 +90,7 @@ def test_any_file_name_survives(tmp_path):
     (tmp_path / "images").mkdir()
     for name in AWKWARD:
         Image.fromarray(crop(32, 32)).save(tmp_path / "images" / name)
-    done = dkic("evaluate", tmp_path / "images", "--codec", "jpeg", "-t", "9", "-o", tmp_path / "r", "--page-pictures", "20")
+    done = dkic("evaluate", tmp_path / "images", "--codec", "jpeg", "-t", "9", "-o", tmp_path / "r", "--page-images", "20")
     assert done.status == 0, done.err
     stems = [name.removesuffix(".png") for name in sorted(AWKWARD)]
     rows = parquet.read_table(tmp_path / "r/chosen.parquet").to_pylist()
@@ -112,8 +112,8 @@ def csv_lines(path) -> list[list[str]]:
     [
         (["--codec", "jpg"], "there is no such codec"),
         (["--codec", "jpeg", "dkic:nothing"], "nothing"),
-        (["--codec", "jpeg", "--anchor", "webp"], "--anchor webp: must be one of the codecs, jpeg"),
-        (["--codec", "bpg444"], "none of these codecs could run: bpg444: there is no bpgenc"),
+        (["--codec", "jpeg", "--anchor", "webp"], "--anchor webp: must be one of the codecs jpeg"),
+        (["--codec", "bpg444"], "none of these codecs could run: bpg444: bpgenc: not found"),
     ],
 )
 def test_what_can_not_be(arguments, said, report, tmp_path, monkeypatch):
@@ -132,24 +132,24 @@ def test_several_values_follow_one_option():
     assert parsed("DIR", "-o", "R")["targets"] == (0.075, 0.15, 0.3)
 
 
-def test_folders_of_pictures(report, tmp_path):
-    assert list(find_pictures(report.folder)) == list(report.sizes)
+def test_folders_of_images(report, tmp_path):
+    assert list(find_images(report.folder)) == list(report.sizes)
     with pytest.raises(DkicError, match="there are no images"):
-        find_pictures(tmp_path)
+        find_images(tmp_path)
     with pytest.raises(DkicError, match="no such folder"):
-        find_pictures(tmp_path / "x")
+        find_images(tmp_path / "x")
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     with pytest.raises(DkicError, match="differ in their suffix alone"):
-        find_pictures(tmp_path)
+        find_images(tmp_path)
 
 
 def test_a_codec_that_fails_or_changes_the_size_is_left_out(report, tmp_path, monkeypatch):
     jpeg = by_pillow("jpeg")
-    pictures = find_pictures(report.folder)
+    images = find_images(report.folder)
     monkeypatch.setattr(type(jpeg), "decode", lambda self, data: np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(Unavailable, match=r"decodes to uint8 \[4, 4, 3\], not \[176, 192, 3\]"):
-        measure(jpeg, pictures, tmp_path, {})
+        measure_files(jpeg, images, tmp_path, {})
     monkeypatch.setattr(type(jpeg), "encode", lambda self, pixels, quality: (_ for _ in ()).throw(OSError("broken")))
     with pytest.raises(Unavailable, match="png: jpeg failed: broken"):
-        measure(jpeg, pictures, tmp_path, {})
+        measure_files(jpeg, images, tmp_path, {})

@@ -19,9 +19,9 @@ from dkic.errors import DkicError
 from dkic.evaluation.codecs import Unavailable
 from dkic.evaluation.fid import PatchMetrics, corners
 from dkic.evaluation.inception import FILE_NAME, cached_weights, load_inception
-from dkic.evaluation.judges import JUDGES
+from dkic.evaluation.metric_registry import METRICS
 
-METRICS = ("frechet_inception_distance", "kernel_inception_distance_mean")
+KEYS = ("frechet_inception_distance", "kernel_inception_distance_mean")
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ def expected(file: Path, decoded: Path, originals: Path, **more: int) -> dict[st
     )  # fmt: skip
 
 
-def save_patches(folder: Path, pictures: list[np.ndarray]) -> int:
-    """As PNG, named in order; cut by numpy here, from the picture and from what is left of it 128 pixels further."""
+def save_patches(folder: Path, images: list[np.ndarray]) -> int:
+    """As PNG, named in order; cut by numpy here, from the image and from what is left of it 128 pixels further."""
     folder.mkdir()
     patches = []
-    for picture in pictures:
-        for part in (picture, picture[128:, 128:]):
+    for image in images:
+        for part in (image, image[128:, 128:]):
             rows, columns = part.shape[0] // 256, part.shape[1] // 256
             whole = part[: rows * 256, : columns * 256].reshape(rows, 256, columns, 256, 3)
             patches += list(whole.swapaxes(1, 2).reshape(-1, 256, 256, 3))
@@ -94,14 +94,14 @@ def test_the_features_are_those_of_fid_and_kid(weights):
 
 def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_path):
     need_backbone("alex")
-    (tmp_path / "pictures").mkdir()
-    pictures = {"big": crop(400, 520, 60, 100), "small": crop(200, 300), "square": crop(256, 256)}
-    for name, pixels in pictures.items():
-        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{name}.png")
+    (tmp_path / "images").mkdir()
+    images = {"big": crop(400, 520, 60, 100), "small": crop(200, 300), "square": crop(256, 256)}
+    for name, pixels in images.items():
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png")
     out = tmp_path / "report"
     done = dkic(
         "evaluate",
-        tmp_path / "pictures",
+        tmp_path / "images",
         "--codec",
         "webp",
         "--target-bpp",
@@ -111,7 +111,7 @@ def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_p
         weights,
         "-o",
         out,
-        "--judges",
+        "--metrics",
         "none",
     )
     assert done.status == 0, done.err
@@ -119,18 +119,18 @@ def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_p
     out_of_reach, row = csv.DictReader((out / "table.csv").read_text().splitlines())
     chosen = re.findall(r'"file": "(webp/[^"]+)"', (out / "index.html").read_text())
     decoded = [np.array(Image.open(out / "files" / file).convert("RGB")) for file in chosen]
-    count = save_patches(tmp_path / "originals", list(pictures.values()))
+    count = save_patches(tmp_path / "originals", list(images.values()))
     assert len(decoded) == 3 and save_patches(tmp_path / "decoded", decoded) == count == 4
     wanted = expected(weights, tmp_path / "decoded", tmp_path / "originals", kid_subset_size=count, kid_subsets=1)
-    for name, metric in zip(("fid", "kid"), METRICS, strict=True):
-        assert float(row[name]) == pytest.approx(wanted[metric], rel=1e-3) and out_of_reach[name] == ""
-    assert list(row)[2:11] == ["bpp", *JUDGES, "fid", "kid"]
+    for name, key in zip(("fid", "kid"), KEYS, strict=True):
+        assert float(row[name]) == pytest.approx(wanted[key], rel=1e-3) and out_of_reach[name] == ""
+    assert list(row)[2:11] == ["bpp", *METRICS, "fid", "kid"]
 
     text, page, latex = ((out / f"{name}").read_text() for name in ("table.md", "index.html", "table.tex"))
     assert text.splitlines()[0].count("| FID | KID |") == 2 and f"| {float(row['fid']):.2f} | {float(row['kid']):.5f} |" in text
     assert r"\multicolumn{6}{c}{0.5 bpp}" in latex and "{lrrrrrrrrrrrrrr}" in latex and r"\cmidrule(lr){8-13}" in latex
     for said in (
-        "are of 4 patches of 256x256 pixels", "KID is of all of them at once", "1 of the 3 pictures", "fewer than 2048",
+        "compare 4 patches of 256x256 pixels", "KID uses all of them at once", "1 of the 3 images", "fewer than 2048",
         "compare by KID", "FID and KID do reward it",
     ):  # fmt: skip
         assert said in text and said in page, said
@@ -144,20 +144,20 @@ def test_many_patches_in_subsets(weights, early_features, tmp_path, monkeypatch)
     metrics = PatchMetrics(load_inception(weights), originals)
     assert save_patches(tmp_path / "a", decoded) == save_patches(tmp_path / "b", originals) == metrics.patches == 5
     wanted = expected(weights, tmp_path / "a", tmp_path / "b", kid_subset_size=3)
-    assert metrics(decoded) == pytest.approx([wanted[metric] for metric in METRICS], rel=1e-3)
+    assert metrics(decoded) == pytest.approx([wanted[key] for key in KEYS], rel=1e-3)
     assert "100 subsets of 3, seed 2020" in metrics.about()[0]
 
     fid, kid = metrics(originals)
     assert abs(fid) < 1e-3 and kid < 0  # as the texts say of pairs
-    with pytest.raises(ValueError, match="these pictures have 10 patches, and the originals 5"):
+    with pytest.raises(ValueError, match="these images have 10 patches, and the originals 5"):
         metrics(decoded * 2)
 
 
-def test_pictures_without_patches(weights):
+def test_images_without_patches(weights):
     network = load_inception(weights)
-    for pictures, count in (([crop(255, 400)], 0), ([crop(256, 256), crop(100, 100)], 1)):
-        with pytest.raises(Unavailable, match=f"two patches of 256x256 pixels at least, and the pictures have {count}"):
-            PatchMetrics(network, pictures)
+    for images, count in (([crop(255, 400)], 0), ([crop(256, 256), crop(100, 100)], 1)):
+        with pytest.raises(Unavailable, match=f"two patches of 256x256 pixels at least, and the images have {count}"):
+            PatchMetrics(network, images)
 
 
 def test_weights_are_looked_for_and_not_fetched(weights, tmp_path, monkeypatch):
@@ -179,8 +179,8 @@ def test_weights_are_looked_for_and_not_fetched(weights, tmp_path, monkeypatch):
 
 
 def test_without_weights_the_report_says_why(report):
-    # Its pictures are too small where there are weights.
-    why = "FID and KID were left out: "
+    # Its images are too small where there are weights.
+    why = "FID and KID were not computed: "
     text, page = (report.out / "table.md").read_text(), (report.out / "index.html").read_text()
     assert f"* {why}" in text and why in page and why in report.done.out
     assert "| FID" not in text and "fid" not in (report.out / "table.csv").read_text()

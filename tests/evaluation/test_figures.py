@@ -1,4 +1,4 @@
-"""Figures: crops where pictures differ, and pixels that are what the codecs made."""
+"""Figures: crops where images differ, and pixels that are what the codecs made."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from photographs import crop
 from PIL import Image
 
 from dkic.errors import DkicError
-from dkic.evaluation.figures import Crop, figure, find_crops, parse_crops, telling_pictures
+from dkic.evaluation.figures import Crop, figure, find_crops, most_different_images, parse_crops
 from dkic.evaluation.table import at_target
 
 
@@ -24,7 +24,7 @@ def test_crops_are_where_the_codecs_err():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 20), (30, 17)])
-def test_small_pictures_have_crops_too(size):
+def test_small_images_have_crops_too(size):
     original = crop(*size)
     for found in find_crops(original, [255 - original]):
         assert found.of(original).shape[:2] == (found.height, found.width)
@@ -49,24 +49,24 @@ def test_the_tiles_hold_the_pixels_of_each_codec():
     assert yellow > 5 * 2000 and green > 5 * 2000  # frames of five tiles, and the rectangles
 
 
-def test_pictures_that_tell():
+def test_images_that_tell():
     cells = [at_target([measurement(c, i, lpips=v) for i, v in zip("xyz", values, strict=True)], 1)
              for c, values in (("a", (0.1, 0.5, 0.3)), ("b", (0.2, 0.1, 0.25)))]  # fmt: skip
-    assert telling_pictures(cells) == ["y", "x"]
+    assert most_different_images(cells) == ["y", "x"]
 
 
 def test_given_crops(tmp_path):
-    pictures = {"a:b": tmp_path / "a:b.png"}
-    Image.new("RGB", (40, 30)).save(pictures["a:b"])
-    assert parse_crops(["a:b:1,2,8,9", "a:b:0,0,40,30"], pictures) == {"a:b": [Crop(1, 2, 8, 9), Crop(0, 0, 40, 30)]}
+    images = {"a:b": tmp_path / "a:b.png"}
+    Image.new("RGB", (40, 30)).save(images["a:b"])
+    assert parse_crops(["a:b:1,2,8,9", "a:b:0,0,40,30"], images) == {"a:b": [Crop(1, 2, 8, 9), Crop(0, 0, 40, 30)]}
     for text, said in [
         ("a:b:1,2,8", "must be IMAGE:LEFT,TOP,WIDTH,HEIGHT"),
         ("a:b:1,2,8,x", "must be IMAGE:LEFT,TOP,WIDTH,HEIGHT"),
-        ("c:1,2,8,8", "there is no picture c; there are a:b"),
-        ("a:b:33,0,8,8", "lie inside the picture of 40x30"),
+        ("c:1,2,8,8", "there is no image c; use a:b"),
+        ("a:b:33,0,8,8", "inside the image of 40x30"),
         ("a:b:0,0,7,8", "at least 8x8"),
     ]:
         with pytest.raises(DkicError, match=said):
-            parse_crops([text], pictures)
-    with pytest.raises(DkicError, match="two crops at most"):
-        parse_crops(["a:b:1,2,8,9"] * 3, pictures)
+            parse_crops([text], images)
+    with pytest.raises(DkicError, match="at most two crops"):
+        parse_crops(["a:b:1,2,8,9"] * 3, images)

@@ -36,14 +36,14 @@ def test_psnr_counts_every_channel():
     assert psnr(flat(100), other).item() == pytest.approx(10 * math.log10(255**2 / 3))
 
 
-def test_equal_pictures():
-    picture = batch(crop(176, 200))
-    assert psnr(picture, picture).item() == math.inf
-    assert ms_ssim(picture, picture).item() == pytest.approx(1, abs=1e-6)
+def test_equal_images():
+    image = batch(crop(176, 200))
+    assert psnr(image, image).item() == math.inf
+    assert ms_ssim(image, image).item() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(("a", "b"), [(100, 120), (30, 60), (250, 10)])
-def test_ms_ssim_of_flat_pictures_is_the_luminance_term_of_the_last_scale(a, b):
+def test_ms_ssim_of_flat_images_is_the_luminance_term_of_the_last_scale(a, b):
     c1 = (0.01 * 255) ** 2
     luminance = (2 * a * b + c1) / (a * a + b * b + c1)
     assert ms_ssim(flat(a), flat(b)).item() == pytest.approx(luminance**0.1333, abs=5e-4)
@@ -59,7 +59,7 @@ def test_they_are_what_another_package_has():
         assert torch.allclose(ms_ssim(x, x_hat), theirs, atol=1e-5)
 
 
-def test_a_batch_gives_what_each_picture_gives():
+def test_a_batch_gives_what_each_image_gives():
     x = batch(crop(176, 208), crop(176, 208, top=20, left=10))
     x_hat = noisy(x, 20)
     for metric in (psnr, ms_ssim):
@@ -112,6 +112,6 @@ def test_other_shapes_and_types_are_refused(metric, other):
 
 
 @pytest.mark.parametrize("other", [crop(20, 21), crop(20, 20).astype(float), crop(20, 20)[:, :, :1], crop(20, 20)[0]])
-def test_a_batch_is_of_pictures_of_one_size(other):
+def test_a_batch_is_of_images_of_one_size(other):
     with pytest.raises(ValueError, match="must be uint8"):
         batch(np.zeros((20, 20, 3), np.uint8), other)

@@ -1,4 +1,4 @@
-"""The page in a browser: both pictures load, the slider moves, and nothing is fetched from anywhere."""
+"""The page in a browser: both images load, the slider moves, and nothing is fetched from anywhere."""
 
 import json
 import re
@@ -61,8 +61,8 @@ def test_two_codecs_are_compared(index, browser):
         return browser.find_element(By.ID, name)
 
     def loaded(side: str, size: list[int]) -> None:
-        picture = f"document.getElementById('{side}-picture')"
-        script = f"return {picture}.complete && [{picture}.naturalWidth, {picture}.naturalHeight]"
+        image = f"document.getElementById('{side}-image')"
+        script = f"return {image}.complete && [{image}.naturalWidth, {image}.naturalHeight]"
         WebDriverWait(browser, 30).until(lambda b: b.execute_script(script) == size)
 
     def clipped() -> float:
@@ -80,8 +80,8 @@ def test_two_codecs_are_compared(index, browser):
     Select(of("right")).select_by_visible_text("dkic:tiny")
     for side in ("left", "right"):
         loaded(side, [192, 176])
-    assert of("left-picture").get_attribute("src").startswith("data:image/jpeg")
-    assert of("right-picture").get_attribute("src").startswith("data:image/webp")
+    assert of("left-image").get_attribute("src").startswith("data:image/jpeg")
+    assert of("right-image").get_attribute("src").startswith("data:image/webp")
     verdicts = r"SSIMULACRA2 -?[\d.]+, DISTS 0\.\d{3}, LPIPS 0\.\d{3}, PSNR \d\d\.\d\d, MS-SSIM 0\.\d{4}"
     assert re.fullmatch(rf"jpeg \(\d\.\d{{3}} bpp: {verdicts}\)", of("left-label").text)
 
@@ -93,11 +93,11 @@ def test_two_codecs_are_compared(index, browser):
     browser.execute_script("const s = document.getElementById('slider'); s.value = 100; s.dispatchEvent(new Event('input'))")
     assert clipped() == 90
 
-    at_first = of("left-picture").value_of_css_property("transform")
+    at_first = of("left-image").value_of_css_property("transform")
     of("in").click()
     of("in").click()
-    enlarged = of("left-picture").value_of_css_property("transform")
-    assert enlarged != at_first and enlarged == of("right-picture").value_of_css_property("transform")
+    enlarged = of("left-image").value_of_css_property("transform")
+    assert enlarged != at_first and enlarged == of("right-image").value_of_css_property("transform")
     assert of("zoom").text == "400 %"
     of("fit").click()
     Select(of("image")).select_by_visible_text("upright")

@@ -22,7 +22,7 @@ def test_a_cell_is_the_best_of_all_choices(seed, by):
     rows = measurements(rate, lpips)
     choices = [rows_ for rows_ in itertools.product(*(rows[4 * i : 4 * i + 4] for i in range(4)))]
     within = [c for c in choices if np.mean([row.bpp for row in c]) <= 0.15]
-    best = min(np.mean([row.lpips for row in c]) for c in within)
+    best = min(np.mean([row.scores["lpips"] for row in c]) for c in within)
     cell = at_target(rows, 0.15, by)
     assert 0 < len(within) < len(choices)
     assert cell.lpips == pytest.approx(best) and cell.bpp <= 0.15 and cell.chosen in choices
@@ -34,20 +34,20 @@ def test_out_of_reach_is_an_empty_cell_that_says_so():
     rows = measurements(np.array([[0.3, 0.5], [0.4, 0.6]]), np.array([[0.2, 0.1], [0.2, 0.1]]))
     cell = at_target(rows, 0.3)
     assert math.isnan(cell.bpp) and math.isnan(cell.lpips) and cell.chosen == ()
-    assert cell.note == "c takes 0.350 bpp at least, so that lower targets are out of its reach"
+    assert cell.note == "c takes at least 0.350 bpp; lower targets are out of reach"
     assert at_target(rows, 0.35).bpp == pytest.approx(0.35)
 
 
-def test_a_picture_too_small_for_a_metric():
+def test_an_image_too_small_for_a_metric():
     rows = [measurement(image="a"), measurement(image="tiny", ms_ssim=math.nan, height=160)]
     cell = at_target(rows, 0.2)
     assert math.isnan(cell.ms_ssim) and cell.psnr == 30
     assert "tiny has a side below 161 pixels" in cell.note and cell.note in as_markdown([cell])
-    with pytest.raises(DkicError, match="tiny: MS-SSIM is not there for 100x160; allocate by another metric"):
+    with pytest.raises(DkicError, match="tiny: MS-SSIM is not defined for 100x160 pixels; allocate by another metric"):
         at_target(rows, 0.2, "ms_ssim")
 
 
-def test_a_picture_without_loss_does_not_break_the_choice():
+def test_an_image_without_loss_does_not_break_the_choice():
     rows = [measurement(quality=1), measurement(quality=2, psnr=math.inf, bpp=9.0)]
     assert at_target(rows, 0.2, "psnr").psnr == 30
     assert at_target(rows, 9, "psnr").psnr == math.inf
@@ -66,7 +66,7 @@ def test_markdown():
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 12
     assert lines[2] == "| a_b | 0.075 | 0.363 | 27.67 | 0.9123 | 0.150 | 0.200 | 30.00 | 0.9000 | 2 | 0.26 |"
     assert lines[3] == "| c |  |  |  |  | 0.090 | 0.200 | 30.00 | 0.9000 | 1 | 0.5 |"
-    assert lines[5] == "* c takes 0.090 bpp at least, so that lower targets are out of its reach"
+    assert lines[5] == "* c takes at least 0.090 bpp; lower targets are out of reach"
 
 
 def test_csv():

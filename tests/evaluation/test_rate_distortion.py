@@ -21,7 +21,7 @@ VALUES = {
 ANCHOR = Curve("anchor", RATE, VALUES)
 
 
-def test_curves_are_means_over_the_pictures():
+def test_curves_are_means_over_the_images():
     rate, lpips = np.array([[0.1, 0.3], [0.3, 0.7]]), np.array([[0.4, 0.2], [0.2, 0.1]])
     first, second = curves(measurements(rate, lpips, "x") + measurements(rate[:, ::-1], lpips[:, ::-1], "y"))
     assert (first.codec, second.codec) == ("x", "y")
@@ -56,16 +56,16 @@ def test_points_that_others_are_as_good_as_do_not_count():
 def test_what_has_no_bd_rate():
     few = Curve("few", RATE[:3], {metric: values[:3] for metric, values in VALUES.items()})
     percent, remark = bd_rate(few, ANCHOR, "psnr")
-    assert math.isnan(percent) and remark == "few has 3 of the 4 points of PSNR in order that are needed"
+    assert math.isnan(percent) and remark == "few has 3 of the 4 monotonic points of PSNR that are needed"
     far = replace(ANCHOR, codec="far", values=VALUES | {"psnr": VALUES["psnr"] + 50})
     percent, remark = bd_rate(far, ANCHOR, "psnr")
-    assert math.isnan(percent) and remark == "far and anchor reach no PSNR in common"
+    assert math.isnan(percent) and remark == "far and anchor have no common range of PSNR"
     near = replace(ANCHOR, codec="near", values=VALUES | {"psnr": VALUES["psnr"] + 8})
     percent, remark = bd_rate(near, ANCHOR, "psnr")
     assert percent < -70 and remark == "near and anchor share 20% of their range of PSNR"
     lines, remarks = bd_lines([ANCHOR, few, near], "anchor")
     assert lines[:2] == [["BD-rate against anchor, %", "LPIPS", "PSNR", "MS-SSIM"], ["anchor", "+0.0", "+0.0", "+0.0"]]
-    assert lines[2] == ["few", "", "", ""] and "few has 3 of the 4 points of LPIPS in order that are needed" in remarks
+    assert lines[2] == ["few", "", "", ""] and "few has 3 of the 4 monotonic points of LPIPS that are needed" in remarks
 
 
 def test_charts():

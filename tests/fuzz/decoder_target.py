@@ -24,7 +24,7 @@ from dkic.models.weights_file import Weights, load_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SECONDS_PER_KB = 2
-# What decoding may take beside what the process holds already: a part that does not depend on the picture (an ICC profile
+# What decoding may take beside what the process holds already: a part that does not depend on the image (an ICC profile
 # inflates to 4 MiB), and what the latents of the small model take.
 FIXED_BYTES, BYTES_PER_PIXEL = 48 * 2**20, 32
 
@@ -68,15 +68,15 @@ class DecoderTarget:
     """Damaged files from the golden ones, and the check of each."""
 
     seed: int = 0
-    levels: dict[bytes, Weights] = field(default_factory=dict)
+    weights_of: dict[bytes, Weights] = field(default_factory=dict)
     outcomes: Counter = field(default_factory=Counter)
     slowest: float = 0.0  # seconds for each KB begun
     largest: int = 0  # bytes
 
     def __post_init__(self) -> None:
         for path in sorted(GOLDEN.glob("*.safetensors")):
-            level = load_weights(path)
-            self.levels[level.hash] = level
+            weights = load_weights(path)
+            self.weights_of[weights.hash] = weights
         stored = np.load(GOLDEN / "latents.npz")
         self.files: list[DkicFile] = []
         self.latents: dict[Header, tuple[torch.Tensor, torch.Tensor]] = {}  # y and z_hat
@@ -92,22 +92,22 @@ class DecoderTarget:
         file = draw.choice(self.files)
         if draw.random() < 0.3:
             file = replace(file, icc=draw.randbytes(draw.choice((0, 1, 200, 5000))))
-        kinds = (self._bytes, self._picture, self._stream, self._header, self._sections, self._icc, self._latent)
+        kinds = (self._bytes, self._image, self._stream, self._header, self._sections, self._icc, self._latent)
         return draw.choice(kinds)(file, draw)
 
     def _bytes(self, file: DkicFile, draw: random.Random) -> bytes:
         return changed(pack(file), draw)
 
-    def _picture(self, file: DkicFile, draw: random.Random) -> bytes:
-        return pack(replace(file, picture=changed(file.picture, draw)))
+    def _image(self, file: DkicFile, draw: random.Random) -> bytes:
+        return pack(replace(file, image=changed(file.image, draw)))
 
     def _stream(self, file: DkicFile, draw: random.Random) -> bytes:
         """Another stream altogether, whose coder states are in range."""
         lanes = draw.randrange(4)
         states = (struct.pack("<Q", draw.randrange(2**31, 2**63)) for _ in range((1 << lanes) - 1))
         words = draw.choice((draw.randbytes, bytes))(4 * draw.choice((0, 1, 50, 800)))
-        picture = draw.randbytes(4) + bytes([lanes]) + draw.randbytes(4) + b"\1" + b"".join(states) + words
-        return pack(replace(file, picture=picture))
+        image = draw.randbytes(4) + bytes([lanes]) + draw.randbytes(4) + b"\1" + b"".join(states) + words
+        return pack(replace(file, image=image))
 
     def _header(self, file: DkicFile, draw: random.Random) -> bytes:
         """A header that says something else, which `pack` might not write, and its right CRC."""
@@ -115,43 +115,43 @@ class DecoderTarget:
         if draw.random() < 0.5:
             width, height = file.header.width, draw.choice((height, file.header.height * 2))
         mode = file.header.arithmetic if draw.random() < 0.7 else draw.randrange(256)
-        known = draw.choice((file.header.model_hash, *self.levels))
+        known = draw.choice((file.header.model_hash, *self.weights_of))
         head = b"DKIC" + bytes([1, mode, draw.randrange(256)]) + known + varint(width) + varint(height)
         head += draw.randbytes(1) if mode & 0x40 else b""
-        return head + crc32c(head).to_bytes(4, "little") + section(1, file.picture)
+        return head + crc32c(head).to_bytes(4, "little") + section(1, file.image)
 
     def _sections(self, file: DkicFile, draw: random.Random) -> bytes:
         """A sound header and any sections in any order, all CRCs right; some claim another length."""
-        head = pack(replace(file, picture=b""))[: -len(section(1, b""))] if file.icc is None else self._announcing(file)
+        head = pack(replace(file, image=b""))[: -len(section(1, b""))] if file.icc is None else self._announcing(file)
         icc = zlib.compress(file.icc or b"")
-        parts = [section(1, file.picture)] if draw.random() < 0.7 else []
+        parts = [section(1, file.image)] if draw.random() < 0.7 else []
         for _ in range(draw.randrange(4)):
-            payload = draw.choice((b"", icc, file.picture, draw.randbytes(20)))
+            payload = draw.choice((b"", icc, file.image, draw.randbytes(20)))
             parts.append(section(draw.choice((1, 2, 2, draw.randrange(8))), payload, draw.choice((None, None, *SIZES[:-4]))))
         return head + b"".join(parts) + draw.choice((b"", b"", draw.randbytes(3)))
 
     def _announcing(self, file: DkicFile) -> bytes:
         whole = pack(file)
-        return whole[: whole.index(section(1, file.picture))]
+        return whole[: whole.index(section(1, file.image))]
 
     def _icc(self, file: DkicFile, draw: random.Random) -> bytes:
         profile = file.icc or draw.choice((bytes(MAX_ICC_BYTES), bytes(MAX_ICC_BYTES + 1), bytes(3000)))
         stream = draw.choice((changed(zlib.compress(profile), draw), zlib.compress(profile), draw.randbytes(30)))
-        return self._announcing(replace(file, icc=b"")) + section(1, file.picture) + section(2, stream)
+        return self._announcing(replace(file, icc=b"")) + section(1, file.image) + section(2, stream)
 
     def _latent(self, file: DkicFile, draw: random.Random) -> bytes:
-        """A sound file of latents that no picture has, which must come back."""
+        """A sound file of latents that no image has, which must come back."""
         y, z_hat = (t.clone() for t in self.latents[file.header])
         for t in (y, z_hat):
             for _ in range(draw.choice((0, 1, 8, 100))):
                 t.view(-1)[draw.randrange(t.numel())] = draw.choice(SYMBOLS)
-        level = self.levels[file.header.model_hash]
+        weights = self.weights_of[file.header.model_hash]
         with torch.inference_mode():
             finest = -8 if y.abs().amax() < 2**29 else 0  # or symbols would be beyond int32
             qstep = draw.choice((0, 0, draw.randint(finest, 8)))
             header = replace(file.header, qstep=qstep)
-            data = pack(replace(file, header=header, picture=encode_latent(y, z_hat, level, level.quality, qstep)))
-            away = (decode_latent(unpack(data), level) - y).abs()
+            data = pack(replace(file, header=header, image=encode_latent(y, z_hat, weights, weights.quality, qstep)))
+            away = (decode_latent(unpack(data), weights) - y).abs()
             if not (away <= qstep_size(qstep) / 2 + y.abs() * 2.0**-23).all():  # rounded, and carried by float32
                 raise Finding("the latents that were coded are not those that are decoded")
         return data
@@ -189,12 +189,12 @@ class DecoderTarget:
                 return "refused by the container", None
             if not file.lost or not file.lost[0].startswith(str(error)):
                 raise Finding("what was salvaged is not told") from None
-        level = self.levels.get(file.header.model_hash)
-        if level is None:
+        weights = self.weights_of.get(file.header.model_hash)
+        if weights is None:
             return "of another model", None
         try:
             with torch.inference_mode():
-                decode_latent(file, level)
+                decode_latent(file, weights)
         except FormatError as error:
             _one_line(error)
             if "can't hold" in str(error) or str(error).startswith("header"):

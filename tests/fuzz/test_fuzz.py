@@ -60,19 +60,19 @@ def test_a_file_can_be_made_again(target):
     assert [target.make(number) for number in range(40)] == [again.make(number) for number in range(40)]
 
 
-def slow(file, level):
+def slow(file, weights):
     end = time.process_time() + 2.1
     while time.process_time() < end:
         pass
 
 
-def large(file, level):
+def large(file, weights):
     with mmap.mmap(-1, decoder_target.FIXED_BYTES + 2**25) as memory:  # not what other tests have freed
         memory[:: mmap.PAGESIZE] = b"x" * -(-len(memory) // mmap.PAGESIZE)
 
 
-def two_lines(file, level):
-    raise FormatError("picture section: \n")
+def two_lines(file, weights):
+    raise FormatError("image section: \n")
 
 
 @pytest.mark.parametrize(("decode", "said"), [(slow, "s a KB"), (large, "bytes of memory"), (two_lines, "not one sentence")])

@@ -1,6 +1,6 @@
 """Makes the golden files beside it that are not there: `python tests/golden/make_golden.py`, from the repository.
 
-A small model of random weights with its entropy networks frozen, at two qualities, and pictures coded with it. For each picture
+A small model of random weights with its entropy networks frozen, at two qualities, and images coded with it. For each image
 latents.npz has the integers that were coded: z_hat, and y in 64ths. golden.json states what must come out.
 
 These files pin the format and the exact arithmetic. Never make them anew to mend a test: see test_golden.py.
@@ -26,7 +26,7 @@ from dkic.entropy.tables import gaussian_tables  # noqa: E402
 from dkic.models.weights_file import load_weights, save_weights  # noqa: E402
 
 FOLDER = Path(__file__).parent
-PICTURES = {  # height, width, quality, grayscale, qstep
+IMAGES = {  # height, width, quality, grayscale, qstep
     "one_pixel": (1, 1, 1, False, 0),
     "odd": (37, 53, 1, False, 0),
     "tall": (130, 1, 2, False, 0),
@@ -41,7 +41,7 @@ PICTURES = {  # height, width, quality, grayscale, qstep
 
 
 def main() -> None:
-    levels, latents, expected = {}, {}, {}
+    weights_of, latents, expected = {}, {}, {}
     if (FOLDER / "golden.json").exists():
         latents, expected = dict(np.load(FOLDER / "latents.npz")), json.loads((FOLDER / "golden.json").read_text())
     for quality in (1, 2):
@@ -49,20 +49,20 @@ def main() -> None:
         if not path.exists():
             model = converted(quality)
             save_weights(path, model, quality, {}, gaussian_tables().concat(model.prior.tables()))
-        levels[quality] = load_weights(path)
-    for name, (height, width, quality, grayscale, qstep) in PICTURES.items():
+        weights_of[quality] = load_weights(path)
+    for name, (height, width, quality, grayscale, qstep) in IMAGES.items():
         if name in expected:
             continue
-        level = levels[quality]
+        weights = weights_of[quality]
         x = torch.from_numpy(crop(height, width)).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             # Random weights make small latents: larger, and some beyond every table.
-            y, z_hat = (t.double() for t in analyse(x, level))
+            y, z_hat = (t.double() for t in analyse(x, weights))
             noise = torch.randn(z_hat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
             y, z_hat = (y / y.std() * 6 * 64).round(), (z_hat + 2 * noise).round()
             y[0, 0, 0, 0], y[0, 4, -1, -1], z_hat[0, 1, 0, 0] = 64 * 100_000, -64 * 5_000_000, 3000
-            payload = encode_latent(y / 64, z_hat, level, level.quality, qstep)
-        header = Header(width, height, level.hash, quality, int(Arithmetic.EXACT), grayscale, qstep)
+            payload = encode_latent(y / 64, z_hat, weights, weights.quality, qstep)
+        header = Header(width, height, weights.hash, quality, int(Arithmetic.EXACT), grayscale, qstep)
         data = pack(DkicFile(header, payload))
         (FOLDER / f"{name}.dkic").write_bytes(data)
         latents[f"{name}.y"], latents[f"{name}.z_hat"] = y.numpy().astype(np.int32), z_hat.numpy().astype(np.int32)

@@ -25,7 +25,7 @@ CHANGED = "the format or its arithmetic has changed: read what test_golden.py be
 
 
 @pytest.fixture(scope="module")
-def levels() -> dict[int, Weights]:
+def weights_of() -> dict[int, Weights]:
     return {quality: load_weights(FOLDER / f"small-q{quality}.safetensors") for quality in (1, 2)}
 
 
@@ -44,13 +44,13 @@ def test_the_weights_are_those_that_were_made():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_decoded(levels, name):
+def test_decoded(weights_of, name):
     data, expected = (FOLDER / f"{name}.dkic").read_bytes(), EXPECTED[name]
     file = unpack(data)
     assert len(data) == expected["bytes"] and file.header.arithmetic == Arithmetic.EXACT, CHANGED
-    assert int.from_bytes(file.picture[:4], "little") == expected["symbols_crc32c"], CHANGED
+    assert int.from_bytes(file.image[:4], "little") == expected["symbols_crc32c"], CHANGED
     with torch.inference_mode():
-        y_hat = decode_latent(file, levels[expected["quality"]])  # raises where the symbols' checksum is wrong
+        y_hat = decode_latent(file, weights_of[expected["quality"]])  # raises where the symbols' checksum is wrong
     y, _ = latent(name)
     assert y_hat.shape == y.shape, CHANGED
     size = qstep_size(file.header.qstep)
@@ -58,11 +58,11 @@ def test_decoded(levels, name):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_encoded(levels, name):
+def test_encoded(weights_of, name):
     data = (FOLDER / f"{name}.dkic").read_bytes()
     header = unpack(data).header
     with torch.inference_mode():
-        payload = encode_latent(*latent(name), levels[EXPECTED[name]["quality"]], header.quality, header.qstep)
+        payload = encode_latent(*latent(name), weights_of[EXPECTED[name]["quality"]], header.quality, header.qstep)
     width, height, qstep = header.width, header.height, header.qstep
     again = Header(width, height, header.model_hash, header.quality, header.arithmetic, header.grayscale, qstep)
     assert pack(DkicFile(again, payload)) == data, CHANGED

@@ -36,8 +36,8 @@ def theirs() -> nn.Module:
     return module
 
 
-def pictures(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`[2, 3, H, W]` each: noise on one picture, another picture beside the other."""
+def images(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[2, 3, H, W]` each: noise on one image, another image beside the other."""
     first, second = (torch.from_numpy(crop(height, width, top=top)).permute(2, 0, 1).float() / 255 for top in (150, 0))
     noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
     return torch.stack([first, second]), torch.stack([(first + 0.1 * noise).clamp(0, 1), first])
@@ -45,17 +45,17 @@ def pictures(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("size", [(64, 80), (37, 51), (1, 1)])
 def test_values_are_the_packages(network, theirs, size):
-    x, x_hat = pictures(*size)
+    x, x_hat = images(*size)
     assert network(x, x_hat) == pytest.approx(theirs(x, x_hat).tolist(), abs=2e-5)
 
 
 def test_equal_images_are_at_distance_0(network):
-    x, _ = pictures(64, 64)
+    x, _ = images(64, 64)
     assert network(x, x).abs().max() < 1e-6
 
 
 def test_gradients(network):
-    x, x_hat = pictures(32, 32)
+    x, x_hat = images(32, 32)
     x_hat.requires_grad_()
     network(x, x_hat).sum().backward()
     assert x_hat.grad.isfinite().all() and x_hat.grad.abs().max() > 0

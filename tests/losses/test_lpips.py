@@ -48,17 +48,17 @@ def test_it_is_the_packages_value(net):
     assert got.min() > 1e-5 and got.max() > 0.5
 
 
-def test_worse_pictures_are_further(alex):
+def test_worse_images_are_further(alex):
     x = photo(96)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     distances = [alex(x, (x + s * noise).clamp(0, 1)).item() for s in (0, 0.02, 0.1, 0.3)]
     assert distances[0] < 1e-9 and distances == sorted(set(distances))
 
 
-@pytest.mark.parametrize("picture", [photo(64), torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64)])
-def test_the_gradient_is_finite_at_equal_pictures(alex, picture):
-    x_hat = picture.clone().requires_grad_()
-    alex(picture, x_hat).sum().backward()
+@pytest.mark.parametrize("image", [photo(64), torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64)])
+def test_the_gradient_is_finite_at_equal_images(alex, image):
+    x_hat = image.clone().requires_grad_()
+    alex(image, x_hat).sum().backward()
     assert torch.equal(x_hat.grad, torch.zeros_like(x_hat))
 
 
@@ -85,7 +85,7 @@ def test_the_gradient_is_that_of_the_value(alex):
     assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-5)
 
 
-def test_descent_on_it_brings_a_picture_closer(alex):
+def test_descent_on_it_brings_an_image_closer(alex):
     x = photo(64)
     x_hat = (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1).requires_grad_()
     optimizer = torch.optim.Adam([x_hat], 0.01)
@@ -137,13 +137,13 @@ def test_other_inputs_are_refused(alex, x, error, match):
         alex(x, x)
 
 
-def test_pictures_of_two_shapes_are_refused(alex):
+def test_images_of_two_shapes_are_refused(alex):
     with pytest.raises(ValueError, match="must have one shape"):
         alex(photo(64), photo(32))
 
 
 @pytest.mark.parametrize(("net", "side"), [("alex", 31), ("vgg", 16)])
-def test_the_smallest_picture(net, side):
+def test_the_smallest_image(net, side):
     need_backbone(net)
     assert LPIPS(net)(photo(side), photo(side, 300)).item() > 0
 

@@ -1,4 +1,4 @@
-"""LPIPS in tiles: the whole picture's value, wherever it is cut."""
+"""LPIPS in tiles: the whole image's value, wherever it is cut."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ def network_of(net: str) -> LPIPS:
 
 
 def pair(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Two pictures and what became of them: more noise to the right, so that no two tiles are alike."""
+    """Two images and what became of them: more noise to the right, so that no two tiles are alike."""
     x = batch(crop(height, width, 0, 0), crop(height, width, 100, 200))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) * torch.linspace(5, 60, width)
     return x, (x + noise).clamp(0, 255).to(torch.uint8)
@@ -48,7 +48,7 @@ def whole(network: LPIPS, x: Tensor, x_hat: Tensor) -> Tensor:
         ("vgg", 129, 16, 64),
     ],
 )
-def test_it_is_the_whole_pictures_value(net, height, width, tile):
+def test_it_is_the_whole_images_value(net, height, width, tile):
     network = network_of(net)
     x, x_hat = pair(height, width)
     expected = whole(network, x, x_hat)
@@ -58,7 +58,7 @@ def test_it_is_the_whole_pictures_value(net, height, width, tile):
     assert lpips_in_tiles(network, x, x, tile).max() < 1e-9
 
 
-def test_large_pictures_alone_are_cut(monkeypatch):
+def test_large_images_alone_are_cut(monkeypatch):
     network = network_of("alex")
     x, x_hat = pair(150, 200)
     assert torch.equal(lpips(x, x_hat, network), whole(network, x, x_hat))  # bit by bit

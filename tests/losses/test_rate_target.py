@@ -94,5 +94,5 @@ def test_impossible_schedules_are_errors(factors, steps):
 def test_rates_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\[2\] and \[1\]"):
         RATE.loss(torch.ones(2), torch.ones(1), 0)
-    with pytest.raises(ValueError, match="must be the pictures' rates"):
+    with pytest.raises(ValueError, match="must be the images' rates"):
         RATE.loss(torch.ones(0), torch.ones(0), 0)

@@ -14,8 +14,8 @@ from dkic.ops import gaussian_likelihood
 
 
 def batch(n: int = 2, height: int = 64, width: int = 128) -> torch.Tensor:
-    pictures = [crop(height, width, top=100 + 60 * i) for i in range(n)]
-    return torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in pictures]).float() / 255
+    images = [crop(height, width, top=100 + 60 * i) for i in range(n)]
+    return torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in images]).float() / 255
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def with_noise(patch: pytest.MonkeyPatch, noise: Callable[[Tensor], Tensor]) -> 
     patch.setattr("dkic.models.dkic._noisy", lambda t, generator: t + noise(t.detach()))
 
 
-def test_a_batch_is_its_pictures(model, monkeypatch):
-    """Bits belong to their picture: with the noise fixed at zero, alone and together give the same."""
+def test_a_batch_is_its_images(model, monkeypatch):
+    """Bits belong to their image: with the noise fixed at zero, alone and together give the same."""
     with_noise(monkeypatch, torch.zeros_like)
     x = batch()
     with torch.no_grad():
         together = model(x)
-        alone = [model(picture[None]) for picture in x]
+        alone = [model(image[None]) for image in x]
     for kind in ("bits", "quantized_bits"):
         expected = torch.cat([getattr(out, kind) for out in alone])
         torch.testing.assert_close(getattr(together, kind), expected, rtol=1e-4, atol=0)

@@ -18,7 +18,7 @@ STEPS = "steps." + NAME
 
 @pytest.fixture(scope="module")
 def format_2(tmp_path_factory):
-    """A shipped level as a file of format 2: its large weights in float16, and between the multiples of their steps."""
+    """A shipped network as a file of format 2: its large weights in float16, and between the multiples of their steps."""
     path = find_weights("tiny")[2]
     contents, generator = load_file(path), torch.Generator().manual_seed(3)
     for name in [name for name in contents if name.startswith("steps.")]:
@@ -89,7 +89,7 @@ def test_a_modules_large_weights_alone_are_rounded():
 
 
 def test_a_tiny_model_is_small(saved):
-    """3.3 MB are what a quality level may take; 60 KB of them are left for what is told about training."""
+    """3.3 MB are what a weights file may take; 60 KB of them are left for what is told about training."""
     assert saved.stat().st_size < 3_240_000
 
 

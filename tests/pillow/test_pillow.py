@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from coding.picture_files import DISPLAY_P3
+from coding.image_files import DISPLAY_P3
 from photographs import crop
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -46,9 +46,9 @@ class CountingFile(io.BytesIO):
 
 
 def with_profile(codec) -> bytes:
-    picture = Image.fromarray(crop(96, 120))
-    picture.info["icc_profile"] = DISPLAY_P3
-    return codec.compress(picture, 1)
+    image = Image.fromarray(crop(96, 120))
+    image.info["icc_profile"] = DISPLAY_P3
+    return codec.compress(image, 1)
 
 
 def test_opens_as_the_codec_decodes(codec, path):
@@ -63,12 +63,12 @@ def test_opens_as_the_codec_decodes(codec, path):
         assert not file.closed
 
 
-def test_open_reads_no_picture(codec):
+def test_open_reads_no_image(codec):
     data = codec.compress(Image.fromarray(crop(256, 256)))
     for content in (data, with_profile(codec)):
         file = CountingFile(content)
         image = Image.open(file)
-        section = len(content) - len(unpack(content).picture)
+        section = len(content) - len(unpack(content).image)
         assert image.size in ((256, 256), (120, 96)) and file.count <= section + 16 + 64
         image.load()
         assert file.count > len(content)
@@ -141,12 +141,12 @@ def test_truncated_and_damaged_files(path):
     data = path.read_bytes()
     cut = Image.open(io.BytesIO(data[:60]))
     assert cut.size == (120, 96)
-    with pytest.raises(OSError, match="picture section: the file ends too early"):
+    with pytest.raises(OSError, match="image section: the file ends too early"):
         cut.load()
     changed = data[:100] + bytes([data[100] ^ 1]) + data[101:]
     for check in ("load", "verify"):
         path.write_bytes(changed)
-        with pytest.raises(OSError, match=r"photo\.dkic: picture section: its CRC32C is"):
+        with pytest.raises(OSError, match=r"photo\.dkic: image section: its CRC32C is"):
             getattr(Image.open(path), check)()
     Image.open(io.BytesIO(data)).verify()
 
@@ -190,7 +190,7 @@ def test_threads_share_the_codec(codec, path, image):
 
 def test_set_codec(codec, path, image):
     class Other:
-        def compress(self, picture, quality, target_bpp):
+        def compress(self, photo, quality, target_bpp):
             return b"other %d" % quality
 
         def decompress(self, file, output):

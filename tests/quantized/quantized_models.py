@@ -25,7 +25,7 @@ Decisions = list[tuple[Tensor, Tensor]]  # mean and scale index of every pass
 
 
 def latents(n: int, seed: int = 0, side: int = 8) -> tuple[Tensor, Tensor]:
-    """z_hat and y that a picture of 16 side x 32 side could have; some of it far beyond what a scale spans."""
+    """z_hat and y that an image of 16 side x 32 side could have; some of it far beyond what a scale spans."""
     generator = torch.Generator().manual_seed(seed)
     z_hat = (3 * torch.randn(n, CONFIG.hyper_channels, side // 4, side // 2, generator=generator)).round()
     y = 4 * torch.randn(n, CONFIG.latent_channels, side, 2 * side, generator=generator)

@@ -1,4 +1,4 @@
-"""A model, pictures, and a cache folder for each test."""
+"""A model, images, and a cache folder for each test."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from lpips_weights import need_backbone
 from photographs import crop
 from PIL import Image
 from quantized.quantized_models import converted
-from rate_control.rate_control_cases import LEVELS, POINTS, SIZES
+from rate_control.rate_control_cases import GAINS, POINTS, SIZES
 
 import dkic as package
 from dkic.coding.codec import Codec
@@ -23,9 +23,9 @@ PROFILE = make_profile(Curve(2.2), SRGB_PRIMARIES)  # its bytes are the file's t
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Small and untrained, with three levels: the larger its latent, the larger the file, and mostly the nearer the picture."""
+    """Small and untrained, with three qualities: the larger its latent, the larger the file, and mostly the nearer the image."""
     folder = tmp_path_factory.mktemp("model")
-    for quality, gain in LEVELS.items():
+    for quality, gain in GAINS.items():
         network = converted(0)
         with torch.no_grad():
             network.g_a[-1].weight.mul_(gain)
@@ -34,20 +34,20 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     for name, (height, width, top) in SIZES.items():
         Image.fromarray(crop(height, width, top=top)).save(folder / name, icc_profile=PROFILE if name == "b.png" else None)
     return folder
 
 
 @pytest.fixture(scope="module")
-def table(model, pictures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def table(model, images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """pixels `[N]`, bytes and MSE at every point `[N, M]`, by the codec itself."""
     codec = package.load(model)
     pixels, size, distortion = [], [], []
     for name, (height, width, top) in SIZES.items():
-        files = [codec.compress(pictures / name, quality, qstep=qstep) for quality, qstep in POINTS]
+        files = [codec.compress(images / name, quality, qstep=qstep) for quality, qstep in POINTS]
         decoded = batch(*(codec.decompress(data, "numpy") for data in files))
         pixels.append(height * width)
         size.append([len(data) for data in files])
@@ -76,7 +76,7 @@ def alex(backbone, cache):
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[bytes]:
-    """What is decoded to pictures: a file for each option that is measured."""
+    """What is decoded to images: a file for each option that is measured."""
     seen, decompress = [], Codec.decompress
 
     def watched(self, data, *args, **options):

@@ -1,13 +1,13 @@
-"""When a picture is given up: when so many workers began it and were lost."""
+"""When an image is given up: when so many workers began it and were lost."""
 
 from dkic.rate_control.attempts import Attempts
 
 
-def test_a_picture_is_given_up_after_three_lost_workers():
+def test_an_image_is_given_up_after_three_lost_workers():
     attempts = Attempts(3)
     assert [attempts.begin("a.png", worker) for worker in ("1", "2", "3")] == [""] * 3
     for worker in ("4", "5"):  # to whoever asks from then on
-        assert attempts.begin("a.png", worker).startswith("a.png: 3 workers were lost in a row as they measured it, ")
+        assert attempts.begin("a.png", worker).startswith("a.png: 3 workers in a row died while measuring it, ")
     assert attempts.begin("b.png", "4") == ""
 
 
@@ -20,7 +20,7 @@ def test_what_is_no_loss_does_not_count():
         assert attempts.begin("a.png", worker) == ""
 
 
-def test_pictures_are_counted_apart():
+def test_images_are_counted_apart():
     attempts = Attempts(3)
     for source in ("a.png", "b.png", "c.png", "d.png"):  # a worker for each, all lost with their machine
         assert [attempts.begin(source, worker + source) for worker in "12"] == ["", ""]

@@ -6,8 +6,8 @@ import signal
 import pytest
 from command_line import dkic
 
+from dkic.rate_control import cached_meter
 from dkic.rate_control import cluster as cluster_module
-from dkic.rate_control import survey
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
 
@@ -27,27 +27,27 @@ def cluster():
 
 
 @pytest.fixture
-def expected(model, pictures, tmp_path, monkeypatch) -> bytes:
+def expected(model, images, tmp_path, monkeypatch) -> bytes:
     """The local run's table; what it measured is then forgotten."""
     with monkeypatch.context() as patched:
         patched.setenv("DKIC_CACHE", str(tmp_path / "local"))
-        assert dkic("measure", pictures, "-o", tmp_path / "local.csv", *options(model)).status == 0
+        assert dkic("measure", images, "-o", tmp_path / "local.csv", *options(model)).status == 0
     return (tmp_path / "local.csv").read_bytes()
 
 
 @pytest.fixture
 def meter(monkeypatch):
-    """Has workers do something else first when they are to measure: `meter(before)`, called with picture and quality."""
+    """Has workers do something else first when they are to measure: `meter(before)`, called with image and quality."""
 
-    original = survey.Meter
+    original = cached_meter.Meter
 
     def use(before):
         class Meter(original):
-            def measure(self, picture, quality, qstep=0):
-                before(picture, quality)
-                return super().measure(picture, quality, qstep)
+            def measure(self, image, point):
+                before(image, point.quality)
+                return super().measure(image, point)
 
-        monkeypatch.setattr(survey, "Meter", Meter)
+        monkeypatch.setattr(cached_meter, "Meter", Meter)
 
     return use
 
@@ -61,56 +61,56 @@ def options(model) -> tuple[object, ...]:
     return "--model", model, "--distortion", "mse"
 
 
-def test_a_worker_that_is_killed_loses_nothing(cluster, model, pictures, tmp_path, expected, meter, decoded):
+def test_a_worker_that_is_killed_loses_nothing(cluster, model, images, tmp_path, expected, meter, decoded):
     killed = tmp_path / "killed"
 
-    def before(picture, quality):
-        if picture.height == 90 and quality == 2 and not killed.exists():  # of the second picture, in the middle
+    def before(image, quality):
+        if image.height == 90 and quality == 2 and not killed.exists():  # of the second image, in the middle
             killed.write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
 
     meter(before)
     del decoded[:]
-    result = dkic("measure", pictures, "-o", tmp_path / "t.csv", "--ray", cluster.address, *options(model))
-    assert result.status == 0 and ours(result.out) == [f"{tmp_path / 't.csv'}: 9 rows, 3 pictures at quality 1, 2, 5"]
+    result = dkic("measure", images, "-o", tmp_path / "t.csv", "--ray", cluster.address, *options(model))
+    assert result.status == 0 and ours(result.out) == [f"{tmp_path / 't.csv'}: 9 rows, 3 images at quality 1, 2, 5"]
     assert "Traceback" not in result.err
     assert int(killed.read_text()) != os.getpid()
     assert (tmp_path / "t.csv").read_bytes() == expected
     assert decoded == []  # nothing was measured here
 
 
-def test_a_picture_that_kills_every_worker_is_given_up(cluster, model, pictures, tmp_path, expected, meter, decoded, monkeypatch):
+def test_an_image_that_kills_every_worker_is_given_up(cluster, model, images, tmp_path, expected, meter, decoded, monkeypatch):
     monkeypatch.setattr(cluster_module, "_MOST_LOST", 2)  # to begin with another one takes many seconds
     killed = tmp_path / "killed"
 
-    def before(picture, quality):
-        if picture.height == 90 and quality == 2:
+    def before(image, quality):
+        if image.height == 90 and quality == 2:
             with open(killed, "a") as file:
                 file.write("x")
             os.kill(os.getpid(), signal.SIGKILL)
 
     meter(before)
-    given = ("measure", pictures, *options(model))
+    given = ("measure", images, *options(model))
     result = dkic(*given, "-o", tmp_path / "t.csv", "--ray", cluster.address)
-    assert result.status == 1 and ours(result.out) == [f"{tmp_path / 't.csv'}: 6 rows, 2 pictures at quality 1, 2, 5"]
+    assert result.status == 1 and ours(result.out) == [f"{tmp_path / 't.csv'}: 6 rows, 2 images at quality 1, 2, 5"]
     assert killed.read_text() == "xx" and "Traceback" not in result.err
     (line,) = [line for line in result.err.splitlines() if line.startswith("dkic: ")]
-    assert line.startswith(f"dkic: {pictures / 'b.png'}: 2 workers were lost in a row as they measured it, ")
+    assert line.startswith(f"dkic: {images / 'b.png'}: 2 workers in a row died while measuring it, ")
     others = [line for line in expected.splitlines(keepends=True) if b"b.png" not in line]
     assert (tmp_path / "t.csv").read_bytes() == b"".join(others)
-    meter(lambda picture, quality: None)
+    meter(lambda image, quality: None)
     del decoded[:]
     assert dkic(*given, "-o", tmp_path / "all.csv").status == 0
-    assert (tmp_path / "all.csv").read_bytes() == expected and len(decoded) == 3  # of that picture
+    assert (tmp_path / "all.csv").read_bytes() == expected and len(decoded) == 3  # of that image
 
 
-def test_what_fails_is_said_as_ever_and_what_is_known_is_not_measured_again(cluster, model, pictures, tmp_path, expected, meter):
+def test_what_fails_is_said_as_ever_and_what_is_known_is_not_measured_again(cluster, model, images, tmp_path, expected, meter):
     text = tmp_path / os.fsdecode(b"text\n\xff.png")  # any name travels
     text.write_text("this is text\n")
-    given = (text, pictures, tmp_path / "missing.png", *options(model))
+    given = (text, images, tmp_path / "missing.png", *options(model))
     here = dkic("measure", *given, "-o", tmp_path / "here.csv")
 
-    def before(picture, quality):
+    def before(image, quality):
         raise AssertionError("measured again")
 
     meter(before)
@@ -120,18 +120,18 @@ def test_what_fails_is_said_as_ever_and_what_is_known_is_not_measured_again(clus
     assert (tmp_path / "there.csv").read_bytes() == expected
 
 
-def test_a_cluster_that_fails_keeps_what_it_measured(cluster, model, pictures, tmp_path, expected, meter, cache):
-    def before(picture, quality):
-        if picture.height == 90:
+def test_a_cluster_that_fails_keeps_what_it_measured(cluster, model, images, tmp_path, expected, meter, cache):
+    def before(image, quality):
+        if image.height == 90:
             raise ValueError("a mistake of ours")
 
     meter(before)
-    given = ("measure", pictures, "-o", tmp_path / "t.csv", "--ray", cluster.address, *options(model))
+    given = ("measure", images, "-o", tmp_path / "t.csv", "--ray", cluster.address, *options(model))
     result = dkic(*given)
     assert result.status == 1 and ours(result.out) == [] and not (tmp_path / "t.csv").exists()
     (line,) = [line for line in result.err.splitlines() if line.startswith("dkic: ")]
     assert "the cluster failed (" in line and "a mistake of ours" in line and "Traceback" not in result.err
-    meter(lambda picture, quality: None)
+    meter(lambda image, quality: None)
     assert dkic(*given).status == 0
     assert (tmp_path / "t.csv").read_bytes() == expected
 
@@ -139,30 +139,30 @@ def test_a_cluster_that_fails_keeps_what_it_measured(cluster, model, pictures, t
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("127.0.0.1:1", "--ray 127.0.0.1:1: nobody answers there (Connection refused); see `ray status`"),
-        ("no.such.host.invalid:6379", "--ray no.such.host.invalid:6379: nobody answers there ("),
-        ("127.0.0.1:99999", "--ray 127.0.0.1:99999: nobody answers there ("),
-        ("ray://127.0.0.1:10001", "--ray: it must be auto or HOST:PORT, on a machine of the cluster, or local, not 'ray://"),
-        ("nonsense", "not 'nonsense'"),
-        ("", "not ''"),
+        ("127.0.0.1:1", "--ray 127.0.0.1:1: no answer (Connection refused); see `ray status`"),
+        ("no.such.host.invalid:6379", "--ray no.such.host.invalid:6379: no answer ("),
+        ("127.0.0.1:99999", "--ray 127.0.0.1:99999: no answer ("),
+        ("ray://127.0.0.1:10001", "--ray 'ray://127.0.0.1:10001': must be auto or HOST:PORT"),
+        ("nonsense", "--ray 'nonsense': must be"),
+        ("", "--ray '': must be"),
     ],
 )
-def test_a_cluster_that_is_not_there(model, pictures, tmp_path, decoded, address, said):
-    result = dkic("measure", pictures, "-o", tmp_path / "t.csv", "--ray", address, *options(model))
+def test_a_cluster_that_is_not_there(model, images, tmp_path, decoded, address, said):
+    result = dkic("measure", images, "-o", tmp_path / "t.csv", "--ray", address, *options(model))
     assert (result.status, result.out) == (2, "") and len(result.err.splitlines()) == 1
     assert said in result.err and decoded == [] and not (tmp_path / "t.csv").exists()  # not here instead
 
 
-def test_a_machine_that_is_lost_loses_nothing(cluster, model, pictures, tmp_path, expected, meter):
+def test_a_machine_that_is_lost_loses_nothing(cluster, model, images, tmp_path, expected, meter):
     """The last test: the machine is gone then."""
     lost = tmp_path / "lost"
 
-    def before(picture, quality):
-        if picture.height == 90 and quality == 2 and not lost.exists():
+    def before(image, quality):
+        if image.height == 90 and quality == 2 and not lost.exists():
             lost.touch()
             os.kill(os.getppid(), signal.SIGKILL)  # the raylet, which is the machine to the cluster
 
     meter(before)
-    result = dkic("measure", pictures, "-o", tmp_path / "t.csv", "--ray", cluster.address, *options(model))
+    result = dkic("measure", images, "-o", tmp_path / "t.csv", "--ray", cluster.address, *options(model))
     assert result.status == 0 and lost.exists() and "Traceback" not in result.err
     assert (tmp_path / "t.csv").read_bytes() == expected

@@ -3,10 +3,12 @@
 import pytest
 
 from dkic.errors import DkicError
-from dkic.rate_control.measurement_cache import Measurement, MeasurementCache, picture_key
+from dkic.evaluation.measurement import Measurement
+from dkic.rate_control.measurement_cache import MeasurementCache, image_key
 
 HASH = bytes(range(8))
-FIRST, SECOND = Measurement(3072, 91, 0.1 + 0.2), Measurement(6300, 1207, 22005.90625)
+FIRST, SECOND = Measurement(3072, 91, {"mse": 0.1 + 0.2}), Measurement(6300, 1207, {"mse": 22005.90625})
+LPIPS = Measurement(3072, 91, {"lpips": 0.25})
 
 
 @pytest.fixture
@@ -31,12 +33,12 @@ def test_it_is_there_again(path):
 def test_a_distortion_is_not_taken_for_another(path):
     opened(path).add("a", FIRST)
     assert opened(path, "lpips").get("a") is None
-    opened(path, "lpips").add("a", SECOND)
-    assert (opened(path).get("a"), opened(path, "lpips").get("a")) == (FIRST, SECOND)
+    opened(path, "lpips").add("a", LPIPS)
+    assert (opened(path).get("a"), opened(path, "lpips").get("a")) == (FIRST, LPIPS)
 
 
-def test_a_step_is_not_taken_for_another(path):
-    opened(path).add("a", FIRST, qstep=-2)
+def test_a_number_is_not_taken_for_another(path):
+    opened(path).add("a", FIRST, -2)
     assert opened(path).get("a") is opened(path).get("a", 2) is None
     opened(path).add("a", SECOND)
     assert (opened(path).get("a", -2), opened(path).get("a")) == (FIRST, SECOND)
@@ -84,14 +86,14 @@ def test_lines_that_are_none(path):
 
 def test_a_place_that_can_not_be_had(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DkicError, match=r"measured-0001.*\.txt: .* can't be kept there \(.*\); set DKIC_CACHE to a folder"):
+    with pytest.raises(DkicError, match=r"measured-0001.*\.txt: can't store measurements \(.*\); set DKIC_CACHE to a writable"):
         MeasurementCache(tmp_path / "file", HASH, "mse")
 
 
-def test_a_picture_is_known_by_its_contents(tmp_path):
+def test_an_image_is_known_by_its_contents(tmp_path):
     for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"x" * 2_999_999 + b"y")):
         (tmp_path / name).write_bytes(content)
-    a, b, c = (picture_key(tmp_path / name) for name in "abc")
+    a, b, c = (image_key(tmp_path / name) for name in "abc")
     assert a == b != c and len(a) == 32
     with pytest.raises(DkicError, match="d: can't be read .No such file"):
-        picture_key(tmp_path / "d")
+        image_key(tmp_path / "d")

@@ -22,12 +22,12 @@ def one_file(tmp_path_factory) -> Path:
     return path
 
 
-def test_their_own_bytes_are_within_the_target_and_near_it(one_file, pictures, tmp_path):
+def test_their_own_bytes_are_within_the_target_and_near_it(one_file, images, tmp_path):
     codec = package.load(one_file)
-    low, high = (8 * sum(len(codec.compress(pictures / name, q)) for name in SIZES) / PIXELS.sum() for q in (1, 100))
+    low, high = (8 * sum(len(codec.compress(images / name, q)) for name in SIZES) / PIXELS.sum() for q in (1, 100))
     target = (low + high) / 2
     options = ("--model", one_file, "--distortion", "mse", "--target-bpp", target)
-    result = dkic("compress", pictures, "-o", tmp_path / "out", *options)
+    result = dkic("compress", images, "-o", tmp_path / "out", *options)
     assert result.status == 0, result.err
     files = [path.read_bytes() for path in sorted((tmp_path / "out").glob("*.dkic"))]
     bpp = 8 * sum(map(len, files)) / PIXELS.sum()
@@ -36,9 +36,9 @@ def test_their_own_bytes_are_within_the_target_and_near_it(one_file, pictures, t
     assert len({header.model_hash for header in headers}) == 1 and all(header.qstep == 0 for header in headers)
 
 
-def test_what_is_measured_at_each_quality_is_kept_apart(one_file, pictures, tmp_path, decoded):
+def test_what_is_measured_at_each_quality_is_kept_apart(one_file, images, tmp_path, decoded):
     """All qualities are of one weights file."""
-    command = ("measure", pictures / "a.png", "--model", one_file, "--distortion", "mse", "-o")
+    command = ("measure", images / "a.png", "--model", one_file, "--distortion", "mse", "-o")
     tables = []
     for name in ("first.csv", "again.csv"):
         result = dkic(*command, tmp_path / name)

@@ -1,4 +1,4 @@
-"""A small picture and its files, for the tests of reading and writing."""
+"""A small image and its files, for the tests of reading and writing."""
 
 import io
 
@@ -24,7 +24,7 @@ def saved(image: Image.Image, image_format: str, **options) -> bytes:
     return file.getvalue()
 
 
-def written(tmp_path, data: bytes, name: str = "picture"):
+def written(tmp_path, data: bytes, name: str = "image"):
     path = tmp_path / name
     path.write_bytes(data)
     return path

@@ -1,4 +1,4 @@
-"""How benchmarks/picture_sizes.py finds a peer's setting, and a program's memory."""
+"""How benchmarks/image_sizes.py finds a peer's setting, and a program's memory."""
 
 import shutil
 import subprocess
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.picture_sizes import most_memory_of, nearest_setting
+from benchmarks.image_sizes import most_memory_of, nearest_setting
 
 
 @pytest.mark.parametrize("size, setting", [(0, 10), (149, 10), (251, 20), (249, 20), (10_000, 90)])

@@ -1,10 +1,10 @@
-"""Seconds and memory of our codec beside AVIF and HEVC, on one photograph in three sizes, at the same bits.
+"""Time and memory of dkic, AVIF and HEVC on one photograph in three sizes, at equal file sizes.
 
-    python -m benchmarks.picture_sizes PHOTO --quality 3 --threads 2
+    python -m benchmarks.image_sizes PHOTO --quality 3 --threads 2
 
-A table in Markdown: seconds to encode and to decode, medians of whole calls from pixels in memory to bytes and back (of HEVC the
-start of ffmpeg is among them), and the most memory that both took beyond a process with Python and torch in it, the model's
-weights included, or of HEVC ffmpeg's own. The peers have the setting whose file comes nearest to ours in size.
+A table in Markdown: seconds to encode and to decode, medians of complete calls from pixels in memory to bytes and back (for HEVC
+including the start of ffmpeg); and the peak memory of both beyond a process with Python and torch, including the model's weights
+(for HEVC the memory of ffmpeg). The peers use the setting with the nearest file size.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
 from dkic.evaluation.by_ffmpeg import ByFfmpeg
 from dkic.evaluation.classical import ByPillow
@@ -109,7 +109,7 @@ def most_memory_of(program: str) -> Iterator[list[int]]:
 
 def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
     """Bytes: the most that encoding and decoding hold, beyond what this process has before."""
-    pixels = read_picture(path).pixels
+    pixels = read_image(path).pixels
     give_back_freed_memory()  # what decoding the photograph took
     if name == "hevc444":
         codec = make_codec(name)
@@ -126,7 +126,7 @@ def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
 
 @click.command()
 @click.argument("photo", type=click.Path(path_type=Path))
-@click.option("--quality", type=int, default=3, show_default=True, help="Our level.")
+@click.option("--quality", type=int, default=3, show_default=True, help="Quality of dkic.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--memory-of", nargs=3, hidden=True, help="For a process of its own: codec, speed and setting, of PHOTO as it is.")
 def main(photo: Path, quality: int, threads: int, memory_of: tuple[str, str, str] | None) -> None:
@@ -139,7 +139,7 @@ def main(photo: Path, quality: int, threads: int, memory_of: tuple[str, str, str
         return
     try:
         with tempfile.TemporaryDirectory() as folder:
-            measured(read_picture(photo).pixels, quality, threads, Path(folder))
+            measured(read_image(photo).pixels, quality, threads, Path(folder))
     except DkicError as error:
         raise click.ClickException(str(error)) from None
 
@@ -171,7 +171,7 @@ def measured(photo: np.ndarray, quality: int, threads: int, folder: Path) -> Non
 
 def _in_a_process(path: Path, threads: int, name: str, speed: int | None, setting: int) -> int:
     what = [name, "-" if speed is None else str(speed), str(setting)]
-    command = [sys.executable, "-m", "benchmarks.picture_sizes", str(path), "--threads", str(threads), "--memory-of", *what]
+    command = [sys.executable, "-m", "benchmarks.image_sizes", str(path), "--threads", str(threads), "--memory-of", *what]
     return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 

@@ -1,4 +1,4 @@
-"""The judges of an evaluation: which there are, which can't run, and what each prefers."""
+"""The metrics of an evaluation: which there are, which can't run, and what each prefers."""
 
 import io
 
@@ -10,8 +10,8 @@ from lpips_weights import need_backbone
 from photographs import crop
 from PIL import Image
 
-from dkic.evaluation import judges as judges_module
-from dkic.evaluation.judges import ALWAYS, JUDGES, OPTIONAL, load_judges
+from dkic.evaluation import metric_registry
+from dkic.evaluation.metric_registry import ALWAYS, METRICS, OPTIONAL, load_metrics
 from dkic.evaluation.metrics import batch
 from dkic.evaluation.table import at_target
 
@@ -22,46 +22,46 @@ def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(Image.open(file))
 
 
-def test_every_judge_prefers_the_better_image():
+def test_every_metric_prefers_the_better_image():
     need_backbone("alex")
     need_backbone("vgg")
-    loaded = load_judges(JUDGES)
-    assert list(loaded) == list(JUDGES)
+    loaded = load_metrics(METRICS)
+    assert list(loaded) == list(METRICS)
     pixels = crop(176, 176)
     x, good, bad = batch(pixels), batch(jpeg(pixels, 80)), batch(jpeg(pixels, 5))
-    for name, judge in JUDGES.items():
+    for name, metric in METRICS.items():
         difference = loaded[name](x, good).item() - loaded[name](x, bad).item()
-        assert difference > 0 if judge.higher_is_better else difference < 0
+        assert difference > 0 if metric.higher_is_better else difference < 0
 
 
 def test_ssimulacra2_is_the_packages_value():
     """That of its command on files: 44.73 for the photograph as a JPEG of quality 30."""
-    loaded = load_judges(["ssimulacra2"])
+    loaded = load_metrics(["ssimulacra2"])
     pixels = crop(512, 768, top=0, left=0)
     assert loaded["ssimulacra2"](batch(pixels), batch(jpeg(pixels, 30))).item() == pytest.approx(44.73, abs=0.5)
     assert loaded["ssimulacra2"](batch(pixels), batch(pixels)).item() == pytest.approx(100)
     assert loaded["ssimulacra2"](batch(crop(7, 90)), batch(crop(7, 90))).isnan().all()
 
 
-def test_a_judge_that_can_not_run_is_an_error(monkeypatch, tmp_path):
+def test_a_metric_that_can_not_run_is_an_error(monkeypatch, tmp_path):
     need_backbone("alex")
-    monkeypatch.setattr(judges_module, "find_spec", lambda package: None)
+    monkeypatch.setattr(metric_registry, "find_spec", lambda package: None)
     Image.fromarray(crop(64, 64)).save(tmp_path / "a.png")
-    for options in ([], ["--judges", "all"], ["--judges", "none", "--allocate-by", "ssimulacra2"]):
+    for options in ([], ["--metrics", "all"], ["--metrics", "none", "--allocate-by", "ssimulacra2"]):
         done = dkic("evaluate", tmp_path, "--codec", "jpeg", "-o", tmp_path / "out", *options)
         assert done.status == 1 and "SSIMULACRA2 needs the package ssimulacra2" in done.err
     for alone in ("all", "none"):
-        done = dkic("evaluate", tmp_path, "--codec", "jpeg", "-o", tmp_path / "out", "--judges", alone, "dists")
-        assert done.status == 1 and f"--judges {alone}: it goes with no other name" in done.err
+        done = dkic("evaluate", tmp_path, "--codec", "jpeg", "-o", tmp_path / "out", "--metrics", alone, "dists")
+        assert done.status == 1 and f"--metrics {alone}: can't be combined" in done.err
 
 
-@pytest.mark.parametrize("name", JUDGES)
-def test_qualities_are_chosen_for_what_the_judge_prefers(name):
-    sign = 1 if JUDGES[name].higher_is_better else -1
+@pytest.mark.parametrize("name", METRICS)
+def test_qualities_are_chosen_for_what_the_metric_prefers(name):
+    sign = 1 if METRICS[name].higher_is_better else -1
     good, bad = {name: sign * 2.0}, {name: sign * 1.0}
     rows = [measurement(quality=1, **bad), measurement(quality=2, **good), measurement(quality=3, **bad)]
     assert at_target(rows, 0.2, name).chosen[0].quality == 2
 
 
 def test_names():
-    assert set(ALWAYS) | set(OPTIONAL) == set(JUDGES) and not set(ALWAYS) & set(OPTIONAL)
+    assert set(ALWAYS) | set(OPTIONAL) == set(METRICS) and not set(ALWAYS) & set(OPTIONAL)

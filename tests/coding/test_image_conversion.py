@@ -1,31 +1,32 @@
-"""Pictures made of PIL's, numpy's and torch's: exactly what was there, or one sentence why not."""
+"""Images made of PIL's, numpy's and torch's: exactly what was there, or one sentence why not."""
 
 import numpy as np
 import pytest
 import torch
-from coding.picture_files import SRGB, colours, saved, written
+from coding.image_files import SRGB, colours, saved, written
 from PIL import Image
 
 from dkic.coding.container import MAX_PIXELS
-from dkic.coding.image_io import Picture, picture_from
+from dkic.coding.image_conversion import image_from
+from dkic.coding.image_data import ImageData
 from dkic.errors import DkicError
 
 
-def test_picture_from_takes_paths_and_pictures(tmp_path):
+def test_image_from_takes_paths_and_images(tmp_path):
     path = written(tmp_path, saved(Image.fromarray(colours()), "PNG"))
-    assert np.array_equal(picture_from(path).pixels, colours())
-    assert np.array_equal(picture_from(str(path)).pixels, colours())
-    picture = Picture(colours())
-    assert picture_from(picture) is picture
+    assert np.array_equal(image_from(path).pixels, colours())
+    assert np.array_equal(image_from(str(path)).pixels, colours())
+    image = ImageData(colours())
+    assert image_from(image) is image
 
 
-def test_picture_from_pil():
+def test_image_from_pil():
     image = Image.fromarray(colours())
     image.info["icc_profile"] = SRGB
-    picture = picture_from(image)
-    assert np.array_equal(picture.pixels, colours()) and picture.icc == SRGB
-    assert picture_from(image.convert("L")).grayscale
-    assert np.array_equal(picture_from(image.convert("YCbCr")).pixels, image.convert("YCbCr").convert("RGB"))
+    result = image_from(image)
+    assert np.array_equal(result.pixels, colours()) and result.icc == SRGB
+    assert image_from(image.convert("L")).grayscale
+    assert np.array_equal(image_from(image.convert("YCbCr")).pixels, image.convert("YCbCr").convert("RGB"))
     for mode, message in [
         ("RGBA", "transparency"),
         ("CMYK", "CMYK"),
@@ -34,17 +35,17 @@ def test_picture_from_pil():
         ("HSV", "HSV"),
     ]:
         with pytest.raises(DkicError, match=f"^the image: .*{message}"):
-            picture_from(Image.new(mode, (2, 2)))
+            image_from(Image.new(mode, (2, 2)))
 
 
-def test_picture_from_numpy():
-    assert np.array_equal(picture_from(colours()).pixels, colours())
-    turned = picture_from(colours()[::-1, ::-1])
+def test_image_from_numpy():
+    assert np.array_equal(image_from(colours()).pixels, colours())
+    turned = image_from(colours()[::-1, ::-1])
     assert np.array_equal(turned.pixels, colours()[::-1, ::-1]) and turned.pixels.flags.c_contiguous
     for gray in (colours()[:, :, 0], colours()[:, :, :1]):
-        picture = picture_from(gray)
-        assert picture.grayscale
-        assert np.array_equal(picture.pixels, np.repeat(colours()[:, :, :1], 3, axis=2))
+        image = image_from(gray)
+        assert image.grayscale
+        assert np.array_equal(image.pixels, np.repeat(colours()[:, :, :1], 3, axis=2))
 
 
 @pytest.mark.parametrize(
@@ -61,41 +62,41 @@ def test_picture_from_numpy():
 )
 def test_other_numpy_arrays_are_refused(array):
     with pytest.raises(DkicError, match=r"must be uint8 \[H, W, 3\] or \[H, W\], channels last") as caught:
-        picture_from(array)
+        image_from(array)
     assert f"{array.dtype} {list(array.shape)}" in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_picture_from_torch(dtype):
+def test_image_from_torch(dtype):
     chw = torch.from_numpy(colours()).permute(2, 0, 1)
     x = chw if dtype == torch.uint8 else (chw.double() / 255).to(dtype)
-    picture = picture_from(x)
+    image = image_from(x)
     # bfloat16 keeps 8 bits of a number, so a pixel may move by 255 / 2**9.
-    assert np.abs(picture.pixels.astype(int) - colours()).max() <= (1 if dtype == torch.bfloat16 else 0)
-    assert picture.pixels.flags.c_contiguous and not picture.grayscale
-    gray = picture_from(x[:1])
-    assert gray.grayscale and np.array_equal(gray.pixels[:, :, 2], picture.pixels[:, :, 0])
+    assert np.abs(image.pixels.astype(int) - colours()).max() <= (1 if dtype == torch.bfloat16 else 0)
+    assert image.pixels.flags.c_contiguous and not image.grayscale
+    gray = image_from(x[:1])
+    assert gray.grayscale and np.array_equal(gray.pixels[:, :, 2], image.pixels[:, :, 0])
 
 
-def test_picture_from_torch_with_gradient_and_all_values():
+def test_image_from_torch_with_gradient_and_all_values():
     values = torch.arange(256).repeat(3, 1, 1)
-    picture = picture_from((values / 255).requires_grad_())
-    assert np.array_equal(picture.pixels[0, :, 1], np.arange(256))
+    image = image_from((values / 255).requires_grad_())
+    assert np.array_equal(image.pixels[0, :, 1], np.arange(256))
     halves = torch.tensor([[[0.0, 0.4, 0.6, 254.6]]]) / 255
-    assert picture_from(halves).pixels[0, :, 0].tolist() == [0, 0, 1, 255]
+    assert image_from(halves).pixels[0, :, 0].tolist() == [0, 0, 1, 255]
 
 
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.full((3, 2, 2), 1.01), r"must lie in \[0, 1\], not in \[1.01, 1.01\].*clamp"),
-        (torch.full((3, 2, 2), -0.5), r"must lie in \[0, 1\]"),
-        (torch.full((3, 2, 2), float("nan")), r"must lie in \[0, 1\]"),
-        (torch.full((3, 2, 2), 255.0), r"must lie in \[0, 1\], not in \[255, 255\]"),
+        (torch.full((3, 2, 2), 1.01), r"must be in \[0, 1\], not in \[1.01, 1.01\].*clamp"),
+        (torch.full((3, 2, 2), -0.5), r"must be in \[0, 1\]"),
+        (torch.full((3, 2, 2), float("nan")), r"must be in \[0, 1\]"),
+        (torch.full((3, 2, 2), 255.0), r"must be in \[0, 1\], not in \[255, 255\]"),
         (torch.zeros(3, 2, 2, dtype=torch.int64), r"uint8 or floating point in \[0, 1\].* not torch.int64"),
-        (torch.zeros(1, 3, 2, 2), r"neither batch nor alpha, not torch.float32 \[1, 3, 2, 2\]"),
+        (torch.zeros(1, 3, 2, 2), r"without batch or alpha, not torch.float32 \[1, 3, 2, 2\]"),
         (torch.zeros(2, 2, 3), r"must be \[3, H, W\] or \[1, H, W\]"),
-        (torch.zeros(4, 2, 2), r"neither batch nor alpha"),
+        (torch.zeros(4, 2, 2), r"without batch or alpha"),
         (torch.zeros(2, 2), r"must be \[3, H, W\]"),
         (torch.zeros(3, 0, 2), r"2 x 0 pixels"),
         (torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 2**15, 2**15), f"at most {MAX_PIXELS}"),
@@ -103,20 +104,20 @@ def test_picture_from_torch_with_gradient_and_all_values():
 )
 def test_other_torch_tensors_are_refused(tensor, message):
     with pytest.raises(DkicError, match=message):
-        picture_from(tensor)
+        image_from(tensor)
 
 
 @pytest.mark.parametrize("other", [None, 3, [[1, 2], [3, 4]], b"bytes"])
 def test_other_objects_are_refused(other):
-    with pytest.raises(DkicError, match=f"a torch tensor or a Picture, not {type(other).__name__}"):
-        picture_from(other)
+    with pytest.raises(DkicError, match=f"a torch tensor or ImageData, not {type(other).__name__}"):
+        image_from(other)
 
 
-def test_picture_checks_its_pixels():
+def test_image_checks_its_pixels():
     for pixels in (np.zeros((2, 2), np.uint8), np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 3))):
         with pytest.raises(DkicError, match=r"must be uint8 \[H, W, 3\], not "):
-            Picture(pixels)
+            ImageData(pixels)
     with pytest.raises(DkicError, match="0 x 2 pixels, but must have at least 1 x 1"):
-        Picture(np.zeros((2, 0, 3), np.uint8))
+        ImageData(np.zeros((2, 0, 3), np.uint8))
     with pytest.raises(DkicError, match=f"at most {MAX_PIXELS}"):
-        Picture(np.broadcast_to(np.uint8(0), (2**14 + 1, 2**14, 3)))
+        ImageData(np.broadcast_to(np.uint8(0), (2**14 + 1, 2**14, 3)))

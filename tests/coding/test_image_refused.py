@@ -1,4 +1,4 @@
-"""Files that are refused, in one sentence: what dkic does not code, and what is no picture."""
+"""Files that are refused, in one sentence: what dkic does not code, and what is no image."""
 
 import io
 import struct
@@ -8,21 +8,21 @@ import zlib
 
 import numpy as np
 import pytest
-from coding.picture_files import colours, saved, written
+from coding.image_files import colours, saved, written
 from coding.png_files import SIGNATURE, chunk, gama, with_chunks
 from permissions import permissions_hold
 from PIL import Image, TiffImagePlugin
 
-from dkic.coding import image_io
+from dkic.coding import pillow_guard
 from dkic.coding.container import MAX_PIXELS
-from dkic.coding.image_io import read_picture
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
 
 
 def refusal(path) -> str:
     """The sentence with which reading `path` is refused."""
     with pytest.raises(DkicError) as caught:
-        read_picture(path)
+        read_image(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -98,7 +98,7 @@ NOT_CODED = {
         lambda: saved(Image.fromarray(WIDE.astype(np.int32)), "TIFF"),
         "more than 8 bits a channel",
     ),
-    "signed TIFF": (lambda: tiff_signed(), "its samples are signed numbers; convert them"),
+    "signed TIFF": (lambda: tiff_signed(), "its samples are signed; convert them"),
     "16-bit PGM": (lambda: b"P5 1 1 65535\n\x01\x02", "it has more than 8 bits a channel"),
     "16-bit PPM": (lambda: b"P6 1 1 65535\n" + bytes(6), "it has more than 8 bits a channel"),
     "10-bit plain PPM": (lambda: b"P3 1 1 1023\n1 2 3\n", "it has more than 8 bits a channel"),
@@ -106,12 +106,12 @@ NOT_CODED = {
     "CMYK JPEG": (lambda: saved(Image.new("CMYK", (4, 4)), "JPEG"), "it is CMYK; convert it to RGB first"),
     "CMYK TIFF": (lambda: saved(Image.new("CMYK", (4, 4)), "TIFF"), "it is CMYK"),
     "Lab TIFF": (lambda: saved(Image.new("LAB", (4, 4)), "TIFF"), "it is LAB; convert it to RGB first"),
-    "animated PNG": (lambda: frames("PNG"), "it has several frames or pages; give one"),
+    "animated PNG": (lambda: frames("PNG"), "it has several frames or pages; extract one"),
     "animated WebP": (lambda: frames("WEBP"), "it has several frames or pages"),
     "TIFF of two pages": (lambda: frames("TIFF"), "it has several frames or pages"),
     "GIF": (
         lambda: saved(Image.fromarray(colours()), "GIF"),
-        "this is not a PNG, JPEG, WebP, TIFF, PPM, BMP, AVIF or JPEG XL picture",
+        "not a PNG, JPEG, WebP, TIFF, PPM, BMP, AVIF or JPEG XL image",
     ),
 }
 
@@ -152,14 +152,14 @@ def test_a_damaged_ancillary_chunk_is_left_out(tmp_path):
     for bad, notes in (
         (chunk(b"tEXt", b"Title\0x", 0), []),
         (chunk(b"prVt", b"", 0), []),
-        (chunk(b"gAMA", bytes(4), 0), ["its gAMA chunk is damaged (wrong CRC) and was left out"]),
-        (chunk(b"eXIf", b"", 0), ["its eXIf chunk is damaged (wrong CRC) and was left out"]),
+        (chunk(b"gAMA", bytes(4), 0), ["its gAMA chunk is damaged (wrong CRC) and was dropped"]),
+        (chunk(b"eXIf", b"", 0), ["its eXIf chunk is damaged (wrong CRC) and was dropped"]),
     ):
-        picture = read_picture(written(tmp_path, with_chunks(data, bad, chunk(b"tEXt", b"Title\0y", 1), gama(0.45455))))
-        assert np.array_equal(picture.pixels, colours()) and list(picture.notes) == notes
+        image = read_image(written(tmp_path, with_chunks(data, bad, chunk(b"tEXt", b"Title\0y", 1), gama(0.45455))))
+        assert np.array_equal(image.pixels, colours()) and list(image.notes) == notes
 
 
-# What is no picture
+# What is no image
 
 
 def test_unreadable_paths(tmp_path):
@@ -167,7 +167,7 @@ def test_unreadable_paths(tmp_path):
     assert "directory" in refusal(tmp_path)
     assert "null byte" in refusal(f"{tmp_path}/a\0b.png")
     assert "the file is empty" in refusal(written(tmp_path, b"", "empty.png"))
-    assert "not a PNG, JPEG" in refusal(written(tmp_path, b"Dear diary, today I am a picture.\n", "text.png"))
+    assert "not a PNG, JPEG" in refusal(written(tmp_path, b"Dear diary, today I am an image.\n", "text.png"))
 
 
 def test_unreadable_file(tmp_path):
@@ -179,14 +179,14 @@ def test_unreadable_file(tmp_path):
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP"])
 def test_every_truncation_is_refused_or_whole(tmp_path, image_format):
-    """No picture comes back with a part missing: the cut file is refused, or all its pixels were there."""
+    """No image comes back with a part missing: the cut file is refused, or all its pixels were there."""
     data = saved(Image.fromarray(colours(5, 7)), image_format)
-    whole = read_picture(written(tmp_path, data)).pixels
+    whole = read_image(written(tmp_path, data)).pixels
     refused = 0
     for length in range(len(data)):
         path = written(tmp_path, data[:length])
         try:
-            assert np.array_equal(read_picture(path).pixels, whole)
+            assert np.array_equal(read_image(path).pixels, whole)
         except DkicError as error:
             assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
             refused += 1
@@ -204,7 +204,7 @@ def test_damage_is_a_dkic_error_or_nothing(tmp_path, image_format):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             try:
-                read_picture(written(tmp_path, bytes(damaged)))
+                read_image(written(tmp_path, bytes(damaged)))
             except DkicError as error:
                 assert "\n" not in str(error) and "Warning" not in str(error)
 
@@ -235,7 +235,7 @@ def test_pillows_limit_neither_warns_nor_refuses(tmp_path, monkeypatch):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             filters = list(warnings.filters)
-            assert read_picture(path).pixels.shape == (11, 17, 3)
+            assert read_image(path).pixels.shape == (11, 17, 3)
             assert warnings.filters == filters
         assert Image.MAX_IMAGE_PIXELS == limit
         refusal(tmp_path / "absent")
@@ -245,10 +245,10 @@ def test_pillows_limit_neither_warns_nor_refuses(tmp_path, monkeypatch):
 def test_pillows_limit_is_put_back_after_threads(tmp_path):
     limit = Image.MAX_IMAGE_PIXELS
     path = written(tmp_path, saved(Image.fromarray(colours()), "PNG"))
-    threads = [threading.Thread(target=lambda: [read_picture(path) for _ in range(50)]) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: [read_image(path) for _ in range(50)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert limit == Image.MAX_IMAGE_PIXELS
-    assert image_io._pillow_users == 0
+    assert pillow_guard._users == 0

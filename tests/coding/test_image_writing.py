@@ -1,4 +1,4 @@
-"""Pictures written to files: they come back as they were, and nothing is ever left half written."""
+"""Images written to files: they come back as they were, and nothing is ever left half written."""
 
 import os
 import socket
@@ -8,18 +8,15 @@ import sys
 
 import numpy as np
 import pytest
-from coding.picture_files import SRGB, colours, written
+from coding.image_files import SRGB, colours, written
 from permissions import permissions_hold
 from PIL import Image
 
 from dkic.coding.color_profile import is_srgb
-from dkic.coding.image_io import (
-    Picture,
-    picture_from,
-    read_picture,
-    to_pil,
-    write_picture,
-)
+from dkic.coding.image_conversion import image_from
+from dkic.coding.image_data import ImageData, to_pil
+from dkic.coding.image_reading import read_image
+from dkic.coding.image_writing import write_image
 from dkic.errors import DkicError
 from dkic.output_file import check_output, write_atomically
 
@@ -32,10 +29,10 @@ WITHOUT_PROFILE = (".ppm", ".pnm", ".pgm", ".pbm", ".bmp", ".jxl")
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG", ".JPG"])
 @pytest.mark.parametrize("size", [(11, 17), (1, 1)])
-def test_written_pictures_come_back(tmp_path, suffix, size):
+def test_written_images_come_back(tmp_path, suffix, size):
     path = tmp_path / f"out{suffix}"
-    notes = write_picture(Picture(colours(*size), icc=SRGB), path)
-    back = read_picture(path)
+    notes = write_image(ImageData(colours(*size), icc=SRGB), path)
+    back = read_image(path)
     assert np.abs(back.pixels.astype(int) - colours(*size)).max() <= (8 if suffix.lower() in LOSSY else 0)
     if suffix in WITHOUT_PROFILE:
         assert len(notes) == 1 and "holds none" in notes[0]
@@ -49,27 +46,27 @@ def test_written_pictures_come_back(tmp_path, suffix, size):
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".pgm", ".pbm"])
 def test_grayscale_is_written_with_one_channel(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
-    picture = picture_from(colours()[:, :, 0])
-    notes = write_picture(Picture(picture.pixels, True, GRAY_PROFILE), path)
-    back = read_picture(path)
+    gray_image = image_from(colours()[:, :, 0])
+    notes = write_image(ImageData(gray_image.pixels, True, GRAY_PROFILE), path)
+    back = read_image(path)
     with Image.open(path) as image:
         assert image.mode == ("RGB" if suffix == ".webp" else "L")
-    assert np.abs(back.pixels.astype(int) - picture.pixels).max() <= (8 if suffix in LOSSY else 0)
+    assert np.abs(back.pixels.astype(int) - gray_image.pixels).max() <= (8 if suffix in LOSSY else 0)
     # WebP is RGB always, where a profile for gray would be wrong.
     if suffix in (*WITHOUT_PROFILE, ".webp"):
         assert len(notes) == 1 and "holds none" in notes[0] and (suffix == ".jxl" or back.icc is None)
     else:
         assert notes == [] and back.icc == GRAY_PROFILE
     if suffix == ".webp":
-        write_picture(Picture(picture.pixels, True, SRGB), path, force=True)
-        assert read_picture(path).icc == SRGB
+        write_image(ImageData(gray_image.pixels, True, SRGB), path, force=True)
+        assert read_image(path).icc == SRGB
 
 
 def test_to_pil():
-    image = to_pil(Picture(colours(), icc=SRGB))
+    image = to_pil(ImageData(colours(), icc=SRGB))
     assert image.mode == "RGB" and image.info["icc_profile"] == SRGB
     assert np.array_equal(np.asarray(image), colours())
-    gray = to_pil(picture_from(colours()[:, :, 1]))
+    gray = to_pil(image_from(colours()[:, :, 1]))
     assert gray.mode == "L" and "icc_profile" not in gray.info
     assert np.array_equal(np.asarray(gray), colours()[:, :, 1])
 
@@ -77,10 +74,10 @@ def test_to_pil():
 def test_an_existing_file_is_kept_without_force(tmp_path):
     path = written(tmp_path, b"precious", "out.png")
     with pytest.raises(DkicError, match=r"out.png: the file exists; overwrite it with --force \(force=True"):
-        write_picture(Picture(colours()), path)
+        write_image(ImageData(colours()), path)
     assert path.read_bytes() == b"precious"
-    write_picture(Picture(colours()), path, force=True)
-    assert np.array_equal(read_picture(path).pixels, colours())
+    write_image(ImageData(colours()), path, force=True)
+    assert np.array_equal(read_image(path).pixels, colours())
     assert os.listdir(tmp_path) == ["out.png"]
 
 
@@ -90,7 +87,7 @@ def test_an_existing_file_is_kept_without_force(tmp_path):
         ("out.gif", "the name must end in one of .png, .jpg"),
         ("out", "the name must end in one of"),
         (".png", "the name must end in one of"),
-        ("out.pgm", "a .pgm holds grayscale only"),
+        ("out.pgm", ".pgm holds only grayscale"),
         ("absent/out.png", "the directory .*absent does not exist; make it first"),
         ("file.txt/out.png", "the directory .*file.txt does not exist"),
         ("folder.png", "this is a directory"),
@@ -107,7 +104,7 @@ def test_where_nothing_can_be_written(tmp_path, monkeypatch, name, message):
         bound.bind("socket.png")
     path = f"{tmp_path}/{name}"
     with pytest.raises(DkicError, match=message) as caught:
-        write_picture(Picture(colours()), path, force=True)
+        write_image(ImageData(colours()), path, force=True)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == ["file.txt", "folder.png", "socket.png"]
 
@@ -115,20 +112,21 @@ def test_where_nothing_can_be_written(tmp_path, monkeypatch, name, message):
 def test_unwritable_directory(tmp_path):
     tmp_path.chmod(0o500)
     with permissions_hold(), pytest.raises(DkicError, match="can't be written .*Permission denied"):
-        write_picture(Picture(colours()), tmp_path / "out.png")
+        write_image(ImageData(colours()), tmp_path / "out.png")
     tmp_path.chmod(0o700)
     assert os.listdir(tmp_path) == []
 
 
 WRITE = """
 import resource, signal, sys
-from dkic.coding.image_io import read_picture, write_picture
-picture = read_picture(sys.argv[1])
+from dkic.coding.image_reading import read_image
+from dkic.coding.image_writing import write_image
+image = read_image(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 for path in sys.argv[2:]:
     try:
-        write_picture(picture, path, force=True)
+        write_image(image, path, force=True)
     except ValueError as error:
         print(error)
 """
@@ -173,11 +171,11 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path, error):
     assert os.listdir(tmp_path) == ["out.dkic"]
 
 
-def test_a_format_that_cannot_hold_the_picture(tmp_path):
-    wide = Picture(np.zeros((1, 70_000, 3), np.uint8))
+def test_a_format_that_cannot_hold_the_image(tmp_path):
+    wide = ImageData(np.zeros((1, 70_000, 3), np.uint8))
     for suffix in (".webp", ".jpg"):
         with pytest.raises(DkicError, match=f"out{suffix}: can't be written"):
-            write_picture(wide, tmp_path / f"out{suffix}")
+            write_image(wide, tmp_path / f"out{suffix}")
     assert os.listdir(tmp_path) == []
 
 
@@ -190,7 +188,7 @@ def test_bytes_are_written(tmp_path):
 
 def test_relative_paths_are_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_picture(Picture(colours()), "out.png")
+    write_image(ImageData(colours()), "out.png")
     assert os.listdir(tmp_path) == ["out.png"]
 
 
@@ -198,7 +196,7 @@ def test_relative_paths_are_written(tmp_path, monkeypatch):
 def test_a_new_file_follows_the_umask(tmp_path, umask):
     before = os.umask(umask)
     try:
-        write_picture(Picture(colours()), tmp_path / "out.png")
+        write_image(ImageData(colours()), tmp_path / "out.png")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "out.png").stat().st_mode) == 0o666 & ~umask
@@ -207,7 +205,7 @@ def test_a_new_file_follows_the_umask(tmp_path, umask):
 def test_an_overwritten_file_keeps_its_permissions(tmp_path):
     path = written(tmp_path, b"private", "out.png")
     path.chmod(0o640)
-    write_picture(Picture(colours()), path, force=True)
+    write_image(ImageData(colours()), path, force=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
@@ -215,7 +213,7 @@ def test_a_symbolic_link_stays_one(tmp_path):
     (tmp_path / "there").mkdir()
     link = tmp_path / "link.png"
     link.symlink_to("there/real.png")
-    write_picture(Picture(colours()), link)
-    assert link.is_symlink() and np.array_equal(read_picture(tmp_path / "there" / "real.png").pixels, colours())
+    write_image(ImageData(colours()), link)
+    assert link.is_symlink() and np.array_equal(read_image(tmp_path / "there" / "real.png").pixels, colours())
     with pytest.raises(DkicError, match="the file exists"):
-        write_picture(Picture(colours()), link)
+        write_image(ImageData(colours()), link)

@@ -1,4 +1,4 @@
-"""Pictures read from files: exactly what was there."""
+"""Images read from files: exactly what was there."""
 
 import io
 import os
@@ -10,11 +10,12 @@ import zlib
 
 import numpy as np
 import pytest
-from coding.picture_files import SRGB, colours, saved, written
+from coding.image_files import SRGB, colours, saved, written
 from coding.png_files import SIGNATURE, chunk
 from PIL import Image, ImageOps
 
-from dkic.coding.image_io import picture_from, read_picture
+from dkic.coding.image_conversion import image_from
+from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
 
 
@@ -22,48 +23,48 @@ from dkic.errors import DkicError
 def test_lossless_formats_are_read_exactly(tmp_path, image_format):
     options = {"lossless": True} if image_format == "WEBP" else {}
     # The name says nothing: formats are known by their content.
-    picture = read_picture(written(tmp_path, saved(Image.fromarray(colours()), image_format, **options)))
-    assert np.array_equal(picture.pixels, colours())
-    assert picture.pixels.flags.c_contiguous and picture.pixels.flags.writeable
-    assert not picture.grayscale and picture.icc is None
-    assert (picture.height, picture.width) == (11, 17)
+    image = read_image(written(tmp_path, saved(Image.fromarray(colours()), image_format, **options)))
+    assert np.array_equal(image.pixels, colours())
+    assert image.pixels.flags.c_contiguous and image.pixels.flags.writeable
+    assert not image.grayscale and image.icc is None
+    assert (image.height, image.width) == (11, 17)
 
 
 def test_jpeg_is_read(tmp_path):
-    picture = read_picture(written(tmp_path, saved(Image.fromarray(colours()), "JPEG", quality=95)))
-    assert np.abs(picture.pixels.astype(int) - colours()).mean() < 4
-    assert not picture.grayscale
+    image = read_image(written(tmp_path, saved(Image.fromarray(colours()), "JPEG", quality=95)))
+    assert np.abs(image.pixels.astype(int) - colours()).mean() < 4
+    assert not image.grayscale
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "TIFF", "PPM", "BMP"])
 def test_grayscale_becomes_three_equal_channels(tmp_path, image_format):
     gray = colours()[:, :, 0]
-    picture = read_picture(written(tmp_path, saved(Image.fromarray(gray), image_format)))
-    assert picture.grayscale and picture.pixels.shape == (11, 17, 3)
-    assert np.ptp(picture.pixels, axis=2).max() == 0
+    image = read_image(written(tmp_path, saved(Image.fromarray(gray), image_format)))
+    assert image.grayscale and image.pixels.shape == (11, 17, 3)
+    assert np.ptp(image.pixels, axis=2).max() == 0
     if image_format != "JPEG":
-        assert np.array_equal(picture.pixels[:, :, 0], gray)
+        assert np.array_equal(image.pixels[:, :, 0], gray)
 
 
 def test_black_and_white_is_grayscale(tmp_path):
     bits = colours()[:, :, 0] > 100
-    picture = read_picture(written(tmp_path, saved(Image.fromarray(bits), "PNG")))
-    assert picture.grayscale
-    assert np.array_equal(picture.pixels[:, :, 1], np.where(bits, 255, 0))
+    image = read_image(written(tmp_path, saved(Image.fromarray(bits), "PNG")))
+    assert image.grayscale
+    assert np.array_equal(image.pixels[:, :, 1], np.where(bits, 255, 0))
 
 
 def test_palette_without_transparency_is_read(tmp_path):
     image = Image.fromarray(colours()).quantize(16)
     assert image.mode == "P"
-    picture = read_picture(written(tmp_path, saved(image, "PNG")))
-    assert np.array_equal(picture.pixels, np.asarray(image.convert("RGB")))
-    assert not picture.grayscale
+    result = read_image(written(tmp_path, saved(image, "PNG")))
+    assert np.array_equal(result.pixels, np.asarray(image.convert("RGB")))
+    assert not result.grayscale
 
 
 @pytest.mark.parametrize("plain", [b"P3 2 1 255\n10 20 30 40 50 60\n", b"P3\n# comment\n2 1\n51\n2 4 6 8 10 12\n"])
 def test_plain_ppm_is_read(tmp_path, plain):
-    picture = read_picture(written(tmp_path, plain))
-    assert picture.pixels.tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    image = read_image(written(tmp_path, plain))
+    assert image.pixels.tolist() == [[[10, 20, 30], [40, 50, 60]]]
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
@@ -87,11 +88,11 @@ def test_exif_orientation_is_applied(tmp_path, image_format, orientation):
     if image_format == "JPEG":
         options = {"quality": 100, "subsampling": 0}
     data = saved(Image.fromarray(np.ascontiguousarray(stored)), image_format, exif=exif, **options)
-    picture = read_picture(written(tmp_path, data))
-    assert picture.pixels.shape == upright.shape
-    assert np.abs(picture.pixels.astype(int) - upright).max() <= (6 if image_format == "JPEG" else 0)
-    again = picture_from(Image.open(io.BytesIO(data)))
-    assert np.array_equal(again.pixels, picture.pixels)
+    image = read_image(written(tmp_path, data))
+    assert image.pixels.shape == upright.shape
+    assert np.abs(image.pixels.astype(int) - upright).max() <= (6 if image_format == "JPEG" else 0)
+    again = image_from(Image.open(io.BytesIO(data)))
+    assert np.array_equal(again.pixels, image.pixels)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "MPO"])
@@ -114,7 +115,7 @@ def test_what_pillow_made_of_an_image_is_coded_as_it_looks(image_format, derived
     exif = Image.Exif()
     exif[0x0112] = 6
     image = derived(Image.open(io.BytesIO(saved(Image.fromarray(colours()), image_format, exif=exif))))
-    assert np.array_equal(picture_from(image).pixels, np.asarray(image.convert("RGB")))
+    assert np.array_equal(image_from(image).pixels, np.asarray(image.convert("RGB")))
 
 
 def test_an_image_from_a_file_that_was_made_smaller_in_place_is_still_turned():
@@ -122,8 +123,8 @@ def test_an_image_from_a_file_that_was_made_smaller_in_place_is_still_turned():
     exif[0x0112] = 6
     image = Image.open(io.BytesIO(saved(Image.fromarray(colours()), "JPEG", exif=exif)))
     image.thumbnail((8, 8))
-    picture = picture_from(image)
-    assert (picture.width, picture.height) == (image.height, image.width)
+    result = image_from(image)
+    assert (result.width, result.height) == (image.height, image.width)
 
 
 @pytest.mark.parametrize(
@@ -139,17 +140,17 @@ def test_opaque_alpha_is_left_out(tmp_path, image, mode):
     unused = {"transparency": 20} if image.mode == "P" else {}
     path = written(tmp_path, saved(image, "PNG", **unused))
     assert Image.open(path).has_transparency_data
-    picture = read_picture(path)
-    assert np.array_equal(picture.pixels, np.asarray(image.convert(mode).convert("RGB")))
-    assert picture.grayscale == (mode == "L")
+    result = read_image(path)
+    assert np.array_equal(result.pixels, np.asarray(image.convert(mode).convert("RGB")))
+    assert result.grayscale == (mode == "L")
 
 
 @pytest.mark.parametrize("unused", [(1, 2, 3), 7])
 def test_a_transparent_colour_that_no_pixel_has(tmp_path, unused):
     pixels = colours() if isinstance(unused, tuple) else colours()[:, :, 0]
-    picture = read_picture(written(tmp_path, saved(Image.fromarray(pixels), "PNG", transparency=unused)))
-    assert np.array_equal(picture.pixels, pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
-    assert picture.grayscale == (pixels.ndim == 2)
+    image = read_image(written(tmp_path, saved(Image.fromarray(pixels), "PNG", transparency=unused)))
+    assert np.array_equal(image.pixels, pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
+    assert image.grayscale == (pixels.ndim == 2)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -164,11 +165,11 @@ def test_a_transparent_level_of_gray_with_few_bits(tmp_path, bits):
         path = written(tmp_path, data)
         if is_there:
             with pytest.raises(DkicError, match="it has transparency"):
-                read_picture(path)
-            white = read_picture(path, "white")
+                read_image(path)
+            white = read_image(path, "white")
             assert white.grayscale and (white.pixels == 255).any()
         else:
-            assert read_picture(path).grayscale
+            assert read_image(path).grayscale
 
 
 def test_transparency_is_flattened_onto_a_background(tmp_path):
@@ -176,18 +177,18 @@ def test_transparency_is_flattened_onto_a_background(tmp_path):
     rgba[0, 0, 3], rgba[0, 1, 3] = 0, 128
     path = written(tmp_path, saved(Image.fromarray(rgba), "PNG"))
     for background, color in (("white", (255, 255, 255)), ("#102030", (16, 32, 48)), ("rgb(1,2,3)", (1, 2, 3))):
-        pixels = read_picture(path, background).pixels
+        pixels = read_image(path, background).pixels
         assert pixels[0, 0].tolist() == list(color)
         blend = (colours()[0, 1] * 128.0 + np.array(color) * 127.0) / 255
         assert np.abs(pixels[0, 1] - blend).max() <= 1
         assert np.array_equal(pixels[1:], colours()[1:])
     for background in ("no color", "#10203040", ""):
         with pytest.raises(DkicError, match=f"background: '{background}' is not an opaque color"):
-            read_picture(path, background)
+            read_image(path, background)
     gray = Image.fromarray(colours()[:, :, 0]).convert("LA")
     gray.putpixel((0, 0), (9, 0))
     path = written(tmp_path, saved(gray, "PNG"), "gray")
-    assert read_picture(path, "white").grayscale and not read_picture(path, "red").grayscale
+    assert read_image(path, "white").grayscale and not read_image(path, "red").grayscale
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\x7f"])
@@ -195,28 +196,28 @@ def test_damaged_exif_beside_sound_pixels_is_ignored(tmp_path, exif):
     data = saved(Image.fromarray(colours()), "JPEG", exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert read_picture(written(tmp_path, data)).pixels.shape == (11, 17, 3)
+        assert read_image(written(tmp_path, data)).pixels.shape == (11, 17, 3)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_icc_profile_is_read(tmp_path, image_format):
     data = saved(Image.fromarray(colours()), image_format, icc_profile=SRGB)
-    assert read_picture(written(tmp_path, data)).icc == SRGB
+    assert read_image(written(tmp_path, data)).icc == SRGB
 
 
-def test_first_picture_of_a_multi_picture_jpeg_is_read(tmp_path):
-    """Phones put a second picture behind the photograph; Pillow calls that MPO."""
+def test_first_image_of_a_multi_image_jpeg_is_read(tmp_path):
+    """Phones put a second image behind the photograph; Pillow calls that MPO."""
     image, preview = Image.fromarray(colours()), Image.fromarray(colours(4, 6))
     data = saved(image, "MPO", save_all=True, append_images=[preview])
     assert Image.open(io.BytesIO(data)).n_frames == 2
-    assert read_picture(written(tmp_path, data)).pixels.shape == (11, 17, 3)
+    assert read_image(written(tmp_path, data)).pixels.shape == (11, 17, 3)
 
 
 def test_reading_needs_no_torch(tmp_path):
     path = written(tmp_path, saved(Image.fromarray(colours()), "PNG"))
     code = (
-        "import sys; from dkic.coding.image_io import picture_from\n"
-        f"picture = picture_from({str(path)!r}); print(picture.height, picture.width, 'torch' in sys.modules)"
+        "import sys; from dkic.coding.image_conversion import image_from\n"
+        f"image = image_from({str(path)!r}); print(image.height, image.width, 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -1,0 +1,63 @@
+"""`dkic.load`: devices, models and weights."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from photographs import crop
+
+import dkic
+from dkic.coding.codec import Codec
+from dkic.errors import DkicError
+from dkic.models import DKIC, PRESETS
+from dkic.models.weights_file import Weights, load_weights
+
+NO_GPU = [] if torch.cuda.is_available() else ["cuda", "cuda:1", torch.device("cuda")]
+
+
+@pytest.mark.parametrize("device", [*NO_GPU, "meta", "nonsense"])
+def test_a_device_that_does_not_serve_is_named(device):
+    with pytest.raises(DkicError, match=str(device).partition(":")[0]):
+        dkic.load("tiny", device=device)
+
+
+def test_a_gpu_beyond_the_last_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DkicError, match="device: PyTorch finds no cuda:2; use cuda:0 to cuda:1"):
+        dkic.load("tiny", device="cuda:2")
+
+
+@pytest.mark.parametrize("model", ["no-such-model", "", "../tiny", "tiny*", "no/such/file.safetensors"])
+def test_a_missing_model_is_refused_with_those_there_are(model):
+    with pytest.raises(DkicError, match="no model .* shipped names .*tiny"):
+        dkic.load(model)
+
+
+def test_a_weights_file_can_be_loaded_by_its_path(codec, small):
+    weights = codec.weights_of(codec.qualities[-1])
+    for path in (weights.path, str(weights.path)):
+        assert dkic.load(path).compress(crop(64, 64)) == small
+    assert load_weights(weights.path).hash == weights.hash
+
+
+def broken_weights(weights: Weights, part: str) -> Weights:
+    model = DKIC(PRESETS["tiny"]).eval()
+    model.h_s.double(), model.context.double()
+    scales = model.context.passes[0][0].parameters_of[-1].bias.chunk(2)[1]
+    with torch.no_grad():
+        {"latent": model.g_a[-1].bias, "scales": scales}[part].fill_(math.nan)
+    return replace(weights, model=model)
+
+
+@pytest.mark.parametrize("part", ["latent", "scales"])
+def test_weights_that_give_no_number_are_refused(part, two_qualities):
+    with pytest.raises(DkicError, match="weights are broken"):
+        Codec([broken_weights(two_qualities.weights_of(2), part)]).compress(crop(8, 8))
+
+
+def test_scales_that_are_no_numbers_are_not_decoded_with(two_qualities):
+    data = two_qualities.compress(crop(8, 8), quality=2)
+    with pytest.raises(DkicError, match="weights are broken"):
+        Codec([broken_weights(two_qualities.weights_of(2), "scales")]).decompress(data)
