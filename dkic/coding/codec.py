@@ -9,12 +9,13 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dkic import hub
 from dkic.coding.color_profile import is_srgb
 from dkic.coding.container import MAX_QSTEP, DkicFile, Header, icc_section_bytes, pack, unpack
 from dkic.coding.image_color import fitting_profile
@@ -128,6 +129,37 @@ class Codec:
         if quality is not None or qstep:
             raise DkicError(f"give {'qstep' if quality is None else 'quality'} or target_bpp, not both")
         return self._verified(self._within(data, target_bpp, tile), verify)
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Writes the weights files into a folder, which `dkic.load` takes; see `dkic.hub.save`."""
+        hub.save(self._weights.values(), save_directory)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device = "cpu", **download: Any
+    ) -> Codec:
+        """The codec of a local folder or of a repository "owner/name".
+
+        Args:
+            device: as for `dkic.load`.
+            download: revision, cache_dir, token, force_download and local_files_only, as for `dkic.hub.download`.
+
+        Raises:
+            DkicError: as `dkic.load`.
+        """
+        name = pretrained_model_name_or_path
+        return load(hub.download(str(name), **download) if hub.is_repository(name) else name, device)
+
+    def push_to_hub(self, repo_id: str, **upload: Any) -> str:
+        """Uploads the weights files to a repository "owner/name"; returns the commit's address.
+
+        Args:
+            upload: commit_message, private, token, branch and create_pr, as for `dkic.hub.push`.
+
+        Raises:
+            DkicError: huggingface_hub is not installed, or the repository can't be written.
+        """
+        return hub.push(self._weights.values(), repo_id, **upload)
 
     def model_hash(self, quality: int) -> bytes:
         """The hash that identifies the weights of one of `qualities` in .dkic files."""
@@ -246,7 +278,8 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
     """Loads a codec.
 
     Args:
-        model: name of a shipped model ("tiny"), a weights file, or a folder with one file for each quality.
+        model: name of a shipped model ("tiny"), a weights file, a folder with one file for each quality, or a repository of the
+            Hugging Face Hub ("owner/name"), which is downloaded if there is no local path of that name (extra `[hub]`).
         device: where the networks compute, "cpu" or "cuda". Files are device-independent.
 
     Raises:
@@ -264,7 +297,7 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
         raise DkicError(f"device: PyTorch finds no {device}; use cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     if reason := backends.load_cpu() or backends.why_not("ldcn", device):
         raise DkicError(reason)
-    weights = [load_weights(path) for path in find_weights(model)]
+    weights = [load_weights(path) for path in find_weights(hub.download(str(model)) if hub.is_repository(model) else model)]
     if device.type == "cuda":
         for one in weights:
             _move(one, device)

@@ -16,6 +16,17 @@ except ImportError as error:
     raise ImportError(f"dkic.compressai: CompressAI is not installed; {install('compressai')}") from error
 
 from dkic.compressai.ans import BufferedRansEncoder, RansDecoder, RansEncoder
+from dkic.compressai.bit_exact import BitExactReport, load_bit_exact, make_bit_exact
 from dkic.compressai.replacement import accelerate, accelerated, restore
 
-__all__ = ["BufferedRansEncoder", "RansDecoder", "RansEncoder", "accelerate", "accelerated", "restore"]
+__all__ = [
+    "BitExactReport",
+    "BufferedRansEncoder",
+    "RansDecoder",
+    "RansEncoder",
+    "accelerate",
+    "accelerated",
+    "load_bit_exact",
+    "make_bit_exact",
+    "restore",
+]

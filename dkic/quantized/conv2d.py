@@ -1,5 +1,6 @@
 """Quantized convolution."""
 
+import math
 from collections.abc import Iterable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 WEIGHT_MAX = 127
 SUM_BOUND = 2**24  # float32 represents every integer below
+_NEGATIVE_MAX = 2**22  # of a result before its negative slope
 _BLOCK_BYTES = 4 * 2**20  # of a convolution's unfolded input at once
 
 
@@ -30,13 +32,16 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         outputs: scale of the result.
         bound: the result is clamped to -bound ... bound.
         relu: clamp to 0 ... bound instead, also in the float state.
+        negative_slope: with relu, numbers below 0 are multiplied by it instead, as in LeakyReLU; 0 <= negative_slope < 1.
         groups: 1, or the number of channels.
+        upscale: the result is rearranged by `pixel_shuffle` with this factor; `outputs` has out_channels / upscale^2 channels.
     """
 
     stored: ClassVar = MappingProxyType({"weight": torch.int8, "bias": torch.int32, "multiplier": torch.float32})
     needs_scales = True
     bias: Tensor
     multiplier: Tensor
+    slope: Tensor | None
 
     def __init__(
         self,
@@ -50,11 +55,21 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         outputs: ActivationScale,
         bound: int = ACTIVATION_MAX,
         relu: bool = False,
+        negative_slope: float = 0.0,
         groups: int = 1,
+        upscale: int = 1,
     ) -> None:
+        if not 0 <= negative_slope < 1 or (negative_slope and not relu):
+            raise ValueError(f"QuantizedConv2d/negative_slope: is {negative_slope}; give 0 to 1, and relu=True")
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, stride, padding, groups=groups)
         self.scales = tuple(inputs), outputs  # in a tuple: they are submodules of other modules
         self.low, self.high = (0 if relu else -bound), bound
+        self.upscale = upscale
+        # float32, since requantization multiplies with it; it belongs to the architecture, so it is not saved.
+        slope = torch.tensor([negative_slope], dtype=torch.float32) if relu and negative_slope else None
+        self.register_buffer("slope", slope, persistent=False)
+        if slope is not None:
+            self.low = -min(math.ceil(bound / negative_slope), _NEGATIVE_MAX)
         self._parts: list[tuple[slice, Tensor]] | None = None
         self._packed: Tensor | None = None
 
@@ -69,13 +84,13 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         return {
             "weight": round_ste(weight / unit.view(-1, 1, 1, 1)),
             "bias": round_ste(self.bias / unit),
-            "multiplier": unit / outputs.scale,
+            "multiplier": unit / self._output_scale(outputs),
         }
 
     def dequantize_from(self, other: "Self") -> None:
         inputs, outputs = self.scales
         scales = torch.cat([scale.vector for scale in inputs])
-        unit = other.multiplier * outputs.scale
+        unit = other.multiplier * self._output_scale(outputs)
         weight = other.weight * unit.view(-1, 1, 1, 1)
         self.weight.copy_(weight / (scales.view(1, -1, 1, 1) if self.groups == 1 else scales.view(-1, 1, 1, 1)))
         self.bias.copy_(other.bias * unit)
@@ -122,18 +137,37 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         """x: real numbers in the float state, otherwise activations; so is the result."""
         if self.is_float:
             y = nn.Conv2d.forward(self, x)
-            y = y.relu() if self.low == 0 else y
+            if self.slope is not None:
+                y = y.clamp_min(0) + self.slope * y.clamp_max(0)
+            elif self.low == 0:
+                y = y.relu()
+            y = self._rearranged(y)
             self.scales[1].observe(y)
             return y
         with torch.autocast(x.device.type, enabled=False):  # a half type would round the sums
-            if self.converted and self.groups == 1 and quantized_conv2d.runs_on(x):
-                geometry = self.stride[0], int(self.padding[0]), self.low, self.high
-                return quantized_conv2d.quantized_conv2d(x, self.packed(), self.bias, self.multiplier, *geometry)
-            if self.converted:
-                return requantize(self._total(x), self.bias.float(), self.multiplier, self.low, self.high).to(x.dtype)
-            now = self.integers()
-            total = self._conv_forward(x.float(), now["weight"], None)
-            return requantize(total, now["bias"], now["multiplier"], self.low, self.high)
+            units = self._units(x)
+            if self.slope is not None:
+                units = units.clamp_min(0) + requantize(units, None, self.slope, -self.high, 0).to(units.dtype)
+        return self._rearranged(units)
+
+    def _units(self, x: Tensor) -> Tensor:
+        """The result before its negative slope, in activations of the output's scale."""
+        if self.converted and self.groups == 1 and quantized_conv2d.runs_on(x):
+            geometry = self.stride[0], int(self.padding[0]), self.low, self.high
+            return quantized_conv2d.quantized_conv2d(x, self.packed(), self.bias, self.multiplier, *geometry)
+        if self.converted:
+            return requantize(self._total(x), self.bias.float(), self.multiplier, self.low, self.high).to(x.dtype)
+        now = self.integers()
+        total = self._conv_forward(x.float(), now["weight"], None)
+        return requantize(total, now["bias"], now["multiplier"], self.low, self.high)
+
+    def _rearranged(self, y: Tensor) -> Tensor:
+        return F.pixel_shuffle(y, self.upscale) if self.upscale > 1 else y
+
+    def _output_scale(self, outputs: ActivationScale) -> Tensor:
+        """Of one element, or `[out]`, which `pixel_shuffle` brings to the channels of `outputs`."""
+        scale = outputs.scale
+        return scale.repeat_interleave(self.upscale**2) if len(scale) > 1 else scale
 
     def _total(self, x: Tensor) -> Tensor:
         geometry = self.stride[0], int(self.padding[0]), self.groups

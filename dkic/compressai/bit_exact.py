@@ -1,0 +1,226 @@
+"""Bit-exact CompressAI models: streams that decode to the same symbols on every machine."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from compressai.entropy_models import EntropyModel, GaussianConditional
+from compressai.latent_codecs import (
+    ChannelGroupsLatentCodec,
+    CheckerboardLatentCodec,
+    GaussianConditionalLatentCodec,
+    HyperLatentCodec,
+    HyperpriorLatentCodec,
+)
+from compressai.models import MeanScaleHyperprior, ScaleHyperprior, SimpleVAECompressionModel
+from torch import Tensor, nn
+
+from dkic.compressai.entropy_models import tables_of
+from dkic.compressai.quantized_network import UNITS, QuantizedNetwork
+from dkic.compressai.replacement import accelerated
+from dkic.quantized import ActivationScale, calibrating, check_bounds, convert, convert_empty, quantized_layers, stored_names
+
+MODELS = "ScaleHyperprior, MeanScaleHyperprior and models of a HyperpriorLatentCodec"
+
+
+class BitExactReport(NamedTuple):
+    """What bit-exactness costs on images: the size of their streams before and after."""
+
+    float_bytes: int
+    bit_exact_bytes: int
+
+    @property
+    def rate_change(self) -> float:
+        """Relative: 0.005 is 0.5 % more bits."""
+        return self.bit_exact_bytes / self.float_bytes - 1
+
+
+def make_bit_exact(
+    model: nn.Module, images: Tensor | Iterable[Tensor], measure: Iterable[Tensor] | None = None
+) -> BitExactReport:
+    """Quantizes the networks of a CompressAI model that decide how bits are read, in place; returns the rate cost.
+
+    These are the hyper-synthesis, the context models and the entropy parameters. They are replaced by integer networks (see
+    `dkic.quantized`), so that scale indexes and means are the same on every machine, for every number of threads, instruction set
+    and convolution library. Encoder and decoder both need the converted model: save its state_dict, which includes the tables,
+    and read it with `load_bit_exact`. The transforms of the image stay float networks.
+
+    Args:
+        model: trained and updated: a `ScaleHyperprior`, a `MeanScaleHyperprior`, or a model of a `HyperpriorLatentCodec` whose
+            `y` is a `GaussianConditionalLatentCodec`, a `CheckerboardLatentCodec` or a `ChannelGroupsLatentCodec` of these.
+        images: `[N, 3, H, W]` from 0 to 1, or several of them, of sizes that the model takes; for calibration.
+        measure: images for the report; by default those for calibration.
+
+    Raises:
+        TypeError: the model, or a layer in it, has no bit-exact form, or another entropy coder than "ans".
+        ValueError: `model.update()` has not been called, or there are no images.
+        DkicError: a layer breaks a bound of exact arithmetic.
+
+        The model stays as it was.
+    """
+    calibration = [images] if isinstance(images, Tensor) else list(images)
+    measured = calibration if measure is None else list(measure)
+    if not calibration or not measured:
+        raise ValueError(f"make_bit_exact/{'measure' if calibration else 'images'}: has no images; give at least one")
+    replacements = _replacements(model)
+    for module in model.modules():
+        if isinstance(module, EntropyModel):
+            tables_of(module)
+    training = model.training
+    model.eval()
+    try:
+        with _installed(replacements):
+            float_bytes = _stream_bytes(model, measured) if measured is not calibration else None
+            with calibrating(model):
+                calibration_bytes = _stream_bytes(model, calibration)
+            convert(model)
+            bit_exact_bytes = _stream_bytes(model, measured)
+    finally:
+        model.train(training)
+    return BitExactReport(calibration_bytes if float_bytes is None else float_bytes, bit_exact_bytes)
+
+
+def load_bit_exact(model: nn.Module, state_dict: Mapping[str, Any]) -> nn.Module:
+    """Gives a float model the state of a model of the same shape that `make_bit_exact` converted, in place; returns it.
+
+    Args:
+        model: as for `make_bit_exact`; its weights have no influence.
+        state_dict: of the converted model. It includes the tables; `update(force=True)` would compute others.
+
+    Raises:
+        TypeError: as `make_bit_exact`.
+        ValueError: state_dict is not that of a converted model.
+        RuntimeError: it is one of another shape.
+        DkicError: a layer in it breaks a bound of exact arithmetic.
+
+        The networks that are replaced stay as they were.
+    """
+    with _installed(_replacements(model)):
+        devices = {name: _device(layer) for name, layer in quantized_layers(model).items()}
+        convert_empty(model)
+        for name, layer in quantized_layers(model).items():
+            for key in layer.stored:
+                setattr(layer, key, torch.zeros_like(getattr(layer, key), device=devices[name]))
+        for name in stored_names(model):
+            if name not in state_dict:
+                raise ValueError(
+                    f"load_bit_exact/state_dict: has no {name}; give the state_dict of a model that make_bit_exact converted"
+                )
+        model.load_state_dict(state_dict)
+        check_bounds(model)
+    return model
+
+
+def _device(layer: nn.Module) -> torch.device:
+    return next(t.device for t in (*layer.parameters(), *layer.buffers()))
+
+
+@torch.no_grad()
+def _stream_bytes(model: Any, images: Iterable[Tensor]) -> int:
+    with accelerated(model):
+        return sum(len(s) for x in images for strings in model.compress(x)["strings"] for s in strings)
+
+
+class _Replacement(NamedTuple):
+    owner: nn.Module
+    attribute: str
+    network: QuantizedNetwork
+
+
+@contextmanager
+def _installed(replacements: Sequence[_Replacement]) -> Iterator[None]:
+    """The networks replaced; where the block raises, they are put back."""
+    before = [getattr(owner, attribute) for owner, attribute, _ in replacements]
+    try:
+        for owner, attribute, network in replacements:
+            setattr(owner, attribute, network)
+        yield
+    except BaseException:
+        for (owner, attribute, _), network in zip(replacements, before, strict=True):
+            setattr(owner, attribute, network)
+        raise
+
+
+def _replacements(model: nn.Module) -> list[_Replacement]:
+    """The model's networks that decide how bits are read, quantized, in the order in which they compute."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"make_bit_exact/model: must be a torch.nn.Module, and is a {type(model).__name__}; give the model itself"
+        )
+    plan = _Plan(model)
+    compress = getattr(type(model), "compress", None)
+    if compress is MeanScaleHyperprior.compress:
+        plan.check_gaussian(model)
+        plan.replace(model, "h_s", chunks=("scales", "means"))
+    elif compress is ScaleHyperprior.compress:
+        plan.check_gaussian(model)
+        plan.replace(model, "h_s", chunks=("scales",))
+    elif compress is SimpleVAECompressionModel.compress and type(model.latent_codec) is HyperpriorLatentCodec:
+        plan.hyperprior(model.latent_codec)
+    else:
+        raise TypeError(f"make_bit_exact/model: {type(model).__name__} has no bit-exact form; it exists for {MODELS}")
+    return plan.replacements
+
+
+class _Plan:
+    def __init__(self, model: nn.Module) -> None:
+        self.names = {module: name or "model" for name, module in model.named_modules()}
+        self.replacements: list[_Replacement] = []
+
+    def hyperprior(self, codec: Any) -> None:
+        if type(codec.hyper) is not HyperLatentCodec:
+            raise self._refusal(codec.hyper)
+        if type(codec.y) is GaussianConditionalLatentCodec and isinstance(codec.y.entropy_parameters, nn.Identity):
+            self.check_gaussian(codec.y)
+            self.replace(codec.hyper, "h_s", chunks=self._chunks(codec.y))
+        else:
+            self.latent_codec(codec.y, [self.replace(codec.hyper, "h_s")])
+
+    def latent_codec(self, codec: Any, side: list[ActivationScale]) -> None:
+        """side: scales of the parameters that the codec is given."""
+        if type(codec) is GaussianConditionalLatentCodec:
+            self.check_gaussian(codec)
+            self.replace(codec, "entropy_parameters", side, self._chunks(codec))
+        elif type(codec) is CheckerboardLatentCodec:
+            inner = codec.latent_codec["y"]
+            if type(inner) is not GaussianConditionalLatentCodec or not isinstance(inner.entropy_parameters, nn.Identity):
+                raise self._refusal(inner)
+            self.check_gaussian(inner)
+            context = self.replace(codec, "context_prediction")
+            self.replace(codec, "entropy_parameters", [context, *side], self._chunks(inner))
+        elif type(codec) is ChannelGroupsLatentCodec:
+            for k in range(len(codec.groups)):
+                earlier = [self.replace(codec.channel_context, f"y{k}")] if k else []
+                self.latent_codec(codec.latent_codec[f"y{k}"], [*earlier, *side])
+        else:
+            raise self._refusal(codec)
+
+    def replace(
+        self,
+        owner: nn.Module,
+        attribute: str,
+        inputs: Sequence[ActivationScale] | None = None,
+        chunks: Sequence[str] | None = None,
+    ) -> ActivationScale:
+        """Returns the scale of the network's output."""
+        name = attribute if self.names[owner] == "model" else f"{self.names[owner]}.{attribute}"
+        network = QuantizedNetwork(getattr(owner, attribute), name, inputs, chunks)
+        self.replacements.append(_Replacement(owner, attribute, network))
+        return network.outputs
+
+    def check_gaussian(self, owner: Any) -> None:
+        gaussian = owner.gaussian_conditional
+        if getattr(gaussian, "_dkic_original", type(gaussian)) is not GaussianConditional:
+            raise self._refusal(gaussian)
+
+    def _chunks(self, codec: Any) -> tuple[str, ...]:
+        if "scales" not in codec.chunks or not set(codec.chunks) <= set(UNITS):
+            raise TypeError(f"make_bit_exact/model: {self.names[codec]} has the chunks {codec.chunks}; it needs scales, or both")
+        return tuple(codec.chunks)
+
+    def _refusal(self, module: nn.Module) -> TypeError:
+        kind = type(module).__name__
+        return TypeError(
+            f"make_bit_exact/model: {self.names[module]} is a {kind}, which has no bit-exact form; it exists for {MODELS}"
+        )

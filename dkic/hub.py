@@ -1,0 +1,165 @@
+"""Weights files in local folders and in repositories of the Hugging Face Hub.
+
+Importing this module does not import huggingface_hub (extra `[hub]`), and only `download` and `push` need it.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dkic.errors import DkicError, install
+from dkic.models.weights_file import Weights, file_hash
+from dkic.output_file import reason, write_atomically
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_PATTERN = "*.safetensors"
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def is_repository(model: str | Path) -> bool:
+    """Whether model is the name of a repository, "owner/name", and no local path; a `Path` is always local."""
+    if not isinstance(model, str) or model.endswith(".safetensors"):
+        return False
+    return bool(_REPOSITORY.fullmatch(model)) and not Path(model).exists()
+
+
+def download(
+    repository: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Path:
+    """The local folder of a repository's weights files; those that are in the cache are not downloaded again.
+
+    Arguments are those of `huggingface_hub.snapshot_download`. Raises DkicError where huggingface_hub is not installed, the
+    repository can't be read, or it has no weights files.
+    """
+    hub = _huggingface_hub(f"{repository}: there is no such file or folder, and to download it")
+    try:
+        folder = Path(
+            hub.snapshot_download(
+                repository,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                allow_patterns=[_PATTERN],
+                library_name="dkic",
+            )
+        )
+    except (OSError, ValueError) as error:  # huggingface_hub's errors, and those of the connection
+        raise DkicError(
+            f"{repository}: there is no such file or folder, and the hub's repository can't be read ({_first_line(error)}); "
+            "check the name, the connection and the token"
+        ) from error
+    if not any(folder.glob(_PATTERN)):
+        raise DkicError(f"{repository}: the hub's repository has no {_PATTERN}; give one that Codec.push_to_hub wrote")
+    return folder
+
+
+def save(levels: Iterable[Weights], folder: str | Path) -> None:
+    """Writes weights files, byte by byte as they were loaded, and a README.md unless there is one.
+
+    Raises DkicError where the folder has other weights files, a weights file has changed since it was loaded, or the system
+    refuses.
+    """
+    folder = Path(folder)
+    files = {level.path.name: level for level in levels}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        others = sorted(path.name for path in folder.glob(_PATTERN) if path.name not in files)
+        if others:
+            raise DkicError(
+                f"{folder}: has other weights files ({', '.join(others)}), which would be loaded too; give an empty folder"
+            )
+        for name, level in files.items():
+            if file_hash(level.path) != level.hash:
+                raise DkicError(f"{level.path}: has changed since it was loaded; load it again")
+            target = folder / name
+            if not (target.exists() and file_hash(target) == level.hash):
+                write_atomically(target, level.path.read_bytes(), force=True)
+        if not (folder / "README.md").exists():
+            write_atomically(folder / "README.md", _card(files).encode())
+    except OSError as error:
+        raise DkicError(f"{folder}: can't be written ({reason(error)})") from error
+
+
+def push(
+    levels: Iterable[Weights],
+    repository: str,
+    *,
+    commit_message: str = "Weights of a dkic codec",
+    private: bool | None = None,
+    token: str | None = None,
+    branch: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Uploads what `save` writes, and returns the commit's address. Makes the repository where there is none.
+
+    Arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`. A README.md that the repository has is kept. Raises
+    DkicError where huggingface_hub is not installed, or the repository can't be written.
+    """
+    hub = _huggingface_hub(f"{repository}: to upload to it")
+    with tempfile.TemporaryDirectory() as folder:
+        save(levels, folder)
+        try:
+            api = hub.HfApi(token=token, library_name="dkic")
+            repository = api.create_repo(repository, private=private, exist_ok=True).repo_id
+            if api.file_exists(repository, "README.md", revision=branch):
+                (Path(folder) / "README.md").unlink()
+            commit = api.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=branch,
+                create_pr=create_pr,
+                delete_patterns=[_PATTERN],  # other weights files would be loaded too
+            )
+        except (OSError, ValueError) as error:
+            raise DkicError(
+                f"{repository}: the hub's repository can't be written ({_first_line(error)}); "
+                "check the name, the connection and the token"
+            ) from error
+    return str(commit.commit_url)
+
+
+def _huggingface_hub(purpose: str) -> ModuleType:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise DkicError(f"{purpose} huggingface_hub is needed, which is not installed; {install('hub')}") from error
+    return huggingface_hub
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _card(files: dict[str, Weights]) -> str:
+    rows = "\n".join(f"| {name} | {_qualities(level)} | {level.hash.hex()} |" for name, level in sorted(files.items()))
+    return f"""---
+library_name: dkic
+tags:
+- image-compression
+---
+Weights of a dkic codec. `dkic.load` takes the repository's name, or a folder with its files.
+
+| file | qualities | hash |
+| --- | --- | --- |
+{rows}
+"""
+
+
+def _qualities(level: Weights) -> str:
+    first, last = level.qualities[0], level.qualities[-1]
+    return str(first) if first == last else f"{first} to {last}"

@@ -1,0 +1,176 @@
+"""Weights in local folders and in repositories of the hub, whose network is not touched."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import dkic
+from dkic import hub
+from dkic.errors import DkicError
+from dkic.models.weights_file import SHIPPED
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+errors = pytest.importorskip("huggingface_hub.errors")
+IMAGE = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A working folder without files, and a hub that is never asked unless a test puts something in its place."""
+
+    def asked(*arguments, **named):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    monkeypatch.setattr(huggingface_hub, "HfApi", asked)
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return dkic.load(SHIPPED / "tiny-q1.3.safetensors")
+
+
+def test_a_saved_folder_is_loaded(codec, tmp_path):
+    folder = tmp_path / "owner" / "name"
+    codec.save_pretrained(folder)
+    assert (folder / "tiny-q1.3.safetensors").read_bytes() == (SHIPPED / "tiny-q1.3.safetensors").read_bytes()
+    assert codec.model_hash(1).hex() in (folder / "README.md").read_text()
+    data = codec.compress(IMAGE)
+    for other in (dkic.load(folder), dkic.Codec.from_pretrained(folder), dkic.load("owner/name")):
+        assert other.qualities == [1] and other.compress(IMAGE) == data
+
+
+def test_saving_again_keeps_the_readme(codec, tmp_path):
+    codec.save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    codec.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_weights_are_not_mixed(codec, tmp_path):
+    (tmp_path / "other.safetensors").touch()
+    with pytest.raises(DkicError, match=r"has other weights files \(other.safetensors\)"):
+        codec.save_pretrained(tmp_path)
+    assert not (tmp_path / "tiny-q1.3.safetensors").exists()
+
+
+def test_weights_that_have_changed_are_not_saved(tmp_path):
+    path = shutil.copy(SHIPPED / "tiny-q1.3.safetensors", tmp_path / "mine.safetensors")
+    codec = dkic.load(path)
+    with open(path, "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(DkicError, match="mine.safetensors: has changed since it was loaded"):
+        codec.save_pretrained(tmp_path / "copy")
+
+
+def test_a_folder_that_cant_be_made(codec, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DkicError, match="file: can't be written"):
+        codec.save_pretrained(tmp_path / "file")
+
+
+@pytest.mark.parametrize("how", [dkic.load, lambda name: dkic.Codec.from_pretrained(name, revision="v1", local_files_only=True)])
+def test_a_repository_is_downloaded(codec, how, tmp_path, monkeypatch):
+    calls = []
+
+    def snapshot_download(repository, **named):
+        calls.append((repository, named))
+        codec.save_pretrained(tmp_path / "cache")
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert how("owner/name").qualities == [1]
+    ((repository, named),) = calls
+    assert repository == "owner/name" and named["allow_patterns"] == ["*.safetensors"]
+    assert (named["revision"], named["local_files_only"]) in [(None, False), ("v1", True)]
+
+
+@pytest.mark.parametrize("model", ["tiny", "weights/missing.safetensors", "/no/folder", "./owner/name", "a/b/c", "no model"])
+def test_other_names_are_no_repositories(model):
+    assert not hub.is_repository(model) and not hub.is_repository(Path("owner/name"))
+
+
+def test_without_huggingface_hub(monkeypatch, codec):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for ask in (lambda: dkic.load("owner/name"), lambda: codec.push_to_hub("owner/name")):
+        with pytest.raises(
+            DkicError, match=r"^owner/name: .*huggingface_hub is needed, which is not installed; pip install .*\[hub\]"
+        ):
+            ask()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.LocalEntryNotFoundError("no snapshot is cached.\nSecond line"),
+        ConnectionError("unreachable"),
+        errors.HFValidationError("a bad name"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_hub_that_cant_be_read(error, monkeypatch):
+    def snapshot_download(repository, **named):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(
+        DkicError, match="^owner/name: there is no such file or folder, and the hub's repository can't be read"
+    ) as raised:
+        dkic.load("owner/name")
+    assert len(str(raised.value).splitlines()) == 1 and str(error).splitlines()[0].rstrip(".") in str(raised.value)
+
+
+def test_a_repository_without_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *arguments, **named: str(tmp_path))
+    with pytest.raises(DkicError, match="owner/name: the hub's repository has no"):
+        dkic.load("owner/name")
+
+
+class Api:
+    """A hub that keeps what it is given."""
+
+    def __init__(self, has_readme: bool = False, error: Exception | None = None):
+        self.has_readme, self.error, self.files, self.named = has_readme, error, None, {}
+
+    def __call__(self, **named):
+        return self
+
+    def create_repo(self, repository, **named):
+        if self.error:
+            raise self.error
+        return SimpleNamespace(repo_id=repository)
+
+    def file_exists(self, repository, name, revision):
+        return self.has_readme
+
+    def upload_folder(self, *, repo_id, folder_path, **named):
+        self.files, self.named = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}, named
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
+
+
+@pytest.mark.parametrize("has_readme", [False, True])
+def test_uploading(codec, monkeypatch, has_readme):
+    api = Api(has_readme)
+    monkeypatch.setattr(huggingface_hub, "HfApi", api)
+    assert codec.push_to_hub("owner/name", branch="main") == "https://hub/owner/name/commit/1"
+    assert set(api.files) == {"tiny-q1.3.safetensors"} | (set() if has_readme else {"README.md"})
+    assert api.files["tiny-q1.3.safetensors"] == (SHIPPED / "tiny-q1.3.safetensors").read_bytes()
+    assert api.named["revision"] == "main" and api.named["delete_patterns"] == ["*.safetensors"]
+
+
+def test_a_hub_that_cant_be_written(codec, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api(error=ConnectionError("unreachable")))
+    with pytest.raises(DkicError, match=r"^owner/name: the hub's repository can't be written \(unreachable\)"):
+        codec.push_to_hub("owner/name")
+
+
+def test_loading_a_local_model_does_not_import_huggingface_hub():
+    code = "import sys, dkic; dkic.load('tiny'); print('huggingface_hub' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "False\n", run.stderr
