@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from dkic.errors import DkicError
+from dkic.models.codec_network import CodecNetwork
 from dkic.models.trainable import trainable
 from dkic.models.weights_file import find_weights, load_weights, save_weights
 from dkic.output_file import reason
@@ -66,6 +68,7 @@ def train_folder(
         raise DkicError(f"{path} exists: add --resume to continue that run, or give another --out")
     if lpips_backbone and recipe.weights.lpips == 0:
         raise DkicError("--lpips-backbone: the recipe has no weight for LPIPS; leave the option out")
+    beginning = _beginning(start_from, quality) if start_from and not resume else None
     accelerator = accelerator_for(device, any(stage.freeze for stage in recipe.stages))
 
     def list_photos() -> PhotoFolder:
@@ -78,8 +81,10 @@ def train_folder(
     run = StagedRun(recipe, photos, accelerator, lpips_backbone, workers=workers, tell=log)
     if resume:
         restore(run, load_checkpoint(path))
-    elif start_from:
-        _start(run, start_from, quality)
+    elif isinstance(beginning, CodecNetwork):
+        run.start_with(beginning)
+    elif beginning:
+        begin_second_stage(run, beginning)
     name = recipe.preset if run.model.variable_rate else f"{recipe.preset}-q{quality}"
     weights = out / f"{name}.safetensors"
     try:
@@ -131,16 +136,16 @@ def run_steps(run: StagedRun, out: Path, minutes: float | None = None, save_ever
         save(CHECKPOINT)
 
 
-def _start(run: StagedRun, start_from: str | Path, quality: int) -> None:
+def _beginning(start_from: str | Path, quality: int) -> CodecNetwork | dict[str, Any]:
+    """The model, or the contents of the checkpoint, that a run begins with."""
     if Path(start_from).suffix == ".pt":
-        begin_second_stage(run, load_checkpoint(Path(start_from)))
-        return
+        return load_checkpoint(Path(start_from))
     levels = [load_weights(path) for path in find_weights(start_from)]
     found = levels if len(levels) == 1 else [level for level in levels if level.quality == quality]
     if not found:
         have = ", ".join(str(level.quality) for level in levels)
         raise DkicError(f"--start-from {start_from}: it has the qualities {have}; choose one of them with --quality")
-    run.start_with(trainable(found[0]))
+    return trainable(found[0])
 
 
 def _report(photos: PhotoFolder, log: Callable[[str], None]) -> None:

@@ -134,7 +134,7 @@ def test_every_fault_is_named():
     ("text", "sentence"),
     [
         ("batch = [", "not TOML "),
-        ("batch = 1\nbatch = 2", "not TOML .*line 2"),
+        ("batch = 1\nbatch = 2", "not TOML .*overwrite"),
         ("a = \x00", "not TOML .*line 1"),
         ("batch: 1", "not TOML .*line 1"),
         ("", "preset: missing; batch: missing"),

@@ -15,9 +15,11 @@ from training.recipes import mse
 import dkic
 from dkic.cli.training_recipe import recipe_of
 from dkic.errors import DkicError
-from dkic.training.checkpoint import CHECKPOINT, load_checkpoint, restore, save_checkpoint
+from dkic.training import extra
+from dkic.training.checkpoint import CHECKPOINT, WARMED_UP, begin_second_stage, load_checkpoint, restore, save_checkpoint
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
+from dkic.training.recipe import Recipe
 from dkic.training.staged_run import StagedRun
 from dkic.training.train import train_folder
 
@@ -29,8 +31,8 @@ def run(folder) -> StagedRun:
     return begin(folder)
 
 
-def begin(folder: Path) -> StagedRun:
-    return StagedRun(RECIPE, PhotoFolder(folder, 64), accelerator_for("cpu"))
+def begin(folder: Path, recipe: Recipe = RECIPE) -> StagedRun:
+    return StagedRun(recipe, PhotoFolder(folder, recipe.crop), accelerator_for("cpu"))
 
 
 def same_weights(a: StagedRun, b: StagedRun) -> bool:
@@ -202,7 +204,22 @@ def test_a_resumed_run_may_change_its_length_and_repeat_a_setting(begun):
     assert recipe_of(begun, None, {}, {}, resume=True) == RECIPE
 
 
+def test_another_lambda_starts_where_the_warm_up_ended(folder, tmp_path):
+    train_folder(folder, mse(steps=3, warmup_steps=1), tmp_path)
+    state = load_checkpoint(tmp_path / WARMED_UP)
+    assert state["step"] == 1
+    other = begin(folder, mse(lambda_=0.05, steps=6, warmup_steps=2))
+    begin_second_stage(other, state)
+    assert other.step == 2 and other.stage.lambda_factor == 1
+    assert all(torch.equal(value, state["model"][name]) for name, value in other.model.state_dict().items())
+
+
 # The command
+
+
+def test_a_missing_package_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "accelerate" else name)
+    assert "training needs accelerate; pip install" in refusal(folder, tmp_path / "run")
 
 
 def test_the_command_trains_and_resumes(folder, tmp_path):
