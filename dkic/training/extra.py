@@ -1,10 +1,11 @@
 """The packages that training needs beside dkic's own."""
 
+import sys
 from importlib.util import find_spec
 
 from dkic.errors import DkicError, install
 
-PACKAGES = ("pydantic", "accelerate", "tensorboard")
+PACKAGES = ("pydantic", "accelerate", "tensorboard", "tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 
 def check_train_extra() -> None:

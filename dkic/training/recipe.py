@@ -25,9 +25,10 @@ def _along_quality(value: Any) -> float | list[float]:
 
 
 def _rate_weight(value: Any) -> float | list[float] | None:
-    if value is None or (weight := _along_quality(value)):
-        return None if value is None else weight
-    raise ValueError("must be above 0")
+    weight = None if value is None else _along_quality(value)
+    if weight == 0:
+        raise ValueError("must be above 0")
+    return weight
 
 
 # A number, or two: at quality 1 and at quality 100.
