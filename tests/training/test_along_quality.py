@@ -81,8 +81,8 @@ def test_the_learning_rate_rises_and_falls(folder):
     assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False)) and rates[-1] < 0.03 * max(rates)
 
 
-def test_it_learns_at_every_quality_and_writes_one_file(folder, tmp_path):
-    values = BASE | {"epoch_steps": 40, "learning_rate": {"peak": 2e-3}}
+def test_it_learns_at_every_quality(folder):
+    values = BASE | {"epoch_steps": 15, "learning_rate": {"peak": 3e-3}}
     run = begin(folder, values)
     crops, noise = run.micro_batches(), torch.Generator()
     run.micro_batches = lambda: crops
@@ -98,13 +98,16 @@ def test_it_learns_at_every_quality_and_writes_one_file(folder, tmp_path):
     while run.step < run.steps:
         run.train_step()
     assert (loss() < 0.5 * before).all()
-    out = tmp_path / "run"
-    train_folder(folder, Recipe.of(BASE), out, workers=0)
+
+
+def test_a_run_writes_one_file_from_which_another_starts(folder, tmp_path):
+    recipe, out = Recipe.of(BASE | {"stages": [{"epochs": 1}], "epoch_steps": 1}), tmp_path / "run"
+    train_folder(folder, recipe, out, workers=0)
     assert [path.name for path in out.glob("*.safetensors")] == ["small.safetensors"]
     weights = load_weights(out / "small.safetensors")
     assert weights.model.variable_rate and weights.qualities == range(1, 101)
     again = tmp_path / "again"
-    train_folder(folder, Recipe.of(BASE), again, start_from=out / "small.safetensors", workers=0)
+    train_folder(folder, recipe, again, start_from=out / "small.safetensors", workers=0)
     assert (again / "small.safetensors").is_file()
 
 
