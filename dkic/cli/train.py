@@ -23,7 +23,7 @@ from dkic.cli.options import PATH, THREADS, TRAINING_DEVICE
 @click.option("--workers", type=click.IntRange(0, 256), help="Processes that decode.  [default: 1; for a GPU 4]")
 @click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Steps between checkpoints.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
-@click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="Weight of the MSE, after the warm-up.")
+@click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="Weight of the MSE.")
 @click.option("--steps", type=int, default=100_000, show_default=True, help="Length of the learning-rate schedule.")
 @click.option("--warmup-steps", type=int, help="First steps, where the rate weighs 1/8.  [default: a quarter of --steps]")
 @click.option("--minutes", type=click.FloatRange(min=0), help="Stop, with a checkpoint, after this time.")
