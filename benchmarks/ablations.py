@@ -30,8 +30,8 @@ from dkic.nn.ldcn_block import LDCNBlock, plus_branch
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
 from dkic.training.recipe import Recipe
-from dkic.training.run import psnr_of
-from dkic.training.stages import StagedRun
+from dkic.training.staged_run import StagedRun
+from dkic.training.step_result import psnr_of
 
 TINY = PRESETS["tiny"]
 # Five slices of one width, each in the two passes of a checkerboard, as space-channel contexts have them where nothing is

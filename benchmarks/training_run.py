@@ -9,10 +9,10 @@ from whole_codecs import draw_offsets
 from dkic.demo import PHOTO
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
-from dkic.training.recipe import read_recipe
-from dkic.training.stages import StagedRun
+from dkic.training.recipe_file import read_recipe
+from dkic.training.staged_run import StagedRun
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs" / "tiny_03.yaml"
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "tiny_03.toml"
 
 
 def staged_run(gan: bool, device: str | None = None) -> StagedRun:

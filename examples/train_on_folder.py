@@ -3,6 +3,7 @@
     python examples/train_on_folder.py PHOTOS RUN [--minutes 1]
 
 A minute shows how training works; a usable model takes hours. Continue with `dkic train PHOTOS --out RUN --resume`.
+Needs the extra [train].
 """
 
 import argparse
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import dkic
 from dkic.coding.image_formats import images_in
-from dkic.training.train import TrainSettings, train_folder
+from dkic.training.mse_recipe import mse_recipe
+from dkic.training.train import train_folder
 
 
 def main() -> None:
@@ -23,8 +25,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     steps = arguments.steps
-    settings = TrainSettings("tiny", lambda_=0.01, steps=steps, batch=arguments.batch, warmup_steps=steps // 4)
-    weights = train_folder(arguments.photos, settings, arguments.run, minutes=arguments.minutes, workers=0, log=print)
+    recipe = mse_recipe("tiny", lambda_=0.01, steps=steps, batch=arguments.batch, warmup_steps=steps // 4)
+    weights = train_folder(arguments.photos, recipe, arguments.run, minutes=arguments.minutes, workers=0, log=print)
     print(f"{weights}, and a log of every step in {arguments.run / 'log.csv'}")
 
     photo = images_in(arguments.photos).images[0]

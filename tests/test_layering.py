@@ -40,8 +40,7 @@ COMMAND_LINE = {
     ("evaluation/evaluate", "tqdm"): PROGRESS,
     ("rate_control/cluster", "tqdm"): PROGRESS,
     ("rate_control/image_set", "tqdm"): PROGRESS,
-    ("training/quantize", "tqdm"): PROGRESS,
-    ("training/run", "tqdm"): PROGRESS,
+    ("training/loop", "tqdm"): PROGRESS,
 }
 
 # The others include these two, so that one build serves later versions of PyTorch.

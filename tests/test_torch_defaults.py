@@ -28,8 +28,10 @@ from dkic.models.weights_file import load_weights, save_weights
 from dkic.nn.ldcn_block import LDCNBlock
 from dkic.ops import reference
 from dkic.quantized import ActivationScale, convert
+from dkic.training.mse_recipe import mse_recipe
 from dkic.training.photos import PhotoFolder
-from dkic.training.train import Trainer, TrainSettings
+from dkic.training.processes import accelerator_for
+from dkic.training.staged_run import StagedRun
 
 DTYPES = [torch.float64, torch.bfloat16, torch.float16]
 
@@ -201,9 +203,10 @@ def test_training(dtype: torch.dtype, tmp_path: Path):
     """In float32, as the crops are."""
     Image.fromarray(crop(64, 64)).save(tmp_path / "photograph.png")
     with default_dtype(dtype):
-        trainer = Trainer(TrainSettings("tiny", lambda_=0.0067, steps=1, batch=1, crop=64), PhotoFolder(tmp_path, 64))
-        result = trainer.train_step()
-    assert np.isfinite(result.loss) and all(p.dtype == torch.float32 for p in trainer.trained().parameters())
+        recipe = mse_recipe("tiny", lambda_=0.0067, steps=1, batch=1, crop=64)
+        run = StagedRun(recipe, PhotoFolder(tmp_path, 64), accelerator_for("cpu"))
+        result = run.train_step()
+    assert np.isfinite(result.loss) and all(p.dtype == torch.float32 for p in run.trained().parameters())
 
 
 def test_a_model_of_float64_trains():

@@ -22,7 +22,7 @@ from dkic.streams import is_stream
 @click.option("--steps", type=int, default=0, show_default=True, help="Steps of training as integers.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
 @click.option("--crop", type=int, default=256, show_default=True, help="Side of a crop; a multiple of 64.")
-@click.option("--lr", "learning_rate", type=float, default=2e-4, show_default=True, help="Adam's first learning rate.")
+@click.option("--lr", "learning_rate", type=float, default=2e-4, show_default=True, help="Adam's peak learning rate.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of crops and noise.")
 @THREADS
 @FORCE
@@ -45,7 +45,7 @@ def quantize(
         raise click.UsageError(f"--measure reads the new weights file, and {out} is a stream; name a file with -o")
     from tqdm import tqdm
 
-    from dkic.training.quantize import QuantizeSettings
+    from dkic.training.quantization_run import QuantizeSettings
     from dkic.training.quantize import quantize as write
 
     log = partial(tqdm.write, file=sys.stderr if on_stdout(out) else sys.stdout)

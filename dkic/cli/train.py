@@ -12,24 +12,24 @@ from dkic.cli.options import PATH, THREADS, TRAINING_DEVICE
 @click.command(short_help="Train on photographs.")
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--out", required=True, metavar="RUN", help="Folder for checkpoint, log and weights.")
-@click.option("--config", type=PATH, help="A recipe (YAML), for LPIPS and a discriminator, instead of options.")
+@click.option("--config", type=PATH, help="A recipe (TOML), for LPIPS and a discriminator, instead of options.")
 @click.option(
     "--start-from",
     metavar="FILE|NAME",
-    help="With --config: another RUN/warmed_up.pt, in place of the first stage; or weights, as tiny of --quality 3.",
+    help="Another RUN/warmed_up.pt, in place of the first stage; or weights, as tiny of --quality 3.",
 )
-@click.option("--lpips-backbone", type=PATH, help="With --config: the file of LPIPS' ImageNet weights.")
+@click.option("--lpips-backbone", type=PATH, help="The file of LPIPS' ImageNet weights.")
 @TRAINING_DEVICE
 @click.option("--workers", type=click.IntRange(0, 256), help="Processes that decode.  [default: 1; for a GPU 4]")
 @click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Steps between checkpoints.")
 @click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
-@click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="Weight of the MSE, after the warm-up.")
+@click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="Weight of the MSE.")
 @click.option("--steps", type=int, default=100_000, show_default=True, help="Length of the learning-rate schedule.")
-@click.option("--warmup-steps", type=int, help="First steps, with 8 times the lambda.  [default: a quarter of --steps]")
+@click.option("--warmup-steps", type=int, help="First steps, where the rate weighs 1/8.  [default: a quarter of --steps]")
 @click.option("--minutes", type=click.FloatRange(min=0), help="Stop, with a checkpoint, after this time.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
 @click.option("--crop", type=int, default=128, show_default=True, help="Side of a crop; a multiple of 64.")
-@click.option("--lr", "learning_rate", type=float, default=1e-3, show_default=True, help="Adam's first learning rate.")
+@click.option("--lr", "learning_rate", type=float, default=1e-3, show_default=True, help="Adam's peak learning rate.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of crops, noise and first weights.")
 @click.option("-q", "--quality", type=click.IntRange(1, 255), default=1, show_default=True, help="Quality of the weights.")
 @click.option("--resume", is_flag=True, help="Continue RUN exactly; of its settings only --steps may change.")
@@ -53,13 +53,17 @@ def train(
 ) -> None:
     """Train on the photographs in the folders DIR.
 
-    For rate and mean squared error, loss = bpp + lambda * 255^2 * MSE; or as the recipe in a --config says, with which
-    several processes may share the work, as torchrun --nproc-per-node 8 -m dkic train starts them.
+    For rate and mean squared error, loss = bpp + lambda * 255^2 * MSE; or as the recipe in a --config says. Several processes
+    may share the work, as torchrun --nproc-per-node 8 -m dkic train starts them. Needs the extra train.
     """
     from tqdm import tqdm
 
+    from dkic.training.extra import check_train_extra
+
+    check_train_extra()
+    from dkic.cli.training_recipe import recipe_of
     from dkic.training.run import TrainingFailed
-    from dkic.training.train import settings_of, train_folder
+    from dkic.training.train import train_folder
 
     given = {
         name: value
@@ -68,11 +72,11 @@ def train(
     }
     if options["warmup_steps"] is None:
         options["warmup_steps"] = options["steps"] // 4
-    settings = settings_of(Path(out), options, given, resume, config)
+    recipe = recipe_of(Path(out), config, options, given, resume)
     with failing(TrainingFailed):
         weights = train_folder(
             folders,
-            settings,
+            recipe,
             Path(out),
             quality=quality,
             resume=resume,

@@ -4,13 +4,40 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from dkic.errors import DkicError
 from dkic.training.photos import Crops, PhotoFolder
+
+
+class Share(NamedTuple):
+    """What a process makes of every step's crops: `micro_batches` parts of them.
+
+    Parts are dealt in turn, so that n processes have the crops and the noise of one process with n times the micro-batches.
+    """
+
+    process: int = 0
+    processes: int = 1
+    micro_batches: int = 1
+
+    def number(self, part: int) -> int:
+        """The number of a micro-batch of this process among those of all processes."""
+        return part * self.processes + self.process
+
+    def crops(self, batch: int) -> list[range]:
+        """Numbers of the crops in each micro-batch of this process. Raises DkicError where they can't be divided equally."""
+        size, left = divmod(batch, self.processes * self.micro_batches)
+        if left:
+            shares = f"{self.processes} processes with {self.micro_batches} micro-batches each"
+            raise DkicError(f"batch: {batch} crops can't be divided among {shares}")
+        numbers = map(self.number, range(self.micro_batches))
+        return [range(number * size, (number + 1) * size) for number in numbers]
+
+
+WHOLE = Share()  # that of one process without micro-batches
 
 
 class Batches:

@@ -1,18 +1,13 @@
-"""A recipe: what a PO-DKIC training run does, typed, checked, and read from a YAML file."""
+"""A recipe: what a training run does."""
 
 import math
-import re
-from collections.abc import Hashable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from dkic.errors import DkicError
 from dkic.models.presets import PRESETS
 from dkic.models.variable_rate_config import VariableRateConfig
-from dkic.output_file import reason
+from dkic.training.strict_model import StrictModel
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -29,15 +24,18 @@ def _along_quality(value: Any) -> float | list[float]:
     raise ValueError("must be a number of at least 0, or two above 0")
 
 
+def _rate_weight(value: Any) -> float | list[float] | None:
+    weight = None if value is None else _along_quality(value)
+    if weight == 0:
+        raise ValueError("must be above 0")
+    return weight
+
+
 # A number, or two: at quality 1 and at quality 100.
 AlongQuality = Annotated[float | list[float], BeforeValidator(_along_quality)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Weights(_Part):
+class Weights(StrictModel):
     """Weights of the loss' terms, those of equation 3 first.
 
     mse: of values in [0, 255]. lpips: of `lpips_net`. gan: in stages that have it. dists, lpips_vgg: of `vgg_crops` crops.
@@ -52,33 +50,33 @@ class Weights(_Part):
     color: AlongQuality = 0.0
 
 
-class Rate(_Part):
-    """How the rate is weighed.
+class Rate(StrictModel):
+    """How the rate is weighted.
 
-    Of a model of one quality by equation 2: lambda_alpha at or above the target (bits per pixel), lambda_beta below it. Of a
-    variable-rate model by two numbers, at quality 1 and 100; between them the weight is geometric.
+    Either `weight`: one number, or two for a variable-rate model, at quality 1 and 100; between them the weight is geometric. Or,
+    for a model of one quality, equation 2: lambda_alpha at or above the target (bits per pixel), lambda_beta below it.
     """
 
     target: Positive | None = None
     lambda_alpha: Positive | None = None
     lambda_beta: NotNegative | None = None
-    weights: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    weight: Annotated[float | list[float] | None, BeforeValidator(_rate_weight)] = None
 
     @model_validator(mode="after")
     def _check(self) -> "Rate":
         by_target = [self.target, self.lambda_alpha, self.lambda_beta]
-        if (None in by_target) == (self.weights is None) or (self.weights and any(v is not None for v in by_target)):
-            raise ValueError("must have target, lambda_alpha and lambda_beta, or weights")
+        if (None in by_target) == (self.weight is None) or (self.weight and any(v is not None for v in by_target)):
+            raise ValueError("must have target, lambda_alpha and lambda_beta, or weight")
         if self.lambda_alpha is not None and self.lambda_beta is not None and self.lambda_beta >= self.lambda_alpha:
             below = f"below lambda_alpha ({self.lambda_alpha:g})"
             raise ValueError(f"lambda_beta must be {below}, not {self.lambda_beta:g}")
         return self
 
 
-class LearningRate(_Part):
+class LearningRate(StrictModel):
     """Adam's: values[i] until epoch epochs[i] of the whole run, the last value from there on.
 
-    Or peak, reached after warmup_steps and falling along a cosine to 1/50 of it at the run's end.
+    Or peak and warmup_steps, see `CosineSchedule`.
     """
 
     values: list[Positive] = []
@@ -99,7 +97,7 @@ class LearningRate(_Part):
         return self
 
 
-class Stage(_Part):
+class Stage(StrictModel):
     """A part of the run, with its factors on the rate's target and on both lambdas.
 
     gan: with the discriminator. freeze: encoder and entropy model stay as they are and the decoder alone learns, which
@@ -113,7 +111,7 @@ class Stage(_Part):
     lambda_factor: Positive = 1.0
 
 
-class Recipe(_Part):
+class Recipe(StrictModel):
     """A run: stages after each other, epochs counted over all of them.
 
     preset: the model's, one of PRESETS. batch, crop: crops a step, and their side in pixels.
@@ -172,11 +170,12 @@ class Recipe(_Part):
         if self.weights.mse == self.weights.lpips == 0:
             raise ValueError("weights.mse or weights.lpips must be above 0")
         variable = isinstance(PRESETS[self.preset], VariableRateConfig)
-        if variable != (self.rate.weights is not None):
-            raise ValueError(f"rate must have {'weights' if variable else 'a target'} for {self.preset}")
-        spans = [name for name, weight in self.weights if isinstance(weight, list)]
+        if variable and self.rate.weight is None:
+            raise ValueError(f"rate must have a weight for {self.preset}")
+        spans = [f"weights.{name}" for name, weight in self.weights if isinstance(weight, list)]
+        spans += ["rate.weight"] * isinstance(self.rate.weight, list)
         if spans and not variable:
-            raise ValueError(f"weights.{spans[0]} must be one number: {self.preset} has one quality")
+            raise ValueError(f"{spans[0]} must be one number: {self.preset} has one quality")
         share = self.batch // self.accumulation
         if self.judged_crops > share:
             most = share * self.vgg_crops // self.judged_crops
@@ -195,62 +194,3 @@ class Recipe(_Part):
     def judged_crops(self) -> int:
         """Crops of a process' micro-batch that judges with VGG's features see, all of them together."""
         return self.vgg_crops * sum(weight != 0 for weight in (self.weights.dists, self.weights.lpips_vgg))
-
-    @classmethod
-    def of(cls, values: Any) -> "Recipe":
-        """From what a YAML file holds, or `to_dict` gave.
-
-        Raises:
-            DkicError: every key that is unknown or missing, and every value that can't be, by name.
-        """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise DkicError("; ".join(_sentence(e) for e in error.errors())) from None
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.model_dump()
-
-
-def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe from a YAML file. DkicError, which begins with the path, where it can't be read or is none."""
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise DkicError(f"{path}: can't be read ({reason(error)})") from None
-    except yaml.MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise DkicError(f"{path}{where}: not YAML ({error.problem})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise DkicError(f"{path}: not YAML ({reason(error)})") from None
-    if not isinstance(values, dict):
-        raise DkicError(f"{path}: must hold a recipe's keys, and holds {type(values).__name__}")
-    try:
-        return Recipe.of(values)
-    except DkicError as error:
-        raise DkicError(f"{path}: {error}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as one reads it: 1e-4 is a number, which PyYAML takes for a word, and a key must not be there twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := {key for key in keys if keys.count(key) > 1 and isinstance(key, str)}:
-            raise yaml.constructor.ConstructorError(None, None, f"{min(twice)} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_EXPONENTIAL = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENTIAL, list("-+0123456789"))
-
-
-def _sentence(error: Any) -> str:
-    """Of one of pydantic's errors: the key, and what is wrong with it."""
-    key = ".".join(map(str, error["loc"]))
-    if error["type"] in ("extra_forbidden", "missing"):
-        return f"{key}: {'missing' if error['type'] == 'missing' else 'unknown key'}"
-    text = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should", "must")
-    if isinstance(error["input"], dict) and error["type"] == "value_error":  # of keys that do not go together
-        return f"{key}: {text}" if key else text
-    return f"{key}: {text}, not {error['input']!r:.60}"

@@ -13,7 +13,7 @@ from dkic.errors import DkicError
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for, leave, made_once
 from dkic.training.recipe import Recipe
-from dkic.training.stages import StagedRun
+from dkic.training.staged_run import StagedRun
 
 # Two steps without and one with a discriminator, one with all but the decoder frozen; gradients are not clipped.
 RECIPE = {
@@ -35,7 +35,7 @@ def step_of(run: StagedRun, step: int) -> dict[str, Any]:
     """A step's figures and gradients."""
     run.step = step
     result = run.train_step()
-    modules = {"model": run.model, "discriminator": run.discriminator}
+    modules = {name: run.parts[name] for name in ("model", "discriminator")}
     named = [(f"{m}.{name}", p.grad) for m, module in modules.items() for name, p in module.named_parameters()]
     return {"result": result, "gradients": {name: g.clone() for name, g in named if g is not None}}
 

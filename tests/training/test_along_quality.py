@@ -9,8 +9,7 @@ import pytest
 import torch
 from lpips_weights import need_backbone
 from photographs import crop
-from PIL import Image
-from training.test_recipe import VARIABLE
+from training.recipes import VARIABLE
 
 from dkic.errors import DkicError
 from dkic.losses.color import color_distance
@@ -21,7 +20,7 @@ from dkic.training.distances import Distances
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
 from dkic.training.recipe import Recipe
-from dkic.training.stages import StagedRun
+from dkic.training.staged_run import StagedRun
 from dkic.training.train import train_folder
 
 BASE = VARIABLE | {
@@ -31,13 +30,6 @@ BASE = VARIABLE | {
     "epoch_steps": 3,
     "batch": 4,
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    Image.fromarray(crop(96, 100)).save(folder / "0.png")
-    return folder
 
 
 def begin(folder: Path, values: dict) -> StagedRun:
@@ -69,7 +61,7 @@ def test_the_loss_is_its_terms_each_weighed_by_its_images_quality(folder):
     run = begin(folder, BASE)
     (x,), quality = run.micro_batches(), run.qualities(0, 4)
     with torch.no_grad():
-        out = run.forward(x, quality=quality)
+        out = run.forward(x, 0, quality)
     bpp, mse = out.bits / 64**2, (out.x_hat - x).square().mean((1, 2, 3))
     color = color_distance(x, out.x_hat.clamp(0, 1))
     expected = along([3, 0.3], quality) * bpp + along([0.002, 0.01], quality) * 255**2 * mse + color
@@ -84,13 +76,13 @@ def test_the_learning_rate_rises_and_falls(folder):
     run = begin(folder, BASE | {"epoch_steps": 50})
     rates = []
     for run.step in range(100):
-        rates.append(run.learning_rate())
+        rates.append(run.learning_rate.at(run.step))
     assert rates[0] == pytest.approx(1e-3 / 3, rel=0.01) and max(rates) == rates[2]
     assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False)) and rates[-1] < 0.03 * max(rates)
 
 
-def test_it_learns_at_every_quality_and_writes_one_file(folder, tmp_path):
-    values = BASE | {"epoch_steps": 40, "learning_rate": {"peak": 2e-3}}
+def test_it_learns_at_every_quality(folder):
+    values = BASE | {"epoch_steps": 15, "learning_rate": {"peak": 3e-3}}
     run = begin(folder, values)
     crops, noise = run.micro_batches(), torch.Generator()
     run.micro_batches = lambda: crops
@@ -106,13 +98,16 @@ def test_it_learns_at_every_quality_and_writes_one_file(folder, tmp_path):
     while run.step < run.steps:
         run.train_step()
     assert (loss() < 0.5 * before).all()
-    out = tmp_path / "run"
-    train_folder(folder, Recipe.of(BASE), out, workers=0)
+
+
+def test_a_run_writes_one_file_from_which_another_starts(folder, tmp_path):
+    recipe, out = Recipe.of(BASE | {"stages": [{"epochs": 1}], "epoch_steps": 1}), tmp_path / "run"
+    train_folder(folder, recipe, out, workers=0)
     assert [path.name for path in out.glob("*.safetensors")] == ["small.safetensors"]
     weights = load_weights(out / "small.safetensors")
     assert weights.model.variable_rate and weights.qualities == range(1, 101)
     again = tmp_path / "again"
-    train_folder(folder, Recipe.of(BASE), again, start_from=out / "small.safetensors", workers=0)
+    train_folder(folder, recipe, again, start_from=out / "small.safetensors", workers=0)
     assert (again / "small.safetensors").is_file()
 
 

@@ -9,19 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from command_line import dkic as command
 from lpips_weights import need_backbone
-from photographs import crop
-from PIL import Image
 from training.one_of_two_processes import RECIPE, STEPS, begin, step_of
+from training.recipes import write_recipe
 
 import dkic
 from dkic.models.codec_network import TrainingOutput
+from dkic.training.batches import Share
+from dkic.training.checkpoint import CHECKPOINT, load_checkpoint
 from dkic.training.processes import accelerator_for
-from dkic.training.run import CHECKPOINT
-from dkic.training.stages import StagedRun
-from dkic.training.train import load_checkpoint
+from dkic.training.staged_run import StagedRun
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -29,14 +27,6 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 @pytest.fixture(scope="module", autouse=True)
 def backbone():
     need_backbone("alex")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    for i in range(3):
-        Image.fromarray(crop(96, 100, top=100 * i)).save(folder / f"{i}.png")
-    return folder
 
 
 def torchrun(*arguments: object) -> str:
@@ -62,10 +52,10 @@ def same_gradients(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> No
 
 def joint(run: StagedRun) -> StagedRun:
     """One process with the whole batch, whose halves get the noise that the two processes draw."""
-    run._parts = [0, 1]
+    run.share = Share(micro_batches=2)
 
-    def forward(x: torch.Tensor, part: int, model: torch.nn.Module, quality: None) -> TrainingOutput:
-        outputs = [StagedRun.forward(run, half, i, model) for i, half in enumerate(x.chunk(2))]
+    def forward(x: torch.Tensor, part: int, quality: None) -> TrainingOutput:
+        outputs = [StagedRun.forward(run, half, i) for i, half in enumerate(x.chunk(2))]
         return TrainingOutput(*map(torch.cat, zip(*outputs, strict=True)))
 
     run.forward = forward
@@ -110,15 +100,12 @@ def test_what_one_process_finds_wrong_all_say(halves):
 
 @pytest.fixture
 def config(tmp_path) -> Path:
-    path = tmp_path / "recipe.yaml"
-    values = RECIPE | {"batch": 2, "epoch_steps": 3, "ema": 0.9, "clip_norm": 1.0}
-    path.write_text(yaml.safe_dump(values))
-    return path
+    return write_recipe(tmp_path / "recipe.toml", RECIPE | {"batch": 2, "epoch_steps": 3, "ema": 0.9, "clip_norm": 1.0})
 
 
 def test_the_command_under_torchrun(folder, config, tmp_path):
     out = tmp_path / "run"
-    config.write_text(yaml.safe_dump(RECIPE))
+    write_recipe(config, RECIPE)
     said = torchrun("-m", "dkic", "train", folder, "--config", config, "--out", out, "--device", "cpu", "--workers", 0)
     assert said.count("3 photographs") == 1
     log = (out / "log.csv").read_text().splitlines()

@@ -11,6 +11,10 @@ from dkic.coding.codec import Codec
 from dkic.entropy.arithmetic import Arithmetic
 from dkic.models.int8_weights import from_int8, is_large, to_int8
 from dkic.models.weights_file import load_weights, save_weights
+from dkic.quantized import calibrating, simulate
+from dkic.training.loop import steps_of
+from dkic.training.photos import PhotoFolder
+from dkic.training.quantization_run import QuantizationRun, QuantizeSettings, latents_of
 
 QUICK = ("--steps", "2", "--batch", "1", "--crop", "64", "--threads", "1")
 
@@ -56,6 +60,20 @@ def test_its_files_decode_and_cost_about_as_much(trained, quantized):
     data = exact.compress(pixels, verify=True)
     assert exact.decompress(data, "numpy").shape == pixels.shape
     assert len(data) < 1.3 * len(real.compress(pixels))  # two crops are few to find its grids by
+
+
+def test_training_changes_the_entropy_networks_alone(photos):
+    network = real().requires_grad_(False)
+    x = torch.from_numpy(crop(64, 64).copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad(), calibrating(network):
+        network.latent_bits(*latents_of(network, x), None)
+    simulate(network)
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    settings = QuantizeSettings(steps=2, batch=1, crop=64)
+    results = list(steps_of(QuantizationRun(network, settings, PhotoFolder(photos, 64), torch.device("cpu"))))
+    assert [result.step for result in results] == [1, 2] and all(result.loss == result.bpp > 0 for result in results)
+    moved = {name.partition(".")[0] for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert moved and moved <= set(network.entropy_networks())
 
 
 def test_the_cost_in_rate_is_told(quantized):

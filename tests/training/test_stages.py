@@ -7,23 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from command_line import dkic as command
 from lpips_weights import need_backbone
 from photographs import crop
 from PIL import Image
-from training.test_recipe import GOOD
+from training.recipes import GOOD, write_recipe
 
 import dkic
 from dkic.errors import DkicError
 from dkic.models.codec_network import TrainingOutput
 from dkic.models.weights_file import find_weights, load_weights
+from dkic.training.checkpoint import CHECKPOINT, WARMED_UP, begin_second_stage, load_checkpoint, restore, save_checkpoint
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
 from dkic.training.recipe import Recipe
-from dkic.training.run import CHECKPOINT, TrainingFailed, run_steps
-from dkic.training.stages import WARMED_UP, StagedRun, StageResult
-from dkic.training.train import load_checkpoint, train_folder
+from dkic.training.run import TrainingFailed
+from dkic.training.staged_run import StagedRun
+from dkic.training.step_result import StepResult
+from dkic.training.train import run_steps, train_folder
 
 ON_CPU = ("--device", "cpu")  # accelerate has a device once for all in a process
 # Two steps of the first stage, three of the second; the learning rate falls after the third.
@@ -33,13 +34,6 @@ RECIPE = Recipe.of(GOOD | {"epoch_steps": 1, "batch": 1, "discriminator_width": 
 @pytest.fixture(scope="module", autouse=True)
 def backbone():
     need_backbone("alex")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    Image.fromarray(crop(96, 100)).save(folder / "0.png")
-    return folder
 
 
 def begin(folder: Path, recipe: Recipe = RECIPE) -> StagedRun:
@@ -62,7 +56,7 @@ def one_batch(run: StagedRun) -> StagedRun:
     """Has every step see the same crops and noise."""
     crops = run.micro_batches()
     run.micro_batches = lambda: crops
-    run.forward = lambda x, part, model, quality: model(x, torch.Generator().manual_seed(0))
+    run.forward = lambda x, part, quality: run.model(x, torch.Generator().manual_seed(0))
     return run
 
 
@@ -71,12 +65,12 @@ def first_batch(run: StagedRun) -> tuple[torch.Tensor, TrainingOutput]:
     return x, run.forward(x)
 
 
-def mean(results: list[StageResult], name: str) -> float:
+def mean(results: list[StepResult], name: str) -> float:
     return float(np.mean([getattr(result, name) for result in results]))
 
 
 @pytest.fixture(scope="module")
-def overfitted(folder) -> list[StageResult]:
+def overfitted(folder) -> list[StepResult]:
     """One batch seen again and again: 40 steps without, then 20 with a discriminator."""
     values = {
         "epoch_steps": 10,
@@ -109,10 +103,10 @@ def test_the_discriminator_separates(folder):
     x, out = first_batch(run)
     shown, results = out.x_hat.clamp(0, 1).detach(), []
     for _ in range(60):
-        run.discriminator_optimizer.zero_grad()
-        results.append(run._adversarial(x, shown, out, None)[1])
-        run.clip(run.discriminator)
-        run.discriminator_optimizer.step()
+        run.adversary.optimizer.zero_grad()
+        results.append(run.adversary.losses(x, shown, out.y_hat, 1.0)[1])
+        torch.nn.utils.clip_grad_norm_(run.adversary.discriminator.parameters(), 1.0)
+        run.adversary.optimizer.step()
     assert results[0]["discriminator"].item() == pytest.approx(2 * math.log(2), rel=0.05)
     assert results[-1]["discriminator"].item() < 0.2
     assert results[-1]["discriminator_accuracy"].item() > 0.95
@@ -134,29 +128,29 @@ def test_lpips_is_of_windows_that_move_by_the_seed_and_the_step(folder):
     run, again, windows = begin(folder, changed(lpips_shifts=8)), begin(folder, changed(lpips_shifts=8)), []
     for run.step in range(20):
         again.step = run.step
-        windows.append(run._lpips_window(0))
-        assert again._lpips_window(0) == windows[-1]
+        windows.append(run.lpips_window(0))
+        assert again.lpips_window(0) == windows[-1]
     corners = {(rows.start, columns.start) for _, rows, columns in windows}
     assert {rows.stop - rows.start for _, rows, _ in windows} == {57}
     assert len(corners) > 10 and {top for top, _ in corners} <= set(range(8)) and any(top != left for top, left in corners)
 
     run.step = again.step = 5
     x, out = first_batch(again)
-    window = again._lpips_window(0)
+    window = again.lpips_window(0)
     expected = again.distances.networks["lpips"](x[window], out.x_hat.clamp(0, 1)[window]).item()
     assert run.train_step().lpips == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_schedules_follow_the_recipe(folder):
     run, rates, stages = begin(folder), [], []
-    assert run.steps == 5 and run.milestones == {2: WARMED_UP}
+    assert run.steps == 5 and run.schedule.ends == [2, 5]
     for _ in range(run.steps):
         stages.append(run.stage)
         run.train_step()
-        rates.append({group["lr"] for o in (run.optimizer, run.discriminator_optimizer) for group in o.param_groups})
+        rates.append({group["lr"] for o in (run.optimizer, run.adversary.optimizer) for group in o.param_groups})
     assert stages == [RECIPE.stages[0]] * 2 + [RECIPE.stages[1]] * 3
     assert rates == [{1e-3}] * 3 + [{1e-4}] * 2
-    assert [run.rate.lambda_schedule.at(step) for step in range(5)] == [2, 2, 1, 1, 1]
+    assert [run.schedule.lambda_factor.at(step) for step in range(5)] == [2, 2, 1, 1, 1]
 
 
 def test_examples_are_crops_beside_what_became_of_them(folder):
@@ -170,7 +164,7 @@ def test_examples_are_crops_beside_what_became_of_them(folder):
 
 
 def test_an_epoch_is_the_photographs_once(folder, tmp_path):
-    assert begin(folder, changed(epoch_steps=None, batch=3)).steps == 5  # one photograph: a step at least
+    assert begin(folder, changed(epoch_steps=None, batch=4)).steps == 5  # three photographs: a step at least
     for i in range(7):
         Image.fromarray(crop(64, 64, top=50 * i)).save(tmp_path / f"{i}.png")
     assert begin(tmp_path, changed(epoch_steps=None, batch=3)).steps == 5 * 2
@@ -193,18 +187,18 @@ def test_a_stage_can_freeze_all_but_the_decoder(folder):
 def test_the_discriminator_does_not_teach_the_encoder_through_its_condition(folder):
     run = begin(folder)
     x, out = first_batch(run)
-    gan, _ = run._adversarial(x, out.x_hat.clamp(0, 1).detach(), out, None)
+    gan, _ = run.adversary.losses(x, out.x_hat.clamp(0, 1).detach(), out.y_hat, 1.0)
     assert not gan.requires_grad
-    assert all(p.requires_grad for p in run.discriminator.parameters()) and run.discriminator.training
+    assert all(p.requires_grad for p in run.adversary.discriminator.parameters()) and run.adversary.discriminator.training
 
 
 def test_the_generators_loss_leaves_the_discriminators_gradients(folder):
     run = begin(folder)
     x, out = first_batch(run)
-    gan, _ = run._adversarial(x, out.x_hat.clamp(0, 1), out, None)
-    before = [p.grad.clone() for p in run.discriminator.parameters()]
+    gan, _ = run.adversary.losses(x, out.x_hat.clamp(0, 1), out.y_hat, 1.0)
+    before = [p.grad.clone() for p in run.adversary.discriminator.parameters()]
     gan.backward()
-    assert all(torch.equal(p.grad, g) for p, g in zip(run.discriminator.parameters(), before, strict=True))
+    assert all(torch.equal(p.grad, g) for p, g in zip(run.adversary.discriminator.parameters(), before, strict=True))
     assert run.model.g_s[0][0].weight.grad.any()
 
 
@@ -221,9 +215,9 @@ def test_the_moving_average_is_what_is_written(folder, tmp_path):
     for name, p in run.trained().named_parameters():
         torch.testing.assert_close(p, expected[name], rtol=1e-5, atol=1e-7)
     assert not torch.equal(run.trained().g_s[0][0].weight, run.model.g_s[0][0].weight)
-    run.save(tmp_path / CHECKPOINT)
+    save_checkpoint(run, tmp_path / CHECKPOINT)
     second = begin(folder, changed(ema=0.75))
-    second.restore(load_checkpoint(tmp_path / CHECKPOINT))
+    restore(second, load_checkpoint(tmp_path / CHECKPOINT))
     assert second.train_step() == run.train_step()
     assert all(torch.equal(a, b) for a, b in zip(run.trained().parameters(), second.trained().parameters(), strict=True))
 
@@ -231,8 +225,8 @@ def test_the_moving_average_is_what_is_written(folder, tmp_path):
 def test_a_run_with_an_average_starts_from_one_without(folder, tmp_path):
     first, second = begin(folder), begin(folder, changed(ema=0.75))
     first.train_step()
-    first.save(tmp_path / WARMED_UP)
-    second.start_from(load_checkpoint(tmp_path / WARMED_UP))
+    save_checkpoint(first, tmp_path / WARMED_UP)
+    begin_second_stage(second, load_checkpoint(tmp_path / WARMED_UP))
     assert all(torch.equal(a, b) for a, b in zip(second.trained().parameters(), first.model.parameters(), strict=True))
 
 
@@ -270,9 +264,9 @@ def test_a_resumed_run_goes_on_exactly(folder, tmp_path):
     expected = [dataclasses.astuple(whole.train_step()) for _ in range(5)]
     first = begin(folder)
     got = [dataclasses.astuple(first.train_step()) for _ in range(3)]  # in the midst of the second stage
-    first.save(tmp_path / CHECKPOINT)
+    save_checkpoint(first, tmp_path / CHECKPOINT)
     second = begin(folder)
-    second.restore(load_checkpoint(tmp_path / CHECKPOINT))
+    restore(second, load_checkpoint(tmp_path / CHECKPOINT))
     got += [dataclasses.astuple(second.train_step()) for _ in range(2)]
     np.testing.assert_array_equal(got, expected)
     assert same_states(whole, second)
@@ -282,17 +276,17 @@ def test_other_runs_start_from_the_first_stage_of_one(folder, tmp_path):
     whole = begin(folder)
     for _ in range(2):
         whole.train_step()
-    whole.save(tmp_path / WARMED_UP)
+    save_checkpoint(whole, tmp_path / WARMED_UP)
     same, other = begin(folder), begin(folder, changed(rate=GOOD["rate"] | {"target": 0.3}))
     for run in (same, other):
-        run.start_from(load_checkpoint(tmp_path / WARMED_UP))
+        begin_second_stage(run, load_checkpoint(tmp_path / WARMED_UP))
         assert run.step == 2 and run.stage.gan
     assert dataclasses.astuple(whole.train_step()) == dataclasses.astuple(same.train_step())
     assert same_states(whole, same)
     assert other.train_step().step == 3
     single = begin(folder, changed(stages=[{"epochs": 5}]))
     with pytest.raises(DkicError, match="a recipe needs a second one"):
-        single.start_from(load_checkpoint(tmp_path / WARMED_UP))
+        begin_second_stage(single, load_checkpoint(tmp_path / WARMED_UP))
 
 
 # What stops it
@@ -303,12 +297,12 @@ def test_what_is_not_finite_stops_it_unchanged(folder, part):
     run = begin(folder)
     for _ in range(2):
         run.train_step()
-    parameter = run.model.g_s[0][0].weight if part == "model" else run.discriminator.patches[0].bias
+    parameter = run.model.g_s[0][0].weight if part == "model" else run.adversary.discriminator.patches[0].bias
     parameter.register_hook(lambda gradient: gradient * math.nan)
     before = begin(folder)
     for name in ("model", "discriminator"):
         before.parts[name].load_state_dict(run.parts[name].state_dict())
-    sentence = "gradient became nan at step 2, on crops of .*0.png; checkpoint.pt is of before it; train anew with a lower"
+    sentence = "gradient became nan at step 2, on crops of .*[.]png; train anew with a lower"
     with pytest.raises(TrainingFailed, match=sentence):
         run.train_step()
     assert run.step == 2 and same_states(before, run)
@@ -321,13 +315,13 @@ def test_a_run_that_is_stopped_leaves_a_checkpoint_of_before(folder, tmp_path):
         return gradient * math.nan if run.step == 3 else gradient
 
     run.model.g_a[0].bias.register_hook(spoil)
-    with pytest.raises(TrainingFailed, match="at step 3"):
+    with pytest.raises(TrainingFailed, match="at step 3.*checkpoint.pt is the state before that step"):
         run_steps(run, tmp_path, None)
     whole = begin(folder)
     for _ in range(3):
         whole.train_step()
     second = begin(folder)
-    second.restore(load_checkpoint(tmp_path / CHECKPOINT))
+    restore(second, load_checkpoint(tmp_path / CHECKPOINT))
     assert second.step == 3 and same_states(second, whole)
 
 
@@ -335,13 +329,13 @@ def test_a_run_that_is_stopped_leaves_a_checkpoint_of_before(folder, tmp_path):
 
 
 def test_the_command_trains_by_a_recipe_and_resumes(folder, tmp_path):
-    config, out, other = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "other"
-    config.write_text(yaml.safe_dump(RECIPE.to_dict()))
+    config, out, other = tmp_path / "recipe.toml", tmp_path / "run", tmp_path / "other"
+    write_recipe(config, RECIPE.to_dict())
     result = command("train", folder, *ON_CPU, "--config", config, "--out", out, "--quality", 4)
     assert result.status == 0, result.err
     assert "LPIPS" in result.err and "D right in" in result.err
     log = (out / "log.csv").read_text().splitlines()
-    assert log[0].split(",") == [field.name for field in dataclasses.fields(StageResult)] and len(log) == 6
+    assert log[0].split(",") == [field.name for field in dataclasses.fields(StepResult)] and len(log) == 6
     assert load_checkpoint(out / WARMED_UP)["step"] == 2 and load_checkpoint(out / CHECKPOINT)["step"] == 5
     codec = dkic.load(out)
     assert codec.qualities == [4]
@@ -353,18 +347,17 @@ def test_the_command_trains_by_a_recipe_and_resumes(folder, tmp_path):
     assert load_checkpoint(other / CHECKPOINT)["step"] == 2
     for options, sentence in (
         (("--resume", "--lambda", 0.1), "--lambda can't be given"),
-        (("--resume", "--config", Path(__file__).parents[2] / "configs" / "tiny_03.yaml"), "is not the recipe that"),
+        (("--resume", "--config", Path(__file__).parents[2] / "configs" / "tiny_03.toml"), "is not the recipe that"),
         (("--config", config, "--lr", 0.1), "--lr can't be given with --config"),
-        (("--config", tmp_path / "nowhere.yaml"), "nowhere.yaml: can't be read"),
-        (("--crop", 64, "--start-from", out / WARMED_UP), "--start-from needs --config"),
+        (("--config", tmp_path / "nowhere.toml"), "nowhere.toml: can't be read"),
+        (("--crop", 64, "--lpips-backbone", config), "--lpips-backbone: the recipe has no weight for LPIPS"),
     ):
         result = command("train", folder, *ON_CPU, "--out", out if "--resume" in options else tmp_path / "new", *options)
         assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1
 
 
 def test_a_run_begins_with_weights_that_ship(folder, tmp_path):
-    config = tmp_path / "recipe.yaml"
-    config.write_text(yaml.safe_dump(RECIPE.to_dict() | {"ema": 0.9}))
+    config = write_recipe(tmp_path / "recipe.toml", RECIPE.to_dict() | {"ema": 0.9})
     options = ("--config", config, "--minutes", 0, "--start-from")
     quality = dkic.load("tiny").qualities[0]
     result = command("train", folder, *ON_CPU, *options, "tiny", "--quality", quality, "--out", tmp_path / "run")
@@ -377,23 +370,21 @@ def test_a_run_begins_with_weights_that_ship(folder, tmp_path):
     sizes = [len(codec.compress(pixels, quality)) for codec in (dkic.load(tmp_path / "run"), dkic.load("tiny"))]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
 
-    base = tmp_path / "base.yaml"
-    base.write_text(yaml.safe_dump(RECIPE.to_dict() | {"preset": "base"}))
     for changes, sentence in (
-        (("--start-from", "tiny", "--quality", 99), "--start-from tiny: it has the quality levels 1, "),
+        (("--start-from", "tiny", "--quality", 99), "--start-from tiny: it has the qualities 1, "),
         (("--start-from", "huge"), "no model huge: give the path of a weights file"),
-        (("--start-from", tmp_path / "no.pt"), "no.pt: no checkpoint there to go on from"),
-        (("--config", base, "--start-from", "tiny", "--quality", quality), "the weights have another shape than base"),
+        (("--start-from", tmp_path / "no.pt"), "no.pt: no checkpoint there to continue from"),
+        (("--preset", "base", "--start-from", "tiny", "--quality", quality), "the weights have another shape than base"),
     ):
-        result = command("train", folder, *ON_CPU, "--config", config, "--out", tmp_path / "new", *changes)
+        result = command("train", folder, *ON_CPU, "--crop", 64, "--out", tmp_path / "new", *changes)
         assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1
 
 
-def test_a_run_without_a_recipe_is_not_resumed_with_one(folder, tmp_path):
+def test_a_run_of_options_is_not_resumed_with_another_recipe(folder, tmp_path):
     assert command("train", folder, *ON_CPU, "--out", tmp_path, "--crop", 64, "--minutes", 0).status == 0
-    config = Path(__file__).parents[2] / "configs" / "tiny_03.yaml"
+    config = Path(__file__).parents[2] / "configs" / "tiny_03.toml"
     result = command("train", folder, *ON_CPU, "--out", tmp_path, "--resume", "--config", config)
-    assert result.status == 2 and "was begun without a recipe" in result.err
+    assert result.status == 2 and "is not the recipe that" in result.err
 
 
 def test_the_backbone_can_be_given(folder, tmp_path):

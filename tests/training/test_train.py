@@ -1,69 +1,62 @@
 """Training: it learns, resumes exactly, stops rather than break its weights, and what it writes is a codec."""
 
-import dataclasses
 import math
+import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from command_line import dkic as command
 from photographs import crop
 from PIL import Image
+from training.recipes import mse
 
 import dkic
+from dkic.cli.training_recipe import recipe_of
 from dkic.errors import DkicError
+from dkic.training import extra
+from dkic.training.checkpoint import CHECKPOINT, WARMED_UP, begin_second_stage, load_checkpoint, restore, save_checkpoint
 from dkic.training.photos import PhotoFolder
-from dkic.training.train import CHECKPOINT, Trainer, TrainSettings, load_checkpoint, settings_of, train_folder
+from dkic.training.processes import accelerator_for
+from dkic.training.recipe import Recipe
+from dkic.training.staged_run import StagedRun
+from dkic.training.train import train_folder
 
-SETTINGS = TrainSettings("tiny", lambda_=0.0067, steps=6, batch=2, crop=64)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    for i in range(3):
-        Image.fromarray(crop(96, 100, top=100 * i)).save(folder / f"{i}.png")
-    return folder
+RECIPE = mse()
 
 
 @pytest.fixture
-def trainer(folder) -> Trainer:
-    return Trainer(SETTINGS, PhotoFolder(folder, 64))
+def run(folder) -> StagedRun:
+    return begin(folder)
 
 
-def test_twenty_steps_lower_the_loss(folder):
-    trainer = Trainer(dataclasses.replace(SETTINGS, steps=1000), PhotoFolder(folder, 64))
-    results = [trainer.train_step() for _ in range(20)]
-    assert [result.step for result in results] == list(range(1, 21))
-    assert np.mean([r.loss for r in results[-4:]]) < 0.6 * np.mean([r.loss for r in results[:2]])
-    for r in results:  # bpp + lambda * 255^2 * MSE, where PSNR = -10 log10 MSE
-        assert r.loss == pytest.approx(r.bpp + 0.0067 * 255**2 * 10 ** (-r.psnr / 10), rel=1e-4)
+def begin(folder: Path, recipe: Recipe = RECIPE) -> StagedRun:
+    return StagedRun(recipe, PhotoFolder(folder, recipe.crop), accelerator_for("cpu"))
 
 
-def same_weights(a: Trainer, b: Trainer) -> bool:
+def same_weights(a: StagedRun, b: StagedRun) -> bool:
     pairs = zip(a.model.state_dict().items(), b.model.state_dict().items(), strict=True)
     return all(name == other and torch.equal(x, y) for (name, x), (other, y) in pairs)
 
 
-def test_a_resumed_run_goes_on_exactly(folder, trainer, tmp_path):
-    whole = [trainer.train_step() for _ in range(5)]
-    first = Trainer(SETTINGS, PhotoFolder(folder, 64))
+def test_a_resumed_run_goes_on_exactly(folder, run, tmp_path):
+    whole = [run.train_step() for _ in range(5)]
+    first = begin(folder)
     part = [first.train_step() for _ in range(3)]
-    first.save(tmp_path / CHECKPOINT)
-    second = Trainer(SETTINGS, PhotoFolder(folder, 64))
-    second.restore(load_checkpoint(tmp_path / CHECKPOINT))
+    save_checkpoint(first, tmp_path / CHECKPOINT)
+    second = begin(folder)
+    restore(second, load_checkpoint(tmp_path / CHECKPOINT))
     assert same_weights(first, second)
     assert part + [second.train_step() for _ in range(2)] == whole
-    assert same_weights(trainer, second)
+    assert same_weights(run, second)
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
 def test_a_run_that_ctrl_c_stopped_is_resumed_to_the_same_weights(folder, tmp_path, monkeypatch):
-    settings = dataclasses.replace(SETTINGS, steps=4)
-    whole = train_folder(folder, settings, tmp_path / "whole", quality=3)
-    micro_batches = Trainer.micro_batches
+    recipe = mse(steps=4)
+    whole = train_folder(folder, recipe, tmp_path / "whole", quality=3)
+    micro_batches = StagedRun.micro_batches
 
     def interrupted(self):
         if self.step == 1:
@@ -72,30 +65,30 @@ def test_a_run_that_ctrl_c_stopped_is_resumed_to_the_same_weights(folder, tmp_pa
 
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "micro_batches", interrupted)
-        train_folder(folder, settings, tmp_path / "parts", quality=3)
+        patch.setattr(StagedRun, "micro_batches", interrupted)
+        train_folder(folder, recipe, tmp_path / "parts", quality=3)
     assert signal.getsignal(signal.SIGINT) == before
     assert load_checkpoint(tmp_path / "parts" / CHECKPOINT)["step"] == 2  # the step in which it came was finished
-    parts = train_folder(folder, settings, tmp_path / "parts", quality=3, resume=True)
+    parts = train_folder(folder, recipe, tmp_path / "parts", quality=3, resume=True)
     assert parts.read_bytes() == whole.read_bytes()
     logs = [(tmp_path / run / "log.csv").read_text() for run in ("whole", "parts")]
     assert logs[0] == logs[1] and len(logs[0].splitlines()) == 5
 
 
 def test_steps_lost_after_the_checkpoint_leave_no_trace_in_the_log(folder, tmp_path):
-    settings = dataclasses.replace(SETTINGS, steps=2)
-    train_folder(folder, settings, tmp_path)
+    recipe = mse(steps=2)
+    train_folder(folder, recipe, tmp_path)
     log = tmp_path / "log.csv"
     with log.open("a") as file:
-        file.write("3,1,1,1\n4,1,1,1\n")
-    train_folder(folder, dataclasses.replace(settings, steps=3), tmp_path, resume=True)
+        file.write(f"3{',1' * 12}\n4{',1' * 12}\n")
+    train_folder(folder, mse(steps=3), tmp_path, resume=True)
     assert [line.partition(",")[0] for line in log.read_text().splitlines()] == ["step", "1", "2", "3"]
 
 
 def test_what_training_writes_is_a_codec(folder, tmp_path):
     said = []
-    settings = dataclasses.replace(SETTINGS, steps=1)
-    path = train_folder(folder, settings, tmp_path / "a" / "run", quality=5, minutes=60, log=said.append)
+    recipe = mse(steps=1)
+    path = train_folder(folder, recipe, tmp_path / "a" / "run", quality=5, minutes=60, log=said.append)
     assert path.name == "tiny-q5.safetensors"
     assert said[0] == "3 photographs; skipped: 0 too small, 0 unreadable, 0 not images"
     codec = dkic.load(tmp_path / "a" / "run")
@@ -105,60 +98,49 @@ def test_what_training_writes_is_a_codec(folder, tmp_path):
 
 
 def test_no_minutes_are_no_steps(folder, tmp_path):
-    train_folder(folder, SETTINGS, tmp_path, minutes=0)
+    train_folder(folder, RECIPE, tmp_path, minutes=0)
     assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 0
 
 
 # What stops it
 
 
-def test_a_loss_that_is_not_a_number_stops_it_unchanged(trainer):
-    torch.nn.init.constant_(trainer.model.g_s[-1][0].bias, math.nan)
-    before = [p.clone() for p in trainer.model.parameters()]
+def test_a_loss_that_is_not_a_number_stops_it_unchanged(run):
+    torch.nn.init.constant_(run.model.g_s[-1][0].bias, math.nan)
+    before = [p.clone() for p in run.model.parameters()]
     with pytest.raises(DkicError, match="loss became nan at step 0"):
-        trainer.train_step()
-    assert trainer.step == 0
-    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, trainer.model.parameters(), strict=True))
+        run.train_step()
+    assert run.step == 0
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, run.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_stops_it_unchanged(trainer, value):
-    before = [p.clone() for p in trainer.model.parameters()]
-    trainer.model.g_a[0].bias.register_hook(lambda gradient: gradient * value)
+def test_a_gradient_that_is_not_finite_stops_it_unchanged(run, value):
+    before = [p.clone() for p in run.model.parameters()]
+    run.model.g_a[0].bias.register_hook(lambda gradient: gradient * value)
     with pytest.raises(DkicError, match="gradient became .* at step 0"):
-        trainer.train_step()
-    assert trainer.step == 0
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "option"),
-    [
-        ({"preset": "huge"}, "--preset"),
-        ({"crop": 100}, "--crop"),
-        ({"crop": 0}, "--crop"),
-        ({"lambda_": 0.0}, "--lambda"),
-        ({"lambda_": math.nan}, "--lambda"),
-        ({"steps": 0}, "--steps"),
-        ({"batch": 0}, "--batch"),
-        ({"learning_rate": -1.0}, "--lr"),
-        ({"seed": -1}, "--seed"),
-    ],
-)
-def test_settings_that_can_not_be_are_refused(wrong, option):
-    with pytest.raises(DkicError, match=option):
-        dataclasses.replace(SETTINGS, **wrong)
+        run.train_step()
+    assert run.step == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
 
 
 # Checkpoints
 
 
-@pytest.fixture
-def run(folder, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def begun(folder, tmp_path_factory) -> Path:
     """A run with a checkpoint after no step."""
-    out = tmp_path / "run"
-    train_folder(folder, SETTINGS, out, minutes=0)
+    out = tmp_path_factory.mktemp("begun") / "run"
+    train_folder(folder, RECIPE, out, minutes=0)
     return out
+
+
+@pytest.fixture
+def checkpoint(begun, tmp_path) -> Path:
+    """Its checkpoint, in a run of its own."""
+    out = tmp_path / "run"
+    out.mkdir()
+    return Path(shutil.copy(begun / CHECKPOINT, out))
 
 
 def refusal(folder: Path, run: Path, *options: object) -> str:
@@ -168,66 +150,76 @@ def refusal(folder: Path, run: Path, *options: object) -> str:
     return lines[0]
 
 
-def test_a_run_is_not_begun_where_there_is_one(folder, run):
-    before = (run / CHECKPOINT).read_bytes()
-    assert "add --resume" in refusal(folder, run, "--crop", 64)
-    assert (run / CHECKPOINT).read_bytes() == before
+def test_a_run_is_not_begun_where_there_is_one(folder, begun):
+    before = (begun / CHECKPOINT).read_bytes()
+    assert "add --resume" in refusal(folder, begun, "--crop", 64)
+    assert (begun / CHECKPOINT).read_bytes() == before
 
 
 def test_resuming_needs_a_checkpoint(folder, tmp_path):
-    assert "no checkpoint there to go on from" in refusal(folder, tmp_path / "none", "--resume")
+    assert "no checkpoint there to continue from" in refusal(folder, tmp_path / "none", "--resume")
     assert not (tmp_path / "none").exists()
 
 
-def test_a_damaged_checkpoint_is_refused(folder, run):
-    path = run / CHECKPOINT
-    data = path.read_bytes()
+def test_a_damaged_checkpoint_is_refused(folder, checkpoint):
+    data = checkpoint.read_bytes()
     for bad in (b"", b"hello", data[: len(data) // 2], data[:-1]):
-        path.write_bytes(bad)
-        assert f"{path}: not a dkic training checkpoint" in refusal(folder, run, "--resume")
-    for other in ([1, 2], {"step": 1}, {"settings": {}}):
-        torch.save(other, path)
-        assert f"{path}: not a dkic training checkpoint" in refusal(folder, run, "--resume")
+        checkpoint.write_bytes(bad)
+        assert f"{checkpoint}: not a dkic training checkpoint" in refusal(folder, checkpoint.parent, "--resume")
+    for other in ([1, 2], {"step": 1}, {"recipe": {}}):
+        torch.save(other, checkpoint)
+        assert f"{checkpoint}: not a dkic training checkpoint" in refusal(folder, checkpoint.parent, "--resume")
 
 
-def test_a_checkpoint_of_another_model_is_refused(folder, run):
-    path = run / CHECKPOINT
-    state = torch.load(path, weights_only=True)
-    torch.save(state | {"settings": {"preset": "tiny"}}, path)
-    assert "not a dkic training checkpoint" in refusal(folder, run, "--resume")
+def test_a_checkpoint_of_another_model_is_refused(folder, checkpoint):
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(state | {"recipe": {"preset": "tiny"}}, checkpoint)
+    assert f"{checkpoint}: batch: missing" in refusal(folder, checkpoint.parent, "--resume")
     model = dict(state["model"])
     del model["g_a.0.weight"]
     for changed in ({"model": model}, {"optimizer": {"state": {}, "param_groups": []}}):
-        torch.save(state | changed, path)
-        assert "does not fit" in refusal(folder, run, "--resume")
+        torch.save(state | changed, checkpoint)
+        assert "does not fit" in refusal(folder, checkpoint.parent, "--resume")
 
 
 @pytest.mark.parametrize(
     ("option", "value"), [("lambda", 0.01), ("batch", 4), ("crop", 128), ("lr", 0.1), ("seed", 1), ("preset", "base")]
 )
-def test_a_resumed_run_keeps_its_settings(folder, run, option, value):
-    assert f"--{option} was " in refusal(folder, run, "--resume", f"--{option}", value)
+def test_a_resumed_run_keeps_its_settings(folder, begun, option, value):
+    assert f"--{option} was " in refusal(folder, begun, "--resume", f"--{option}", value)
 
 
-def test_a_resumed_run_keeps_its_photographs(folder, run, tmp_path):
+def test_a_resumed_run_keeps_its_photographs(folder, begun, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     for name in ("0.png", "1.png"):
         (other / name).write_bytes((folder / name).read_bytes())
-    before = (run / CHECKPOINT).read_bytes()
-    assert "other photographs than those that the run began with" in refusal(other, run, "--resume")
-    assert (run / CHECKPOINT).read_bytes() == before
+    before = (begun / CHECKPOINT).read_bytes()
+    assert "other photographs than those that the run began with" in refusal(other, begun, "--resume")
+    assert (begun / CHECKPOINT).read_bytes() == before
 
 
-def test_a_resumed_run_may_change_its_length_and_repeat_a_setting(run):
-    options = dataclasses.asdict(SETTINGS) | {"steps": 9}
-    options.pop("clip_norm")
-    settings = settings_of(run, options, {"steps": 9, "batch": SETTINGS.batch}, resume=True)
-    assert settings == dataclasses.replace(SETTINGS, steps=9)
-    assert settings_of(run, options | {"batch": 8}, {}, resume=True) == SETTINGS
+def test_a_resumed_run_may_change_its_length_and_repeat_a_setting(begun):
+    assert recipe_of(begun, None, {}, {"steps": 9, "batch": 2}, resume=True) == mse(steps=9)
+    assert recipe_of(begun, None, {}, {}, resume=True) == RECIPE
+
+
+def test_another_lambda_starts_where_the_warm_up_ended(folder, tmp_path):
+    train_folder(folder, mse(steps=3, warmup_steps=1), tmp_path)
+    state = load_checkpoint(tmp_path / WARMED_UP)
+    assert state["step"] == 1
+    other = begin(folder, mse(lambda_=0.05, steps=6, warmup_steps=2))
+    begin_second_stage(other, state)
+    assert other.step == 2 and other.stage.lambda_factor == 1
+    assert all(torch.equal(value, state["model"][name]) for name, value in other.model.state_dict().items())
 
 
 # The command
+
+
+def test_a_missing_package_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "accelerate" else name)
+    assert "training needs accelerate; pip install" in refusal(folder, tmp_path / "run")
 
 
 def test_the_command_trains_and_resumes(folder, tmp_path):
@@ -240,7 +232,7 @@ def test_the_command_trains_and_resumes(folder, tmp_path):
     result = command("train", folder, "--out", run, "--resume", "--steps", 3, "--quality", 2)
     assert result.status == 0, result.err
     state = load_checkpoint(run / CHECKPOINT)
-    assert state["step"] == 3 and state["settings"]["lambda_"] == 0.05 and state["settings"]["batch"] == 1
+    assert state["step"] == 3 and state["recipe"]["weights"]["mse"] == 0.05 and state["recipe"]["batch"] == 1
     picture = tmp_path / "p.png"
     Image.fromarray(crop(40, 40)).save(picture)
     assert command("compress", picture, "-o", tmp_path / "p.dkic", "--model", run).status == 0

@@ -1,0 +1,83 @@
+"""Checkpoints: the state of a run, from which it continues exactly."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dkic.errors import DkicError
+from dkic.output_file import write_atomically
+from dkic.training.recipe import Recipe
+from dkic.training.staged_run import StagedRun
+
+CHECKPOINT = "checkpoint.pt"
+# Left at the end of the first of several stages: runs at other rates can start from it.
+WARMED_UP = "warmed_up.pt"
+
+
+def save_checkpoint(run: StagedRun, path: Path) -> None:
+    """Write a checkpoint, whole or not at all."""
+    state = {
+        "recipe": run.recipe.to_dict(),
+        "config": run.config.to_dict(),
+        "photos": run.photos.fingerprint,
+        "step": run.step,
+    }
+    content = io.BytesIO()  # into a file, torch.save would tell a full disk by a RuntimeError
+    torch.save(state | {name: part.state_dict() for name, part in run.parts.items()}, content)
+    write_atomically(path, content.getvalue(), force=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents; what is not one is a DkicError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"recipe", "config", "photos", "step", "model", "optimizer"} <= set(state):
+            raise ValueError("other contents")
+    except FileNotFoundError:
+        raise DkicError(f"{path}: no checkpoint there to continue from") from None
+    except Exception as error:  # torch.load raises half a dozen types for a damaged file
+        raise DkicError(f"{path}: not a dkic training checkpoint ({type(error).__name__})") from error
+    return state
+
+
+def recipe_in(path: Path) -> Recipe:
+    """The recipe of the run that left a checkpoint. Raises DkicError as `load_checkpoint`, and where the recipe is damaged."""
+    try:
+        return Recipe.of(load_checkpoint(path)["recipe"])
+    except DkicError as error:
+        text = str(error)
+        raise DkicError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+
+
+def restore(run: StagedRun, state: Mapping[str, Any]) -> None:
+    """Continue from a checkpoint's contents (see load_checkpoint)."""
+    if state["photos"] != run.photos.fingerprint:
+        other = "the folder holds other photographs than those that the run began with"
+        raise DkicError(f"{other}, so it can't continue exactly")
+    _restore_parts(run, state, *run.parts)
+    run.step = state["step"]
+
+
+def begin_second_stage(run: StagedRun, state: Mapping[str, Any]) -> None:
+    """Begin at the second stage, with the model and its optimizer as the first stage of another run left them."""
+    if len(run.recipe.stages) < 2:
+        raise DkicError("to start from another run's first stage, a recipe needs a second one")
+    _restore_parts(run, state, "model", "optimizer")
+    if run.average and "average" in state:
+        _restore_parts(run, state, "average")
+    elif run.average:
+        run.average.module.load_state_dict(run.model.state_dict())
+    run.step = run.schedule.ends[0]
+
+
+def _restore_parts(run: StagedRun, state: Mapping[str, Any], *names: str) -> None:
+    try:
+        if state["config"] != run.config.to_dict():
+            raise ValueError("another shape")
+        for name in names:
+            run.parts[name].load_state_dict(state[name])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise DkicError(f"the checkpoint does not fit {run.recipe.preset} as this version of dkic has it") from error

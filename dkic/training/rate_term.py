@@ -1,0 +1,37 @@
+"""The rate term of a recipe's loss."""
+
+import torch
+from torch import Tensor
+
+from dkic.losses.rate_target import RateTarget
+from dkic.training.along_quality import along
+from dkic.training.recipe import Rate
+from dkic.training.stage_schedule import StageSchedule
+
+
+class RateTerm:
+    """The weight of the rate: lambda(R, R*) of equation 2, or one that may depend on the quality.
+
+    Attributes: `target`, equation 2's; None where the recipe gives a weight.
+    """
+
+    def __init__(self, rate: Rate, stages: StageSchedule) -> None:
+        self._weight, self._factor = rate.weight, stages.lambda_factor
+        self.target: RateTarget | None = None
+        if rate.target is not None:
+            assert rate.lambda_alpha is not None and rate.lambda_beta is not None
+            self.target = RateTarget(rate.target, rate.lambda_alpha, rate.lambda_beta, stages.target_factor, stages.lambda_factor)
+
+    def weight(self, quantized_bpp: Tensor, quality: Tensor | None, step: int) -> Tensor:
+        """Weights of images' rates, `[N]` or, where it is one for all of them, `[1]`.
+
+        Args:
+            quantized_bpp: bits per pixel of every image with a rounded latent, `[N]`.
+            quality: that of every image, `[N]`; None for a model of one quality.
+            step: of the run, for the stages' factors.
+        """
+        if self.target is not None:
+            return torch.full_like(quantized_bpp[:1], self.target.weight(quantized_bpp, step))
+        assert self._weight is not None
+        weight = along(self._weight, quality) * self._factor.at(step)
+        return weight if isinstance(weight, Tensor) else torch.full_like(quantized_bpp[:1], weight)

@@ -1,0 +1,51 @@
+"""The figures of an optimizer step."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step's figures, means over its batch. NaN: not measured, as the loss has no such term.
+
+    bpp: bits per pixel of the noisy latent. quantized_bpp: of the rounded one, which is what files have. psnr: dB. rate_weight:
+    of the rate in the loss. lpips, dists, lpips_vgg, color, gan: terms of the loss, unweighted. discriminator: its own loss.
+    discriminator_accuracy: share of patches that it classifies correctly.
+    """
+
+    step: int
+    loss: float
+    bpp: float
+    quantized_bpp: float
+    psnr: float = math.nan
+    rate_weight: float = math.nan
+    lpips: float = math.nan
+    dists: float = math.nan
+    lpips_vgg: float = math.nan
+    color: float = math.nan
+    gan: float = math.nan
+    discriminator: float = math.nan
+    discriminator_accuracy: float = math.nan
+
+    def __str__(self) -> str:
+        measured = [
+            (self.quantized_bpp, f"bpp {self.quantized_bpp:.3f}"),
+            (self.psnr, f"PSNR {self.psnr:.2f} dB"),
+            (self.lpips, f"LPIPS {self.lpips:.3f}"),
+            (self.discriminator_accuracy, f"D right in {self.discriminator_accuracy:.0%}"),
+        ]
+        return ", ".join(text for value, text in measured if not math.isnan(value))
+
+
+def running_mean(mean: StepResult, new: StepResult, keep: float = 0.98) -> StepResult:
+    """The exponential mean of every figure but the step; a figure that was NaN before begins anew."""
+    values = asdict(new)
+    for name, before in asdict(mean).items():
+        if name != "step" and not math.isnan(before):
+            values[name] = keep * before + (1 - keep) * values[name]
+    return replace(new, **values)
+
+
+def psnr_of(mse: float) -> float:
+    """PSNR in dB of values in [0, 1]."""
+    return -10 * math.log10(max(mse, 1e-10))
