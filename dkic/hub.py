@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dkic.errors import DkicError, install
-from dkic.models.weights_file import Weights, file_hash
+from dkic.models.weights_file import Weights
 from dkic.output_file import reason, write_atomically
+from dkic.shipped_weights import file_hash
 
 if TYPE_CHECKING:
     from types import ModuleType

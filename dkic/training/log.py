@@ -15,7 +15,7 @@ TENSORBOARD = "tensorboard"  # the folder in a run's
 
 
 class Log:
-    """A line for each step in log.csv, and the same figures as TensorBoard's curves, with a picture now and then.
+    """A line for each step in log.csv, and the same figures as TensorBoard's curves, with an image now and then.
 
     It continues after `step`. Lines of later steps, which were done after the checkpoint and then lost, are removed.
     """
@@ -46,6 +46,6 @@ class Log:
             if not math.isnan(value):
                 self._board.add_scalar(name, value, result.step)
 
-    def picture(self, picture: Tensor, step: int) -> None:
+    def image(self, image: Tensor, step: int) -> None:
         """`[3, H, W]` in [0, 1], to TensorBoard."""
-        self._board.add_image("crops and reconstructions", picture, step)
+        self._board.add_image("crops and reconstructions", image, step)

@@ -41,13 +41,13 @@ class PhotoFolder:
     """Crops of the photographs below a folder, or several.
 
     A photograph is drawn with a chance proportional to its area, but at most AREA_CAP's, so that a few huge ones don't fill
-    every batch. Decoded pictures stay in memory up to `cache_bytes`.
+    every batch. Decoded images stay in memory up to `cache_bytes`.
 
     Args:
         folders: searched recursively, through symbolic links too, for images (`dkic.coding.image_formats`). That is Flicker2W's
             layout too; of a folder in one of ImageNet's layouts (IMAGENET_TRAIN) the photographs for training are taken.
         crop: side of the square crops, in pixels; smaller photographs are skipped.
-        cache_bytes: memory for decoded pictures.
+        cache_bytes: memory for decoded images.
         imagenet_photos: how many of ImageNet's photographs are taken, any, but always the same; None: all.
         least_scale: every crop is of its photograph scaled by a random factor, its logarithm uniform, from this to 1, as far as
             the photograph is large enough.
@@ -181,7 +181,7 @@ def _imagenet(folder: Path) -> Path | None:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height as the file's head has them; None where it is no picture."""
+    """Width and height as the file's head has them; None where it is no image."""
     try:
         return image_size(path)
     except DkicError:

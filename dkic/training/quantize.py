@@ -67,16 +67,16 @@ def quantize(
     for given, find in ((photos, images_below), (measure, images_in)):
         if given and (skipped := find(given).skipped()):
             log(f"{given}: {skipped}")
-    pictures = list(_pictures(measure)) if measure else []
-    if measure and not pictures:
-        raise DkicError(f"{measure}: no rate can be measured, as all its pictures are below {SIZE_MULTIPLE}x{SIZE_MULTIPLE}")
+    images = list(_images(measure)) if measure else []
+    if measure and not images:
+        raise DkicError(f"{measure}: no rate can be measured, as all its images are below {SIZE_MULTIPLE}x{SIZE_MULTIPLE}")
 
     def rate(network: CodecNetwork) -> float:
         with torch.inference_mode():
-            bits = sum(_bits_of(network, x.to(where)) for x in pictures)
-        return bits / sum(x[0, 0].numel() for x in pictures)
+            bits = sum(_bits_of(network, x.to(where)) for x in images)
+        return bits / sum(x[0, 0].numel() for x in images)
 
-    before = rate(network) if pictures else math.nan
+    before = rate(network) if images else math.nan
     for transform in network.transforms():
         round_large(transform)  # as the file will have them, so that what follows is trained for their latents
     seed = settings.seed + 1  # other crops than are trained on
@@ -84,7 +84,7 @@ def quantize(
     simulate(network)
     untrained = math.nan
     if settings.steps:
-        untrained = rate(network) if pictures else math.nan
+        untrained = rate(network) if images else math.nan
         run = QuantizationRun(network, settings, folder, where, workers=default_workers(where), tell=log)
         for _ in steps_of(run):
             pass
@@ -93,9 +93,9 @@ def quantize(
     network.eval()
     about = weights.about | {"quantized": {"from": weights.hash.hex(), **vars(settings), "photographs": len(folder)}}
     save_weights(out, network, weights.quality, about, weights.tables)
-    if pictures:
+    if images:
         after = rate(load_weights(out).model.to(where))
-        log(f"bits of y in {len(pictures)} pictures of {measure}: float {before:.5f} a pixel, quantized {after:.5f}")
+        log(f"bits of y in {len(images)} images of {measure}: float {before:.5f} a pixel, quantized {after:.5f}")
         untrained_cost = f" (before training {untrained / before - 1:+.2%})" if settings.steps else ""
         log(f"cost: {after / before - 1:+.2%}{untrained_cost}")
 
@@ -107,7 +107,7 @@ def _bits_of(network: CodecNetwork, x: Tensor) -> float:
     return sum(network.latent_bits(*latents, quality).quantized_bits.item() for quality in qualities) / len(qualities)
 
 
-def _pictures(folder: Path) -> Iterator[Tensor]:
+def _images(folder: Path) -> Iterator[Tensor]:
     """`[1, 3, H, W]` each, cut to multiples of 64."""
     for path in images_in(folder).images:
         x = torch.from_numpy(read_image(path).pixels.copy()).permute(2, 0, 1)[None].float() / 255

@@ -118,7 +118,7 @@ class Recipe(StrictModel):
     epoch_steps: steps in an epoch; None: as many as there are whole batches in the photographs.
     lpips_net: "alex" or "vgg". lpips_shifts: LPIPS is taken of a window at a random one of so many places in each direction.
     With 1 a decoder learns where AlexNet samples, every 4th pixel, and leaves a fine weave: 0.173 became 0.200 where both
-    pictures were moved by 2 pixels.
+    images were moved by 2 pixels.
     vgg_crops: crops of every micro-batch that each judge with VGG's features sees, one judge's after the other's.
     discriminator_width: channels after its first layer; HiFiC has 64.
     clip_norm: bound of the gradients' norm.
@@ -126,7 +126,7 @@ class Recipe(StrictModel):
     precision: "bfloat16": g_a and g_s compute in it where autocast does; all else is float32.
     ema: of the weights' moving average, what is kept at each step; the average is what is written for use. None: no average.
     least_scale: every crop is of its photograph scaled by a random factor from this to 1, so that fine detail is met as often
-    as in small pictures. imagenet_photos: how many photographs are taken of a folder in one of ImageNet's layouts; None: all.
+    as in small images. imagenet_photos: how many photographs are taken of a folder in one of ImageNet's layouts; None: all.
     """
 
     preset: str

@@ -201,7 +201,7 @@ class StagedRun(Run):
         return gather_object(self.files)
 
     def examples(self) -> Tensor | None:
-        """A picture `[3, H, W]` in [0, 1]: crops of the last step, and to the right their reconstructions; None before a step."""
+        """An image `[3, H, W]` in [0, 1]: crops of the last step, and to the right their reconstructions; None before a step."""
         return None if self._examples is None else torch.cat(self._examples, 3).transpose(0, 1).flatten(1, 2)
 
     def about(self) -> dict[str, Any]:

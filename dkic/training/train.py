@@ -125,8 +125,8 @@ def run_steps(run: StagedRun, out: Path, minutes: float | None = None, save_ever
                     save(WARMED_UP)
                 if run.step % save_every == 0:
                     save(CHECKPOINT)
-                    if log and (picture := run.examples()) is not None:
-                        log.picture(picture, run.step)
+                    if log and (image := run.examples()) is not None:
+                        log.image(image, run.step)
         except TrainingFailed as error:  # raised before a weight is changed
             save(CHECKPOINT)
             raise TrainingFailed(f"{error} ({out / CHECKPOINT} is the state before that step)") from error
@@ -152,7 +152,7 @@ def _report(photos: PhotoFolder, log: Callable[[str], None]) -> None:
     skipped = {"too small": photos.too_small, "unreadable": len(photos.broken), "not images": photos.others}
     log(f"{len(photos)} photographs; skipped: " + ", ".join(f"{n} {why}" for why, n in skipped.items()))
     for path in photos.broken:
-        log(f"{path}: not a picture that can be read, so it is skipped")
+        log(f"{path}: not an image that can be read, so it is skipped")
 
 
 @contextlib.contextmanager

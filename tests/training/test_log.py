@@ -1,4 +1,4 @@
-"""The log: a line for each step, TensorBoard's curves and pictures, and nothing of steps that were lost."""
+"""The log: a line for each step, TensorBoard's curves and images, and nothing of steps that were lost."""
 
 import csv
 import dataclasses
@@ -18,7 +18,7 @@ def write(folder: Path, steps: range, after: int) -> None:
         for step in steps:
             gan = step if step > 2 else math.nan
             log.write(StepResult(step, loss=1 / step, bpp=0.25, quantized_bpp=0.5, psnr=30.0, gan=gan))
-        log.picture(torch.rand(3, 8, 16), steps[-1])
+        log.image(torch.rand(3, 8, 16), steps[-1])
 
 
 def test_steps_become_lines_and_curves(tmp_path):

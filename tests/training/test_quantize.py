@@ -77,7 +77,7 @@ def test_training_changes_the_entropy_networks_alone(photos):
 
 
 def test_the_cost_in_rate_is_told(quantized):
-    assert "bits of y in 2 pictures" in quantized[1] and "cost: " in quantized[1] and "before training" in quantized[1]
+    assert "bits of y in 2 images" in quantized[1] and "cost: " in quantized[1] and "before training" in quantized[1]
 
 
 def test_what_is_exact_already_is_refused(quantized, photos, tmp_path):
@@ -110,7 +110,7 @@ def test_impossible_settings_are_refused(trained, photos, tmp_path):
         assert result.status != 0 and message in result.err and "Traceback" not in result.err
 
 
-def test_pictures_too_small_to_measure_are_refused(trained, photos, tmp_path):
+def test_images_too_small_to_measure_are_refused(trained, photos, tmp_path):
     Image.fromarray(crop(63, 200)).save(tmp_path / "low.png")
     for measure, message in ((tmp_path, "are below 64x64"), (tmp_path / "none", "no such folder")):
         options = ("-o", str(tmp_path / "x.safetensors"), "--measure", str(measure))

@@ -233,9 +233,9 @@ def test_the_command_trains_and_resumes(folder, tmp_path):
     assert result.status == 0, result.err
     state = load_checkpoint(run / CHECKPOINT)
     assert state["step"] == 3 and state["recipe"]["weights"]["mse"] == 0.05 and state["recipe"]["batch"] == 1
-    picture = tmp_path / "p.png"
-    Image.fromarray(crop(40, 40)).save(picture)
-    assert command("compress", picture, "-o", tmp_path / "p.dkic", "--model", run).status == 0
+    image = tmp_path / "p.png"
+    Image.fromarray(crop(40, 40)).save(image)
+    assert command("compress", image, "-o", tmp_path / "p.dkic", "--model", run).status == 0
     assert command("decompress", tmp_path / "p.dkic", "-o", tmp_path / "q.png", "--model", run).status == 0
     refused = command("decompress", tmp_path / "p.dkic", "-o", tmp_path / "r.png")
     assert refused.status == 1 and "give its weights with --model" in refused.err
