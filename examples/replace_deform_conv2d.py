@@ -19,11 +19,11 @@ class Block(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.control = nn.Conv2d(channels, 27, 3, padding=1)
+        self.offset_mask = nn.Conv2d(channels, 27, 3, padding=1)
         self.conv = torchvision.ops.DeformConv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        offset, mask = self.control(x).split([18, 9], dim=1)
+        offset, mask = self.offset_mask(x).split([18, 9], dim=1)
         return self.conv(x, offset, mask.sigmoid())
 
 

@@ -14,7 +14,7 @@ MASKS: tuple[Mask, ...] = get_args(Mask)
 def plus_branch(x: Tensor, branch: Tensor) -> Tensor:
     """x + branch. It overwrites branch, a tensor of no other use: for a large image, making another one costs more than adding.
 
-    Not where autocast has made branch of a lower precision than x, and so than the sum.
+    It is not overwritten where autocast has given branch a lower precision than x has, since the sum has that of x.
     """
     return branch.add_(x) if branch.dtype == x.dtype else x + branch
 
@@ -22,18 +22,20 @@ def plus_branch(x: Tensor, branch: Tensor) -> Tensor:
 class LDCNBlock(nn.Module):
     """x + project(ldcn(value(x), offset(x), mask(x))): a dynamic kernel with weights shared by all taps.
 
-    value and project are 1x1 convolutions; offset and mask come from a depthwise 3x3 and a 1x1 convolution (offset_mask) whose
-    weights are zero at the start, so that training begins from a kernel on the plain 3x3 grid that is the same everywhere.
+    Lite DCN: the deformable aggregation of DCNv4, whose taps have no weight matrices of their own. value and project are 1x1
+    convolutions. offset and mask come from a depthwise 3x3 and a 1x1 convolution, offset_mask. The latter's weight is zero at the
+    start, so that training begins with a kernel on the plain grid that is the same at every position: offset_mask's bias.
 
     Args:
         channels: C of x `[N, C, H, W]` and of the result.
         groups: LDCN groups; must divide channels.
         kernel_size: taps along each side; odd.
-        mask: how taps are weighted: "linear" (not bounded, as in DCNv4), "sigmoid", "softmax" over the taps, or "none" (ones).
-            "linear" starts from a random kernel of each group, uniform in +-1/kernel_size (the bound of a depthwise convolution
-            of this size); the others start from equal weights, which is a box filter and learns slower.
+        mask: how taps are weighted: "linear" (not bounded, as in DCNv4), "sigmoid" (0 to 1), "softmax" over the taps, or "none"
+            (ones). "linear" starts with a random kernel for each group, uniform in +-1/kernel_size (the bound of a depthwise
+            convolution of this size): from masks of 0, nothing before the ReLU would learn. The others start with equal weights,
+            a box filter, which learns slower.
         residual: add x to the result.
-        relu: apply a ReLU between the aggregation and project, which are one linear map without it.
+        relu: apply a ReLU between the aggregation and project. Without it the two are one linear map of the sampled values.
 
     Raises:
         DkicError: an argument is not as above.
@@ -49,11 +51,14 @@ class LDCNBlock(nn.Module):
         relu: bool = True,
     ) -> None:
         super().__init__()
-        if groups < 1 or channels % groups or kernel_size % 2 == 0 or mask not in MASKS:
-            raise DkicError(
-                f"LDCNBlock needs groups that divide channels, an odd kernel_size and a mask of {', '.join(MASKS)}; "
-                f"not {channels} channels, {groups} groups, kernel_size {kernel_size}, mask {mask!r}"
-            )
+        if groups < 1:
+            raise DkicError(f"LDCNBlock/groups: is {groups}; give at least 1")
+        if channels % groups:
+            raise DkicError(f"LDCNBlock/groups: {groups} does not divide {channels} channels; give one that does")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise DkicError(f"LDCNBlock/kernel_size: is {kernel_size}; give an odd number")
+        if mask not in MASKS:
+            raise DkicError(f"LDCNBlock/mask: is {mask!r}; give {', '.join(MASKS[:-1])} or {MASKS[-1]}")
         self.groups, self.kernel_size, self.mask, self.residual, self.relu = groups, kernel_size, mask, residual, relu
         self.taps = groups * kernel_size**2
         self.value, self.depthwise, self.offset_mask, self.project = self._convolutions(channels)
@@ -80,14 +85,16 @@ class LDCNBlock(nn.Module):
         """The dynamic kernel alone: ldcn(value(x), offset(x), mask(x))."""
         offset_mask = self.offset_mask(self.depthwise(x))
         offset, mask = offset_mask[:, : self.taps * 2], offset_mask[:, self.taps * 2 :]
-        if self.mask == "none":
-            mask = None
-        elif self.mask == "sigmoid":
-            mask = mask.sigmoid()
-        elif self.mask == "softmax":
-            mask = mask.unflatten(1, (self.groups, -1)).softmax(2).flatten(1, 2)
         pad = self.kernel_size // 2
-        return ldcn(self.value(x), offset, mask, kernel_size=self.kernel_size, padding=pad)
+        return ldcn(self.value(x), offset, self._weights(mask), kernel_size=self.kernel_size, padding=pad)
+
+    def _weights(self, predicted: Tensor) -> Tensor | None:
+        if self.mask == "sigmoid":
+            return predicted.sigmoid()
+        if self.mask == "softmax":
+            return predicted.unflatten(1, (self.groups, -1)).softmax(2).flatten(1, 2)
+        return predicted if self.mask == "linear" else None
 
     def extra_repr(self) -> str:
-        return f"groups={self.groups}, kernel_size={self.kernel_size}, mask={self.mask!r}, relu={self.relu}"
+        kernel = f"groups={self.groups}, kernel_size={self.kernel_size}, mask={self.mask!r}"
+        return f"{kernel}, residual={self.residual}, relu={self.relu}"

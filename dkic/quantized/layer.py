@@ -40,7 +40,8 @@ class State(enum.Enum):
 class QuantizedLayer(nn.Module):
     """Base class of layers that are bit-exact after conversion.
 
-    A layer with its own tensors overrides all five methods; one that only depends on the state overrides none.
+    A layer with its own tensors overrides integers, shapes, check_bounds and dequantize_from; one that only depends on the state
+    overrides none.
 
     Class attributes:
         stored: names of the tensors that the converted layer holds, with their types.
@@ -121,7 +122,7 @@ def simulate(network: nn.Module, enabled: bool = True) -> None:
 
 @torch.no_grad()
 def convert(network: nn.Module) -> None:
-    """Converts the network's quantized layers to integers, in place.
+    """Converts the network's quantized layers to integers, in place. All other layers stay as they are, `LDCNBlock` among them.
 
     Raises DkicError that names the layer, if a bound is violated, or it is already converted.
     """

@@ -23,7 +23,13 @@ _LOGIT_UNITS, _LOGIT_MAX = 16, 127  # the mask's logits are multiples of 1/16, t
 
 
 class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
-    """LDCN block with sigmoid masks and a skip, on activations of the scale `scale`.
+    """`LDCNBlock` with a 3x3 kernel, sigmoid masks, no ReLU and a skip, as a quantized layer.
+
+    Args:
+        channels, groups: as for `LDCNBlock`, whose errors it raises.
+        scale: of x and of the result.
+
+    Other masks have no quantized form: the table of masks holds 0 to 1 in 8 bits without a sign, and is part of weights files.
 
     Once quantized, offsets are multiples of 1/8 pixel, and masks multiples of 1/64, from a table. So bilinear weights are
     multiples of 1/64, and a sum over 9 taps is at most 9 * 64 * 64 * 255 < 2^24 units: the float op `ldcn` is exact.
@@ -34,21 +40,21 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
     aggregate_multiplier: Tensor
 
     def __init__(self, channels: int, groups: int, scale: ActivationScale) -> None:
-        self._scale = (scale,)  # in a tuple: it is a submodule of another module
+        self._scale = (scale,)  # in a tuple, which nn.Module does not register: it is a submodule of another module
         LDCNBlock.__init__(self, channels, groups, mask="sigmoid", relu=False)
 
     def _convolutions(self, channels: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]:
         (scale,) = self._scale
         self.value_scale, self.depthwise_scale, self.aggregate_scale = (ActivationScale(channels) for _ in range(3))
         units = [1 / OFFSET_UNITS] * (2 * self.taps) + [1 / _LOGIT_UNITS] * self.taps
-        self.control_scale = ActivationScale(self.taps * 3, units)
+        self.offset_mask_scale = ActivationScale(self.taps * 3, units)
         value = QuantizedConv2d(channels, channels, 1, inputs=[scale], outputs=self.value_scale)
         depthwise = QuantizedConv2d(channels, channels, 3, 1, 1, inputs=[scale], outputs=self.depthwise_scale, groups=channels)
-        control = QuantizedConv2d(
-            channels, self.taps * 3, 1, inputs=[self.depthwise_scale], outputs=self.control_scale, bound=_LOGIT_MAX
+        offset_mask = QuantizedConv2d(
+            channels, self.taps * 3, 1, inputs=[self.depthwise_scale], outputs=self.offset_mask_scale, bound=_LOGIT_MAX
         )
         project = QuantizedConv2d(channels, channels, 1, inputs=[self.aggregate_scale], outputs=scale)
-        return value, depthwise, control, project
+        return value, depthwise, offset_mask, project
 
     def integers(self) -> dict[str, Tensor]:
         """The masks of all logits, and the multiplier of the aggregate."""
@@ -75,8 +81,8 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
             y = plus_branch(x, self.project(total))
             self._scale[0].observe(y)
             return y
-        value, control = self.value(x), self.offset_mask(self.depthwise(x))
-        offset, logits = control[:, : self.taps * 2], control[:, self.taps * 2 :]
+        value, offset_mask = self.value(x), self.offset_mask(self.depthwise(x))
+        offset, logits = offset_mask[:, : self.taps * 2], offset_mask[:, self.taps * 2 :]
         offset = offset.clamp(-OFFSET_MAX, OFFSET_MAX) / OFFSET_UNITS
         mask = self.mask_table[(logits + _LOGIT_MAX).long()].to(x.dtype) if self.converted else _mask_of(logits)
         multiplier = self.aggregate_multiplier if self.converted else self._aggregate_multiplier()
