@@ -1,4 +1,4 @@
-// The only file that includes torch headers: LibTorch's stable ABI, so that one build serves later torch versions.
+// LibTorch's stable ABI; no other file but cuda_guard.h includes torch's headers, so that one build serves later torch versions.
 #pragma once
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/library.h>

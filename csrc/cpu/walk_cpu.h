@@ -41,7 +41,8 @@ inline Operand optional_operand(const std::optional<Tensor>& t, const Shape& sha
   return t ? operand(*t, shape, name) : Operand{nullptr, Scalar::f32, Shape(shape.size(), 0)};
 }
 
-// The axes after the batch, the innermost last, neighbours merged where every operand allows it. Empty where they are too many.
+// The axes after the batch, the innermost last, neighbours merged where every operand allows it. nullopt where more than
+// kWalkAxes are left: then the caller copies its tensors first.
 inline std::optional<Walk> walk_through(const Shape& shape, bool channels_last, const std::vector<Operand>& operands,
                                         std::vector<Walked>& walked) {
   std::vector<size_t> axes;

@@ -22,21 +22,6 @@ inline auto to_number(T x) {
   return load<1>(&x)[0];
 }
 
-// Calls f with a value of the C++ type that `type` stands for.
-template <class F>
-inline void with_type(Scalar type, const F& f) {
-  switch (type) {
-    case Scalar::f32:
-      return f(float{});
-    case Scalar::f64:
-      return f(double{});
-    case Scalar::f16:
-      return f(half{});
-    case Scalar::bf16:
-      return f(bfloat16{});
-  }
-}
-
 template <class T>
 inline bool is_of_type(Scalar type) {
   return type == (sizeof(T) == 8 ? Scalar::f64 : Scalar::f32);
@@ -80,7 +65,8 @@ inline void for_runs(const Walk& walk, const int64_t* stride, int64_t first, int
   }
 }
 
-// Elements [first, first + count) of sample n, converted; from the tensor's own memory where it can be had so, else in `buffer`.
+// Elements [first, first + count) of sample n, converted to T from whatever type the tensor has; from the tensor's own memory
+// where it can be had so, else in `buffer`.
 template <class T>
 const T* read_tile(const Walk& walk, const Walked& t, int64_t n, int64_t first, int count, T* buffer) {
   const int64_t stride = t.stride[walk.axes - 1];
@@ -91,8 +77,8 @@ const T* read_tile(const Walk& walk, const Walked& t, int64_t n, int64_t first, 
     if (direct && length == kTile) {
       tile = static_cast<const T*>(t.data) + offset;
     } else {
-      with_type(t.type,
-                [&](auto type) { read_run(static_cast<const decltype(type)*>(t.data) + offset, stride, buffer + done, length); });
+      with_scalar<half, bfloat16>(
+          t.type, [&]<class From>() { read_run(static_cast<const From*>(t.data) + offset, stride, buffer + done, length); });
     }
   });
   return tile;
@@ -107,13 +93,13 @@ inline T* tile_of_result(void* result, Scalar type, int64_t position, int count,
 template <class T>
 inline void write_tile(void* result, Scalar type, int64_t position, int count, const T* from) {
   constexpr int W = kVectorBytes / int(sizeof(T));
-  with_type(type, [&](auto element) {
-    using To = decltype(element);
+  with_scalar<half, bfloat16>(type, [&]<class To>() {
     To* to = static_cast<To*>(result) + position;
     if (static_cast<const void*>(to) == from) return;
     if constexpr (sizeof(To) == sizeof(T)) {
       for (int i = 0; i < count; ++i) to[i] = from[i];
-    } else if constexpr (sizeof(To) < sizeof(T)) {  // a double never goes where floats are computed
+    } else if constexpr (sizeof(To) < sizeof(T)) {  // floats are never written to a tensor of doubles: where there is one, all is
+                                                    // computed in double
       alignas(64) To narrow[kTile];
       for (int i = 0; i < kTile; i += W) store<W>(narrow + i, __builtin_convertvector(load<W>(from + i), Vector<float, W>));
       for (int i = 0; i < count; ++i) to[i] = narrow[i];

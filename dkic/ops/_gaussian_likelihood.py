@@ -58,9 +58,10 @@ def gaussian_likelihood(
         likelihood_min: lower bound of the likelihoods, 0 to 1. At the bound the gradient passes only if a descent step would
             increase the likelihood (as in CompressAI's `LowerBound`).
 
-    Tensors may have any strides (slices of channels and expanded tensors are read in place) and different dtypes. All is computed
-    in float32, or in float64 where one of the tensors is float64, also under autocast. The result on the CPU does not depend on
-    the number of threads.
+    Tensors may have any strides (slices of channels and expanded tensors are read in place) and different dtypes, which are
+    converted as they are read. All is computed in float32, or in float64 where one of the tensors is float64, also under
+    autocast; a gradient is then rounded to the dtype of its tensor (float16 ends at 65504). The result on the CPU does not depend
+    on the number of threads.
 
     Returns:
         y_hat in the shape and dtype of y; bits or likelihoods in the shape of y, or `[N]`, float32 (float64 where computed so).
@@ -79,8 +80,7 @@ def gaussian_likelihood(
         _check_options(quantize, noise, generator, scale_min, reduction)
         _check_output(output, likelihood_min, reduction)
         accept(call)
-    scale = scale if scale.shape == y.shape else scale.expand(y.shape)
-    mean = mean if mean is None or mean.shape == y.shape else mean.expand(y.shape)
+    scale, mean = _expanded(scale, y), None if mean is None else _expanded(mean, y)
     backends.check_runs("gaussian_likelihood", y.device)
     seed = None
     if quantize == "noise" and noise is None:
@@ -88,12 +88,19 @@ def gaussian_likelihood(
     need_v = torch.is_grad_enabled() and (y.requires_grad or (mean is not None and mean.requires_grad))
     need_scale = torch.is_grad_enabled() and scale.requires_grad
     how = quantize == "round", scale_min, reduction == "sum", need_v, need_scale, output == "likelihood", likelihood_min
-    if autograd.is_plain_call(y, scale, mean):
+    if autograd.is_plain_call(y, scale, mean):  # see there: it spares autograd's time
         with torch._C._AutoDispatchBelowAutograd():
             y_hat, bits, _, _ = torch.ops.dkic.gaussian_likelihood(y, scale, mean, noise, seed, *how)
     else:
         y_hat, bits, _, _ = torch.ops.dkic.gaussian_likelihood(y, scale, mean, noise, seed, *how)
     return (y if quantize == "none" else y_hat), bits
+
+
+def _expanded(t: Tensor, y: Tensor) -> Tensor:
+    """t in the shape of y. Half types as float32, so that gradients are rounded after they are summed, not before."""
+    if t.shape == y.shape:
+        return t
+    return (t.float() if t.dtype.itemsize == 2 else t).expand(y.shape)
 
 
 def check_tensors(

@@ -266,7 +266,7 @@ class LikelihoodCase:
 
 LATENT = LikelihoodCase("latent", (2, 6, 5, 7))
 
-# Sizes beside those of a vector (up to 16), of a tile (256) and of a chunk (4096), and every rank.
+# Sizes beside those of a vector (up to 16), of a tile (512) and of a chunk (4096), and every rank.
 LIKELIHOOD_CASES = [
     LATENT,
     LikelihoodCase("no mean", (2, 6, 5, 7), has_mean=False),

@@ -7,6 +7,7 @@ import torch
 from ops import likelihood_limits, tolerances
 from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from dkic.ops import gaussian_likelihood, gaussian_symbols, reference
 
@@ -209,7 +210,13 @@ def test_halves_are_computed_in_float32(dtype, quantize):
 
 
 @pytest.mark.parametrize(
-    "dtypes", [(torch.bfloat16, torch.float32, torch.float16), (torch.float32, torch.float64, torch.bfloat16)], ids=str
+    "dtypes",
+    [
+        (torch.bfloat16, torch.float32, torch.float16),
+        (torch.float32, torch.float16, torch.float32),
+        (torch.float32, torch.float64, torch.bfloat16),
+    ],
+    ids=str,
 )
 def test_mixed_dtypes(dtypes):
     tensors = [t.to(dtype) for t, dtype in zip(LATENT.tensors(), dtypes, strict=True)]
@@ -221,6 +228,43 @@ def test_mixed_dtypes(dtypes):
     same = [t.to(computed) for t in tensors]
     expected = results(gaussian_likelihood, same, (grad_y_hat.to(computed), gradients[1]), quantize="round")
     assert all(torch.equal(a, e.to(a.dtype)) for a, e in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [Tensor.contiguous, *LAYOUTS])
+def test_scales_of_a_half_type_are_read_without_a_copy(layout, dtype):
+    """Torch allocates the results and converts nothing but the finished gradient, to the half type."""
+    y, scale, _ = WIDE.tensors(torch.float32)
+    y, scale = y.requires_grad_(), layout(scale.to(dtype)).requires_grad_()
+    with profile(activities=[ProfilerActivity.CPU]) as forward:
+        bits = gaussian_likelihood(y, scale, quantize="round")[1]
+    grad_bits = torch.ones_like(bits)
+    with profile(activities=[ProfilerActivity.CPU]) as backward:
+        gradients = torch.autograd.grad(bits, (y, scale), grad_bits)
+    assert [g.dtype for g in gradients] == [torch.float32, dtype]
+    called = [[e.name for e in run.events() if e.name.startswith(("aten::", "dkic::"))] for run in (forward, backward)]
+    assert set(called[0]) == {"dkic::gaussian_likelihood", "aten::empty"}
+    assert called[1].count("aten::_to_copy") == called[1].count("aten::copy_") == 1
+    assert not {"aten::contiguous", "aten::clone"} & set(called[1])
+    assert called[1].index("dkic::gaussian_likelihood_backward") < called[1].index("aten::_to_copy")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("which", [1, 2], ids=["scale", "mean"])
+def test_a_gradient_of_a_half_type_is_rounded_after_its_sum(which, dtype):
+    """Terms of 1e-6 and less: rounded one by one to float16 they would lose most of their digits, in bfloat16 the sum."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(4, 8, 64, 64, generator=generator) * 3
+    scale, mean = torch.linspace(1, 4, 8).view(1, 8, 1, 1), torch.linspace(-1, 1, 8).view(1, 8, 1, 1)
+    tensors = [y, scale.to(dtype) if which == 1 else scale, mean.to(dtype) if which == 2 else mean]
+    exact = [t.double() for t in tensors]
+    gradients = []
+    for given in (tensors, exact):
+        leaf = given[which].requires_grad_()
+        bits = gaussian_likelihood(*given, quantize="none")[1]
+        gradients.append(torch.autograd.grad((bits * 1e-6).sum(), leaf)[0])
+    assert gradients[0].dtype == dtype
+    torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=2 * tolerances.HALF_SPACING[dtype], atol=1e-7)
 
 
 # ---- The bound of the scale, and numbers that are none ----
