@@ -24,8 +24,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc" / "build_support"))
-from build_backend import cxx_compiler, python_headers, stop, torch_to_build_with  # noqa: E402
-from build_cuda import Cuda, NoCuda, cuda_to_build_with  # noqa: E402
+from build_cuda import Cuda, Nvcc, cuda_to_build_with  # noqa: E402
+from build_environment import cxx_compiler, python_headers, stop, torch_to_build_with  # noqa: E402
 
 # ---- What is built: the one table of sources ----
 
@@ -93,7 +93,7 @@ CUDA_LIBRARY = Library(
     sources=["csrc/cuda/ldcn_cuda.cpp"],
     sources_per_scalar=["csrc/cuda/ldcn_cuda.cu"],
 )
-# What became of it, for dkic.ops.backends: {"architectures": [...]} or {"reason": ..., "repair": ...}.
+# What became of it, for dkic.ops.backends: {"architectures": [...], "compiler": ...} or {"reason": ..., "repair": ...}.
 CUDA_RECORD = "dkic/_native/cuda_build.json"
 
 # ---- How it is built ----
@@ -157,6 +157,15 @@ def flags_against(what: str, folder: Path, cuda: Cuda | None) -> tuple[list[str]
     return [*compile_flags, "-DUSE_CUDA"], [*link_flags, "-ltorch_cuda", f"-L{cudart}", f"-l:{cuda.cudart.name}"]
 
 
+def nvcc_command(nvcc: Nvcc, folder: Path) -> list[str]:
+    """The command of nvcc. The headers of one in a throw-away environment are system headers, which are no dependencies of a
+    file: newly installed ones would compile everything again."""
+    if nvcc.packages is None:
+        return [nvcc.path]
+    path = stable_path(folder, f"nvcc-{nvcc.version}", nvcc.packages)
+    return [f"{path}/bin/nvcc", "-isystem", f"{path}/include"]
+
+
 def nvcc_flags(cuda: Cuda, strict: bool) -> list[str]:
     """nvcc's flags, with the C++ compiler that it calls."""
     compiler, *options = cxx_compiler()
@@ -184,7 +193,8 @@ def ninja_file(folder: Path, libraries: list[Library], cuda: Cuda | None, strict
 
     where = folder.relative_to(ROOT)
     user_flags, user_link_flags = (shlex.split(os.environ.get(name, "")) for name in ("CXXFLAGS", "LDFLAGS"))
-    text = RULES.format(folder=where, cxx=quoted(cxx_compiler()), nvcc=quoted([cuda.nvcc if cuda else "nvcc"]))
+    nvcc = nvcc_command(cuda.nvcc, folder) if cuda else ["nvcc"]
+    text = RULES.format(folder=where, cxx=quoted(cxx_compiler()), nvcc=quoted(nvcc))
     for library in libraries:
         compile_against, link_against = flags_against(library.against, folder, cuda)
         cxx_flags = [*CXX_FLAGS, *(["-Werror"] if strict else []), *compile_against]
@@ -217,7 +227,7 @@ class BuildNative(build_ext):
         folder = ROOT / "build" / "native" / (sys.implementation.cache_tag + ("-werror" if strict else ""))
         folder.mkdir(parents=True, exist_ok=True)
         found = cuda_to_build_with(torch_to_build_with())
-        cuda, record = (None, found._asdict()) if isinstance(found, NoCuda) else (found, {"architectures": found.architectures})
+        cuda = found if isinstance(found, Cuda) else None
         libraries = [*LIBRARIES, CUDA_LIBRARY] if cuda else LIBRARIES
         write_schemas(folder)
         (folder / "build.ninja").write_text(ninja_file(folder, libraries, cuda, strict))
@@ -229,7 +239,7 @@ class BuildNative(build_ext):
             stop(f"dkic's sources did not compile: the compiler's own messages are above{hint}.")
         if not cuda:
             self.destination(CUDA_LIBRARY.path).unlink(missing_ok=True)  # an earlier build's
-        (folder / CUDA_RECORD).write_text(json.dumps(record) + "\n")
+        (folder / CUDA_RECORD).write_text(json.dumps(found.record) + "\n")
         for path in (*(library.path for library in libraries), CUDA_RECORD):
             self.place(folder / path, self.destination(path))
 

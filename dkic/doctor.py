@@ -108,12 +108,17 @@ def _ops() -> list[Finding]:
         from dkic.ops import backends
     except (ImportError, OSError, AttributeError):
         return []  # the line about torch gives the reason
-    built = f"built for GPUs of compute capability {' '.join(backends.cuda_build().get('architectures', []))}"
-    lines = [Finding("CUDA kernels", backends.load_cuda() or built)]
+    lines = [Finding("CUDA kernels", backends.load_cuda() or _cuda_build(backends.cuda_build()))]
     for op, names in backends.OPS.items():
         reasons = {name: backends.missing(name) for name in names}
         lines.append(Finding(op, "; ".join(f"{name}: {reason or 'runs'}" for name, reason in reasons.items())))
     return lines
+
+
+def _cuda_build(record: dict) -> str:
+    """The GPUs that the CUDA kernels are built for, and the compiler; "unknown" where the build did not record it."""
+    architectures = " ".join(record.get("architectures", ["unknown"]))
+    return f"built for GPUs of compute capability {architectures} by {record.get('compiler', 'an unknown nvcc')}"
 
 
 def _entropy_coder() -> str:

@@ -1,21 +1,15 @@
-"""Whether the build makes CUDA kernels, with what and for which GPUs; on machines made up of a few files."""
+"""Whether the build makes CUDA kernels, with which nvcc and for which GPUs; on machines made up of a few files."""
 
+import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
+import build_cuda
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def build():
-    sys.path.insert(0, str(ROOT / "csrc" / "build_support"))
-    try:
-        import build_cuda
-    finally:
-        sys.path.remove(str(ROOT / "csrc" / "build_support"))
-    return build_cuda
+from build_environment import Torch, installed_torch
 
 
 class Machine:
@@ -26,6 +20,7 @@ class Machine:
         for name in ("DKIC_CUDA", "CUDA_HOME", "TORCH_CUDA_ARCH_LIST"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("PATH", f"{folder}/bin")
+        self.torch = Torch("2.14.1", folder / "site" / "torch")
         self.torch_cuda("'13.0'")
         self.runtime = self.file("site/nvidia/cu13/lib/libcudart.so.13")
 
@@ -42,6 +37,11 @@ class Machine:
         program.chmod(0o755)
         return str(program)
 
+    def packaged_nvcc(self, release: str = "13.0") -> str:
+        """NVIDIA's Python packages, in a folder where Python looks for packages."""
+        self.monkeypatch.setattr(sys, "path", [str(self.folder / "overlay")])
+        return self.nvcc(release, "overlay/nvidia/cu13/bin")
+
     def nvcc(self, release: str = "13.0", folder: str = "bin") -> str:
         script = f"""case "$1" in
             --version) echo "Cuda compilation tools, release {release}, V{release}.88";;
@@ -55,78 +55,135 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch, build):
-    which = build.shutil.which
+def no_toolkit_in_usr_local(monkeypatch):
+    def which(name: str, path: str | None = None, search=shutil.which) -> str | None:
+        return None if path == "/usr/local/cuda/bin" else search(name, path=path)
 
-    def not_in_usr_local(name: str, path: str | None = None) -> str | None:
-        return None if path == "/usr/local/cuda/bin" else which(name, path=path)
+    monkeypatch.setattr(build_cuda.shutil, "which", which)
 
-    monkeypatch.setattr(build.shutil, "which", not_in_usr_local)
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch, no_toolkit_in_usr_local):
+    monkeypatch.setattr(sys, "path", [])
     return Machine(tmp_path, monkeypatch)
 
 
-def found(build, machine: Machine):
-    return build.cuda_to_build_with(build.Torch("2.14.1", machine.folder / "site" / "torch"))
+def found(machine: Machine):
+    return build_cuda.cuda_to_build_with(machine.torch)
 
 
-def test_with_nvcc_and_a_torch_of_its_cuda(build, machine):
+def test_with_nvcc_and_a_torch_of_its_cuda(machine):
     nvcc = machine.nvcc()
-    assert found(build, machine) == (nvcc, machine.runtime, ["7.5", "8.0", "8.6", "9.0+PTX"])
+    cuda = found(machine)
+    assert cuda == ((nvcc, "13.0.88", None, ""), machine.runtime, ["7.5", "8.0", "8.6", "9.0+PTX"])
+    assert cuda.record == {"architectures": cuda.architectures, "compiler": f"nvcc 13.0.88 ({nvcc})"}
 
 
-def test_cuda_home_goes_before_path(build, machine):
+def test_cuda_home_goes_before_path(machine):
     machine.nvcc("12.8")
     nvcc = machine.nvcc("13.2", "home/bin")
     machine.monkeypatch.setenv("CUDA_HOME", str(machine.folder / "home"))
-    assert found(build, machine).nvcc == nvcc
+    assert found(machine).nvcc.path == nvcc
     machine.monkeypatch.setenv("CUDA_HOME", str(machine.folder / "nowhere"))
-    assert "no nvcc in CUDA_HOME" in found(build, machine).reason
+    assert "no nvcc in CUDA_HOME" in found(machine).reason
 
 
-OTHER_HOME = "name a CUDA toolkit 13 in CUDA_HOME"
+NO_NVCC = "there was no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda"
 CUDA_TORCH = "install a CUDA build of torch, as https://pytorch.org/get-started tells"
+EXTRAS = "cuda-toolkit[cccl,crt,cudart,nvcc,nvvm]"
+PACKAGES = f", or run `python3 -m pip install '{EXTRAS}==13.0.*'`"
 
 
 @pytest.mark.parametrize(
     ("nvcc", "torch", "reason", "repair"),
     [
-        (None, "'13.0'", "there was no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda", "install the CUDA toolkit 13"),
-        ("12.8", "'13.0'", "torch 2.14.1 goes with CUDA 13, and {} is of CUDA 12", OTHER_HOME),
-        ("?", "'13.0'", "torch 2.14.1 goes with CUDA 13, and {} does not tell its version", OTHER_HOME),
+        (None, "'13.0'", NO_NVCC, "install the CUDA toolkit 13" + PACKAGES),
+        (None, "'12.9'", NO_NVCC, "install the CUDA toolkit 12"),  # whose Python packages hold no nvcc
+        (
+            "12.8",
+            "'13.0'",
+            "torch 2.14.1 goes with CUDA 13, and {} is of CUDA 12",
+            "name a CUDA toolkit 13 in CUDA_HOME" + PACKAGES,
+        ),
+        (
+            "?",
+            "'13.0'",
+            "torch 2.14.1 goes with CUDA 13, and {} does not tell its version",
+            "name a CUDA toolkit 13 in CUDA_HOME" + PACKAGES,
+        ),
         ("13.0", "None", "torch 2.14.1 is built without CUDA", CUDA_TORCH),
     ],
 )
-def test_why_there_can_be_none(build, machine, nvcc, torch, reason, repair):
+def test_why_there_can_be_none(machine, nvcc, torch, reason, repair):
     path = machine.nvcc(nvcc) if nvcc else None
     machine.torch_cuda(torch)
-    assert found(build, machine) == (reason.format(path), repair)
+    assert found(machine) == (reason.format(path), repair)
     machine.monkeypatch.setenv("DKIC_CUDA", "1")
     with pytest.raises(SystemExit) as stopped:
-        found(build, machine)
+        found(machine)
     assert f"DKIC_CUDA=1 asks for dkic's CUDA kernels, but {reason.format(path)}: {repair}." in str(stopped.value)
 
 
-def test_they_can_be_left_out(build, machine):
+@pytest.mark.parametrize(
+    ("nvcc", "torch", "requirements"),
+    [
+        (None, "'13.0'", [f"{EXTRAS}==13.0.*"]),
+        ("12.8", "'13.4'", [f"{EXTRAS}==13.4.*"]),
+        ("13.2", "'13.0'", []),
+        (None, "'12.9'", []),
+        (None, "None", []),
+    ],
+)
+def test_nvcc_is_a_build_requirement_where_no_toolkit_fits(machine, nvcc, torch, requirements):
+    if nvcc:
+        machine.nvcc(nvcc)
+    machine.torch_cuda(torch)
+    assert build_cuda.nvcc_requirements(machine.torch) == requirements
+    machine.monkeypatch.setenv("DKIC_CUDA", "0")
+    assert build_cuda.nvcc_requirements(machine.torch) == []
+
+
+@pytest.mark.parametrize(("nvcc", "requirements"), [(None, [EXTRAS]), ("12.8", [EXTRAS]), ("13.0", [])])
+def test_nvcc_for_a_torch_that_pip_will_install(machine, nvcc, requirements):
+    """Without a version: pip takes the one that torch requires."""
+    if nvcc:
+        machine.nvcc(nvcc)
+    assert build_cuda.nvcc_requirements(None) == requirements
+
+
+def test_nvcc_of_python_packages_is_used_where_no_toolkit_fits(machine):
+    nvcc = machine.packaged_nvcc()
+    cuda = found(machine)
+    assert (cuda.nvcc.path, cuda.nvcc.packages) == (nvcc, machine.folder / "overlay/nvidia/cu13")
+    assert cuda.record["compiler"] == f"nvcc 13.0.88 from NVIDIA's Python packages, because {NO_NVCC}"
+    assert build_cuda.nvcc_requirements(machine.torch) == []
+    other = machine.nvcc("12.8")
+    assert found(machine).nvcc.path == nvcc and f"{other} is of CUDA 12" in found(machine).nvcc.origin
+    other = machine.nvcc("13.2")
+    assert found(machine).nvcc.path == other
+
+
+def test_they_can_be_left_out(machine):
     machine.nvcc()
     machine.monkeypatch.setenv("DKIC_CUDA", "0")
-    assert found(build, machine) == ("DKIC_CUDA=0 left them out", "unset it")
+    assert found(machine) == ("DKIC_CUDA=0 left them out", "unset it")
     machine.monkeypatch.setenv("DKIC_CUDA", "yes")
     with pytest.raises(SystemExit, match="DKIC_CUDA must be 0 .*, 1 .* or unset, and is 'yes'"):
-        found(build, machine)
+        found(machine)
 
 
 @pytest.mark.parametrize(
     "path",
     ["site/nvidia/cuda_runtime/lib/libcudart.so.13", "site/torch/lib/libcudart-1b2c3d4e.so.13", "toolkit/lib64/libcudart.so.13"],
 )
-def test_the_runtime_is_torch_s_or_else_the_toolkit_s(build, machine, path):
+def test_the_runtime_is_torch_s_or_else_the_toolkit_s(machine, path):
     machine.nvcc()
     other = machine.file(path)
-    assert found(build, machine).cudart == machine.runtime
+    assert found(machine).cudart == machine.runtime
     machine.runtime.unlink()
-    assert found(build, machine).cudart == other
+    assert found(machine).cudart == other
     other.unlink()
-    assert found(build, machine).repair == "install nvidia-cuda-runtime"
+    assert found(machine).repair == "install nvidia-cuda-runtime"
 
 
 @pytest.mark.parametrize(
@@ -143,25 +200,56 @@ def test_the_runtime_is_torch_s_or_else_the_toolkit_s(build, machine, path):
         (" ", ["8.9", "8.0"], ["8.0", "8.6+PTX"]),  # between those that nvcc knows
     ],
 )
-def test_for_which_gpus(build, machine, asked, gpus, architectures):
+def test_for_which_gpus(machine, asked, gpus, architectures):
     machine.nvcc()
     machine.gpus(*gpus)
     if asked:
         machine.monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
-    assert found(build, machine).architectures == architectures
+    assert found(machine).architectures == architectures
 
 
-def test_an_architecture_by_name_is_refused(build, machine):
+def test_an_architecture_by_name_is_refused(machine):
     machine.nvcc()
     machine.monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6 Hopper")
     with pytest.raises(SystemExit, match=r"must list numbers like `8.6 9.0\+PTX`, and holds 'Hopper'"):
-        found(build, machine)
+        found(machine)
 
 
-def test_flags_of_nvcc(build):
-    cuda = build.Cuda("nvcc", Path("libcudart.so.13"), ["8.6", "9.0a+PTX"])
+def test_flags_of_nvcc():
+    cuda = build_cuda.Cuda(build_cuda.Nvcc("nvcc", "13.0.88"), Path("libcudart.so.13"), ["8.6", "9.0a+PTX"])
     assert cuda.flags == [
         "-gencode=arch=compute_86,code=sm_86",
         "-gencode=arch=compute_90a,code=sm_90a",
         "-gencode=arch=compute_90a,code=compute_90a",
     ]
+
+
+def test_nvcc_of_python_packages_compiles(tmp_path, monkeypatch, no_toolkit_in_usr_local):
+    """For real, where no toolkit can be seen: what csrc/cuda includes, device code, and a link with torch's CUDA runtime."""
+    torch = installed_torch()
+    if build_cuda.cuda_of(torch) is None:
+        pytest.skip(f"torch {torch.version} is built without CUDA")
+    for tool in ("g++", "gcc", "as", "ld", "sh", "rm", "cat"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv("DKIC_CUDA", "1")
+    cuda = build_cuda.cuda_to_build_with(torch)
+    assert cuda.nvcc.packages
+
+    sources = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
+    headers = {h for path in sources.iterdir() for h in re.findall(r"#include <(cuda\w*\.h)>", path.read_text())}
+    assert "cuda_fp16.h" in headers
+    (tmp_path / "tiny.cu").write_text(
+        "".join(f"#include <{header}>\n" for header in sorted(headers))
+        + "__global__ void twice(__half* y) { *y = __hadd(*y, *y); }\n"
+        + 'extern "C" int launch(__half* y) { twice<<<1, 1>>>(y); return cudaGetLastError(); }\n'
+    )
+    for command in (
+        [cuda.nvcc.path, "-ccbin=g++", *cuda.flags, "-Xcompiler=-fPIC", "-c", "tiny.cu", "-o", "tiny.o"],
+        ["g++", "-shared", "tiny.o", "-o", "tiny.so", "-Wl,--no-undefined", str(cuda.cudart)],
+    ):
+        child = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+        assert child.returncode == 0, child.stderr
+    assert b"launch" in (tmp_path / "tiny.so").read_bytes()

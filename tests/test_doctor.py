@@ -34,6 +34,18 @@ def test_backends_of_every_op_are_listed():
         assert found[op].value.startswith("cpu: runs")
 
 
+def test_the_compiler_of_the_cuda_kernels_is_named(monkeypatch):
+    from dkic.ops import backends
+
+    compiler = "nvcc 13.0.88 from NVIDIA's Python packages, because there was no nvcc"
+    monkeypatch.setattr(backends, "load_cuda", lambda: None)
+    monkeypatch.setattr(backends, "cuda_build", lambda: {"architectures": ["8.6", "9.0+PTX"], "compiler": compiler})
+    expected = f"built for GPUs of compute capability 8.6 9.0+PTX by {compiler}"
+    assert findings()["CUDA kernels"] == doctor.Finding("CUDA kernels", expected)
+    monkeypatch.setattr(backends, "cuda_build", dict)
+    assert "unknown" in findings()["CUDA kernels"].value
+
+
 def test_parts_that_are_not_there_are_named_with_their_repair(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "PACKAGE", tmp_path)
     monkeypatch.setitem(sys.modules, "dkic._native._rans", None)  # import raises ImportError

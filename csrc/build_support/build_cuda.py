@@ -1,21 +1,47 @@
-"""Whether dkic's CUDA kernels can be built on this machine, with what and for which GPUs. None of it needs a GPU."""
+"""Whether dkic's CUDA kernels can be built on this machine, with which nvcc and for which GPUs. None of it needs a GPU."""
 
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from build_backend import Torch, stop
+from build_environment import Torch, stop
 
 DEFAULT_ARCHITECTURES = ["7.5", "8.0", "8.6", "9.0+PTX"]
+
+
+# The oldest CUDA whose nvcc NVIDIA publishes as Python packages: those of CUDA 12 hold only ptxas.
+OLDEST_PACKAGED = 13
+# NVIDIA's own list of a toolkit's packages, which pins them to each other: from CUDA 13.3 on their version numbers differ, and
+# nvidia-cuda-nvcc alone would take the latest headers. torch >= 2.11 requires it too, so pip resolves both to one version.
+PACKAGED_NVCC = "cuda-toolkit[cccl,crt,cudart,nvcc,nvvm]"
+
+
+class Nvcc(NamedTuple):
+    """The CUDA compiler, and where it came from."""
+
+    path: str
+    version: str  # 13.0.88; "" if it does not print it
+    packages: Path | None = None  # the folder of NVIDIA's Python packages, nvidia/cu13; None: a toolkit of the machine
+    reason: str = ""  # why no toolkit of the machine was used; a clause
+
+    @property
+    def major(self) -> int:
+        return int(self.version.split(".")[0] or 0)
+
+    @property
+    def origin(self) -> str:
+        where = f"from NVIDIA's Python packages, because {self.reason}" if self.packages else f"({self.path})"
+        return f"nvcc {self.version} {where}"
 
 
 class Cuda(NamedTuple):
     """What the kernels are built with."""
 
-    nvcc: str
+    nvcc: Nvcc
     cudart: Path  # torch's own CUDA runtime, so that a process has one
     architectures: list[str]  # as in TORCH_CUDA_ARCH_LIST: 8.6 is code for those GPUs, 8.6+PTX for later ones too
 
@@ -30,19 +56,34 @@ class Cuda(NamedTuple):
                 flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
         return flags
 
+    @property
+    def record(self) -> dict:
+        """What dkic.ops.backends reads of the build."""
+        return {"architectures": self.architectures, "compiler": self.nvcc.origin}
+
 
 class NoCuda(NamedTuple):
-    """Why the kernels can't be built, and what to do about it: clauses of a sentence."""
+    """Why the kernels cannot be built, and what to do about it: clauses of a sentence."""
 
     reason: str
     repair: str
 
+    @property
+    def record(self) -> dict:
+        return self._asdict()
 
-def cuda_to_build_with(torch: Torch) -> Cuda | NoCuda:
-    """What to build with, or why there is nothing; stops where DKIC_CUDA=1 asks for the kernels in vain."""
+
+def asked_for() -> str:
+    """DKIC_CUDA: "0", "1" or ""; stops at anything else."""
     asked = os.environ.get("DKIC_CUDA", "")
     if asked not in ("", "0", "1"):
         stop(f"DKIC_CUDA must be 0 (no CUDA kernels), 1 (an error where they can't be built) or unset, and is {asked!r}.")
+    return asked
+
+
+def cuda_to_build_with(torch: Torch) -> Cuda | NoCuda:
+    """What to build with, or why there is nothing; stops where DKIC_CUDA=1 asks for the kernels in vain."""
+    asked = asked_for()
     if asked == "0":
         return NoCuda("DKIC_CUDA=0 left them out", "unset it")
     found = _find(torch)
@@ -51,35 +92,87 @@ def cuda_to_build_with(torch: Torch) -> Cuda | NoCuda:
     return found
 
 
+def nvcc_requirements(torch: Torch | None) -> list[str]:
+    """The build requirements that bring an nvcc: none where one is found, or where torch cannot use it. None: a torch to come."""
+    if asked_for() == "0":
+        return []
+    if torch is None:
+        nvcc = toolkit_nvcc()
+        return [] if nvcc and nvcc.major >= OLDEST_PACKAGED else [PACKAGED_NVCC]
+    cuda = cuda_of(torch)
+    if cuda is None or cuda[0] < OLDEST_PACKAGED or isinstance(find_nvcc(torch, cuda), Nvcc):
+        return []
+    return [_packaged_nvcc_of(cuda)]
+
+
+def cuda_of(torch: Torch) -> tuple[int, int] | None:
+    """The CUDA version that torch is built for, None without CUDA."""
+    text = (torch.folder / "version.py").read_text()
+    version = re.search(r"^cuda\b.*=\s*['\"](\d+)\.(\d+)", text, re.MULTILINE)
+    return (int(version[1]), int(version[2])) if version else None
+
+
 def _find(torch: Torch) -> Cuda | NoCuda:
-    version = re.search(r"^cuda\b.*=\s*['\"]([\d.]+)", (torch.folder / "version.py").read_text(), re.MULTILINE)
-    if version is None:
+    cuda = cuda_of(torch)
+    if cuda is None:
         repair = "install a CUDA build of torch, as https://pytorch.org/get-started tells"
         return NoCuda(f"torch {torch.version} is built without CUDA", repair)
-    major = version[1].split(".")[0]
-    nvcc = find_nvcc()
-    if nvcc is None:
-        reason = "there was no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda"
-        return NoCuda(reason, f"install the CUDA toolkit {major}")
-    release = re.search(r"release (\d+)\.\d+", _output([nvcc, "--version"]))
-    if release is None or release[1] != major:
-        other = f"is of CUDA {release[1]}" if release else "does not tell its version"
-        reason = f"torch {torch.version} goes with CUDA {major}, and {nvcc} {other}"
-        return NoCuda(reason, f"name a CUDA toolkit {major} in CUDA_HOME")
-    cudart = find_cudart(torch, nvcc, major)
+    nvcc = find_nvcc(torch, cuda)
+    if isinstance(nvcc, NoCuda):
+        return nvcc
+    cudart = find_cudart(torch, nvcc.path, cuda[0])
     if cudart is None:
-        return NoCuda(f"there was no libcudart.so.{major} beside torch or nvcc", "install nvidia-cuda-runtime")
-    return Cuda(nvcc, cudart, architectures(nvcc))
+        return NoCuda(f"there was no libcudart.so.{cuda[0]} beside torch or nvcc", "install nvidia-cuda-runtime")
+    return Cuda(nvcc, cudart, architectures(nvcc.path))
 
 
-def find_nvcc() -> str | None:
+def find_nvcc(torch: Torch, cuda: tuple[int, int]) -> Nvcc | NoCuda:
+    """The nvcc of torch's CUDA major version: a toolkit's, else that of NVIDIA's Python packages; else why there is none."""
+    major = cuda[0]
+    nvcc = toolkit_nvcc()
+    if nvcc and nvcc.major == major:
+        return nvcc
+    if nvcc is None:
+        reason, repair = "there was no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda", f"install the CUDA toolkit {major}"
+    else:
+        other = f"is of CUDA {nvcc.major}" if nvcc.version else "does not tell its version"
+        reason = f"torch {torch.version} goes with CUDA {major}, and {nvcc.path} {other}"
+        repair = f"name a CUDA toolkit {major} in CUDA_HOME"
+    if major >= OLDEST_PACKAGED:
+        if packaged := packaged_nvcc(major, reason):
+            return packaged
+        repair += f", or run `python3 -m pip install '{_packaged_nvcc_of(cuda)}'`"
+    return NoCuda(reason, repair)
+
+
+def _packaged_nvcc_of(cuda: tuple[int, int]) -> str:
+    return f"{PACKAGED_NVCC}=={cuda[0]}.{cuda[1]}.*"
+
+
+def toolkit_nvcc() -> Nvcc | None:
     """CUDA_HOME's nvcc where that is set, else the one on PATH or in /usr/local/cuda."""
     if home := os.environ.get("CUDA_HOME"):
-        return shutil.which("nvcc", path=f"{home}/bin")
-    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+        path = shutil.which("nvcc", path=f"{home}/bin")
+    else:
+        path = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    return Nvcc(path, _version(path)) if path else None
 
 
-def find_cudart(torch: Torch, nvcc: str, major: str) -> Path | None:
+def packaged_nvcc(major: int, reason: str) -> Nvcc | None:
+    """The nvcc of NVIDIA's Python packages, which pip puts into the build environment."""
+    for folder in sys.path:
+        packages = Path(folder, "nvidia", f"cu{major}").absolute()
+        if path := shutil.which("nvcc", path=f"{packages}/bin"):
+            return Nvcc(path, _version(path), packages, reason)
+    return None
+
+
+def _version(nvcc: str) -> str:
+    version = re.search(r"\bV(\d+\.\d+\.\d+)", _output([nvcc, "--version"]))
+    return version[1] if version else ""
+
+
+def find_cudart(torch: Torch, nvcc: str, major: int) -> Path | None:
     """The CUDA runtime that torch loads: NVIDIA's package beside it, or a copy in torch's; else the toolkit's."""
     packages = torch.folder.parent / "nvidia"
     places = [packages / f"cu{major}" / "lib", packages / "cuda_runtime" / "lib", torch.folder / "lib"]

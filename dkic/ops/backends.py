@@ -75,7 +75,7 @@ def find_triton() -> str | None:
 
 
 def cuda_build() -> dict:
-    """What the build noted of the CUDA kernels: their "architectures"; or the "reason" why there are none, and the "repair"."""
+    """The build's record of the CUDA kernels: "architectures" and "compiler"; or why there are none: "reason" and "repair"."""
     try:
         return json.loads((NATIVE / "cuda_build.json").read_text())
     except FileNotFoundError:

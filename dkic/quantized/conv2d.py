@@ -103,7 +103,10 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         check_multiplier(self.multiplier)
         if self.weight.eq(-WEIGHT_MAX - 1).any():
             raise DkicError(f"a weight is beyond {WEIGHT_MAX}")
-        most = ACTIVATION_MAX * _largest_filter(self.weight) + _largest(self.bias)
+        bias = _largest(self.bias)
+        if bias >= SUM_BOUND:  # as products of matrices are requantized, it is a float32
+            raise DkicError(f"a bias is {bias}, and 2^24 is the bound")
+        most = ACTIVATION_MAX * _largest_filter(self.weight) + bias
         if most >= 2**31:
             raise DkicError(f"sums could reach {most}, and 2^31 is the bound")
         self._parts = self._packed = None

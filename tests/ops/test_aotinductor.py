@@ -2,19 +2,16 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from build_environment import cxx_compiler
 from torch import Tensor, nn
 
 from dkic.nn import DeformConv2dPack
 from dkic.ops import gaussian_likelihood, ldcn
 from dkic.ops.backends import NATIVE
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc" / "build_support"))
-from build_backend import cxx_compiler  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/cpp.md"
 SHAPE = 1, 8, 6, 7

@@ -325,11 +325,14 @@ def test_a_heavy_layer_is_cut_into_parts(native, monkeypatch):
     ("weight", "bias", "message"),
     [
         (torch.full((1, 1, 25, 25), 127), None, "a filter's sums could reach 20240625 with a bias of 0, and 2\\^24 is the bound"),
-        (torch.full((1, 1, 1, 1), 1), torch.tensor([-(2**24)]), "with a bias of 16777216, and 2\\^24 is the bound"),
+        (torch.full((1, 1, 1, 1), 1), torch.tensor([-(2**24)]), "a bias is 16777216, and 2\\^24 is the bound"),
+        (torch.full((1, 1, 1, 1), 1), torch.tensor([2**24 - 255]), "with a bias of 16776961, and 2\\^24 is the bound"),
+        # In several parts, where native code would add the bias as an integer and products of matrices as a float32.
+        (torch.full((1, 900, 1, 1), 127), torch.tensor([-(900 * 127 * 255) + 17]), "a bias is 29146483, and 2\\^24 is the bound"),
         (torch.full((1, 1, 1, 1), -128), None, "a weight is beyond 127"),
         (torch.full((1, 80_000, 1, 1), 127), None, "sums could reach 2590800000, and 2\\^31 is the bound"),
     ],
-    ids=["filter", "bias", "weight", "int32"],
+    ids=["filter", "bias", "filter and bias", "bias of parts", "weight", "int32"],
 )
 def test_what_breaks_a_bound_is_refused(weight, bias, message):
     with pytest.raises(DkicError, match=message):
