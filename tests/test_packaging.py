@@ -10,6 +10,8 @@ import pytest
 
 import dkic
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def run(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
