@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # `dkic info` does without it
 class Arithmetic(enum.IntEnum):
     """One of the ways to evaluate the entropy model."""
 
-    FLOAT64 = 1  # in float64, means and scale indexes rounded to their grids: alike everywhere in practice
-    EXACT = 2  # by the integers of dkic.quantized: alike everywhere by proof
+    FLOAT64 = 1  # in float64, means and scale indexes rounded to their grids: alike on all CPUs in practice
+    EXACT = 2  # by the integers of dkic.quantized: alike everywhere, as docs/quantized.md argues
 
     @property
     def dtype(self) -> torch.dtype:

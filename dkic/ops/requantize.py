@@ -1,4 +1,4 @@
-"""From the integers of a convolution to those of the next layer: the one piece of arithmetic of dkic.quantized."""
+"""From the integers of a convolution to those of the next layer."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def round_ste(t: Tensor) -> Tensor:
 def requantize(total: Tensor, bias: Tensor | None, multiplier: Tensor, low: int, high: int) -> Tensor:
     """clamp(round((round(total) + bias) * multiplier), low, high), each rounded half to even; differentiable as if not rounded.
 
-    One float32 sum and one float32 product, so the same on every machine.
+    One float32 sum (of int32: an exact sum, rounded to float32 once) and one float32 product: the same on every machine.
 
     Args:
         total: `[N, C, H, W]`, float32 or float64, of integers to within 1/2; or int32, where they may exceed 2^24.

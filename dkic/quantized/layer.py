@@ -3,9 +3,9 @@
 An entropy network must compute the same numbers on every machine. In a quantized network weights and
 activations are integers, carried by ordinary float tensors: |weight| <= 127, |activation| <= 255, so that half types and TF32
 hold them exactly. Sums stay below 2^24, which is checked for each filter when a network is converted (a filter over that is cut
-by its input channels, and its parts are added as int32). So every order of summation gives the same number, even one that errs
-by less than 1/2, since it is rounded. Then come the integer bias, one float32 multiplication rounded half to even, and a clamp.
-Nothing takes a logarithm or divides.
+by its input channels, and its parts are added as int32). So every order of summation gives the same number. Then come the
+integer bias, one float32 multiplication rounded half to even, and a clamp. Nothing takes a logarithm, or divides but by powers of
+two. docs/quantized.md has the whole argument.
 
     with calibrating(network):      # 1. activation scales, from the largest numbers seen
         network(x)
