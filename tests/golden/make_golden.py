@@ -15,11 +15,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from golden.latent_hash import latent_hash  # noqa: E402
 from photographs import crop  # noqa: E402
 from quantized.quantized_models import converted  # noqa: E402
 
-from dkic.coding.container import DkicFile, Header, pack  # noqa: E402
-from dkic.coding.latent import encode_latent  # noqa: E402
+from dkic.coding.container import DkicFile, Header, pack, unpack  # noqa: E402
+from dkic.coding.latent import decode_latent, encode_latent  # noqa: E402
 from dkic.coding.transforms import analyse  # noqa: E402
 from dkic.entropy.arithmetic import Arithmetic  # noqa: E402
 from dkic.entropy.tables import gaussian_tables  # noqa: E402
@@ -66,7 +67,10 @@ def main() -> None:
         data = pack(DkicFile(header, payload))
         (FOLDER / f"{name}.dkic").write_bytes(data)
         latents[f"{name}.y"], latents[f"{name}.z_hat"] = y.numpy().astype(np.int32), z_hat.numpy().astype(np.int32)
-        expected[name] = {"quality": quality, "bytes": len(data), "symbols_crc32c": int.from_bytes(payload[:4], "little")}
+        with torch.inference_mode():
+            y_hat = decode_latent(unpack(data), weights)
+        crc = int.from_bytes(payload[:4], "little")
+        expected[name] = {"quality": quality, "bytes": len(data), "symbols_crc32c": crc, "y_hat": latent_hash(y_hat)}
     np.savez_compressed(FOLDER / "latents.npz", **latents)
     (FOLDER / "golden.json").write_text(json.dumps(expected, indent=1) + "\n")
 
