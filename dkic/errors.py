@@ -35,7 +35,9 @@ def one_line(text: str) -> str:
 def sentence(error: Exception) -> str:
     """The message of one of FAULTS; a bug of dkic is raised again."""
     # PyTorch raises RuntimeError if CPU or GPU memory runs out.
-    no_memory = isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "out of memory"))
-    if isinstance(error, RuntimeError) and not no_memory:
+    from_torch = isinstance(error, RuntimeError)
+    no_memory = from_torch and any(text in str(error) for text in ("can't allocate memory", "out of memory"))
+    no_memory = no_memory or isinstance(error, MemoryError)
+    if from_torch and not no_memory:
         raise error
     return "not enough memory for this image" if no_memory else str(error)

@@ -37,8 +37,9 @@ def main() -> None:
         for path in images_in(arguments.photos).images:
             images.measure(str(path), folder / f"{path.stem}.dkic")
         files, _ = images.write()
-        rate = sum(file.option.bytes for file in files) * 8 / sum(file.option.pixels for file in files)
-        mse = sum(file.option.distortion for file in files) / len(files)
+        measured = [file.measurement for file in files]
+        rate = sum(m.bytes for m in measured) * 8 / sum(m.pixels for m in measured)
+        mse = sum(m.scores["mse"] for m in measured) / len(measured)
         rates.append(rate)
         psnrs.append(10 * math.log10(255**2 / mse))
         print(f"target {target:g} bpp: {rate:.4f} bpp, PSNR of the mean squared error {psnrs[-1]:.2f} dB")

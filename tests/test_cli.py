@@ -321,8 +321,8 @@ def test_info_on_a_weights_file():
 
 
 def test_info_wants_one_of_two(coded):
-    assert "give a .dkic file or --model" in wrong_usage("info")
-    assert "give a .dkic file or --model" in wrong_usage("info", coded, "--model", "tiny")
+    assert "give exactly one of them" in wrong_usage("info")
+    assert "give exactly one of them" in wrong_usage("info", coded, "--model", "tiny")
     assert "no model nonesuch" in wrong_usage("info", "--model", "nonesuch")
 
 

@@ -12,7 +12,7 @@ import pytest
 import dkic
 from dkic import hub
 from dkic.errors import DkicError
-from dkic.models.weights_file import SHIPPED
+from dkic.shipped_weights import SHIPPED
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 errors = pytest.importorskip("huggingface_hub.errors")

@@ -7,7 +7,7 @@ import click
 
 @click.command()
 def doctor() -> None:
-    """Report what is installed, what is missing, and how to repair it."""
+    """Report what is installed, what is missing, and the repair."""
     from dkic.doctor import healthy, report
 
     click.echo(report())

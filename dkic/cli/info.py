@@ -14,7 +14,9 @@ from dkic.errors import DkicError
 @click.argument("file", required=False, callback=read_from)
 @click.option("--model", help="Instead of FILE: a preset (tiny, base) or a weights file.")
 def info(file: str | None, model: str | None) -> None:
-    """Show the contents of a .dkic FILE, or the size and computational cost of a model.
+    """Show the contents of a .dkic FILE, or the size of a model.
+
+    Of a model: its parameters, its operations per pixel, and how it was trained.
 
     FILE may be - for standard input.
     """

@@ -183,8 +183,9 @@ def check_runs(op: str, device: torch.device) -> None:
         return
     if reason := why_not(op, device):
         raise RuntimeError(reason)
-    if device.type == "cuda" and "cuda" in OPS[op] and op not in _chosen and (reason := missing("cuda", device)):
-        warnings.warn(f"dkic.ops.{op} runs on its Triton kernels: {reason}", stacklevel=3)
+    native_is_missing = device.type == "cuda" and "cuda" in OPS[op] and op not in _chosen and missing("cuda", device)
+    if native_is_missing and not missing("triton"):
+        warnings.warn(f"dkic.ops.{op} runs on its Triton kernels: {native_is_missing}", stacklevel=3)
         _use_triton(op)
     _running.add((op, device))
 

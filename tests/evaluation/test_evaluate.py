@@ -140,7 +140,7 @@ def test_folders_of_images(report, tmp_path):
         find_images(tmp_path / "x")
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    with pytest.raises(DkicError, match="differ in their suffix alone"):
+    with pytest.raises(DkicError, match="only in its suffix; rename one of them"):
         find_images(tmp_path)
 
 

@@ -131,7 +131,7 @@ def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_p
     assert r"\multicolumn{6}{c}{0.5 bpp}" in latex and "{lrrrrrrrrrrrrrr}" in latex and r"\cmidrule(lr){8-13}" in latex
     for said in (
         "compare 4 patches of 256x256 pixels", "KID uses all of them at once", "1 of the 3 images", "fewer than 2048",
-        "compare by KID", "FID and KID do reward it",
+        "prefer KID", "FID and KID do: they compare",
     ):  # fmt: skip
         assert said in text and said in page, said
     assert "are of 4 patches" in done.out and '"FID", "KID"' in page
@@ -156,7 +156,7 @@ def test_many_patches_in_subsets(weights, early_features, tmp_path, monkeypatch)
 def test_images_without_patches(weights):
     network = load_inception(weights)
     for images, count in (([crop(255, 400)], 0), ([crop(256, 256), crop(100, 100)], 1)):
-        with pytest.raises(Unavailable, match=f"two patches of 256x256 pixels at least, and the images have {count}"):
+        with pytest.raises(Unavailable, match=f"at least two patches of 256x256 pixels are needed, and the images have {count}"):
             PatchMetrics(network, images)
 
 

@@ -105,7 +105,7 @@ def test_the_command_writes_the_file_that_it_is_told_to(ckpt, tmp_path, cache):
     with pytest.raises(DkicError, match="does not hold the weights of vgg"):
         load_backbone("vgg", out)
     refused = dkic("convert-lpips", ckpt, "--net", "vgg")
-    assert refused.status == 1 and "holds alex, not vgg" in refused.err
+    assert refused.status == 1 and "contains alex, not vgg" in refused.err
     refused = dkic("convert-lpips", ckpt, "-o", tmp_path / "backbone.pt")
     assert refused.status == 1 and "must end in .safetensors" in refused.err
 
