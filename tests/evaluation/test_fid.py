@@ -134,7 +134,7 @@ def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_p
         "prefer KID", "FID and KID do: they compare",
     ):  # fmt: skip
         assert said in text and said in page, said
-    assert "are of 4 patches" in done.out and '"FID", "KID"' in page
+    assert "compare 4 patches" in done.out and '"FID", "KID"' in page
 
 
 def test_many_patches_in_subsets(weights, early_features, tmp_path, monkeypatch):
