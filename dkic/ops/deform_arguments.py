@@ -10,7 +10,7 @@ from dkic.ops.accepted_calls import accept, call_of, was_accepted
 
 Sizes = tuple[int, int]
 Pair = int | Sizes
-_SIZE_LIMIT = 2**24  # positions are float32, exact for integers up to here
+SIZE_LIMIT = 2**24  # positions are float32, exact for integers up to here
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -85,13 +85,13 @@ def check_samples(
     ):
         if min(values) < least:
             raise ArgumentValueError(f"{op}: {name} must be at least {least}, and is {values}")
-        if max(values) >= _SIZE_LIMIT:
+        if max(values) >= SIZE_LIMIT:
             raise ArgumentValueError(f"{op}: {name} must be below 2^24, and is {values}")
     n, c, h, w = x.shape
-    if max(h, w) >= _SIZE_LIMIT:
+    if max(h, w) >= SIZE_LIMIT:
         raise ArgumentValueError(f"{op}: {what} must be below 2^24 pixels high and wide, and is {h}x{w}")
     k = kernel[0] * kernel[1]
-    size = [_out_size(*along) for along in zip((h, w), kernel, stride, padding, dilation, strict=True)]
+    size = [out_size(*along) for along in zip((h, w), kernel, stride, padding, dilation, strict=True)]
     if h < 1 or w < 1 or min(size) < 1:
         raise ArgumentValueError(
             f"{op}: {what} must be at least as large as the dilated kernel, and is {h}x{w} with padding {padding}"
@@ -109,5 +109,6 @@ def check_samples(
     accept(call)
 
 
-def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+def out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Height or width of a convolution's result."""
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

@@ -11,6 +11,7 @@ from ops.compile_triton import Compiled
 from ops.op_cases import DeformConv2dCase
 
 from dkic.ops.triton import deform_conv2d as deform_conv2d_triton
+from dkic.ops.triton import samples
 
 CODEC = DeformConv2dCase("codec", batch=1, groups=8, depth=24, height=16, width=16, out_channels=192)
 ONE_GROUP = DeformConv2dCase("one group", batch=1, groups=1, depth=64, height=16, width=16, out_channels=64)
@@ -43,7 +44,7 @@ def main() -> None:
     for case in (ONE_GROUP, ODD):
         compile(case, "half", True)
     compiled.problem = "elements whose numbers have 64 bits"
-    deform_conv2d_triton.index_of = lambda *tensors: deform_conv2d_triton.tl.int64
+    samples.index_of = lambda *tensors: samples.tl.int64
     launch(CODEC, "half", False)
     compiled.print()
 

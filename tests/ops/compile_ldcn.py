@@ -10,6 +10,7 @@ from ops.compile_triton import Compiled
 from ops.op_cases import LdcnCase
 
 from dkic.ops.triton import ldcn as ldcn_triton
+from dkic.ops.triton import samples
 
 CODEC = LdcnCase("codec", batch=1, groups=8, depth=24, height=16, width=16)
 ODD = LdcnCase("odd", batch=1, groups=1, depth=67, height=16, width=16)
@@ -30,7 +31,7 @@ def main() -> None:
             compiled.problem = f"{case} {str(dtype)[6:]}{' deterministic' if deterministic else ''}"
             launch(case, dtype, deterministic)
     compiled.problem = "elements whose numbers have 64 bits"
-    ldcn_triton.index_of = lambda *tensors: ldcn_triton.tl.int64
+    samples.index_of = lambda *tensors: samples.tl.int64
     launch(CODEC, torch.float16, False)
     compiled.print()
 

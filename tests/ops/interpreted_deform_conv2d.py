@@ -21,7 +21,9 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from dkic.ops import reference
 from dkic.ops.triton import deform_conv2d as deform_conv2d_triton
+from dkic.ops.triton import samples
 from dkic.ops.triton.deform_conv2d import TILES, backward, forward, powers_of, problem
+from dkic.ops.triton.layouts import index_of
 
 BARE = DeformConv2dCase("no mask, no bias", batch=1, masked=False, biased=False, kernel_size=(2, 2))
 SMALL = replace(TORCHVISION_CONV, name="small", batch=2)
@@ -199,16 +201,16 @@ def test_any_layout_gives_the_same(layout):
 def test_numbers_of_elements_of_64_bits_give_the_same(monkeypatch):
     tensors, grad_y = TINY.tensors(torch.float32), TINY.grad_y(torch.float32)
     expected = outcome(TINY, tensors, grad_y)
-    monkeypatch.setattr(deform_conv2d_triton, "index_of", lambda *tensors: tl.int64)
+    monkeypatch.setattr(samples, "index_of", lambda *tensors: tl.int64)
     assert_all_equal(outcome(TINY, tensors, grad_y), expected)
 
 
 def test_when_numbers_of_elements_need_64_bits():
     small, large = torch.empty(2, 3), torch.empty((2**15, 2**15 + 1), device="meta")
-    assert deform_conv2d_triton.index_of(small, None) == tl.int32
-    assert deform_conv2d_triton.index_of(small, large) == tl.int64
-    assert deform_conv2d_triton.index_of(small, torch.empty(1).expand(large.shape)) == tl.int64  # its gradient is as large
-    assert deform_conv2d_triton.index_of(small, large[:2, :2].as_strided((2, 2), (2**30, 1))) == tl.int64
+    assert index_of(small, None) == tl.int32
+    assert index_of(small, large) == tl.int64
+    assert index_of(small, torch.empty(1).expand(large.shape)) == tl.int64  # its gradient is as large
+    assert index_of(small, large[:2, :2].as_strided((2, 2), (2**30, 1))) == tl.int64
 
 
 @pytest.mark.parametrize("far", [1e9, -1e300, torch.inf, -torch.inf])

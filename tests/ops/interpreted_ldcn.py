@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dkic.ops import reference
 from dkic.ops.triton import ldcn as ldcn_triton
-from dkic.ops.triton.ldcn import backward, forward, powers_of, problem
+from dkic.ops.triton import samples
+from dkic.ops.triton.ldcn import backward, forward, powers_of
 
 # Every way through a kernel; the others take long here.
 NAMED = ("plain", "no mask", "kernel 3x2", "stride beyond x", "all of it", "batch 0", "image 1x1", "D 24", "D 33", "one channel")
@@ -109,7 +110,7 @@ def test_no_sum_of_integers_can_overflow(size, dtype):
     x, grad_y = torch.ones(1, 2, 1, 1, dtype=dtype), torch.full((1, 2, 1, 1), size, dtype=dtype)
     offset = torch.stack([1 - torch.arange(9) // 3, 1 - torch.arange(9) % 3], 1).view(1, 18, 1, 1).to(dtype)
     geometry = [3, 3], [1, 1], [1, 1], [1, 1]
-    powers = powers_of(problem(x, offset, None, *geometry), grad_y).double()
+    powers = powers_of(samples.samples_of("ldcn", x, offset, None, *geometry), grad_y).double()
     assert (powers[::2] * powers[1::2] == 1).all() and 9 * size * powers[0] < 2.0**62
     gradient = backward(grad_y, x, offset, None, *geometry, True, False, False, True)[0]
     torch.testing.assert_close(gradient, torch.full_like(x, 9 * size), rtol=1e-6, atol=0)
@@ -139,7 +140,7 @@ def test_any_layout_gives_the_same(layout):
 def test_numbers_of_elements_of_64_bits_give_the_same(monkeypatch):
     tensors, grad_y = TINY.tensors(torch.float32), TINY.grad_y(torch.float32)
     expected = outcome(TINY, tensors, grad_y)
-    monkeypatch.setattr(ldcn_triton, "index_of", lambda *tensors: tl.int64)
+    monkeypatch.setattr(samples, "index_of", lambda *tensors: tl.int64)
     assert all(map(torch.equal, outcome(TINY, tensors, grad_y), expected))
 
 

@@ -105,6 +105,33 @@ def load_corner(image, at, inside, channel, exists, TYPE: tl.constexpr):
 
 
 @triton.jit
+def corner_dots(grad, image, at, inside, channel, exists, TYPE: tl.constexpr):
+    """Of every corner the sum over channels of grad times the image, `[pixels]` each."""
+    return (
+        tl.sum(grad * load_corner(image, at[0], inside[0], channel, exists, TYPE), 1),
+        tl.sum(grad * load_corner(image, at[1], inside[1], channel, exists, TYPE), 1),
+        tl.sum(grad * load_corner(image, at[2], inside[2], channel, exists, TYPE), 1),
+        tl.sum(grad * load_corner(image, at[3], inside[3], channel, exists, TYPE), 1),
+    )
+
+
+@triton.jit
+def store_sample_gradients(grad_offset, grad_mask, number, dot00, dot01, dot10, dot11, fy, fx, m, exists):
+    """A tap's gradients of offset and mask (None: not wanted), from its `corner_dots` over all channels.
+
+    number: of mask's element, in NHWC without gaps.
+    """
+    right = dot01 - dot00
+    top = dot00 + fx * right
+    bottom = dot10 + fx * (dot11 - dot10)
+    if grad_offset is not None:
+        tl.store(grad_offset + 2 * number, m * (bottom - top), mask=exists)
+        tl.store(grad_offset + 2 * number + 1, m * (right + fy * (dot11 - dot10 - right)), mask=exists)
+    if grad_mask is not None:
+        tl.store(grad_mask + number, top + fy * (bottom - top), mask=exists)
+
+
+@triton.jit
 def blend(image, at, weights, inside, channel, exists, TYPE: tl.constexpr):
     """[pixels, channels]: the weighted sum of the corners."""
     v00 = load_corner(image, at[0], inside[0], channel, exists, TYPE)

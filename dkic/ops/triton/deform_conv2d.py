@@ -7,18 +7,18 @@ three passes of TF32 on the tensor cores ("tf32x3"), which lose no more than a f
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from dkic.ops.memory_format import gradient_like
 from dkic.ops.triton import deform_conv2d_kernels as kernels
 from dkic.ops.triton.image_sums import ImageSums, finite, fixed_powers, largest
-from dkic.ops.triton.layouts import as_laid_out, channels_adjacent, empty_nhwc, index_of, pixel_strides
+from dkic.ops.triton.layouts import as_laid_out, channels_adjacent, empty_nhwc, pixel_strides
+from dkic.ops.triton.samples import Samples, samples_of
 
-TYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 # The gradient of weight is cut into parts of the pixels by shape alone: so many programs are wanted, of so many pixels at least.
 PROGRAMS, PART = 1024, 512
 
@@ -80,31 +80,14 @@ ODD_TILES = {
 
 
 @dataclass(frozen=True)
-class Problem:
-    """The arguments of a launch that all kernels share."""
+class Problem(Samples):
+    """The arguments of a launch that all kernels share.
 
-    x: Tensor
-    offset: Tensor
-    weight: Tensor  # [O, kernel height, kernel width, depth], without gaps
-    mask: Tensor | None
-    geometry: tuple[int, ...]
-    way: str  # of multiplying
+    weight: `[O, kernel height, kernel width, depth]`, without gaps. way: of multiplying.
+    """
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.x.dtype
-
-    @property
-    def sum_dtype(self) -> torch.dtype:
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
-
-    @property
-    def out_size(self) -> tuple[int, int]:
-        return tuple(self.offset.shape[2:])
-
-    @property
-    def pixels(self) -> int:
-        return self.offset.shape[0] * math.prod(self.out_size)
+    weight: Tensor
+    way: str
 
     @property
     def outputs(self) -> int:
@@ -114,19 +97,6 @@ class Problem:
     def depth(self) -> int:
         """Channels of a weight group."""
         return self.weight.shape[3]
-
-    @property
-    def taps(self) -> int:
-        return self.weight.shape[1] * self.weight.shape[2]
-
-    @property
-    def groups(self) -> int:
-        """The offset's."""
-        return self.offset.shape[1] // (2 * self.taps)
-
-    @property
-    def group_depth(self) -> int:
-        return self.x.shape[1] // self.groups
 
     @property
     def group_outputs(self) -> int:
@@ -145,22 +115,11 @@ class Problem:
                 tiles = smaller.get((kernel, self.way), tiles)
         return tiles.fit(self.group_outputs, self.run)
 
-    def sizes(self, *others: Tensor | None) -> dict:
-        """others: the launch's tensors that are not the problem's."""
-        return {
-            "pixels": self.pixels,
-            "size": tuple(self.x.shape[2:]),
-            "out_size": self.out_size,
-            "kernel": tuple(self.weight.shape[1:3]),
-            "geometry": self.geometry,
-            "x_stride": pixel_strides(self.x),
-            "offset_stride": self.offset.stride(),
-            "mask_stride": (0,) * 4 if self.mask is None else self.mask.stride(),
+    def sizes(self, *others: Tensor) -> dict[str, Any]:
+        return super().sizes(self.weight, *others) | {
             "RUN": self.run,
             "GROUP_DEPTH": self.group_depth,
-            "TYPE": TYPE[self.sum_dtype],
             "PRECISION": "tf32x3" if self.way == "tf32x3" else "ieee",
-            "INDEX": index_of(self.x, self.offset, self.mask, self.weight, *others),
         }
 
 
@@ -172,25 +131,14 @@ def way_to_multiply(dtype: torch.dtype) -> str:
 
 
 def problem(input, offset, weight, mask, stride, padding, dilation) -> Problem:
-    """Raises RuntimeError where arguments would lead a kernel beyond its tensors: for callers past the op's own checks."""
-    tensors = [t for t in (input, offset, weight, mask) if t is not None]
-    if any(t.dim() != 4 or t.device != input.device for t in tensors) or weight.dtype != input.dtype:
-        raise RuntimeError("deform_conv2d: tensors must have 4 dimensions and one device, weight the dtype of input")
-    pairs = (stride, 1), (padding, 0), (dilation, 1)
-    if any(len(pair) != 2 or min(pair) < least or max(pair) >= 2**24 for pair, least in pairs) or 0 in weight.shape[1:]:
-        raise RuntimeError("deform_conv2d: stride, padding, dilation or kernel size out of range")
+    """RuntimeError as `samples_of`, and where weight does not fit."""
+    if weight.dim() != 4 or (weight.dtype, weight.device) != (input.dtype, input.device) or 0 in weight.shape[1:]:
+        raise RuntimeError("deform_conv2d: weight must have 4 dimensions, and the dtype and device of input")
     if input.dtype == torch.float64:  # since Triton 3.6 multiplies no float64 that halves went into
         offset, mask = offset.double(), None if mask is None else mask.double()
-    x, weight = channels_adjacent(input), weight.permute(0, 2, 3, 1).contiguous()
-    p = Problem(x, offset, weight, mask, (*stride, *padding, *dilation), way_to_multiply(input.dtype))
-    along = zip(x.shape[2:], weight.shape[1:3], stride, padding, dilation, strict=True)
-    size = tuple((size + 2 * pad - dilate * (k - 1) - 1) // step + 1 for size, k, step, pad, dilate in along)
-    groups = max(p.groups, 1)
-    if p.out_size != size or offset.shape[:2] != (x.shape[0], groups * p.taps * 2) or x.shape[1] % groups or not x.shape[1]:
-        raise RuntimeError("deform_conv2d: the shape of offset does not fit input")
-    if mask is not None and mask.shape != (x.shape[0], groups * p.taps, *size):
-        raise RuntimeError("deform_conv2d: the shape of mask does not fit offset")
-    if x.shape[1] % p.depth or p.outputs % (x.shape[1] // p.depth):
+    samples = samples_of("deform_conv2d", input, offset, mask, weight.shape[2:], stride, padding, dilation)
+    p = Problem(**vars(samples), weight=weight.permute(0, 2, 3, 1).contiguous(), way=way_to_multiply(input.dtype))
+    if input.shape[1] % p.depth or p.outputs % (input.shape[1] // p.depth):
         raise RuntimeError("deform_conv2d: the shape of weight does not fit input")
     return p
 
@@ -264,7 +212,7 @@ def backward(
         if need_input or need_offset or need_mask:
             grad_input = backward_samples(p, grad_y, grad_offset, grad_mask, need_input, deterministic)
         grad_weight = backward_weight(p, grad_y) if need_weight else weight.new_empty(0)
-    grad_bias = grad_y.sum((0, 2, 3), dtype=p.sum_dtype).to(p.dtype) if need_bias else weight.new_empty(0)
+    grad_bias = grad_y.sum((0, 2, 3), dtype=p.sum_dtype).to(p.x.dtype) if need_bias else weight.new_empty(0)
     if need_input:
         grad_input = as_laid_out(grad_input, input)
     if need_offset:
@@ -323,11 +271,11 @@ def backward_weight(p: Problem, grad_y: Tensor) -> Tensor:
         tiles=of_a_part,
         **tiles.options(),
     )
-    return partial.sum(0).permute(0, 3, 1, 2).to(p.dtype, copy=True, memory_format=torch.contiguous_format)
+    return partial.sum(0).permute(0, 3, 1, 2).to(p.x.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def powers_of(p: Problem, grad_y: Tensor) -> Tensor:
     """For the gradient of input: bounded by grad_y and mask, the sums of the weights' magnitudes, and a sample of every tap."""
     per_column = finite(p.weight).double().abs().unflatten(0, (-1, p.group_outputs)).sum(1)
     bounds = [largest(grad_y), per_column.amax()] + ([] if p.mask is None else [largest(p.mask)])
-    return fixed_powers(bounds, math.prod(p.out_size) * p.taps, p.dtype == torch.float64)
+    return fixed_powers(bounds, math.prod(p.out_size) * p.taps, p.x.dtype == torch.float64)

@@ -10,8 +10,8 @@ Of a launch's sizes, size is (height, width) of x, out_size that of y, kernel th
 import triton
 import triton.language as tl
 
-from dkic.ops.triton.bilinear import blend, corner_weights, corners_of, load_corner, pixels_of, tap_of
-from dkic.ops.triton.image_sums import add
+from dkic.ops.triton.bilinear import blend, corner_dots, corner_weights, corners_of, pixels_of, store_sample_gradients, tap_of
+from dkic.ops.triton.image_sums import add_to_corners
 
 
 @triton.jit
@@ -176,32 +176,17 @@ def backward_samples(
             c += first
             if grad_offset is not None or grad_mask is not None:
                 at = corners_of(n, sy, sx, x_stride)
-                dot00 += tl.sum(grad * load_corner(x, at[0], inside[0], c, c_exists, TYPE), 1)
-                dot01 += tl.sum(grad * load_corner(x, at[1], inside[1], c, c_exists, TYPE), 1)
-                dot10 += tl.sum(grad * load_corner(x, at[2], inside[2], c, c_exists, TYPE), 1)
-                dot11 += tl.sum(grad * load_corner(x, at[3], inside[3], c, c_exists, TYPE), 1)
+                d00, d01, d10, d11 = corner_dots(grad, x, at, inside, c, c_exists, TYPE)
+                dot00 += d00
+                dot01 += d01
+                dot10 += d10
+                dot11 += d11
             if sums is not None:
                 at = corners_of(n, sy, sx, sum_stride)
                 weights = corner_weights(fy, fx, m, inside)
-                for i in tl.static_range(4):
-                    add(
-                        sums,
-                        second_sums,
-                        poisoned,
-                        powers,
-                        at[i][:, None] + c[None, :],
-                        grad * weights[i][:, None],
-                        inside[i][:, None] & c_exists[None, :],
-                    )
-    right = dot01 - dot00
-    top = dot00 + fx * right
-    bottom = dot10 + fx * (dot11 - dot10)
+                add_to_corners(sums, second_sums, poisoned, powers, at, weights, inside, grad, c, c_exists)
     number = p * groups * taps + channel
-    if grad_offset is not None:
-        tl.store(grad_offset + 2 * number, m * (bottom - top), mask=exists)
-        tl.store(grad_offset + 2 * number + 1, m * (right + fy * (dot11 - dot10 - right)), mask=exists)
-    if grad_mask is not None:
-        tl.store(grad_mask + number, top + fy * (bottom - top), mask=exists)
+    store_sample_gradients(grad_offset, grad_mask, number, dot00, dot01, dot10, dot11, fy, fx, m, exists)
 
 
 @triton.jit

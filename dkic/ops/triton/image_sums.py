@@ -33,6 +33,14 @@ def add(sums, second_sums, poisoned, powers, at, value, inside):
 
 
 @triton.jit
+def add_to_corners(sums, second_sums, poisoned, powers, at, weights, inside, grad, channel, exists):
+    """Adds grad `[pixels, channels]` times its weight to each corner that lies inside."""
+    for i in tl.static_range(4):
+        to, reached = at[i][:, None] + channel[None, :], inside[i][:, None] & exists[None, :]
+        add(sums, second_sums, poisoned, powers, to, grad * weights[i][:, None], reached)
+
+
+@triton.jit
 def round_fixed(sums, second_sums, result, powers, elements, BLOCK: tl.constexpr, INDEX: tl.constexpr):
     """From the integers' sums to the gradient; NaN that `add` left there stays."""
     at = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
@@ -61,7 +69,7 @@ class ImageSums:
 
     @property
     def arguments(self) -> tuple[Tensor | None, ...]:
-        """`add`'s first four."""
+        """The first four of `add_to_corners`."""
         return self.sums, self.second_sums, None if self.powers is None else self.result, self.powers
 
     def total(self) -> Tensor:

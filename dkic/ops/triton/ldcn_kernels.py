@@ -1,14 +1,14 @@
 """The Triton kernels of ldcn. x and grad_y have channels side by side (strides are those of n, h, w); y is NHWC without gaps.
 
 Of a launch's sizes, size is (height, width) of x, out_size that of y, kernel that of the kernel. A program has BLOCK_P pixels and
-one group, of DEPTH channels.
+one group, of GROUP_DEPTH channels.
 """
 
 import triton
 import triton.language as tl
 
-from dkic.ops.triton.bilinear import blend, corner_weights, corners_of, load_corner, pixels_of, tap_of
-from dkic.ops.triton.image_sums import add
+from dkic.ops.triton.bilinear import blend, corner_dots, corner_weights, corners_of, pixels_of, store_sample_gradients, tap_of
+from dkic.ops.triton.image_sums import add_to_corners
 
 
 @triton.jit
@@ -26,20 +26,20 @@ def forward(
     offset_stride,
     mask_stride,
     groups,
-    DEPTH: tl.constexpr,
+    GROUP_DEPTH: tl.constexpr,
     TYPE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
     INDEX: tl.constexpr,
 ):
     """A program: BLOCK_C of the group's channels."""
-    chunks: tl.constexpr = (DEPTH + BLOCK_C - 1) // BLOCK_C
+    chunks: tl.constexpr = (GROUP_DEPTH + BLOCK_C - 1) // BLOCK_C
     rest = tl.program_id(0) // chunks
     c = (tl.program_id(0) - rest * chunks) * BLOCK_C + tl.arange(0, BLOCK_C)
     tile = rest // groups
     group = rest - tile * groups
-    c_exists = c < DEPTH
-    c += group * DEPTH
+    c_exists = c < GROUP_DEPTH
+    c += group * GROUP_DEPTH
     p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
     taps = kernel[0] * kernel[1]
     acc = tl.zeros((BLOCK_P, BLOCK_C), TYPE)
@@ -52,7 +52,7 @@ def forward(
         )
         at = corners_of(n, sy, sx, x_stride)
         acc += blend(x, at, corner_weights(fy, fx, m, inside), inside, c, c_exists, TYPE)
-    to = y + p[:, None] * (groups * DEPTH) + c[None, :]
+    to = y + p[:, None] * (groups * GROUP_DEPTH) + c[None, :]
     tl.store(to, acc.to(y.dtype.element_ty), mask=exists[:, None] & c_exists[None, :])
 
 
@@ -79,13 +79,13 @@ def backward(
     offset_stride,
     mask_stride,
     groups,
-    DEPTH: tl.constexpr,
+    GROUP_DEPTH: tl.constexpr,
     TYPE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """A program: one tap. The gradients of offset and mask are NHWC without gaps; see `add` for the buffers of x's."""
+    """A program: one tap. The gradients of offset and mask are NHWC without gaps; see `ImageSums` for the buffers of x's."""
     taps = kernel[0] * kernel[1]
     rest = tl.program_id(0) // taps
     tap = tl.program_id(0) - rest * taps
@@ -101,30 +101,21 @@ def backward(
     from_y = n * grad_stride[0] + oh * grad_stride[1] + ow * grad_stride[2]
     dot00 = tl.zeros((BLOCK_P,), TYPE)
     dot01, dot10, dot11 = dot00, dot00, dot00
-    for begin in range(0, DEPTH, BLOCK_C):
+    for begin in range(0, GROUP_DEPTH, BLOCK_C):
         c = begin + tl.arange(0, BLOCK_C)
-        c_exists = c < DEPTH
-        c += group * DEPTH
+        c_exists = c < GROUP_DEPTH
+        c += group * GROUP_DEPTH
         grad = tl.load(grad_y + (from_y[:, None] + c[None, :]), mask=exists[:, None] & c_exists[None, :], other=0.0).to(TYPE)
         if grad_offset is not None or grad_mask is not None:
             at = corners_of(n, sy, sx, x_stride)
-            dot00 += tl.sum(grad * load_corner(x, at[0], inside[0], c, c_exists, TYPE), 1)
-            dot01 += tl.sum(grad * load_corner(x, at[1], inside[1], c, c_exists, TYPE), 1)
-            dot10 += tl.sum(grad * load_corner(x, at[2], inside[2], c, c_exists, TYPE), 1)
-            dot11 += tl.sum(grad * load_corner(x, at[3], inside[3], c, c_exists, TYPE), 1)
+            d00, d01, d10, d11 = corner_dots(grad, x, at, inside, c, c_exists, TYPE)
+            dot00 += d00
+            dot01 += d01
+            dot10 += d10
+            dot11 += d11
         if sums is not None:
             at = corners_of(n, sy, sx, sum_stride)
             weights = corner_weights(fy, fx, m, inside)
-            for i in tl.static_range(4):
-                to = at[i][:, None] + c[None, :]
-                reached = inside[i][:, None] & c_exists[None, :]
-                add(sums, second_sums, poisoned, powers, to, grad * weights[i][:, None], reached)
-    right = dot01 - dot00
-    top = dot00 + fx * right
-    bottom = dot10 + fx * (dot11 - dot10)
+            add_to_corners(sums, second_sums, poisoned, powers, at, weights, inside, grad, c, c_exists)
     number = p * groups * taps + channel
-    if grad_offset is not None:
-        tl.store(grad_offset + 2 * number, m * (bottom - top), mask=exists)
-        tl.store(grad_offset + 2 * number + 1, m * (right + fy * (dot11 - dot10 - right)), mask=exists)
-    if grad_mask is not None:
-        tl.store(grad_mask + number, top + fy * (bottom - top), mask=exists)
+    store_sample_gradients(grad_offset, grad_mask, number, dot00, dot01, dot10, dot11, fy, fx, m, exists)

@@ -1,0 +1,98 @@
+"""What deformable ops have in common: an image that is sampled at the taps of a grid, each moved by an offset and weighted."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from dkic.ops.deform_arguments import SIZE_LIMIT, out_size
+from dkic.ops.triton.layouts import channels_adjacent, index_of, pixel_strides
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The arguments of a launch that all kernels share.
+
+    x: the image, channels side by side. kernel: its height and width. geometry: strides, paddings and dilations.
+    """
+
+    x: Tensor
+    offset: Tensor
+    mask: Tensor | None
+    kernel: tuple[int, ...]
+    geometry: tuple[int, ...]
+
+    @property
+    def sum_dtype(self) -> torch.dtype:
+        return torch.float64 if self.x.dtype == torch.float64 else torch.float32
+
+    @property
+    def out_size(self) -> tuple[int, ...]:
+        return tuple(self.offset.shape[2:])
+
+    @property
+    def pixels(self) -> int:
+        """Of the result, in all images."""
+        return self.offset.shape[0] * math.prod(self.out_size)
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.kernel)
+
+    @property
+    def groups(self) -> int:
+        """The offset's."""
+        return self.offset.shape[1] // (2 * self.taps)
+
+    @property
+    def group_depth(self) -> int:
+        """Channels of an offset group."""
+        return self.x.shape[1] // self.groups
+
+    def sizes(self, *others: Tensor) -> dict[str, Any]:
+        """others: the launch's tensors that are not the samples'."""
+        return {
+            "pixels": self.pixels,
+            "size": tuple(self.x.shape[2:]),
+            "out_size": self.out_size,
+            "kernel": self.kernel,
+            "geometry": self.geometry,
+            "x_stride": pixel_strides(self.x),
+            "offset_stride": self.offset.stride(),
+            "mask_stride": (0,) * 4 if self.mask is None else self.mask.stride(),
+            "TYPE": tl.float64 if self.sum_dtype == torch.float64 else tl.float32,
+            "INDEX": index_of(self.x, self.offset, self.mask, *others),
+        }
+
+
+def samples_of(
+    op: str,
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Samples:
+    """RuntimeError where arguments would lead a kernel beyond its tensors: for callers past the op's own checks."""
+    if any(t is not None and (t.dim() != 4 or t.device != x.device) for t in (x, offset, mask)):
+        raise RuntimeError(f"{op}: tensors must have 4 dimensions and one device")
+    pairs = (kernel, 1), (stride, 1), (padding, 0), (dilation, 1)
+    if any(len(pair) != 2 or min(pair) < least or max(pair) >= SIZE_LIMIT for pair, least in pairs):
+        raise RuntimeError(f"{op}: kernel size, stride, padding or dilation out of range")
+    if max(x.shape[2:]) >= SIZE_LIMIT:
+        raise RuntimeError(f"{op}: height and width of the image must be below 2^24")
+    samples = Samples(channels_adjacent(x), offset, mask, tuple(kernel), (*stride, *padding, *dilation))
+    size = tuple(out_size(*along) for along in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True))
+    groups = max(samples.groups, 1)
+    divides = x.shape[1] > 0 and x.shape[1] % groups == 0
+    if not divides or samples.out_size != size or offset.shape[:2] != (x.shape[0], groups * samples.taps * 2):
+        raise RuntimeError(f"{op}: the shape of offset does not fit the image")
+    if mask is not None and mask.shape != (x.shape[0], groups * samples.taps, *size):
+        raise RuntimeError(f"{op}: the shape of mask does not fit offset")
+    return samples
