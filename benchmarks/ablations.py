@@ -8,8 +8,6 @@ step, measured on an idle machine (`speeds PHOTOS` measures all variants), so th
 tenths of the steps are common to all rates; then a tenth goes to each of four.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.equal_time import do_steps, seconds_per_step
 from dkic.coding.image_formats import images_in
 from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
@@ -115,16 +114,6 @@ def recipe_of(rate: str, steps: int, common: bool) -> Recipe:
     )
 
 
-def seconds_per_step(variant: str, photos: PhotoFolder, device: str | None) -> float:
-    """The median of 30 steps, after 5 warm-up steps."""
-    run, times = VariantRun(variant, recipe_of("3", 100, True), photos, device), []
-    for _ in range(35):
-        start = time.perf_counter()
-        run.train_step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[5:])
-
-
 @click.group()
 def main() -> None:
     """Train variants of tiny for the same time, and compare them."""
@@ -147,21 +136,14 @@ def train(photos: Path, variant: str, minutes: float, seconds: float, out: Path,
         steps = int(minutes * 60 / seconds)
         click.echo(f"{variant}: {steps} steps in {minutes:g} minutes")
         common = VariantRun(variant, recipe_of("3", int(steps * COMMON), True), folder, device)
-        _run(common)
+        do_steps(common, variant)
         for rate in RATES:
             run = VariantRun(variant, recipe_of(rate, int(steps * EACH), False), folder, device)
             run.start_with(common.trained())
-            _run(run)
+            do_steps(run, variant)
             torch.save(run.trained().state_dict(), out / f"{variant}-{rate}.pt")
     except DkicError as error:
         raise click.ClickException(str(error)) from None
-
-
-def _run(run: VariantRun) -> None:
-    while run.step < run.steps:
-        result = run.train_step()
-        if run.step % 100 == 0:
-            click.echo(f"{run.variant} {run.step}/{run.steps}: {result}")
 
 
 @main.command()
@@ -174,7 +156,8 @@ def speeds(photos: Path, threads: int, device: str | None) -> None:
     try:
         folder = PhotoFolder(photos, 128, least_scale=0.4)
         for variant in [*VARIANTS, *VARIANTS]:
-            click.echo(f"{variant}: {seconds_per_step(variant, folder, device):.3f} s")
+            run = VariantRun(variant, recipe_of("3", 100, True), folder, device)
+            click.echo(f"{variant}: {seconds_per_step(run, 30):.3f} s")
     except DkicError as error:
         raise click.ClickException(str(error)) from None
 

@@ -9,8 +9,6 @@ the start, so that all runs begin with the same function. A run has as many step
 give that as --seconds, measured on a machine that does nothing else (`speeds`), and other work beside a run changes no result.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.equal_time import do_steps, seconds_per_step
 from dkic.coding.image_formats import images_in
 from dkic.coding.image_reading import read_image
 from dkic.evaluation.metric_registry import METRICS, load_metrics
@@ -137,12 +136,8 @@ def speeds(photos: Path, weights: str, device: str | None) -> None:
     torch.set_num_threads(1)
     folder = folder_of(photos)
     for branch in [*BRANCHES, *BRANCHES]:
-        run, times = BranchRun(branch, weights, recipe_of(100, 0), folder, device), []
-        for _ in range(25):
-            start = time.perf_counter()
-            run.train_step()
-            times.append(time.perf_counter() - start)
-        click.echo(f"{branch}: {statistics.median(times[5:]):.3f} s")
+        run = BranchRun(branch, weights, recipe_of(100, 0), folder, device)
+        click.echo(f"{branch}: {seconds_per_step(run):.3f} s")
 
 
 @main.command()
@@ -162,10 +157,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     run = BranchRun(branch, weights, recipe_of(int(minutes * 60 / seconds), seed), folder_of(photos), device)
     click.echo(f"{branch}: {run.steps} steps in {minutes:g} minutes")
-    while run.step < run.steps:
-        result = run.train_step()
-        if run.step % 100 == 0:
-            click.echo(f"{branch} {run.step}/{run.steps}: {result}")
+    do_steps(run, branch)
     torch.save(run.trained().state_dict(), out / f"{branch}-{seed}.pt")
 
 

@@ -68,14 +68,14 @@ def download(
     return folder
 
 
-def save(levels: Iterable[Weights], folder: str | Path) -> None:
+def save(weights: Iterable[Weights], folder: str | Path) -> None:
     """Writes weights files, byte by byte as they were loaded, and a README.md unless there is one.
 
     Raises DkicError where the folder has other weights files, a weights file has changed since it was loaded, or the system
     refuses.
     """
     folder = Path(folder)
-    files = {level.path.name: level for level in levels}
+    files = {one.path.name: one for one in weights}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         others = sorted(path.name for path in folder.glob(_PATTERN) if path.name not in files)
@@ -83,12 +83,12 @@ def save(levels: Iterable[Weights], folder: str | Path) -> None:
             raise DkicError(
                 f"{folder}: has other weights files ({', '.join(others)}), which would be loaded too; give an empty folder"
             )
-        for name, level in files.items():
-            if file_hash(level.path) != level.hash:
-                raise DkicError(f"{level.path}: has changed since it was loaded; load it again")
+        for name, one in files.items():
+            if file_hash(one.path) != one.hash:
+                raise DkicError(f"{one.path}: has changed since it was loaded; load it again")
             target = folder / name
-            if not (target.exists() and file_hash(target) == level.hash):
-                write_atomically(target, level.path.read_bytes(), force=True)
+            if not (target.exists() and file_hash(target) == one.hash):
+                write_atomically(target, one.path.read_bytes(), force=True)
         if not (folder / "README.md").exists():
             write_atomically(folder / "README.md", _card(files).encode())
     except OSError as error:
@@ -96,7 +96,7 @@ def save(levels: Iterable[Weights], folder: str | Path) -> None:
 
 
 def push(
-    levels: Iterable[Weights],
+    weights: Iterable[Weights],
     repository: str,
     *,
     commit_message: str = "Weights of a dkic codec",
@@ -112,7 +112,7 @@ def push(
     """
     hub = _huggingface_hub(f"{repository}: to upload to it")
     with tempfile.TemporaryDirectory() as folder:
-        save(levels, folder)
+        save(weights, folder)
         try:
             api = hub.HfApi(token=token, library_name="dkic")
             repository = api.create_repo(repository, private=private, exist_ok=True).repo_id
@@ -147,7 +147,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _card(files: dict[str, Weights]) -> str:
-    rows = "\n".join(f"| {name} | {_qualities(level)} | {level.hash.hex()} |" for name, level in sorted(files.items()))
+    rows = "\n".join(f"| {name} | {_qualities(one)} | {one.hash.hex()} |" for name, one in sorted(files.items()))
     return f"""---
 library_name: dkic
 tags:
@@ -161,6 +161,6 @@ Weights of a dkic codec. `dkic.load` takes the repository's name, or a folder wi
 """
 
 
-def _qualities(level: Weights) -> str:
-    first, last = level.qualities[0], level.qualities[-1]
+def _qualities(weights: Weights) -> str:
+    first, last = weights.qualities[0], weights.qualities[-1]
     return str(first) if first == last else f"{first} to {last}"

@@ -109,8 +109,10 @@ def _upright(pil: Image.Image) -> Image.Image:
         return pil
     try:
         return ImageOps.exif_transpose(pil) if pil.getexif().get(ExifTags.Base.Orientation, 1) != 1 else pil
-    except Exception:
-        return pil  # damaged metadata beside valid pixels; viewers ignore it
+    except MemoryError:
+        raise  # of the rotated pixels
+    except Exception:  # Pillow raises anything on damaged metadata
+        return pil  # beside valid pixels; viewers ignore it
 
 
 def _flattened(pil: Image.Image, name: str, background: str | None) -> Image.Image:

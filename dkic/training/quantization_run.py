@@ -23,7 +23,7 @@ class QuantizeSettings:
     learning_rate: its peak, see `CosineSchedule`. seed: of crops and noise.
     """
 
-    # Rounding alone costs the levels of tiny 0.1 to 0.9% of y's bits. 1000 steps of 128x128 made 2.4% of one's 0.4%, 250 of
+    # Rounding alone costs the qualities of tiny 0.1 to 0.9% of y's bits. 1000 steps of 128x128 made 2.4% of one's 0.4%, 250 of
     # 256x256 at a quarter of the learning rate 0.7% of 0.6%; less well trained networks gained by them.
     steps: int = 0
     batch: int = 8

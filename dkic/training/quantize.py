@@ -56,7 +56,7 @@ def quantize(
     """
     path, *others = find_weights(model)
     if others:
-        raise DkicError(f"{model} has {len(others) + 1} quality levels; quantize their files one by one")
+        raise DkicError(f"{model} has {len(others) + 1} qualities; quantize their files one by one")
     weights = load_weights(path)
     if weights.arithmetic == Arithmetic.EXACT:
         raise DkicError(f"{path}: its entropy networks are quantized already")

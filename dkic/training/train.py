@@ -140,10 +140,10 @@ def _beginning(start_from: str | Path, quality: int) -> CodecNetwork | dict[str,
     """The model, or the contents of the checkpoint, that a run begins with."""
     if Path(start_from).suffix == ".pt":
         return load_checkpoint(Path(start_from))
-    levels = [load_weights(path) for path in find_weights(start_from)]
-    found = levels if len(levels) == 1 else [level for level in levels if level.quality == quality]
+    there = [load_weights(path) for path in find_weights(start_from)]
+    found = there if len(there) == 1 else [weights for weights in there if weights.quality == quality]
     if not found:
-        have = ", ".join(str(level.quality) for level in levels)
+        have = ", ".join(str(weights.quality) for weights in there)
         raise DkicError(f"--start-from {start_from}: it has the qualities {have}; choose one of them with --quality")
     return trainable(found[0])
 

@@ -95,6 +95,20 @@ def test_exif_orientation_is_applied(tmp_path, image_format, orientation):
     assert np.array_equal(again.pixels, image.pixels)
 
 
+def test_an_image_that_can_not_be_rotated_for_lack_of_memory_is_refused(tmp_path, monkeypatch):
+    """And not read sideways, as one whose metadata is damaged is read as it lies."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = written(tmp_path, saved(Image.fromarray(colours()), "PNG", exif=exif))
+
+    def no_memory(image: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", no_memory)
+    with pytest.raises(DkicError, match="can't be read"):
+        read_image(file)
+
+
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "MPO"])
 @pytest.mark.parametrize(
     "derived",

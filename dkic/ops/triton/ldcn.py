@@ -65,14 +65,14 @@ def backward(
     if grad_y.shape != (*x.shape[:2], *p.out_size) or (grad_y.dtype, grad_y.device) != (x.dtype, x.device):
         raise RuntimeError("ldcn_backward: grad_y must have the shape, dtype and device of ldcn's result")
     grad_y = channels_adjacent(grad_y)
-    need_mask = need_mask and mask is not None
+    wanted_mask = mask if need_mask else None
     grad_offset = empty_nhwc(offset, offset.shape if need_offset else None)
-    grad_mask = empty_nhwc(offset if mask is None else mask, mask.shape if mask is not None and need_mask else None)
+    grad_mask = empty_nhwc(offset if mask is None else mask, None if wanted_mask is None else wanted_mask.shape)
     sums = None
     with torch.cuda.device_of(x):
         if need_x:
             sums = ImageSums(p.x, p.sum_dtype, powers_of(p, grad_y) if deterministic and p.pixels else None)
-        if p.pixels and (need_x or need_offset or need_mask):
+        if p.pixels and (need_x or need_offset or wanted_mask is not None):
             added = p.x if sums is None else sums.sums
             kernels.backward[(triton.cdiv(p.pixels, PIXELS) * p.groups * p.taps,)](
                 grad_y,
@@ -81,7 +81,7 @@ def backward(
                 p.mask,
                 *((None,) * 4 if sums is None else sums.arguments),
                 grad_offset if need_offset else None,
-                grad_mask if need_mask else None,
+                None if wanted_mask is None else grad_mask,
                 **p.sizes(grad_y, added),
                 grad_stride=pixel_strides(grad_y),
                 sum_stride=pixel_strides(added),
@@ -91,8 +91,8 @@ def backward(
         grad_x = gradient_like(x, False) if sums is None else as_laid_out(sums.total(), x)
     if need_offset:
         grad_offset = as_laid_out(grad_offset, offset)
-    if mask is not None and need_mask:
-        grad_mask = as_laid_out(grad_mask, mask)
+    if wanted_mask is not None:
+        grad_mask = as_laid_out(grad_mask, wanted_mask)
     return grad_x, grad_offset, grad_mask
 
 
