@@ -57,7 +57,7 @@ def make_bit_exact(
         ValueError: `model.update()` has not been called, or there are no images.
         DkicError: a layer breaks a bound of exact arithmetic.
 
-        The model stays as it was.
+    After any of these the model is as it was.
     """
     calibration = [images] if isinstance(images, Tensor) else list(images)
     measured = calibration if measure is None else list(measure)
@@ -94,7 +94,7 @@ def load_bit_exact(model: nn.Module, state_dict: Mapping[str, Any]) -> nn.Module
         RuntimeError: it is one of another shape.
         DkicError: a layer in it breaks a bound of exact arithmetic.
 
-        The networks that are replaced stay as they were.
+    After any of these the networks to be replaced are as they were.
     """
     with _installed(_replacements(model)):
         devices = {name: _device(layer) for name, layer in quantized_layers(model).items()}
