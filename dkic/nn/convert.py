@@ -1,4 +1,4 @@
-"""Replaces the deformable convolutions of torchvision, mmcv, InternImage and FlashInternImage in a model by dkic's."""
+"""Replaces the deformable convolutions of torchvision, mmcv, InternImage and FlashInternImage by the layers of `dkic.nn`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +11,16 @@ from dkic.nn.dcnv4 import DCNv4
 from dkic.nn.deform_conv2d import DeformConv2d, DeformConv2dPack
 
 
-def _given_offsets(theirs: Any) -> nn.Module:
-    return DeformConv2d(*_convolution(theirs))
+def _given_offsets(m: Any) -> nn.Module:
+    return DeformConv2d(*_convolution(m))
 
 
-def _dcnv2_pack(theirs: Any) -> nn.Module:
-    return DeformConv2dPack(*_convolution(theirs)[:-1], theirs.deform_groups, theirs.bias is not None)
+def _dcnv2_pack(m: Any) -> nn.Module:
+    return DeformConv2dPack(*_convolution(m)[:-1], m.deform_groups, m.bias is not None)
 
 
-def _dcnv1_pack(theirs: Any) -> nn.Module:
-    return DeformConv2dPack(*_convolution(theirs)[:-1], theirs.deform_groups, bias=False, modulated=False)
+def _dcnv1_pack(m: Any) -> nn.Module:
+    return DeformConv2dPack(*_convolution(m)[:-1], m.deform_groups, bias=False, modulated=False)
 
 
 def _convolution(m: Any) -> tuple[int, int, Any, Any, Any, Any, int, bool]:
@@ -52,7 +52,7 @@ def _dcn(m: Any) -> dict[str, Any]:
     return {**{name: getattr(m, name) for name in names}, "remove_center": bool(m.remove_center)}
 
 
-# By the package and the name of their class, which need not be installed.
+# Keyed by package and class name, so that the packages need not be installed.
 _CONVERSIONS: dict[tuple[str, str], Callable[[Any], nn.Module]] = {
     ("torchvision", "DeformConv2d"): _given_offsets,
     ("mmcv", "DeformConv2d"): _given_offsets,
@@ -60,20 +60,23 @@ _CONVERSIONS: dict[tuple[str, str], Callable[[Any], nn.Module]] = {
     ("mmcv", "DeformConv2dPack"): _dcnv1_pack,
     ("mmcv", "ModulatedDeformConv2dPack"): _dcnv2_pack,
 }
-# InternImage's repositories import theirs from a folder of any name (ops_dcnv3, DCNv4, models ...).
+# Keyed by class name alone: these classes are imported from folders of various names (ops_dcnv3, DCNv4, models ...).
 _CONVERSIONS_BY_NAME = {"DCNv3": _dcnv3, "DCNv3_pytorch": _dcnv3, "DCNv4": _dcnv4}
 
 
 def convert(model: nn.Module) -> nn.Module:
-    """The model with its deformable convolutions replaced in place by dkic's; a new module if model itself is one.
+    """Replaces the deformable convolutions of a model by dkic's, in place.
 
-    Replaced are torchvision's `DeformConv2d`; mmcv's `DeformConv2d`, `ModulatedDeformConv2d`, `DeformConv2dPack` and
-    `ModulatedDeformConv2dPack`; `DCNv3` and `DCNv3_pytorch` of InternImage; `DCNv4` of FlashInternImage. Parameters are the same
-    objects as before, so an optimizer keeps working; mode, dtype and device stay. Hooks of the replaced modules are lost.
+    It replaces torchvision's `DeformConv2d`; mmcv's `DeformConv2d`, `ModulatedDeformConv2d`, `DeformConv2dPack` and
+    `ModulatedDeformConv2dPack`; `DCNv3` and `DCNv3_pytorch` of InternImage; `DCNv4` of FlashInternImage. Parameters stay the same
+    objects, so an existing optimizer remains valid; mode, dtype and device are kept. Hooks of the replaced modules are lost.
+
+    Returns:
+        The model, or a new module if the model itself is a deformable convolution.
 
     Raises:
-        ValueError: a module has a geometry that dkic does not support, or is another class of the same name; the message names
-            it.
+        ValueError: a module has a geometry that dkic does not support, or is an unrelated class of the same name; the message
+            names it.
     """
     replaced: dict[nn.Module, nn.Module] = {}
     for path, module in list(model.named_modules(remove_duplicate=False)):
@@ -94,12 +97,12 @@ def _conversion(m: nn.Module) -> Callable[[Any], nn.Module] | None:
     return None if package == "dkic" else _CONVERSIONS.get((package, name)) or _CONVERSIONS_BY_NAME.get(name)
 
 
-def _with_parameters_of(theirs: nn.Module, make: Callable[[Any], nn.Module], path: str) -> nn.Module:
+def _with_parameters_of(original: nn.Module, make: Callable[[Any], nn.Module], path: str) -> nn.Module:
     try:
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not changed by an initialization for nothing
-            ours = make(theirs)
-        ours.load_state_dict(theirs.state_dict(keep_vars=True), assign=True)
+        with torch.random.fork_rng(devices=[]):  # the initial parameters are discarded, so the random state must not change
+            converted = make(original)
+        converted.load_state_dict(original.state_dict(keep_vars=True), assign=True)
     except (AttributeError, RuntimeError, ValueError) as error:
-        known = f"{type(theirs).__module__}.{type(theirs).__qualname__}"
-        raise ValueError(f"convert: {path} ({known}) can't be converted ({error}); replace it yourself") from error
-    return ours.to(next(theirs.parameters()).device).train(theirs.training)
+        name = f"{type(original).__module__}.{type(original).__qualname__}"
+        raise ValueError(f"convert/model: {path} ({name}) can't be converted ({error}); replace it yourself") from error
+    return converted.to(next(original.parameters()).device).train(original.training)

@@ -1,4 +1,4 @@
-"""DCNv3's module: deformable aggregation between pointwise projections, of NHWC images."""
+"""DCNv3 module: deformable aggregation between pointwise projections, on NHWC images."""
 
 import torch
 from torch import Tensor, nn
@@ -24,38 +24,38 @@ class _Permute(nn.Module):
 
 
 def _norm(name: str, channels: int) -> nn.Sequential:
-    """Normalization from NCHW to NHWC; the place of its parameters in the state dict is InternImage's."""
+    """Normalization of an NCHW tensor, to NHWC. The indexes in the Sequential give InternImage's state dict keys."""
     to_nhwc = _Permute(0, 2, 3, 1)
     if name == "LN":
         return nn.Sequential(to_nhwc, nn.LayerNorm(channels, eps=1e-6))
     if name == "BN":
         return nn.Sequential(nn.BatchNorm2d(channels), to_nhwc)
-    raise ValueError(f"DCNv3: norm_layer must be LN or BN, and is {name!r}")
+    raise ValueError(f"DCNv3/norm_layer: is {name!r}; give LN or BN")
 
 
 class DCNv3(nn.Module):
     """Deformable convolution v3 (InternImage, arXiv 2211.05778): `DCNv3` of InternImage on `dkic.ops.ldcn`.
 
-    Constructor, forward, parameters, their names and their initialization are the original's, so state dicts load either way;
-    those of `DCNv3_pytorch` too. The projections' weights are reordered once a call, so offsets, masks and images are never
-    copied to another layout.
+    Constructor, forward, parameter names and initialization equal the original's, so state dicts load either way, also those of
+    `DCNv3_pytorch`. Each call reorders the weights of the projections, so offsets, masks and images are never copied to another
+    layout.
 
     Args:
         channels: C.
-        kernel_size, stride, pad, dilation: ints. The output has the input's size: stride is 1, and 2*pad is
+        kernel_size, stride, pad, dilation: ints. The output has the input's size: stride must be 1, and 2*pad must be
             dilation * (kernel_size - 1).
-        dw_kernel_size: kernel size of the depthwise convolution in front of the projections to offsets and masks; None:
+        dw_kernel_size: kernel size of the depthwise convolution before the projections to offsets and masks; None:
             kernel_size.
-        group: number of groups G, dividing C, each with offsets and masks of its own.
+        group: number of groups G; must divide C. Each group has its own offsets and masks.
         offset_scale: scales the distance of every sample from the kernel's center.
-        act_layer: "GELU", "SiLU" or "ReLU", behind the depthwise convolution.
-        norm_layer: "LN" or "BN", behind the depthwise convolution.
+        act_layer: "GELU", "SiLU" or "ReLU", after the depthwise convolution.
+        norm_layer: "LN" or "BN", after the depthwise convolution.
         center_feature_scale: blend the output of each group with the input by a learned sigmoid gate.
         remove_center: the center tap is not sampled.
 
     Raises:
-        ValueError: group does not divide C, the output would not have the input's size, remove_center of an even kernel, or no
-            such layer.
+        ValueError: group does not divide C, the output would not have the input's size, remove_center is set for an even
+            kernel_size, or act_layer or norm_layer is unknown.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class DCNv3(nn.Module):
         super().__init__()
         check_same_size("DCNv3", channels, group, kernel_size, stride, pad, dilation)
         if act_layer not in _ACTIVATIONS:
-            raise ValueError(f"DCNv3: act_layer must be one of {', '.join(_ACTIVATIONS)}, and is {act_layer!r}")
+            raise ValueError(f"DCNv3/act_layer: is {act_layer!r}; give one of {', '.join(_ACTIVATIONS)}")
         self.channels, self.group, self.offset_scale, self.remove_center = channels, group, offset_scale, remove_center
         self.kernel_size, self.stride, self.pad, self.dilation = kernel_size, stride, pad, dilation
         self.center_feature_scale = center_feature_scale
@@ -98,20 +98,20 @@ class DCNv3(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize as the original: Xavier uniform projections; zero biases, offsets and mask logits."""
+        """Initializes as the original does: Xavier uniform projections; zero biases, offsets and mask logits."""
         for layer in (self.input_proj, self.output_proj):
             nn.init.xavier_uniform_(layer.weight)
         for t in (self.input_proj.bias, self.output_proj.bias, *self.offset.parameters(), *self.mask.parameters()):
             nn.init.zeros_(t)
 
     def forward(self, input: Tensor) -> Tensor:
-        """`[N, H, W, C]` of input `[N, H, W, C]`. Raises ValueError where it is not of this shape."""
+        """input `[N, H, W, C]` -> `[N, H, W, C]`. Raises ValueError if input has another shape."""
         if input.dim() != 4 or input.shape[3] != self.channels:
-            raise ValueError(f"DCNv3: input must have shape [N, H, W, {self.channels}], and has {list(input.shape)}")
+            raise ValueError(f"DCNv3/input: has shape {list(input.shape)}; give [N, H, W, {self.channels}]")
         projected = self.input_proj(input)
         features = self.dw_conv(input.permute(0, 3, 1, 2))
         offset = linear(features, self.order.offset_weight(self.offset.weight), self.order.offsets(self.offset.bias))
-        # A removed tap has the logit -inf: its mask is 0, and the softmax is over the others.
+        # A removed tap gets the logit -inf, so its mask is 0 and the softmax is over the other taps.
         logits = linear(features, self.order.mask_weight(self.mask.weight), self.order.masks(self.mask.bias, removed=-torch.inf))
         mask = logits.unflatten(-1, (self.group, -1)).softmax(-1).flatten(-2)
         y = aggregate(projected, offset, mask, self.kernel_size, self.stride, self.pad, self.dilation)

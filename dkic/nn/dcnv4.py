@@ -1,4 +1,4 @@
-"""DCNv4's module: deformable aggregation between pointwise projections, of tokens `[N, H*W, C]`."""
+"""DCNv4 module: deformable aggregation between pointwise projections, on tokens `[N, H*W, C]`."""
 
 import math
 
@@ -14,25 +14,26 @@ from dkic.nn.tap_order import TapOrder
 class DCNv4(nn.Module):
     """Deformable convolution v4 (arXiv 2401.06197): `DCNv4` of FlashInternImage on `dkic.ops.ldcn`.
 
-    Constructor, forward, parameters, their names and their initialization are the original's, so state dicts load either way.
-    It also runs on the CPU and in float64, and the channels of a group need not be a multiple of 16. The projection's weight is
-    reordered once a call, so offsets, masks and images are never copied to another layout.
+    Constructor, forward, parameter names and initialization equal the original's, so state dicts load either way. It also runs
+    on the CPU and in float64, and the channels of a group need not be a multiple of 16. Each call reorders the weight of the
+    projection, so offsets, masks and images are never copied to another layout.
 
     Args:
         channels: C.
-        kernel_size, stride, pad, dilation: ints. The output has the input's size: stride is 1, and 2*pad is
+        kernel_size, stride, pad, dilation: ints. The output has the input's size: stride must be 1, and 2*pad must be
             dilation * (kernel_size - 1).
-        group: number of groups G, dividing C, each with offsets and masks of its own.
+        group: number of groups G; must divide C. Each group has its own offsets and masks.
         offset_scale: scales the distance of every sample from the kernel's center.
-        dw_kernel_size: kernel size of a depthwise convolution in front of the projection to offsets and masks; None: none.
+        dw_kernel_size: kernel size of a depthwise convolution before the projection to offsets and masks; None: none.
         center_feature_scale: blend the output of each group with the input by a learned sigmoid gate.
         remove_center: the center tap is not sampled.
         output_bias: whether the output projection has a bias.
         without_pointwise: leave out the projections of input and output.
-        act_layer, norm_layer: not used. FlashInternImage passes them to every core operator.
+        act_layer, norm_layer: ignored; FlashInternImage passes them to every core operator.
 
     Raises:
-        ValueError: group does not divide C, the output would not have the input's size, or remove_center of an even kernel.
+        ValueError: group does not divide C, the output would not have the input's size, or remove_center is set for an even
+            kernel_size.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class DCNv4(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize as the original: Xavier uniform projections; zero biases, offsets and masks."""
+        """Initializes as the original does: Xavier uniform projections; zero biases, offsets and masks."""
         nn.init.zeros_(self.offset_mask.weight)
         nn.init.zeros_(self.offset_mask.bias)
         for layer in () if self.without_pointwise else (self.value_proj, self.output_proj):
@@ -83,18 +84,18 @@ class DCNv4(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, input: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
-        """`[N, H*W, C]` of input `[N, H*W, C]`; shape is (H, W), and the image is square without it.
+        """input `[N, H*W, C]` -> `[N, H*W, C]`; shape: (H, W), or None for a square image.
 
         Raises:
-            ValueError: input is not `[N, H*W, C]`, or its length is not a square and shape is None.
+            ValueError: input is not `[N, H*W, C]`, shape does not fit it, or shape is None and the image is not square.
         """
         if input.dim() != 3 or input.shape[2] != self.channels:
-            raise ValueError(f"DCNv4: input must have shape [N, H*W, {self.channels}], and has {list(input.shape)}")
+            raise ValueError(f"DCNv4/input: has shape {list(input.shape)}; give [N, H*W, {self.channels}]")
         n, length, _ = input.shape
         h, w = (math.isqrt(length),) * 2 if shape is None else shape
         if h * w != length:
-            given = "is None: give (H, W), as the image is not square" if shape is None else f"is {(h, w)}"
-            raise ValueError(f"DCNv4: shape must be (H, W) with H*W = {length}, and {given}")
+            given = "is None, and the image is not square" if shape is None else f"is {(h, w)}"
+            raise ValueError(f"DCNv4/shape: {given}; give (H, W) with H*W = {length}")
 
         image = input.unflatten(1, (h, w))
         features = image
@@ -110,9 +111,9 @@ class DCNv4(nn.Module):
         return y if self.without_pointwise else self.output_proj(y)
 
     def _offset_and_mask(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        theirs = self.offset_mask
-        weight = torch.cat([self.order.offset_weight(theirs.weight), self.order.mask_weight(theirs.weight)])
-        bias = torch.cat([self.order.offsets(theirs.bias), self.order.masks(theirs.bias)])
+        weight, bias = self.offset_mask.weight, self.offset_mask.bias
+        weight = torch.cat([self.order.offset_weight(weight), self.order.mask_weight(weight)])
+        bias = torch.cat([self.order.offsets(bias), self.order.masks(bias)])
         offset, mask = linear(features, weight, bias).split((weight.shape[0] * 2 // 3, weight.shape[0] // 3), -1)
         return offset, mask
 

@@ -1,4 +1,4 @@
-"""Layers of deformable convolution: torchvision's, and mmcv's that predicts its own offsets and masks."""
+"""Deformable convolution layers: torchvision's, and mmcv's, which predicts its own offsets and masks."""
 
 import math
 
@@ -35,10 +35,10 @@ class _DeformConv2d(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.empty(out_channels)) if bias else None)
 
     def _check_divides(self, name: str, number: int, **channels: int) -> None:
-        for what, count in channels.items():
+        for argument, count in channels.items():
             if number < 1 or count < 1 or count % number:
-                must = f"{what} must be a positive multiple of {name}"
-                raise ValueError(f"{type(self).__name__}: {must}, and is {count} for {name}={number}")
+                wrong = f"is {count} for {name}={number}"
+                raise ValueError(f"{type(self).__name__}/{argument}: {wrong}; give a positive multiple of {name}")
 
     def extra_repr(self) -> str:
         shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -49,17 +49,17 @@ class _DeformConv2d(nn.Module):
 
 
 class DeformConv2d(_DeformConv2d):
-    """Deformable convolution of given offsets and masks: `torchvision.ops.DeformConv2d` on `dkic.ops.deform_conv2d`.
+    """Deformable convolution with given offsets and masks: `torchvision.ops.DeformConv2d` on `dkic.ops.deform_conv2d`.
 
-    Constructor, parameters (`weight`, `bias`), their names and their initialization are torchvision's, so state dicts load either
-    way. `torch.jit.script`, `torch.compile` and `torch.export` take it.
+    Constructor, parameter names (`weight`, `bias`) and initialization equal torchvision's, so state dicts load either way.
+    Supports `torch.jit.script`, `torch.compile` and `torch.export`.
 
     Args:
         in_channels: C of the input.
         out_channels: O of the output.
         kernel_size: an int or (height, width).
         stride, padding, dilation: an int or (height, width).
-        groups: number of weight groups, dividing C and O. (The number of offset groups follows from the offset's shape.)
+        groups: number of weight groups; must divide C and O. (The number of offset groups follows from the offset's shape.)
         bias: whether the output has a learned bias.
 
     Raises:
@@ -82,16 +82,16 @@ class DeformConv2d(_DeformConv2d):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize as torchvision does: uniform within 1 / sqrt(C / groups * kernel height * width)."""
+        """Initializes as torchvision does: uniform within 1 / sqrt(C / groups * kernel height * width)."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[N, O, Ho, Wo]` of input `[N, C, H, W]`, offset `[N, G*K*2, Ho, Wo]` and mask `[N, G*K, Ho, Wo]`.
+        """input `[N, C, H, W]`, offset `[N, G*K*2, Ho, Wo]` and mask `[N, G*K, Ho, Wo]` -> `[N, O, Ho, Wo]`.
 
-        See `dkic.ops.deform_conv2d`.
+        Semantics and errors are those of `dkic.ops.deform_conv2d`.
         """
         return deform_conv2d(input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
 
@@ -100,25 +100,25 @@ class DeformConv2dPack(_DeformConv2d):
     """Deformable convolution that predicts offsets and masks from its input: mmcv's `ModulatedDeformConv2dPack` (DCNv2).
 
     A convolution of the same geometry, `conv_offset`, gives 3*G*K channels: the first 2*G*K are the offsets, (dy, dx) interleaved
-    per tap; the sigmoid of the last G*K are the masks. It begins at zero, so that the layer begins as a convolution whose taps
-    are halved. With `modulated=False` there are no masks: mmcv's `DeformConv2dPack` (DCNv1), which has no bias either.
+    per tap; the sigmoid of the last G*K are the masks. It is initialized to zero, so initially the layer is a convolution with
+    its taps halved. With `modulated=False` there are no masks: mmcv's `DeformConv2dPack` (DCNv1), which has no bias either.
 
-    Constructor, parameters (`weight`, `bias`, `conv_offset.weight`, `conv_offset.bias`), their names and their initialization are
-    `ModulatedDeformConv2dPack`'s, so state dicts load either way. `torch.jit.script`, `torch.compile` and `torch.export`
-    take it.
+    Constructor, parameter names (`weight`, `bias`, `conv_offset.weight`, `conv_offset.bias`) and initialization equal
+    `ModulatedDeformConv2dPack`'s, so state dicts load either way. Supports `torch.jit.script`, `torch.compile` and
+    `torch.export`.
 
     Args:
         in_channels: C of the input.
         out_channels: O of the output.
         kernel_size: an int or (height, width); K is their product.
         stride, padding, dilation: an int or (height, width).
-        groups: number of weight groups, dividing C and O.
-        deform_groups: number of offset groups G, dividing C.
+        groups: number of weight groups; must divide C and O.
+        deform_groups: number of offset groups G; must divide C.
         bias: whether the output has a learned bias.
         modulated: whether there are masks.
 
     Raises:
-        ValueError: groups does not divide C and O, or deform_groups not C.
+        ValueError: groups does not divide C and O, or deform_groups does not divide C.
         TypeError: kernel_size, stride, padding or dilation is neither an int nor a pair of ints.
     """
 
@@ -144,7 +144,7 @@ class DeformConv2dPack(_DeformConv2d):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize as mmcv does: weight uniform within 1 / sqrt(C * kernel height * width), all else zero."""
+        """Initializes as mmcv does: weight uniform within 1 / sqrt(C * kernel height * width), all else zero."""
         bound = 1 / math.sqrt(self.in_channels * math.prod(self.kernel_size))
         nn.init.uniform_(self.weight, -bound, bound)
         for t in (self.bias, self.conv_offset.weight, self.conv_offset.bias):
@@ -152,7 +152,7 @@ class DeformConv2dPack(_DeformConv2d):
                 nn.init.zeros_(t)
 
     def forward(self, input: Tensor) -> Tensor:
-        """`[N, O, Ho, Wo]` of input `[N, C, H, W]`, in its memory format."""
+        """input `[N, C, H, W]` -> `[N, O, Ho, Wo]`, in the memory format of input."""
         predicted = self.conv_offset(input)
         offset = predicted[:, : self.offset_channels]
         mask = predicted[:, self.offset_channels :].sigmoid() if self.modulated else None

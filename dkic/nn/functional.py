@@ -1,4 +1,4 @@
-"""DCNv3's and DCNv4's operations on `dkic.ops.ldcn`: NHWC tensors, (x, y) offsets, taps along w first.
+"""The aggregation of DCNv3 and DCNv4 on `dkic.ops.ldcn`: NHWC tensors, (x, y) offsets, taps along w first.
 
 from dkic.nn.functional import dcnv3, dcnv4
 """
@@ -29,15 +29,15 @@ def dcnv3(
     Args:
         input: `[N, H, W, C]`, contiguous for speed; float32, float64, float16 or bfloat16.
         offset: `[N, Ho, Wo, G*P*2]`, displacements in pixels, (x, y) interleaved per tap, taps along w first; P = kernel height *
-            width, less one where remove_center is set.
+            width, minus 1 if remove_center is set.
         mask: `[N, Ho, Wo, G*P]`, the taps' weights, after any softmax.
         kernel_size, stride, pad, dilation: an int or (height, width).
-        group: number of groups G, dividing C.
+        group: number of groups G; must divide C.
         offset_scale: scales the distance of every sample from the kernel's center.
         remove_center: the center tap has neither offset nor mask, and is not sampled.
 
-    Gradients, autocast and memory formats are those of `dkic.ops.ldcn`. offset and mask are reordered into new tensors, which
-    the module `dkic.nn.DCNv3` avoids.
+    Gradients, autocast and memory formats are those of `dkic.ops.ldcn`. offset and mask are copied to reorder them; the module
+    `dkic.nn.DCNv3` reorders its weights instead.
 
     Returns:
         `[N, Ho, Wo, C]` in input's dtype.
@@ -51,7 +51,7 @@ def dcnv3(
     _check("dcnv3", input, offset=offset, mask=mask)
     for name, t, channels in (("offset", offset, order.offset_channels), ("mask", mask, order.mask_channels)):
         if t.shape[-1] != channels:
-            raise ArgumentValueError(f"dcnv3: {name} must have {channels} channels, and has {t.shape[-1]}")
+            raise ArgumentValueError(f"dcnv3/{name}: has {t.shape[-1]} channels; give {channels}")
     return aggregate(input, order.offsets(offset), order.masks(mask), kernel_size, stride, pad, dilation)
 
 
@@ -68,15 +68,15 @@ def dcnv4(
 ) -> Tensor:
     """DCNv4's aggregation of modulated samples (arXiv 2401.06197), with offsets and masks packed in one tensor.
 
-    Equals `DCNv4Function` of FlashInternImage, with no limit on channels or kernel size, and on the CPU too.
+    Equals `DCNv4Function` of FlashInternImage, with no limit on channels or kernel size; it also runs on the CPU.
 
     Args:
         input: `[N, H, W, C]`, contiguous for speed; float32, float64, float16 or bfloat16.
-        offset_mask: `[N, Ho, Wo, Q]`. Each group has P*2 offsets, as in `dcnv3`, followed by P masks; Q is G*P*3 or more, and
-            further channels (DCNv4 pads to a multiple of 8) are not used.
-        others: as in `dcnv3`.
+        offset_mask: `[N, Ho, Wo, Q]`. Each group has P*2 offsets, as in `dcnv3`, followed by P masks. Q is at least G*P*3;
+            channels beyond are ignored (DCNv4 pads to a multiple of 8).
+        kernel_size, stride, pad, dilation, group, offset_scale, remove_center: as in `dcnv3`.
 
-    offset_mask is reordered into new tensors, which the module `dkic.nn.DCNv4` avoids.
+    offset_mask is copied to reorder it; the module `dkic.nn.DCNv4` reorders its weight instead.
 
     Returns:
         `[N, Ho, Wo, C]` in input's dtype.
@@ -89,12 +89,12 @@ def dcnv4(
     _check("dcnv4", input, offset_mask=offset_mask)
     least = order.offset_channels + order.mask_channels
     if offset_mask.shape[-1] < least:
-        raise ArgumentValueError(f"dcnv4: offset_mask must have at least {least} channels, and has {offset_mask.shape[-1]}")
+        raise ArgumentValueError(f"dcnv4/offset_mask: has {offset_mask.shape[-1]} channels; give at least {least}")
     return aggregate(input, order.offsets(offset_mask), order.masks(offset_mask), kernel_size, stride, pad, dilation)
 
 
 def aggregate(input: Tensor, offset: Tensor, mask: Tensor, kernel_size: Pair, stride: Pair, pad: Pair, dilation: Pair) -> Tensor:
-    """`dkic.ops.ldcn` of NHWC tensors."""
+    """`dkic.ops.ldcn` on NHWC tensors, without copies."""
     x, offset, mask = (t.permute(0, 3, 1, 2) for t in (input, offset, mask))
     return ldcn(x, offset, mask, kernel_size, stride, pad, dilation).permute(0, 2, 3, 1)
 

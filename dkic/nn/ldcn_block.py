@@ -12,9 +12,9 @@ MASKS: tuple[Mask, ...] = get_args(Mask)
 
 
 def plus_branch(x: Tensor, branch: Tensor) -> Tensor:
-    """x + branch. It overwrites branch, a tensor of no other use: for a large image, making another one costs more than adding.
+    """x + branch, computed in place in branch: allocating the sum of a large image would cost more than the addition.
 
-    It is not overwritten where autocast has given branch a lower precision than x has, since the sum has that of x.
+    Where autocast gave branch a lower precision than x, the sum is a new tensor with the dtype of x.
     """
     return branch.add_(x) if branch.dtype == x.dtype else x + branch
 
@@ -22,23 +22,23 @@ def plus_branch(x: Tensor, branch: Tensor) -> Tensor:
 class LDCNBlock(nn.Module):
     """x + project(ldcn(value(x), offset(x), mask(x))): a dynamic kernel with weights shared by all taps.
 
-    Lite DCN: the deformable aggregation of DCNv4, whose taps have no weight matrices of their own. value and project are 1x1
-    convolutions. offset and mask come from a depthwise 3x3 and a 1x1 convolution, offset_mask. The latter's weight is zero at the
-    start, so that training begins with a kernel on the plain grid that is the same at every position: offset_mask's bias.
+    Lite DCN: the deformable aggregation of DCNv4, in which taps have no weight matrices. value and project are 1x1 convolutions.
+    offset and mask come from a depthwise 3x3 convolution and a 1x1 convolution, offset_mask. The weight of offset_mask is
+    initialized to zero, so training starts from an undeformed kernel that is the same at every position.
 
     Args:
         channels: C of x `[N, C, H, W]` and of the result.
         groups: LDCN groups; must divide channels.
         kernel_size: taps along each side; odd.
         mask: how taps are weighted: "linear" (not bounded, as in DCNv4), "sigmoid" (0 to 1), "softmax" over the taps, or "none"
-            (ones). "linear" starts with a random kernel for each group, uniform in +-1/kernel_size (the bound of a depthwise
-            convolution of this size): from masks of 0, nothing before the ReLU would learn. The others start with equal weights,
-            a box filter, which learns slower.
+            (ones). "linear" is initialized to a random kernel for each group, uniform in +-1/kernel_size (the bound of a
+            depthwise convolution of this size): with masks of 0, no parameter before the ReLU would get a gradient. The others
+            are initialized to equal weights, a box filter, which learns more slowly.
         residual: add x to the result.
-        relu: apply a ReLU between the aggregation and project. Without it the two are one linear map of the sampled values.
+        relu: apply a ReLU between the aggregation and project. Without it, project and value could be merged into one linear map.
 
     Raises:
-        DkicError: an argument is not as above.
+        DkicError: groups, kernel_size or mask is invalid.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class LDCNBlock(nn.Module):
         return plus_branch(x, y) if self.residual else y
 
     def aggregate(self, x: Tensor) -> Tensor:
-        """The dynamic kernel alone: ldcn(value(x), offset(x), mask(x))."""
+        """The aggregation without project and skip: ldcn(value(x), offset(x), mask(x)), `[N, C, H, W]`."""
         offset_mask = self.offset_mask(self.depthwise(x))
         offset, mask = offset_mask[:, : self.taps * 2], offset_mask[:, self.taps * 2 :]
         pad = self.kernel_size // 2

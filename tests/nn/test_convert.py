@@ -101,7 +101,7 @@ def test_flashinternimages_layer(without_pointwise):
 def test_what_is_not_convertible_is_named():
     other = class_named("DCNv4", "somebody")()
     other.weight = nn.Parameter(torch.ones(1))
-    with pytest.raises(ValueError, match=r"^convert: block\.0 \(somebody\.DCNv4\) can't be converted \(.*channels"):
+    with pytest.raises(ValueError, match=r"^convert/model: block\.0 \(somebody\.DCNv4\) can't be converted \(.*channels"):
         convert(nn.ModuleDict({"block": nn.Sequential(other)}))
 
 
