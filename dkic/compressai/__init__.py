@@ -1,9 +1,9 @@
-"""dkic's kernels under CompressAI models, in place and reversibly.
+"""Runs CompressAI models on dkic's kernels, in place and reversibly.
 
     from dkic.compressai import accelerate
 
     model = accelerate(bmshj2018_hyperprior(quality=4, pretrained=True).eval())
-    out = model.compress(x)  # streams that CompressAI decodes, and the other way round
+    out = model.compress(x)  # the streams are interchangeable with CompressAI's
 
 Needs CompressAI 1.2.8 or later (extra `[compressai]`).
 """

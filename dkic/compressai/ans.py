@@ -1,4 +1,4 @@
-"""The classes of `compressai.ans` on dkic's coder: the same methods and streams. Lists, arrays and tensors are accepted."""
+"""The classes of `compressai.ans` on dkic's coder: the same methods and streams, for lists, arrays and tensors."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ Rows = Sequence[Sequence[int]] | np.ndarray | Tensor
 
 
 class RansEncoder:
-    """`compressai.ans.RansEncoder`: one call, one stream."""
+    """`compressai.ans.RansEncoder`: one stream per call."""
 
     def encode_with_indexes(
         self, symbols: Integers, indexes: Integers, cdfs: Rows, cdfs_sizes: Integers, offsets: Integers
@@ -25,7 +25,7 @@ class RansEncoder:
 
 
 class BufferedRansEncoder:
-    """`compressai.ans.BufferedRansEncoder`: collects symbols, of different tables too, for one stream."""
+    """`compressai.ans.BufferedRansEncoder`: collects symbols for one stream; each call may use other tables."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]] = []
@@ -33,7 +33,7 @@ class BufferedRansEncoder:
     def encode_with_indexes(
         self, symbols: Integers, indexes: Integers, cdfs: Rows, cdfs_sizes: Integers, offsets: Integers
     ) -> None:
-        """Appends symbols. Wrong tables raise in `flush`."""
+        """Appends symbols; invalid tables raise in `flush`."""
         part = _numbers("symbols", symbols).clone(), _numbers("indexes", indexes).clone()
         table, sizes, first = (t.clone() for t in _tables(cdfs, cdfs_sizes, offsets))
         self._parts.append((*part, (table, sizes, first)))
@@ -57,7 +57,7 @@ class BufferedRansEncoder:
 
 
 class RansDecoder:
-    """`compressai.ans.RansDecoder`: a whole stream at once, or part by part."""
+    """`compressai.ans.RansDecoder`: decodes a stream in one call, or in several."""
 
     def __init__(self) -> None:
         self._stream: StreamDecoder | None = None

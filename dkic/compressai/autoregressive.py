@@ -1,4 +1,4 @@
-"""Methods of CompressAI's autoregressive models: context model and coder in one native op."""
+"""Methods for CompressAI's autoregressive models that run context model and entropy coder in one native op."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dkic.compressai.entropy_models import tables_of
 from dkic.ops.raster_context import GaussianTables, RasterNetwork, raster_decode, raster_encode
 
-# Methods that the native op replaces, beside compress and decompress.
+# CompressAI's loops over positions. A subclass that overrides one can't use the native op.
 LOOPS = (
     (JointAutoregressiveHierarchicalPriors, "_compress_ar"),
     (JointAutoregressiveHierarchicalPriors, "_decompress_ar"),

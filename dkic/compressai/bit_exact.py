@@ -39,25 +39,25 @@ class BitExactReport(NamedTuple):
 def make_bit_exact(
     model: nn.Module, images: Tensor | Iterable[Tensor], measure: Iterable[Tensor] | None = None
 ) -> BitExactReport:
-    """Quantizes the networks of a CompressAI model that decide how bits are read, in place; returns the rate cost.
+    """Quantizes the entropy networks of a CompressAI model, in place; returns the rate cost.
 
-    These are the hyper-synthesis, the context models and the entropy parameters. They are replaced by integer networks (see
-    `dkic.quantized`), so that scale indexes and means are the same on every machine, for every number of threads, instruction set
-    and convolution library. Encoder and decoder both need the converted model: save its state_dict, which includes the tables,
-    and read it with `load_bit_exact`. The transforms of the image stay float networks.
+    The entropy networks compute scales and means: hyper-synthesis, context models and entropy parameters. They are replaced by
+    integer networks (see `dkic.quantized`), so scale indexes and means are the same on every machine, for every number of
+    threads, instruction set and convolution library. Encoder and decoder both need the converted model: save its state_dict,
+    which includes the tables, and load it with `load_bit_exact`. The transforms of the image stay float networks.
 
     Args:
         model: trained and updated: a `ScaleHyperprior`, a `MeanScaleHyperprior`, or a model of a `HyperpriorLatentCodec` whose
             `y` is a `GaussianConditionalLatentCodec`, a `CheckerboardLatentCodec` or a `ChannelGroupsLatentCodec` of these.
-        images: `[N, 3, H, W]` from 0 to 1, or several of them, of sizes that the model takes; for calibration.
-        measure: images for the report; by default those for calibration.
+        images: calibration images `[N, 3, H, W]` in [0, 1], or an iterable of them, in sizes that the model supports.
+        measure: images for the report; None: the calibration images.
 
     Raises:
-        TypeError: the model, or a layer in it, has no bit-exact form, or another entropy coder than "ans".
+        TypeError: the model, or a layer in it, has no bit-exact form, or an entropy coder other than "ans".
         ValueError: `model.update()` has not been called, or there are no images.
-        DkicError: a layer breaks a bound of exact arithmetic.
+        DkicError: a layer violates a bound of exact arithmetic.
 
-    After any of these the model is as it was.
+    After an error the model is unchanged.
     """
     calibration = [images] if isinstance(images, Tensor) else list(images)
     measured = calibration if measure is None else list(measure)
@@ -82,19 +82,19 @@ def make_bit_exact(
 
 
 def load_bit_exact(model: nn.Module, state_dict: Mapping[str, Any]) -> nn.Module:
-    """Gives a float model the state of a model of the same shape that `make_bit_exact` converted, in place; returns it.
+    """Loads the state_dict of a model that `make_bit_exact` converted into a float model of the same shape, in place; returns it.
 
     Args:
-        model: as for `make_bit_exact`; its weights have no influence.
-        state_dict: of the converted model. It includes the tables; `update(force=True)` would compute others.
+        model: as for `make_bit_exact`; its weights are overwritten.
+        state_dict: of the converted model. It includes the tables; do not call `update(force=True)`, which computes others.
 
     Raises:
-        TypeError: as `make_bit_exact`.
+        TypeError: as for `make_bit_exact`.
         ValueError: state_dict is not that of a converted model.
-        RuntimeError: it is one of another shape.
-        DkicError: a layer in it breaks a bound of exact arithmetic.
+        RuntimeError: state_dict is that of a model of another shape.
+        DkicError: a layer violates a bound of exact arithmetic.
 
-    After any of these the networks to be replaced are as they were.
+    After an error the model has its original entropy networks.
     """
     with _installed(_replacements(model)):
         devices = {name: _device(layer) for name, layer in quantized_layers(model).items()}
@@ -130,7 +130,7 @@ class _Replacement(NamedTuple):
 
 @contextmanager
 def _installed(replacements: Sequence[_Replacement]) -> Iterator[None]:
-    """The networks replaced; where the block raises, they are put back."""
+    """Installs the replacements; if the block raises, the original networks are restored."""
     before = [getattr(owner, attribute) for owner, attribute, _ in replacements]
     try:
         for owner, attribute, network in replacements:
@@ -143,7 +143,7 @@ def _installed(replacements: Sequence[_Replacement]) -> Iterator[None]:
 
 
 def _replacements(model: nn.Module) -> list[_Replacement]:
-    """The model's networks that decide how bits are read, quantized, in the order in which they compute."""
+    """The quantized forms of the model's entropy networks, in order of computation."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"make_bit_exact/model: must be a torch.nn.Module, and is a {type(model).__name__}; give the model itself"
@@ -164,6 +164,8 @@ def _replacements(model: nn.Module) -> list[_Replacement]:
 
 
 class _Plan:
+    """Collects the replacements of a model's entropy networks."""
+
     def __init__(self, model: nn.Module) -> None:
         self.names = {module: name or "model" for name, module in model.named_modules()}
         self.replacements: list[_Replacement] = []
@@ -178,7 +180,7 @@ class _Plan:
             self.latent_codec(codec.y, [self.replace(codec.hyper, "h_s")])
 
     def latent_codec(self, codec: Any, side: list[ActivationScale]) -> None:
-        """side: scales of the parameters that the codec is given."""
+        """side: scales of the activations that the codec receives as parameters."""
         if type(codec) is GaussianConditionalLatentCodec:
             self.check_gaussian(codec)
             self.replace(codec, "entropy_parameters", side, self._chunks(codec))
@@ -203,7 +205,7 @@ class _Plan:
         inputs: Sequence[ActivationScale] | None = None,
         chunks: Sequence[str] | None = None,
     ) -> ActivationScale:
-        """Returns the scale of the network's output."""
+        """Plans to replace a network; returns the scale of its output."""
         name = attribute if self.names[owner] == "model" else f"{self.names[owner]}.{attribute}"
         network = QuantizedNetwork(getattr(owner, attribute), name, inputs, chunks)
         self.replacements.append(_Replacement(owner, attribute, network))

@@ -12,11 +12,11 @@ from dkic.ops._factorized_likelihood import FILTERS
 from dkic.ops._gaussian_likelihood import LEAST_SCALE
 from dkic.ops.cdf_coder import cdf_decode, cdf_encode
 
-RULE: Final = "next_larger"  # CompressAI's choice among the scale table
+RULE: Final = "next_larger"  # CompressAI rounds a scale up to the next one in its table
 
 
 def tables_of(model: EntropyModel) -> tuple[Tensor, Tensor, Tensor]:
-    """CDFs, their lengths and offsets. Raises ValueError if `update()` has not been called."""
+    """CDFs `[T, L]`, their lengths `[T]` and offsets `[T]`. Raises ValueError if `update()` has not been called."""
     model._check_cdf_size()
     model._check_cdf_length()
     model._check_offsets_size()
@@ -68,7 +68,7 @@ def _channels(self: EntropyBottleneck, streams: int, size: tuple[int, ...]) -> t
 
 def bottleneck_forward(self: EntropyBottleneck, x: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or self.filters != FILTERS:
-        return EntropyBottleneck.forward(self, x, training)  # there are no kernels for these
+        return EntropyBottleneck.forward(self, x, training)  # factorized_likelihood does not support these
     training = self.training if training is None else training
     medians = self._get_medians().reshape(1, -1, *(1,) * (x.dim() - 2))
     outputs = self.quantize(x, "noise" if training else "dequantize", medians)
@@ -95,7 +95,7 @@ def build_indexes(self: GaussianConditional, scales: Tensor) -> Tensor:
         return torch.zeros_like(scales, dtype=torch.int32)
     table, bound = self.scale_table.tolist(), self.lower_bound_scale.bound.item()
     indexes = gaussian_indexes(scales.detach(), table, RULE).int()
-    least = sum(scale < bound for scale in table[:-1])  # the index of the bound, and so of all below it
+    least = sum(scale < bound for scale in table[:-1])  # the index of the bound; smaller scales get it too
     return indexes.clamp_(min=least) if least else indexes
 
 
@@ -107,7 +107,7 @@ def gaussian_forward(
     if training:
         outputs, likelihood = gaussian_likelihood(inputs, scales, means, quantize="noise", scale_min=scale_min, **_output(self))
     else:
-        # Here CompressAI's rounding has no gradient: that of outputs is the mean's alone, that of the likelihood the scale's.
+        # In evaluation CompressAI's rounding has no gradient: outputs depend on the mean only, the likelihood on the scale only.
         fixed = None if means is None else means.detach()
         outputs, likelihood = gaussian_likelihood(
             inputs.detach(), scales, fixed, quantize="round", scale_min=scale_min, **_output(self)
@@ -123,7 +123,7 @@ def likelihood(self: GaussianConditional, inputs: Tensor, scales: Tensor, means:
 
 
 def _bounded(self: GaussianConditional, scales: Tensor) -> tuple[Tensor, float]:
-    """Scales and their bound, which on a GPU is applied first: to read it there would wait for the GPU."""
+    """Scales and scale_min. On a GPU the scale bound is applied here, because reading its value would synchronize."""
     bound = self.lower_bound_scale.bound
     return (scales, bound.item()) if bound.device.type == "cpu" else (self.lower_bound_scale(scales), LEAST_SCALE)
 
@@ -133,7 +133,7 @@ def _output(self: EntropyModel) -> dict:
 
 
 def _likelihood_min(self: EntropyModel) -> float:
-    """The bound of the likelihoods where it is read without waiting for a GPU, else 0."""
+    """The likelihood bound if it is on the CPU, else 0: reading it from a GPU would synchronize."""
     on_cpu = self.use_likelihood_bound and self.likelihood_lower_bound.bound.device.type == "cpu"
     return self.likelihood_lower_bound.bound.item() if on_cpu else 0.0
 
@@ -156,7 +156,7 @@ def mixture_likelihood(
 def _mixture_tables(
     self: GaussianMixtureConditional, scales: Tensor, means: Tensor, weights: Tensor, channels: list[int], abs_max: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """CDFs of each element of these channels, their lengths and offsets."""
+    """CDFs of the elements of these channels, their lengths and offsets; one table for each element."""
     cdf = self._build_cdf(*self.reshape_entropy_parameters(scales, means, weights, channels), abs_max)
     return cdf, torch.full((len(cdf),), cdf.size(1)), torch.zeros(len(cdf), dtype=torch.int32)
 

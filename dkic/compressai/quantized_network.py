@@ -1,4 +1,4 @@
-"""The quantized form of a network of CompressAI: hyper-synthesis, context prediction, entropy parameters."""
+"""Quantized forms of CompressAI's entropy networks: hyper-synthesis, context prediction, entropy parameters."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dkic.quantized import ACTIVATION_MAX, ActivationScale, LatentInput, QuantizedConv2d, QuantizedLayer
 
-LATENT_UNITS = 64  # a latent enters in 64ths
+LATENT_UNITS = 64  # a latent is rounded to multiples of 1/64
 # Powers of two, so that multiplying by them is exact. The smallest scale in CompressAI's table is 0.11, and the next one 0.124.
 UNITS = {"scales": 1 / 2048, "means": 1 / 64}
 OUTPUT_BOUND = 2**20  # units: scales to 512, means to 16384
@@ -19,10 +19,10 @@ _CONVOLUTIONS = (nn.Conv2d, MaskedConv2d, CheckerboardMaskedConv2d)
 
 
 class EntropyParameters(QuantizedLayer):
-    """Integers of the last layer -> scales and means, real numbers that are multiples of the channel's unit.
+    """Integers of the last layer -> scales and means: real numbers, multiples of the unit of their channel.
 
     Args:
-        units: of each channel, powers of two.
+        units: the unit of each channel; powers of two.
     """
 
     unit: Tensor
@@ -40,10 +40,10 @@ class QuantizedNetwork(nn.Module):
     """A network as a sequence of quantized layers.
 
     Args:
-        network: a convolution or a Sequential of the layers in `LAYERS`, which begins with a convolution.
-        name: of the network in its model, for errors.
-        inputs: scales of the input's activations, along its channels; None: the input is a latent.
-        chunks: what the output's channels are, in equal parts: "scales", "means"; None: activations of the scale `outputs`.
+        network: a convolution, or a Sequential of the layers in `LAYERS` that begins with a convolution.
+        name: name of the network in its model, for error messages.
+        inputs: scales of the input's activations, in the order of its channels; None: the input is a latent.
+        chunks: contents of the output's channels, in equal parts: "scales", "means"; None: activations with scale `outputs`.
 
     Raises:
         TypeError: a layer has no quantized form.
@@ -85,13 +85,13 @@ class QuantizedNetwork(nn.Module):
         self.to(stages[0].weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x `[N, C, h, w]`: a latent, or activations of `inputs`."""
+        """x `[N, C, h, w]`, a latent or activations with scales `inputs` -> `[N, out, h', w']`, see `chunks`."""
         y: Tensor = self.layers(x)
         return y
 
 
 class _Stage(NamedTuple):
-    """A convolution, and what follows it before the next one."""
+    """A convolution with the upscaling and the activation that follow it."""
 
     weight: Tensor  # [out * upscale^2, in, k, k]
     bias: Tensor
@@ -171,7 +171,7 @@ def _convolution(layer: nn.Conv2d, name: str) -> _Stage:
 
 
 def _transposed(layer: nn.ConvTranspose2d, name: str) -> _Stage:
-    """As a convolution whose result `pixel_shuffle` rearranges: one filter for each position within stride x stride outputs.
+    """A transposed convolution as a convolution and `pixel_shuffle`: one filter for each position of stride x stride outputs.
 
     Output stride * m + r is the sum over t of x[m + t] * w[r + padding - stride * t].
     """

@@ -1,4 +1,4 @@
-"""Replacing methods of CompressAI modules, in place and reversibly: a module's class becomes a subclass with other methods.
+"""Replaces methods of CompressAI modules, in place and reversibly: a module's class becomes a subclass with other methods.
 
 Parameters, buffers and `state_dict` keys stay as they are, `isinstance` still holds, and copies and pickles of an accelerated
 model are accelerated too.
@@ -17,7 +17,7 @@ from torch import nn
 from dkic.compressai import autoregressive as raster
 from dkic.compressai import entropy_models as on_dkic
 
-# What replaces the methods of each class. A subclass's own method is never replaced.
+# Replacements for the methods of each class. A method that a subclass overrides is never replaced.
 METHODS: dict[type[nn.Module], dict[str, Callable]] = {
     EntropyModel: {"compress": on_dkic.compress, "decompress": on_dkic.decompress},
     EntropyBottleneck: {
@@ -44,19 +44,19 @@ AUTOREGRESSIVE = (JointAutoregressiveHierarchicalPriors, RasterScanLatentCodec)
 def accelerate(model: nn.Module, *, autoregressive: bool = True) -> nn.Module:
     """Runs the entropy models of a CompressAI model on dkic's kernels, in place; returns the model.
 
-    Replaced are the likelihoods of `GaussianConditional`, `GaussianMixtureConditional` and `EntropyBottleneck` (the last on the
-    CPU and with its default filters), forward and backward; the indexes of the first; the coder behind `compress` and
-    `decompress`; and the loop over positions of `JointAutoregressiveHierarchicalPriors`, `Cheng2020Anchor`, `Cheng2020Attention`
-    and `RasterScanLatentCodec`. Streams are interchangeable with CompressAI's. Methods that a subclass overrides are kept.
-    Calling it again changes nothing; `restore` undoes it.
+    It replaces the likelihoods of `GaussianConditional`, `GaussianMixtureConditional` and `EntropyBottleneck` (the last on the
+    CPU and with its default filters), forward and backward; `build_indexes` of `GaussianConditional`; the entropy coder of
+    `compress` and `decompress`; and the loop over positions of `JointAutoregressiveHierarchicalPriors`, `Cheng2020Anchor`,
+    `Cheng2020Attention` and `RasterScanLatentCodec`. Streams are interchangeable with CompressAI's. Methods that a subclass
+    overrides are kept. Calling it again changes nothing; `restore` undoes it.
 
     Args:
         model: a module with CompressAI entropy models in it, on any device, training or not, updated or not.
         autoregressive: False keeps CompressAI's loops over positions.
 
     Raises:
-        TypeError: model is not a module, an entropy model in it has another coder than "ans", or a context model has layers that
-            the native op does not have.
+        TypeError: model is not a module, an entropy model in it has an entropy coder other than "ans", or a context model has
+            layers that the native op does not support.
         ValueError: there is no CompressAI entropy model in it.
     """
     _accelerate(model, autoregressive)
@@ -71,7 +71,7 @@ def restore(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def accelerated(model: nn.Module, *, autoregressive: bool = True) -> Iterator[nn.Module]:
-    """The model, accelerated within a `with` block. What was accelerated before stays so. Raises as `accelerate`."""
+    """Context manager: the model, accelerated inside the block. Modules accelerated before stay so. Raises as `accelerate`."""
     changed = _accelerate(model, autoregressive)
     try:
         yield model
@@ -107,7 +107,7 @@ def _restore(modules: list[nn.Module]) -> None:
 
 
 def _replaced(cls: type[nn.Module]) -> dict[str, Callable]:
-    """The methods of METHODS that replace those which `cls` has from CompressAI's classes."""
+    """The replacements in METHODS for the methods that `cls` inherits from CompressAI's classes."""
     return {
         name: method
         for base, replaced in METHODS.items()
@@ -125,7 +125,7 @@ def _subclass(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def _reduce(self: nn.Module, protocol: int) -> tuple:
-    """Of a class that pickle can't find by its name: the original and the module's state."""
+    """Pickles the original class and the module's state: pickle can't find the subclass by name."""
     reduced = super(type(self), self).__reduce_ex__(max(protocol, 2))
     assert isinstance(reduced, tuple)
     _, _, *state = reduced

@@ -59,7 +59,7 @@ def lpips(x: Tensor, x_hat: Tensor, network: LPIPS) -> Tensor:
     and 0.4 for 64 (11.7), in the same time; "vgg" takes 3.5 GB for 4.
     """
     _check(x, x_hat)
-    if min(x.shape[2:]) < network.backbone.least_side:
+    if min(x.shape[2:]) < network.backbone.min_side:
         return torch.full((len(x),), math.nan, dtype=torch.float32, device=x.device)
     if tile := tile_side(x.shape[2], x.shape[3], None):
         return lpips_in_tiles(network, x, x_hat, tile)

@@ -14,20 +14,21 @@ from dkic.losses.lpips_backbone import load_backbone
 _WIDTHS = (3, 64, 128, 256, 512, 512)  # of the image and of the five feature maps
 _STABILITY = 1e-6  # c1 and c2 of equations 5 and 6
 _ROOT_STABILITY = 1e-12
-_EXACTLY: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}  # independent of torch's defaults
+_FLOAT32_CPU: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}  # independent of torch's defaults
 
 
 class DISTS(nn.Module):
     """1 - weighted sum of the texture (means) and structure (covariances) similarity of two images' features.
 
-    Values equal those of the DISTS-pytorch package at the images' own resolution, without resizing. Takes about 0.9 GB for each
-    megapixel.
+    Values equal those of the DISTS-pytorch package at the images' own resolution, without resizing. Needs about 0.9 GB of memory
+    per megapixel.
 
     Args:
-        backbone: the file of VGG-16's ImageNet weights; None: see `lpips_backbone.load_backbone`.
+        backbone: file of VGG-16's ImageNet weights; None: see `lpips_backbone.load_backbone`.
 
     Raises:
-        DkicError: no weights, or the DISTS-pytorch package, which contains the weights of the similarities, is not installed.
+        DkicError: there are no weights, or the DISTS-pytorch package, which contains the weights of the similarities, is not
+            installed.
     """
 
     alpha: Tensor
@@ -44,20 +45,25 @@ class DISTS(nn.Module):
         alpha, beta = _similarity_weights()
         self.register_buffer("alpha", alpha)
         self.register_buffer("beta", beta)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406], **_EXACTLY).reshape(3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225], **_EXACTLY).reshape(3, 1, 1))
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406], **_FLOAT32_CPU).reshape(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225], **_FLOAT32_CPU).reshape(3, 1, 1))
 
     def forward(self, x: Tensor, x_hat: Tensor) -> Tensor:
-        """Distances `[N]`, differentiable in both.
+        """Distances `[N]`, differentiable in both images.
 
         Args:
             x, x_hat: RGB `[N, 3, H, W]`, floating-point values in [0, 1].
+
+        Raises:
+            ValueError: the shapes are not `[N, 3, H, W]`, or differ.
+            TypeError: the values are not floating-point.
         """
         if x.shape != x_hat.shape or x.ndim != 4 or x.shape[1] != 3:
-            raise ValueError(f"x and x_hat must be [N, 3, H, W] of one shape, and are {list(x.shape)} and {list(x_hat.shape)}")
+            shapes = f"{list(x.shape)} and {list(x_hat.shape)}"
+            raise ValueError(f"DISTS: x and x_hat have shapes {shapes}; give [N, 3, H, W] of one shape")
         for name, t in (("x", x), ("x_hat", x_hat)):
             if not t.is_floating_point():
-                raise TypeError(f"{name} must be floating-point with values in [0, 1], and is {t.dtype}")
+                raise TypeError(f"DISTS/{name}: is {t.dtype}; give floating-point values in [0, 1]")
         similarity = x.new_zeros(len(x))
         total = self.alpha.sum() + self.beta.sum()
         weights = zip(self.alpha.split(_WIDTHS), self.beta.split(_WIDTHS), strict=True)
@@ -68,9 +74,9 @@ class DISTS(nn.Module):
             texture, structure = _similarities(a, b)
             similarity = similarity + (texture @ alpha + structure @ beta) / total
             if i == 0:
-                kept = next(self.stages.parameters())  # may be a half type, for speed
+                dtype = next(self.stages.parameters()).dtype  # may be a half type, for speed
                 a, b = ((t - self.mean) / self.std for t in (a, b))
-                a, b = (t.to(kept.dtype, memory_format=torch.channels_last) for t in (a, b))
+                a, b = (t.to(dtype, memory_format=torch.channels_last) for t in (a, b))
         return 1 - similarity
 
 
@@ -81,7 +87,7 @@ class _L2Pool(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        row = torch.tensor([0.25, 0.5, 0.25], **_EXACTLY)
+        row = torch.tensor([0.25, 0.5, 0.25], **_FLOAT32_CPU)
         self.register_buffer("window", torch.outer(row, row).reshape(1, 1, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +110,7 @@ def _similarity_weights() -> tuple[Tensor, Tensor]:
     """alpha and beta `[1475]`, fitted by DISTS' authors."""
     spec = find_spec("DISTS_pytorch")
     if spec is None or not spec.submodule_search_locations:
-        raise DkicError(f"DISTS needs the trained weights of the package DISTS-pytorch; {install('eval')}")
+        raise DkicError(f"DISTS: the package DISTS-pytorch, which contains trained weights, is not installed; {install('eval')}")
     path = Path(spec.submodule_search_locations[0]) / "weights.pt"
     state = torch.load(path, map_location="cpu", weights_only=True)
     return state["alpha"].detach().flatten(), state["beta"].detach().flatten()

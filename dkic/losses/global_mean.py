@@ -10,8 +10,8 @@ from torch import Tensor
 def global_mean(t: Tensor) -> Tensor:
     """Mean of all elements of `t` over all processes, as a scalar; differentiable.
 
-    Every process must have the same number of elements, as DistributedDataParallel assumes too. After its mean of gradients, each
-    process has the gradient of a single process with the joint batch.
+    Every process must have the same number of elements, as in DistributedDataParallel. After DistributedDataParallel averages
+    gradients, each process has the gradient of a single process with the global batch.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return t.mean()

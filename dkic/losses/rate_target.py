@@ -1,6 +1,6 @@
 """The rate term of the loss, equations 1 and 2 of the paper, after HiFiC (Mentzer et al. 2020).
 
-Two weights of the rate, chosen by whether it is above a target, steer training to that target.
+The weight of the rate is large above a target rate and small below it, so training converges to the target.
 """
 
 import math
@@ -15,17 +15,21 @@ from dkic.losses.global_mean import global_mean
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """A piecewise constant factor: factors[i] until step steps[i], then the last one."""
+    """A piecewise constant factor: factors[i] before step steps[i], and the last factor from the last step on.
+
+    Raises:
+        DkicError: there is not one factor more than steps, a factor is not positive, or steps are not increasing.
+    """
 
     factors: tuple[float, ...] = (1.0,)
     steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.factors) != len(self.steps) + 1 or not all(f > 0 and math.isfinite(f) for f in self.factors):
-            given = f"{self.factors} and {self.steps}"
-            raise DkicError(f"a schedule needs one factor more than steps, all above 0; not {given}")
+            given = f"{self.factors} for steps {self.steps}"
+            raise DkicError(f"StepSchedule/factors: are {given}; give one factor more than steps, all above 0")
         if any(b <= a for a, b in zip((0, *self.steps), self.steps, strict=False)):
-            raise DkicError(f"a schedule's steps must rise from above 0, not {self.steps}")
+            raise DkicError(f"StepSchedule/steps: are {self.steps}; give increasing numbers above 0")
 
     def at(self, step: int) -> float:
         """The factor at a step; steps count from 0."""
@@ -36,12 +40,18 @@ class StepSchedule:
 class RateTarget:
     """lambda(R, R*) * R of equation 1: lambda_alpha if R >= R*, the target, otherwise the much smaller lambda_beta.
 
-    R is compared as the rate of the quantized latent, as in a file, over the global batch; the
-    gradient is that of the noisy rate. With a sufficiently large lambda_alpha, training converges to the target.
+    The compared R is the rate of the quantized latent, as in a file, over the global batch; the gradient is that of the rate
+    with noise. With a sufficiently large lambda_alpha, training converges to the target.
 
-    target: R*, bits per pixel. target_schedule, lambda_schedule: factors on the target and on both lambdas over the
-    steps; training begins with a looser target and a larger lambda. (HiFiC: 0.20/0.14 and 2 for the first 50,000 steps.
-    Its released code divides by what it calls lambda, and doubles that; here lambda multiplies the rate, as in Eq. 1.)
+    Args:
+        target: R*, bits per pixel.
+        lambda_alpha, lambda_beta: weights of the rate, 0 <= lambda_beta < lambda_alpha.
+        target_schedule, lambda_schedule: factors of the target and of both weights over the steps. HiFiC uses 0.20/0.14 and 2
+            for the first 50,000 steps. (HiFiC's released code divides by its lambda; here lambda multiplies the rate, as in
+            equation 1.)
+
+    Raises:
+        DkicError: a number is out of range.
     """
 
     target: float
@@ -53,10 +63,9 @@ class RateTarget:
     def __post_init__(self) -> None:
         for name in ("target", "lambda_alpha"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise DkicError(f"{name} must be above 0, not {getattr(self, name)}")
+                raise DkicError(f"{name}: is {getattr(self, name)}; give a number above 0")
         if not 0 <= self.lambda_beta < self.lambda_alpha:
-            within = f"at least 0 and below lambda_alpha ({self.lambda_alpha})"
-            raise DkicError(f"lambda_beta must be {within}, not {self.lambda_beta}")
+            raise DkicError(f"lambda_beta: is {self.lambda_beta}; give 0 or more, below lambda_alpha ({self.lambda_alpha})")
 
     def target_at(self, step: int) -> float:
         """R* at a step, bits per pixel."""
@@ -67,20 +76,23 @@ class RateTarget:
 
         Args:
             quantized_bpp: bits per pixel of this process' images with a rounded latent, any shape.
-            step: steps done before, for the schedules.
+            step: number of steps done before, for the schedules.
         """
         above = global_mean(quantized_bpp.detach().double()).item() >= self.target_at(step)
         return (self.lambda_alpha if above else self.lambda_beta) * self.lambda_schedule.at(step)
 
     def loss(self, noisy_bpp: Tensor, quantized_bpp: Tensor, step: int) -> tuple[Tensor, float]:
-        """lambda(R, R*) * R as a scalar, R the mean of noisy_bpp over this process' images; and lambda(R, R*).
+        """The loss lambda(R, R*) * R as a scalar, where R is the mean of noisy_bpp over this process' images; and lambda(R, R*).
 
         Args:
             noisy_bpp, quantized_bpp: bits per pixel of every image `[N]`, with noise and with rounding.
-            step: steps done before, for the schedules.
+            step: number of steps done before, for the schedules.
+
+        Raises:
+            ValueError: the shapes differ, or there is no image.
         """
         if noisy_bpp.shape != quantized_bpp.shape or noisy_bpp.numel() == 0:
             given = f"{list(noisy_bpp.shape)} and {list(quantized_bpp.shape)}"
-            raise ValueError(f"noisy_bpp and quantized_bpp must be the images' rates `[N]`, and have shapes {given}")
+            raise ValueError(f"RateTarget: noisy_bpp and quantized_bpp have shapes {given}; give the images' rates [N]")
         weight = self.weight(quantized_bpp, step)
         return weight * noisy_bpp.mean(), weight

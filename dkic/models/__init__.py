@@ -1,4 +1,4 @@
-"""Networks of the codec. `LDCNBlock` and `DRBG` serve other codecs too."""
+"""Networks of the codec. `LDCNBlock` and `DRBG` can be used in other codecs too."""
 
 from dkic.models.config import ModelConfig, SliceSpec
 from dkic.models.dkic import DKIC

@@ -1,4 +1,4 @@
-"""g_a: the image to the latent, in four stages that halve its size."""
+"""g_a: image to latent, in four stages that halve the size."""
 
 from torch import nn
 

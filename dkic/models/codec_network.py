@@ -1,4 +1,4 @@
-"""What coding and training need of a codec's network, whatever its transforms."""
+"""Base class of codec networks: the interface that coding and training use."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from dkic.ops.requantize import round_ste
 
 
 class LatentBits(NamedTuple):
-    """y_hat `[N, M, h, w]`; bits of y alone, of every image `[N]`, with noise and rounded, as in TrainingOutput."""
+    """y_hat `[N, M, h, w]`; bits of y of every image `[N]`, with noise and rounded, as in `TrainingOutput` but without z."""
 
     y_hat: Tensor
     bits: Tensor
@@ -26,10 +26,10 @@ class LatentBits(NamedTuple):
 class TrainingOutput(NamedTuple):
     """Result of a training step's forward pass.
 
-    x_hat: `[N, 3, H, W]`, in [0, 1] once clamped.
-    bits: of every image `[N]`, y's and z's together, with noise in place of rounding; differentiable.
-    quantized_bits: the same of what a file would hold, without gradient.
-    y_hat: `[N, M, H/16, W/16]`, what x_hat was made from.
+    x_hat: `[N, 3, H, W]`, not clamped to [0, 1].
+    bits: of y and z of every image `[N]`, with noise instead of rounding; differentiable.
+    quantized_bits: of y and z of every image `[N]`, rounded as in a file; without gradient.
+    y_hat: `[N, M, H/16, W/16]`, the latent that x_hat is computed from.
     """
 
     x_hat: Tensor
@@ -39,9 +39,9 @@ class TrainingOutput(NamedTuple):
 
 
 class CodecNetwork(nn.Module, ABC):
-    """Base class of codec networks: transforms and an entropy model whose context walks through the latent.
+    """Base class of codec networks: transforms and an entropy model whose context traverses the latent.
 
-    Every method that takes a quality takes a tensor `[N]`, or None where the network has one quality.
+    A quality argument is a tensor `[N]`, or None if the network has one quality.
     """
 
     config: ModelConfig | VariableRateConfig
@@ -52,7 +52,7 @@ class CodecNetwork(nn.Module, ABC):
     @property
     @abstractmethod
     def variable_rate(self) -> bool:
-        """Whether it is one network for the qualities 1 to 100."""
+        """Whether one network covers the qualities 1 to 100."""
 
     @abstractmethod
     def analyse(self, x: Tensor) -> Tensor:
@@ -60,27 +60,27 @@ class CodecNetwork(nn.Module, ABC):
 
     @abstractmethod
     def hyper_latent(self, y: Tensor) -> Tensor | None:
-        """z of y, not rounded; None without a hyper-prior."""
+        """y `[N, M, h, w]` -> z, not rounded; None without a hyper-prior."""
 
     @abstractmethod
     def features(self, z_hat: Tensor | None, quality: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """What the context sees before any of y: `[N, F, h, w]`; size: (h, w) of y."""
+        """Input of the context before any of y is known: `[N, F, h, w]`; size: (h, w) of y."""
 
     @abstractmethod
     def quantizer(self, quality: Tensor | None) -> Quantizer:
-        """How y is quantized at a quality."""
+        """The quantizer of y at a quality."""
 
     @abstractmethod
     def synthesise(self, y_hat: Tensor, quality: Tensor | None) -> Tensor:
-        """y_hat `[N, M, h, w]` -> x_hat `[N, 3, 16h, 16w]`, in [0, 1] once clamped."""
+        """y_hat `[N, M, h, w]` -> x_hat `[N, 3, 16h, 16w]`, not clamped to [0, 1]."""
 
     @abstractmethod
     def transforms(self) -> Iterator[nn.Module]:
-        """The float networks, whose large weights are stored in 8 bits."""
+        """The float networks; weights files store their large weights in 8 bits."""
 
     @abstractmethod
     def entropy_networks(self) -> dict[str, nn.Module]:
-        """The networks that decide how bits are read, by name."""
+        """The networks that compute means and scales of y for the entropy coder, by name."""
 
     def latent_bits(
         self,
@@ -89,7 +89,10 @@ class CodecNetwork(nn.Module, ABC):
         quality: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> LatentBits:
-        """Bits of y `[N, M, h, w]` given z_hat and the quality; differentiable. Noise is drawn from `generator`."""
+        """y_hat, and the bits of y `[N, M, h, w]` given z_hat and the quality; differentiable.
+
+        Noise is drawn from `generator`.
+        """
         bits, quantized_bits = y.new_zeros(len(y)), y.new_zeros(len(y))
         quantizer = self.quantizer(quality)
         walk = self.context.walk(self.features(z_hat, quality, (y.shape[-2], y.shape[-1])))

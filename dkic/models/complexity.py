@@ -1,4 +1,4 @@
-"""How much a model costs: parameters, and multiply-accumulates per pixel of each way."""
+"""Complexity of a model: parameters, and multiply-accumulates per pixel of encoding and decoding."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from dkic.nn.ldcn_block import LDCNBlock
 
 
 class Complexity(NamedTuple):
-    """parameters: count. The others are kMAC per pixel of a 256x256 image; total counts once what both ways share."""
+    """parameters: number of parameters. The others: kMAC per pixel of a 256x256 image; total counts shared networks once."""
 
     parameters: int
     encode: float
@@ -22,13 +22,13 @@ def _macs(module: nn.Module, output: Tensor) -> int:
     pixels = output.shape[0] * output.shape[2] * output.shape[3]
     if isinstance(module, nn.Conv2d):
         return pixels * module.weight.numel()
-    if isinstance(module, LDCNBlock):  # its convolutions count by themselves; a tap blends four corners into every channel
+    if isinstance(module, LDCNBlock):  # without its convolutions, which are modules too; a tap blends four corners per channel
         return pixels * module.kernel_size**2 * module.value.out_channels * 4
     return 0
 
 
 def complexity(config: Config) -> Complexity:
-    """Counts on a real forward pass, with hooks; nothing is estimated from formulas of the architecture."""
+    """Complexity of a model with this config, counted by hooks during a forward pass."""
     with torch.device("cpu"):
         model = network_of(config).float()
     counted = dict.fromkeys(("g_a", "g_s", "h_a", "h_s", "context"), 0)

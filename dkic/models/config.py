@@ -1,6 +1,6 @@
-"""Shape of a codec of one quality.
+"""Architecture parameters of a codec network of one quality.
 
-The paper gives neither widths nor groups nor the direction of the asymmetry; every number is our choice.
+The paper states neither widths nor groups nor the direction of the asymmetry; all of these are our choice.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -9,27 +9,31 @@ from typing import Any
 from dkic.entropy.tables import MAX_TABLES, SCALES
 from dkic.errors import DkicError
 
-LATENT_STRIDE = 16  # pixels a position of the latent, in each direction
+LATENT_STRIDE = 16  # pixels per position of the latent, in each direction
 
-# A weights file states its config, so these bound what a damaged one can make dkic do. They leave
-# `base`, the largest preset, room to grow by two to five times.
+# These bound the memory and time that a damaged weights file, which contains its config, can cause. They are two to five times
+# the numbers of `base`, the largest preset.
 MAX_CHANNELS = 1024
 MAX_BOTTLENECKS = 16
 MAX_SLICES = 16
-# Every channel of z has its own table, after those of the Gaussians, and a table's index is one byte.
+# Every channel of z has a table, after those of the Gaussians, and a table index is one byte.
 MAX_HYPER_CHANNELS = MAX_TABLES - len(SCALES)
 
 
 def within(value: object, low: int, high: int) -> bool:
-    """Whether it is an int (True is none) in these bounds, which JSON doesn't promise."""
+    """Whether `value`, which may come from JSON, is an int from low to high; a bool is not."""
     return type(value) is int and low <= value <= high
 
 
 @dataclass(frozen=True)
 class SliceSpec:
-    """A slice of the latent: how many channels, and in how many spatial passes it is coded.
+    """A slice of the latent.
 
-    passes: 1 = all at once, 2 = checkerboard, 4 = the cells of a 2x2 grid one after the other.
+    channels: its number of channels.
+    passes: number of spatial passes in which it is coded: 1 for all positions at once, 2 for a checkerboard, 4 for the cells of
+        a 2x2 grid in order.
+
+    Raises DkicError if a number is out of range.
     """
 
     channels: int
@@ -37,37 +41,44 @@ class SliceSpec:
 
     def __post_init__(self) -> None:
         if not within(self.channels, 1, MAX_CHANNELS) or not within(self.passes, 1, 4) or self.passes == 3:
-            given = f"{self.channels!r:.40} and {self.passes!r:.40}"
-            raise DkicError(f"a slice needs 1 to {MAX_CHANNELS} channels and 1, 2 or 4 passes, not {given}")
+            given = f"{self.channels!r:.40} channels and {self.passes!r:.40} passes"
+            raise DkicError(f"slices: one has {given}; give 1 to {MAX_CHANNELS} channels and 1, 2 or 4 passes")
 
 
 def check_number(name: str, value: object, low: int, high: int) -> None:
-    """Raises DkicError where a config's number is not a whole one in these bounds."""
+    """Raises DkicError unless `value` is an int from low to high."""
     if not within(value, low, high):
-        raise DkicError(f"{name} must be a whole number from {low} to {high}, not {value!r:.40}")
+        raise DkicError(f"{name}: is {value!r:.40}; give an integer from {low} to {high}")
 
 
 def check_slices(slices: object) -> None:
-    """Raises DkicError where they can't be a latent's."""
+    """Raises DkicError unless `slices` is a tuple of valid size and total number of channels."""
     if not isinstance(slices, tuple) or not 1 <= len(slices) <= MAX_SLICES or sum(s.channels for s in slices) > MAX_CHANNELS:
-        raise DkicError(f"there must be 1 to {MAX_SLICES} slices, with at most {MAX_CHANNELS} channels together")
+        limits = f"1 to {MAX_SLICES} of them, with at most {MAX_CHANNELS} channels in total"
+        raise DkicError(f"slices: are {slices!r:.40}; give a tuple of {limits}")
 
 
 def check_keys(config: type, values: dict[str, Any]) -> None:
-    """Raises DkicError, naming them, where keys of a config's dict are unknown or missing."""
+    """Raises DkicError that names the keys if any key of a config's dict is unknown or missing."""
     known = {f.name for f in fields(config)}
     if wrong := sorted(known ^ set(values)):
-        raise DkicError(f"a model config needs exactly the keys {sorted(known)}; unknown or missing: {wrong}")
+        raise DkicError(f"{config.__name__}: unknown or missing keys {wrong}; give exactly {sorted(known)}")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a codec.
+    """Architecture parameters of `DKIC`.
 
-    widths: channels at 1/2, 1/4 and 1/8 of the image's size; the latent at 1/16 has the slices' channels together.
-    groups: LDCN groups at those three sizes. bottlenecks: residual bottlenecks in a DRBG there.
-    hyper_channels: channels of z, at 1/64. hyper_groups: LDCN groups in the hyper-synthesis.
-    hyper_features: channels that the hyper-synthesis hands to every slice. context_channels: width of a slice's context network.
+    widths: channels at 1/2, 1/4 and 1/8 of the image's size.
+    groups: LDCN groups at those three sizes.
+    bottlenecks: residual bottlenecks in the DRBG at those three sizes.
+    slices: of the channels of the latent, which is at 1/16.
+    hyper_channels: channels of z, at 1/64.
+    hyper_groups: LDCN groups in the hyper-synthesis.
+    hyper_features: channels of the hyper-synthesis' output, an input of every slice's context network.
+    context_channels: width of a slice's context network.
+
+    Raises DkicError if a number is out of range, or groups do not divide channels.
     """
 
     widths: tuple[int, int, int]
@@ -87,7 +98,7 @@ class ModelConfig:
         ):
             values = getattr(self, name)
             if not isinstance(values, tuple) or len(values) != 3 or not all(within(v, low, high) for v in values):
-                raise DkicError(f"{name} must be 3 whole numbers from {low} to {high}, not {values!r:.40}")
+                raise DkicError(f"{name}: is {values!r:.40}; give a tuple of 3 integers from {low} to {high}")
         check_number("hyper_channels", self.hyper_channels, 1, MAX_HYPER_CHANNELS)
         check_number("hyper_groups", self.hyper_groups, 1, MAX_HYPER_CHANNELS)
         check_number("hyper_features", self.hyper_features, 1, MAX_CHANNELS)
@@ -95,7 +106,7 @@ class ModelConfig:
         check_slices(self.slices)
         for width, groups in zip((*self.widths, self.hyper_channels), (*self.groups, self.hyper_groups), strict=True):
             if width % groups:
-                raise DkicError(f"groups must divide the channels they split, and {groups} does not divide {width}")
+                raise DkicError(f"groups: {groups} does not divide {width} channels; give a divisor")
 
     @property
     def latent_channels(self) -> int:
@@ -106,7 +117,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
-        """The inverse of to_dict, also after a trip through JSON; an unknown or missing key is an error naming it."""
+        """The inverse of `to_dict`, also after JSON. Raises DkicError that names unknown and missing keys."""
         check_keys(cls, values)
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         values["slices"] = tuple(SliceSpec(**s) for s in values["slices"])

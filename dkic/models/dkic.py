@@ -1,4 +1,4 @@
-"""The network of one quality: transforms with dynamic kernels, hyper-prior, asymmetric space-channel context."""
+"""The codec network of one quality: transforms with dynamic kernels, hyper-prior, asymmetric space-channel context."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -16,7 +16,7 @@ from dkic.models.synthesis import Synthesis
 from dkic.ops.requantize import round_ste
 from dkic.quantized import ActivationScale
 
-# The image is padded to a multiple of this: the latent is at 1/16, and z at a quarter of that.
+# Images are padded to a multiple of this: the latent is at 1/16 of their size, and z at 1/4 of the latent's.
 SIZE_MULTIPLE = 64
 
 
@@ -44,8 +44,8 @@ class DKIC(CodecNetwork):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> TrainingOutput:
         """Training: x `[N, 3, H, W]` in [0, 1], H and W multiples of 64.
 
-        Bits are those of y and z with uniform noise in place of rounding (drawn from `generator`); what the decoder sees
-        is rounded, with the gradient passed straight through.
+        Bits of y and z are computed with uniform noise instead of rounding (drawn from `generator`). The decoder's input is
+        rounded; the gradient passes straight through.
         """
         y = self.g_a(x)
         z = self.h_a(y)

@@ -23,7 +23,7 @@ class ResidualBottleneck(nn.Module):
 
 
 class DRBG(nn.Module):
-    """x `[N, C, H, W]` -> the same shape.
+    """Dynamic residual block group of the paper: x `[N, C, H, W]` -> the same shape.
 
     Args:
         channels: C.

@@ -1,4 +1,4 @@
-"""h_a, h_s and the factorized prior of z."""
+"""The hyper-prior: h_a, h_s and the factorized prior of z."""
 
 import copy
 
@@ -27,14 +27,14 @@ class HyperAnalysis(nn.Sequential):
 
 
 class HyperSynthesis(QuantizedLayer, nn.Sequential):
-    """z_hat `[N, hyper_channels, h/4, w/4]` -> features `[N, hyper_features, h, w]` that every slice's context sees.
+    """z_hat `[N, hyper_channels, h/4, w/4]` -> features `[N, hyper_features, h, w]`, an input of every slice's context.
 
-    Quantized (see dkic.quantized) the features are activations of the scale `features`.
+    In a quantized network (see dkic.quantized), the features are activations with the scale `features`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         c = config.hyper_channels
-        # The identities stand for ReLUs, which the convolutions do: weights files count them in layers' names.
+        # The convolutions apply the ReLUs. The identities keep the layers' indexes, which weights files contain.
         symbols, coarse, fine = ActivationScale(c, 1.0), ActivationScale(c), ActivationScale(c)
         features = ActivationScale(config.hyper_features)
         nn.Sequential.__init__(
@@ -46,7 +46,7 @@ class HyperSynthesis(QuantizedLayer, nn.Sequential):
             nn.Identity(),
             QuantizedConv2d(c, config.hyper_features, 1, inputs=[fine], outputs=features, relu=True),
         )
-        # All of them are parts of this module, so that they move to a device with it.
+        # Registered here, so that all scales move to a device with this module.
         self.scales = nn.ModuleDict({"symbols": symbols, "coarse": coarse, "fine": fine, "features": features})
 
     def forward(self, z_hat: Tensor) -> Tensor:
@@ -57,15 +57,19 @@ class HyperSynthesis(QuantizedLayer, nn.Sequential):
 
 
 def _upsample(channels: int, inputs: ActivationScale, outputs: ActivationScale) -> nn.Sequential:
-    """As dkic.models.synthesis.upsample; with the ReLU that follows."""
+    """dkic.models.synthesis.upsample with a ReLU, quantized."""
     convolution = QuantizedConv2d(channels, channels * 4, 3, 1, 1, inputs=[inputs], outputs=outputs, relu=True)
     return nn.Sequential(convolution, nn.PixelShuffle(2))
 
 
 class FactorizedPrior(nn.Module):
-    """Learned density of every channel of z, by the monotone networks of Balle et al. 2018, appendix 6.1.
+    """Learned density of every channel of z: the monotone networks of Balle et al. 2018, appendix 6.1.
 
-    z_hat is round(z): the density's location is learned, so no median is subtracted and no auxiliary loss is needed.
+    z_hat is round(z). The location of the density is learned, so there is no median to subtract and no auxiliary loss.
+
+    Args:
+        channels: channels of z.
+        init_scale: approximate width of the initial density.
     """
 
     WIDTHS = (1, 3, 3, 3, 1)
@@ -83,7 +87,7 @@ class FactorizedPrior(nn.Module):
             self.factors.append(nn.Parameter(torch.zeros(channels, width, 1)))
 
     def logits(self, z: Tensor) -> Tensor:
-        """logit P(Z <= z) for z `[channels, 1, n]`."""
+        """logit P(Z <= z) of z `[channels, 1, n]`, of the same shape."""
         for i, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
             z = F.softplus(matrix) @ z + bias
             if i < len(self.factors):
@@ -91,7 +95,7 @@ class FactorizedPrior(nn.Module):
         return z
 
     def probability(self, z: Tensor) -> Tensor:
-        """P(z - 1/2 < Z <= z + 1/2) for z `[channels, 1, n]`, exact on both tails."""
+        """P(z - 1/2 < Z <= z + 1/2) of z `[channels, 1, n]`, of the same shape; accurate on both tails."""
         lower, upper = self.logits(z - 0.5), self.logits(z + 0.5)
         sign = (lower + upper).detach()
         sign = torch.where(sign > 0, -torch.ones_like(sign), 1)  # on the upper tail, the difference of the complements
@@ -104,14 +108,14 @@ class FactorizedPrior(nn.Module):
         return -torch.log2(p.clamp_min(1e-9)).reshape(c, n, h, w).transpose(0, 1)
 
     def learn(self, tables: Tables, steps: int = 200) -> None:
-        """Becomes the density that integer tables, one a channel, were made of, nearly: for those of which no other is left."""
+        """Fits the density to integer tables, one for each channel, of a model whose density was not saved."""
         like = self.biases[0]
         columns = torch.arange(tables.frequencies.shape[1], device=like.device)
         offset, length, frequencies = (
             torch.tensor(array, device=like.device) for array in (tables.offset, tables.length, tables.frequencies)
         )
         symbols = offset[:, None] + columns
-        pmf = (frequencies * (columns < length[:, None] - 1)).to(like.dtype) / FREQUENCY_SUM  # the last is all others together
+        pmf = (frequencies * (columns < length[:, None] - 1)).to(like.dtype) / FREQUENCY_SUM  # without the escape symbol
         optimizer = torch.optim.Adam(self.parameters(), 0.05)
         for _ in range(steps):
             optimizer.zero_grad()
@@ -121,7 +125,7 @@ class FactorizedPrior(nn.Module):
 
     @torch.no_grad()
     def tables(self, reach: int = 1024) -> Tables:
-        """The density as integer tables, one a channel. Symbols beyond -reach ... reach, or rarer than 2^-18, are escapes."""
+        """The density as integer tables, one for each channel. Symbols beyond +-reach, or rarer than 2^-18, are escapes."""
         prior = copy.deepcopy(self).to("cpu", torch.float64)
         grid = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu")
         pmfs = prior.probability(grid.expand(self.channels, 1, -1)).squeeze(1).numpy()

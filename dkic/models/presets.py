@@ -24,8 +24,8 @@ def network_of(config: Config) -> CodecNetwork:
 
 _SLICES = (SliceSpec(8, 4), SliceSpec(8, 4), SliceSpec(16, 2), SliceSpec(32, 2), SliceSpec(64, 1))
 PRESETS: dict[str, Config] = {
-    # For the CPU: at most 3.2 M parameters and 40 kMAC per pixel each way. Most of the work is at 1/8 and below, where a
-    # channel costs least; the thin 1/2-size stage is what full-size memory traffic allows.
+    # For the CPU: at most 3.2 M parameters, and 40 kMAC per pixel for encoding and for decoding. Most of the computation is at
+    # 1/8 of the image's size and below, where a channel costs least; memory traffic limits the width at 1/2.
     "tiny": ModelConfig(
         widths=(24, 48, 96),
         groups=(1, 3, 6),
@@ -36,7 +36,7 @@ PRESETS: dict[str, Config] = {
         hyper_features=128,
         context_channels=96,
     ),
-    # For a GPU: 483 kMAC per pixel both ways together, within the 574 that ELIC takes.
+    # For a GPU: 483 kMAC per pixel for encoding and decoding together; ELIC needs 574.
     "base": ModelConfig(
         widths=(128, 192, 256),
         groups=(8, 12, 16),
@@ -47,7 +47,7 @@ PRESETS: dict[str, Config] = {
         hyper_features=320,
         context_channels=256,
     ),
-    # One network for all rates, for the CPU: at most 25 kMAC per pixel to encode and 40 to decode.
+    # One network for all rates, for the CPU: at most 25 kMAC per pixel for encoding and 40 for decoding.
     "small": VariableRateConfig(
         analysis=(StageSpec(8, 192, 4, "conv"), StageSpec(2, 192, 0, "conv")),
         synthesis=(StageSpec(8, 192, 5, "conv"), StageSpec(2, 256, 1, "conv")),

@@ -1,8 +1,8 @@
 """Vectors that depend on the quality: learned at a few qualities, linearly interpolated.
 
 A variable-rate model is one network for the qualities 1 to 100, with 16 operating points from one quality to the next. The
-tables that decide how bits are read are quantized layers (see dkic.quantized): converted, they hold integers for the
-qualities 1 to 100 and interpolate them in integer arithmetic, so results are device-independent.
+tables of the entropy model are quantized layers (see dkic.quantized): converted, they hold integers for the qualities 1 to 100
+and interpolate them in integer arithmetic, so results are device-independent.
 """
 
 import math
@@ -25,7 +25,7 @@ FINEST, COARSEST = 0.5, 64.0  # bounds of the latent's quantization steps
 
 
 class QualityTable(nn.Module):
-    """quality `[N]`, 1 to 100, not necessarily an integer -> vectors `[N, channels]`.
+    """quality `[N]`, real numbers from 1 to 100 -> vectors `[N, channels]`.
 
     Args:
         channels: length of a vector.
@@ -48,7 +48,7 @@ class QualityTable(nn.Module):
 
 
 class QualityScale(nn.Module):
-    """x `[N, C, H, W]` -> x * scale + bias, where scale and bias of each channel depend on the quality `[N]`."""
+    """x `[N, C, H, W]` -> x * scale + bias; scale and bias of each channel depend on the quality `[N]`."""
 
     def __init__(self, channels: int, points: int) -> None:
         super().__init__()
@@ -60,18 +60,18 @@ class QualityScale(nn.Module):
 
 
 class QuantizedQualityTable(QuantizedLayer, QualityTable, ABC):
-    """A table that, once quantized, holds integers `[100, channels]` for each name in `bounds`, within those bounds."""
+    """A quality table that, once converted, holds integers `[100, channels]` for each name in `bounds`, within the bounds."""
 
     replaced = ("points",)
     bounds: ClassVar[dict[str, tuple[int, int]]]
 
     @abstractmethod
     def numbers(self, quality: Tensor) -> dict[str, Tensor]:
-        """Real numbers `[N, channels]` of each name; the integers are their nearest."""
+        """Real numbers `[N, channels]` for each name; the nearest integers are stored."""
 
     @abstractmethod
     def learned(self, integers: dict[str, Tensor]) -> Tensor:
-        """The inverse of `numbers`: the learned points."""
+        """The inverse of `numbers`: the learned vectors."""
 
     def integers(self) -> dict[str, Tensor]:
         found = self.numbers(torch.arange(1.0, MAX_QUALITY + 1, device=self.points.device))
@@ -91,7 +91,7 @@ class QuantizedQualityTable(QuantizedLayer, QualityTable, ABC):
         self.points.copy_(self.learned({name: other.at(name, qualities) for name in self.bounds}))
 
     def at(self, name: str, quality: Tensor) -> Tensor:
-        """Integers `[N, channels]`, float32; once converted, of qualities that are multiples of 1/16."""
+        """Integers `[N, channels]` in float32 for a name; a converted table rounds qualities to multiples of 1/16."""
         if not self.converted:
             return round_ste(self.numbers(quality)[name].clamp(*self.bounds[name]))
         place = (quality.double() * PARTS).round().long() - PARTS
@@ -101,7 +101,7 @@ class QuantizedQualityTable(QuantizedLayer, QualityTable, ABC):
 
 
 class QualityFeatures(QuantizedQualityTable):
-    """The context network's features of the quality: `[N, channels]`, quantized in activations of the scale `scale`."""
+    """Features of the quality for the context network, `[N, channels]`; once quantized, activations with the scale `scale`."""
 
     stored: ClassVar = MappingProxyType({"features": torch.int16})
     bounds: ClassVar = {"features": (-ACTIVATION_MAX, ACTIVATION_MAX)}
@@ -122,9 +122,9 @@ class QualityFeatures(QuantizedQualityTable):
 
 
 class QuantizerTable(QuantizedQualityTable):
-    """The latent's quantization steps: 8 at quality 1 to 1 at quality 100 initially, learned for each channel.
+    """The quantization steps of the latent, learned for each channel; initially 8 at quality 1 to 1 at quality 100.
 
-    A step is a multiple of 1/64, so that y_hat stays on the grid of means.
+    Quantization steps are multiples of 1/64, so y_hat is one too, like the means.
     """
 
     stored: ClassVar = MappingProxyType({"sizes": torch.int16, "offsets": torch.int16})
@@ -144,7 +144,7 @@ class QuantizerTable(QuantizedQualityTable):
         return (integers["sizes"] / MEAN_STEPS).log()
 
     def forward(self, quality: Tensor) -> Quantizer:  # type: ignore[override]
-        """Sizes and index offsets, `[N, channels, 1, 1]` each."""
+        """The quantizer at a quality `[N]`: sizes and index offsets, `[N, channels, 1, 1]` each."""
         size = self.at("sizes", quality) / MEAN_STEPS
         offset = self.numbers(quality)["offsets"] if self.is_float else self.at("offsets", quality)
         return Quantizer(size[..., None, None], offset[..., None, None])

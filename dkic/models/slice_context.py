@@ -1,8 +1,9 @@
 """Asymmetric space-channel context: mean and scale of the latent, slice after slice, pass after pass.
 
-The latent's channels are cut into slices. A slice sees the initial features and all earlier slices. Within a
-slice, a pass sees the earlier passes through a 5x5 convolution. The first slices are thin and take more passes, since they
-carry most of the energy; the last is wide and takes one. Positions are grouped into the four cells of a 2x2 grid. Their passes:
+The channels of the latent are divided into slices. Each slice depends on the initial features and all earlier slices. Within a
+slice, each pass depends on the earlier passes through a 5x5 convolution. The first slices are thin and have more passes, since
+they carry most of the energy; the last is wide and has one. Positions are grouped into the four cells of a 2x2 grid. The number
+of the pass that codes each position:
 
     4 passes    2 passes    1 pass
      0 2 0 2     0 1 0 1     0 0 0 0
@@ -10,8 +11,8 @@ carry most of the energy; the last is wide and takes one. Positions are grouped 
      0 2 0 2     0 1 0 1     0 0 0 0
      3 1 3 1     1 0 1 0     0 0 0 0
 
-One traversal, `SliceContext.walk`, serves training, encoding and decoding. Once quantized (see dkic.quantized), all values from
-the features to means and indexes are integers; means are multiples of 1/64.
+Training, encoding and decoding use one traversal, `SliceContext.walk`. Once quantized (see dkic.quantized), all values from the
+features to means and indexes are integers; means are multiples of 1/64.
 """
 
 from collections.abc import Generator, Iterator
@@ -33,18 +34,20 @@ PASSES: dict[int, tuple[Cells, ...]] = {
     4: (((0, 0),), ((1, 1),), ((0, 1),), ((1, 0),)),
 }
 
-# A scale is coded as an index into a table of log-spaced scales. The network gives the index itself, before rounding.
-# From a unit output: 8 indexes are a factor of 2.7 in scale; 24 is a scale of 2.1.
+# A scale is an index into a table of log-spaced scales. The network predicts the index, before rounding, as INDEX_STEP * output
+# + INDEX_START: 8 indexes are a factor of 2.7 in scale; index 24 is a scale of 2.1.
 INDEX_STEP, INDEX_START = 8.0, 24.0
-_OUTPUT_MAX = 2**15  # of the quantized results: means to 512
+_OUTPUT_MAX = 2**15  # bound of the quantized results; means are below 512
 
 
 @dataclass
 class Pass:
-    """A pass of the walk through a latent.
+    """A pass of the traversal of a latent.
 
-    channels: of its slice. cells: its positions. mean, scale_index: `[N, channels, cells * h/2, w/2]`, see `take_cells`.
-    y_hat: of that shape; to be set before the walk goes on.
+    channels: the channels of its slice.
+    cells: the cells (row, column) of the 2x2 grid that it codes.
+    mean, scale_index: `[N, channels, cells * h/2, w/2]`, see `take_cells`.
+    y_hat: of that shape; set it before the next pass.
     """
 
     channels: slice
@@ -55,12 +58,12 @@ class Pass:
 
 
 def take_cells(t: Tensor, cells: Cells) -> Tensor:
-    """`[N, C, h, w]` -> `[N, C, len(cells) * h/2, w/2]`: the pixels of these cells, one cell below the other."""
+    """`[N, C, h, w]` -> `[N, C, len(cells) * h/2, w/2]`: the positions of these cells, one cell below the other."""
     return torch.cat([t[..., i::2, j::2] for i, j in cells], dim=2)
 
 
 def join_cells(parts: dict[tuple[int, int], Tensor]) -> Tensor:
-    """The inverse: the four cells `[N, C, h/2, w/2]` -> `[N, C, h, w]`."""
+    """The inverse of `take_cells`: the four cells `[N, C, h/2, w/2]` -> `[N, C, h, w]`."""
     return F.pixel_shuffle(torch.stack([parts[i, j] for i in (0, 1) for j in (0, 1)], dim=2).flatten(1, 2), 2)
 
 
@@ -68,8 +71,11 @@ class PassContext(QuantizedLayer):
     """Mean and scale index of one pass of a slice.
 
     Args:
-        spec: of the slice. width: channels of its features. first: no pass is known before it.
-        latent, inputs: scales of y_hat, and of the slice's features with what the passes before add to them.
+        spec: spec of the slice.
+        width: channels of the slice's features.
+        first: whether it is the first pass of the slice.
+        latent: scale of y_hat.
+        inputs: scale of the sum of the slice's features and the convolution of earlier passes.
     """
 
     def __init__(self, spec: SliceSpec, width: int, first: bool, latent: ActivationScale, inputs: ActivationScale) -> None:
@@ -86,10 +92,14 @@ class PassContext(QuantizedLayer):
         )
 
     def forward(self, cells: Cells, features: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and scale index at these cells, from the slice's features `[N, width, h, w]` and what is known of its channels."""
+        """Mean and scale index at these cells, `[N, channels, cells * h/2, w/2]` each.
+
+        features: of the slice, `[N, width, h, w]`. known: y_hat of the slice's channels `[N, channels, h, w]`, 0 where it is not
+        coded yet; None in the first pass.
+        """
         t = take_cells(features, cells)
         if self.spatial is not None:
-            # A stride of 2 from the cell's corner gives the convolution at this cell's pixels alone.
+            # With stride 2 from the cell's corner, the convolution is computed only at the positions of this cell.
             assert known is not None
             padded = F.pad(known, (2, 2, 2, 2))
             h, w = features.shape[-2:]
@@ -103,11 +113,11 @@ class PassContext(QuantizedLayer):
 
 
 class SliceContext(nn.Module):
-    """The context of all slices; see the module's text.
+    """The context of all slices; see the documentation of this module.
 
     Args:
-        config: `slices`, `hyper_features` and `context_channels` of a model's.
-        features: scale of the features that the walk begins with.
+        config: model config; `slices`, `hyper_features` and `context_channels` are used.
+        features: scale of the initial features; None: 1.
     """
 
     def __init__(self, config: Any, features: ActivationScale | None = None) -> None:
@@ -134,7 +144,7 @@ class SliceContext(nn.Module):
             before += spec.channels
 
     def walk(self, features: Tensor) -> "LatentWalk":
-        """The passes in coding order, of a latent `[N, M, h, w]`; features: `[N, F, h, w]`, h and w even.
+        """The passes over a latent `[N, M, h, w]`, in coding order; features: initial features `[N, F, h, w]`, h and w even.
 
         ```python
         walk = context.walk(features)
@@ -147,7 +157,7 @@ class SliceContext(nn.Module):
 
 
 class LatentWalk:
-    """Iterator over `Pass`es; see `SliceContext.walk`. Attribute y_hat: the latent `[N, M, h, w]`, at the end."""
+    """Iterable of `Pass`es; see `SliceContext.walk`. After the last pass, the attribute y_hat is the latent `[N, M, h, w]`."""
 
     y_hat: Tensor
 
@@ -170,7 +180,7 @@ class LatentWalk:
         self.y_hat = torch.cat(slices, dim=1)
 
     def _passes(self, number: int, channels: slice, features: Tensor) -> Generator[Pass, None, Tensor]:
-        """The passes of one slice, whose y_hat it returns."""
+        """Yields the passes of one slice; returns its y_hat."""
         n, _, h, w = features.shape
         spec, entry = self._context.specs[number], self._context.entries[number]
         unknown = features.new_zeros((n, spec.channels, h // 2, w // 2))
@@ -181,16 +191,20 @@ class LatentWalk:
             del known
             yield part
             if part.y_hat is None:
-                raise RuntimeError("a pass' y_hat must be set before the walk goes on")
+                raise RuntimeError("SliceContext.walk: y_hat of a pass is not set; set it before the next pass")
             parts.update(zip(cells, part.y_hat.chunk(len(cells), dim=2), strict=True))
         return join_cells(parts)
 
 
 class _Seen:
-    """What a slice's features are made of: the first features, and the slices done as they enter the network.
+    """The input of the slices' feature networks: the initial features and the activations of the slices coded so far.
 
-    Without gradients all of it has its place from the start: put together anew for every slice, in another size each time, it
-    left gaps in memory that nothing fitted into, 0.4 GB of 3.9 for an image of 8192x8192.
+    Without gradients it is one buffer for all slices, allocated once: concatenating for every slice, each time in another size,
+    fragments memory (0.4 GB of 3.9 GB for an image of 8192x8192).
+
+    Args:
+        first: initial features `[N, F, h, w]`.
+        more: number of channels that will be added.
     """
 
     def __init__(self, first: Tensor, more: int) -> None:

@@ -7,12 +7,12 @@ from dkic.models.drbg import DRBG
 
 
 def upsample(before: int, after: int) -> nn.Sequential:
-    """Doubles the size: a 3x3 convolution to four times the channels, then pixel shuffle (no checkerboard)."""
+    """`[N, before, h, w]` -> `[N, after, 2h, 2w]`: 3x3 convolution and pixel shuffle, which avoids checkerboard artifacts."""
     return nn.Sequential(nn.Conv2d(before, after * 4, 3, padding=1), nn.PixelShuffle(2))
 
 
 class Synthesis(nn.Sequential):
-    """y_hat `[N, M, h, w]` -> x_hat `[N, 3, 16h, 16w]`, in [0, 1] once clamped."""
+    """y_hat `[N, M, h, w]` -> x_hat `[N, 3, 16h, 16w]`, not clamped to [0, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
         layers: list[nn.Module] = []

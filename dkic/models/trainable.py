@@ -13,22 +13,22 @@ from dkic.quantized import dequantize
 
 
 def trainable(weights: Weights) -> CodecNetwork:
-    """A float32 model nearly equal to `weights`: its means and scales are not rounded."""
-    theirs = weights.model
+    """A float32 model nearly equal to `weights`: only the rounding of its means and scales is missing."""
+    loaded = weights.model
     with torch.device("cpu"):
-        model = network_of(theirs.config).float()
-    integers = theirs.entropy_networks() if weights.arithmetic == Arithmetic.EXACT else {}
-    for part, network in theirs.named_children():
+        model = network_of(loaded.config).float()
+    integers = loaded.entropy_networks() if weights.arithmetic == Arithmetic.EXACT else {}
+    for part, network in loaded.named_children():
         if part not in integers and part != "prior":
             getattr(model, part).load_state_dict(network.state_dict())
     if integers:
-        dequantize(theirs, model)
+        dequantize(loaded, model)
     if isinstance(model, DKIC):
-        model.prior.learn(_after_the_gaussians(weights.tables))
+        model.prior.learn(_tables_of_z(weights.tables))
     return model
 
 
-def _after_the_gaussians(tables: Tables) -> Tables:
-    """Those of z."""
+def _tables_of_z(tables: Tables) -> Tables:
+    """The tables of z, which follow those of the Gaussians."""
     kept = slice(len(SCALES), None)
     return Tables(*(np.array(array[kept]) for array in (tables.frequencies, tables.length, tables.offset)))

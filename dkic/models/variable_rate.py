@@ -14,7 +14,7 @@ from dkic.models.synthesis import upsample
 from dkic.models.variable_rate_config import StageSpec, VariableRateConfig
 from dkic.nn.ldcn_block import LDCNBlock, plus_branch
 
-# The latent is in units of about the finest quantization step, and a network's numbers are about 1.
+# The unit of the latent is about the finest quantization step; activations in the networks are of the order of 1.
 _LATENT_SCALE = 8.0
 
 
@@ -43,7 +43,7 @@ class FeedForward(nn.Module):
 
 
 def mixing_blocks(stage: StageSpec) -> Iterator[nn.Module]:
-    """The blocks of a stage: each mixes neighbouring positions, then channels."""
+    """The blocks of a stage, in pairs: one mixes neighboring positions, the next mixes channels."""
     for _ in range(stage.blocks):
         yield ConvBlock(stage.width) if stage.kernel == "conv" else LDCNBlock(stage.width, stage.groups)
         yield FeedForward(stage.width)
@@ -67,7 +67,7 @@ class VariableRateAnalysis(nn.Module):
 
 
 class VariableRateSynthesis(nn.Module):
-    """y_hat `[N, M, h, w]` and its quality `[N]` -> x_hat `[N, 3, 16h, 16w]`, in [0, 1] once clamped."""
+    """y_hat `[N, M, h, w]` and its quality `[N]` -> x_hat `[N, 3, 16h, 16w]`, not clamped to [0, 1]."""
 
     def __init__(self, stages: Sequence[StageSpec], latent_channels: int, points: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class VariableRateDKIC(CodecNetwork):
         x -> g_a -> y -> round((y - mean) / size) * size + mean -> y_hat -> g_s -> x_hat
         quality -> features -> context -> mean, scale of y, slice after slice; quality -> size of each channel; quality -> g_s
 
-    The analysis is independent of the quality, so a target rate is searched without repeating it. There is no hyper-prior: the
+    The analysis is independent of the quality, so searching for a target rate does not repeat it. There is no hyper-prior: the
     first pass of the first slice depends only on the quality.
     """
 
@@ -115,8 +115,8 @@ class VariableRateDKIC(CodecNetwork):
     def forward(self, x: Tensor, generator: torch.Generator | None = None, quality: Tensor | None = None) -> TrainingOutput:
         """Training: x `[N, 3, H, W]` in [0, 1], H and W multiples of 32; quality `[N]`, 1 to 100.
 
-        Bits are those with uniform noise in place of rounding (drawn from `generator`); what the decoder sees is rounded, with
-        the gradient passed straight through.
+        Bits are computed with uniform noise instead of rounding (drawn from `generator`). The decoder's input is rounded; the
+        gradient passes straight through.
         """
         latent = self.latent_bits(self.g_a(x), None, quality, generator)
         return TrainingOutput(self.g_s(latent.y_hat, quality), latent.bits, latent.quantized_bits, latent.y_hat)

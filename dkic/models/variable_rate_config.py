@@ -1,4 +1,4 @@
-"""Shape of a variable-rate codec: preset `small`."""
+"""Architecture parameters of a variable-rate codec network, such as the preset `small`."""
 
 from dataclasses import asdict, dataclass
 from math import prod
@@ -18,8 +18,13 @@ _MAX_STAGES = 4
 class StageSpec:
     """A stage of a transform.
 
-    stride: its input's size divided by its own. width: channels. blocks: mixing blocks. kernel: what mixes neighbouring
-    positions in them, "ldcn" or "conv" (depthwise 3x3). groups: LDCN groups; must divide width.
+    stride: size of its input relative to its own size.
+    width: channels.
+    blocks: number of mixing blocks.
+    kernel: what mixes neighboring positions in a block: "ldcn" or "conv" (depthwise 3x3).
+    groups: LDCN groups; must divide width.
+
+    Raises DkicError if a number is out of range, or groups do not divide width.
     """
 
     stride: int
@@ -35,21 +40,25 @@ class StageSpec:
             ("blocks", 0, MAX_BLOCKS),
             ("groups", 1, MAX_CHANNELS),
         ):
-            check_number(f"a stage's {name}", getattr(self, name), low, high)
+            check_number(f"stage.{name}", getattr(self, name), low, high)
         if self.kernel not in KERNELS:
-            raise DkicError(f"a stage's kernel must be {' or '.join(KERNELS)}, not {self.kernel!r:.40}")
+            raise DkicError(f"stage.kernel: is {self.kernel!r:.40}; give {' or '.join(KERNELS)}")
         if self.width % self.groups:
-            raise DkicError(f"groups must divide the width, and {self.groups} does not divide {self.width}")
+            raise DkicError(f"stage.groups: {self.groups} does not divide the width {self.width}; give a divisor")
 
 
 @dataclass(frozen=True)
 class VariableRateConfig:
-    """Shape of a variable-rate codec.
+    """Architecture parameters of `VariableRateDKIC`.
 
-    analysis: stages from the image to the latent, strides 16 together. synthesis: the same, and walked backwards.
-    slices: of the latent's channels, see SliceSpec. context_channels: width of a slice's context network.
-    quality_points: number of qualities at which what depends on the quality is learned, see QualityTable.
-    quality_features: channels that tell the context network the quality.
+    analysis: stages from the image to the latent; the product of their strides is 16.
+    synthesis: stages in the same order; the synthesis applies them from the last to the first.
+    slices: of the channels of the latent, see SliceSpec.
+    context_channels: width of a slice's context network.
+    quality_points: number of qualities at which quality-dependent vectors are learned, see QualityTable.
+    quality_features: channels of the features of the quality, an input of the context network.
+
+    Raises DkicError if a number is out of range, or the strides do not fit.
     """
 
     analysis: tuple[StageSpec, ...]
@@ -63,11 +72,12 @@ class VariableRateConfig:
         for name in ("analysis", "synthesis"):
             stages = getattr(self, name)
             if not isinstance(stages, tuple) or not 1 <= len(stages) <= _MAX_STAGES:
-                raise DkicError(f"{name} must have 1 to {_MAX_STAGES} stages")
-            if prod(stage.stride for stage in stages) != LATENT_STRIDE:
-                raise DkicError(f"the strides of {name} must be {LATENT_STRIDE} together, not {[s.stride for s in stages]}")
-            if any(stage.stride != 2 for stage in stages[1:]):
-                raise DkicError(f"only the first stage of {name} may have a stride other than 2")
+                raise DkicError(f"{name}: is {stages!r:.40}; give a tuple of 1 to {_MAX_STAGES} stages")
+            strides = [stage.stride for stage in stages]
+            if prod(strides) != LATENT_STRIDE:
+                raise DkicError(f"{name}: the strides are {strides}; give strides whose product is {LATENT_STRIDE}")
+            if any(stride != 2 for stride in strides[1:]):
+                raise DkicError(f"{name}: the strides are {strides}; give 2 for all stages but the first")
         check_number("context_channels", self.context_channels, 1, MAX_CHANNELS)
         check_number("quality_points", self.quality_points, 2, MAX_POINTS)
         check_number("quality_features", self.quality_features, 1, MAX_CHANNELS)
@@ -79,12 +89,12 @@ class VariableRateConfig:
 
     @property
     def hyper_channels(self) -> int:
-        """There is no hyper-prior."""
+        """0: there is no hyper-prior."""
         return 0
 
     @property
     def hyper_features(self) -> int:
-        """Channels that the context network sees before any of the latent."""
+        """Channels of the context network's initial features."""
         return self.quality_features
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +102,7 @@ class VariableRateConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VariableRateConfig":
-        """The inverse of to_dict, also after a trip through JSON; an unknown or missing key is an error naming it."""
+        """The inverse of `to_dict`, also after JSON. Raises DkicError that names unknown and missing keys."""
         check_keys(cls, values)
         specs = {"analysis": StageSpec, "synthesis": StageSpec, "slices": SliceSpec}
         arguments: dict[str, Any] = {k: tuple(specs[k](**s) for s in v) if k in specs else v for k, v in values.items()}

@@ -1,15 +1,15 @@
 """Weights files: safetensors with config and integer tables, one for each quality, or one for a variable-rate model.
 
-The entropy networks h_s and context are stored as integers (dkic.quantized); large weights of the transforms g_a, g_s and
-h_a as int8 with a step for each output channel (dkic.models.int8_weights), all else as float16. The 2.7 M parameters
-of tiny take 3.2 MB. Transforms compute in float32; the rounding for storage is part of the model.
+The entropy networks h_s and context are stored as integers (dkic.quantized), large weights of the transforms g_a, g_s and h_a as
+int8 with a scale for each output channel (dkic.models.int8_weights), all else as float16. The 2.7 M parameters of tiny take
+3.2 MB. Transforms compute in float32; the rounding for storage is part of the model.
 
-    format 1    h_s and context float, in float16 as all the rest, and computed with in float64: what training leaves
-    format 2    h_s and context in integers; the transforms in float16
-    format 3    the same, and weights of the transforms in int8, those that the file has steps of: `steps.NAME`, float16 `[out]`
+    format 1    float networks, as training writes them: all tensors float16; h_s and context compute in float64
+    format 2    h_s and context integers; the transforms float16
+    format 3    as 2, with large weights of the transforms int8. `steps.NAME`, float16 `[out]`, holds the scales of weight NAME
 
-All formats are read; 1 and 3 are written. The file's hash names the model in every .dkic file, so a published file is
-never changed: new weights get a new name.
+All formats are read; 1 and 3 are written. Every .dkic file names its model by the hash of the weights file, so a published file
+is never changed: new weights get a new name.
 """
 
 import json
@@ -38,18 +38,23 @@ from dkic.shipped_weights import file_hash, newest_files, shipped_models
 
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
 _TABLES = "tables."
-_STEPS = "steps."
-# The factorized prior is needed in training alone: its integer tables are in the file.
+_SCALES = "steps."  # prefix of the scales of int8 weights
+# The factorized prior is needed only in training: the file contains its integer tables.
 _TRAINING_ONLY = "prior."
-_SCALE = ".scale"  # activation scales of a float network are not used
+_ACTIVATION_SCALE = ".scale"  # suffix of the activation scales, which a float network does not use
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A loaded file.
+    """A loaded weights file.
 
-    model: in eval mode, in float32, channels_last, loaded on the CPU; h_s and context as `arithmetic` says. tables: 64 Gaussians,
-    then one table for each channel of z. hash: the first 8 bytes of the file's SHA-256. about: training facts, as written.
+    path: of the file.
+    model: in eval mode, float32, channels_last, on the CPU; its entropy networks compute as `arithmetic` states.
+    tables: of 64 Gaussians, then one for each channel of z.
+    hash: the first 8 bytes of the file's SHA-256.
+    quality: as written; of a variable-rate model it is not used.
+    about: facts on the training, as written.
+    arithmetic: of the entropy networks.
     """
 
     path: Path
@@ -73,7 +78,7 @@ class Weights:
     def quality_at(self, quality: int, qstep: int) -> Tensor | None:
         """The quality input of a variable-rate model at an operating point: `[1]`, quality - qstep / 16; None for other models.
 
-        Raises DkicError if it is not from 1 to 100, or qstep is 8, which is the next lower quality at -8.
+        Raises DkicError if the input is not from 1 to 100, or qstep is 8, which equals the next lower quality with qstep -8.
         """
         if not self.model.variable_rate:
             return None
@@ -85,7 +90,7 @@ class Weights:
         return torch.tensor([at], dtype=torch.float64, device=self.device)
 
     def quantization(self, quality: int, qstep: int) -> tuple[Tensor | None, Quantizer]:
-        """`quality_at`, and the quantizer of the latent."""
+        """`quality_at`, and the quantizer of the latent at the operating point."""
         at = self.quality_at(quality, qstep)
         return at, Quantizer(qstep_size(qstep), qstep) if at is None else self.model.quantizer(at)
 
@@ -94,11 +99,15 @@ def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str,
     """Writes a weights file.
 
     Args:
-        model: quantized (`dkic.quantized.convert`), with large weights of the transforms stored in 8 bits; or float, with
-            all weights stored in float16.
-        quality: 1 to 255, rising with the rate.
+        path: of the file; an existing file is replaced.
+        model: a quantized network (`dkic.quantized.convert`), whose large weights of the transforms are stored in 8 bits; or a
+            float network, stored in float16.
+        quality: 1 to 255; a higher quality has a higher rate.
         about: facts in JSON types.
-        tables: those of z and y; by default made from model.prior.
+        tables: of the Gaussians and of z; None: computed from model.prior.
+
+    Raises:
+        DkicError: quality is out of range, a weight is not finite in float16, or the file can't be written.
     """
     _check_quality(quality)
     tables = tables or _tables_of(model)
@@ -108,11 +117,12 @@ def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str,
         if name in integers:
             tensors[name] = value
         elif integers and is_large(value):
-            tensors[name], tensors[_STEPS + name] = to_int8(value)
+            tensors[name], tensors[_SCALES + name] = to_int8(value)
         else:
             tensors[name] = value.detach().half()
     if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
-        raise DkicError(f"{path}: not written, since {broken[0].removeprefix(_STEPS)} holds values that float16 can't")
+        name = broken[0].removeprefix(_SCALES)
+        raise DkicError(f"{path}: {name} holds values beyond float16; the file is not written")
     tensors |= {_TABLES + name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in tables.to_arrays().items()}
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     head = {"format": 3 if integers else 1, "quality": quality, "config": model.config.to_dict(), "about": about}
@@ -141,7 +151,7 @@ def load_weights(path: str | Path) -> Weights:
 
 
 def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
-    """Contents of an open file. Memory is allocated only after the tensors are checked against the config."""
+    """The weights in an open file. Memory is allocated only after the tensors are checked against the config."""
     try:
         _check_quality(head["quality"])
         if not isinstance(head["about"], dict):
@@ -153,28 +163,30 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
             if arithmetic == Arithmetic.EXACT:
                 convert_empty(model)
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-        room = _stored(model)
-        in_int8 = [name for name in room if _STEPS + name in found] if head["format"] == 3 else []
-        room |= _room_in_int8({name: room[name] for name in in_int8})
-        if {n: list(t.shape) for n, t in room.items()} != {n: shape for n, shape in found.items() if not n.startswith(_TABLES)}:
+        expected = _stored(model)
+        in_int8 = [name for name in expected if _SCALES + name in found] if head["format"] == 3 else []
+        expected |= _stored_in_int8({name: expected[name] for name in in_int8})
+        shapes = {name: shape for name, shape in found.items() if not name.startswith(_TABLES)}
+        if {name: list(t.shape) for name, t in expected.items()} != shapes:
             raise DkicError("the tensors' names or shapes do not fit the config")
-        tables = Tables.from_arrays({n.removeprefix(_TABLES): file.get_tensor(n).numpy() for n in found.keys() - room.keys()})
+        arrays = {name.removeprefix(_TABLES): file.get_tensor(name).numpy() for name in found.keys() - expected.keys()}
+        tables = Tables.from_arrays(arrays)
         if len(tables) != len(SCALES) + config.hyper_channels:
-            raise DkicError(f"it holds {len(tables)} tables")
-        # Integers are of their own type already, and anything else in their place is no such file.
-        tensors = {name: file.get_tensor(name) for name in room}
+            raise DkicError(f"it holds {len(tables)} tables, and the config needs {len(SCALES) + config.hyper_channels}")
+        # Integers must have their dtype; floating-point tensors are converted from any.
+        tensors = {name: file.get_tensor(name) for name in expected}
         for name, t in tensors.items():
-            wanted = room[name].dtype
+            wanted = expected[name].dtype
             if t.dtype != wanted and not (wanted.is_floating_point and t.is_floating_point()):
                 raise DkicError(f"{name} is of type {str(t.dtype)[6:]}, not {str(wanted)[6:]}")
             if not t.isfinite().all():
                 raise DkicError(f"{name} holds values that are not finite")
             tensors[name] = t.to(wanted, copy=True)
         for name in in_int8:
-            step = tensors.pop(_STEPS + name)
-            if not (step > 0).all():
-                raise DkicError(f"a step of {name} is not above 0")
-            tensors[name] = from_int8(tensors[name], step)
+            scale = tensors.pop(_SCALES + name)
+            if not (scale > 0).all():
+                raise DkicError(f"a scale of {name} is not above 0")
+            tensors[name] = from_int8(tensors[name], scale)
         model.load_state_dict(tensors, strict=False, assign=True)
         if arithmetic == Arithmetic.EXACT:
             check_bounds(model)
@@ -184,23 +196,24 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
 
 
 def _stored(model: CodecNetwork) -> dict[str, torch.Tensor]:
-    """The part of a model's state that a file stores."""
-    return {n: t for n, t in model.state_dict().items() if not n.startswith(_TRAINING_ONLY) and not n.endswith(_SCALE)}
+    """The part of a model's state_dict that a file stores."""
+    dropped = _TRAINING_ONLY, _ACTIVATION_SCALE
+    return {n: t for n, t in model.state_dict().items() if not n.startswith(dropped[0]) and not n.endswith(dropped[1])}
 
 
-def _room_in_int8(room: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors that a file stores for weights in int8."""
-    if wrong := [name for name, t in room.items() if t.ndim != 4 or not t.is_floating_point()]:
-        raise DkicError(f"it has steps of {wrong[0]}, which is no weight of the transforms")
-    steps = {_STEPS + name: torch.empty(len(t), dtype=torch.float32, device="meta") for name, t in room.items()}
-    # By its shape: of a tensor on the meta device empty_like imports torch's compiler, which takes 0.5 s.
-    return steps | {name: torch.empty(t.shape, dtype=torch.int8, device="meta") for name, t in room.items()}
+def _stored_in_int8(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors that a file stores for weights in int8: integers and scales, on the meta device."""
+    if wrong := [name for name, t in weights.items() if t.ndim != 4 or not t.is_floating_point()]:
+        raise DkicError(f"it has scales of {wrong[0]}, which is not a weight of the transforms")
+    scales = {_SCALES + name: torch.empty(len(t), dtype=torch.float32, device="meta") for name, t in weights.items()}
+    # Not empty_like: for a tensor on the meta device it imports torch's compiler, which takes 0.5 s.
+    return scales | {name: torch.empty(t.shape, dtype=torch.int8, device="meta") for name, t in weights.items()}
 
 
 class _LayersWithoutMemory(TorchFunctionMode):
-    """Makes layers' parameters in float32 on the meta device; the small prior, which no file stores, is created normally.
+    """Creates layers' parameters in float32 on the meta device; the small prior, which no file stores, is created normally.
 
-    Under torch.device("meta") the prior's arithmetic would import torch's compiler, and loading take 3 s longer.
+    Under torch.device("meta"), the arithmetic that initializes the prior would import torch's compiler, which takes 3 s.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -212,22 +225,25 @@ class _LayersWithoutMemory(TorchFunctionMode):
 
 def _check_quality(quality: object) -> None:
     if type(quality) is not int or not 1 <= quality <= 255:
-        raise DkicError(f"quality must be a whole number from 1 to 255, not {quality!r:.40}")
+        raise DkicError(f"quality: is {quality!r:.40}; give an integer from 1 to 255")
 
 
 def _for_coding(model: CodecNetwork, arithmetic: Arithmetic) -> CodecNetwork:
     model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     if isinstance(model, DKIC):
-        model.prior.float()  # which was made in torch's default dtype
+        model.prior.float()  # it was created in torch's default dtype
     if arithmetic == Arithmetic.FLOAT64:
-        # Leaves no rounding differences that reach the coded means and scales (quantization.py).
+        # In float64, rounding differences do not reach the coded means and scales (quantization.py).
         for network in model.entropy_networks().values():
             network.double()
     return model
 
 
 def find_weights(model: str | Path) -> list[Path]:
-    """Files of a model: a name of shipped weights such as "tiny", a file, or a folder of files."""
+    """The weights files of a model: the name of a shipped model such as "tiny", a file, or a folder of files.
+
+    Raises DkicError if there is none.
+    """
     path = Path(model)
     if path.is_file():
         return [path]
@@ -236,5 +252,5 @@ def find_weights(model: str | Path) -> list[Path]:
     files = newest_files(str(model))
     if not files:
         shipped = ", ".join(shipped_models()) or "none"
-        raise DkicError(f"no model {model}: give the path of a weights file, or one of the shipped names ({shipped})")
+        raise DkicError(f"model {model}: not found; give the path of a weights file, or a shipped model ({shipped})")
     return files

@@ -1,4 +1,4 @@
-"""Quantized networks: bit-exact integer inference, for entropy networks."""
+"""Quantized networks: bit-exact integer inference for entropy networks, which compute the means and scales of symbols."""
 
 from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
 from dkic.quantized.conv2d import SUM_BOUND, WEIGHT_MAX, QuantizedConv2d

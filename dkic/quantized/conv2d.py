@@ -19,22 +19,25 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 WEIGHT_MAX = 127
-SUM_BOUND = 2**24  # float32 represents every integer below
-_NEGATIVE_MAX = 2**22  # of a result before its negative slope
-_BLOCK_BYTES = 4 * 2**20  # of a convolution's unfolded input at once
+SUM_BOUND = 2**24  # float32 represents every smaller integer
+_NEGATIVE_MAX = 2**22  # largest magnitude of a negative result before negative_slope
+_BLOCK_BYTES = 4 * 2**20  # size of a block of the unfolded input
 
 
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
-    """Convolution from activations of one or more scales to activations of another scale.
+    """Convolution from activations with one or more scales to activations with another scale.
 
     Args:
-        inputs: scales of the input, one after the other along its channels.
+        inputs: scales of the input, in the order of its channels.
         outputs: scale of the result.
         bound: the result is clamped to -bound ... bound.
         relu: clamp to 0 ... bound instead, also in the float state.
-        negative_slope: with relu, numbers below 0 are multiplied by it instead, as in LeakyReLU; 0 <= negative_slope < 1.
+        negative_slope: with relu, negative values are multiplied by it instead of clamped, as in LeakyReLU.
         groups: 1, or the number of channels.
         upscale: the result is rearranged by `pixel_shuffle` with this factor; `outputs` has out_channels / upscale^2 channels.
+
+    Raises:
+        ValueError: negative_slope is not in [0, 1), or is given without relu.
     """
 
     stored: ClassVar = MappingProxyType({"weight": torch.int8, "bias": torch.int32, "multiplier": torch.float32})
@@ -62,10 +65,10 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         if not 0 <= negative_slope < 1 or (negative_slope and not relu):
             raise ValueError(f"QuantizedConv2d/negative_slope: is {negative_slope}; give 0 to 1, and relu=True")
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, stride, padding, groups=groups)
-        self.scales = tuple(inputs), outputs  # in a tuple: they are submodules of other modules
+        self.scales = tuple(inputs), outputs  # a tuple is not registered: the scales are submodules of other modules
         self.low, self.high = (0 if relu else -bound), bound
         self.upscale = upscale
-        # float32, since requantization multiplies with it; it belongs to the architecture, so it is not saved.
+        # float32, as requantization multiplies in it. Fixed by the architecture, so it is not saved.
         slope = torch.tensor([negative_slope], dtype=torch.float32) if relu and negative_slope else None
         self.register_buffer("slope", slope, persistent=False)
         if slope is not None:
@@ -74,11 +77,11 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         self._packed: Tensor | None = None
 
     def integers(self) -> dict[str, Tensor]:
-        """weight `[out, in / groups, k, k]`, bias and multiplier `[out]`."""
+        """weight `[out, in / groups, k, k]`, bias `[out]` and multiplier `[out]`."""
         inputs, outputs = self.scales
         scales = torch.cat([scale.vector for scale in inputs])
         weight = self.weight * (scales.view(1, -1, 1, 1) if self.groups == 1 else scales.view(-1, 1, 1, 1))
-        # The second is for a layer that begins from zero: its bias must stay far below 2^24 too.
+        # The second bound is for a layer initialized to zero: it keeps the integer bias far below 2^24.
         unit = torch.maximum(weight.detach().abs().amax((1, 2, 3)) / WEIGHT_MAX, self.bias.detach().abs() * 2.0**-22)
         unit = unit.clamp_min(1e-12)
         return {
@@ -104,7 +107,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         if self.weight.eq(-WEIGHT_MAX - 1).any():
             raise DkicError(f"a weight is beyond {WEIGHT_MAX}")
         bias = _largest(self.bias)
-        if bias >= SUM_BOUND:  # as products of matrices are requantized, it is a float32
+        if bias >= SUM_BOUND:  # it is added in float32
             raise DkicError(f"a bias is {bias}, and 2^24 is the bound")
         most = ACTIVATION_MAX * _largest_filter(self.weight) + bias
         if most >= 2**31:
@@ -113,31 +116,34 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         self.parts()
 
     def parts(self) -> list[tuple[slice, Tensor]]:
-        """The weight, float32, by input channels: as few parts as keep each one's sums, and the bias, below 2^24."""
+        """Slices of the input channels with their weights, float32: the fewest whose sums, with the bias, stay below 2^24."""
         if self._parts is None or self._parts[0][1].device != self.weight.device:
             channels, bias = self.weight.shape[1], _largest(self.bias)
             for count in range(1, channels + 1):
                 ends = [channels * i // count for i in range(count + 1)]
                 slices = [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
                 most = max(ACTIVATION_MAX * _largest_filter(self.weight[:, part]) for part in slices)
-                # Of several parts the bias is added to the int32 sum.
+                # With several parts, the bias is added to their int32 sum.
                 if most + (bias if count == 1 else 0) < SUM_BOUND:
                     break
             else:
                 raise DkicError(f"a filter's sums could reach {most} with a bias of {bias}, and 2^24 is the bound")
-            # In memory as `integer_convolution` multiplies with them, so that it need not copy them every time.
+            # Stored in the order in which `integer_convolution` multiplies, which saves a copy per call.
             laid_out = self.weight.float().permute(2, 3, 1, 0)
             self._parts = [(part, laid_out[:, :, part].contiguous().permute(3, 2, 0, 1)) for part in slices]
         return self._parts
 
     def packed(self) -> Tensor:
-        """The weight for the native code."""
+        """The weight in the layout of the native op."""
         if self._packed is None:
             self._packed = quantized_conv2d.packed(self.weight)
         return self._packed
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: real numbers in the float state, otherwise activations; so is the result."""
+        """x `[N, in_channels, H, W]` -> `[N, out_channels / upscale^2, Ho, Wo]`.
+
+        Both are real numbers in the float state, otherwise integer activations.
+        """
         if self.is_float:
             y = nn.Conv2d.forward(self, x)
             if self.slope is not None:
@@ -147,14 +153,14 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
             y = self._rearranged(y)
             self.scales[1].observe(y)
             return y
-        with torch.autocast(x.device.type, enabled=False):  # a half type would round the sums
+        with torch.autocast(x.device.type, enabled=False):  # half precision would round the sums
             units = self._units(x)
             if self.slope is not None:
                 units = units.clamp_min(0) + requantize(units, None, self.slope, -self.high, 0).to(units.dtype)
         return self._rearranged(units)
 
     def _units(self, x: Tensor) -> Tensor:
-        """The result before its negative slope, in activations of the output's scale."""
+        """The result before negative_slope, in units of the output's scale."""
         if self.converted and self.groups == 1 and quantized_conv2d.runs_on(x):
             geometry = self.stride[0], int(self.padding[0]), self.low, self.high
             return quantized_conv2d.quantized_conv2d(x, self.packed(), self.bias, self.multiplier, *geometry)
@@ -168,7 +174,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         return F.pixel_shuffle(y, self.upscale) if self.upscale > 1 else y
 
     def _output_scale(self, outputs: ActivationScale) -> Tensor:
-        """Of one element, or `[out]`, which `pixel_shuffle` brings to the channels of `outputs`."""
+        """The output's scale, `[1]` or `[out_channels]`: that of the channel to which `pixel_shuffle` moves each filter."""
         scale = outputs.scale
         return scale.repeat_interleave(self.upscale**2) if len(scale) > 1 else scale
 
@@ -182,9 +188,9 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
 
 def integer_convolution(a: Tensor, weight: Tensor, stride: int, padding: int, groups: int) -> Tensor:
-    """Of integers, by products of matrices: no algorithm that transforms its input (Winograd, FFT) may err by 1/2 here.
+    """Convolution of integers by matrix products, which are exact below 2^24; Winograd or FFT algorithms may err by 1/2.
 
-    a `[N, C, H, W]`; weight `[out, C / groups, k, k]`, of a's type; groups: 1 or C. Returns `[N, out, Ho, Wo]`, channels_last.
+    a `[N, C, H, W]`; weight `[out, C / groups, k, k]`, in a's dtype; groups: 1 or C. Returns `[N, out, Ho, Wo]`, channels_last.
     """
     out, _, k, _ = weight.shape
     a = F.pad(a, (padding,) * 4).contiguous(memory_format=torch.channels_last)

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 class LatentInput(QuantizedLayer):
-    """Real numbers that are multiples of 1/`denominator` -> activations, with a scale for each channel.
+    """Converts a latent, multiples of 1/`denominator`, to activations with a scale for each channel.
 
     Args:
-        channels: of the latent.
+        channels: channels of the latent.
         denominator: a power of two.
 
-    Attributes: `scale` is the activations' `ActivationScale`.
+    Attributes:
+        scale: the `ActivationScale` of the activations.
     """
 
     stored: ClassVar = MappingProxyType({"multiplier": torch.float32})

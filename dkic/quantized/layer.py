@@ -1,16 +1,16 @@
 """Quantized layers: their three states, and operations on networks of them.
 
-An entropy network must compute the same numbers on every machine. In a quantized network weights and
-activations are integers, carried by ordinary float tensors: |weight| <= 127, |activation| <= 255, so that half types and TF32
-hold them exactly. Sums stay below 2^24, which is checked for each filter when a network is converted (a filter over that is cut
-by its input channels, and its parts are added as int32). So every order of summation gives the same number. Then come the
-integer bias, one float32 multiplication rounded half to even, and a clamp. Nothing takes a logarithm, or divides but by powers of
-two. docs/quantized.md has the whole argument.
+An entropy network must compute the same values on every machine. In a quantized network, weights and activations are integers
+in ordinary float tensors: |weight| <= 127, |activation| <= 255, which half types and TF32 represent exactly. Sums stay below
+2^24, so every order of summation gives the same result. This is checked for each filter when a network is converted; a filter
+with larger sums is split along its input channels, and the parts are added as int32. Then follow the integer bias, one float32
+multiplication rounded half to even, and a clamp. There are no logarithms, and no divisions except by powers of two.
+docs/quantized.md contains the complete argument.
 
-    with calibrating(network):      # 1. activation scales, from the largest numbers seen
+    with calibrating(network):      # 1. activation scales, from the largest values seen
         network(x)
-    simulate(network)               # 2. optional: train on integers; roundings pass gradients straight through
-    convert(network)                # 3. integers alone, bounds checked
+    simulate(network)               # 2. optional: train with integers; rounding passes gradients straight through
+    convert(network)                # 3. integers only, bounds checked
 """
 
 import contextlib
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
 
 class State(enum.Enum):
-    """Of a quantized layer."""
+    """State of a quantized layer."""
 
     FLOAT = "float"  # initial state: real numbers
-    SIMULATED = "simulated"  # computes integers from float parameters, which can be trained
+    SIMULATED = "simulated"  # computes with integers from float parameters, which can be trained
     CONVERTED = "converted"  # contains only integers, as in a weights file
 
 
 class QuantizedLayer(nn.Module):
     """Base class of layers that are bit-exact after conversion.
 
-    A layer with its own tensors overrides integers, shapes, check_bounds and dequantize_from; one that only depends on the state
-    overrides none.
+    A layer with tensors overrides `integers`, `shapes`, `check_bounds` and `dequantize_from`; a layer without tensors, whose
+    forward only depends on the state, overrides none.
 
     Class attributes:
-        stored: names of the tensors that the converted layer holds, with their types.
-        replaced: names of the float parameters that they take the place of.
-        needs_scales: its float parameters follow from its integers and the scales around it.
+        stored: names and dtypes of the tensors that the converted layer holds.
+        replaced: names of the float parameters that conversion deletes, in addition to those named in `stored`.
+        needs_scales: whether `dequantize_from` needs scales that other layers' `dequantize_from` set.
     """
 
     stored: ClassVar[Mapping[str, torch.dtype]] = MappingProxyType({})
@@ -85,20 +85,20 @@ class QuantizedLayer(nn.Module):
 
 
 def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
-    """Those of a network, by name."""
+    """The quantized layers of a network, by name."""
     return {name: m for name, m in network.named_modules() if isinstance(m, QuantizedLayer)}
 
 
 def stored_names(network: nn.Module) -> list[str]:
-    """Names, in its state_dict, of the tensors that a converted network's layers hold; of any other network none."""
+    """State dict keys of the tensors that converted layers hold; empty for a network that is not converted."""
     return [f"{name}.{key}" for name, m in quantized_layers(network).items() if m.converted for key in m.stored]
 
 
 @contextlib.contextmanager
 def calibrating(network: nn.Module) -> Iterator[None]:
-    """In it the network's activation scales record the largest numbers that they see; at its end they are set from them.
+    """Context manager: activation scales record the largest values inside, and are set from them at the end.
 
-    Where it ends by an exception, they stay as they were.
+    If the block raises, the scales are unchanged.
     """
     scales = [module for module in network.modules() if isinstance(module, ActivationScale)]
     for scale in scales:
@@ -114,7 +114,7 @@ def calibrating(network: nn.Module) -> Iterator[None]:
 
 
 def simulate(network: nn.Module, enabled: bool = True) -> None:
-    """Turns a calibrated network from its float state to the simulated one, or back. Raises DkicError if it is converted."""
+    """Switches a calibrated network from the float to the simulated state, or back. Raises DkicError if it is converted."""
     _check_not_converted(network)
     for layer in quantized_layers(network).values():
         layer.state = State.SIMULATED if enabled else State.FLOAT
@@ -122,9 +122,9 @@ def simulate(network: nn.Module, enabled: bool = True) -> None:
 
 @torch.no_grad()
 def convert(network: nn.Module) -> None:
-    """Converts the network's quantized layers to integers, in place. All other layers stay as they are, `LDCNBlock` among them.
+    """Converts the quantized layers of a calibrated network to integers, in place. Other layers, such as `LDCNBlock`, stay float.
 
-    Raises DkicError that names the layer, if a bound is violated, or it is already converted.
+    Raises DkicError that names the layer if a bound is violated or the layer is already converted.
     """
     _check_not_converted(network)
     _convert(network, {layer: layer.integers() for layer in quantized_layers(network).values()})
@@ -132,13 +132,13 @@ def convert(network: nn.Module) -> None:
 
 
 def convert_empty(network: nn.Module) -> None:
-    """The network as `convert` leaves it, its integers on the meta device, to be assigned a file's; see `check_bounds`."""
+    """Converts a network without values: its integers are on the meta device. Assign those of a file, then `check_bounds`."""
     layers = quantized_layers(network).values()
     _convert(network, {m: {n: torch.empty(s, dtype=m.stored[n], device="meta") for n, s in m.shapes().items()} for m in layers})
 
 
 def check_bounds(network: nn.Module) -> None:
-    """Raises DkicError that names the layer, if the integers of a converted network violate a bound."""
+    """Raises DkicError that names the layer if the integers of a converted network violate a bound."""
     for name, layer in quantized_layers(network).items():
         try:
             layer.check_bounds()
@@ -148,22 +148,22 @@ def check_bounds(network: nn.Module) -> None:
 
 @torch.no_grad()
 def dequantize(converted: nn.Module, network: nn.Module) -> None:
-    """Gives a float network of the same shape the real numbers that a converted one's integers stand for, and its scales.
+    """Sets the parameters and activation scales of a float network from a converted network of the same shape.
 
-    Where a scale only passes through, any serves: 1/64, so that 255 units of it are 4.
+    A scale that cancels out between layers is arbitrary; it is set to 1/64, so that 255 units are 4.
     """
     for module in network.modules():
         if isinstance(module, ActivationScale) and not module.given:
             module.scale.fill_(1 / 64)
     pairs = list(zip(quantized_layers(network).values(), quantized_layers(converted).values(), strict=True))
-    for layer, other in sorted(pairs, key=lambda pair: pair[0].needs_scales):  # those that set scales come first
+    for layer, other in sorted(pairs, key=lambda pair: pair[0].needs_scales):  # layers that set scales come first
         layer.dequantize_from(other)
 
 
 def _check_not_converted(network: nn.Module) -> None:
     for name, layer in quantized_layers(network).items():
         if layer.converted:
-            raise DkicError(f"{name or 'network'}: it is converted, and has no float parameters; dequantize into a float network")
+            raise DkicError(f"{name or 'network'}: is converted and has no float parameters; dequantize it into a float network")
 
 
 def _convert(network: nn.Module, tensors: dict[QuantizedLayer, dict[str, Tensor]]) -> None:
@@ -175,6 +175,6 @@ def _convert(network: nn.Module, tensors: dict[QuantizedLayer, dict[str, Tensor]
 
 
 def check_multiplier(multiplier: Tensor) -> None:
-    """Raises DkicError if it is not quantized."""
+    """Raises DkicError if a multiplier is negative or not finite."""
     if not (multiplier.isfinite().all() and (multiplier >= 0).all()):
-        raise DkicError("a multiplier is not finite, or negative")
+        raise DkicError("a multiplier is not finite or is negative")

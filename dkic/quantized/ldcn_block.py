@@ -17,22 +17,23 @@ from dkic.quantized.layer import QuantizedLayer, check_multiplier
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-OFFSET_UNITS, OFFSET_MAX = 8, 64  # offsets are multiples of 1/8 px, to 8 px
-MASK_UNITS = 64  # a mask of 1
-_LOGIT_UNITS, _LOGIT_MAX = 16, 127  # the mask's logits are multiples of 1/16, to 7.9
+OFFSET_UNITS, OFFSET_MAX = 8, 64  # offsets are multiples of 1/8 pixel, up to 8 pixels
+MASK_UNITS = 64  # integer of a mask of 1
+_LOGIT_UNITS, _LOGIT_MAX = 16, 127  # logits of masks are multiples of 1/16, up to 7.9
 
 
 class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
     """`LDCNBlock` with a 3x3 kernel, sigmoid masks, no ReLU and a skip, as a quantized layer.
 
     Args:
-        channels, groups: as for `LDCNBlock`, whose errors it raises.
-        scale: of x and of the result.
+        channels, groups: as for `LDCNBlock`.
+        scale: scale of x and of the result.
 
-    Other masks have no quantized form: the table of masks holds 0 to 1 in 8 bits without a sign, and is part of weights files.
+    Raises DkicError as `LDCNBlock`.
 
-    Once quantized, offsets are multiples of 1/8 pixel, and masks multiples of 1/64, from a table. So bilinear weights are
-    multiples of 1/64, and a sum over 9 taps is at most 9 * 64 * 64 * 255 < 2^24 units: the float op `ldcn` is exact.
+    Once quantized, offsets are multiples of 1/8 pixel, and masks are multiples of 1/64, from a table. So bilinear weights are
+    multiples of 1/64, and a sum over 9 taps is at most 9 * 64 * 64 * 255 < 2^24 units: the float op `ldcn` is exact. The other
+    masks of `LDCNBlock` have no quantized form, since the table holds uint8 numbers for masks from 0 to 1.
     """
 
     stored: ClassVar = MappingProxyType({"mask_table": torch.uint8, "aggregate_multiplier": torch.float32})
@@ -40,7 +41,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
     aggregate_multiplier: Tensor
 
     def __init__(self, channels: int, groups: int, scale: ActivationScale) -> None:
-        self._scale = (scale,)  # in a tuple, which nn.Module does not register: it is a submodule of another module
+        self._scale = (scale,)  # a tuple is not registered: the scale is a submodule of another module
         LDCNBlock.__init__(self, channels, groups, mask="sigmoid", relu=False)
 
     def _convolutions(self, channels: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]:
@@ -57,7 +58,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
         return value, depthwise, offset_mask, project
 
     def integers(self) -> dict[str, Tensor]:
-        """The masks of all logits, and the multiplier of the aggregate."""
+        """The table of masks for all logits, and the multiplier of the aggregation's result."""
         logits = torch.arange(-_LOGIT_MAX, _LOGIT_MAX + 1, dtype=torch.float32, device=self.value_scale.scale.device)
         return {"mask_table": _mask_of(logits), "aggregate_multiplier": self._aggregate_multiplier()}
 
@@ -74,7 +75,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
         self.aggregate_scale.scale.copy_(self.value_scale.scale / (multiplier * (MASK_UNITS * OFFSET_UNITS**2)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x `[N, channels, H, W]`: real numbers in the float state, otherwise activations; so is the result."""
+        """x `[N, channels, H, W]` -> the same shape: real numbers in the float state, otherwise integer activations."""
         if self.is_float:
             total = self.aggregate(x)
             self.aggregate_scale.observe(total)
@@ -86,7 +87,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
         offset = offset.clamp(-OFFSET_MAX, OFFSET_MAX) / OFFSET_UNITS
         mask = self.mask_table[(logits + _LOGIT_MAX).long()].to(x.dtype) if self.converted else _mask_of(logits)
         multiplier = self.aggregate_multiplier if self.converted else self._aggregate_multiplier()
-        with torch.autocast(x.device.type, enabled=False):  # a half type would round the sums
+        with torch.autocast(x.device.type, enabled=False):  # half precision would round the sums
             total = ldcn(value, offset, mask, kernel_size=self.kernel_size, padding=self.kernel_size // 2) * OFFSET_UNITS**2
         y = requantize(total, None, multiplier, -ACTIVATION_MAX, ACTIVATION_MAX).to(x.dtype)
         return (x + self.project(y)).clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
@@ -96,5 +97,5 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
 
 
 def _mask_of(logits: Tensor) -> Tensor:
-    """The mask's integers `0 ... 64`, float32."""
+    """Masks of logits in units of 1/16, as integers 0 to 64 in float32."""
     return round_ste((logits / _LOGIT_UNITS).sigmoid() * MASK_UNITS)

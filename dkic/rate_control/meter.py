@@ -45,7 +45,7 @@ class Meter:
 
     def measure(self, image: ImageData, point: OperatingPoint) -> Measurement:
         """The measurement of an image at an operating point. Raises DkicError: the distortion is not defined for its size."""
-        side = 1 if self._network is None else self._network.backbone.least_side
+        side = 1 if self._network is None else self._network.backbone.min_side
         if min(image.width, image.height) < side:
             raise DkicError(
                 f"LPIPS is not defined for {image.width}x{image.height} pixels, only for sides of {side} or more; "

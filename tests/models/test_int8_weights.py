@@ -14,18 +14,18 @@ from dkic.models.weights_file import find_weights, load_weights, save_weights
 from dkic.shipped_weights import file_hash
 
 NAME = "g_a.6.weight"  # [128, 96, 3, 3]
-STEPS = "steps." + NAME
+SCALE = "steps." + NAME
 
 
 @pytest.fixture(scope="module")
 def format_2(tmp_path_factory):
-    """A shipped network as a file of format 2: its large weights in float16, and between the multiples of their steps."""
+    """A shipped network as a file of format 2: its large weights in float16, and between the multiples of their scales."""
     path = find_weights("tiny")[2]
     contents, generator = load_file(path), torch.Generator().manual_seed(3)
     for name in [name for name in contents if name.startswith("steps.")]:
-        step, weight = contents.pop(name), contents[name.removeprefix("steps.")]
+        scale, weight = contents.pop(name), contents[name.removeprefix("steps.")]
         between = weight + 0.6 * (torch.rand(weight.shape, generator=generator) - 0.5)
-        contents[name.removeprefix("steps.")] = (between * step.float().view(-1, 1, 1, 1)).half()
+        contents[name.removeprefix("steps.")] = (between * scale.float().view(-1, 1, 1, 1)).half()
     old = tmp_path_factory.mktemp("format 2") / path.name
     save_file(contents, old, {"dkic": json.dumps(head_of(path) | {"format": 2})})
     return load_weights(old)
@@ -57,30 +57,30 @@ def refusal(path, contents, head) -> str:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 30.0])
-def test_weights_are_off_by_half_a_step_at_most_and_the_largest_by_float16s_rounding(scale):
+def test_the_error_is_at_most_half_a_scale_and_that_of_the_scale(scale):
     weight = scale * torch.randn(16, 5, 3, 3, generator=torch.Generator().manual_seed(0))
-    integers, step = to_int8(weight)
-    assert (integers.dtype, integers.shape, step.dtype, step.shape) == (torch.int8, weight.shape, torch.float16, (16,))
+    integers, scales = to_int8(weight)
+    assert (integers.dtype, integers.shape, scales.dtype, scales.shape) == (torch.int8, weight.shape, torch.float16, (16,))
     assert (integers.abs().amax((1, 2, 3)) == 127).all() and integers.min() == -127
-    off = (from_int8(integers, step) - weight).abs().amax((1, 2, 3)) / step.float()
-    assert (off <= 0.5 + 127 * 2.0**-11).all()
+    error = (from_int8(integers, scales) - weight).abs().amax((1, 2, 3)) / scales.float()
+    assert (error <= 0.5 + 127 * 2.0**-11).all()
 
 
-def test_what_was_rounded_stays_as_it_is():
+def test_quantizing_again_changes_nothing():
     weight = torch.randn(200, 3, 1, 1, generator=torch.Generator().manual_seed(1)) * torch.logspace(-2, 3, 200).view(-1, 1, 1, 1)
     once = to_int8(weight)
     assert all(torch.equal(a, b) for a, b in zip(to_int8(from_int8(*once)), once, strict=True))
 
 
-def test_channels_without_weights_and_with_broken_ones():
+def test_channels_of_zeros_and_of_values_that_are_not_finite():
     weight = torch.zeros(5, 2, 1, 1)
     weight[1:, 1, 0, 0] = torch.tensor([1e-30, math.nan, math.inf, 1e7])
-    integers, step = to_int8(weight)
-    assert (step[:2] == 2**-24).all() and not step[2:].isfinite().any() and not integers[:2].any()
-    assert torch.equal(from_int8(integers, step)[:2], torch.zeros(2, 2, 1, 1))
+    integers, scales = to_int8(weight)
+    assert (scales[:2] == 2**-24).all() and not scales[2:].isfinite().any() and not integers[:2].any()
+    assert torch.equal(from_int8(integers, scales)[:2], torch.zeros(2, 2, 1, 1))
 
 
-def test_a_modules_large_weights_alone_are_rounded():
+def test_only_large_weights_of_a_module_are_rounded():
     module = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3), torch.nn.Conv2d(64, 32, 3))
     large, small = (layer.weight.detach().clone() for layer in module)
     assert is_large(large) and not is_large(small) and not is_large(large.flatten())
@@ -89,24 +89,24 @@ def test_a_modules_large_weights_alone_are_rounded():
     assert torch.equal(module[1].weight, small)
 
 
-def test_a_tiny_model_is_small(saved):
-    """3.3 MB are what a weights file may take; 60 KB of them are left for what is told about training."""
+def test_size_of_a_tiny_weights_file(saved):
+    """A weights file may take 3.3 MB; 60 KB of it are for the facts on training."""
     assert saved.stat().st_size < 3_240_000
 
 
-def test_large_weights_are_int8_and_all_else_is_as_it_was(format_2, saved):
+def test_large_weights_are_int8_and_other_tensors_are_unchanged(format_2, saved):
     assert head_of(saved)["format"] == 3 and head_of(format_2.path)["format"] == 2
     old, new = load_file(format_2.path), load_file(saved)
-    steps = {name for name in new if name.startswith("steps.")}
-    assert new.keys() - steps == old.keys() and len(steps) == 10
+    scales = {name for name in new if name.startswith("steps.")}
+    assert new.keys() - scales == old.keys() and len(scales) == 10
     for name, t in old.items():
-        if "steps." + name in steps:
+        if "steps." + name in scales:
             assert name[:4] in ("g_a.", "g_s.", "h_a.") and t.numel() >= 2**15 and new[name].dtype == torch.int8
         else:
             assert torch.equal(t, new[name]) and t.dtype == new[name].dtype
 
 
-def test_what_is_saved_is_loaded_and_saved_again_the_same(format_2, saved, path):
+def test_saving_loaded_weights_gives_the_same_file(format_2, saved, path):
     weights = load_weights(saved)
     assert weights.arithmetic == Arithmetic.EXACT and weights.about == format_2.about
     before, after = format_2.model.state_dict(), weights.model.state_dict()
@@ -120,20 +120,20 @@ def test_what_is_saved_is_loaded_and_saved_again_the_same(format_2, saved, path)
     assert file_hash(path) == file_hash(saved)
 
 
-def test_a_weight_is_its_integer_times_its_channels_step(saved, path):
-    """Whichever weight of the transforms, large or not: the format as it is written down, apart from what writes it."""
+def test_a_weight_is_its_integer_times_the_scale_of_its_channel(saved, path):
+    """The documented format, independent of `save_weights`: any weight of the transforms may be int8, also a small one."""
     small = "h_a.2.weight"
-    contents, steps = load_file(saved), torch.arange(1, 65) * 2.0**-10
+    contents, scales = load_file(saved), torch.arange(1, 65) * 2.0**-10
     integers = torch.randint(-127, 128, (64, 64, 3, 3), dtype=torch.int8, generator=torch.Generator().manual_seed(2))
-    save_file(contents | {small: integers, "steps." + small: steps.half()}, path, {"dkic": json.dumps(head_of(saved))})
+    save_file(contents | {small: integers, "steps." + small: scales.half()}, path, {"dkic": json.dumps(head_of(saved))})
     loaded = load_weights(path).model.get_parameter(small)
-    assert torch.equal(loaded, integers.float() * steps.view(-1, 1, 1, 1))
+    assert torch.equal(loaded, integers.float() * scales.view(-1, 1, 1, 1))
 
 
 @pytest.mark.parametrize("value", [0.0, -0.01, math.nan, math.inf])
-def test_a_step_that_is_none_is_refused(saved, path, value):
+def test_invalid_scales_are_refused(saved, path, value):
     contents = load_file(saved)
-    contents[STEPS][5] = value
+    contents[SCALE][5] = value
     why = refusal(path, contents, head_of(saved))
     assert NAME in why and ("not above 0" in why or "not finite" in why)
 
@@ -143,29 +143,29 @@ def test_other_types_and_shapes_are_refused(saved, path):
     for change, why in (
         ({NAME: contents[NAME].half()}, f"{NAME} is of type float16, not int8"),
         ({NAME: contents[NAME].int()}, f"{NAME} is of type int32, not int8"),
-        ({STEPS: contents[STEPS].to(torch.int8)}, f"{STEPS} is of type int8, not float32"),
-        ({STEPS: None}, f"{NAME} is of type int8, not float32"),
-        ({STEPS: contents[STEPS][:-1]}, "do not fit the config"),
-        ({STEPS: contents[STEPS][None]}, "do not fit the config"),
-        ({"steps.none": contents[STEPS]}, "do not fit the config"),
-        ({"steps.g_a.6.bias": contents[STEPS]}, "it has steps of g_a.6.bias, which is no weight of the transforms"),
-        ({"steps.context.features.0.0.weight": torch.ones(96)}, "which is no weight of the transforms"),
+        ({SCALE: contents[SCALE].to(torch.int8)}, f"{SCALE} is of type int8, not float32"),
+        ({SCALE: None}, f"{NAME} is of type int8, not float32"),
+        ({SCALE: contents[SCALE][:-1]}, "do not fit the config"),
+        ({SCALE: contents[SCALE][None]}, "do not fit the config"),
+        ({"steps.none": contents[SCALE]}, "do not fit the config"),
+        ({"steps.g_a.6.bias": contents[SCALE]}, "it has scales of g_a.6.bias, which is not a weight of the transforms"),
+        ({"steps.context.features.0.0.weight": torch.ones(96)}, "which is not a weight of the transforms"),
     ):
         assert why in refusal(path, contents | change, head)
 
 
-def test_older_formats_have_no_steps(saved, path):
+def test_older_formats_have_no_scales(saved, path):
     for number in (1, 2):
         refusal(path, load_file(saved), head_of(saved) | {"format": number})
 
 
-def test_weights_beyond_all_bounds_are_not_written(format_2, path):
+def test_weights_that_are_not_finite_are_not_written(format_2, path):
     weight = format_2.model.get_parameter(NAME)
     kept = weight[0, 0, 0, 0].clone()
     try:
         for value in (math.nan, math.inf, 1e7):
             weight[0, 0, 0, 0] = value
-            with pytest.raises(DkicError, match=rf"since {NAME} holds values that float16 can't"):
+            with pytest.raises(DkicError, match=f"{NAME} holds values beyond float16"):
                 save_weights(path, format_2.model, 3, {}, format_2.tables)
     finally:
         weight[0, 0, 0, 0] = kept

@@ -29,7 +29,7 @@ def walk(context: SliceContext, hyper: Tensor, y: Tensor) -> tuple[Tensor, list[
 
 def test_a_pass_without_y_hat_is_an_error(setting):
     context, hyper, _ = setting
-    with pytest.raises(RuntimeError, match="must be set"):
+    with pytest.raises(RuntimeError, match="y_hat of a pass is not set"):
         list(context.walk(hyper))
 
 

@@ -372,7 +372,7 @@ def test_a_run_begins_with_weights_that_ship(folder, tmp_path):
 
     for changes, sentence in (
         (("--start-from", "tiny", "--quality", 99), "--start-from tiny: it has the qualities 1, "),
-        (("--start-from", "huge"), "no model huge: give the path of a weights file"),
+        (("--start-from", "huge"), "model huge: not found; give the path of a weights file"),
         (("--start-from", tmp_path / "no.pt"), "no.pt: no checkpoint there to continue from"),
         (("--preset", "base", "--start-from", "tiny", "--quality", quality), "the weights have another shape than base"),
     ):
@@ -388,5 +388,5 @@ def test_a_run_of_options_is_not_resumed_with_another_recipe(folder, tmp_path):
 
 
 def test_the_backbone_can_be_given(folder, tmp_path):
-    with pytest.raises(DkicError, match="nowhere.pth: no weights that can be read"):
+    with pytest.raises(DkicError, match="nowhere.pth: can't be read as weights"):
         train_folder(folder, RECIPE, tmp_path, lpips_backbone=tmp_path / "nowhere.pth")
