@@ -1,4 +1,4 @@
-"""Whether dkic's CUDA kernels can be built on this machine, with which nvcc and for which GPUs. None of it needs a GPU."""
+"""Whether dkic's CUDA kernels can be built on this machine, with which nvcc and for which GPUs. No GPU is needed."""
 
 import os
 import re
@@ -13,10 +13,10 @@ from build_environment import Torch, stop
 DEFAULT_ARCHITECTURES = ["7.5", "8.0", "8.6", "9.0+PTX"]
 
 
-# The oldest CUDA whose nvcc NVIDIA publishes as Python packages: those of CUDA 12 hold only ptxas.
+# The oldest CUDA whose nvcc NVIDIA publishes as Python packages; those of CUDA 12 contain only ptxas.
 OLDEST_PACKAGED = 13
-# NVIDIA's own list of a toolkit's packages, which pins them to each other: from CUDA 13.3 on their version numbers differ, and
-# nvidia-cuda-nvcc alone would take the latest headers. torch >= 2.11 requires it too, so pip resolves both to one version.
+# NVIDIA's metapackage of a toolkit, which pins the versions of its packages: from CUDA 13.3 on their version numbers differ, and
+# nvidia-cuda-nvcc alone would get the latest headers. torch >= 2.11 requires it too, so pip resolves both to one version.
 PACKAGED_NVCC = "cuda-toolkit[cccl,crt,cudart,nvcc,nvvm]"
 
 
@@ -39,7 +39,7 @@ class Nvcc(NamedTuple):
 
 
 class Cuda(NamedTuple):
-    """What the kernels are built with."""
+    """Compiler, CUDA runtime and architectures of the kernels."""
 
     nvcc: Nvcc
     cudart: Path  # torch's own CUDA runtime, so that a process has one
@@ -47,7 +47,7 @@ class Cuda(NamedTuple):
 
     @property
     def flags(self) -> list[str]:
-        """nvcc's, for the architectures."""
+        """The flags of nvcc for the architectures."""
         flags = []
         for architecture in self.architectures:
             number = architecture.removesuffix("+PTX").replace(".", "")
@@ -58,7 +58,7 @@ class Cuda(NamedTuple):
 
     @property
     def record(self) -> dict:
-        """What dkic.ops.backends reads of the build."""
+        """The facts on the build that dkic.ops.backends reads."""
         return {"architectures": self.architectures, "compiler": self.nvcc.origin}
 
 
@@ -82,7 +82,7 @@ def asked_for() -> str:
 
 
 def cuda_to_build_with(torch: Torch) -> Cuda | NoCuda:
-    """What to build with, or why there is nothing; stops where DKIC_CUDA=1 asks for the kernels in vain."""
+    """What to build with, or why the kernels cannot be built; stops in the latter case if DKIC_CUDA=1 requires them."""
     asked = asked_for()
     if asked == "0":
         return NoCuda("DKIC_CUDA=0 left them out", "unset it")
@@ -93,7 +93,7 @@ def cuda_to_build_with(torch: Torch) -> Cuda | NoCuda:
 
 
 def nvcc_requirements(torch: Torch | None) -> list[str]:
-    """The build requirements that bring an nvcc: none where one is found, or where torch cannot use it. None: a torch to come."""
+    """Build requirements that provide nvcc; empty if one is found, or torch cannot use it. torch=None: pip will install torch."""
     if asked_for() == "0":
         return []
     if torch is None:
@@ -127,7 +127,7 @@ def _find(torch: Torch) -> Cuda | NoCuda:
 
 
 def find_nvcc(torch: Torch, cuda: tuple[int, int]) -> Nvcc | NoCuda:
-    """The nvcc of torch's CUDA major version: a toolkit's, else that of NVIDIA's Python packages; else why there is none."""
+    """nvcc of torch's CUDA major version: a toolkit's, else that of NVIDIA's Python packages; else why there is none."""
     major = cuda[0]
     nvcc = toolkit_nvcc()
     if nvcc and nvcc.major == major:
@@ -135,7 +135,7 @@ def find_nvcc(torch: Torch, cuda: tuple[int, int]) -> Nvcc | NoCuda:
     if nvcc is None:
         reason, repair = "there was no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda", f"install the CUDA toolkit {major}"
     else:
-        other = f"is of CUDA {nvcc.major}" if nvcc.version else "does not tell its version"
+        other = f"is of CUDA {nvcc.major}" if nvcc.version else "does not print its version"
         reason = f"torch {torch.version} goes with CUDA {major}, and {nvcc.path} {other}"
         repair = f"name a CUDA toolkit {major} in CUDA_HOME"
     if major >= OLDEST_PACKAGED:
@@ -150,7 +150,7 @@ def _packaged_nvcc_of(cuda: tuple[int, int]) -> str:
 
 
 def toolkit_nvcc() -> Nvcc | None:
-    """CUDA_HOME's nvcc where that is set, else the one on PATH or in /usr/local/cuda."""
+    """CUDA_HOME's nvcc if that is set, else the one on PATH or in /usr/local/cuda."""
     if home := os.environ.get("CUDA_HOME"):
         path = shutil.which("nvcc", path=f"{home}/bin")
     else:
@@ -159,7 +159,7 @@ def toolkit_nvcc() -> Nvcc | None:
 
 
 def packaged_nvcc(major: int, reason: str) -> Nvcc | None:
-    """The nvcc of NVIDIA's Python packages, which pip puts into the build environment."""
+    """nvcc of NVIDIA's Python packages, which pip installs into the build environment."""
     for folder in sys.path:
         packages = Path(folder, "nvidia", f"cu{major}").absolute()
         if path := shutil.which("nvcc", path=f"{packages}/bin"):
@@ -183,7 +183,7 @@ def find_cudart(torch: Torch, nvcc: str, major: int) -> Path | None:
 
 
 def architectures(nvcc: str) -> list[str]:
-    """TORCH_CUDA_ARCH_LIST's; else those of the GPUs that are visible, as far as nvcc knows them; else the usual ones."""
+    """TORCH_CUDA_ARCH_LIST; else those of the visible GPUs that nvcc supports; else DEFAULT_ARCHITECTURES."""
     if asked := re.findall(r"[^\s,;]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "")):
         if wrong := next((a for a in asked if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", a)), None):
             stop(f"TORCH_CUDA_ARCH_LIST must list numbers like `8.6 9.0+PTX`, and holds {wrong!r}: set it so, or unset it.")
@@ -192,7 +192,7 @@ def architectures(nvcc: str) -> list[str]:
     smi = shutil.which("nvidia-smi")
     listing = _output([smi, "--query-gpu=compute_cap", "--format=csv,noheader"]) if smi else ""
     seen = {(int(a), int(b)) for a, b in re.findall(r"^(\d+)\.(\d)$", listing, re.MULTILINE)}
-    # A GPU that nvcc does not know runs code for the latest before it, or is too old for any.
+    # A GPU newer than nvcc runs code for the latest architecture before it; a GPU may also be too old for any.
     chosen = sorted({max(earlier) for gpu in seen if (earlier := [k for k in known if k <= gpu])})
     if not chosen:
         return DEFAULT_ARCHITECTURES
@@ -200,5 +200,5 @@ def architectures(nvcc: str) -> list[str]:
 
 
 def _output(command: list[str]) -> str:
-    """All that a command prints, whether it fails or not."""
+    """Output of a command, on stdout and stderr, whether it fails or not."""
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout

@@ -1,6 +1,6 @@
 """The environment that dkic is built in and installed into: its torch, its C++ compiler and Python's headers.
 
-What is missing ends the build with one sentence.
+A missing requirement ends the build with a message of one sentence.
 """
 
 import os
@@ -31,15 +31,15 @@ class Torch(NamedTuple):
 
 
 def stop(sentence: str) -> NoReturn:
-    """Ends the build with one sentence, set apart so that it stands out in pip's output, and no traceback."""
+    """Ends the build with one sentence and no traceback; empty lines make it stand out in pip's output."""
     raise SystemExit(f"\nerror: {sentence}\n")
 
 
 def installed_torch(python: str = sys.executable) -> Torch | None:
     """The torch of the environment that `python` belongs to, or None.
 
-    pip isolates a build by PYTHONPATH and PYTHONNOUSERSITE alone. The same interpreter started without them
-    sees what the user's sees: site-packages, user site, a virtual environment's base, `.pth` files.
+    pip isolates a build only by PYTHONPATH and PYTHONNOUSERSITE. The same interpreter without these variables has the user's
+    search path: site-packages, user site, a virtual environment's base, `.pth` files.
     """
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
     child = subprocess.run([python, "-c", _FIND_TORCH], env=environment, capture_output=True, text=True)
@@ -47,7 +47,7 @@ def installed_torch(python: str = sys.executable) -> Torch | None:
 
 
 def torch_to_build_with() -> Torch:
-    """The target environment's torch, else the one pip put into the build environment; else stops."""
+    """The target environment's torch, else the one that pip installed into the build environment; stops if there is none."""
     here = (_torch_at(f"{folder}/torch/__init__.py") for folder in sys.path)
     torch = installed_torch() or next(filter(None, here), None)
     if torch is None:
@@ -66,7 +66,7 @@ def checked(torch: Torch) -> Torch:
 
 
 def cxx_compiler() -> list[str]:
-    """The C++ compiler's command: CXX where it is set, else g++ or clang++ on PATH; stops without one."""
+    """The command of the C++ compiler: CXX if it is set, else g++ or clang++ on PATH; stops without one."""
     repair = "install g++ 11 or clang 14, or later (Debian: apt install g++; Fedora: dnf install gcc-c++)"
     if chosen := shlex.split(os.environ.get("CXX", "")):
         if not shutil.which(chosen[0]):
@@ -79,7 +79,7 @@ def cxx_compiler() -> list[str]:
 
 
 def python_headers() -> Path:
-    """The folder of Python.h; stops where there is none (some distributions package the headers apart)."""
+    """The folder of Python.h; stops if there is none (some distributions package the headers separately)."""
     folder = Path(sysconfig.get_path("include"))
     if not (folder / "Python.h").is_file():
         stop(f"dkic needs Python's headers and {folder} has no Python.h: install them (Debian: python3-dev).")

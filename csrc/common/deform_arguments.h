@@ -1,5 +1,5 @@
-// What every op that samples x at learned positions is given, with the checks that guard memory. (The user's error messages are
-// in dkic/ops/deform_arguments.py.)
+// Arguments of the ops that sample x at learned positions, with the checks that guard memory accesses. The error messages for
+// users are in dkic/ops/deform_arguments.py.
 #pragma once
 #include "common/ldcn_arguments.h"
 #include "common/stable_abi.h"
@@ -11,12 +11,12 @@ inline int64_t out_size(int64_t size, int64_t kernel, int64_t stride, int64_t pa
   return free < 0 ? 0 : free / stride + 1;
 }
 
-// Whether v is two numbers that a position, exact in float32 up to 2^24, can be made of; so no product below overflows.
+// Whether v is two numbers from `least` to below 2^24: positions are exact in float32 up to 2^24, and no product below overflows.
 inline bool pair_from(int64_t least, const std::vector<int64_t>& v) {
   return v.size() == 2 && v[0] >= least && v[1] >= least && v[0] < (1 << 24) && v[1] < (1 << 24);
 }
 
-// Sets everything of `a` but what is written and grad_y. `op` begins the messages.
+// Sets all members of `a` except the results and grad_y. `op` is the prefix of the messages.
 inline void read_samples(LdcnArguments& a, const char* op, const Tensor& x, const Tensor& offset,
                          const std::optional<Tensor>& mask, const std::vector<int64_t>& kernel_size,
                          const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
@@ -43,7 +43,7 @@ inline void read_samples(LdcnArguments& a, const char* op, const Tensor& x, cons
   STD_TORCH_CHECK(a.height < (1 << 24) && a.width < (1 << 24), op, ": height and width of x must be below 2^24");
 }
 
-// The gradient of a result with so many channels.
+// Sets grad_y of `a`, the gradient of a result with `channels` channels.
 inline void read_grad_y(LdcnArguments& a, const char* op, const Tensor& grad_y, const Tensor& x, int64_t channels) {
   STD_TORCH_CHECK(grad_y.dim() == 4 && grad_y.size(0) == a.batch && grad_y.size(1) == channels &&
                       grad_y.size(2) == a.out_height && grad_y.size(3) == a.out_width && grad_y.scalar_type() == x.scalar_type(),

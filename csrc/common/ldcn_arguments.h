@@ -1,4 +1,4 @@
-// What a kernel of ldcn is given, on the CPU and on a GPU; sizes and positions are those of deform_conv2d too.
+// Arguments of ldcn's kernels on the CPU and the GPU. deform_conv2d uses them for its sizes and positions.
 #pragma once
 #include "common/strided.h"
 
@@ -12,8 +12,8 @@ struct LdcnArguments {
   Strided offset;
   Strided mask;    // data == nullptr: ones
   Strided grad_y;  // backward only; channel stride 1, type of x
-  // Results are NHWC without gaps: y and grad_x in x's type. The others the CPU's kernel writes in float (double where x is
-  // double), the GPU's in the types of offset and mask.
+  // Results are contiguous NHWC; y and grad_x have x's type. The CPU kernel writes the others in float (double if x is double),
+  // the GPU kernel in the types of offset and mask.
   void* y;
   void* grad_x;
   void* grad_offset;

@@ -1,4 +1,4 @@
-// How torch's tensors reach the kernels, which know no torch.
+// Tensors as arguments of the torch-free kernels: data, type and strides.
 #pragma once
 #include <cstdint>
 
@@ -12,7 +12,7 @@ enum class Scalar : int { f32, f64, f16, bf16 };
 #define DKIC_HOST_DEVICE
 #endif
 
-// Calls f.template operator()<T>() with the type that numbers have; the half types are the caller's.
+// Calls f.template operator()<T>() with the C++ type of `type`; the caller names its half types.
 template <class Half, class BFloat16, class F>
 DKIC_HOST_DEVICE auto with_scalar(Scalar type, const F& f) {
   switch (type) {

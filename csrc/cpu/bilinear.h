@@ -1,8 +1,8 @@
 // The bilinear sample of a zero-padded image: position, the four corners' weights, and which corners lie inside.
 //
-// Torch-free and vectorised over taps. Semantics are torchvision's: a corner beyond the border counts 0, and a position at or
-// beyond -1 or the size is outside as a whole. At exactly -1 its gradient is 0 in ldcn; in deform_conv2d, as in torchvision, it
-// is the inner side's. A NaN position yields NaN weights on corner (0, 0).
+// Torch-free and vectorized over taps. Semantics are torchvision's: a corner outside the image is 0, and so is the sample at a
+// position of -1 or less, or of the size or more. At exactly -1 the position's gradient is 0 in ldcn; in deform_conv2d, as in
+// torchvision, it is that of the inner side. A NaN position gives NaN weights on corner (0, 0).
 #pragma once
 #include "cpu/simd.h"
 
@@ -17,8 +17,8 @@ struct UnsignedOf<int64_t> {
   using type = uint64_t;
 };
 
-// Along one axis: floor of the position, the fraction towards the next sample, and masks (0 or ~0) of the two corners inside;
-// and of the higher one, also where the position is exactly -1.
+// Along one axis: floor of the position, fraction toward the next sample, and masks (0 or ~0) of whether the two corners are
+// inside. high_exists is high_inside, but also set where the position is exactly -1.
 template <class T, class I, int W>
 struct AxisSample {
   Vector<I, W> low;
@@ -33,7 +33,7 @@ inline AxisSample<T, I, W> sample_axis(Vector<T, W> position, T size) {
   using VI = Vector<I, W>;
   using Unsigned = Vector<typename UnsignedOf<I>::type, W>;
   const V zero = {}, below = zero - T(2), above = zero + (size + T(1));
-  // Clamped before the conversion to an integer, which is undefined out of range; NaN goes to 0.
+  // Clamped before the conversion to an integer, which is undefined out of range; NaN becomes 0.
   V p = position > below ? position : below;
   p = p < above ? p : above;
   p = position == position ? p : zero;
@@ -41,7 +41,7 @@ inline AxisSample<T, I, W> sample_axis(Vector<T, W> position, T size) {
   AxisSample<T, I, W> s;
   s.low = __builtin_convertvector(low, VI);
   s.fraction = position - low;
-  // Unsigned: what lies before the first is beyond the last too.
+  // As unsigned numbers, negative ones are beyond the last too.
   const Unsigned count = Unsigned{} + typename UnsignedOf<I>::type(size);
   s.low_inside = bit_cast<Unsigned>(s.low) < count;
   s.high_exists = bit_cast<Unsigned>(s.low + I(1)) < count;

@@ -1,4 +1,4 @@
-// Memory on the heap that is freed at the end of its scope. (In the place of std::vector: see simd.h.)
+// Heap memory that is freed at the end of its scope; std::vector can't be used here, see simd.h.
 #pragma once
 #include "cpu/simd.h"
 
@@ -7,7 +7,7 @@ namespace dkic::DKIC_ISA {
 template <class T>
 class Buffer {
  public:
-  // Zeros.
+  // Initialized to zeros.
   explicit Buffer(int64_t size) : data_(new T[size_t(size)]()) {}
   ~Buffer() { delete[] data_; }
   Buffer(const Buffer&) = delete;

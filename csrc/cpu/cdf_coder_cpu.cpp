@@ -1,5 +1,5 @@
-// dkic::cdf_encode, dkic::cdf_decode and dkic::cdf_decode_part: checks that guard memory, and streams coded side by side. The
-// format is in cdf_coder.h; dkic/ops/cdf_coder.py has the user's error messages.
+// dkic::cdf_encode, dkic::cdf_decode and dkic::cdf_decode_part: checks that guard memory accesses, and parallel coding of
+// streams. The format is in cdf_coder.h, the error messages for users in dkic/ops/cdf_coder.py.
 #include "cpu/cdf_coder_cpu.h"
 
 namespace dkic {
@@ -59,7 +59,7 @@ std::tuple<Tensor, Tensor> cdf_decode(const Tensor& data, const Tensor& size, co
   return {symbols, intact};
 }
 
-// state: the coder's state and the next word's number, int64 [2]; zeros at the beginning of the stream, and after damage.
+// state: the coder's state and the number of the next word, int64 [2]; zeros at the beginning of the stream.
 Tensor cdf_decode_part(const Tensor& data, const Tensor& state, const Tensor& indexes, const Tensor& cdf,
                        const Tensor& cdf_length, const Tensor& offset) {
   const auto [streams, count] = batch_of(indexes, "indexes");

@@ -1,4 +1,4 @@
-// Tensors as what cdf_coder.h codes with, and streams as tensors: the bytes of all of them one after the other, and their sizes.
+// Conversions between tensors and the types of cdf_coder.h. Streams are two tensors: their concatenated bytes, and their sizes.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -22,14 +22,14 @@ inline std::span<const uint8_t> bytes(const Tensor& t, const char* name) {
   return {static_cast<const uint8_t*>(t.const_data_ptr()), static_cast<size_t>(t.numel())};
 }
 
-// symbols: how many are coded with them.
+// symbols: the number of symbols that are coded with the tables.
 inline cdf_coder::Tables tables_of(const Tensor& cdf, const Tensor& length, const Tensor& offset, int64_t symbols) {
   STD_TORCH_CHECK(cdf.dim() == 2, "cdf: must be a matrix");
   return {ints(cdf, "cdf"), static_cast<size_t>(cdf.size(1)), ints(length, "cdf_length"), ints(offset, "offset"),
           symbols >= 8 * cdf.size(0)};
 }
 
-// Calls f(n) for each stream, on several threads. What f throws on any of them is thrown here, once all have ended.
+// Calls f(n) for each stream, on several threads. An exception of f on any thread is thrown here after all have ended.
 template <class F>
 void for_streams(int64_t streams, const F& f) {
   std::mutex mutex;

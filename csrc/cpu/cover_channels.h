@@ -1,11 +1,11 @@
-// Loops over neighbouring channels in vectors, and where the four pixels around a sample lie.
+// Loops over adjacent channels in vectors, and the distances between the four corners of a sample.
 #pragma once
 #include "cpu/simd.h"
 
 namespace dkic::DKIC_ISA {
 
-// Calls block.template run<W, NV>(channel) so that [channel, depth) is covered: as many as 4 vectors at once, narrower ones for
-// the rest.
+// Calls block.template run<W, NV>(channel) so that the calls cover [channel, depth): up to 4 vectors per call, narrower vectors
+// for the rest.
 template <class A, int W, bool Rest = false, class Block>
 inline void cover_with(int64_t channel, int64_t depth, const Block& block) {
   if constexpr (!Rest) {
@@ -18,8 +18,8 @@ inline void cover_with(int64_t channel, int64_t depth, const Block& block) {
     if (channel < depth) cover_with<A, W / 2, true>(channel, depth, block);
 }
 
-// Likewise, with the vectors that suit the depth: 64 bytes only where they leave no rest. At 24 channels 16 and then 8 took half
-// as long again as 3 times 8, at 48 channels 3 times 16 took a fifth less than 6 times 8.
+// As cover_with, with vectors of 64 bytes only if they leave no rest. With 24 channels, 16 + 8 takes 50 % longer than 3 x 8; with
+// 48 channels, 3 x 16 takes 20 % less than 6 x 8.
 template <class A, class Block>
 inline void cover_channels(int64_t channel, int64_t depth, const Block& block) {
   constexpr int W = kVectorBytes / int(sizeof(A));

@@ -19,7 +19,7 @@ CpuCapability choose() {
   const bool avx2_asked = asked && !std::strcmp(asked, "avx2"), avx512_asked = asked && !std::strcmp(asked, "avx512");
   need(any || plain || avx2_asked || avx512_asked, "must be default, avx2 or avx512, and is", asked);
   __builtin_cpu_init();
-  // Clang 14 can't be asked for F16C; every CPU with AVX2 has it.
+  // Clang 14 can't test for F16C; every CPU with AVX2 has it.
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
@@ -41,7 +41,7 @@ CpuCapability cpu_capability() {
 
 }  // namespace dkic
 
-// For `dkic doctor`: the instruction set the kernels use here, or the reason why there is none.
+// For `dkic doctor`: the instruction set that the kernels use, or the error message.
 extern "C" __attribute__((visibility("default"))) const char* dkic_cpu_capability() {
   static const std::string answer = [] {
     try {

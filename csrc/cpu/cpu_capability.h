@@ -1,16 +1,15 @@
-// Which of a kernel's compilations runs: the best instruction set of this machine, or what DKIC_CPU_CAPABILITY (default, avx2,
-// avx512) asks for.
+// The instruction set whose compilation of each kernel runs: the best one of this machine, or the one that the environment
+// variable DKIC_CPU_CAPABILITY names (default, avx2, avx512).
 #pragma once
 
 namespace dkic {
 
 enum class CpuCapability { baseline, avx2, avx512 };
 
-// Chosen at the first call and kept. Throws std::runtime_error, a sentence for the user, where the machine can't do what was
-// asked for.
+// Chosen at the first call and kept. Throws std::runtime_error, with a message for users, if the machine lacks the named one.
 CpuCapability cpu_capability();
 
-// Of a kernel's three compilations the one to run. DKIC_CHOSEN(ldcn_kernel) spells it for namespaces named like setup.py's flags.
+// The compilation of a kernel to run. DKIC_CHOSEN(ldcn_kernel) calls it with those in the namespaces that setup.py's flags name.
 template <class Kernel>
 const Kernel& chosen(const Kernel& baseline, const Kernel& avx2, const Kernel& avx512) {
   switch (cpu_capability()) {

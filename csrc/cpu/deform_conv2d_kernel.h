@@ -1,12 +1,11 @@
-// What deform_conv2d_cpu.cpp (torch) and deform_conv2d_kernel.cpp (compiled once per instruction set, torch-free) say to each
-// other.
+// Interface between deform_conv2d_cpu.cpp (torch) and deform_conv2d_kernel.cpp (compiled once per instruction set, torch-free).
 #pragma once
 #include "common/ldcn_arguments.h"
 #include "cpu/cpu_capability.h"
 
 namespace dkic {
 
-// How many elements lie from one index to the next.
+// Elements from one index to the next.
 struct Steps {
   int64_t n, c, h, w;
 };

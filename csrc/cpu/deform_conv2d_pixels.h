@@ -27,8 +27,8 @@ void for_pixels(const Arguments& a, int64_t strip, int64_t first, int64_t last, 
   }
 }
 
-// Calls f(channel, count, column) for runs of neighbouring channels in [begin, end): `count` lie side by side in the image and
-// in a column, tap after tap a.run later; `column` counts from the column of `begin`.
+// Calls f(channel, count, column) for runs of adjacent channels in [begin, end): `count` channels are adjacent in the image and
+// in a column, and the next tap's are a.run later; `column` counts from the column of `begin`.
 template <class F>
 void for_channels(const Arguments& a, int64_t begin, int64_t end, bool side_by_side, const F& f) {
   const int64_t count = side_by_side ? a.run : 1, k = a.kernel_h * a.kernel_w;
@@ -56,7 +56,7 @@ struct PixelTaps {
       : taps(all), first(pixel * all.position_step), corner{h, w}, all_inside(all.all_inside || inside_everywhere()) {}
 
   // Calls f(number, tap, inside) for all taps. In a loop of its own where all corners of all taps lie inside, as they do but at
-  // the picture's border: `inside` is a constant there.
+  // the image's border: `inside` is a constant there.
   template <class F>
   void for_taps(const F& f) const {
     const int64_t step = taps.tap_step, k = taps.k;

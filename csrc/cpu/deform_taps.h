@@ -1,5 +1,5 @@
-// The taps of a deformable aggregation: where each samples, with which weights, and whether it may. Included by ldcn_kernel.cpp
-// and deform_conv2d_kernel.cpp.
+// The taps of a deformable aggregation: their addresses, bilinear weights, and which corners are inside the image. Included by
+// ldcn_kernel.cpp and deform_conv2d_kernel.cpp.
 #pragma once
 #include "common/ldcn_arguments.h"
 #include "cpu/bilinear.h"
@@ -17,10 +17,10 @@ struct Accumulator<double> {
   using type = double;
 };
 
-constexpr int64_t kTile = 144;  // taps worked out at once where K allows: 16 positions of a 3x3 kernel, 5 to 9 KB
+constexpr int64_t kTile = 144;  // taps computed at once if K allows: 16 positions of a 3x3 kernel, 5 to 9 KB
 
-// What is known of as many taps as a vector has lanes. The arrays' distances are the compiler's to know: a loop over taps then
-// needs one register for all of them, where pointers into longer arrays spilled (ldcn's forward: 10.0 ms with them, 8.7 without).
+// As many taps as a vector has lanes. The compiler knows the distances between the arrays, so a loop over taps needs one register
+// for all; with pointers to separate arrays, registers spill (ldcn's forward: 10.0 ms instead of 8.7).
 template <class T>
 struct TapBlock {
   using A = typename Accumulator<T>::type;
@@ -33,7 +33,7 @@ struct TapBlock {
   A fraction_y[W], fraction_x[W];
 };
 
-// One of a block's taps.
+// One tap of a block.
 template <class T>
 struct Tap {
   using A = typename Accumulator<T>::type;
@@ -46,12 +46,12 @@ struct Tap {
   A fraction_x() const { return block.fraction_x[lane]; }
 };
 
-// The gradient of a position that is exactly -1: zero, or the inner side's. For the latter, bits 16 32 64 128 of `inside` say
-// which corners a position's gradient is made of: those inside and, at -1, where none is, the next ones.
+// The gradient of a position that is exactly -1: zero, or that of the inner side. For the latter, bits 16 32 64 128 of `inside`
+// mark the corners that the position's gradient uses: those inside and, at -1, where none is inside, the next ones.
 enum class Border { zero_gradient, inner_gradient };
 
-// The taps of up to `positions` neighbouring positions of one output row in one group. Tap k of position p is entry
-// p * position_step + k * tap_step: in the order in which offset lies in memory, so that it is read in runs.
+// The taps of up to `positions` adjacent positions of one output row in one group. Tap k of position p is entry
+// p * position_step + k * tap_step: the order of offset in memory, so that it is read in runs.
 template <class T, Border kBorder>
 struct Taps {
   using A = typename Accumulator<T>::type;
@@ -66,14 +66,14 @@ struct Taps {
         position_step(channels_adjacent ? k : 1),
         tap_step(channels_adjacent ? 1 : positions),
         size((positions * k + W - 1) / W * W),
-        // of x, whose layout is the caller's, and of the plane that its gradient is summed in
+        // strides of x, whose layout the caller chooses, and of the plane in which its gradient is summed
         narrow(fits_int32(a.x.h, a.height) && fits_int32(a.x.w, a.width) && fits_int32(a.width * a.channels + 64, a.height)),
         // zeros: lanes past the last tap are computed too
         numbers(size * 5),
         tap_blocks(size / W) {
     row = numbers.data(), column = row + size, m = row + 2 * size, offsets = row + 3 * size;
     blocks = tap_blocks.data();
-    // Undisplaced sampling positions of output row 0, from column 0, before the padding.
+    // Sampling positions without offsets of output row 0, from column 0, before the padding.
     for (int64_t p = 0; p < positions; ++p)
       for (int64_t i = 0, tap = 0; i < a.kernel_h; ++i)
         for (int64_t j = 0; j < a.kernel_w; ++j, ++tap) {
@@ -86,15 +86,15 @@ struct Taps {
 
   Tap<T> operator[](int64_t t) const { return {blocks[uint64_t(t) / W], uint64_t(t) % W}; }
 
-  // Works out every tap of output columns [ow, ow + count) of row oh, in group g of image n; corner (0, 0) of a tap
-  // starts at its start() in an image whose rows and columns are h and w elements apart.
+  // Computes all taps of output columns [ow, ow + count) of row oh, in group g of image n. Corner (0, 0) of a tap is at its
+  // start() in an image whose rows and columns are h and w elements apart.
   void compute(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count, int64_t h, int64_t w) {
     gather_offsets(n, g, oh, ow, count);
     if (args.mask.data) gather_mask(n, g, oh, ow, count);
     const A down = A(oh * args.stride_h - args.padding_h), right = A(ow * args.stride_w - args.padding_w);
     const A height = A(args.height), width = A(args.width);
     const int64_t end = channels_adjacent ? count * k : positions * k;
-    // Local copies: the compiler can't know that stores through the members leave the members alone.
+    // Local copies: the compiler must assume that stores through the members change the members.
     const A *const rows = row, *const columns = column, *const from = offsets, *const masks = args.mask.data ? m : nullptr;
     TapBlock<T>* block = blocks;
     const int64_t array = size;
@@ -141,14 +141,14 @@ struct Taps {
   const int64_t size;  // of each array
   A *row, *column, *m;
   TapBlock<T>* blocks;
-  bool all_inside;  // all corners of all of them
+  bool all_inside;  // all corners of all taps are inside
 
  private:
   static int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
   // Whether a row or column beyond the last, times its step, can be multiplied and added in int32.
   static bool fits_int32(int64_t step, int64_t size) { return step >= 0 && step <= (int64_t(1) << 30) / (size + 2); }
 
-  // By vectors, of which the last overlaps the one before: no rest is left.
+  // By vectors, of which the last may overlap the one before, so that no rest is left.
   template <int L, class S>
   static void copy_run(A* to, const S* from, int64_t count) {
     const auto some = [&](int64_t i) { store<L>(to + i, __builtin_convertvector(load<L>(from + i), Vector<A, L>)); };
@@ -158,8 +158,8 @@ struct Taps {
     if (count > 0) some(count - L);
   }
 
-  // Copies a run of offsets or masks, and asks for the run one output row (`below` elements) further down, which is needed
-  // soon and which the hardware, seeing many short runs, does not foresee.
+  // Copies a run of offsets or masks, and prefetches the run one output row (`below` elements) further down, which is needed
+  // soon: hardware prefetchers do not predict many short runs.
   template <class S>
   static void copy(A* to, const S* from, int64_t step, int64_t count, int64_t below) {
     prefetch(from + below, step == 1 ? count : 1);
@@ -212,7 +212,7 @@ struct Taps {
   const bool narrow;
   const Buffer<A> numbers;
   const Buffer<TapBlock<T>> tap_blocks;
-  A* offsets;  // two arrays long; dy and dx side by side where channels are adjacent, else all dy and then all dx
+  A* offsets;  // of two arrays' length; dy and dx interleaved if channels are adjacent, else all dy and then all dx
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// dkic::factorized_likelihood and its backward on the CPU: checks that guard memory, and channels side by side. The arithmetic is
-// in factorized_likelihood_kernel.cpp.
+// dkic::factorized_likelihood and its backward on the CPU: checks that guard memory accesses, and channels in parallel. The
+// arithmetic is in factorized_likelihood_kernel.cpp.
 #include <algorithm>
 
 #include "common/stable_abi.h"
@@ -8,12 +8,12 @@
 namespace dkic {
 namespace {
 
-// Samples, channels and elements of a channel of a sample, of contiguous tensors.
+// Sizes of contiguous tensors: samples, channels, and elements of a channel of a sample.
 struct Planes {
   int64_t samples, channels, elements;
   int64_t count() const { return (samples * elements + kFactorizedVector - 1) / kFactorizedVector * kFactorizedVector; }
 
-  // Calls f(plane, at): where a channel's elements lie in the tensor, and in the channel.
+  // Calls f(plane, at) for each sample: the positions of a channel's elements in the tensor, and among the channel's elements.
   template <class F>
   void of_channel(int64_t channel, const F& f) const {
     for (int64_t n = 0; n < samples; ++n) f((n * channels + channel) * elements, n * elements);

@@ -20,12 +20,12 @@ struct Density {
   static inline V sigmoid(V x) { return T(1) / (T(1) + exponential(-x)); }
   static inline V tanh(V x) { return T(1) - T(2) / (T(1) + exponential(x + x)); }
 
-  // Inputs of each layer and tanh of each hidden one, kept for the derivatives.
+  // Inputs of each layer and tanh of each hidden layer, for the derivatives.
   struct Trace {
     V x, in[kHidden][N], tanh[kHidden][N];
   };
 
-  // Where the parameters of layer k begin.
+  // Offset of the parameters of layer k.
   static constexpr int first(int k) { return k == 0 ? 0 : 3 * N + (k - 1) * N * (N + 2); }
 
   // The logit of the cumulative distribution.
@@ -47,7 +47,7 @@ struct Density {
     return z;
   }
 
-  // Adds the derivatives of g times the logit by the parameters to `sums`; returns that by x.
+  // Adds the derivatives of g * logit with respect to the parameters to `sums`; returns the derivative with respect to x.
   static inline V logit_backward(const T* p, const Trace& trace, V g, V* sums) {
     const T* matrix = p + first(kHidden);
     V* sum = sums + first(kHidden);
@@ -78,7 +78,7 @@ struct Density {
     return grad_x;
   }
 
-  // The two sigmoids of a bin, both on the side where they are small, so that their difference keeps its digits.
+  // The two sigmoids of a bin, both on the side where they are small, so that their difference does not cancel.
   struct Bin {
     V upper, lower, sign;
     V likelihood() const { return (upper - lower) * sign; }
@@ -106,7 +106,7 @@ struct Density {
       Trace above, below;
       const V value = load<W>(x + i), upper = logit(p, value + T(0.5), above), lower = logit(p, value - T(0.5), below);
       const Bin b = bin(upper, lower);
-      // At the bound a step down the gradient may only lead up.
+      // Below the bound, the gradient passes only if a descent step would increase the likelihood.
       V g = load<W>(grad + i);
       g = (load<W>(likelihood + i) <= least) & (g > zero) ? zero : g;
       const V of_upper = g * b.upper * (T(1) - b.upper), of_lower = -g * b.lower * (T(1) - b.lower);

@@ -1,13 +1,13 @@
 // Bits of a unit bin under a Gaussian, and their derivatives: -log2 P, P = Phi((v + 1/2) / s) - Phi((v - 1/2) / s).
 //
-// Torch-free and vectorised. There are two ways to work it out, each exact on its own part of (v, s). With a = |v|, u = a / s,
+// Torch-free and vectorized. There are two formulas, each accurate on its own part of (v, s). With a = |v|, u = a / s,
 // h = 1 / (2 s), the bin is [x, y] = [u - h, u + h]; phi is the density and M = (1 - Phi) / phi Mills' ratio:
 //
 //   narrow  h and u h small  P = 2 h phi(u) e^Q, Q a series in (u h)^2 and h^2, where a difference would cancel
 //   wide    the rest; x < 0:  P = 1 - phi(x) (M(-x) + e^(-2 u h) M(y)), through log1p: exact where P is nearly 1
 //                     x >= 0: P = phi(x) (M(x) - e^(-2 u h) M(y)), so that ln P = -x^2/2 + ..., however far out
 //
-// In float all of it stays within 8e-7 (relative for the bits, times |g| + 1/s for a derivative g), in double within 1e-14, to
+// Errors are at most 8e-7 in float and 1e-14 in double (relative for the bits, times |g| + 1/s for a derivative g), up to
 // |v| / s of 1e18. Beyond, -ln P is x^2/2.
 //
 // Limits: s = inf gives infinite bits and derivatives of 0; v = +-inf gives infinite bits, by_v = +-inf and by_scale = -inf.
@@ -121,8 +121,8 @@ struct NarrowFit<double> {
   }
 };
 
-// Odd powers apart from even ones: two chains of operations in the place of one twice as long. It is the length of its chains
-// that a vector's time goes with here, not the number of operations.
+// Odd and even powers separately: two chains of dependent operations instead of one twice as long. The length of the chains
+// limits the speed here, not the number of operations.
 template <int N, class T, class V>
 inline V polynomial(const T (&c)[N], V x) {
   if constexpr (N <= 3) {
@@ -183,7 +183,7 @@ struct GaussianBits {
     return M::equal(bits, bits).choose(M::less(V{} + Fit::kMostBits, bits).choose(V{}, p), bits);  // NaN stays
   }
 
-  // The two ways. s > 0; NaN and an infinite v go the wide way, an infinite s with a finite v the narrow one.
+  // The two formulas. s > 0; NaN and an infinite v use `wide`, an infinite s with a finite v uses `narrow`.
   template <bool kDerivatives>
   static inline GaussianBits narrow(V v, V s) {
     const V r = T(1) / s, u = absolute(v) * r, h = T(0.5) * r, p = u * h, q = p * p, t = h * h, square = u * u;
@@ -206,7 +206,7 @@ struct GaussianBits {
     const M centre = M::less(lower, zero);
 
     const Square square = half_square(lower, a - (lower + T(0.5)), s, r);
-    // Where v is 0, as is most of a rounded latent, phi(y) / phi(x) is 1 and one exponential serves.
+    // Where v is 0, as for most of a rounded latent, phi(y) / phi(x) is 1 and one exponential is enough.
     const M at_zero = M::equal(v, zero), beside = centre & ~at_zero;
     const V power = exponential(at_zero.choose(square.high, T(-2) * u * h), at_zero.choose(square.low, zero));
     const V fall = at_zero.choose(one, power);  // phi(y) / phi(x)
@@ -270,8 +270,8 @@ struct GaussianBits {
     }
   }
 
-  // M(z) for two z >= 0 at the price of one division, which costs as much as a whole polynomial; relative error 3e-8 in float
-  // before rounding, 1e-15 in double.
+  // M(z) for two z >= 0 with one division, which takes as long as a polynomial; relative error 3e-8 in float before rounding,
+  // 1e-15 in double.
   static inline void mills(V z0, V z1, V& m0, V& m1) {
     const V far0 = z0 + T(4), far1 = z1 + T(4), inverse = T(1) / (far0 * far1);
     const V inverse0 = inverse * far1, inverse1 = inverse * far0;

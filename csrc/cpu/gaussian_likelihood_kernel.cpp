@@ -155,7 +155,7 @@ struct Backward {
       const T* likelihood_from = read(a.likelihood, likelihood);
       const T least = T(a.likelihood_min);
       for (int i = 0; i < count; i += W) {
-        // At the bound a step down the gradient may only lead up.
+        // Below the bound, the gradient passes only if a descent step would increase the likelihood.
         const V g = load<W>(bits_from + i);
         store<W>(passed + i, (load<W>(likelihood_from + i) <= least) & (g > T(0)) ? V{} : g);
       }
@@ -178,7 +178,7 @@ struct Backward {
       T* to_scale = tile_of_result(a.grad_scale, kType, position, count, grad_scale);
       for (int i = 0; i < count; i += W) {
         const V g = load<W>(bits_from + i) * load<W>(slope + i);
-        // Below scale_min a step down the gradient may only lead up.
+        // Below scale_min, the gradient passes only if a descent step would increase scale.
         store<W>(to_scale + i, (load<W>(scale_from + i) < T(a.scale_min)) & (g > T(0)) ? V{} : g);
       }
       write_tile(a.grad_scale, kType, position, count, to_scale);

@@ -1,5 +1,5 @@
-// What gaussian_symbols_cpu.cpp (torch) and gaussian_symbols_kernel.cpp (compiled once per instruction set, torch-free) say to
-// each other.
+// Interface between gaussian_symbols_cpu.cpp (torch) and gaussian_symbols_kernel.cpp (compiled once per instruction set,
+// torch-free).
 #pragma once
 #include "cpu/cpu_capability.h"
 #include "cpu/walk.h"

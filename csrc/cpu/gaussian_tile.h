@@ -1,5 +1,5 @@
-// Bits of a tile of residuals. What a vector with a narrow lane has of wide ones is packed, and worked out together: most vectors
-// that go both ways would take the time of both.
+// Bits of a tile of residuals. The wide lanes of vectors that also have narrow lanes are packed and computed together; otherwise
+// such vectors would take the time of both formulas.
 #pragma once
 #include "cpu/gaussian_bits.h"
 #include "cpu/walk_tiles.h"
@@ -66,7 +66,7 @@ class GaussianTile {
     }
   };
 
-  // One copy of the code of each, so that a number's bits are the same wherever it lies.
+  // One copy of the code of each formula, so that the bits of a number do not depend on its position.
   template <bool kDerivatives>
   [[gnu::noinline]] static void narrow(const T* v, const T* s, int count, Results to) {
     for (int i = 0; i < count; i += W)

@@ -1,5 +1,5 @@
-// dkic::ldcn and dkic::ldcn_backward on the CPU: checks that guard memory, outputs, and cutting the work for threads.
-// Schemas, fake kernels, autograd and the user's error messages are in dkic/ops/; the arithmetic is in ldcn_kernel.cpp.
+// dkic::ldcn and dkic::ldcn_backward on the CPU: checks that guard memory accesses, outputs, and division of work among threads.
+// Schemas, fake kernels, autograd and error messages for users are in dkic/ops/; the arithmetic is in ldcn_kernel.cpp.
 #include "common/deform_arguments.h"
 #include "common/stable_abi.h"
 #include "cpu/ldcn_kernel.h"

@@ -1,8 +1,8 @@
 // Lite DCN aggregation on the CPU. Compiled once per instruction set (DKIC_ISA); ldcn_cpu.cpp chooses one at run time.
 //
-// Taps (position, floor, weights, addresses) are worked out a vector at a time, once per (position, group), into a small buffer;
-// then each position's channels are streamed over its taps. So the taps' arithmetic is a quarter of the forward; the rest is
-// bound by the loads of the channels, of which those from the second-level cache cost a tenth (G=8) to a quarter (G=12).
+// Taps (position, floor, weights, addresses) are computed a vector at a time, once per (position, group), into a small buffer;
+// then each position's channels are accumulated over its taps. The taps take a quarter of forward's time. The rest is bound by
+// loads of channels, of which those from the second-level cache cost 10 % (G=8) to 25 % (G=12).
 #include "cpu/ldcn_kernel.h"
 
 #include "cpu/buffer.h"
@@ -15,17 +15,17 @@ namespace {
 template <class T>
 using LdcnTaps = Taps<T, Border::zero_gradient>;
 
-// How many rows below the kernel x is asked for ahead of its use.
+// x is prefetched this many rows below the kernel.
 constexpr int64_t kPrefetchRows = 8;
 
-// Positions are walked in strips a tile wide, these in blocks of rows, and a block group by group: more of what a group's taps
-// reach then stays in the first-level cache from one row to the next, and what a block's reach (20 rows of 28 pixels, 430 KB at
-// 192 channels and offsets of 5 pixels) in the second. Rows of a block, with the forward's ms at 1x192x128x128, G=12, one thread
-// of Zen 4: 1: 13.5, 4: 12.7, 8: 12.2, 16: 12.2; the samples' gradients took longer with 16 than with 8.
+// Positions are processed in strips of a tile's width, strips in blocks of rows, and a block group by group. From one row to the
+// next, more of the pixels that a group's taps read then stay in the first-level cache, and those of a block (20 rows of 28
+// pixels, 430 KB with 192 channels and offsets of 5 pixels) in the second-level cache. Forward in ms by rows of a block, at
+// 1x192x128x128, G=12, one thread of Zen 4: 1: 13.5, 4: 12.7, 8: 12.2, 16: 12.2; gradients of samples are slower with 16 than 8.
 constexpr int64_t kBlockRows = 8;
 
-// Near the border which corners lie inside differs from tap to tap in ways that no branch predictor learns (6 % of the taps with
-// offsets of 2 pixels, and a fifth of the time): there, corners outside are read as zeros from elsewhere, without a branch.
+// Near the border, branches on which corners are inside are mispredicted (6 % of the taps with offsets of 2 pixels, but 20 % of
+// the time). So there, corners outside are read as zeros from another address, without a branch.
 template <class T, bool kAllInside>
 struct Blend {
   using A = typename Accumulator<T>::type;
@@ -36,12 +36,12 @@ struct Blend {
   T* y;
   int64_t y_step;
 
-  // Half a vector of channels before or after the NV whole ones.
+  // Half a vector of channels before or after the NV whole vectors.
   enum class Half { none, first, last };
 
   void cover(int64_t depth) const {
-    // At 24 channels one walk over the taps with 64 bytes and 32 takes 5 % less than with 3 times 32 (11 % for float16); the half
-    // comes where the whole vector does not straddle cache lines then.
+    // With 24 channels, one pass over the taps with 64 + 32 bytes takes 5 % less than with 3 x 32 (11 % for float16). The half
+    // vector is placed so that the whole vector does not cross a cache line.
     constexpr int W = kVectorBytes / int(sizeof(A));
     if constexpr (kVectorBytes == 64)
       if (depth == W + W / 2) {
@@ -68,7 +68,7 @@ struct Blend {
     T* to = y + channel;
     const int64_t step = taps.tap_step, position_step = taps.position_step, k = taps.k;
     for (int64_t p = 0; p < count; ++p, to += y_step) {
-      Sum top, bottom;  // apart: chains of additions half as long, 4 to 8 % for half types
+      Sum top, bottom;  // separate sums halve the chains of dependent additions: 4 to 8 % for half types
       int64_t t = p * position_step;
       for (int64_t left = k; left > 0; --left, t += step) {
         const Tap<T> tap = taps[t];
@@ -113,7 +113,7 @@ void forward_rows(const LdcnArguments& a, int64_t first, int64_t last) {
   for_positions(a, taps, first, last, [&](int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
     const T* x = static_cast<const T*>(a.x.data) + n * a.x.n + g * depth;
     T* y = static_cast<T*>(a.y) + ((n * a.out_height + oh) * a.out_width + ow) * a.channels + g * depth;
-    // So far down that offsets of a few pixels don't reach there yet.
+    // So far below that offsets of a few pixels do not reach it yet.
     const int64_t row = oh * a.stride_h - a.padding_h + a.dilation_h * (a.kernel_h - 1) + kPrefetchRows;
     const int64_t column = ow * a.stride_w;
     if (row >= 0 && row < a.height && column + count <= a.width)
@@ -171,7 +171,7 @@ struct Dots {
   }
 };
 
-// From the dot products of every tap: its gradients along y, along x, and of the mask, an array each.
+// From the dot products of every tap: the gradients of its offset along y and x, and of its mask, one array each.
 template <class T>
 void finish_samples(const LdcnTaps<T>& taps, const typename Accumulator<T>::type* dots,
                     typename Accumulator<T>::type* gradients) {
@@ -205,7 +205,7 @@ void backward_sample_rows(const LdcnArguments& a, int64_t first, int64_t last) {
   using A = typename Accumulator<T>::type;
   LdcnTaps<T> taps(a);
   const int64_t depth = a.channels / a.groups, k = taps.k, size = taps.size;
-  const Buffer<A> sums(size * 7);  // 4 a tap, then the 3 gradients
+  const Buffer<A> sums(size * 7);  // for each tap, 4 dot products and 3 gradients
   A* const dots = sums.data();
   A* const gradients = dots + size * 4;
   for_positions(a, taps, first, last, [&](int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
@@ -213,7 +213,7 @@ void backward_sample_rows(const LdcnArguments& a, int64_t first, int64_t last) {
     const T* grad_y = static_cast<const T*>(a.grad_y.data) + n * a.grad_y.n + oh * a.grad_y.h + ow * a.grad_y.w + g * depth;
     taps.compute(n, g, oh, ow, count, a.x.h, a.x.w);
     std::memset(dots, 0, size_t(size) * 4 * sizeof(A));
-    // No wider: to sum 64 bytes' lanes costs more than they save (25.6 ms in the place of 21.4 at 16 channels).
+    // Not wider: summing the lanes of 64 bytes costs more than it saves (25.6 ms instead of 21.4 with 16 channels).
     constexpr int W = (kVectorBytes < 32 ? kVectorBytes : 32) / int(sizeof(A));
     for (int64_t p = 0; p < count; ++p)
       cover_with<A, W>(0, depth, Dots<T>{taps, p * taps.position_step, x, grad_y + p * a.grad_y.w, {a.x.h, a.x.w}, dots});
@@ -287,8 +287,8 @@ void backward_x_pieces(const LdcnArguments& a, int64_t first, int64_t last) {
   using A = typename Accumulator<T>::type;
   LdcnTaps<T> taps(a);
   const int64_t depth = a.channels / a.groups, blocks = ldcn_channel_blocks(a);
-  // A piece is summed in a plane of its own, without the other groups' channels between its pixels: all of the first-level
-  // cache serves it, and rows a cache line apart from a power of two don't fall on one another there.
+  // A piece is summed in its own plane, without the channels of other groups between its pixels: it can use all of the
+  // first-level cache, and rows whose distance is near a power of two do not evict each other.
   const int64_t most = (depth + blocks - 1) / blocks, h = a.width * most + 64 / int64_t(sizeof(A)), w = most;
   const Buffer<A> sums(a.height * h);
   A* const plane = sums.data();

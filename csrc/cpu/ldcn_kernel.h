@@ -1,11 +1,11 @@
-// What ldcn_cpu.cpp (torch) and ldcn_kernel.cpp (compiled once per instruction set, torch-free) say to each other.
+// Interface between ldcn_cpu.cpp (torch) and ldcn_kernel.cpp (compiled once per instruction set, torch-free).
 #pragma once
 #include "common/ldcn_arguments.h"
 #include "cpu/cpu_capability.h"
 
 namespace dkic {
 
-// Work is cut by shape alone, never by the number of threads, and no two pieces write one address: results do not depend on it.
+// Work is divided by shape only, and no two pieces write to the same address, so results do not depend on the number of threads.
 struct LdcnKernel {
   // Output rows [first, last) of batch * out_height.
   void (*forward)(const LdcnArguments&, int64_t first, int64_t last);
@@ -15,7 +15,8 @@ struct LdcnKernel {
   void (*backward_x)(const LdcnArguments&, int64_t first, int64_t last);
 };
 
-// How many blocks of channels a group's gradient of x is cut into: at least 16 pieces in all where blocks of 32 channels allow.
+// The number of channel blocks into which a group's gradient of x is divided: so many that there are at least 16 pieces in total,
+// if blocks of 32 channels allow that.
 static inline int64_t ldcn_channel_blocks(const LdcnArguments& a) {
   const int64_t depth = a.channels / a.groups, pieces = a.batch * a.groups;
   const int64_t wanted = pieces >= 16 ? 1 : (16 + pieces - 1) / (pieces > 0 ? pieces : 1);

@@ -1,12 +1,11 @@
-// What a comparison of vectors gives, lane by lane, and what is done with it: a choice, lanes brought together and set apart
-// again.
+// Lane masks, the results of vector comparisons: selection, packing of the set lanes, and unpacking.
 #pragma once
 #include "cpu/simd.h"
 
 namespace dkic::DKIC_ISA {
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
-// For each set of eight lanes: which they are, one after the other, and the place of each among them.
+// For each subset of eight lanes: the numbers of its lanes in order, and the position of each lane in that order.
 struct LaneSets {
   uint8_t lane[256][8], place[256][8];
   constexpr LaneSets() : lane{}, place{} {
@@ -18,8 +17,8 @@ struct LaneSets {
 inline constexpr LaneSets kLaneSets{};
 #endif
 
-// Where vectors have mask registers it stays in one: GCC's own comparisons fetch it from there into a vector, and test the vector
-// again at each use (a fifth of gaussian_bits' instructions).
+// With AVX-512 the mask stays in a mask register: GCC's vector comparisons move it to a vector and test the vector again at each
+// use (20 % of gaussian_bits' instructions).
 template <class T, int W>
 struct Mask {
   using V = Vector<T, W>;
@@ -56,7 +55,7 @@ struct Mask {
       return {~lanes};
   }
 
-  // The lanes as bits, the first lowest.
+  // The lanes as bits; the first lane is the lowest bit.
   unsigned bits() const {
     if constexpr (kRegister) {
       return lanes;
@@ -87,8 +86,8 @@ struct Mask {
     if constexpr (!kRegister) return lanes ? yes : no;
   }
 
-  // Writes the lanes of v that are set, one after the other, to `to`; whatever comes after them, up to a whole vector, is written
-  // too. Returns how many are set.
+  // Writes the set lanes of v to `to`, one after the other; any values may be written after them, up to a whole vector. Returns
+  // the number of set lanes.
   int pack(V v, T* to) const {
     const unsigned set = bits();
 #if defined(__AVX512F__)
@@ -111,7 +110,7 @@ struct Mask {
     return count;
   }
 
-  // The reverse: the set lanes from the numbers at `from` (of which a whole vector is read), the others `rest`.
+  // The inverse: set lanes get the numbers at `from` (a whole vector is read), the others those of `rest`.
   V unpack(const T* from, V rest) const {
 #if defined(__AVX512F__)
     if constexpr (kRegister && sizeof(T) == 4)
@@ -133,7 +132,7 @@ struct Mask {
   }
 };
 
-// a * b + c with one rounding, where the machine has it (kFused): whole vectors only.
+// a * b + c with one rounding if the machine supports it (kFused); whole vectors only.
 #if defined(__FMA__) && defined(__AVX2__)
 inline constexpr bool kFused = true;
 #else

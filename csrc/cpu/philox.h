@@ -5,17 +5,17 @@
 
 namespace dkic::DKIC_ISA {
 
-// A vector of counters, each of four words in the low halves of 64-bit lanes; the high halves hold what is left over. So a
-// product of two words needs no unpacking.
+// A vector of counters of four words each, in the low halves of 64-bit lanes; the high halves have any value. So a product of two
+// words needs no unpacking.
 struct Philox {
   static constexpr int W = kVectorBytes / 8;
   using V = Vector<uint64_t, W>;
   V word[4];
 
-  // Counters (low, high), of 64 bits each.
+  // The counters (low, high), 64 bits each.
   Philox(V low, V high) : word{low, low >> 32, high, high >> 32} {}
 
-  // Replaces the counters by their random words.
+  // Replaces the counters by the random words.
   void draw(uint64_t key) {
     uint32_t key0 = uint32_t(key), key1 = uint32_t(key >> 32);
     for (int round = 0; round < 10; ++round, key0 += 0x9e3779b9u, key1 += 0xbb67ae85u) {
@@ -28,7 +28,7 @@ struct Philox {
   }
 
  private:
-  // Of the lanes' low halves with m: all 64 bits. The compilers' own vectors know no such product.
+  // Product of the lanes' low halves with m: all 64 bits. The compilers' vector extensions have no such product.
   static V product(V x, uint32_t m) {
 #if defined(__AVX512F__)
     return bit_cast<V>(_mm512_maskz_mul_epu32(0xff, bit_cast<__m512i>(x), _mm512_set1_epi64(m)));

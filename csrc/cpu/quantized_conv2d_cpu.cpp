@@ -1,4 +1,4 @@
-// dkic::quantized_conv2d on the CPU: checks that guard memory, the output, and cutting the work for threads.
+// dkic::quantized_conv2d on the CPU: checks that guard memory accesses, the output, and division of work among threads.
 #include <algorithm>
 
 #include "common/stable_abi.h"
@@ -7,8 +7,8 @@
 namespace dkic {
 namespace {
 
-constexpr int64_t kProducts = 1 << 18;   // a thread's share at least
-constexpr int64_t kBandBytes = 1 << 20;  // of x as int16: what a second-level cache holds
+constexpr int64_t kProducts = 1 << 18;   // minimum number of products per thread
+constexpr int64_t kBandBytes = 1 << 20;  // of x as int16: fits into a second-level cache
 
 Tensor quantized_conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& multiplier, int64_t stride,
                         int64_t padding, int64_t low, int64_t high) {

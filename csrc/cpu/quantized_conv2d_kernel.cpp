@@ -1,7 +1,7 @@
-// A convolution of integers on the CPU, with int32 sums, and its requantisation: clamp(round((sum + bias) * multiplier)).
+// Convolution of integers on the CPU with int32 sums, and requantization: clamp(round((sum + bias) * multiplier)).
 // Compiled once per instruction set (DKIC_ISA); quantized_conv2d_cpu.cpp chooses one at run time.
 //
-// Products are of pairs of int16, which is twice as many an instruction as of float32 (pmaddwd), and the same on every machine.
+// An instruction multiplies pairs of int16 (pmaddwd), twice as many products as with float32; results are machine-independent.
 #include "cpu/quantized_conv2d_kernel.h"
 
 #include "cpu/rounded.h"
@@ -13,7 +13,7 @@ constexpr int W = kVectorBytes / 4, kParts = kGroup / W;  // registers of a grou
 using V = Vector<float, W>;
 using VI = Vector<int32_t, W>;
 
-// sum + the products of a pair of channels, the same for all lanes, with each lane's pair of weights.
+// sum + the dot products of a pair of channels, which all lanes share, with each lane's pair of weights.
 inline VI plus_products(VI sum, VI pair, VI weights) {
 #if defined(__AVX512BW__)
   return sum + bit_cast<VI>(_mm512_madd_epi16(bit_cast<__m512i>(pair), bit_cast<__m512i>(weights)));
@@ -26,7 +26,7 @@ inline VI plus_products(VI sum, VI pair, VI weights) {
 #endif
 }
 
-// Rows of x as int16, with zeros around. What is no integer of 16 bits becomes some integer.
+// Rows of x as int16, padded with zeros. Values that are not 16-bit integers become arbitrary integers.
 void pad(const QuantizedConv2dArguments& a, const QuantizedConv2dBand& band) {
   const int64_t row = (a.width + 2 * a.padding) * a.pairs * 2, rows = (band.rows - 1) * a.stride + a.k;
   for (int64_t r = 0; r < rows; ++r) {
@@ -51,7 +51,7 @@ void pad(const QuantizedConv2dArguments& a, const QuantizedConv2dBand& band) {
   }
 }
 
-// `length` channels from c on of a pixel, in whole registers: what lies beyond is neither read nor written.
+// Requantizes channels [c, c + length) of a pixel in whole registers; nothing beyond them is read or written.
 template <bool kWhole>
 inline void finish(const QuantizedConv2dArguments& a, VI sum, float* y, int64_t c, int64_t length) {
   const size_t bytes = kWhole ? sizeof(V) : size_t(length) * sizeof(float);
@@ -64,16 +64,16 @@ inline void finish(const QuantizedConv2dArguments& a, VI sum, float* y, int64_t 
 }
 
 struct Block {
-  const int16_t* weight;  // of its first group
-  int64_t group;          // from one group to the next, in numbers
-  int64_t channel;        // its first one
+  const int16_t* weight;  // of the first group
+  int64_t group;          // elements from one group to the next
+  int64_t channel;        // the first channel
 };
 
-// P output pixels of a band from `pixel` on (those from `last` on are computed and not kept), and the channels of G groups.
+// P output pixels of a band from `pixel` on (those from `last` on are computed and discarded), and the channels of G groups.
 template <int P, int G>
 inline void tile(const QuantizedConv2dArguments& a, const QuantizedConv2dBand& band, const Block& block, int64_t pixel,
                  int64_t last) {
-  const int64_t row = (a.width + 2 * a.padding) * a.pairs * 2, length = a.k * a.pairs;  // of a window's row, in pairs
+  const int64_t row = (a.width + 2 * a.padding) * a.pairs * 2, length = a.k * a.pairs;  // length: pairs of a window's row
   const int16_t* at[P];
   for (int p = 0; p < P; ++p) {
     const int64_t i = pixel + p < last ? pixel + p : last - 1, y = i / a.out_width, x = i % a.out_width;
@@ -115,14 +115,14 @@ void tiles(const QuantizedConv2dArguments& a, const QuantizedConv2dBand& band, c
   for (int64_t pixel = 0; pixel < last; pixel += P) tile<P, G>(a, band, block, pixel, last);
 }
 
-// Group blocks outside: a block's weights stay in the cache while all pixels pass.
+// The outer loop is over blocks of groups: a block's weights stay in the cache for all pixels.
 void run(const QuantizedConv2dArguments& a, const QuantizedConv2dBand& band) {
   const int64_t groups = (a.out + kGroup - 1) / kGroup, size = a.k * a.k * a.pairs * kGroup * 2;
   for (int64_t g = 0; g < groups;) {
     const Block block{a.weight + g * size, size, g * kGroup};
 #if defined(__AVX512F__)
     const int64_t left = groups - g;
-    // 24 sums, and the weights beside them in 32 registers.
+    // 24 sums; together with the weights they fit into 32 registers.
     if (left % 4 == 0 || left > 6) {
       tiles<6, 4>(a, band, block), g += 4;
     } else if (left % 3 == 0) {

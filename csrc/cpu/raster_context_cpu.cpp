@@ -1,10 +1,10 @@
-// dkic::raster_encode and dkic::raster_decode: a latent coded in raster order, where the scales and means at a position come from
-// a network over the hyperprior's parameters and the positions before it (Minnen et al. 2018, section 3).
+// dkic::raster_encode and dkic::raster_decode: a latent coded in raster order. A network computes the scales and means at a
+// position from the hyperprior's parameters and the earlier positions (Minnen et al. 2018, section 3).
 //
 // The encoder knows all of y, so it computes positions that do not depend on each other together: with a kernel of 2 r + 1
-// columns, those of equal w + (r + 1) h. The decoder, whose stream is in raster order, computes one position a sample at a time,
-// and for a whole row what comes from the rows above and from the parameters. Both add the same terms in the same order
-// (raster_context_kernel.h), so their scales and means are equal to the bit, whatever the number of threads.
+// columns, those of equal w + (r + 1) h. The decoder computes one position of each sample at a time, as its stream is in raster
+// order; contributions of the rows above and of the parameters are computed for a whole row. Both add the same terms in the same
+// order (raster_context_kernel.h), so their scales and means are equal bit for bit, with any number of threads.
 #include <cmath>
 #include <memory>
 
@@ -24,7 +24,7 @@ const float* floats(const Tensor& t, const Shape& shape, const char* name) {
 
 int64_t padded(int64_t count) { return (count + kPanel - 1) / kPanel * kPanel; }
 
-// A linear layer, its weights in panels and its outputs filled up to whole ones.
+// A linear layer. Its weights are stored in panels; its outputs are padded to whole panels.
 class Layer {
  public:
   // weight: of output o and input k, weight[o * output_step + offset_of(k)].
@@ -51,7 +51,7 @@ class Layer {
   std::vector<float> weight_, bias_;
 };
 
-// Inputs [from, from + depth) of a layer, which lie `offset` from where a position's input begins.
+// Inputs [from, from + depth) of a layer, at `offset` from the beginning of a position's input.
 struct Segment {
   int64_t from, depth, offset;
 };
@@ -59,8 +59,8 @@ struct Segment {
 using Inputs = std::vector<const float*>;
 using Outputs = std::vector<float*>;
 
-// Adds what segments of the inputs contribute, after setting the outputs to the bias where they are new, and before the
-// activation, LeakyReLU of this slope, if any.
+// Adds the contributions of segments of the inputs. New outputs are set to the bias first; the activation, a LeakyReLU of this
+// slope, if any, follows.
 void add(const RasterContextKernel& kernel, const Layer& layer, const std::vector<Segment>& segments, const Inputs& x,
          const Outputs& y, bool is_new, std::optional<float> slope = {}) {
   const auto count = int64_t(y.size());
@@ -78,7 +78,7 @@ void add(const RasterContextKernel& kernel, const Layer& layer, const std::vecto
   });
 }
 
-// Values of a number of positions.
+// Values of several positions.
 class Rows {
  public:
   Rows(int64_t count, int64_t width) : width_(width), values_(size_t(count * width)) {}
@@ -118,7 +118,7 @@ class RasterContext {
     STD_TORCH_CHECK(kernel % 2 == 1 && kernel <= 31, "raster_context: context_weight must be square and odd, at most 31");
     const float* data = floats(context, {context_channels, channels, kernel, kernel}, "context_weight");
     const Tensor bias = torch::stable::contiguous(weights.context_bias);
-    const int64_t taps = radius_ * kernel + radius_, area = kernel * kernel;  // the rows above, and what is left of the middle
+    const int64_t taps = radius_ * kernel + radius_, area = kernel * kernel;  // taps: rows above, and left of the middle
     context_ = std::make_unique<Layer>(data, floats(bias, {context_channels}, "context_bias"), context_channels, taps * channels,
                                        channels * area, [&](int64_t k) { return k % channels * area + k / channels; });
     for (int64_t tap = 0; tap < taps; ++tap)
@@ -148,7 +148,7 @@ class RasterContext {
 
   float* y_hat(const Position& at) { return window(at) + (radius_ * (width + 2 * radius_) + radius_) * channels; }
 
-  // What comes from the rows above and from the parameters.
+  // Contributions of the rows above and of the parameters.
   void begin(const std::vector<Position>& at, const Outputs& context, const Outputs& first) {
     add(kernel_, *context_, above_, windows(at), context, true);
     add(kernel_, layers_.front(), from_params_, params(at), first, true);
@@ -165,7 +165,7 @@ class RasterContext {
       if (scratch_.size() < i) scratch_.emplace_back();
       scratch_[i - 1].resize(std::max(scratch_[i - 1].size(), at.size() * size_t(layer.width())));
       for (size_t p = 0; p < at.size(); ++p) next.push_back(scratch_[i - 1].data() + int64_t(p) * layer.width());
-      // A layer before has more outputs than this one has inputs: those that fill it up.
+      // The previous layer's outputs are padded, so there may be more of them than inputs of this layer.
       add(kernel_, layer, {{0, layer.depth(), 0}}, {values.begin(), values.end()}, next, true, slope(i));
       values = next;
     }
@@ -210,7 +210,7 @@ class RasterContext {
   std::unique_ptr<Layer> context_;
   std::vector<Layer> layers_;
   std::vector<Segment> above_, left_, from_params_, from_context_;
-  std::vector<float> y_hat_;  // [batch][radius + height][radius + width + radius][channels], with zeros around
+  std::vector<float> y_hat_;  // [batch][radius + height][radius + width + radius][channels], padded with zeros
   std::vector<std::vector<float>> scratch_;
 };
 
@@ -310,7 +310,7 @@ std::tuple<Tensor, Tensor> raster_decode(const Tensor& data, const Tensor& size,
         const float* const scales = found[size_t(n)];
         indexes_of(scales, channels, sorted, float(scale_min), indexes.data());
         good[n] = good[n] && decoders[size_t(n)].decode(tables, indexes.data(), size_t(channels), symbols.data());
-        if (!good[n]) continue;  // a sample that is damaged does not stop the others
+        if (!good[n]) continue;  // a damaged sample does not stop the others
         float* const to = context.y_hat(at[size_t(n)]);
         for (int64_t c = 0; c < channels; ++c) to[c] = float(symbols[size_t(c)]) + scales[channels + c];
       }

@@ -18,7 +18,7 @@ inline V multiply_add(V a, V b, V c) {
   }
 }
 
-// P positions and N vectors of outputs at once: as many sums as registers hold.
+// P positions and N vectors of outputs at once: as many sums as fit into registers.
 template <int P, int N>
 inline void add_block(const float* weight, int64_t depth, const float* const* x, int64_t x_offset, float* const* y,
                       int64_t y_offset) {

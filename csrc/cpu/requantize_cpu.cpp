@@ -1,11 +1,11 @@
-// dkic::requantize on the CPU: checks that guard memory, the output, and cutting the work for threads.
+// dkic::requantize on the CPU: checks that guard memory accesses, the output, and division of work among threads.
 #include "common/stable_abi.h"
 #include "cpu/requantize_kernel.h"
 
 namespace dkic {
 namespace {
 
-constexpr int64_t kNumbers = 16384;  // a thread's share at least
+constexpr int64_t kNumbers = 16384;  // minimum number of elements per thread
 
 Tensor requantize(const Tensor& total, const std::optional<Tensor>& bias, const Tensor& multiplier, int64_t low, int64_t high) {
   STD_TORCH_CHECK(total.dim() == 4 && total.is_cpu() && total.scalar_type() == ScalarType::Float,

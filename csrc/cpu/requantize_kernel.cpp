@@ -1,4 +1,4 @@
-// clamp(round((round(total) + bias) * multiplier), low, high) on the CPU, each rounding half to even: the same number on every
+// clamp(round((round(total) + bias) * multiplier), low, high) on the CPU, rounding half to even: the same result on every
 // machine. Compiled once per instruction set (DKIC_ISA); requantize_cpu.cpp chooses one at run time.
 #include "cpu/requantize_kernel.h"
 
@@ -14,7 +14,7 @@ inline V requantized(const RequantizeArguments& a, V total, V bias, V multiplier
   return rounded_within((rounded(total) + bias) * multiplier, a.low, a.high);
 }
 
-// `length` numbers at channel c of a row, in whole vectors: what lies beyond is neither read nor written.
+// Channels [c, c + length) of a row, in whole vectors; nothing beyond them is read or written.
 template <bool kWhole>
 inline void step(const RequantizeArguments& a, const float* total, float* out, int64_t c, int length) {
   const auto read = [&](const float* from) {

@@ -1,15 +1,15 @@
-// What requantize_cpu.cpp (torch) and requantize_kernel.cpp (compiled once per instruction set, torch-free) say to each other.
+// Interface between requantize_cpu.cpp (torch) and requantize_kernel.cpp (compiled once per instruction set, torch-free).
 #pragma once
 #include "common/strided.h"
 #include "cpu/cpu_capability.h"
 
 namespace dkic {
 
-// Rows of `channels` numbers, one after the other.
+// Contiguous rows of `channels` elements.
 struct RequantizeArguments {
   int64_t channels;
-  const float *total, *bias;  // bias: one number a channel, or nullptr
-  const float* multiplier;    // one a channel
+  const float *total, *bias;  // bias: one for each channel, or nullptr
+  const float* multiplier;    // one for each channel
   float low, high;
   float* out;
 };

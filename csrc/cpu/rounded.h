@@ -1,4 +1,4 @@
-// Rounding half to even: the same number on every machine.
+// Rounding half to even, with the same result on every machine.
 #pragma once
 #include "cpu/simd.h"
 
@@ -6,7 +6,7 @@ namespace dkic::DKIC_ISA {
 
 using Floats = Vector<float, kVectorBytes / 4>;
 
-// Where rounding takes a sum, the compiler must not make one fma of it and a product before.
+// The compiler must not fuse the addition that rounds with a preceding product.
 inline Floats rounded(Floats x) {
 #if defined(__AVX512F__)
   return bit_cast<Floats>(_mm512_maskz_roundscale_ps(0xffff, bit_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -1,4 +1,4 @@
-// The interval of a scale in a sorted list of edges: the table that an entropy coder codes its symbol with.
+// Finds the interval of a scale in a sorted list of edges, which is the index of the entropy coder's table for its symbol.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -9,8 +9,8 @@
 
 namespace dkic {
 
-// Edges by the first bits of a positive double: the exponent and three bits of the mantissa name a bucket, no wider than a factor
-// of 9/8, which seldom holds more than one edge.
+// Edges indexed by the first bits of a positive double: the exponent and three bits of the mantissa select a bucket, whose width
+// is at most a factor of 9/8, so it seldom contains more than one edge.
 class ScaleEdges {
  public:
   static bool valid(const std::vector<double>& edges) {
@@ -21,7 +21,7 @@ class ScaleEdges {
            std::is_sorted(edges.begin(), edges.end());
   }
 
-  // edges: valid.
+  // edges must satisfy `valid`.
   explicit ScaleEdges(std::vector<double> edges) : edges_(std::move(edges)), first_(bucket_of(edges_.front()) - 1) {
     const int64_t last = bucket_of(edges_.back()) + 1;
     size_t below = 0;
@@ -32,7 +32,7 @@ class ScaleEdges {
     edges_.push_back(std::numeric_limits<double>::infinity());
   }
 
-  // NaN has all edges below it, whatever its sign, which depends on the instructions that made it: inf - inf is negative on x86.
+  // NaN is above all edges, whatever its sign: the sign depends on the instruction set (inf - inf is negative on x86).
   int32_t below(double s) const {
     if (s != s) [[unlikely]]
       return int32_t(edges_.size()) - 1;

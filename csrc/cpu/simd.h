@@ -1,8 +1,8 @@
-// Vectors of GCC/Clang extensions, and loads and stores that convert half and bfloat16 on the way.
+// Vectors by GCC/Clang extensions, and loads and stores that convert half and bfloat16.
 //
-// Everything here lives in an inline namespace of the instruction set it is compiled for (DKIC_ISA), and nothing is taken
-// from the standard library: a template shared with a file built for another instruction set would be merged by the
-// linker into whichever copy came first, AVX-512 code on a machine without it.
+// All of this is in an inline namespace of the instruction set it is compiled for (DKIC_ISA), and uses nothing from the standard
+// library: the linker merges the instances of a template from all files into one, which might be AVX-512 code on a machine
+// without AVX-512.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -47,7 +47,7 @@ struct Either<false, A, B> {
   using type = B;
 };
 
-// The integer of a number's size.
+// The integer type of the same size as T.
 template <class T>
 struct IntOf {
   using type = int32_t;
@@ -65,7 +65,7 @@ inline To bit_cast(const From& from) {
   return to;
 }
 
-// half's bits in the lower half of each lane, to float and (rounding to nearest even) back.
+// Converts half, whose bits are in the lower half of each lane, to float and back, rounding to nearest even.
 template <int W>
 inline Vector<float, W> half_to_float(Vector<int32_t, W> bits) {
   using V = Vector<float, W>;
@@ -101,7 +101,7 @@ inline Vector<double, W> load(const double* p) {
 }
 template <int W>
 inline Vector<float, W> load(const bfloat16* p) {
-  // By the instruction: GCC 12 takes such a vector apart (14.6 ms in the place of 10.5 for ldcn at 16 channels).
+  // By an intrinsic: GCC 12 converts such a vector lane by lane (14.6 ms instead of 10.5 for ldcn with 16 channels).
 #if defined(__AVX512F__)
   if constexpr (W == 16) {
     const __m512i wide = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -109,7 +109,7 @@ inline Vector<float, W> load(const bfloat16* p) {
   }
 #endif
 #if defined(__AVX2__)
-  if constexpr (W == 8) {  // into both halves of a register by the load, and there each byte to its place
+  if constexpr (W == 8) {  // the load fills both halves of the register; then each byte is moved to its position
     const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     const Vector<int8_t, 32> from = {-1, -1, 0, 1, -1, -1, 2,  3,  -1, -1, 4,  5,  -1, -1, 6,  7,
                                      -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15};
@@ -123,7 +123,7 @@ inline Vector<float, W> load(const bfloat16* p) {
 template <int W>
 inline Vector<float, W> load(const half* p) {
 #if defined(__AVX512F__)
-  if constexpr (W == 16)  // maskz: the plain form warns of an uninitialised value in GCC 12
+  if constexpr (W == 16)  // maskz: the plain form causes a warning about an uninitialized value in GCC 12
     return bit_cast<Vector<float, W>>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #endif
 #if defined(__F16C__)
@@ -136,7 +136,7 @@ inline Vector<float, W> load(const half* p) {
 }
 
 #if defined(__AVX512F__)
-// Lanes 4 to 7 and 8 to 11 exchanged: the order in which 16 bfloat16 come by a load and one instruction more.
+// Exchanges lanes 4 to 7 and 8 to 11: the order that a load of 16 bfloat16 and one more instruction give.
 inline Vector<float, 16> exchange_quarters(Vector<float, 16> v) {
   return __builtin_shufflevector(v, v, 0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15);
 }
@@ -152,8 +152,8 @@ inline Vector<float, 16> load_exchanged(const bfloat16* p) {
 }
 #endif
 
-// load_each<W>(p, v): NV vectors one after the other, in an order of lanes of the type's own that store_each undoes. Two vectors
-// of bfloat16 come as the even and the odd elements of one: half the loads, and no widening.
+// load_each<W>(p, v): NV consecutive vectors, in a lane order that depends on the type and that store_each undoes. Two vectors of
+// bfloat16 are the even and the odd elements of one load: half the loads, and no widening.
 template <int W, class T, class V, int NV>
 inline void load_each(const T* p, V (&v)[NV]) {
   for (int i = 0; i < NV; ++i) v[i] = load<W>(p + i * W);
@@ -184,7 +184,7 @@ template <int W>
 inline void store(double* p, Vector<double, W> v) {
   std::memcpy(p, &v, sizeof v);
 }
-// bfloat16's bits in the lower half of each lane.
+// The bits of bfloat16 in the lower half of each lane.
 template <int W>
 inline Vector<uint32_t, W> round_to_bfloat16(Vector<float, W> v) {
   const auto bits = bit_cast<Vector<uint32_t, W>>(v);
@@ -229,7 +229,7 @@ inline void store_each(bfloat16* p, const V (&v)[NV]) {
   if constexpr (NV % 2) store<W>(p + (NV - 1) * W, v[NV - 1]);
 }
 
-// Integers, as int64. By the instruction: GCC 12 takes vectors twice as wide as its registers through memory.
+// Integers to int64. By an intrinsic: GCC 12 moves vectors twice as wide as its registers through memory.
 template <int W>
 inline void store_int64(int64_t* p, Vector<int32_t, W> v) {
 #if defined(__AVX512F__)
@@ -255,11 +255,11 @@ inline void store_int64(int64_t* p, Vector<int64_t, W> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
-// To the nearest integer, half to even.
+// Rounds to the nearest integer, half to even.
 template <class T, int W>
 inline Vector<T, W> nearest(Vector<T, W> x) {
   using V = Vector<T, W>;
-  const T all_integers = sizeof(T) == 8 ? T(0x1p52) : T(0x1p23);  // from here on
+  const T all_integers = sizeof(T) == 8 ? T(0x1p52) : T(0x1p23);  // all numbers from here on are integers
   const V shift = x < T(0) ? V{} - all_integers : V{} + all_integers, rounded = (x + shift) - shift;
   return (x < all_integers) & (x > -all_integers) ? rounded : x;
 }
@@ -284,7 +284,7 @@ inline Vector<T, W> floor_of(Vector<T, W> x) {
   return truncated > x ? truncated - T(1) : truncated;
 }
 
-// Whether any lane of a comparison's result is true.
+// Whether any lane of the result of a comparison is true.
 template <class V>
 inline bool any(const V& mask) {
 #if defined(__AVX512F__)
@@ -302,8 +302,8 @@ inline bool any(const V& mask) {
   return found != 0;
 }
 
-// Asks for the cache lines of count elements, into the second-level cache: the first is too small to keep what is not needed at
-// once (ldcn's forward took 12.4 ms with it as the aim, and 11.4 ms so).
+// Prefetches the cache lines of count elements into the second-level cache: the first-level cache is too small for data that is
+// not needed at once (ldcn's forward: 12.4 ms with the first, 11.4 ms with the second).
 template <class T>
 inline void prefetch(const T* p, int64_t count) {
   const char *line = reinterpret_cast<const char*>(uintptr_t(p) & ~uintptr_t(63)),
@@ -311,7 +311,7 @@ inline void prefetch(const T* p, int64_t count) {
   for (; line < end; line += 64) __builtin_prefetch(line, 0, 2);
 }
 
-// Lanes 0 2 4 ... and 1 3 5 ... of two vectors, one after the other.
+// Lanes 0 2 4 ... and lanes 1 3 5 ... of two concatenated vectors.
 template <class T, int W>
 inline Vector<T, W> even_lanes(const Vector<T, W>& a, const Vector<T, W>& b) {
   if constexpr (W == 16)
@@ -348,7 +348,7 @@ inline Vector<T, W / 2> high_half(const Vector<T, W>& v) {
   return half;
 }
 
-// The sum of the lanes, by halving: always the same order of additions.
+// The sum of the lanes by repeated halving, always in the same order of additions.
 template <class T, int W>
 inline T sum(const Vector<T, W>& v) {
   if constexpr (W == 1) {
@@ -358,7 +358,7 @@ inline T sum(const Vector<T, W>& v) {
   }
 }
 
-// to[i] += sum(v[i]) for four vectors, transposing where they are wide enough: 11 instructions of AVX2 in the place of 24.
+// to[i] += sum(v[i]) for four vectors, with a transposition if they are wide enough: 11 instructions of AVX2 instead of 24.
 template <class T, int W>
 inline void add_sums(T* to, const Vector<T, W> (&v)[4]) {
   if constexpr (W < 4) {
@@ -369,7 +369,7 @@ inline void add_sums(T* to, const Vector<T, W> (&v)[4]) {
     const Vector<T, W> sums =
         __builtin_shufflevector(pairs01, pairs23, 0, 1, 4, 5) + __builtin_shufflevector(pairs01, pairs23, 2, 3, 6, 7);
     store<W>(to, load<W>(to) + sums);
-  } else if constexpr (W == 8) {  // as with 4, in both halves at once
+  } else if constexpr (W == 8) {  // as for 4, in both halves at once
     const auto pairs01 = __builtin_shufflevector(v[0], v[1], 0, 8, 1, 9, 4, 12, 5, 13) +
                          __builtin_shufflevector(v[0], v[1], 2, 10, 3, 11, 6, 14, 7, 15);
     const auto pairs23 = __builtin_shufflevector(v[2], v[3], 0, 8, 1, 9, 4, 12, 5, 13) +

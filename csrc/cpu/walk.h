@@ -1,13 +1,13 @@
-// The way through tensors of one shape and any strides that an elementwise kernel takes.
+// Traversal of tensors of one shape with any strides, for elementwise kernels.
 #pragma once
 #include "common/strided.h"
 
 namespace dkic {
 
-// Samples are walked in the order in which results lie in memory, along at most this many axes (neighbours are merged).
+// A sample is traversed in the memory order of the results, along at most this many axes (adjacent axes are merged).
 constexpr int kWalkAxes = 4;
 
-// A tensor as the walk sees it; strides count elements. data == nullptr: absent.
+// A strided operand of the traversal; strides count elements. data == nullptr: absent.
 struct Walked {
   const void* data;
   Scalar type;
@@ -20,7 +20,7 @@ struct Walk {
   int64_t size[kWalkAxes];
 };
 
-// Work is cut into chunks of a sample by shape alone, never by the number of threads.
+// Work is divided into chunks of a sample by shape only, never by the number of threads.
 constexpr int64_t kWalkChunk = 4096;
 static inline int64_t chunks_of_sample(const Walk& walk) { return (walk.elements + kWalkChunk - 1) / kWalkChunk; }
 

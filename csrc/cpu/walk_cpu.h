@@ -1,4 +1,4 @@
-// Making a walk out of torch's tensors, and running a kernel along it.
+// Creates the traversal (walk.h) of torch tensors, and runs a kernel along it.
 #pragma once
 #include <algorithm>
 
@@ -13,7 +13,7 @@ inline Shape shape_of(const Tensor& t) {
   return shape;
 }
 
-// Whether results that go with t are laid out channels_last; so too in the fake kernels.
+// Whether results that correspond to t are channels_last; the fake kernels follow the same rule.
 inline bool channels_innermost(const Tensor& t) { return (t.dim() == 4 || t.dim() == 5) && t.stride(1) == 1; }
 
 inline Tensor empty_result(const Tensor& like, ScalarType type, bool channels_last) {
@@ -23,7 +23,7 @@ inline Tensor empty_result(const Tensor& like, ScalarType type, bool channels_la
   return torch::stable::empty(shape_of(like), type, std::nullopt, like.device(), std::nullopt, format);
 }
 
-// A tensor with one stride an axis of the map, while the walk is made out of them.
+// A tensor with one stride per axis, as input of the traversal's construction.
 struct Operand {
   const void* data = nullptr;
   Scalar type = Scalar::f32;
@@ -41,8 +41,8 @@ inline Operand optional_operand(const std::optional<Tensor>& t, const Shape& sha
   return t ? operand(*t, shape, name) : Operand{nullptr, Scalar::f32, Shape(shape.size(), 0)};
 }
 
-// The axes after the batch, the innermost last, neighbours merged where every operand allows it. nullopt where more than
-// kWalkAxes are left: then the caller copies its tensors first.
+// The axes after the batch, innermost last; adjacent axes are merged if every operand allows it. nullopt if more than kWalkAxes
+// are left: then the caller makes contiguous copies first.
 inline std::optional<Walk> walk_through(const Shape& shape, bool channels_last, const std::vector<Operand>& operands,
                                         std::vector<Walked>& walked) {
   std::vector<size_t> axes;
@@ -52,7 +52,7 @@ inline std::optional<Walk> walk_through(const Shape& shape, bool channels_last, 
   Walk walk{shape[0], 1, 0, {}};
   walked.clear();
   for (const Operand& o : operands) walked.push_back({o.data, o.type, o.strides[0], {}});
-  // Without elements strides mean nothing, and no copy of such a tensor has better ones.
+  // The strides of a tensor without elements have no meaning, and a copy would not change that.
   const bool empty = std::find(shape.begin(), shape.end(), 0) != shape.end();
   for (const size_t axis : axes) {
     walk.elements *= shape[axis];

@@ -1,4 +1,4 @@
-// Reading and writing the elements of a Walk tile by tile, whatever their strides and types.
+// Reads and writes the elements of a traversal (walk.h) tile by tile, with any strides and types.
 #pragma once
 #include "cpu/simd.h"
 #include "cpu/walk.h"
@@ -7,8 +7,8 @@ namespace dkic::DKIC_ISA {
 
 constexpr int kTile = 512;
 
-// Calls f(n, first, count, position) for the tiles of a chunk: elements [first, first + count) of sample n,
-// whose results begin at `position`.
+// Calls f(n, first, count, position) for the tiles of a chunk: elements [first, first + count) of sample n; their results begin
+// at `position`.
 template <class F>
 void for_tiles(const Walk& walk, int64_t chunk, const F& f) {
   const int64_t chunks = chunks_of_sample(walk), n = chunk / chunks, begin = chunk % chunks * kWalkChunk;
@@ -37,8 +37,8 @@ inline void read_run(const From* from, int64_t stride, T* to, int64_t count) {
   for (; i < count; ++i) to[i] = T(to_number(from[i * stride]));
 }
 
-// Calls f(done, offset, length) for the runs along the innermost axis that elements [first, first + count) of a sample are made
-// of: elements first + done and on, `offset` from the sample's first.
+// Calls f(done, offset, length) for the runs along the innermost axis in elements [first, first + count) of a sample. A run
+// begins with element first + done, at `offset` from the sample's first element.
 template <class F>
 inline void for_runs(const Walk& walk, const int64_t* stride, int64_t first, int count, const F& f) {
   const int inner = walk.axes - 1;
@@ -53,7 +53,7 @@ inline void for_runs(const Walk& walk, const int64_t* stride, int64_t first, int
     const int length = rest < count - done ? int(rest) : count - done;
     f(done, offset, length);
     done += length;
-    // On to the next run, carrying where an axis is at its end.
+    // Advance to the next run, with a carry at the end of an axis.
     offset -= at[inner] * stride[inner];
     at[inner] = 0;
     for (int axis = inner - 1; axis >= 0; --axis) {
@@ -65,8 +65,8 @@ inline void for_runs(const Walk& walk, const int64_t* stride, int64_t first, int
   }
 }
 
-// Elements [first, first + count) of sample n, converted to T from whatever type the tensor has; from the tensor's own memory
-// where it can be had so, else in `buffer`.
+// Elements [first, first + count) of sample n as T: a pointer into the tensor if it is contiguous there and of this type, else to
+// converted copies in `buffer`.
 template <class T>
 const T* read_tile(const Walk& walk, const Walked& t, int64_t n, int64_t first, int count, T* buffer) {
   const int64_t stride = t.stride[walk.axes - 1];
@@ -84,7 +84,7 @@ const T* read_tile(const Walk& walk, const Walked& t, int64_t n, int64_t first, 
   return tile;
 }
 
-// Where a tile's results are computed into: the result itself, or a buffer that write_tile copies from.
+// The memory for a tile's results: the result tensor itself, or a buffer that write_tile copies.
 template <class T>
 inline T* tile_of_result(void* result, Scalar type, int64_t position, int count, T* buffer) {
   return is_of_type<T>(type) && count == kTile ? static_cast<T*>(result) + position : buffer;

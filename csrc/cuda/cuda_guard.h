@@ -1,5 +1,5 @@
-// Where an op's CUDA kernels run, by torch's stable ABI (with USE_CUDA): its tensors' device, and the stream that is current
-// there.
+// The device and stream of an op's CUDA kernels, by torch's stable ABI (with USE_CUDA): the tensors' device and its current
+// stream.
 #pragma once
 #include <torch/csrc/stable/accelerator.h>
 
@@ -9,7 +9,7 @@
 
 namespace dkic {
 
-// Makes the device of `t` the current one, until it ends. Allocations below it are ordered by the same stream.
+// Makes the device of `t` the current device in its scope. Allocations in that scope are ordered by the same stream.
 class CudaGuard {
  public:
   explicit CudaGuard(const Tensor& t) : device_(index_of(t)), guard_(device_) {}
@@ -30,7 +30,7 @@ class CudaGuard {
   torch::stable::accelerator::DeviceGuard guard_;
 };
 
-// Throws torch's message for what CUDA said to a launch.
+// Throws an exception with torch's message if a launch failed.
 inline void check_launch(int error, const char* op) {
   if (error == 0) return;
   char* message = nullptr;

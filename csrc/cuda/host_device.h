@@ -1,7 +1,7 @@
-// What kernel bodies are written against, so that one source compiles for the GPU and, for tests, for the CPU.
+// The interface that kernel bodies are written against, so that one source compiles for the GPU and, in tests, for the CPU.
 //
-// A body is a template over the thread it runs as, and asks that for its index, its collectives and its accesses to memory: under
-// nvcc it is CudaThread, in the tests the emulator's counterpart, which has all members of it (tests/simt/simt.h).
+// A body is a template over the type of its thread, which provides the index, collectives and memory accesses: CudaThread under
+// nvcc; in the tests the emulator's counterpart with the same members (tests/simt/simt.h).
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -47,7 +47,7 @@ struct Word<16> {
   using type = uint4;
 };
 
-// N numbers as the one word that an access to memory moves.
+// N numbers as one word, which a memory access moves.
 template <class T, int N>
 using WordOf = typename Word<int(sizeof(T)) * N>::type;
 
@@ -79,7 +79,7 @@ class CudaThread {
   __device__ __forceinline__ int64_t block() const { return blockIdx.x; }
   __device__ __forceinline__ int64_t blocks() const { return gridDim.x; }
 
-  // The block's shared memory, as much as the launch asks for.
+  // The block's shared memory, of the size given to the launch.
   template <class T>
   __device__ __forceinline__ T* shared() const {
     extern __shared__ __align__(16) unsigned char dkic_shared[];
@@ -103,12 +103,12 @@ class CudaThread {
   __device__ __forceinline__ Pack<T, N> load(const T* from) const {
     return unpacked<T, N>(__ldg(words<N>(from)));
   }
-  // The same of numbers that are read once: the caches evict them first.
+  // As above, for numbers that are read once: the caches evict them first.
   template <int N, class T>
   __device__ __forceinline__ Pack<T, N> load_streaming(const T* from) const {
     return unpacked<T, N>(__ldcs(words<N>(from)));
   }
-  // The same of numbers that the kernel may write, too.
+  // As above, for numbers that the kernel may also write.
   template <int N, class T>
   __device__ __forceinline__ Pack<T, N> load_written(const T* from) const {
     return unpacked<T, N>(*words<N>(from));
@@ -117,7 +117,7 @@ class CudaThread {
   __device__ __forceinline__ void store(T* to, const Pack<T, N>& values) const {
     *words<N>(to) = packed(values);
   }
-  // The same of numbers that no kernel reads soon: the caches evict them first.
+  // As above, for numbers that no kernel reads soon: the caches evict them first.
   template <int N, class T>
   __device__ __forceinline__ void store_streaming(T* to, const Pack<T, N>& values) const {
     __stcs(words<N>(to), packed(values));
@@ -130,7 +130,7 @@ class CudaThread {
   __device__ __forceinline__ void atomic_add(long long* to, long long value) const {
     atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
   }
-  // What was there before.
+  // Returns the previous value.
   __device__ __forceinline__ unsigned atomic_fetch_add(unsigned* to, unsigned value) const { return atomicAdd(to, value); }
   __device__ __forceinline__ void atomic_max(unsigned* to, unsigned value) const { atomicMax(to, value); }
 };
@@ -143,7 +143,7 @@ struct bfloat16 {
   uint16_t bits;
 
   bfloat16() = default;
-  // To nearest, half to even; NaN stays one.
+  // Rounds to nearest, half to even; NaN stays NaN.
   explicit bfloat16(float value) {
     uint32_t word;
     std::memcpy(&word, &value, sizeof word);
@@ -159,7 +159,7 @@ struct bfloat16 {
 
 #endif
 
-// The type that sums and positions have.
+// The type of sums and positions.
 template <class T>
 struct SumOf {
   using type = float;

@@ -1,4 +1,4 @@
-// N numbers that lie side by side and are read or written in one access, as the hardware wants them: aligned to their size.
+// N adjacent numbers that are read or written in one access, which requires alignment to their size.
 #pragma once
 
 namespace dkic {

@@ -14,9 +14,9 @@ static_assert(std::endian::native == std::endian::little, "words of a stream are
 constexpr int kPrecision = 16, kNibble = 4;
 constexpr uint32_t kOne = 1u << kPrecision, kMostNibble = (1u << kNibble) - 1;
 constexpr uint64_t kLeastState = 1ull << 31;
-constexpr uint32_t kMostNibbles = 8;  // of a 32-bit value
+constexpr uint32_t kMostNibbles = 8;  // in a 32-bit value
 
-// Words in the order in which they are written, which is the reverse of the stream's.
+// Words in the order of writing, which is the reverse of the order in the stream.
 class Writer {
  public:
   void put(uint32_t start, uint32_t frequency) {

@@ -14,8 +14,7 @@
 
 namespace dkic::cdf_coder {
 
-// The rows of a CDF tensor. What it views must outlive it. Rows are validated when first used: a caller may have as many rows
-// as symbols.
+// The rows of a CDF tensor, as a view. A row is validated when it is first used, since there may be as many rows as symbols.
 class Tables {
  public:
   struct Row {
@@ -25,7 +24,7 @@ class Tables {
     uint8_t bucket_shift = 16;
   };
 
-  // cdf: rows x columns. indexed: rows are used often, so that a bucket index per row pays for itself.
+  // cdf: rows x columns. indexed: build a bucket index for each row, which pays off if rows are used often.
   // Throws std::invalid_argument where the sizes do not match.
   Tables(std::span<const int32_t> cdf, std::size_t columns, std::span<const int32_t> length, std::span<const int32_t> offset,
          bool indexed);
@@ -48,10 +47,10 @@ class Tables {
   std::size_t columns_;
   bool indexed_;
   std::vector<Row> rows_;
-  std::vector<uint16_t> buckets_;  // of all rows: the number that a bucket's first slot belongs to
+  std::vector<uint16_t> buckets_;  // of all rows: the number whose interval contains the bucket's first slot
 };
 
-// The stream of the symbols; the last is coded first. Index is uint8_t or int32_t.
+// Encodes symbols, the last one first. Index is uint8_t or int32_t.
 // Throws std::invalid_argument: an index without a row, a row that is not a CDF, a symbol whose probability is 0.
 template <class Index>
 std::string encode(Tables& tables, std::span<const int32_t> symbols, const Index* indexes);
@@ -64,16 +63,16 @@ struct State {
 
 class Decoder {
  public:
-  // Views data. A stream that is shorter than a state or not of whole words is damaged.
+  // Views data. A stream is damaged if it is shorter than a state, or does not consist of whole words.
   explicit Decoder(std::span<const uint8_t> data);
   Decoder(std::span<const uint8_t> data, State state);
 
-  // Decodes symbols [0, count). Returns false where the stream ends before the last of them or can't be one; what was decoded
-  // till then is in symbols. Throws std::invalid_argument as encode does.
+  // Decodes `count` symbols. Returns false if the stream is damaged or ends too early; `symbols` then contains those decoded
+  // before. Throws std::invalid_argument as encode does.
   template <class Index>
   bool decode(Tables& tables, const Index* indexes, std::size_t count, int32_t* symbols);
 
-  // Whether the symbols decoded are all of the stream: no word is left and the state is the encoder's initial one.
+  // Whether the stream has been decoded completely: no word is left and the state is the encoder's initial state.
   bool finished() const;
   State state() const { return state_; }
 

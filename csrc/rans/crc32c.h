@@ -1,4 +1,4 @@
-// CRC32C (Castagnoli), reflected, as in iSCSI, ext4 and PNG's cousins: eight bytes a step from eight tables.
+// CRC32C (Castagnoli, reflected), as in iSCSI and ext4; eight tables process eight bytes per step.
 #pragma once
 
 #include <array>
@@ -32,7 +32,7 @@ inline constexpr Crc32cTables crc32c_tables = make_crc32c_tables();
 
 }  // namespace detail
 
-// CRC32C of `data`, going on from `crc`, the value for what came before it (0 at the start).
+// CRC32C of the preceding data, whose CRC32C is `crc` (0 if there is none), followed by `data`.
 inline std::uint32_t crc32c(std::span<const std::uint8_t> data, std::uint32_t crc = 0) {
   const auto& tables = detail::crc32c_tables;
   crc = ~crc;

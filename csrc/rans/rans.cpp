@@ -15,9 +15,9 @@ namespace {
 
 constexpr std::uint32_t slot_mask = probability_one - 1;
 constexpr int cost_one_bit = 2048;
-// The lanes' 8-byte states are at most 0.05 % of the stream.
+// The 8-byte states of the lanes are at most 0.05 % of the stream.
 constexpr std::size_t bytes_per_lane = 16000;
-// More than the coding steps of an escaped value, each of which emits at most one word.
+// An upper bound of the coding steps of an escaped value, each of which emits at most one word.
 constexpr std::size_t max_escape_words = 64;
 
 // std::bit_width, whose result is int in newer standard libraries only.
@@ -44,7 +44,7 @@ EncodeEntry make_entry(std::uint32_t start, std::uint32_t frequency) {
   return entry;
 }
 
-// 32-bit words pushed downwards, so that they end up in the order in which the decoder reads them.
+// 32-bit words written from high to low addresses, so that the decoder reads them in ascending order.
 class WordStack {
  public:
   explicit WordStack(std::size_t capacity)
@@ -68,10 +68,10 @@ class WordStack {
   std::size_t capacity_;
 
  public:
-  std::uint32_t* top;  // the newest word; the room below it is the callers' to keep count of
+  std::uint32_t* top;  // the newest word; callers ensure that there is room below it
 };
 
-// Codes the low `bits` (<= 16) bits of value, each as likely 0 as 1.
+// Codes the low `bits` (<= 16) bits of value with uniform probability.
 void push_bits(std::uint64_t& state, WordStack& words, std::uint64_t value, int bits) {
   const int rest = probability_bits - bits;
   const std::uint64_t low = (1ull << rest) - 1;
@@ -83,7 +83,7 @@ void push_bits(std::uint64_t& state, WordStack& words, std::uint64_t value, int 
   state = ((state >> rest) << probability_bits) | (bits_only << rest) | (state & low);
 }
 
-// Codes what follows an escape symbol, backwards: Exp-Golomb of the distance from the table and the side.
+// Codes the value that follows an escape symbol, in reverse: an Exp-Golomb code of the distance from the table and the side.
 std::uint64_t push_escape(std::uint64_t state, WordStack& words, const Table& table, std::int32_t symbol) {
   const std::int64_t above = std::int64_t{symbol} - table.offset - table.escape;  // >= 0 above the table
   const std::int64_t below = std::int64_t{table.offset} - 1 - symbol;             // >= 0 below it
@@ -113,7 +113,7 @@ void push_chunk(const TableSet& set, const Symbol* symbols, const Chunk& chunk, 
       number = table.escape;
     }
     const EncodeEntry& entry = set.encode_entries[table.first + number];
-    // The room for one word a symbol was reserved, and one more for this store when nothing is emitted.
+    // One word per symbol is reserved, and one more for this store, which happens even if no word is emitted.
     const bool full = state >= static_cast<std::uint64_t>(probability_one - entry.complement) << 47;
     top[-1] = static_cast<std::uint32_t>(state);
     top -= full;
@@ -157,7 +157,7 @@ std::uint64_t chunk_cost(const TableSet& set, const Symbol* symbols, const Chunk
   return cost;
 }
 
-// The most lanes whose states are a small part of the stream. Looks only as far as it must.
+// The largest number of lanes whose states are a small part of the stream; stops as soon as the size decides it.
 std::size_t choose_lanes(const TableSet& set, std::span<const Chunk> chunks) {
   constexpr std::uint64_t cost_per_lane = std::uint64_t{bytes_per_lane} * 8 * cost_one_bit;
   std::uint64_t cost = 0;
@@ -219,7 +219,7 @@ void TableSet::add(std::size_t row, std::span<const std::int32_t> frequencies, s
     throw std::invalid_argument("the frequencies of table " + std::to_string(row) + " must sum to 65536");
   starts.push_back(start);
 
-  // About four buckets a symbol: then few buckets hold more than two symbols, and those are seldom met.
+  // About four buckets per symbol: then few buckets contain more than two symbols, and these are improbable.
   table.bucket_shift = static_cast<std::uint8_t>(probability_bits - std::clamp(length_bits + 2, 6, 16));
   std::uint32_t number = 0;
   for (std::uint32_t slot = 0; slot < probability_one; slot += 1u << table.bucket_shift) {
@@ -294,7 +294,7 @@ std::int32_t Decoder::pull_escape(std::uint64_t& state, std::size_t& next, const
   while (pull_bits(1))
     if (++bits > max_escape_bits) throw Damaged("an escaped symbol is too long");
   std::uint64_t value = 1;
-  for (int left = bits; left > 0;) {  // the highest piece first, and only it may be shorter than 16 bits
+  for (int left = bits; left > 0;) {  // the highest piece first; only this one may be shorter than 16 bits
     const int piece = (left - 1) % 16 + 1;
     value = value << piece | pull_bits(piece);
     left -= piece;
@@ -314,8 +314,8 @@ void Decoder::pull_lanes(std::span<const std::uint8_t> indexes, std::int32_t* sy
   const std::uint32_t* const words = words_.data();
   std::array<std::uint64_t, max_lanes> states = states_;
   std::size_t next = next_;
-  // Reads one word whether it is needed or not; escapes read only what is there. So max_lanes of these, begun
-  // at next <= end_, stay within words_.
+  // Always reads one word, needed or not; escapes read only existing words. So max_lanes of these reads, starting at next <=
+  // end_, stay within words_.
   const auto pull = [&](std::uint64_t state, std::size_t i) {
     const Table& table = set.tables[indexes[i]];
     const std::uint32_t* const starts = &set.starts[table.first_start];

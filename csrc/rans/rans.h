@@ -1,8 +1,7 @@
 // rANS entropy coder: 64-bit states, 32-bit words, 16-bit probabilities, 1, 2, 4 or 8 interleaved lanes.
 //
-// The stream format is specified in dkic/coding/rans.py. Nothing here knows Python or torch. Every read of
-// coded data is bounded, and whatever the data, a pull ends after one step for each index (and a bounded
-// escape) or throws Damaged.
+// The stream format is specified in dkic/coding/rans.py. This code is independent of Python and torch. Every read of coded data
+// is bounds-checked. For any data, a pull ends after one step (and at most one bounded escape) for each index, or throws Damaged.
 #pragma once
 
 #include <array>
@@ -16,25 +15,25 @@
 
 namespace dkic::rans {
 
-// The coded data can't be what encode() wrote for these tables and indexes.
+// The coded data was not written by encode() with these tables and indexes.
 struct Damaged : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
 inline constexpr int probability_bits = 16;
 inline constexpr std::uint32_t probability_one = 1u << probability_bits;
-// States live in [state_min, state_min << 32), and start and end at state_min.
+// States are in [state_min, state_min << 32); the encoder starts, and the decoder ends, at state_min.
 inline constexpr std::uint64_t state_min = std::uint64_t{1} << 31;
 inline constexpr std::size_t max_lanes = 8;
 inline constexpr std::size_t max_tables = 256;  // an index is one byte
 inline constexpr int max_escape_bits = 33;      // bits that follow the unary prefix of an escaped value
 
-// A row of frequencies prepared for both directions. Symbols are counted from 0 within their table here;
-// number `escape` (the last) stands for every value outside [offset, offset + escape).
+// A row of frequencies prepared for encoding and decoding. Symbols are numbered from 0 within their table; the last number,
+// `escape`, represents all values outside [offset, offset + escape).
 struct alignas(32) Table {
   std::int32_t offset;
   std::uint32_t escape;
-  std::uint32_t first;         // where its entries start in TableSet::encode_entries
+  std::uint32_t first;         // index of its first entry in TableSet::encode_entries
   std::uint32_t first_start;   // ... in TableSet::starts, which has one more for each table: the end, 2^16
   std::uint32_t first_bucket;  // ... in TableSet::buckets
   std::uint8_t bucket_shift;   // slot >> bucket_shift is the bucket
@@ -50,22 +49,22 @@ struct EncodeEntry {
   std::uint8_t shift;
 };
 
-// Frequency tables, checked and prepared once; immutable, so any number of coders and threads may share one.
+// Frequency tables, checked and prepared once. They are immutable, so coders and threads may share them.
 class TableSet {
  public:
-  // frequencies: rows x columns; row t holds length[t] frequencies, each >= 1 with the sum 2^16, the last the
-  // escape's. Throws std::invalid_argument.
+  // frequencies: rows x columns; row t holds length[t] frequencies, each at least 1, with the sum 2^16; the last one is that of
+  // the escape symbol. Throws std::invalid_argument.
   TableSet(std::span<const std::int32_t> frequencies, std::size_t columns, std::span<const std::int32_t> length,
            std::span<const std::int32_t> offset);
 
   std::size_t count() const { return count_; }
 
-  // Those past count() repeat table 0, so that no index leaves the arrays.
+  // Tables beyond count() repeat table 0, so that no index is out of range.
   std::array<Table, max_tables> tables;
   std::vector<EncodeEntry> encode_entries;
   std::vector<std::uint16_t> costs;    // bits of each entry in 1/2048, rounded down
   std::vector<std::uint32_t> starts;   // cumulative frequencies
-  std::vector<std::uint16_t> buckets;  // first symbol whose interval reaches into the bucket
+  std::vector<std::uint16_t> buckets;  // first symbol whose interval overlaps the bucket
 
  private:
   std::size_t count_;
@@ -80,11 +79,11 @@ struct Chunk {
   std::size_t count;
 };
 
-// The chunks' symbols, in order, as one stream. lanes: 1, 2, 4, 8, or 0 to choose by the coded size.
+// Encodes the symbols of the chunks, in order, as one stream. lanes: 1, 2, 4, 8, or 0 to choose by the coded size.
 // Throws std::invalid_argument for an index >= tables.count() or another number of lanes.
 std::string encode(const TableSet& tables, std::span<const Chunk> chunks, std::size_t lanes = 0);
 
-// Gives a stream's symbols back in the order they were coded, as many at a time as is wanted.
+// Decodes the symbols of a stream in the order of encoding, in one or more calls.
 class Decoder {
  public:
   // Copies data. Throws Damaged.
@@ -93,17 +92,17 @@ class Decoder {
   // Decodes indexes.size() symbols. Throws Damaged; std::invalid_argument for an index >= tables.count().
   void pull(std::span<const std::uint8_t> indexes, std::int32_t* symbols);
 
-  // Throws Damaged unless the pulled symbols were exactly those of the stream.
+  // Throws Damaged unless exactly the symbols of the stream have been decoded.
   void finish() const;
 
  private:
   std::shared_ptr<const TableSet> tables_;
   std::array<std::uint64_t, max_lanes> states_;
   std::size_t lanes_ = 1;
-  std::size_t position_ = 0;          // symbols decoded so far; the next one's lane is position_ % lanes_
-  std::vector<std::uint32_t> words_;  // with max_lanes zeros behind, so that a round of lanes needs one check
+  std::size_t position_ = 0;          // number of decoded symbols; the next symbol's lane is position_ % lanes_
+  std::vector<std::uint32_t> words_;  // followed by max_lanes zeros, so that a round of all lanes needs one bounds check
   std::size_t next_ = 0;              // next word to read
-  std::size_t end_ = 0;               // words the stream holds
+  std::size_t end_ = 0;               // number of words in the stream
 
   template <std::size_t lanes>
   void pull_lanes(std::span<const std::uint8_t> indexes, std::int32_t* symbols);

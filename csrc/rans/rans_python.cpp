@@ -1,5 +1,5 @@
-// dkic._native._rans: the rANS coder and CRC32C for Python. Buffers are used where they lie and the GIL is
-// released; what is checked here guards memory, and dkic/coding/rans.py says it first in the caller's terms.
+// dkic._native._rans: the rANS coder and CRC32C for Python. Buffers are not copied, and the GIL is released. The checks here
+// guard memory accesses; dkic/coding/rans.py checks first, with error messages for users.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -50,7 +50,7 @@ rans::Chunk make_chunk(const py::array& symbols, const py::array& indexes) {
 
 py::bytes encode(const rans::TableSet& tables, const py::list& pairs, std::size_t lanes) {
   std::vector<rans::Chunk> chunks;
-  std::vector<py::array> kept;  // the arrays live as long as the GIL is given away, whatever becomes of the list
+  std::vector<py::array> kept;  // keeps the arrays alive while the GIL is released, even if the list changes
   for (const auto& pair : pairs) {
     auto [symbols, indexes] = pair.cast<std::pair<py::array, py::array>>();
     chunks.push_back(make_chunk(symbols, indexes));
@@ -90,7 +90,7 @@ class Decoder {
 
  private:
   rans::Decoder decoder_;
-  std::mutex mutex_;  // two threads that share a decoder get symbols in an order of chance, but no torn state
+  std::mutex mutex_;  // threads that share a decoder get symbols in an arbitrary order, but its state stays consistent
 };
 
 std::uint32_t crc32c(const py::buffer& data, std::uint32_t crc) {

@@ -1,6 +1,7 @@
-"""The core problem: the few options that can still improve a choice, solved by HiGHS's mixed-integer solver.
+"""The core problem: the few options that can still improve a choice, solved by HiGHS as a mixed-integer program.
 
-Its variables are moves away from the relaxation's choice: coefficients are small differences, and no move is a feasible start.
+Its variables are moves from the choice of the relaxation to another option. So its coefficients are small differences, and the
+solution without moves is feasible.
 """
 
 import time
@@ -18,7 +19,7 @@ REPAIRS = 100  # number of slightly infeasible solutions of HiGHS that are cut o
 
 
 class Core(NamedTuple):
-    """image, option `[V]`: the moves; cost, distortion `[V]`: their changes."""
+    """image, option `[V]`: the moves. cost, distortion `[V]`: the changes that they cause."""
 
     image: np.ndarray
     option: np.ndarray
@@ -35,14 +36,13 @@ class Solved(NamedTuple):
 
 
 def find_core(cost: np.ndarray, distortion: np.ndarray, relaxation: Relaxation, objective: float) -> Core:
-    """The options in choices that may have less than `objective` (reduced-cost fixing), without dominated ones."""
+    """The options of choices that may have an objective below `objective` (reduced-cost fixing), without dominated options."""
     kept = relaxation.reduced < objective - relaxation.bound
     np.put_along_axis(kept, relaxation.choice[:, None], False, axis=1)
     rows = np.flatnonzero(kept.any(axis=1))
     cost, distortion, kept, chosen = cost[rows], distortion[rows], kept[rows], relaxation.choice[rows]
-    for j in range(
-        cost.shape[1]
-    ):  # option j dominates those that neither cost less nor are better; the first of equal ones is kept
+    # Option j dominates the options that neither cost less nor have less distortion; of equal options the first is kept.
+    for j in range(cost.shape[1]):
         c, d = cost[:, j : j + 1], distortion[:, j : j + 1]
         equal = (cost == c) & (distortion == d) & (np.arange(cost.shape[1]) <= j)
         kept &= (cost < c) | (distortion < d) | equal
@@ -64,7 +64,7 @@ def solve_core(
     allowance: float,
     end: float,
 ) -> Solved:
-    """The best choice among the core's moves from the relaxation's choice, within `allowance` of distortion.
+    """The best choice that the core's moves can reach, up to `allowance` of distortion.
 
     HiGHS's result is recomputed in float64 from the original numbers. A choice beyond the capacity, which HiGHS's tolerance may
     accept, is cut off by an inequality that no other choice violates, and the problem is solved again.
@@ -92,7 +92,7 @@ def solve_core(
 
 
 def _scale(values: np.ndarray) -> float:
-    """The power of two that scales the largest value to LARGEST binary digits; less if it would overflow."""
+    """The power of two that scales the largest value to LARGEST binary digits; smaller if it would overflow."""
     return 2.0 ** min(LARGEST - int(np.frexp(np.abs(values).max())[1]), 1000)
 
 
@@ -105,7 +105,7 @@ class _QuietHighs(Highs):
 
 
 def _run(solver: Highs) -> None:
-    """Runs `solver.run()` in a thread, so that Ctrl-C, which reaches only the main thread, can stop it."""
+    """Runs `solver.run()` in a thread, so that Ctrl-C, which interrupts only the main thread, can stop it."""
     solver.HandleUserInterrupt = True
     with ThreadPoolExecutor(1) as thread:
         solving = thread.submit(solver.run)
@@ -135,7 +135,7 @@ def _model(core: Core, slack: float, unit: float) -> Highs:
     lp.a_matrix_.value_ = np.stack([np.ones(moves), core.cost * per_cost], axis=1).ravel()
     solver = _QuietHighs()
     for name, value in {
-        "threads": 1,  # a second thread only doubled the CPU time
+        "threads": 1,  # a second thread doubles the CPU time without saving wall-clock time
         "mip_rel_gap": 0.0,
         "mip_feasibility_tolerance": TOLERANCE,
         "primal_feasibility_tolerance": TOLERANCE,

@@ -1,25 +1,27 @@
 """Linear relaxation of one budget, solved by a sort, and feasible choices near it.
 
-On an image's lower convex hull of (cost, distortion) each step to the next option gains less per cost than the one
-before. So taking the steps of all images in order of gain per cost, until the budget is spent, solves the relaxation
-with at most one fractional image (Sinha and Zoltners, The Multiple-Choice Knapsack Problem, 1979). Infinite
-cost and distortion stand for an option that does not exist.
+On an image's lower convex hull of (cost, distortion), each step to the next option gains less per cost than the step before. So
+taking the steps of all images in order of gain per cost, until the budget is spent, solves the relaxation with at most one
+fractional image (Sinha and Zoltners, The Multiple-Choice Knapsack Problem, 1979). An option that does not exist has infinite
+cost and distortion.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-ROWS_AT_ONCE = 2**13  # rows in a block, so that temporary arrays stay in the cache
-STEEPEST = -1e150  # a slope beyond this would overflow in a product; the bound holds for any price
+ROWS_AT_ONCE = 2**13  # rows of a block, whose temporary arrays fit into the CPU's cache
+STEEPEST = -1e150  # steeper slopes are clamped, since their products would overflow; the bound is valid for any price
 ROUNDS = 20  # maximum number of improvements of a choice
 
 
 class Steps(NamedTuple):
-    """The hulls' steps: `start` [N] is each image's cheapest option; a step takes `image` [K] to `option` [K].
+    """The steps along the hulls.
 
-    slope: change of distortion per cost, negative, never falling within an image; an image's steps are in order.
-    added: what the step costs.
+    start: the cheapest option of each image `[N]`.
+    image, option: each step changes `image` to `option`, `[K]`. The steps of an image are in order.
+    slope: change of distortion per cost of a step `[K]`; negative, and nondecreasing within an image.
+    added: additional cost of a step `[K]`.
     """
 
     start: np.ndarray
@@ -30,11 +32,14 @@ class Steps(NamedTuple):
 
 
 class Relaxation(NamedTuple):
-    """The relaxation's solution, rounded down: for each image an option on its hull that is optimal at this price.
+    """The solution of the relaxation, rounded down to a feasible choice.
 
-    choice: [N]. price: distortion per cost. slack: the capacity left. objective: of choice.
-    bound: no choice within the capacity has less distortion; one that holds option j of image i has at least
-    bound + reduced[i, j].
+    choice: option of each image `[N]`, on its hull and optimal at `price`.
+    price: distortion per cost.
+    slack: capacity that is left.
+    objective: distortion of `choice`.
+    bound: lower bound of the distortion of all choices within the capacity.
+    reduced: reduced costs `[N, M]`; a choice with option j of image i has a distortion of at least bound + reduced[i, j].
     """
 
     choice: np.ndarray
@@ -56,7 +61,7 @@ def total(table: np.ndarray, choice: np.ndarray) -> float:
 
 
 def hull_steps(cost: np.ndarray, distortion: np.ndarray) -> Steps:
-    """All hulls of `[N, M]` at once: from each vertex on to the option with the steepest slope down."""
+    """The steps of all hulls of `[N, M]`: from each vertex to the option with the steepest descent."""
     firsts = range(0, len(cost), ROWS_AT_ONCE)
     parts = [_hull_steps(cost[i : i + ROWS_AT_ONCE], distortion[i : i + ROWS_AT_ONCE], i) for i in firsts]
     return Steps(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -77,9 +82,8 @@ def _hull_steps(cost: np.ndarray, distortion: np.ndarray, first: int) -> Steps:
             return Steps(start, *(np.concatenate(columns) for columns in zip(*steps, strict=True)))
         slope, more, option = slope[down], more[down], option[down]
         image, cost, distortion = image[down], cost[down], distortion[down]
-        before = np.maximum(
-            pick(slope, option), before[down]
-        )  # slopes increase except for rounding, which must not change the order
+        # Slopes are nondecreasing except for rounding, which must not change the order.
+        before = np.maximum(pick(slope, option), before[down])
         steps.append((image, option, before, pick(more, option)))
 
 
@@ -91,7 +95,7 @@ def relax(cost: np.ndarray, distortion: np.ndarray, capacity: float) -> Relaxati
     taken = int(np.searchsorted(spent, capacity, side="right"))
     while True:
         choice = steps.start.copy()
-        choice[steps.image[order[:taken]]] = steps.option[order[:taken]]  # the last step of an image remains
+        choice[steps.image[order[:taken]]] = steps.option[order[:taken]]  # the last step of an image wins
         slack = capacity - total(cost, choice)
         if slack >= 0 or taken == 0:
             break
@@ -114,7 +118,7 @@ def improve(
     Repeats until the objective is at most `good_enough`, nothing is gained, or ROUNDS is reached.
     """
     choice, objective = relaxation.choice, relaxation.objective
-    # What a better choice can hold.
+    # The options that a better choice can contain.
     image, option = np.nonzero(relaxation.reduced < objective - relaxation.bound)
     if len(image) == 0:
         return choice, objective

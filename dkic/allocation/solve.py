@@ -1,7 +1,7 @@
 """Eq. 6 of the paper: chooses one quality for each image, for the least distortion within a budget, with a bound.
 
-The budget's linear relaxation is solved by a sort and rounded to a feasible choice. Their gap fixes nearly all options by
-reduced costs, and HiGHS solves the rest as a mixed-integer program. Each group with a budget is a separate problem.
+The linear relaxation is solved by a sort and rounded to a feasible choice. With the gap between both, reduced costs exclude
+nearly all options; HiGHS solves the rest as a mixed-integer program. Each group with a budget is a separate problem.
 """
 
 import time
@@ -17,7 +17,7 @@ from dkic.allocation.problem import Kind, Problem, make_problem
 from dkic.allocation.relaxation import improve, pick, relax
 from dkic.errors import DkicError
 
-SMALL = 1000  # problems with at most this number of options are solved to the optimum, independent of the gap, ...
+SMALL = 1000  # problems with at most this number of options are solved to the optimum, whatever the gap, ...
 SMALL_SECONDS = 5.0  # ... within this time
 ROUNDING = 1e-12  # relative to the sum of |distortion|: an objective this near to its bound is optimal
 
@@ -26,7 +26,7 @@ ROUNDING = 1e-12  # relative to the sum of |distortion|: an objective this near 
 class Allocation:
     """Result of `allocate`. With groups, rate, price and slack are arrays `[G]`.
 
-    choice: int64 `[N]`, the column of each image.
+    choice: int64 `[N]`, the chosen column for each image.
     objective: the sum of (weighted) distortion.
     bound: lower bound of the objective over all choices within the budget.
     gap: (objective - bound) / |objective|; 0 is a proven optimum, up to rounding.
@@ -64,38 +64,40 @@ def allocate(
     """Chooses one option of each of N images, for the least sum of distortion within a budget.
 
     Args:
-        rate: `[N, M]`, at least 0; bits per pixel, or bytes with kind "total_bytes". NaN in both if the option does not exist.
+        rate: `[N, M]`, at least 0; bits per pixel, or bytes with kind "total_bytes". NaN in rate and distortion if the option
+            does not exist.
         distortion: `[N, M]`, lower is better; columns are qualities, from the lowest to the highest.
-        budget: with "mean_bpp" of the mean over images of their bits per pixel (the paper's Eq 6), with "total_bytes" of the
-            sum of bytes, with "total_bpp" of all bits divided by all pixels (CLIC's rule). A choice is within it up to a factor
-            of 1 + 1e-12.
-        pixels: `[N]`; needed by "total_bpp", and by max_bytes where rate is in bits per pixel.
-        weights: `[N]`, at least 0; multiply the distortion in the objective.
-        min_quality, max_bytes, max_distortion: a number or `[N]`: the first column allowed; the most bytes of an image; its
-            most distortion, not weighted.
-        groups: int `[N]`, each image's group, 0 to G-1; budget is then `[G]`, and each group keeps to its own.
-        gap: relative optimality gap; 0 solves to the optimum. Problems of at most 1,000 options are solved to it anyway if
-            HiGHS needs at most 5 seconds.
-        time_limit: seconds after which HiGHS stops; the result states the gap reached; the rest takes about a second
-            per 300,000 images.
-        names: `[N]`, of the images, for error messages.
+        budget: upper bound of the rate, up to a factor of 1 + 1e-12 for rounding.
+        kind: the rate that budget bounds: "mean_bpp", the mean over images of their bits per pixel (equation 6 of the paper);
+            "total_bytes", the sum of bytes; "total_bpp", all bits divided by all pixels (CLIC's rule).
+        pixels: `[N]`; required for "total_bpp", and for max_bytes if rate is in bits per pixel.
+        weights: `[N]`, at least 0; factors of the distortion in the objective.
+        min_quality: a number or `[N]`: the first allowed column.
+        max_bytes: a number or `[N]`: upper bound of the bytes of an image.
+        max_distortion: a number or `[N]`: upper bound of the distortion of an image, not weighted.
+        groups: int `[N]`, the group of each image, 0 to G-1; budget is then `[G]`, one for each group.
+        gap: relative optimality gap; 0 solves to the optimum. Problems with at most 1,000 options are solved to the optimum
+            anyway if HiGHS needs at most 5 seconds.
+        time_limit: seconds after which HiGHS stops; the result states the gap reached. The rest takes about a second per
+            300,000 images.
+        names: names of the images `[N]`, for error messages.
 
     Raises:
-        DkicError (a ValueError): an argument is wrong, naming row and column; no choice meets the limits or the budget, saying
-            by how much.
+        DkicError (a ValueError): an argument is invalid, or no choice is within the limits or the budget; the message names the
+            row and column, or the difference to the budget.
         TypeError: an argument is not an array of numbers.
     """
     if not (isinstance(gap, Real) and 0 <= gap < np.inf):
-        raise DkicError(f"gap must be a number of at least 0, got {gap!r}")
+        raise DkicError(f"gap: is {gap!r}; give a finite number of at least 0")
     if time_limit is not None and not (isinstance(time_limit, Real) and time_limit >= 0):
-        raise DkicError(f"time_limit must be None or at least 0 seconds, got {time_limit!r}")
+        raise DkicError(f"time_limit: is {time_limit!r}; give None, or at least 0 seconds")
     end = time.monotonic() + (np.inf if time_limit is None else time_limit)
     problem = make_problem(rate, distortion, budget, kind, pixels, weights, min_quality, max_bytes, max_distortion, groups, names)
     return _allocation(problem, _solve(problem, float(gap), end))
 
 
 class _Group:
-    """A budget and the images under it: the best choice so far, its objective, and the bound below it."""
+    """The images under one budget, with the best choice so far, its objective, and a lower bound."""
 
     def __init__(self, cost: np.ndarray, distortion: np.ndarray, capacity: float):
         self.cost, self.distortion, self.capacity = cost, distortion, capacity
@@ -115,7 +117,7 @@ class _Group:
     def prove(self, allowance: float, end: float) -> None:
         if self.done(allowance):
             return
-        proved = self.objective - allowance  # of all choices with an option outside the core
+        proved = self.objective - allowance  # lower bound of all choices with an option outside the core
         core = find_core(self.cost, self.distortion, self.relaxed, proved)
         self.mip_variables = max(self.mip_variables, len(core.cost))
         if len(core.cost):
@@ -135,11 +137,11 @@ def _solve(problem: Problem, gap: float, end: float) -> list[_Group]:
     ]
 
     def allowance() -> float:
-        """The distance of a group's objective to its bound, of which all groups' together make the gap that is asked for."""
+        """Distance of a group's objective to its bound such that the total over the groups is within the requested gap."""
         low, high = sum(group.bound for group in groups), sum(group.objective for group in groups)
-        return gap * max(low, -high, 0.0) / len(groups)  # what the objective will be is between them
+        return gap * max(low, -high, 0.0) / len(groups)  # the final objective is between low and high
 
-    at_first = allowance()  # bounds rise and objectives fall, so that it may only grow
+    at_first = allowance()  # bounds rise and objectives fall, so it can only grow
     for group in groups:
         group.improve(at_first)
     near_enough = allowance()

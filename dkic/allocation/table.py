@@ -1,4 +1,4 @@
-"""`dkic allocate`: reads a table of measurements and writes the chosen quality of each image.
+"""Tables of measurements as files: reads one, allocates a budget, and writes the chosen quality of each image.
 
 A table, CSV with a header or Parquet, has a row for each image and quality, in any order, and the columns image, quality
 (a number), bytes, the distortion, and pixels or width and height if the budget is in bits per pixel; other
@@ -28,7 +28,13 @@ from dkic.table_file import csv_bytes, name_of, parquet_bytes
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """images: N names. qualities: `[M]`, rising. size (bytes) and distortion: `[N, M]`, NaN for none. pixels: `[N]`, or None."""
+    """A table of measurements.
+
+    images: N names.
+    qualities: `[M]`, increasing.
+    size, distortion: `[N, M]`, size in bytes; NaN where the image lacks the quality.
+    pixels: `[N]`, or None.
+    """
 
     images: list[str]
     qualities: np.ndarray
@@ -53,7 +59,7 @@ class _Rows:
             row = int(np.argmax(bad))
             value = self.numbers[column][row]
             where = f"{self.path}, {self.line} {self.lines[row]} ({self.image[row]})"
-            raise DkicError(f"{where}: {column} is {'missing' if np.isnan(value) else f'{value:g}'}, and must be {must}")
+            raise DkicError(f"{where}: {column} is {'missing' if np.isnan(value) else f'{value:g}'}; give {must}")
 
 
 def plan(
@@ -61,7 +67,17 @@ def plan(
 ) -> Iterator[tuple[str, str]]:
     """Allocates the table at `path`, writes the plan to `out`, and yields a summary as (name, value).
 
-    options: max_bytes, max_distortion, gap, time_limit, as in `dkic.allocation.allocate`. Raises DkicError.
+    Args:
+        path: of the table.
+        out: of the plan, CSV.
+        kind, budget: as in `dkic.allocation.allocate`.
+        distortion: name of the distortion's column.
+        force: overwrite an existing plan.
+        min_quality: the lowest allowed quality.
+        options: max_bytes, max_distortion, gap, time_limit, as in `dkic.allocation.allocate`.
+
+    Raises:
+        DkicError: the table is invalid, the budget can't be met, or the plan can't be written.
     """
     check_output(out, force)
     table = read_table(path, distortion, need_pixels=kind != "total_bytes")
@@ -89,19 +105,19 @@ def read_table(path: Path, distortion: str, need_pixels: bool) -> Table:
     """Reads Parquet if the name ends in .parquet, otherwise CSV. Raises DkicError that names row and column."""
     rows = (_read_parquet if path.suffix.lower() == ".parquet" else _read_csv)(path, distortion, need_pixels)
     if len(rows.image) == 0:
-        raise DkicError(f"{path}: the table has no rows")
+        raise DkicError(f"{path}: the table has no rows; give one for each image and quality")
     columns = rows.numbers
     size, value = columns["bytes"], columns[distortion]
     rows.refuse(~np.isfinite(columns["quality"]), "quality", "a finite number")
-    rows.refuse(np.isnan(size) & ~np.isnan(value), "bytes", f"a number where {distortion} is one")
-    rows.refuse(~np.isnan(size) & np.isnan(value), distortion, "a number where bytes is one")
-    rows.refuse(np.isinf(size) | (size < 0), "bytes", "finite and at least 0")
-    rows.refuse(np.isinf(value), distortion, "finite")
+    rows.refuse(np.isnan(size) & ~np.isnan(value), "bytes", f"a number, as {distortion} is one")
+    rows.refuse(~np.isnan(size) & np.isnan(value), distortion, "a number, as bytes is one")
+    rows.refuse(np.isinf(size) | (size < 0), "bytes", "a finite number of at least 0")
+    rows.refuse(np.isinf(value), distortion, "a finite number")
     number_of: dict[str | None, int] = {}
     image = np.fromiter((number_of.setdefault(name, len(number_of)) for name in rows.image), np.int64, len(rows.image))
     for nameless in number_of.keys() & {"", None}:
         row = rows.image.index(nameless)
-        raise DkicError(f"{path}, {rows.line} {rows.lines[row]}: image is missing, and must be a name")
+        raise DkicError(f"{path}, {rows.line} {rows.lines[row]}: image is missing; give a name")
     qualities, column = np.unique(columns["quality"], return_inverse=True)
     shape = len(number_of), len(qualities)
     _refuse_duplicates(rows, image * shape[1] + column)
@@ -145,11 +161,11 @@ def _refuse_duplicates(rows: _Rows, cell: np.ndarray) -> None:
     if len(again):
         first, second = (int(order[at]) for at in (again[0], again[0] + 1))
         what = f"{rows.image[first]} with quality {rows.numbers['quality'][first]:g}"
-        raise DkicError(f"{rows.path}: {what} is there twice, in {rows.line} {rows.lines[first]} and {rows.lines[second]}")
+        raise DkicError(f"{rows.path}: {what} appears twice, in {rows.line} {rows.lines[first]} and {rows.lines[second]}")
 
 
 def _pixels(rows: _Rows, image: np.ndarray) -> np.ndarray:
-    """`[N]`; every row of an image must state the same."""
+    """`[N]`; all rows of an image must state the same number."""
     names: tuple[str, ...]
     if "pixels" in rows.numbers:
         names, pixels = ("pixels",), rows.numbers["pixels"]
@@ -159,7 +175,7 @@ def _pixels(rows: _Rows, image: np.ndarray) -> np.ndarray:
         rows.refuse(~(np.isfinite(rows.numbers[name]) & (rows.numbers[name] >= 1)), name, "at least 1")
     of_image = np.empty(image.max() + 1)
     of_image[image[::-1]] = pixels[::-1]  # the first row of each image
-    rows.refuse(pixels != of_image[image], names[0], f"as in this image's first row, which has {' x '.join(names)}")
+    rows.refuse(pixels != of_image[image], names[0], f"the {' x '.join(names)} of this image's first row")
     return of_image
 
 
@@ -174,7 +190,7 @@ def _needed(path: Path, header: Sequence[str], distortion: str, need_pixels: boo
         raise DkicError(f"{path}: the table has no column {wanted}; its columns are {', '.join(header) or 'none'}")
     twice = [name for name in ("image", *names) if list(header).count(name) > 1]
     if twice:
-        raise DkicError(f"{path}: the table has several columns {twice[0]}, and must have one")
+        raise DkicError(f"{path}: the table has several columns {twice[0]}; give one")
     return list(dict.fromkeys(names))
 
 
@@ -194,7 +210,7 @@ def _read_csv(path: Path, distortion: str, need_pixels: bool) -> _Rows:
                 if not row:
                     continue  # an empty line
                 if len(row) != len(header):
-                    raise DkicError(f"{path}, line {reader.line_num}: {len(row)} cells, and the header has {len(header)}")
+                    raise DkicError(f"{path}, line {reader.line_num}: {len(row)} cells; give {len(header)}, as in the header")
                 images.append(row[image_at])
                 lines.append(reader.line_num)
                 for column, i in zip(columns, at, strict=True):
@@ -202,7 +218,7 @@ def _read_csv(path: Path, distortion: str, need_pixels: bool) -> _Rows:
                         column.append(float(row[i] or "nan"))
                     except ValueError:
                         where = f"{path}, line {reader.line_num}"
-                        raise DkicError(f"{where}: {header[i]} is {row[i]!r}, and must be a number") from None
+                        raise DkicError(f"{where}: {header[i]} is {row[i]!r}; give a number") from None
     except (OSError, UnicodeEncodeError, csv.Error) as error:
         raise DkicError(f"{path}: can't be read as CSV ({reason(error)})") from None
     return _Rows(path, images, {n: np.array(c) for n, c in zip(names, columns, strict=True)}, lines, "line")
@@ -240,7 +256,7 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DkicError(f"{path}: Parquet needs pyarrow ({reason(error)}); {install('eval')}, or take CSV") from None
+        raise DkicError(f"{path}: Parquet needs pyarrow ({reason(error)}); {install('eval')}, or give CSV") from None
     return pyarrow, parquet
 
 

@@ -1,1 +1,1 @@
-"""Bit-exact parts of encoder and decoder: quantization and integer frequency tables."""
+"""Bit-exact parts of encoder and decoder: quantization of the latent and integer frequency tables."""

@@ -1,23 +1,23 @@
-"""How the entropy model is evaluated, as a .dkic file's header states it."""
+"""Arithmetic of the entropy model, which the header of a .dkic file states."""
 
 from __future__ import annotations
 
 import enum
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # `dkic info` does without it
+if TYPE_CHECKING:  # `dkic info` must not load PyTorch
     import torch
 
 
 class Arithmetic(enum.IntEnum):
-    """One of the ways to evaluate the entropy model."""
+    """Arithmetic in which the entropy networks are evaluated."""
 
-    FLOAT64 = 1  # in float64, means and scale indexes rounded to their grids: alike on all CPUs in practice
-    EXACT = 2  # by the integers of dkic.quantized: alike everywhere, as docs/quantized.md argues
+    FLOAT64 = 1  # float64, with means and scale indexes rounded: in practice equal on all CPUs
+    EXACT = 2  # integers of dkic.quantized: equal on every machine, see docs/quantized.md
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of z_hat, y_hat and all between them."""
+        """dtype of z_hat, y_hat and the entropy networks' activations."""
         import torch
 
         return torch.float64 if self == Arithmetic.FLOAT64 else torch.float32
@@ -27,5 +27,5 @@ class Arithmetic(enum.IntEnum):
 
 
 def arithmetic_name(number: int) -> str:
-    """Of what a header states, whether or not this dkic knows it."""
+    """Name of an arithmetic in a header, which may be unknown to this version of dkic."""
     return str(Arithmetic(number)) if number in list(Arithmetic) else f"number {number}, unknown to this dkic"

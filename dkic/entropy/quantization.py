@@ -13,8 +13,8 @@ SCALE_INDEX_MAX = len(SCALES) - 1
 _LOG_FIRST = math.log(SCALES[0])
 INDEX_LOG_STEP = math.log(SCALES[-1] / SCALES[0]) / SCALE_INDEX_MAX  # from one scale to the next
 
-# Coded means are multiples of 1/64: rounding them costs no measurable rate, and float64 differences of 1e-13 between machines
-# change a rounded mean with a probability of 1e-11 a symbol.
+# Coded means are multiples of 1/64. Rounding them costs no measurable rate, and float64 differences of 1e-13 between machines
+# change a rounded mean with a probability of 1e-11 per symbol.
 MEAN_STEPS = 64
 # Variable-rate models: the highest quality, and the number of operating points from one quality to the next.
 MAX_QUALITY, PARTS = 100, 16
@@ -23,12 +23,12 @@ _QSTEP_SIZES = (24, 27, 31, 35, 39, 44, 50, 57, 64, 72, 82, 93, 105, 118, 134, 1
 
 
 def scale_of_index(index: Tensor) -> Tensor:
-    """Scale of a real-valued table index in [0, 63]."""
+    """Scales of real-valued table indexes in [0, 63], of the same shape."""
     return torch.exp(index * INDEX_LOG_STEP + _LOG_FIRST)
 
 
 def coded_mean(mean: Tensor) -> Tensor:
-    """The mean that encoder and decoder use: the nearest multiple of 1/64."""
+    """The means that encoder and decoder use: the nearest multiples of 1/64."""
     return (mean * MEAN_STEPS).round() / MEAN_STEPS
 
 

@@ -1,8 +1,8 @@
 """Integer frequency tables for the entropy coder, and their computation from probabilities.
 
-A table gives each integer of a range, and one escape symbol for all others, a frequency out of 2**16. Tables
-are computed once, when a model is quantized, and stored in its weights file: a decoder only reads them, because
-mathematical functions of another machine may differ in the last bit.
+A table assigns a frequency to each integer of a range, and to an escape symbol for all other integers; they sum to 2**16. Tables
+are computed once, when a model is quantized, and stored in its weights file. A decoder only reads them, because mathematical
+functions on another machine may differ in the last bit.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _INT32 = np.iinfo(np.int32)
 
 
 def escape_order(length: np.ndarray | int) -> np.ndarray:
-    """Order k of the Exp-Golomb code for values outside a table, from the table's length.
+    """Order k of the Exp-Golomb code for values outside a table of this length; elementwise for an array.
 
-    Values outside a long table spread further than outside a short one, so the order grows with the length; a
-    value just outside costs k + 1 bits. At least 1, for the parity bit that gives the side.
+    Values outside a long table spread further than values outside a short one, so the order grows with the length. A value just
+    outside costs k + 1 bits. The order is at least 1: one bit gives the side.
     """
     bit_length = np.frexp(np.asarray(length, dtype=np.float64))[1]
     return np.maximum(1, bit_length - 5)
@@ -43,11 +43,16 @@ class Tables:
     """T frequency tables for integer symbols; immutable, checked when created.
 
     Row t codes the symbols `offset[t] ... offset[t] + length[t] - 2` with the frequencies
-    `frequencies[t, 0 ... length[t] - 2]`; `frequencies[t, length[t] - 1]` is that of the escape symbol, which
-    precedes any other int32. Each of these is at least 1, their sum is 2**16, the rest of the row is 0.
+    `frequencies[t, 0 ... length[t] - 2]`. `frequencies[t, length[t] - 1]` is the frequency of the escape symbol, which precedes
+    any other int32. These frequencies are at least 1 and sum to 2**16; the rest of the row is 0.
 
-    Attributes: frequencies int32 `[T, L]`, length int32 `[T]`, offset int32 `[T]`; 1 <= T <= 256, L <= 65536.
-    Raises FormatError that names the array, if they are anything else.
+    Attributes:
+        frequencies: int32 `[T, L]`, 1 <= T <= 256, L <= 65536.
+        length: int32 `[T]`.
+        offset: int32 `[T]`.
+
+    Raises:
+        FormatError: an array is invalid; the message names it.
     """
 
     frequencies: np.ndarray
@@ -69,11 +74,11 @@ class Tables:
         return len(self.length)
 
     def least_bits(self) -> np.ndarray:
-        """Bits of the most probable symbol of each table, float64 `[T]`: a lower bound for all its symbols."""
+        """Bits of the most probable symbol of each table, float64 `[T]`: a lower bound for all symbols."""
         return FREQUENCY_BITS - np.log2(self.frequencies.max(axis=1))
 
     def concat(self, other: Tables) -> Tables:
-        """These tables followed by `other`'s: its indexes begin at `len(self)`."""
+        """These tables followed by those of `other`, whose indexes begin at `len(self)`."""
         columns = max(self.frequencies.shape[1], other.frequencies.shape[1])
         rows = [np.pad(t.frequencies, ((0, 0), (0, columns - t.frequencies.shape[1]))) for t in (self, other)]
         return Tables(
@@ -83,13 +88,13 @@ class Tables:
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The three arrays under their names, as stored in a weights file: frequencies row by row, without the zeros."""
+        """The three arrays by name, as stored in a weights file: frequencies row by row, without the zeros."""
         used = np.arange(self.frequencies.shape[1]) < self.length[:, None]
         return {"frequencies": self.frequencies[used], "length": np.array(self.length), "offset": np.array(self.offset)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Tables:
-        """Tables from the result of `to_arrays`, or from attributes. Raises FormatError that names a wrong array."""
+        """Tables from the result of `to_arrays`, or from the attributes. Raises FormatError that names an invalid array."""
         missing = [name for name in _ARRAY_NAMES if name not in arrays]
         if missing:
             raise FormatError(f"tables: the array {missing[0]} is missing")
@@ -99,10 +104,15 @@ class Tables:
 
     @classmethod
     def from_cdfs(cls, cdf: np.ndarray, length: np.ndarray, offset: np.ndarray) -> Tables:
-        """Tables from quantized CDFs, of a CompressAI entropy model.
+        """Tables from the quantized CDFs of a CompressAI entropy model.
 
-        cdf: integers `[T, L + 1]`, row t rising from 0 to 65536 over its first `length[t]` entries, its last interval the
-        sentinel's, which becomes the escape; length, offset: integers `[T]`. Raises FormatError.
+        Args:
+            cdf: integers `[T, L + 1]`. The first `length[t]` entries of row t rise from 0 to 65536; the last interval is the
+                sentinel's, which becomes the escape symbol.
+            length, offset: integers `[T]`.
+
+        Raises:
+            FormatError: an array is invalid; the message names it.
         """
         arrays = [np.asarray(array) for array in (cdf, length, offset)]
         for name, array in zip(("cdf", "length", "offset"), arrays, strict=True):
@@ -116,24 +126,27 @@ class Tables:
         return cls(frequencies.astype(np.int32), (length.clip(0) - 1).astype(np.int32), offset.astype(np.int32))
 
     def ideal_bits(self, symbols: np.ndarray, indexes: np.ndarray) -> float:
-        """Bits an ideal coder needs for these symbols with these tables, escaped values included.
+        """Bits that an ideal coder needs for symbols with these tables, including escaped values.
 
-        symbols: int32 numbers of any shape; indexes: the table of each, of that shape. Raises ValueError if the
-        shapes differ, a symbol is not an int32 number or an index has no table.
+        Args:
+            symbols: integers in the range of int32, of any shape.
+            indexes: the table of each symbol, of the same shape.
+
+        Raises:
+            ValueError: the shapes differ, a symbol is beyond int32, or an index has no table.
         """
         symbols, indexes = np.asarray(symbols), np.asarray(indexes)
         for name, numbers in (("symbols", symbols), ("indexes", indexes)):
             if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-                raise ValueError(f"{name} must be integers, got {numbers.dtype}")
+                raise ValueError(f"ideal_bits/{name}: have dtype {numbers.dtype}; give integers")
         if symbols.shape != indexes.shape:
-            shapes = f"{symbols.shape} and {indexes.shape}"
-            raise ValueError(f"symbols and indexes must have one shape, got {shapes}")
+            raise ValueError(f"ideal_bits/indexes: have shape {indexes.shape}; give the shape of symbols, {symbols.shape}")
         if symbols.size and not _INT32.min <= int(symbols.min()) <= int(symbols.max()) <= _INT32.max:
-            bounds = f"{symbols.min()} ... {symbols.max()}"
-            raise ValueError(f"symbols must be in {_INT32.min} ... {_INT32.max}, got {bounds}")
+            bounds = f"{symbols.min()} to {symbols.max()}"
+            raise ValueError(f"ideal_bits/symbols: are {bounds}; give {_INT32.min} to {_INT32.max}")
         if indexes.size and not 0 <= int(indexes.min()) <= int(indexes.max()) < len(self):
-            bounds = f"{indexes.min()} ... {indexes.max()}"
-            raise ValueError(f"indexes must be in 0 ... {len(self) - 1}, got {bounds}")
+            bounds = f"{indexes.min()} to {indexes.max()}"
+            raise ValueError(f"ideal_bits/indexes: are {bounds}; give 0 to {len(self) - 1}")
         indexes = indexes.astype(np.int64)
         number = symbols.astype(np.int64) - self.offset[indexes]
         escape = self.length[indexes] - 1
@@ -144,7 +157,7 @@ class Tables:
 
 
 def _escape_bits(number: np.ndarray, escape: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Bits after the escape symbol for the value `number`, counted from its table's first symbol."""
+    """Bits of the Exp-Golomb code after an escape symbol; `number` is the value minus the first symbol of its table."""
     distance = np.where(number < 0, -2 * number - 1, 2 * (number - escape))
     value_bits = np.frexp((distance + (1 << order)).astype(np.float64))[1] - 1
     return 2 * value_bits - order + 1
@@ -152,8 +165,8 @@ def _escape_bits(number: np.ndarray, escape: np.ndarray, order: np.ndarray) -> n
 
 def _rows(frequencies: np.ndarray, length: np.ndarray) -> np.ndarray:
     """Rows of these lengths, padded with zeros."""
-    sensible = isinstance(length, np.ndarray) and length.dtype == np.int32 and length.ndim == 1 and 1 <= len(length) <= MAX_TABLES
-    if not sensible or length.min() < 1 or length.max() > MAX_LENGTH or length.sum(dtype=np.int64) != len(frequencies):
+    valid = isinstance(length, np.ndarray) and length.dtype == np.int32 and length.ndim == 1 and 1 <= len(length) <= MAX_TABLES
+    if not valid or length.min() < 1 or length.max() > MAX_LENGTH or length.sum(dtype=np.int64) != len(frequencies):
         raise FormatError(f"tables: length must be int32, 1 to {MAX_LENGTH} each and {len(frequencies)} together")
     rows = np.zeros((len(length), length.max()), frequencies.dtype)
     rows[np.arange(rows.shape[1]) < length[:, None]] = frequencies
@@ -196,17 +209,22 @@ def _check(frequencies: np.ndarray, length: np.ndarray, offset: np.ndarray) -> N
 
 
 def integer_frequencies(pmf: np.ndarray) -> np.ndarray:
-    """Frequencies that code `pmf` in nearly the fewest bits: int32 `[n]`, each >= 1, with the sum 2**16.
+    """Frequencies that code `pmf` in nearly the fewest bits: int32 `[n]`, each at least 1, with the sum 2**16.
 
-    pmf: finite, non-negative float64 `[n]`, n <= 65536, one of them positive; it is normalized. Each entry is
-    rounded; then, while the sum is wrong, one is taken from (or given to) the entry where that costs the
-    least (or saves the most) bits, the first of equals. Raises ValueError.
+    Each entry is rounded. Then, while the sum is wrong, the entry where it costs the fewest (or saves the most) bits is reduced
+    (or increased) by 1; of equal entries, the first.
+
+    Args:
+        pmf: finite, non-negative float64 `[n]`, n <= 65536, with a positive sum; it is normalized.
+
+    Raises:
+        ValueError: pmf is not as above.
     """
     pmf = np.asarray(pmf, dtype=np.float64)
     if pmf.ndim != 1 or not 1 <= pmf.size <= MAX_LENGTH:
-        raise ValueError(f"pmf must have one dimension of 1 to {MAX_LENGTH} entries, got shape {pmf.shape}")
+        raise ValueError(f"integer_frequencies/pmf: has shape {pmf.shape}; give one dimension of 1 to {MAX_LENGTH} entries")
     if not np.isfinite(pmf).all() or pmf.min() < 0 or pmf.max() == 0:
-        raise ValueError("pmf must be finite and non-negative, with a positive sum")
+        raise ValueError("integer_frequencies/pmf: is not a distribution; give finite, non-negative numbers with a positive sum")
     pmf = np.ldexp(pmf, -np.frexp(pmf.max())[1])  # exact; the sum of the input may overflow
     pmf = pmf / pmf.sum()
     frequencies = np.maximum(1, np.rint(pmf * FREQUENCY_SUM)).astype(np.int64)
@@ -231,15 +249,20 @@ def integer_frequencies(pmf: np.ndarray) -> np.ndarray:
 def tables_from_pmf(pmfs: Sequence[np.ndarray], offsets: Sequence[int]) -> Tables:
     """Tables for given probabilities, one for each pmf.
 
-    pmfs: float64 `[n_t]` each; all but the last entry are the probabilities of the symbols `offsets[t]`,
-    `offsets[t] + 1`, ..., and the last is the mass of all others, coded by escape. Raises ValueError.
+    Args:
+        pmfs: float64 `[n_t]` each: the probabilities of the symbols `offsets[t]`, `offsets[t] + 1`, ..., and in the last entry
+            that of all other symbols, which are escaped.
+        offsets: the first symbol of each table.
+
+    Raises:
+        ValueError: a pmf is invalid, an offset is not an int32, or their numbers differ.
     """
     if len(pmfs) != len(offsets) or not 1 <= len(pmfs) <= MAX_TABLES:
-        counts = f"{len(pmfs)} and {len(offsets)}"
-        raise ValueError(f"pmfs and offsets must be as many, 1 to {MAX_TABLES}, got {counts}")
+        counts = f"{len(offsets)} for {len(pmfs)} pmfs"
+        raise ValueError(f"tables_from_pmf/offsets: are {counts}; give one for each pmf, 1 to {MAX_TABLES}")
     for offset in offsets:
         if not (_INT32.min <= offset <= _INT32.max and offset == int(offset)):
-            raise ValueError(f"offsets must be int32, got {offset}")
+            raise ValueError(f"tables_from_pmf/offsets: one is {offset}; give integers in the range of int32")
     rows = [integer_frequencies(pmf) for pmf in pmfs]
     frequencies = np.zeros((len(rows), max(map(len, rows))), dtype=np.int32)
     for row, values in zip(frequencies, rows, strict=True):
@@ -248,23 +271,32 @@ def tables_from_pmf(pmfs: Sequence[np.ndarray], offsets: Sequence[int]) -> Table
 
 
 def gaussian_pmf(scale: float, half_width: int) -> np.ndarray:
-    """Probabilities of -half_width ... half_width under a zero-mean Gaussian, then that of all other integers.
+    """Probabilities of the integers -half_width ... half_width under a zero-mean Gaussian, then that of all other integers.
 
-    Each is a difference of complementary error functions on its side of 0, which keeps the relative
-    precision in the tails. float64 `[2 * half_width + 2]`. Raises ValueError: scale is not above 0, half_width is negative.
+    Each is a difference of complementary error functions on its side of 0, which keeps the relative precision in the tails.
+
+    Args:
+        scale: standard deviation, above 0.
+        half_width: at least 0.
+
+    Returns:
+        float64 `[2 * half_width + 2]`.
+
+    Raises:
+        ValueError: scale or half_width is out of range.
     """
     if not scale > 0 or half_width < 0:
-        raise ValueError(f"scale must be above 0 and half_width at least 0, got {scale} and {half_width}")
+        given = f"scale={scale} and half_width={half_width}"
+        raise ValueError(f"gaussian_pmf: {given} are out of range; give a scale above 0 and a half_width of at least 0")
     upper = np.array([math.erfc((v + 0.5) / (scale * math.sqrt(2))) for v in range(half_width + 1)])
     side = (upper[:-1] - upper[1:]) / 2
-    centre = math.erf(0.5 / (scale * math.sqrt(2)))  # 1 - upper[0] would cancel at a large scale
-    return np.concatenate([side[::-1], [centre], side, upper[-1:]])
+    center = math.erf(0.5 / (scale * math.sqrt(2)))  # 1 - upper[0] would cancel at a large scale
+    return np.concatenate([side[::-1], [center], side, upper[-1:]])
 
 
-# A table ends where a symbol's probability falls below this part of 2**-16: a symbol in the table takes up
-# 2**-16 whatever its probability, one outside costs the longer escape. Measured: over all of SCALES the
-# expected bits exceed the entropy by 0.0020 % at 0.5, 0.0033 % at 0.25 and 0.0065 % at 0.12; at 0.5 the mass
-# outside is 1.5e-5 in the median and 1.1e-3 at the largest scale.
+# A table contains the symbols whose expected frequency is at least this: a symbol in the table takes a frequency of 1 or more, a
+# symbol outside costs the longer escape. Over all of SCALES, the expected bits exceed the entropy by 0.0020 % with 0.5, 0.0033 %
+# with 0.25 and 0.0065 % with 0.12. With 0.5, the probability outside is 1.5e-5 in the median and 1.1e-3 at the largest scale.
 _LEAST_EXPECTED_FREQUENCY = 0.5
 
 

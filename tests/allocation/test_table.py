@@ -1,4 +1,4 @@
-"""`dkic allocate`: tables as files, the plan, and what is said of a table that can't be used."""
+"""`dkic allocate`: tables as files, the plan, and the errors of invalid tables."""
 
 import csv
 import sys
@@ -118,16 +118,16 @@ def test_rows_in_any_order_missing_pairs_and_columns_of_no_interest(tmp_path):
 @pytest.mark.parametrize(
     ("column", "row", "value", "said"),
     [
-        ("bytes", 7, -1, "{7} (p1.png): bytes is -1, and must be finite and at least 0"),
-        ("bytes", 7, float("inf"), "{7} (p1.png): bytes is inf, and must be finite"),
-        ("bytes", 7, float("nan"), "{7} (p1.png): bytes is missing, and must be a number where lpips is one"),
-        ("lpips", 11, float("nan"), "{11} (p2.png): lpips is missing, and must be a number where bytes is one"),
-        ("lpips", 11, float("-inf"), "{11} (p2.png): lpips is -inf, and must be finite"),
-        ("quality", 3, float("nan"), "{3} (p0.png): quality is missing, and must be a finite number"),
-        ("quality", 8, 9, "p1.png with quality 9 is there twice, in {8} and {9}"),
-        ("width", 6, 0, "{6} (p1.png): width is 0, and must be at least 1"),
-        ("height", 6, 513, "{6} (p1.png): width is 768, and must be as in this image's first row, which has width x height"),
-        ("image", 2, "", "{2}: image is missing, and must be a name"),
+        ("bytes", 7, -1, "{7} (p1.png): bytes is -1; give a finite number of at least 0"),
+        ("bytes", 7, float("inf"), "{7} (p1.png): bytes is inf; give a finite number"),
+        ("bytes", 7, float("nan"), "{7} (p1.png): bytes is missing; give a number, as lpips is one"),
+        ("lpips", 11, float("nan"), "{11} (p2.png): lpips is missing; give a number, as bytes is one"),
+        ("lpips", 11, float("-inf"), "{11} (p2.png): lpips is -inf; give a finite number"),
+        ("quality", 3, float("nan"), "{3} (p0.png): quality is missing; give a finite number"),
+        ("quality", 8, 9, "p1.png with quality 9 appears twice, in {8} and {9}"),
+        ("width", 6, 0, "{6} (p1.png): width is 0; give at least 1"),
+        ("height", 6, 513, "{6} (p1.png): width is 768; give the width x height of this image's first row"),
+        ("image", 2, "", "{2}: image is missing; give a name"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, suffix, column, row, value, said):
@@ -146,11 +146,11 @@ def test_bad_rows_are_named(tmp_path, suffix, column, row, value, said):
     [
         ("", "the table has no column image, quality, bytes, lpips, pixels (or width, height); its columns are none"),
         ("image,quality,bytes,lpips\n", "the table has no column pixels (or width, height); its columns are image, quality, "),
-        ("image,quality,bytes,lpips,pixels,bytes\n", "the table has several columns bytes, and must have one"),
+        ("image,quality,bytes,lpips,pixels,bytes\n", "the table has several columns bytes; give one"),
         ("image,quality,bytes,lpips,pixels\n", "the table has no rows"),
-        ("image,quality,bytes,lpips,pixels\na,1,2,3,4\n\na,2,3\n", "line 4: 3 cells, and the header has 5"),
-        ("image,quality,bytes,lpips,pixels\na,high,2,3,4\n", "line 2: quality is 'high', and must be a number"),
-        ("image,quality,bytes,lpips,pixels\na,1,,,4\n", "row 0 (a) has no option"),
+        ("image,quality,bytes,lpips,pixels\na,1,2,3,4\n\na,2,3\n", "line 4: 3 cells; give 5, as in the header"),
+        ("image,quality,bytes,lpips,pixels\na,high,2,3,4\n", "line 2: quality is 'high'; give a number"),
+        ("image,quality,bytes,lpips,pixels\na,1,,,4\n", "row 0 (a): each of its 1 columns is NaN"),
         (b"\xff\xfe\x00\x01", "can't be read as CSV ("),
     ],
 )
@@ -182,15 +182,14 @@ def test_a_budget_out_of_reach(tmp_path):
     path = write(tmp_path / "t.csv", columns())
     least = sum(columns()["bytes"][::5])
     said = refused(path, "--total-bytes", least - 10)
-    assert said.startswith(f"{path}: the budget, {least - 10} bytes, can't be met: the least reachable is {least}, 10 (")
+    assert said.startswith(f"{path}: budget: {least - 10} bytes is below the cheapest choice by 10 ")
+    assert said.endswith(f"; give at least {least}")
     assert allocated(path, "--total-bytes", least)["rate"] == f"{least} of {least} bytes"
 
 
 def test_limits_that_leave_an_image_nothing_name_it(tmp_path):
     path = write(tmp_path / "t.csv", columns())
-    assert "row 0 (p0.png) has no option left: of its 5, 5 below min_quality" in refused(
-        path, "--target-bpp", 1, "--min-quality", 10
-    )
+    assert "row 0 (p0.png): no option is left of 5 (5 below min_quality)" in refused(path, "--target-bpp", 1, "--min-quality", 10)
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,10 @@ def test_frequencies_do_not_depend_on_the_size_of_a_pmf(size):
 
 def test_wrong_pmf():
     for shape in ((2, 2), (0,), (65537,)):
-        with pytest.raises(ValueError, match="pmf must have one dimension"):
+        with pytest.raises(ValueError, match="^integer_frequencies/pmf: has shape"):
             integer_frequencies(np.ones(shape))
     for pmf in ([0, 0], [1, -0.1], [1, np.nan], [1, np.inf]):
-        with pytest.raises(ValueError, match="pmf must be finite"):
+        with pytest.raises(ValueError, match="^integer_frequencies/pmf: .* finite"):
             integer_frequencies(np.array(pmf))
 
 
@@ -83,7 +83,7 @@ def test_tables_from_pmf():
     np.testing.assert_array_equal(tables.length, [3, 1])
     np.testing.assert_array_equal(tables.offset, [-7, 3])
     for count, offsets in ((0, []), (1, [0, 1]), (257, [0] * 257), (1, [2**31]), (1, [0.5]), (1, [math.nan])):
-        with pytest.raises(ValueError, match="offsets must be"):
+        with pytest.raises(ValueError, match="^tables_from_pmf/offsets: "):
             tables_from_pmf([np.ones(2)] * count, offsets)
 
 
@@ -113,7 +113,7 @@ def test_gaussian_pmf_of_extreme_scales(scale):
 
 @pytest.mark.parametrize(("scale", "half_width"), [(0.0, 3), (-1.0, 3), (math.nan, 3), (1.0, -1)])
 def test_wrong_gaussian_pmf(scale, half_width):
-    with pytest.raises(ValueError, match="scale must be above 0 and half_width at least 0"):
+    with pytest.raises(ValueError, match="^gaussian_pmf: scale=.* and half_width="):
         gaussian_pmf(scale, half_width)
 
 
@@ -167,19 +167,19 @@ def test_escape_order():
 
 
 def test_ideal_bits_refuses():
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="^ideal_bits/indexes: .* shape of symbols"):
         GAUSSIAN.ideal_bits(np.zeros(3, int), np.zeros(2, np.uint8))
-    with pytest.raises(ValueError, match=r"indexes must be in 0 \.\.\. 63, got 0 \.\.\. 64"):
+    with pytest.raises(ValueError, match="^ideal_bits/indexes: are 0 to 64; give 0 to 63"):
         GAUSSIAN.ideal_bits(np.zeros(2, np.int32), np.array([0, 64]))
     for symbols, message in (
-        (np.array([0, 2**31]), "symbols must be in"),
-        (np.array([0, -(2**62)]), "symbols must be in"),
-        (np.array([0, 2**63], np.uint64), "symbols must be in"),
-        (np.array([0.5, math.nan]), "symbols must be integers"),
+        (np.array([0, 2**31]), "symbols: are 0 to 2147483648; give"),
+        (np.array([0, -(2**62)]), "symbols: are -4611686018427387904 to 0; give"),
+        (np.array([0, 2**63], np.uint64), "symbols: are 0 to 9223372036854775808; give"),
+        (np.array([0.5, math.nan]), "symbols: .* give integers"),
     ):
         with pytest.raises(ValueError, match=message):
             GAUSSIAN.ideal_bits(symbols, np.zeros(2, np.uint8))
-    with pytest.raises(ValueError, match="indexes must be integers"):
+    with pytest.raises(ValueError, match="^ideal_bits/indexes: .* give integers"):
         GAUSSIAN.ideal_bits(np.zeros(2, np.int32), np.array([0.0, 0.5]))
 
 
