@@ -236,8 +236,8 @@ def test_decompressing_what_is_no_dkic_file(folder):
         (["--threads", "0"], "--threads"),
         (["--threads", "257"], "--threads"),
         (["--threads", "many"], "--threads"),
-        (["--model", "nonesuch"], "model nonesuch: not found"),
-        (["--model", "missing/w.safetensors"], "model missing/w.safetensors: not found"),
+        (["--model", "nonesuch"], "no model nonesuch: "),
+        (["--model", "missing/w.safetensors"], "no model missing/w.safetensors: "),
         (["--model", __file__], "not a weights file that can be read"),
         (["--model", "long" * 2000], "File name too long"),
     ],
@@ -323,7 +323,7 @@ def test_info_on_a_weights_file():
 def test_info_wants_one_of_two(coded):
     assert "give exactly one of them" in wrong_usage("info")
     assert "give exactly one of them" in wrong_usage("info", coded, "--model", "tiny")
-    assert "model nonesuch: not found" in wrong_usage("info", "--model", "nonesuch")
+    assert "no model nonesuch" in wrong_usage("info", "--model", "nonesuch")
 
 
 def test_doctor_is_content():

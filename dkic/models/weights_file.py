@@ -240,10 +240,7 @@ def _for_coding(model: CodecNetwork, arithmetic: Arithmetic) -> CodecNetwork:
 
 
 def find_weights(model: str | Path) -> list[Path]:
-    """The weights files of a model: the name of a shipped model such as "tiny", a file, or a folder of files.
-
-    Raises DkicError if there is none.
-    """
+    """Files of a model: a name of shipped weights such as "tiny", a file, or a folder of files."""
     path = Path(model)
     if path.is_file():
         return [path]
@@ -252,5 +249,5 @@ def find_weights(model: str | Path) -> list[Path]:
     files = newest_files(str(model))
     if not files:
         shipped = ", ".join(shipped_models()) or "none"
-        raise DkicError(f"model {model}: not found; give the path of a weights file, or a shipped model ({shipped})")
+        raise DkicError(f"no model {model}: give the path of a weights file, or one of the shipped names ({shipped})")
     return files

@@ -31,7 +31,7 @@ def test_a_gpu_beyond_the_last_is_named(monkeypatch):
 
 @pytest.mark.parametrize("model", ["no-such-model", "", "../tiny", "tiny*", "no/such/file.safetensors"])
 def test_a_missing_model_is_refused_with_those_there_are(model):
-    with pytest.raises(DkicError, match="^model .*: not found; .* shipped model .*tiny"):
+    with pytest.raises(DkicError, match="no model .* shipped names .*tiny"):
         dkic.load(model)
 
 

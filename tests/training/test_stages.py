@@ -372,7 +372,7 @@ def test_a_run_begins_with_weights_that_ship(folder, tmp_path):
 
     for changes, sentence in (
         (("--start-from", "tiny", "--quality", 99), "--start-from tiny: it has the qualities 1, "),
-        (("--start-from", "huge"), "model huge: not found; give the path of a weights file"),
+        (("--start-from", "huge"), "no model huge: give the path of a weights file"),
         (("--start-from", tmp_path / "no.pt"), "no.pt: no checkpoint there to continue from"),
         (("--preset", "base", "--start-from", "tiny", "--quality", quality), "the weights have another shape than base"),
     ):
