@@ -83,7 +83,7 @@ def test_refused(folder, weights, tmp_path, monkeypatch):
     result = CliRunner().invoke(cli, ["export-onnx", "--quality", "99", "-o", str(tmp_path)])
     assert result.exit_code == 1 and "--quality: model tiny does not have 99; use 1, 2" in result.output
     (tmp_path / "a_file").write_bytes(b"")
-    with pytest.raises(DkicError, match="a_file: can't be made"):
+    with pytest.raises(DkicError, match="a_file: can't be created"):
         export_transforms(weights, QUALITY, tmp_path / "a_file")
     (tmp_path / "a_file").unlink()
     there = tmp_path / "there"

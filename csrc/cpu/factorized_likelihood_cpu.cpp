@@ -72,7 +72,7 @@ void run_backward(const Planes& planes, const Tensor& grad, const Tensor& x, con
   auto* const to_parameters = static_cast<T*>(grad_parameters.mutable_data_ptr());
   torch::stable::parallel_for(0, planes.channels, 1, [&](int64_t first, int64_t last) {
     const size_t count = size_t(planes.count());
-    std::vector<T> values(count), likelihoods(count), grads(count), results(count);  // grads are 0 where filled up
+    std::vector<T> values(count), likelihoods(count), grads(count), results(count);  // grads are 0 in the padding
     double sums[kFactorizedParameters];
     for (int64_t c = first; c < last; ++c) {
       planes.of_channel(c, [&](int64_t plane, int64_t at) {
