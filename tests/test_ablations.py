@@ -24,14 +24,14 @@ def test_a_variant_is_as_large_as_tiny_and_runs(variant):
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_a_run_has_the_steps_that_it_is_given():
+def test_a_run_has_the_given_number_of_steps():
     for common in (True, False):
         recipe = recipe_of("3", 1999, common)
         assert recipe.epoch_steps * sum(stage.epochs for stage in recipe.stages) == 1980
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_rate_goes_on_from_the_common_part(variant, tmp_path):
+def test_a_rate_continues_from_the_common_training(variant, tmp_path):
     need_backbone("alex")
     Image.fromarray(crop(160, 160)).save(tmp_path / "photo.png")
     photos = PhotoFolder(tmp_path, 128)

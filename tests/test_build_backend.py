@@ -39,14 +39,14 @@ def test_no_torch_in_the_environment(environment):
     assert build_environment.installed_torch(python(environment)) is None
 
 
-def test_torch_is_found_from_within_pips_isolation(environment, monkeypatch, tmp_path):
+def test_torch_is_found_in_pips_isolated_build(environment, monkeypatch, tmp_path):
     package = install_torch(environment, "2.14.1+cu130")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "throw-away"))
     monkeypatch.setenv("PYTHONNOUSERSITE", "1")
     assert build_environment.installed_torch(python(environment)) == ("2.14.1+cu130", package)
 
 
-def test_a_torch_in_the_working_directory_does_not_count(environment, monkeypatch, tmp_path):
+def test_a_torch_in_the_working_directory_is_ignored(environment, monkeypatch, tmp_path):
     install_torch(environment, "2.14.1", folder=tmp_path / "elsewhere").rename(tmp_path / "torch")
     monkeypatch.chdir(tmp_path)
     assert build_environment.installed_torch(python(environment)) is None
@@ -79,7 +79,7 @@ def test_a_recent_torch_is_accepted(version, tmp_path):
     assert build_environment.checked(build_environment.Torch(version, tmp_path)).version == version
 
 
-def test_without_a_compiler_the_sentence_says_what_to_install(monkeypatch, tmp_path):
+def test_without_a_compiler_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(SystemExit, match="found none on PATH: install g"):

@@ -72,7 +72,7 @@ def found(machine: Machine):
     return build_cuda.cuda_to_build_with(machine.torch)
 
 
-def test_with_nvcc_and_a_torch_of_its_cuda(machine):
+def test_nvcc_of_torchs_cuda_version_is_used(machine):
     nvcc = machine.nvcc()
     cuda = found(machine)
     assert cuda == ((nvcc, "13.0.88", None, ""), machine.runtime, ["7.5", "8.0", "8.6", "9.0+PTX"])
@@ -114,7 +114,7 @@ PACKAGES = f", or run `python3 -m pip install '{EXTRAS}==13.0.*'`"
         ("13.0", "None", "torch 2.14.1 is built without CUDA", CUDA_TORCH),
     ],
 )
-def test_why_there_can_be_none(machine, nvcc, torch, reason, repair):
+def test_reasons_why_the_kernels_cannot_be_built(machine, nvcc, torch, reason, repair):
     path = machine.nvcc(nvcc) if nvcc else None
     machine.torch_cuda(torch)
     assert found(machine) == (reason.format(path), repair)
@@ -163,7 +163,7 @@ def test_nvcc_of_python_packages_is_used_where_no_toolkit_fits(machine):
     assert found(machine).nvcc.path == other
 
 
-def test_they_can_be_left_out(machine):
+def test_dkic_cuda_0_leaves_the_kernels_out(machine):
     machine.nvcc()
     machine.monkeypatch.setenv("DKIC_CUDA", "0")
     assert found(machine) == ("DKIC_CUDA=0 left them out", "unset it")
@@ -200,7 +200,7 @@ def test_the_runtime_is_torch_s_or_else_the_toolkit_s(machine, path):
         (" ", ["8.9", "8.0"], ["8.0", "8.6+PTX"]),  # between those that nvcc knows
     ],
 )
-def test_for_which_gpus(machine, asked, gpus, architectures):
+def test_architectures_to_build_for(machine, asked, gpus, architectures):
     machine.nvcc()
     machine.gpus(*gpus)
     if asked:

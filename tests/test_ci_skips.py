@@ -27,7 +27,7 @@ def test_a_skip_fails_in_ci(tmp_path, how):
     assert "skipped in CI (there is no chromium); install what it needs" in found.stdout
 
 
-def test_a_skip_is_one_elsewhere(tmp_path):
+def test_a_skip_is_a_skip_outside_ci(tmp_path):
     found = run(tmp_path, SKIPS["call"].replace("REASON", "there is no chromium"), "")
     assert found.returncode == 0 and "1 passed, 1 skipped" in found.stdout
 

@@ -46,7 +46,7 @@ def failure(*arguments: object, status: int = 1) -> str:
 
 
 @pytest.mark.parametrize("command", ["compress", "decompress"])
-def test_a_gpu_that_is_not_there_is_said(folder, coded, command, monkeypatch):
+def test_a_missing_gpu_is_reported(folder, coded, command, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     source, target = {"compress": (folder / "a.png", "o.dkic"), "decompress": (coded, "o.png")}[command]
     before = files(folder)
@@ -66,7 +66,7 @@ def wrong_usage(*arguments: object) -> str:
 # One image
 
 
-def test_there_and_back(folder):
+def test_compress_and_decompress(folder):
     result = dkic("compress", folder / "a.png", "-o", folder / "x.dkic")
     size = (folder / "x.dkic").stat().st_size
     assert (result.status, result.err) == (0, "")
@@ -83,14 +83,14 @@ def test_there_and_back(folder):
 @pytest.mark.parametrize(
     ("suffix", "kind"), [("jpg", "JPEG"), ("webp", "WEBP"), ("tiff", "TIFF"), ("ppm", "PPM"), ("BMP", "BMP")]
 )
-def test_the_suffix_says_what_is_written(folder, coded, suffix, kind):
+def test_the_suffix_selects_the_output_format(folder, coded, suffix, kind):
     assert dkic("decompress", coded, "-o", folder / f"x.{suffix}").status == 0
     with Image.open(folder / f"x.{suffix}") as image:
         assert (image.format, image.size) == (kind, (64, 48))
 
 
 @pytest.mark.parametrize("name", ["x.gif", "x", "x.dkic", "x.pgm"])
-def test_a_suffix_that_does_not_serve_is_refused(folder, coded, name):
+def test_an_unsupported_suffix_is_refused(folder, coded, name):
     before = files(folder)
     assert str(folder / name) in failure("decompress", coded, "-o", folder / name)
     assert files(folder) == before
@@ -104,7 +104,7 @@ def test_exif_orientation_is_applied(folder):
     assert "size: 20x90\n" in dkic("info", folder / "t.dkic").out
 
 
-def test_grayscale_stays_so(folder):
+def test_grayscale_stays_grayscale(folder):
     Image.fromarray(crop(20, 30)).convert("L").save(folder / "gray.png")
     assert dkic("compress", folder / "gray.png", "-o", folder / "g.dkic").status == 0
     assert "size: 30x20, grayscale\n" in dkic("info", folder / "g.dkic").out
@@ -134,7 +134,7 @@ def test_one_image_goes_into_a_folder_too(folder, out):
     assert (folder / out / "a.dkic").is_file()
 
 
-def test_one_that_fails_does_not_stop_the_others(folder):
+def test_an_image_that_fails_does_not_stop_the_others(folder):
     names = ("a.png", "text.png", "missing.png", "b.jpg")
     result = dkic("compress", *(folder / name for name in names), "-o", folder / "out")
     assert result.status == 1
@@ -143,7 +143,7 @@ def test_one_that_fails_does_not_stop_the_others(folder):
     assert [line.split(": ")[1] for line in complaints] == [str(folder / "text.png"), str(folder / "missing.png")]
 
 
-def test_outputs_of_one_name_are_refused_before_anything_is_done(folder):
+def test_equal_output_names_are_refused_before_work_begins(folder):
     Image.fromarray(crop(8, 8)).save(folder / "a.bmp")
     said = wrong_usage("compress", folder / "a.png", folder / "b.jpg", folder / "a.bmp", "-o", folder / "out")
     assert "a.png" in said and "a.bmp" in said and f"would both be written to {folder / 'out' / 'a.dkic'}" in said
@@ -171,7 +171,7 @@ def test_an_existing_output_is_kept_without_force(folder, coded, command):
     assert target.read_bytes() != b"precious"
 
 
-def test_a_failure_leaves_an_existing_output_whole(folder):
+def test_a_failure_keeps_an_existing_output(folder):
     (folder / "o.dkic").write_bytes(b"precious")
     before = files(folder)
     failure("compress", folder / "text.png", "-o", folder / "o.dkic", "--force")
@@ -189,7 +189,7 @@ def test_the_input_is_never_the_output(folder):
 
 
 @pytest.mark.parametrize("out", ["missing/o.dkic", "a.png/o.dkic", "/proc/o.dkic", "/dev/full"])
-def test_a_place_that_can_not_be_written_is_named(folder, out):
+def test_an_unwritable_output_is_named(folder, out):
     before = files(folder)
     path = folder / out  # an absolute one stays what it is
     assert failure("compress", folder / "a.png", "-o", path, "--force").startswith(f"{path}: ")
@@ -199,7 +199,7 @@ def test_a_place_that_can_not_be_written_is_named(folder, out):
 # Wrong images and wrong options
 
 
-def test_images_that_dkic_does_not_code_are_refused_with_what_to_do(folder):
+def test_unsupported_images_are_refused_with_advice(folder):
     transparent = Image.fromarray(crop(20, 20))
     transparent.putalpha(128)
     transparent.save(folder / "alpha.png")
@@ -220,7 +220,7 @@ def test_images_that_dkic_does_not_code_are_refused_with_what_to_do(folder):
     assert files(folder) == before
 
 
-def test_decompressing_what_is_no_dkic_file(folder):
+def test_decompressing_another_file_is_refused(folder):
     assert "header: the file begins with" in failure("decompress", folder / "a.png", "-o", folder / "o.png")
     assert "No such file" in failure("decompress", folder / "missing.dkic", "-o", folder / "o.png")
     assert not (folder / "o.png").exists()
@@ -249,7 +249,7 @@ def test_wrong_options(folder, options, said):
 
 
 @pytest.mark.parametrize("command", ["compress", "decompress"])
-def test_what_is_left_out_is_asked_for(folder, command):
+def test_missing_arguments_are_named(folder, command):
     assert "Missing argument 'IN...'" in wrong_usage(command, "-o", folder / "o")
     assert "File name too long" in wrong_usage(command, folder / "a.png", "-o", folder / ("long" * 2000))
 
@@ -259,7 +259,7 @@ def test_unknown_commands():
     assert dkic().status == 2
 
 
-def test_an_image_that_memory_does_not_hold_is_one_line(folder, monkeypatch):
+def test_out_of_memory_is_one_line(folder, monkeypatch):
     def no_memory(*_: object) -> None:
         torch.empty(2**60)
 
@@ -268,7 +268,7 @@ def test_an_image_that_memory_does_not_hold_is_one_line(folder, monkeypatch):
     assert said == f"{folder / 'a.png'}: not enough memory for this image"
 
 
-def test_an_image_that_a_gpus_memory_does_not_hold_is_one_line(folder, monkeypatch):
+def test_out_of_gpu_memory_is_one_line(folder, monkeypatch):
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
@@ -277,7 +277,7 @@ def test_an_image_that_a_gpus_memory_does_not_hold_is_one_line(folder, monkeypat
     assert said == f"{folder / 'a.png'}: not enough memory for this image"
 
 
-def test_a_mistake_of_ours_is_not_hidden(folder, monkeypatch):
+def test_a_bug_shows_its_traceback(folder, monkeypatch):
     def wrong(*_: object) -> None:
         raise RuntimeError("a mistake")
 
@@ -320,13 +320,13 @@ def test_info_on_a_weights_file():
     assert weights.about and all(f"trained: {key}: {value}" in lines for key, value in weights.about.items())
 
 
-def test_info_wants_one_of_two(coded):
+def test_info_needs_a_file_or_a_model(coded):
     assert "give exactly one of them" in wrong_usage("info")
     assert "give exactly one of them" in wrong_usage("info", coded, "--model", "tiny")
     assert "no model nonesuch" in wrong_usage("info", "--model", "nonesuch")
 
 
-def test_doctor_is_content():
+def test_doctor_finds_no_fault():
     result = dkic("doctor")
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith("dkic: ") and "entropy coder: built" in result.out
@@ -339,27 +339,27 @@ def test_help(command):
     assert not re.search(r"[a-z,.]\.\.\.", result.out)  # nothing is cut short: only a NAME may have points after it
 
 
-def test_a_name_that_the_terminal_can_not_show(folder):
+def test_a_file_name_that_the_terminal_cannot_show(folder):
     (folder / "a.png").rename(folder / "\u00e9\udcff.png")  # a letter beyond ASCII and a byte that is no UTF-8
     result = dkic_process("compress", folder / "\u00e9\udcff.png", "-o", folder / "o.dkic", PYTHONIOENCODING="ascii")
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith(f"{folder}/\\xe9\\udcff.png -> ")
 
 
-def test_an_instruction_set_that_there_is_none_of(folder):
+def test_an_unknown_instruction_set_is_refused(folder):
     result = dkic_process("compress", folder / "a.png", "-o", folder / "o.dkic", DKIC_CPU_CAPABILITY="sse9")
     said = "dkic: DKIC_CPU_CAPABILITY must be default, avx2 or avx512, and is sse9\n"
     assert result == (2, "", said) and not (folder / "o.dkic").exists()
 
 
-def test_an_output_that_is_full_is_not_blamed_on_an_input(folder):
+def test_a_full_standard_output_is_reported_as_such(folder):
     command = [sys.executable, "-m", "dkic", "compress", str(folder / "a.png"), "-o", str(folder / "o.dkic")]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "dkic: standard output: No space left on device\n")
 
 
-def test_as_a_module_in_a_process_of_its_own(folder):
+def test_python_m_dkic_in_a_new_process(folder):
     result = dkic_process("--version")
     assert result.status == 0 and result.out.startswith("dkic, version ")
     result = dkic_process("compress", folder / "text.png", folder / "a.png", "-o", folder / "out", "--threads", "1")

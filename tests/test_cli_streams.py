@@ -59,7 +59,7 @@ def shown(data: bytes) -> tuple[str | None, tuple[int, int]]:
 # Without -o
 
 
-def test_outputs_are_beside_their_inputs(folder):
+def test_outputs_are_next_to_their_inputs(folder):
     result = dkic("compress", folder / "a.png", folder / "b.jpg", "-q", 1)
     assert (result.status, result.err) == (0, "")
     assert [line.partition(": ")[0] for line in result.out.splitlines()] == [
@@ -108,7 +108,7 @@ def test_short_options(folder):
 # Formats
 
 
-def test_standard_input_from_where_it_is(folder, tmp_path):
+def test_standard_input_is_read_from_its_position(folder, tmp_path):
     """Part of it was read by somebody else."""
     first, second = folder / "a.png", tmp_path / "second.jpg"
     Image.fromarray(crop(32, 64)).save(second)
@@ -129,7 +129,7 @@ def test_a_format_that_contradicts_the_name(folder, coded, tmp_path):
     assert "not a .dkic file name" in wrong_usage("decompress", folder / "a.png")
 
 
-def test_the_format_that_is_asked_for(folder, coded, tmp_path):
+def test_the_requested_format_is_written(folder, coded, tmp_path):
     assert dkic("decompress", coded, "--format", "jpg").status == 0
     assert shown((folder / "a.jpg").read_bytes()) == ("JPEG", (64, 48))
     assert dkic("decompress", coded, "-o", tmp_path / "no_suffix", "--format", "PPM").status == 0
@@ -177,7 +177,7 @@ def test_info_on_standard_input(coded, stdin):  # noqa: F811
     assert (result.status, result.err) == (0, "") and result.out.startswith("size: 64x48\n")
 
 
-def test_what_is_wrong_with_standard_input_is_one_line(stdin):  # noqa: F811
+def test_an_error_in_standard_input_is_one_line(stdin):  # noqa: F811
     for command, data, said in (
         ("compress", b"this is text\n", "/dev/stdin: not a PNG"),
         ("compress", b"", "/dev/stdin: the file is empty"),
@@ -188,7 +188,7 @@ def test_what_is_wrong_with_standard_input_is_one_line(stdin):  # noqa: F811
         assert result.status == 1 and len(result.err.splitlines()) == 1 and said in result.err
 
 
-def test_what_a_stream_can_not_be(folder, stdin):  # noqa: F811
+def test_uses_of_a_stream_that_are_refused(folder, stdin):  # noqa: F811
     stdin((folder / "a.png").read_bytes())
     assert "/dev/stdin: the output of a stream has no name" in wrong_usage("compress", "-", "-o", folder)
     assert "/dev/stdin: the output of a stream has no name" in wrong_usage("compress", "-", folder / "a.png")
@@ -198,7 +198,7 @@ def test_what_a_stream_can_not_be(folder, stdin):  # noqa: F811
     assert names(folder) == ["a.png", "b.jpg", "notes.txt"]
 
 
-def test_terminals_get_and_give_no_binary_data(folder, coded):
+def test_binary_data_on_a_terminal_is_refused(folder, coded):
     _, terminal = pty.openpty()
     for command, source in (("compress", folder / "a.png"), ("decompress", coded)):
         for out in (os.ttyname(terminal), f"/dev/fd/{terminal}"):
@@ -237,7 +237,7 @@ def test_a_named_pipe_is_written(folder, coded):
         pipe.unlink()
 
 
-def test_an_open_file_is_written_from_where_it_is(folder, coded):
+def test_an_open_file_is_written_at_its_position(folder, coded):
     """As `dkic compress a.png -o /dev/stdout >> log` has it."""
     with open(folder / "log", "ab") as file:
         file.write(b"before")
@@ -266,7 +266,7 @@ def test_devices(folder):
     assert (result.status, result.err) == (1, "dkic: /dev/full: can't be written (No space left on device)\n")
 
 
-def test_an_open_file_that_was_closed(folder):
+def test_a_closed_descriptor_is_refused(folder):
     descriptor = os.open(os.devnull, os.O_WRONLY)
     os.close(descriptor)
     result = dkic("compress", folder / "a.png", "-o", f"/dev/fd/{descriptor}")
@@ -296,7 +296,7 @@ def test_a_pipeline(folder, coded):
         ("info a.dkic", ""),
     ],
 )
-def test_a_reader_that_has_gone(folder, coded, command, said):
+def test_a_reader_that_closes_the_pipe(folder, coded, command, said):
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(

@@ -46,7 +46,7 @@ def run(path, t: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, {source.name: t.contiguous().numpy()})[0])
 
 
-def test_encoder_agrees(folder, weights):
+def test_the_encoder_agrees_with_onnx_runtime(folder, weights):
     for height, width in ((128, 192), (64, 320)):
         x = torch.from_numpy(crop(height, width)).permute(2, 0, 1).unsqueeze(0)
         with torch.inference_mode():
@@ -77,7 +77,7 @@ def test_readme_names_model_and_tensors(folder, weights):
         assert all(f"`{tensor}`" in row for tensor in tensors)
 
 
-def test_refused(folder, weights, tmp_path, monkeypatch):
+def test_wrong_arguments_are_refused(folder, weights, tmp_path, monkeypatch):
     with pytest.raises(DkicError, match="this model has no quality 99"):
         export_transforms(weights, 99, tmp_path)
     result = CliRunner().invoke(cli, ["export-onnx", "--quality", "99", "-o", str(tmp_path)])

@@ -21,12 +21,12 @@ def done(tmp_path_factory):
     return out, result.out
 
 
-def test_it_writes_three_files(done):
+def test_demo_writes_three_files(done):
     out, _ = done
     assert sorted(path.name for path in out.iterdir()) == ["decoded.png", "photo.dkic", "side-by-side.png"]
 
 
-def test_its_figures_are_those_of_the_files(done):
+def test_printed_figures_are_those_of_the_files(done):
     out, said = done
     size = (out / "photo.dkic").stat().st_size
     decoded = read_image(out / "decoded.png").pixels
@@ -47,14 +47,14 @@ def test_the_pair_holds_both_images(done):
     assert not np.array_equal(pair[:40, :768], photograph()[:40])
 
 
-def test_a_folder_that_can_not_be_made_is_one_line(tmp_path):
+def test_an_unusable_folder_is_a_one_line_error(tmp_path):
     (tmp_path / "file").touch()
     result = dkic("demo", "-o", tmp_path / "file")
     assert (result.status, result.out) == (1, "")
     assert result.err == f"dkic: {tmp_path / 'file'}: the folder can't be made (File exists)\n"
 
 
-def test_a_file_that_can_not_be_written_is_one_line(done, tmp_path, monkeypatch):
+def test_an_unwritable_file_is_a_one_line_error(done, tmp_path, monkeypatch):
     in_the_way = tmp_path / "photo.dkic" / "photo.dkic"
     in_the_way.mkdir(parents=True)
     result = dkic("demo", "-o", tmp_path)

@@ -21,7 +21,7 @@ def test_every_line_is_a_name_and_a_value():
     assert lines[0].startswith(f"dkic: {dkic.__version__} ")
 
 
-def test_this_installation_is_healthy():
+def test_this_installation_has_no_fault():
     assert doctor.healthy(), doctor.report()
 
 
@@ -46,7 +46,7 @@ def test_the_compiler_of_the_cuda_kernels_is_named(monkeypatch):
     assert "unknown" in findings()["CUDA kernels"].value
 
 
-def test_parts_that_are_not_there_are_named_with_their_repair(monkeypatch, tmp_path):
+def test_missing_parts_are_named_with_the_fix(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "PACKAGE", tmp_path)
     monkeypatch.setitem(sys.modules, "dkic._native._rans", None)  # import raises ImportError
     found = findings()
@@ -65,7 +65,7 @@ def test_a_library_that_does_not_load_is_a_finding(monkeypatch, tmp_path):
     assert not finding.ok and "libdkic_cpu.so" in finding.value and "\n" not in finding.value
 
 
-def test_without_torch_it_says_so_and_does_not_raise(monkeypatch):
+def test_a_missing_torch_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     found = findings()
     assert not found["torch"].ok and "pip install 'torch>=2.10'" in found["torch"].value
@@ -76,7 +76,7 @@ def test_without_torch_it_says_so_and_does_not_raise(monkeypatch):
     ("asked", "healthy", "said"),
     [("default", True, "use default instructions"), ("sse9", False, "unset DKIC_CPU_CAPABILITY")],
 )
-def test_the_instruction_set_asked_for(asked, healthy, said):
+def test_the_requested_instruction_set_is_reported(asked, healthy, said):
     """In a process of its own: the choice is made once."""
     script = "from dkic import doctor; print(doctor.report()); raise SystemExit(not doctor.healthy())"
     environment = os.environ | {"DKIC_CPU_CAPABILITY": asked}

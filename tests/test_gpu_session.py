@@ -16,7 +16,7 @@ def statuses(out: Path) -> dict[str, int]:
     return {record["name"]: record["status"] for record in json.loads((out / "session.json").read_text())}
 
 
-def test_every_part_leaves_a_record(monkeypatch, tmp_path):
+def test_every_part_is_recorded(monkeypatch, tmp_path):
     fake(monkeypatch, tmp_path, {"good": "print('hello')", "bad": "raise SystemExit(3)", "after": "print(1)"})
     names = [record.name for record in session(tmp_path, None, 5, True)]
     assert names == ["good", "bad", "after"]
@@ -24,7 +24,7 @@ def test_every_part_leaves_a_record(monkeypatch, tmp_path):
     assert "hello" in (tmp_path / "session.log").read_text()
 
 
-def test_what_succeeded_is_not_repeated(monkeypatch, tmp_path):
+def test_finished_parts_are_not_repeated(monkeypatch, tmp_path):
     fake(monkeypatch, tmp_path, {"good": "print('hello')", "bad": "raise SystemExit(3)"})
     list(session(tmp_path, None, 5, True))
     fake(monkeypatch, tmp_path, {"good": "raise SystemExit(1)", "bad": "print('mended')"})
@@ -32,25 +32,25 @@ def test_what_succeeded_is_not_repeated(monkeypatch, tmp_path):
     assert statuses(tmp_path) == {"good": 0, "bad": 0}
 
 
-def test_a_part_that_takes_too_long_is_ended(monkeypatch, tmp_path):
+def test_a_part_beyond_its_time_limit_is_killed(monkeypatch, tmp_path):
     code = "import time; print('begun', flush=True); time.sleep(60)"
     monkeypatch.setattr(gpu_session, "parts", lambda *_: [Part("slow", ("-c", code), -0.48)])
     (record,) = session(tmp_path, None, 5, True)
     assert record.status == -9 and record.seconds < 30
 
 
-def test_a_table_that_was_cut_short_ends_no_session(monkeypatch, tmp_path):
+def test_a_truncated_table_does_not_end_the_session(monkeypatch, tmp_path):
     code = f"open({str(tmp_path / 'benchmarks.json')!r}, 'w').write('{{\"benchmarks\": [')"
     fake(monkeypatch, tmp_path, {"cut": code, "after": "print(1)"})
     assert [record.medians for record in session(tmp_path, None, 5, True)] == [{}, {}]
 
 
-def test_no_part_begins_where_time_is_over(monkeypatch, tmp_path):
+def test_no_part_starts_after_the_time_limit(monkeypatch, tmp_path):
     fake(monkeypatch, tmp_path, {"good": "print('hello')"})
     assert list(session(tmp_path, None, 0.1, True)) == []
 
 
-def test_its_files_and_recipe_exist(tmp_path):
+def test_files_and_recipe_of_the_session_exist(tmp_path):
     root = gpu_session.REPOSITORY
     found = parts(tmp_path, tmp_path, 5, False)
     paths = [a for part in found for a in part.arguments if a.startswith(("tests/", "benchmarks/"))]

@@ -53,7 +53,7 @@ def test_saving_again_keeps_the_readme(codec, tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
-def test_weights_are_not_mixed(codec, tmp_path):
+def test_saving_into_a_folder_of_other_weights_is_refused(codec, tmp_path):
     (tmp_path / "other.safetensors").touch()
     with pytest.raises(DkicError, match=r"has other weights files \(other.safetensors\)"):
         codec.save_pretrained(tmp_path)
@@ -92,7 +92,7 @@ def test_a_repository_is_downloaded(codec, how, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["tiny", "weights/missing.safetensors", "/no/folder", "./owner/name", "a/b/c", "no model"])
-def test_other_names_are_no_repositories(model):
+def test_names_that_are_not_repositories(model):
     assert not hub.is_repository(model) and not hub.is_repository(Path("owner/name"))
 
 

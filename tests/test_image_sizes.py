@@ -16,7 +16,7 @@ def test_the_setting_of_the_nearest_size(size, setting):
     assert nearest_setting(codec, settings, None, size) == setting
 
 
-def test_a_program_s_memory_is_seen():
+def test_a_programs_memory_is_measured():
     """dd holds a block; the processes that run Python beside it don't count."""
     dd = shutil.which("dd")
     with most_memory_of(dd) as found:

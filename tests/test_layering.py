@@ -120,7 +120,7 @@ def test_every_package_has_a_layer():
     assert sorted(listed) == sorted({layer_of(source) for source in trees()})
 
 
-def test_imports_go_down():
+def test_imports_are_from_lower_layers():
     assert set().union(*(violations(*file) for file in trees().items())) == set(UPWARD)
 
 
@@ -140,7 +140,7 @@ def test_imports_go_down():
         ("models/dkic", "from dkic.ops import ldcn\nfrom dkic.models.drbg import DRBG\nfrom dkic import __version__", set()),
     ],
 )
-def test_an_import_that_does_not_go_down_is_found(source, text, expected):
+def test_an_import_from_a_higher_layer_is_found(source, text, expected):
     assert violations(source, ast.parse(text)) == expected
 
 

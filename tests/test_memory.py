@@ -29,7 +29,7 @@ def faults(kept: bool) -> int:
     return int(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
 
 
-def test_blocks_are_used_again():
+def test_freed_blocks_are_reused():
     pages = BLOCK // PAGE
     if faults(kept=False) < pages / 2:
         pytest.skip("this system's pages are larger, or its allocator keeps large blocks by itself")

@@ -43,7 +43,7 @@ def test_killed_before_a_file_is_overwritten(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"newer" and os.listdir(tmp_path) == ["a"]
 
 
-def test_while_another_process_writes_the_same(tmp_path):
+def test_another_process_writes_the_same_file(tmp_path):
     """Each writes a whole file, and the last one stays."""
 
     def meanwhile(file):
@@ -55,7 +55,7 @@ def test_while_another_process_writes_the_same(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"first" and os.listdir(tmp_path) == ["a"]
 
 
-def test_many_at_once(tmp_path):
+def test_many_concurrent_writers(tmp_path):
     path, contents = tmp_path / "a", [bytes([i]) * 10_000 for i in range(200)]
     path.write_bytes(b"old")
     with ThreadPoolExecutor(8) as pool:
@@ -63,7 +63,7 @@ def test_many_at_once(tmp_path):
     assert path.read_bytes() in contents and os.listdir(tmp_path) == ["a"]
 
 
-def test_a_file_that_came_meanwhile_stays_without_force(tmp_path):
+def test_a_file_created_meanwhile_is_kept_without_force(tmp_path):
     with pytest.raises(DkicError, match="a: the file exists; overwrite it with --force"):
         write_atomically(tmp_path / "a", lambda file: (tmp_path / "a").write_bytes(b"precious"))
     assert (tmp_path / "a").read_bytes() == b"precious" and os.listdir(tmp_path) == ["a"]
@@ -78,7 +78,7 @@ def temporary_name(folder) -> str:
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_a_link_of_the_temporary_name_is_not_written_through(tmp_path, link):
+def test_a_link_with_the_temporary_name_is_not_followed(tmp_path, link):
     """Anyone who may write to the folder could make one."""
     (tmp_path / "out").mkdir()
     name, precious = temporary_name(tmp_path / "out"), tmp_path / "precious"
@@ -91,13 +91,13 @@ def test_a_link_of_the_temporary_name_is_not_written_through(tmp_path, link):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_else_has_the_temporary_name(tmp_path, make):
+def test_other_files_with_the_temporary_name(tmp_path, make):
     make(tmp_path / temporary_name(tmp_path))
     write_atomically(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
-def test_permissions_of_what_was_left_are_not_those_of_the_file(tmp_path):
+def test_permissions_of_a_leftover_file_are_not_inherited(tmp_path):
     left = tmp_path / temporary_name(tmp_path)
     left.touch()
     left.chmod(0o666)
@@ -129,7 +129,7 @@ def test_a_failure_leaves_the_temporary_file_of_another_writer(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_that_comes_at_the_last_moment_stays_without_force(tmp_path, monkeypatch, links):
+def test_a_file_created_at_the_last_moment_is_kept_without_force(tmp_path, monkeypatch, links):
     def arrives(*_):
         (tmp_path / "a").write_bytes(b"precious")
         raise FileExistsError(errno.EEXIST, "File exists") if links else PermissionError(errno.EPERM, "Operation not permitted")

@@ -17,7 +17,7 @@ def run(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-def test_the_version_is_one():
+def test_the_version_is_defined_once():
     assert importlib.metadata.version("dkic") == dkic.__version__
 
 
@@ -26,7 +26,7 @@ def test_importing_dkic_imports_neither_torch_nor_native_code():
     assert (child.returncode, child.stdout.strip()) == (0, "[]"), child.stderr
 
 
-def test_the_codec_is_fetched_at_its_first_use():
+def test_the_codec_is_imported_at_first_use():
     from dkic.coding import codec
 
     assert dkic.load is codec.load and dkic.Codec is codec.Codec
@@ -38,7 +38,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = dkic.lode
 
 
-def test_type_checkers_are_told_that_there_are_types():
+def test_the_package_has_a_py_typed_marker():
     assert (Path(dkic.__file__).parent / "py.typed").is_file()
 
 

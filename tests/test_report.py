@@ -56,7 +56,7 @@ def report(tmp_path):
 PAGE = "before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n"
 
 
-def test_the_table_and_the_charts(report, tmp_path):
+def test_table_and_charts_are_written(report, tmp_path):
     child = report(RESULTS, PAGE)
     assert child.returncode == 0, child.stderr
     text = (tmp_path / "page.md").read_text()
@@ -90,7 +90,7 @@ def test_the_table_and_the_charts(report, tmp_path):
         assert (tmp_path / "charts" / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_rows_of_a_gpu_have_a_table_of_their_own(report, tmp_path):
+def test_gpu_results_have_their_own_table(report, tmp_path):
     row = entry("an op, GPU", "dkic", 0.004, gpu="A GPU")
     page = PAGE + "<!-- benchmarks, GPU -->\nold\n<!-- /benchmarks, GPU -->\n"
     assert report([row], page).returncode == 0
@@ -100,7 +100,7 @@ def test_rows_of_a_gpu_have_a_table_of_their_own(report, tmp_path):
     assert not (tmp_path / "charts").exists()
 
 
-def test_writing_it_again_changes_nothing(report, tmp_path):
+def test_writing_the_report_again_changes_nothing(report, tmp_path):
     report(RESULTS, PAGE)
     once = (tmp_path / "page.md").read_text()
     assert report(RESULTS, once).returncode == 0
@@ -108,14 +108,14 @@ def test_writing_it_again_changes_nothing(report, tmp_path):
 
 
 @pytest.mark.parametrize("page", ["none", PAGE + PAGE, "<!-- /benchmarks -->\n<!-- benchmarks -->\n"])
-def test_a_page_without_the_two_markers_is_left_alone(report, tmp_path, page):
+def test_a_page_without_markers_is_unchanged(report, tmp_path, page):
     child = report(RESULTS, page)
     assert child.returncode == 1 and "once each and in this order" in child.stderr
     assert (tmp_path / "page.md").read_text() == page and not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("benchmarks", [[], [entry("an op", "its peer", 0.5)]])
-def test_results_without_a_row_of_ours_are_refused(report, tmp_path, benchmarks):
+def test_results_without_dkic_are_refused(report, tmp_path, benchmarks):
     child = report(benchmarks, PAGE)
     assert child.returncode == 1 and "hold no row of dkic's" in child.stderr
     assert (tmp_path / "page.md").read_text() == PAGE

@@ -216,7 +216,7 @@ def test_bytes_of_likelihoods():
     assert roofline.gaussian_symbols(LATENT).bytes == 3 * y.nbytes + y.numel() * 5
 
 
-def test_the_least_time_is_that_of_what_takes_the_longest():
+def test_the_roofline_time_is_the_largest_of_the_resource_times():
     gpu = roofline.Gpu("a GPU", bytes=100.0, flops=10.0, tf32=60.0, half=50.0)
     work = roofline.Work("work", bytes=300, flops=20, products=100)
     # 3 s of memory, 2 s of arithmetic, 100 / (60 / 3) s of products
@@ -228,7 +228,7 @@ def test_the_least_time_is_that_of_what_takes_the_longest():
     assert (work.least_seconds(gpu), work.limit(gpu)) == (12.0, "arithmetic")
 
 
-def test_a_gpu_is_known_by_its_whole_name(monkeypatch):
+def test_a_gpu_is_recognized_by_its_full_name(monkeypatch):
     for name, found in (("NVIDIA GeForce RTX 3090", "RTX 3090"), ("NVIDIA GeForce RTX 3090 Ti", None)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         assert getattr(roofline.gpu_of(torch.device("cuda")), "name", None) == found

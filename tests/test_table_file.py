@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 @settings(deadline=None)
 @given(names=st.lists(file_names, min_size=1, max_size=8, unique=True))
 @example(names=AWKWARD)
-def test_any_file_name_survives_a_table_and_its_plan(folder, suffix, names):
+def test_any_file_name_is_preserved_in_table_and_plan(folder, suffix, names):
     table, out = folder / f"t{suffix}", folder / "plan.csv"
     write_table(table, columns_of(names), force=True)
     read = read_table(table, "mse", need_pixels=True)
@@ -41,19 +41,19 @@ def test_any_file_name_survives_a_table_and_its_plan(folder, suffix, names):
 
 @settings(deadline=None)
 @given(rows=st.lists(st.tuples(file_names, file_names, st.integers()), max_size=5))
-def test_csv_is_what_python_reads(rows):
+def test_csv_is_read_by_python(rows):
     data = csv_bytes([("a", "b", "c"), *rows])
     with io.TextIOWrapper(io.BytesIO(data), "utf-8", "surrogateescape", newline="") as file:
         assert list(csv.reader(file)) == [["a", "b", "c"], *([a, b, str(c)] for a, b, c in rows)]
 
 
-def test_csv_is_bytes_as_they_are_and_quoted_where_it_must_be():
+def test_csv_stores_bytes_and_quotes_only_where_needed():
     rows = [("image", "x"), ("plain name.png", 0.5), (" a", 1), ('b"c', 2), ("d,e", 3), ("f\rg", 4), (os.fsdecode(b"\xff"), 5)]
     expected = b'image,x\nplain name.png,0.5\n" a",1\n"b""c",2\n"d,e",3\n"f\rg",4\n\xff,5\n'
     assert csv_bytes(rows) == expected
 
 
-def test_parquet_has_strings_and_binary_where_one_is_not_utf_8():
+def test_parquet_columns_are_binary_if_a_name_is_not_utf_8():
     names, other = ["a", "\u00e9"], ["a", os.fsdecode(b"\xff")]
     data = parquet_bytes({"names": names, "other": other, "numbers": [1, 2]})
     assert parquet.read_table(io.BytesIO(data)).to_pylist() == [
@@ -70,7 +70,7 @@ def test_a_name_that_is_missing_from_a_binary_column(tmp_path):
         read_table(tmp_path / "t.parquet", "mse", need_pixels=False)
 
 
-def test_numbers_are_whole(tmp_path):
+def test_numbers_are_written_in_full(tmp_path):
     columns = columns_of(["a", "b"]) | {"mse": [1 / 3, np.pi, 1e-300, 0.1]}
     for suffix in ("csv", "parquet"):
         write_table(tmp_path / f"t.{suffix}", columns, force=False)

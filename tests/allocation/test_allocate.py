@@ -51,7 +51,7 @@ def check(found: Allocation, rate: np.ndarray, distortion: np.ndarray, most: flo
 
 
 @pytest.mark.parametrize("numbers", [TENTHS, WHOLE, REAL], ids=["tenths", "whole", "real"])
-def test_the_optimum_by_trying_every_choice(numbers):
+def test_the_optimum_equals_exhaustive_search(numbers):
     @settings(max_examples=500, deadline=None)
     @given(problems(numbers, signed=False) | problems(numbers, signed=True))
     def every(problem):
@@ -112,7 +112,7 @@ print(line.split()[1])  # kB; getrusage's begins at what this process held
     assert int(child.stdout) * 1024 < 3e9
 
 
-def test_the_price_is_what_more_budget_is_worth():
+def test_the_price_predicts_the_effect_of_more_budget():
     rate, distortion = rate_distortion(20_000)
     pixels = np.full(len(rate), 100_000)
     for kind, table, budget, step in (
@@ -124,14 +124,14 @@ def test_the_price_is_what_more_budget_is_worth():
         assert less.price == pytest.approx((less.objective - more.objective) / (0.001 * budget * step), rel=0.01)
 
 
-def test_a_budget_for_everything_has_no_price():
+def test_the_price_is_0_if_the_budget_is_not_binding():
     rate, distortion = rate_distortion(50)
     found = allocate(rate, distortion, rate.max())
     assert (found.price, found.gap, found.mip_variables) == (0, 0, 0)
     np.testing.assert_array_equal(found.choice, distortion.argmin(axis=1))
 
 
-def test_a_budget_for_the_least_alone():
+def test_a_budget_for_only_the_cheapest_choice():
     rate, distortion = rate_distortion(50)
     found = allocate(rate, distortion, rate.min(axis=1).mean())
     np.testing.assert_array_equal(found.choice, rate.argmin(axis=1))
@@ -171,7 +171,7 @@ def test_kinds_weights_and_limits(seed, kind):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32))
-def test_groups_are_problems_of_their_own(seed):
+def test_groups_are_solved_separately(seed):
     rng = np.random.default_rng(seed)
     n, count = int(rng.integers(3, 20)), int(rng.integers(1, 4))
     groups = np.append(np.arange(count), rng.integers(0, count, n - count if n > count else 0))[:n]
@@ -186,7 +186,7 @@ def test_groups_are_problems_of_their_own(seed):
         np.testing.assert_allclose(getattr(found, name), [getattr(one, name) for one in alone], rtol=1e-9, atol=1e-12)
 
 
-def test_the_gap_of_groups_is_that_of_all_together():
+def test_the_gap_is_that_of_all_groups_together():
     rate, distortion = rate_distortion(3000)
     groups = np.arange(3000) % 7
     found = allocate(rate, distortion - 0.12, [0.15] * 7, groups=groups, gap=1e-5)
@@ -202,7 +202,7 @@ def test_distortions_of_both_signs_keep_the_gap():
     assert abs(found.objective) < 1e-10 and found.objective - found.bound < 1e-10
 
 
-def test_a_choice_that_the_solver_lets_through_is_repaired(monkeypatch):
+def test_an_infeasible_choice_of_the_solver_is_repaired(monkeypatch):
     """With a tolerance a million times as wide HiGHS takes rates beyond the budget, by a millionth, for feasible ones."""
     runs = []
 
@@ -223,7 +223,7 @@ def test_a_choice_that_the_solver_lets_through_is_repaired(monkeypatch):
     assert len(runs) > len({id(solver) for solver in runs}) > 10  # it was needed
 
 
-def test_a_time_limit_leaves_a_feasible_choice_and_an_honest_gap():
+def test_a_time_limit_gives_a_feasible_choice_and_a_valid_gap():
     """Rates equal to distortions but for the sign: which subset of them fits best is as hard as it gets."""
     rate = np.sort(np.random.default_rng(0).random((60, 8)), axis=1)
     start = time.process_time()
@@ -233,7 +233,7 @@ def test_a_time_limit_leaves_a_feasible_choice_and_an_honest_gap():
     assert found.bound <= 60 * 2.7 <= found.objective * (1 + 1e-12)
 
 
-def test_ctrl_c_ends_it():
+def test_ctrl_c_stops_the_solver():
     code = """
 import signal
 from allocation.allocation_cases import rate_distortion
@@ -260,7 +260,7 @@ def test_nothing_is_printed(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_is_given_is_left_alone_and_other_number_types_serve():
+def test_arguments_are_not_modified_and_other_number_types_are_accepted():
     rate, distortion = (table.astype(np.float32) for table in rate_distortion(40))
     rate[3, 2] = distortion[3, 2] = np.nan
     copies = rate.copy(), distortion.copy()
@@ -275,7 +275,7 @@ def test_what_is_given_is_left_alone_and_other_number_types_serve():
 @example(scale=1e150)
 @settings(max_examples=20, deadline=None)
 @given(scale=st.floats(1e-200, 1e150))
-def test_any_unit_of_rate_will_do(scale):
+def test_the_unit_of_the_rate_does_not_matter(scale):
     rate, distortion = rate_distortion(25)
     found = allocate(rate * scale, distortion, 0.15 * scale, gap=0)
     assert found.objective == pytest.approx(allocate(rate, distortion, 0.15, gap=0).objective, rel=1e-9)

@@ -32,7 +32,7 @@ def put(table: np.ndarray, value: float, *at: int) -> np.ndarray:
         (RATE[:0], DISTORTION[:0], r"have shapes \(0, 3\) .*; give .* at least one image and one option"),
     ],
 )
-def test_bad_tables(rate, distortion, said):
+def test_invalid_rates_and_distortions_are_refused(rate, distortion, said):
     with pytest.raises(DkicError, match=said):
         allocate(rate, distortion, 0.3)
 
@@ -61,7 +61,7 @@ def test_bad_tables(rate, distortion, said):
         ({"groups": [0, 0]}, r"budget: has shape \(\); give \[G\], one for each group"),
     ],
 )
-def test_wrong_arguments(given, said):
+def test_invalid_arguments_are_refused(given, said):
     with pytest.raises(DkicError, match=said):
         allocate(RATE, DISTORTION, 0.3, **given)
 
@@ -78,7 +78,7 @@ def test_wrong_arguments(given, said):
         ([0.3, 0.3], [0, 1, 0], r"groups: have shape \(3,\); give one for each of the 2 images"),
     ],
 )
-def test_wrong_budgets_and_groups(budget, groups, said):
+def test_invalid_budgets_and_groups_are_refused(budget, groups, said):
     with pytest.raises(DkicError, match=said):
         allocate(RATE, DISTORTION, budget, groups=groups)
 
@@ -94,12 +94,12 @@ def test_wrong_budgets_and_groups(budget, groups, said):
         ({"groups": [0.0, 1.0], "budget": [1, 1]}, "groups: have dtype float64; give integers"),
     ],
 )
-def test_wrong_types(given, said):
+def test_other_types_are_refused(given, said):
     with pytest.raises(TypeError, match=said):
         allocate(**{"rate": RATE, "distortion": DISTORTION, "budget": 0.3} | given)
 
 
-def test_a_budget_out_of_reach_says_by_how_much():
+def test_an_unreachable_budget_names_the_difference():
     with pytest.raises(DkicError) as caught:
         allocate(RATE, DISTORTION, 0.12)
     said = "budget: 0.12 bpp in the mean is below the cheapest choice by 0.03 (20.0%); give at least 0.15"
@@ -112,5 +112,5 @@ def test_a_budget_out_of_reach_says_by_how_much():
         allocate(RATE, DISTORTION, 0.2, min_quality=1)
 
 
-def test_a_budget_of_nothing():
+def test_a_budget_of_0():
     assert allocate(RATE * [0, 1, 1], DISTORTION, 0).choice.tolist() == [0, 0]

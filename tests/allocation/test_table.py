@@ -92,7 +92,7 @@ def test_the_plan_is_the_optimum_of_the_table(tmp_path, suffix, kind, budget, op
     assert f"{expected.objective:.9g} in all" in said["lpips"] and said["gap"].startswith(f"{expected.gap:.2g} ")
 
 
-def test_rows_in_any_order_missing_pairs_and_columns_of_no_interest(tmp_path):
+def test_row_order_missing_pairs_and_other_columns_do_not_matter(tmp_path):
     table = columns()
     whole = allocated(write(tmp_path / "whole.csv", table), "--target-bpp", 0.15)
     plan = read(tmp_path / "plan.csv")
@@ -154,13 +154,13 @@ def test_bad_rows_are_named(tmp_path, suffix, column, row, value, said):
         (b"\xff\xfe\x00\x01", "can't be read as CSV ("),
     ],
 )
-def test_files_that_are_no_table(tmp_path, text, said):
+def test_files_that_are_not_tables_are_refused(tmp_path, text, said):
     path = tmp_path / "t.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert refused(path).startswith(f"{path}") and said in refused(path)
 
 
-def test_parquet_that_is_none(tmp_path):
+def test_a_parquet_file_with_other_contents_is_refused(tmp_path):
     path = tmp_path / "t.parquet"
     assert "can't be read as Parquet (" in refused(path)
     path.write_text("image,quality\n")
@@ -171,14 +171,14 @@ def test_parquet_that_is_none(tmp_path):
     assert "the table has no column quality, bytes, lpips, pixels (or width, height); its columns are image" in refused(path)
 
 
-def test_without_pyarrow_the_sentence_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     path = write(tmp_path / "t.parquet", columns())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     said = refused(path)
     assert said.startswith(f"{path}: Parquet needs pyarrow (") and "pip install -e '.[eval]'" in said
 
 
-def test_a_budget_out_of_reach(tmp_path):
+def test_an_unreachable_budget_is_refused(tmp_path):
     path = write(tmp_path / "t.csv", columns())
     least = sum(columns()["bytes"][::5])
     said = refused(path, "--total-bytes", least - 10)
@@ -187,7 +187,7 @@ def test_a_budget_out_of_reach(tmp_path):
     assert allocated(path, "--total-bytes", least)["rate"] == f"{least} of {least} bytes"
 
 
-def test_limits_that_leave_an_image_nothing_name_it(tmp_path):
+def test_limits_that_exclude_all_options_name_the_image(tmp_path):
     path = write(tmp_path / "t.csv", columns())
     assert "row 0 (p0.png): no option is left of 5 (5 below min_quality)" in refused(path, "--target-bpp", 1, "--min-quality", 10)
 

@@ -27,7 +27,7 @@ SIZES = [(1, 1), (1, 200), (200, 1), (63, 65), (64, 64), (70, 130)]  # height, w
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_any_size_comes_back_in_its_size(codec, height, width):
+def test_any_image_size_is_preserved(codec, height, width):
     image = crop(height, width)
     data = codec.compress(image)
     decoded = codec.decompress(data, "numpy")
@@ -36,7 +36,7 @@ def test_any_size_comes_back_in_its_size(codec, height, width):
     assert (header.height, header.width, header.quality, header.arithmetic) == (height, width, codec.qualities[-1], 2)
 
 
-def test_every_kind_of_input_gives_the_same_file(codec, tmp_path):
+def test_every_input_type_gives_the_same_file(codec, tmp_path):
     image = crop(48, 80)
     path = tmp_path / "image.png"
     Image.fromarray(image).save(path)
@@ -57,14 +57,14 @@ def test_every_kind_of_input_gives_the_same_file(codec, tmp_path):
 
 @pytest.mark.parametrize("flipped", [np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1]], ids=str)
 @pytest.mark.parametrize("height", [1, 40])
-def test_flipped_arrays_are_images_too(codec, flipped, height):
+def test_arrays_with_negative_strides_are_accepted(codec, flipped, height):
     """Views with negative strides, which torch does not take."""
     pixels = crop(height, 50)
     for image in (pixels[flipped], ImageData(pixels[flipped])):
         assert codec.compress(image) == codec.compress(pixels[flipped].copy())
 
 
-def test_every_kind_of_output_holds_the_same_pixels(codec, small):
+def test_every_output_type_has_the_same_pixels(codec, small):
     pixels = codec.decompress(small, "numpy")
     image = codec.decompress(small)
     assert isinstance(image, Image.Image) and image.mode == "RGB"
@@ -98,7 +98,7 @@ def test_the_icc_profile_is_kept(codec):
         codec.compress(image, icc="no")
 
 
-def test_autocast_changes_no_file(codec):
+def test_autocast_does_not_change_the_file(codec):
     data = codec.compress(crop(64, 64))
     with torch.autocast("cpu", torch.bfloat16):
         assert codec.compress(crop(64, 64)) == data
@@ -112,7 +112,7 @@ def test_an_srgb_profile_is_not_stored(codec):
     assert codec.compress(image) == codec.compress(crop(40, 40))
 
 
-def test_a_profile_that_puts_a_target_out_of_reach_is_named(codec):
+def test_the_error_names_a_profile_that_makes_the_target_unreachable(codec):
     image = Image.fromarray(crop(64, 64))
     image.info["icc_profile"] = DISPLAY_P3
     least = min(len(codec.compress(crop(64, 64), quality, qstep=qstep)) for quality, qstep in codec.points.all())
@@ -124,7 +124,7 @@ def test_a_profile_that_puts_a_target_out_of_reach_is_named(codec):
     assert len(codec.compress(image, target_bpp=target, icc="drop")) <= least + 20
 
 
-def test_a_profile_for_other_pixels_in_an_older_file_is_left_out(codec):
+def test_a_profile_of_another_color_space_in_an_older_file_is_dropped(codec):
     file = unpack(codec.compress(crop(40, 40)))
     data = pack(replace(file, icc=make_profile(Curve(2.2), None)))
     with pytest.warns(UserWarning, match="ICC profile is for GRAY pixels, and these are RGB; it was dropped"):
@@ -155,7 +155,7 @@ def test_the_same_image_gives_the_same_file(codec, small):
     assert codec.compress(crop(64, 64)) == small
 
 
-def test_verify_finds_what_would_not_be_decoded(codec, small, monkeypatch):
+def test_verify_detects_symbols_that_decode_differently(codec, small, monkeypatch):
     image = crop(64, 64)
     assert codec.compress(image, verify=True) == codec.compress(image)
     from dkic.coding import codec as module
@@ -166,7 +166,7 @@ def test_verify_finds_what_would_not_be_decoded(codec, small, monkeypatch):
         codec.compress(image, verify=True)
 
 
-def test_memory_is_given_back_as_often_by_both_sides(codec, monkeypatch):
+def test_encoder_and_decoder_release_memory_equally_often(codec, monkeypatch):
     calls = []
     monkeypatch.setattr(latent_module, "give_back_freed_memory", lambda: calls.append(1))
     codec.decompress(codec.compress(crop(100, 200)))
@@ -178,14 +178,14 @@ def test_memory_is_given_back_as_often_by_both_sides(codec, monkeypatch):
     assert encoding == 13 and len(calls) == 2 * encoding  # once for each pass
 
 
-def test_the_input_is_left_alone(codec):
+def test_the_input_is_not_modified(codec):
     image = crop(30, 30)
     codec.compress(image)
     assert np.array_equal(image, crop(30, 30))
 
 
 @torch.inference_mode()
-def test_estimated_bits_are_the_files(codec, demo_file):
+def test_estimated_bits_equal_the_file_size(codec, demo_file):
     weights = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(photograph().copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
     (z, z_tables), *y = symbols_of(*analyse(x, weights), weights, weights.quality)
@@ -208,7 +208,7 @@ def test_the_checksum_is_that_of_the_symbols_in_coding_order(codec, small):
     assert unpack(small).image[:4] == crc32c(symbols.tobytes()).to_bytes(4, "little")
 
 
-def test_the_photograph_is_decoded_better_than_jpeg_of_no_fewer_bits(codec, demo_file):
+def test_the_photograph_is_better_than_jpeg_at_the_same_or_a_higher_rate(codec, demo_file):
     # It is a hard one: bristles in saturated colours. Untrained or broken weights give less than 20 dB. (The model was trained
     # for what images look like, and at this rate JPEG has the better PSNR.)
     jpeg = by_pillow("jpeg")
@@ -218,7 +218,7 @@ def test_the_photograph_is_decoded_better_than_jpeg_of_no_fewer_bits(codec, demo
     assert ms_ssim(x, x_hat)[0] > ms_ssim(x, x_hat)[1]
 
 
-def test_results_are_ordinary_arrays_that_can_be_written_to(codec, demo_file):
+def test_results_are_writable_arrays(codec, demo_file):
     small = codec.compress(crop(16, 16))
     tensor, array = codec.decompress(small, "torch"), codec.decompress(small, "numpy")
     assert not tensor.is_inference() and torch.equal(tensor.permute(1, 2, 0), torch.from_numpy(array))

@@ -29,7 +29,7 @@ def codecs():
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(("coded", "decoded"), [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
-def test_a_file_of_one_device_is_decoded_by_the_other(codecs, coded, decoded, size):
+def test_cpu_and_gpu_decode_each_others_files(codecs, coded, decoded, size):
     pixels = crop(*size, top=0, left=0)
     data = codecs[coded].compress(pixels, verify=True)
     expected = codecs[coded].decompress(data, output="numpy").astype(int)

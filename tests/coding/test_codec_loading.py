@@ -17,12 +17,12 @@ NO_GPU = [] if torch.cuda.is_available() else ["cuda", "cuda:1", torch.device("c
 
 
 @pytest.mark.parametrize("device", [*NO_GPU, "meta", "nonsense"])
-def test_a_device_that_does_not_serve_is_named(device):
+def test_an_unusable_device_is_named(device):
     with pytest.raises(DkicError, match=str(device).partition(":")[0]):
         dkic.load("tiny", device=device)
 
 
-def test_a_gpu_beyond_the_last_is_named(monkeypatch):
+def test_a_nonexistent_gpu_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(DkicError, match="device: PyTorch finds no cuda:2; use cuda:0 to cuda:1"):
@@ -30,7 +30,7 @@ def test_a_gpu_beyond_the_last_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "", "../tiny", "tiny*", "no/such/file.safetensors"])
-def test_a_missing_model_is_refused_with_those_there_are(model):
+def test_a_missing_model_is_refused_and_shipped_models_are_listed(model):
     with pytest.raises(DkicError, match="no model .* shipped names .*tiny"):
         dkic.load(model)
 
@@ -52,12 +52,12 @@ def broken_weights(weights: Weights, part: str) -> Weights:
 
 
 @pytest.mark.parametrize("part", ["latent", "scales"])
-def test_weights_that_give_no_number_are_refused(part, two_qualities):
+def test_weights_whose_latent_is_not_finite_are_refused(part, two_qualities):
     with pytest.raises(DkicError, match="weights are broken"):
         Codec([broken_weights(two_qualities.weights_of(2), part)]).compress(crop(8, 8))
 
 
-def test_scales_that_are_no_numbers_are_not_decoded_with(two_qualities):
+def test_nan_scales_are_refused_in_decoding(two_qualities):
     data = two_qualities.compress(crop(8, 8), quality=2)
     with pytest.raises(DkicError, match="weights are broken"):
         Codec([broken_weights(two_qualities.weights_of(2), "scales")]).decompress(data)

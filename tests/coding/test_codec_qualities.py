@@ -28,7 +28,7 @@ def test_quality_chooses_the_network_and_the_highest_is_the_default(two_qualitie
     assert two_qualities.decompress(low).size == two_qualities.decompress(high).size == (64, 64)
 
 
-def test_target_bpp_takes_most_of_what_it_may(codec):
+def test_target_bpp_uses_most_of_the_budget(codec):
     """Rates between qualities are reached: the file is that of a point, and the next point's is beyond the target."""
     image = crop(192, 256)
     files = [codec.compress(image, quality, qstep=qstep) for quality, qstep in codec.points.all()]
@@ -41,7 +41,7 @@ def test_target_bpp_takes_most_of_what_it_may(codec):
     assert codec.compress(image, target_bpp=100) == files[-1]
 
 
-def test_target_bpp_that_can_t_be_met_or_goes_with_nothing_else(codec):
+def test_unreachable_target_bpp_and_conflicting_options_are_refused(codec):
     image = crop(192, 256)
     low_bpp = min(len(codec.compress(image, 1, qstep=qstep)) for qstep in (4, 3, 2)) * 8 / (192 * 256)
     assert len(codec.compress(image, target_bpp=low_bpp)) * 8 / (192 * 256) <= low_bpp
@@ -56,7 +56,7 @@ def test_target_bpp_that_can_t_be_met_or_goes_with_nothing_else(codec):
 
 
 @pytest.mark.parametrize("qstep", [-8, -3, 1, 2, 8])
-def test_a_qstep_sets_how_coarse_the_latent_is(codec, qstep):
+def test_qstep_changes_the_quantization_of_the_latent(codec, qstep):
     """Neighbouring qsteps differ by the ratio of neighbouring scales; y_hat stays on the grid of means."""
     image = crop(128, 128)
     data = codec.compress(image, 3, qstep=qstep)
@@ -76,18 +76,18 @@ def test_a_qstep_sets_how_coarse_the_latent_is(codec, qstep):
 
 
 @pytest.mark.parametrize("qstep", [-9, 9, 0.5, "fine"])
-def test_an_impossible_qstep_is_refused(codec, qstep):
+def test_an_invalid_qstep_is_refused(codec, qstep):
     with pytest.raises(DkicError, match=f"qstep must be an integer from -8 to 8, not {qstep}"):
         codec.compress(crop(8, 8), qstep=qstep)
 
 
 @pytest.mark.parametrize("quality", [0, 3, -1, 256, "high"])
-def test_an_unknown_quality_is_refused_with_those_there_are(two_qualities, quality):
+def test_an_unknown_quality_is_refused_and_qualities_are_listed(two_qualities, quality):
     with pytest.raises(DkicError, match=f"quality {quality}: the model does not have it; use 2, 7"):
         two_qualities.compress(crop(8, 8), quality=quality)
 
 
-def test_a_quality_may_be_any_number_that_equals_it(two_qualities):
+def test_a_quality_may_be_any_number_type(two_qualities):
     image = crop(8, 8)
     assert len({two_qualities.compress(image, quality=quality) for quality in (2, 2.0, np.int64(2))}) == 1
 

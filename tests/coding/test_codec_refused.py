@@ -38,13 +38,13 @@ def test_another_arithmetic_mode_is_refused(codec, small, arithmetic, name):
     assert message.startswith("header: ") and name in message and f"{header.model_hash.hex()} has exact-1" in message
 
 
-def test_symbols_unlike_those_coded_are_refused(codec, small):
+def test_symbols_that_differ_from_the_encoded_ones_are_refused(codec, small):
     image = unpack(small).image
     message = refusal(codec, altered(small, bytes([image[0] ^ 1]) + image[1:]))
     assert message.startswith("image section: the file was encoded with other arithmetic") and "checksum" in message
 
 
-def test_a_changed_stream_is_refused_though_the_sections_checksum_is_right(codec, small):
+def test_a_changed_stream_with_a_valid_section_checksum_is_refused(codec, small):
     image = unpack(small).image
     chosen = random.Random(0)
     for position in chosen.sample(range(4, len(image)), 12):
@@ -65,12 +65,12 @@ def test_a_larger_images_stream_is_refused(codec, small):
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 9])
-def test_a_stub_of_a_stream_is_refused(codec, small, length):
+def test_a_truncated_stream_is_refused(codec, small, length):
     assert refusal(codec, altered(small, unpack(small).image[:length])).startswith("image section: ")
 
 
 @pytest.mark.parametrize("data", [None, "DKIC", 7, [1, 2]])
-def test_what_is_not_bytes_is_refused(codec, data):
+def test_input_that_is_not_bytes_is_refused(codec, data):
     assert "bytes" in refusal(codec, data, DkicError)
 
 

@@ -51,7 +51,7 @@ def srgb_decoded(pixels: np.ndarray) -> np.ndarray:
     ],
     ids=["Display P3", "Adobe RGB", "linear"],
 )
-def test_a_profile_means_its_primaries_and_curve(curve, primaries, decoded, matrix):
+def test_a_profile_has_the_given_primaries_and_curve(curve, primaries, decoded, matrix):
     pixels = colours(40, 40)
     expected = srgb_encoded(decoded(pixels) @ matrix.T)
     profile = make_profile(curve, primaries)
@@ -61,7 +61,7 @@ def test_a_profile_means_its_primaries_and_curve(curve, primaries, decoded, matr
     assert color_space(profile) == "RGB" and len(profile) <= 530
 
 
-def test_a_gray_profile_means_its_curve():
+def test_a_gray_profile_has_the_given_curve():
     gray = np.arange(256, dtype=np.uint8)[None]
     profile = make_profile(Curve(1.8), None)
     expected = srgb_encoded((gray / 255) ** 1.8)
@@ -69,7 +69,7 @@ def test_a_gray_profile_means_its_curve():
     assert color_space(profile) == "GRAY"
 
 
-def test_what_is_srgb():
+def test_profiles_recognized_as_srgb():
     assert is_srgb(SRGB, grayscale=False)
     assert is_srgb(make_profile(SRGB_CURVE, SRGB_PRIMARIES), grayscale=False)
     assert is_srgb(make_profile(SRGB_CURVE, None), grayscale=True)
@@ -88,11 +88,11 @@ def test_what_is_srgb():
         (SRGB[:16] + b"CMYK" + SRGB[20:], False),
     ],
 )
-def test_what_is_not_srgb(profile, grayscale):
+def test_profiles_not_recognized_as_srgb(profile, grayscale):
     assert not is_srgb(profile, grayscale)
 
 
-def test_without_little_cms_nothing_is_taken_for_srgb(monkeypatch):
+def test_without_little_cms_no_profile_is_recognized_as_srgb(monkeypatch):
     monkeypatch.setattr(features, "check", lambda feature: False)
     assert not is_srgb(SRGB + b"another key for the cache", grayscale=False)
 

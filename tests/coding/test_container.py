@@ -82,7 +82,7 @@ def test_round_trip(size, icc, payload):
         assert unpack(pack(file)) == file
 
 
-def test_the_largest_profile_comes_back():
+def test_the_largest_profile_is_preserved():
     file = DkicFile(HEADER, b"abc", random.Random(0).randbytes(MAX_ICC_BYTES))
     assert unpack(pack(file)) == file
 
@@ -202,7 +202,7 @@ def test_refused_with_one_sentence(data, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_profile_that_is_a_bomb_is_not_inflated():
+def test_a_decompression_bomb_in_a_profile_is_not_inflated():
     bomb = ICC_HEADER + IMAGE + section(2, zlib.compress(bytes(2**28), 1))
     tracemalloc.start()
     try:

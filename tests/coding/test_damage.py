@@ -72,7 +72,7 @@ def claiming(good: bytes, width: int, height: int) -> bytes:
     return head + crc32c(head).to_bytes(4, "little") + section
 
 
-def test_the_file_itself_is_sound(codec, good):
+def test_the_undamaged_file_decodes(codec, good):
     assert codec.decompress(good).size == (64, 48)
     assert codec.decompress(claiming(good, 64, 48)).size == (64, 48)
 
@@ -113,7 +113,7 @@ def test_trailing_bytes(refusal, good, tail):
     refusal(good + good)
 
 
-def test_a_billion_squared(refusal, good):
+def test_a_header_of_a_huge_image(refusal, good):
     message = refusal(claiming(good, 10**9, 10**9))
     assert message.startswith("header: ") and "1000000000 x 1000000000" in message
 
@@ -142,13 +142,13 @@ print(json.dumps(found))
 """
 
 
-def test_a_size_that_the_image_section_can_t_hold_is_told_without_decoding(codec, good, monkeypatch):
+def test_a_size_too_large_for_the_image_section_is_refused_without_decoding(codec, good, monkeypatch):
     monkeypatch.setattr(latent_module, "Decoder", None)
     with pytest.raises(FormatError, match="image section: .* bytes can't hold 8192 x 8192 pixels, for which this model takes"):
         codec.decompress(claiming(good, 8192, 8192))
 
 
-def test_the_flattest_latent_is_no_shorter_than_what_is_taken_for_possible(codec):
+def test_the_shortest_stream_is_not_below_the_assumed_minimum(codec):
     """All symbols the likeliest, under the narrowest table: no image of its size takes fewer bytes."""
     weights = codec.weights_of(codec.qualities[0])
     frequencies, least = weights.tables.frequencies, weights.tables.least_bits()
@@ -160,7 +160,7 @@ def test_the_flattest_latent_is_no_shorter_than_what_is_taken_for_possible(codec
     assert 0.999 * needed < coded < 1.01 * needed + 64
 
 
-def test_a_claim_takes_no_memory(good, tmp_path):
+def test_a_large_size_in_the_header_allocates_no_memory(good, tmp_path):
     """In a process of its own: peak memory only grows, so what came before would hide it."""
     claims = {"billion": (10**9, 10**9), "largest": (2**14, 2**14), "widest": (2**28, 1), "highest": (1, 2**28)}
     (tmp_path / "good").write_bytes(good)
@@ -233,7 +233,7 @@ def test_info_names_file_and_section(good, tmp_path):
         check_lines(result.err.splitlines(), {name: cases[name]}, tmp_path)
 
 
-def test_a_folder_of_them_in_a_fresh_process(good, tmp_path):
+def test_a_folder_of_damaged_files_in_a_fresh_process(good, tmp_path):
     cases = damaged(good)
     for name, (data, _) in cases.items():
         (tmp_path / f"{name}.dkic").write_bytes(data)

@@ -45,7 +45,7 @@ def file(float64) -> bytes:
     return Codec([weights]).compress(crop(256, 256), weights.quality)
 
 
-def test_a_file_is_decoded_the_same_where_arithmetic_differs_in_the_last_bits(float64, file, x):
+def test_decoding_is_equal_under_arithmetic_that_differs_in_the_last_bits(float64, file, x):
     here, there = elsewhere(float64, 0), elsewhere(float64, 1e-12)
     name = "0.0.weight"
     assert not torch.equal(here.model.h_s.get_parameter(name), there.model.h_s.get_parameter(name))
@@ -61,7 +61,7 @@ def test_a_file_from_other_arithmetic_is_refused(float64, file):
         Codec([elsewhere(float64, 1e-3)]).decompress(file)
 
 
-def test_one_thread_or_two_code_the_same(x):
+def test_the_number_of_threads_does_not_change_the_file(x):
     weights = load_weights(find_weights("tiny")[0])
     before = torch.get_num_threads()
     coded = []

@@ -65,7 +65,7 @@ def test_png(tmp_path, data, icc):
     assert image.icc == icc and image.notes == ()
 
 
-def test_an_opened_png_has_what_pillow_shows():
+def test_an_opened_png_has_the_colors_that_pillow_shows():
     data = with_chunks(RGB, gama(0.45455), chrm(*WHITE, *P3_CHROMATICITIES))
     image = Image.open(io.BytesIO(data))
     expected = make_profile(Curve(1 / 0.45455), P3)
@@ -92,7 +92,7 @@ def test_hdr_in_a_profile_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-def test_an_opened_file_is_looked_at_again(tmp_path, loaded):
+def test_color_descriptions_are_read_again_from_an_opened_file(tmp_path, loaded):
     """For what Pillow does not show of it."""
     path = written(tmp_path, with_chunks(RGB, cicp(12, 13)), "p3.png")
     for opened in (Image.open(path), *(() if loaded else (Image.open(io.BytesIO(path.read_bytes())),))):
@@ -128,7 +128,7 @@ def test_tiff_primaries(tmp_path):
     ],
     ids=["no gamma", "no primaries", "no profile", "cut off", "RGB for gray", "gray for RGB", "CMYK for RGB"],
 )  # fmt: skip
-def test_what_makes_no_sense_is_left_out_with_a_sentence(tmp_path, data, note):
+def test_an_invalid_color_description_is_dropped_with_a_note(tmp_path, data, note):
     image = read_image(written(tmp_path, data))
     assert image.icc is None and len(image.notes) == 1 and note in image.notes[0]
 

@@ -18,7 +18,7 @@ from dkic.errors import DkicError
 
 
 @pytest.mark.parametrize("suffix", FORMAT_BY_SUFFIX)
-def test_what_is_written_is_known_by_its_content(tmp_path, suffix):
+def test_written_formats_are_recognized_by_content(tmp_path, suffix):
     gray = image_from(colours()[:, :, 0])
     data, _ = encode_image(gray, suffix, "x")
     assert format_of(data[:32]) is FORMAT_BY_SUFFIX[suffix]
@@ -26,12 +26,12 @@ def test_what_is_written_is_known_by_its_content(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("head", [b"", b"P", b"P9", b"GIF89a", b"\x89PNG", b"RIFF1234WAVE", b"    ftypheic", b"%PDF"])
-def test_other_files(head):
+def test_files_of_other_formats_are_not_recognized(head):
     assert format_of(head) is None
 
 
 @pytest.mark.parametrize("known", [AVIF, JXL], ids=["AVIF", "JPEG XL"])
-def test_a_format_that_this_machine_lacks(tmp_path, monkeypatch, known):
+def test_a_format_without_a_decoder_on_this_machine(tmp_path, monkeypatch, known):
     suffix = known.suffixes[0]
     path = written(tmp_path, encode_image(image_from(colours()), suffix, "x")[0], f"a{suffix}")
     monkeypatch.setattr(features, "check", lambda feature: False)
@@ -47,7 +47,7 @@ def test_a_format_that_this_machine_lacks(tmp_path, monkeypatch, known):
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_jpeg_xl_is_turned_by_its_decoder_alone(tmp_path, orientation):
+def test_jpeg_xl_orientation_is_applied_only_by_its_decoder(tmp_path, orientation):
     """The orientation in EXIF says nothing there: ISO/IEC 18181-2, 9.4."""
     JXL.register()
     exif = Image.Exif()
@@ -75,7 +75,7 @@ def jxl(pixel_format: str, codec: str = "libjxl") -> bytes:
     ],
     ids=["8 bits", "16 bits", "16 bits, gray", "animation", "PQ"],
 )
-def test_what_a_jpeg_xl_must_be(tmp_path, data, refused):
+def test_jpeg_xl_images_that_are_refused(tmp_path, data, refused):
     path = written(tmp_path, data(), "a.jxl")
     for given in (path, Image.open(path)) if JXL.register() is None else ():
         if refused is None:

@@ -95,7 +95,7 @@ def test_exif_orientation_is_applied(tmp_path, image_format, orientation):
     assert np.array_equal(again.pixels, image.pixels)
 
 
-def test_an_image_that_can_not_be_rotated_for_lack_of_memory_is_refused(tmp_path, monkeypatch):
+def test_an_image_that_memory_is_too_small_to_rotate_is_refused(tmp_path, monkeypatch):
     """And not read sideways, as one whose metadata is damaged is read as it lies."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -124,7 +124,7 @@ def test_an_image_that_can_not_be_rotated_for_lack_of_memory_is_refused(tmp_path
     ],
     ids=["resize", "crop", "rotate", "transpose", "convert", "copy", "fit", "exif_transpose"],
 )
-def test_what_pillow_made_of_an_image_is_coded_as_it_looks(image_format, derived):
+def test_images_derived_by_pillow_are_not_rotated_again(image_format, derived):
     """Pillow keeps the EXIF orientation of the image that it worked on."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -132,7 +132,7 @@ def test_what_pillow_made_of_an_image_is_coded_as_it_looks(image_format, derived
     assert np.array_equal(image_from(image).pixels, np.asarray(image.convert("RGB")))
 
 
-def test_an_image_from_a_file_that_was_made_smaller_in_place_is_still_turned():
+def test_thumbnail_keeps_the_exif_orientation():
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.open(io.BytesIO(saved(Image.fromarray(colours()), "JPEG", exif=exif)))
@@ -150,7 +150,7 @@ def test_an_image_from_a_file_that_was_made_smaller_in_place_is_still_turned():
     ],
     ids=["RGBA", "LA", "palette"],
 )
-def test_opaque_alpha_is_left_out(tmp_path, image, mode):
+def test_opaque_alpha_is_dropped(tmp_path, image, mode):
     unused = {"transparency": 20} if image.mode == "P" else {}
     path = written(tmp_path, saved(image, "PNG", **unused))
     assert Image.open(path).has_transparency_data
@@ -160,7 +160,7 @@ def test_opaque_alpha_is_left_out(tmp_path, image, mode):
 
 
 @pytest.mark.parametrize("unused", [(1, 2, 3), 7])
-def test_a_transparent_colour_that_no_pixel_has(tmp_path, unused):
+def test_a_transparent_color_that_no_pixel_has_is_ignored(tmp_path, unused):
     pixels = colours() if isinstance(unused, tuple) else colours()[:, :, 0]
     image = read_image(written(tmp_path, saved(Image.fromarray(pixels), "PNG", transparency=unused)))
     assert np.array_equal(image.pixels, pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
@@ -206,7 +206,7 @@ def test_transparency_is_flattened_onto_a_background(tmp_path):
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\x7f"])
-def test_damaged_exif_beside_sound_pixels_is_ignored(tmp_path, exif):
+def test_damaged_exif_is_ignored(tmp_path, exif):
     data = saved(Image.fromarray(colours()), "JPEG", exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -117,11 +117,11 @@ NOT_CODED = {
 
 
 @pytest.mark.parametrize(("make", "message"), NOT_CODED.values(), ids=NOT_CODED.keys())
-def test_what_dkic_does_not_code_is_refused(tmp_path, make, message):
+def test_unsupported_images_are_refused(tmp_path, make, message):
     assert message in refusal(written(tmp_path, make()))
 
 
-def test_the_tiff_of_16_bits_is_sound():
+def test_the_16_bit_tiff_is_a_valid_file():
     """Or the test above would pass for another reason."""
     image = Image.open(io.BytesIO(tiff_rgb16()))
     image.load()
@@ -129,7 +129,7 @@ def test_the_tiff_of_16_bits_is_sound():
 
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"IDAT", b"tRNS", b"PLTE", b"IEND"])
-def test_a_png_that_is_damaged_where_its_pixels_are(tmp_path, kind):
+def test_damaged_pixel_data_in_a_png_is_refused(tmp_path, kind):
     """Pillow compares no checksum of IDAT, and shows other pixels."""
     data = bytearray(saved(Image.fromarray(colours()).quantize(16), "PNG", transparency=255))
     at = data.index(kind)
@@ -138,7 +138,7 @@ def test_a_png_that_is_damaged_where_its_pixels_are(tmp_path, kind):
     assert f"its {kind.decode()} chunk is damaged (wrong CRC)" in refusal(written(tmp_path, bytes(data)))
 
 
-def test_a_png_whose_pixels_are_damaged_and_can_still_be_inflated(tmp_path):
+def test_damaged_png_pixels_that_can_be_inflated_are_refused(tmp_path):
     stored = zlib.compress(b"".join(b"\0" + row.tobytes() for row in colours()), 0)
     middle = len(stored) // 2
     altered = stored[:middle] + bytes((stored[middle] ^ 0x40,)) + stored[middle + 1 :]
@@ -147,7 +147,7 @@ def test_a_png_whose_pixels_are_damaged_and_can_still_be_inflated(tmp_path):
     assert "its IDAT chunk is damaged (wrong CRC)" in refusal(written(tmp_path, data))
 
 
-def test_a_damaged_ancillary_chunk_is_left_out(tmp_path):
+def test_a_damaged_ancillary_chunk_is_ignored(tmp_path):
     data = saved(Image.fromarray(colours()), "PNG")
     for bad, notes in (
         (chunk(b"tEXt", b"Title\0x", 0), []),
@@ -178,7 +178,7 @@ def test_unreadable_file(tmp_path):
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP"])
-def test_every_truncation_is_refused_or_whole(tmp_path, image_format):
+def test_every_truncated_file_is_refused_or_decodes_completely(tmp_path, image_format):
     """No image comes back with a part missing: the cut file is refused, or all its pixels were there."""
     data = saved(Image.fromarray(colours(5, 7)), image_format)
     whole = read_image(written(tmp_path, data)).pixels
@@ -194,7 +194,7 @@ def test_every_truncation_is_refused_or_whole(tmp_path, image_format):
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP"])
-def test_damage_is_a_dkic_error_or_nothing(tmp_path, image_format):
+def test_damaged_files_raise_only_dkic_errors(tmp_path, image_format):
     data = saved(Image.fromarray(colours()), image_format, exif=Image.Exif())
     random = np.random.default_rng(0)
     for _ in range(100):
@@ -242,7 +242,7 @@ def test_pillows_limit_neither_warns_nor_refuses(tmp_path, monkeypatch):
         assert Image.MAX_IMAGE_PIXELS == limit
 
 
-def test_pillows_limit_is_put_back_after_threads(tmp_path):
+def test_pillows_limit_is_restored_after_threads(tmp_path):
     limit = Image.MAX_IMAGE_PIXELS
     path = written(tmp_path, saved(Image.fromarray(colours()), "PNG"))
     threads = [threading.Thread(target=lambda: [read_image(path) for _ in range(50)]) for _ in range(4)]

@@ -29,7 +29,7 @@ WITHOUT_PROFILE = (".ppm", ".pnm", ".pgm", ".pbm", ".bmp", ".jxl")
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG", ".JPG"])
 @pytest.mark.parametrize("size", [(11, 17), (1, 1)])
-def test_written_images_come_back(tmp_path, suffix, size):
+def test_written_images_are_read_back(tmp_path, suffix, size):
     path = tmp_path / f"out{suffix}"
     notes = write_image(ImageData(colours(*size), icc=SRGB), path)
     back = read_image(path)
@@ -96,7 +96,7 @@ def test_an_existing_file_is_kept_without_force(tmp_path):
         ("n" * 300 + ".png", "can't be written .*[Nn]ame too long"),
     ],
 )
-def test_where_nothing_can_be_written(tmp_path, monkeypatch, name, message):
+def test_unwritable_paths_are_refused(tmp_path, monkeypatch, name, message):
     (tmp_path / "file.txt").write_bytes(b"text")
     (tmp_path / "folder.png").mkdir()
     with socket.socket(socket.AF_UNIX) as bound:
@@ -132,7 +132,7 @@ for path in sys.argv[2:]:
 """
 
 
-def test_a_file_that_does_not_fit_leaves_what_was_there(tmp_path):
+def test_a_failed_write_keeps_the_existing_file(tmp_path):
     """As on a full disk: the system takes 4096 bytes and then no more."""
     noise = np.random.default_rng(0).integers(0, 256, (90, 90, 1), np.uint8)  # 8100 bytes in any format
     source = written(tmp_path, b"P5 90 90 255\n" + noise.tobytes(), "source")
@@ -147,7 +147,7 @@ def test_a_file_that_does_not_fit_leaves_what_was_there(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(["source", *(path.name for path in paths[::2])])
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path):
+def test_a_full_disk_leaves_no_temporary_file(tmp_path):
     def fail(file):
         file.write(b"some bytes")
         raise OSError(28, "No space left on device")
@@ -209,7 +209,7 @@ def test_an_overwritten_file_keeps_its_permissions(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_a_symbolic_link_stays_one(tmp_path):
+def test_a_symbolic_link_is_preserved(tmp_path):
     (tmp_path / "there").mkdir()
     link = tmp_path / "link.png"
     link.symlink_to("there/real.png")

@@ -75,7 +75,7 @@ def test_native_and_oracle_agree(problem, lanes):
 
 @settings(max_examples=100, deadline=None)
 @given(coding_problems(), st.sampled_from(LANES), st.lists(st.integers(0, 400), max_size=6))
-def test_pieces_leave_no_trace(problem, lanes, cuts):
+def test_the_stream_does_not_depend_on_the_division_into_calls(problem, lanes, cuts):
     symbols, indexes, tables = problem
     bounds = np.unique([0, *np.minimum(cuts, len(symbols)), len(symbols)])
     pieces = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
@@ -139,7 +139,7 @@ def test_torch_tensors_and_strided_arrays():
     assert torch.equal(rans.decode(memoryview(buffer), tensors[1], GAUSSIAN), tensors[0])
 
 
-def test_no_symbols_no_bytes():
+def test_an_empty_sequence_is_coded_in_zero_bytes():
     none = np.array([], np.int16), np.array([], np.uint8)
     assert rans.encode(*none, SMALL) == b"" == rans.Encoder(SMALL).finish()
     decoder = rans.Decoder(b"", SMALL)
@@ -203,7 +203,7 @@ def decode_whatever(data: bytes, indexes: np.ndarray, tables: Tables) -> np.ndar
 
 
 @pytest.mark.parametrize("lanes", LANES)
-def test_damage_is_an_error_or_other_symbols(lanes):
+def test_damaged_data_raises_or_decodes_to_other_symbols(lanes):
     """Every truncation, every single-byte change and every appended byte.
 
     Some changes only make other symbols (the container's checksum is there for those); but what is decoded is
@@ -227,7 +227,7 @@ def test_damage_is_an_error_or_other_symbols(lanes):
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 2**32), st.booleans())
-def test_any_bytes_are_an_error_or_other_symbols(data, seed, plausible):
+def test_arbitrary_bytes_raise_or_decode_to_symbols(data, seed, plausible):
     rng = np.random.default_rng(seed)
     if plausible and data:  # a lane count and states in range, so that decoding gets somewhere
         lanes = 1 << data[0] % 4
@@ -293,7 +293,7 @@ def test_an_escape_beyond_int32_is_refused():
         (b"\x00" + b"\x00" * 7 + b"\x80", "state is out of range"),
     ],
 )
-def test_wrong_heads(data, message):
+def test_invalid_stream_headers_are_refused(data, message):
     with pytest.raises(FormatError, match=message) as caught:
         rans.Decoder(data, SMALL)
     assert isinstance(caught.value, DkicError)
@@ -324,7 +324,7 @@ def test_wrong_arguments():
         rans.Decoder(b"", SMALL).pull(np.full(2, 4, np.uint8))
 
 
-def test_native_guards_itself():
+def test_the_native_module_checks_its_arguments():
     """What the native module is given without rans.py's checks never leaves its arrays."""
     native = _rans.TableSet(SMALL.frequencies, SMALL.length, SMALL.offset)
     flat, index = np.zeros(4, np.int32), np.zeros(4, np.uint8)

@@ -54,7 +54,7 @@ def test_salvaged(data, icc, sentences):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_only_what_is_behind_the_image_is_salvaged(name):
+def test_only_damage_after_the_image_section_is_salvaged(name):
     data, message = REFUSED[name]
     if name in BEHIND_THE_IMAGE:
         assert unpack(data, salvage=True).lost
@@ -63,7 +63,7 @@ def test_only_what_is_behind_the_image_is_salvaged(name):
             unpack(data, salvage=True)
 
 
-def test_an_intact_file_loses_nothing():
+def test_an_intact_file_is_decoded_without_notes():
     for data in (HEAD + IMAGE, ICC_HEADER + IMAGE + ICC):
         assert unpack(data, salvage=True) == unpack(data) and unpack(data).lost == ()
 
@@ -75,7 +75,7 @@ def coded() -> bytes:
     return package.load("tiny").compress(image)
 
 
-def test_python_warns(coded):
+def test_the_python_api_warns_about_lost_data(coded):
     codec, damaged = package.load("tiny"), coded[:-1] + bytes([coded[-1] ^ 1])
     with pytest.raises(FormatError, match="^ICC section: "):
         codec.decompress(damaged)
@@ -89,7 +89,7 @@ def test_python_warns(coded):
         assert codec.decompress(unpack(coded)).info["icc_profile"] == DISPLAY_P3
 
 
-def test_the_command_says_what_is_lost(coded, tmp_path):
+def test_the_command_reports_what_is_lost(coded, tmp_path):
     path, out = tmp_path / "x.dkic", tmp_path / "x.png"
     path.write_bytes(coded[:-2])
     refused = dkic("decompress", path, "-o", out)

@@ -22,7 +22,7 @@ def codec() -> Codec:
 
 @pytest.mark.parametrize(("scale", "size"), [(1, (7, 30)), (4, (16, 8)), (1 / 4, (32, 20))])
 @pytest.mark.parametrize(("tile", "margin"), [(0, 0), (8, 0), (8, 4), (4, 12), (64, 8)])
-def test_every_pixel_is_written_once_from_where_it_belongs(scale, size, tile, margin):
+def test_every_pixel_is_written_once_from_the_right_position(scale, size, tile, margin):
     numbers = torch.arange(float(np.prod(size))).view(1, 1, *size)
 
     def transform(t: torch.Tensor) -> torch.Tensor:
@@ -46,14 +46,14 @@ def test_every_pixel_is_written_once_from_where_it_belongs(scale, size, tile, ma
     assert whole is None or torch.equal(whole, expected)
 
 
-def test_large_images_are_cut_unless_told_otherwise():
+def test_large_images_are_tiled_by_default():
     assert tile_side(2000, 2000, None) == 0 and 2000 * 2000 == AUTOMATIC_ABOVE
     assert tile_side(2001, 2000, None) == tile_side(3, 10**7, None) == AUTOMATIC_TILE
     assert tile_side(5000, 5000, 0) == 0 and tile_side(100, 70, 64) == 64 and tile_side(64, 64, 64) == 0
     assert MARGIN % 64 == 0
 
 
-def test_tiles_are_not_seen(codec):
+def test_tiles_do_not_change_the_image(codec):
     """Decoded in tiles, no sample of the image changes by more than one; coded in tiles, hardly any symbol does."""
     pixels = np.tile(photograph(), (2, 1, 1))[:900]
     whole = codec.compress(pixels, tile=0)
@@ -73,7 +73,7 @@ def test_tiles_are_not_seen(codec):
     assert np.mean((again - image) ** 2) < 0.5
 
 
-def test_both_kinds_of_cutting_go_together(codec):
+def test_encoder_and_decoder_may_use_different_tiles(codec):
     pixels = photograph()[:200, :330]
     file = codec.compress(pixels, tile=128)
     assert codec.decompress(file, "numpy", tile=64).shape == pixels.shape

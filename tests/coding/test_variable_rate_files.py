@@ -38,13 +38,13 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.kron(coarse, np.ones((8, 8, 1)))[:height, :width].astype(np.uint8)
 
 
-def test_its_qualities_are_1_to_100(codec):
+def test_qualities_are_1_to_100(codec):
     assert isinstance(codec.points, VariableRate) and codec.qualities == list(range(1, 101))
     assert len({codec.model_hash(quality) for quality in codec.qualities}) == 1
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (33, 70), (64, 96), (129, 63)])
-def test_any_size_comes_back_in_its_size(codec, height, width):
+def test_any_image_size_is_preserved(codec, height, width):
     for quality in (1, 37, 100):
         data = codec.compress(image(height, width), quality, verify=True)
         assert codec.decompress(data, "numpy").shape == (height, width, 3)
@@ -63,7 +63,7 @@ def test_qsteps_lie_between_qualities(codec):
     assert codec.compress(x, 50, qstep=0) == codec.compress(x, 50)
 
 
-def test_a_qstep_out_of_the_qualities_is_refused(codec):
+def test_an_operating_point_beyond_the_qualities_is_refused(codec):
     for quality, qstep in ((1, 1), (100, -1)):
         with pytest.raises(DkicError, match="beyond 1 to 100"):
             codec.compress(image(64, 64), quality, qstep=qstep)
@@ -101,7 +101,7 @@ def test_a_target_is_searched_without_repeating_the_analysis(codec, monkeypatch)
     assert calls == [1]
 
 
-def test_what_is_decoded_depends_on_the_files_quality(codec):
+def test_decoding_uses_the_quality_in_the_header(codec):
     """The symbols' place in the header: a file that claims another quality doesn't decode to the same image, or at all."""
     file = unpack(codec.compress(image(96, 96), 60))
     header = type(file.header)(**vars(file.header) | {"quality": 61})
@@ -109,7 +109,7 @@ def test_what_is_decoded_depends_on_the_files_quality(codec):
         codec.decompress(pack(DkicFile(header, file.image)))
 
 
-def test_a_target_out_of_reach_is_known_soon(codec, monkeypatch):
+def test_an_unreachable_target_is_detected_early(codec, monkeypatch):
     coded = []
     encode = codec_module.encode_latent
     monkeypatch.setattr(codec_module, "encode_latent", lambda *options: coded.append(options) or encode(*options))
@@ -119,7 +119,7 @@ def test_a_target_out_of_reach_is_known_soon(codec, monkeypatch):
 
 
 @pytest.mark.parametrize(("quality", "qstep"), [(0, 0), (101, 0), (255, 0), (1, 1), (0, -8), (100, -1), (101, 8)])
-def test_a_file_of_no_quality_that_the_model_has(codec, quality, qstep):
+def test_a_file_with_a_quality_beyond_the_model_is_refused(codec, quality, qstep):
     """Not taken for the nearest one that it has."""
     file = unpack(codec.compress(image(64, 64), 1 if quality < 50 else 100))
     header = type(file.header)(**vars(file.header) | {"quality": quality, "qstep": qstep})
@@ -127,7 +127,7 @@ def test_a_file_of_no_quality_that_the_model_has(codec, quality, qstep):
         codec.decompress(pack(DkicFile(header, file.image)))
 
 
-def test_other_weights_beside_those_of_a_variable_rate_model(path):
+def test_variable_rate_weights_are_not_combined_with_others(path):
     variable = load_weights(path)
     fixed = SimpleNamespace(model=SimpleNamespace(variable_rate=False), path=path, qualities=range(150, 151))
     for other in (replace(variable, quality=7), fixed):
@@ -144,7 +144,7 @@ def test_operating_points():
     assert points.measured_first()[0] == OperatingPoint(1, 0) and points.measured_first()[-1] == OperatingPoint(100, 0)
 
 
-def test_weights_come_back_for_training(path):
+def test_weights_can_be_loaded_for_training(path):
     weights = load_weights(path)
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     again = trainable(weights)

@@ -72,7 +72,7 @@ def test_forward_in_evaluation(name):
         torch.testing.assert_close(actual["likelihoods"][key], likelihoods, rtol=1e-4, atol=3e-7)
 
 
-def test_restore_gives_every_class_back():
+def test_restore_restores_every_class():
     model = model_of("elic official")
     before = [type(m) for m in model.modules()]
     keys = list(model.state_dict())
@@ -119,7 +119,7 @@ def test_methods_of_a_subclass_are_kept():
             assert model.compress(x)["strings"] == expected
 
 
-def test_wrong_models():
+def test_other_models_are_refused():
     with pytest.raises(TypeError, match="Module"):
         accelerate("mbt2018")
     with pytest.raises(ValueError, match="entropy model"):

@@ -34,7 +34,7 @@ def test_readme_is_short():
 
 
 @pytest.mark.parametrize("page", OUTSIDE_THE_SITE)
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
         assert target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists(), target
 

@@ -8,7 +8,7 @@ from dkic.entropy.tables import SCALES
 from dkic.ops.requantize import round_ste
 
 
-def test_whole_indexes_are_the_tables_scales():
+def test_integer_indexes_give_the_scales_of_the_tables():
     scales = scale_of_index(torch.arange(64, dtype=torch.float64))
     np.testing.assert_allclose(scales.numpy(), SCALES, rtol=1e-12)
     assert SCALE_INDEX_MAX == len(SCALES) - 1 == 63
@@ -28,7 +28,7 @@ def test_the_coded_index_stays_in_the_table():
     assert coded_index(index).tolist() == [0, 0, 0, 63, 63, 63, 63, 63, 0]
 
 
-def test_a_step_is_a_table_of_scales():
+def test_a_qstep_shifts_the_index_by_one_table():
     """Sizes are the nearest 64ths to powers of the scales' ratio, and a qstep takes an index so many tables down."""
     ratio = SCALES[1] / SCALES[0]
     assert [qstep_size(qstep) * 64 for qstep in range(-8, 9)] == [round(64 * ratio**qstep) for qstep in range(-8, 9)]
@@ -46,7 +46,7 @@ def test_the_coded_mean_is_the_nearest_64th():
     assert torch.equal(coded_mean(coded), coded)
 
 
-def test_errors_below_a_grids_middle_do_not_reach_it():
+def test_small_errors_do_not_change_coded_means():
     """Two machines' float64 networks differ by 1e-13: both grids swallow that."""
     index = torch.arange(64, dtype=torch.float64)
     mean = torch.arange(-640, 640, dtype=torch.float64) / 64

@@ -31,7 +31,7 @@ def expected_bits(pmf: np.ndarray, frequencies: np.ndarray) -> float:
 
 @settings(max_examples=200, deadline=None)
 @given(arrays(np.float64, st.integers(1, 200), elements=st.floats(0, 1)), st.floats(1e-300, 1e-3))
-def test_frequencies_obey_the_rules(pmf, least):
+def test_frequencies_are_positive_and_sum_to_2_to_the_16(pmf, least):
     pmf[0] += least
     frequencies = integer_frequencies(pmf)
     assert frequencies.dtype == np.int32 and frequencies.shape == pmf.shape
@@ -41,7 +41,7 @@ def test_frequencies_obey_the_rules(pmf, least):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 40), st.integers(0, 1000))
-def test_no_single_move_saves_bits(n, seed):
+def test_no_change_of_two_frequencies_saves_bits(n, seed):
     """Taking 1 from any frequency and giving it to any other hardly saves: 1e-6 bits a symbol at most."""
     pmf = np.random.default_rng(seed).dirichlet(np.full(n, 0.1))
     frequencies = integer_frequencies(pmf).astype(np.float64)
@@ -68,7 +68,7 @@ def test_frequencies_do_not_depend_on_the_size_of_a_pmf(size):
     np.testing.assert_array_equal(integer_frequencies(np.array([size, 0.0])), [65535, 1])
 
 
-def test_wrong_pmf():
+def test_an_invalid_pmf_is_refused():
     for shape in ((2, 2), (0,), (65537,)):
         with pytest.raises(ValueError, match="^integer_frequencies/pmf: has shape"):
             integer_frequencies(np.ones(shape))
@@ -112,7 +112,7 @@ def test_gaussian_pmf_of_extreme_scales(scale):
 
 
 @pytest.mark.parametrize(("scale", "half_width"), [(0.0, 3), (-1.0, 3), (math.nan, 3), (1.0, -1)])
-def test_wrong_gaussian_pmf(scale, half_width):
+def test_invalid_arguments_of_gaussian_pmf_are_refused(scale, half_width):
     with pytest.raises(ValueError, match="^gaussian_pmf: scale=.* and half_width="):
         gaussian_pmf(scale, half_width)
 
@@ -142,7 +142,7 @@ def test_gaussian_tables_reach_the_entropy():
     assert total_bits <= 1.00005 * total_entropy
 
 
-def test_ideal_bits_are_the_coders():
+def test_ideal_bits_equal_the_coders():
     """Against the native coder itself, escapes and all: its size is the sum within a state and rounding."""
     rng = np.random.default_rng(0)
     indexes = rng.integers(0, 64, 3000).astype(np.uint8)
@@ -199,7 +199,7 @@ def test_concat_and_arrays():
         both.concat(both).concat(both).concat(GAUSSIAN).concat(other)
 
 
-def test_tables_cannot_change():
+def test_tables_are_immutable():
     arrays_given = {name: getattr(GAUSSIAN, name).copy() for name in ("frequencies", "length", "offset")}
     tables = Tables(**arrays_given)
     arrays_given["frequencies"][:] = 0
@@ -269,6 +269,6 @@ def test_tables_from_cdfs():
     ],
     ids=str,
 )
-def test_wrong_cdfs(cdf, length, offset):
+def test_invalid_cdfs_are_refused(cdf, length, offset):
     with pytest.raises(FormatError):
         Tables.from_cdfs(np.array(cdf), np.array(length), np.array(offset))

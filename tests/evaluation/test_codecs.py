@@ -45,7 +45,7 @@ def fidelity(codec: ImageCodec, pixels: np.ndarray, quality: int) -> tuple[int, 
 
 
 @pytest.mark.parametrize("name", BEGINNING)
-def test_files_are_of_the_kind_they_are_named(name):
+def test_files_have_the_format_of_their_codec(name):
     codec, pixels = made(name), crop(64, 96)
     data = codec.encode(pixels, codec.qualities[-1])
     assert data.startswith(BEGINNING[name])
@@ -81,7 +81,7 @@ def test_odd_sizes(name):
     assert size > 200 and db > 19
 
 
-def test_colours_come_back():
+def test_colors_are_preserved():
     """Every corner of RGB, each 32x32, to within what subsampled chroma and quantization leave of it."""
     corners = np.array([[r, g, b] for r in (20, 235) for g in (20, 235) for b in (20, 235)], np.uint8)
     pixels = np.repeat(np.repeat(corners.reshape(2, 4, 3), 32, 0), 32, 1)
@@ -170,7 +170,7 @@ def test_cheng2020_from_a_file(cheng_weights):
     assert len(data) == 16 + sum(len(string) for (string,) in strings)
 
 
-def test_cheng2020_where_its_weights_can_not_be_had(cheng_weights, tmp_path, monkeypatch):
+def test_cheng2020_without_weights_is_unavailable(cheng_weights, tmp_path, monkeypatch):
     def unreachable(*_args, **_options):
         raise urllib.error.URLError("no route to host")
 
@@ -193,7 +193,7 @@ def test_cheng2020_where_its_weights_can_not_be_had(cheng_weights, tmp_path, mon
         make_codec("cheng2020-attn", [damaged])
 
 
-def test_what_else_is_missing_is_said(monkeypatch):
+def test_missing_dependencies_are_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     monkeypatch.setattr(classical.features, "check", lambda _feature: False)

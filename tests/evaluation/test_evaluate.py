@@ -36,7 +36,7 @@ def test_the_table_has_a_line_for_each_codec(report):
     assert len((out / "table.csv").read_text().splitlines()) == 1 + 2 * 2
 
 
-def test_there_are_figures(report):
+def test_figures_are_written(report):
     out = report.out
     names = {path.name for path in (out / "figures").iterdir()}
     assert names == {f"{target}-bpp-{image}.png" for target in ("0.4", "1.2") for image in report.sizes}
@@ -44,7 +44,7 @@ def test_there_are_figures(report):
     assert width == 1620 and height > 500
 
 
-def test_there_are_curves(report):
+def test_curves_are_written(report):
     out = report.out
     assert sorted(path.name for path in out.glob("rate_distortion_*")) == sorted(
         f"rate_distortion_{metric}.{suffix}" for metric in ("ssimulacra2", *ALWAYS) for suffix in ("png", "svg")
@@ -79,13 +79,13 @@ def test_every_number_comes_from_the_files(report):
         assert [row["image"] for row in own] == list(report.sizes) and np.mean([row["bpp"] for row in own]) <= target
 
 
-def test_a_report_is_not_overwritten_unasked(report):
+def test_a_report_is_not_overwritten_without_force(report):
     out = report.out
     done = dkic("evaluate", report.folder, "--codec", "jpeg", "-o", out)
     assert done.status == 1 and "--force" in done.err and len(done.err.splitlines()) == 1
 
 
-def test_any_file_name_survives(tmp_path):
+def test_any_file_name_is_preserved(tmp_path):
     need_backbone("alex")
     (tmp_path / "images").mkdir()
     for name in AWKWARD:
@@ -116,7 +116,7 @@ def csv_lines(path) -> list[list[str]]:
         (["--codec", "bpg444"], "none of these codecs could run: bpg444: bpgenc: not found"),
     ],
 )
-def test_what_can_not_be(arguments, said, report, tmp_path, monkeypatch):
+def test_invalid_options_are_refused(arguments, said, report, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     done = dkic("evaluate", report.folder, *arguments, "-o", tmp_path / "r")
     assert done.status == 1 and said in done.err and len(done.err.splitlines()) == 1
@@ -144,7 +144,7 @@ def test_folders_of_images(report, tmp_path):
         find_images(tmp_path)
 
 
-def test_a_codec_that_fails_or_changes_the_size_is_left_out(report, tmp_path, monkeypatch):
+def test_a_codec_that_fails_or_changes_the_size_is_skipped(report, tmp_path, monkeypatch):
     jpeg = by_pillow("jpeg")
     images = find_images(report.folder)
     monkeypatch.setattr(type(jpeg), "decode", lambda self, data: np.zeros((4, 4, 3), np.uint8))

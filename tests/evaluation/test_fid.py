@@ -81,7 +81,7 @@ def save_patches(folder: Path, images: list[np.ndarray]) -> int:
         ((256, 1000), [(0, 0), (0, 256), (0, 512)]),
     ],
 )
-def test_where_patches_are(size, expected):
+def test_positions_of_patches(size, expected):
     assert corners(*size) == expected
 
 
@@ -92,7 +92,7 @@ def test_the_features_are_those_of_fid_and_kid(weights):
     assert found.shape == (1, 2048) and found.dtype == torch.float32 and 0.01 < found.std() < 100
 
 
-def test_a_report_has_them_as_torch_fidelity_does(weights, early_features, tmp_path):
+def test_a_report_has_the_values_of_torch_fidelity(weights, early_features, tmp_path):
     need_backbone("alex")
     (tmp_path / "images").mkdir()
     images = {"big": crop(400, 520, 60, 100), "small": crop(200, 300), "square": crop(256, 256)}
@@ -160,7 +160,7 @@ def test_images_without_patches(weights):
             PatchMetrics(network, images)
 
 
-def test_weights_are_looked_for_and_not_fetched(weights, tmp_path, monkeypatch):
+def test_weights_are_searched_locally_and_not_downloaded(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("DKIC_CACHE", str(tmp_path / "dkic"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
@@ -178,7 +178,7 @@ def test_weights_are_looked_for_and_not_fetched(weights, tmp_path, monkeypatch):
         load_inception()
 
 
-def test_without_weights_the_report_says_why(report):
+def test_without_weights_the_report_states_the_reason(report):
     # Its images are too small where there are weights.
     why = "FID and KID were not computed: "
     text, page = (report.out / "table.md").read_text(), (report.out / "index.html").read_text()
@@ -194,7 +194,7 @@ class Malign:
         return os.mkdir, (str(self.trace),)
 
 
-def test_files_that_are_no_such_weights(weights, tmp_path):
+def test_files_of_other_contents_are_refused(weights, tmp_path):
     state = torch.load(weights)
     path = tmp_path / "weights.pth"
     trace = tmp_path / "trace"
@@ -210,7 +210,7 @@ def test_files_that_are_no_such_weights(weights, tmp_path):
         load_inception(path)
 
 
-def test_the_command_ends_before_measuring(report, tmp_path):
+def test_the_command_fails_before_measuring(report, tmp_path):
     need_backbone("alex")
     (tmp_path / "text.pth").write_text("no weights")
     for name, said in (("none.pth", "No such file"), ("text.pth", "does not hold the weights")):

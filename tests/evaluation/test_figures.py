@@ -11,7 +11,7 @@ from dkic.evaluation.figures import Crop, figure, find_crops, most_different_ima
 from dkic.evaluation.table import at_target
 
 
-def test_crops_are_where_the_codecs_err():
+def test_crops_are_at_the_largest_errors():
     original = crop(200, 320)
     bad = original.copy()
     bad[130:170, 20:60] = 255 - bad[130:170, 20:60]
@@ -49,7 +49,7 @@ def test_the_tiles_hold_the_pixels_of_each_codec():
     assert yellow > 5 * 2000 and green > 5 * 2000  # frames of five tiles, and the rectangles
 
 
-def test_images_that_tell():
+def test_images_with_the_largest_differences_are_chosen():
     cells = [at_target([measurement(c, i, lpips=v) for i, v in zip("xyz", values, strict=True)], 1)
              for c, values in (("a", (0.1, 0.5, 0.3)), ("b", (0.2, 0.1, 0.25)))]  # fmt: skip
     assert most_different_images(cells) == ["y", "x"]

@@ -56,7 +56,7 @@ def test_a_metric_that_can_not_run_is_an_error(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_qualities_are_chosen_for_what_the_metric_prefers(name):
+def test_qualities_are_chosen_in_the_direction_of_the_metric(name):
     sign = 1 if METRICS[name].higher_is_better else -1
     good, bad = {name: sign * 2.0}, {name: sign * 1.0}
     rows = [measurement(quality=1, **bad), measurement(quality=2, **good), measurement(quality=3, **bad)]

@@ -49,7 +49,7 @@ def test_ms_ssim_of_flat_images_is_the_luminance_term_of_the_last_scale(a, b):
     assert ms_ssim(flat(a), flat(b)).item() == pytest.approx(luminance**0.1333, abs=5e-4)
 
 
-def test_they_are_what_another_package_has():
+def test_values_equal_another_packages():
     x = batch(crop(176, 208), crop(176, 208, top=20, left=10))
     for level in (3, 12, 50):
         x_hat = noisy(x, level)
@@ -59,7 +59,7 @@ def test_they_are_what_another_package_has():
         assert torch.allclose(ms_ssim(x, x_hat), theirs, atol=1e-5)
 
 
-def test_a_batch_gives_what_each_image_gives():
+def test_a_batch_equals_its_images():
     x = batch(crop(176, 208), crop(176, 208, top=20, left=10))
     x_hat = noisy(x, 20)
     for metric in (psnr, ms_ssim):
@@ -84,7 +84,7 @@ def test_lpips_is_the_packages(net):
     assert torch.allclose(got, expected, atol=1e-5) and 0 < got[0] < got[1]
 
 
-def test_more_noise_is_less_alike():
+def test_more_noise_gives_worse_values():
     need_backbone("alex")
     x = batch(crop(200, 180))
     x_hat = noisy(x, 0, 5, 15, 40)
@@ -93,7 +93,7 @@ def test_more_noise_is_less_alike():
         assert (values.diff() < 0).all()
 
 
-def test_what_is_too_small_for_a_metric_has_none():
+def test_an_image_too_small_for_a_metric_has_no_value():
     def of(height: int, width: int) -> Tensor:
         return batch(crop(height, width))
 
@@ -112,6 +112,6 @@ def test_other_shapes_and_types_are_refused(metric, other):
 
 
 @pytest.mark.parametrize("other", [crop(20, 21), crop(20, 20).astype(float), crop(20, 20)[:, :, :1], crop(20, 20)[0]])
-def test_a_batch_is_of_images_of_one_size(other):
+def test_a_batch_of_different_sizes_is_refused(other):
     with pytest.raises(ValueError, match="must be uint8"):
         batch(np.zeros((20, 20, 3), np.uint8), other)

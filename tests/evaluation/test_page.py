@@ -14,7 +14,7 @@ def index(report):
     return report.out / "index.html"
 
 
-def test_it_is_one_file_that_needs_no_network(index):
+def test_the_page_is_one_file_without_network_requests(index):
     text = index.read_text()
     data = re.search(r'<script type="application/json" id="data">(.*)</script>', text)[1]
     assert not re.search(r"https?:|src=|href=|@import|url\(|fetch\(", text.replace(data, ""))
@@ -24,7 +24,7 @@ def test_it_is_one_file_that_needs_no_network(index):
     assert "LPIPS alone does not reward realism" in content["realism"]
 
 
-def test_no_text_ends_the_script():
+def test_text_cannot_end_the_script_element():
     text = page({"remarks": ["</script><script>alert(1)</script>"]})
     assert text.count("</script>") == 2
 

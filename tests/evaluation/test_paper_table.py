@@ -15,7 +15,7 @@ from dkic.evaluation.table import as_csv, as_latex, as_markdown, at_target
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("by", ["lpips", "psnr"])
-def test_a_cell_is_the_best_of_all_choices(seed, by):
+def test_a_cell_is_the_optimal_allocation(seed, by):
     rng = np.random.default_rng(seed)
     rate = rng.uniform(0.05, 0.1, (4, 1)) * np.array([1, 1.7, 3, 5])
     lpips = np.sort(rng.uniform(0.05, 0.5, (4, 4)))[:, ::-1]
@@ -30,7 +30,7 @@ def test_a_cell_is_the_best_of_all_choices(seed, by):
     assert cell.psnr == pytest.approx(30 - 20 * best) and not cell.note
 
 
-def test_out_of_reach_is_an_empty_cell_that_says_so():
+def test_an_unreachable_target_is_an_empty_cell_with_the_reason():
     rows = measurements(np.array([[0.3, 0.5], [0.4, 0.6]]), np.array([[0.2, 0.1], [0.2, 0.1]]))
     cell = at_target(rows, 0.3)
     assert math.isnan(cell.bpp) and math.isnan(cell.lpips) and cell.chosen == ()
@@ -47,7 +47,7 @@ def test_an_image_too_small_for_a_metric():
         at_target(rows, 0.2, "ms_ssim")
 
 
-def test_an_image_without_loss_does_not_break_the_choice():
+def test_a_lossless_image_does_not_break_the_allocation():
     rows = [measurement(quality=1), measurement(quality=2, psnr=math.inf, bpp=9.0)]
     assert at_target(rows, 0.2, "psnr").psnr == 30
     assert at_target(rows, 9, "psnr").psnr == math.inf

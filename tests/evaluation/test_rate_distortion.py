@@ -47,13 +47,13 @@ def test_bd_rate_of_straight_lines():
     assert percent == pytest.approx(100 * (2**mean - 1), abs=1e-6)
 
 
-def test_points_that_others_are_as_good_as_do_not_count():
+def test_dominated_points_are_ignored():
     bumpy = Curve("b", np.insert(RATE, 2, 0.3), {m: np.insert(v, 2, v[1] if m != "lpips" else 0.4) for m, v in VALUES.items()})
     for metric in ("psnr", "ms_ssim", "lpips"):
         assert bd_rate(bumpy, ANCHOR, metric)[0] == pytest.approx(0, abs=1e-9)
 
 
-def test_what_has_no_bd_rate():
+def test_curves_without_a_bd_rate():
     few = Curve("few", RATE[:3], {metric: values[:3] for metric, values in VALUES.items()})
     percent, remark = bd_rate(few, ANCHOR, "psnr")
     assert math.isnan(percent) and remark == "few has 3 of the 4 monotonic points of PSNR that are needed"

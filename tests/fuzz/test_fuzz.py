@@ -55,7 +55,7 @@ def test_the_decoder(target):
     assert {"decoded", "salvaged", "refused by the decoder", "refused by the container"} <= set(target.outcomes)
 
 
-def test_a_file_can_be_made_again(target):
+def test_a_file_is_reproducible_from_its_seed(target):
     again = DecoderTarget(seed=7)
     assert [target.make(number) for number in range(40)] == [again.make(number) for number in range(40)]
 

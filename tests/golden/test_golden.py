@@ -35,11 +35,11 @@ def latent(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(LATENTS[f"{name}.y"]).double() / 64, torch.from_numpy(LATENTS[f"{name}.z_hat"]).double()
 
 
-def test_there_are_at_least_six():
+def test_at_least_six_golden_files_exist():
     assert len(EXPECTED) >= 6 and {path.stem for path in FOLDER.glob("*.dkic")} == set(EXPECTED)
 
 
-def test_the_weights_are_those_that_were_made():
+def test_weights_have_the_recorded_hashes():
     hashes = {name: unpack((FOLDER / f"{name}.dkic").read_bytes()).header.model_hash for name in EXPECTED}
     for name, expected in EXPECTED.items():
         assert load_weights(FOLDER / f"small-q{expected['quality']}.safetensors").hash == hashes[name], CHANGED

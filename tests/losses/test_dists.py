@@ -44,12 +44,12 @@ def images(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", [(64, 80), (37, 51), (1, 1)])
-def test_values_are_the_packages(network, theirs, size):
+def test_values_equal_the_packages(network, theirs, size):
     x, x_hat = images(*size)
     assert network(x, x_hat) == pytest.approx(theirs(x, x_hat).tolist(), abs=2e-5)
 
 
-def test_equal_images_are_at_distance_0(network):
+def test_equal_images_have_distance_0(network):
     x, _ = images(64, 64)
     assert network(x, x).abs().max() < 1e-6
 

@@ -11,7 +11,7 @@ from losses.one_of_two_processes import RATES, TARGET, batch, network, results
 from dkic.losses.global_mean import global_mean
 
 
-def test_in_one_process_it_is_the_mean():
+def test_one_process_gives_the_mean():
     t = torch.randn(3, 4, requires_grad=True)
     assert torch.equal(global_mean(t), t.mean())
 
@@ -29,11 +29,11 @@ def halves(tmp_path_factory) -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("name", ["accuracy", "lambda", "D", "G", "rate"])
-def test_two_processes_are_one_with_the_joint_batch(halves, name):
+def test_two_processes_equal_one_with_the_global_batch(halves, name):
     joint = results(network(), *batch(), RATES)
     for half in halves:
         torch.testing.assert_close(half[name], joint[name], rtol=1e-6, atol=1e-7)
 
 
-def test_a_half_alone_would_choose_another_lambda():
+def test_half_of_the_batch_would_select_another_lambda():
     assert TARGET.weight(RATES[:2], 0) < TARGET.weight(RATES, 0)

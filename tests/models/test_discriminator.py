@@ -20,7 +20,7 @@ def convolutions(module: nn.Module) -> list[tuple[int, int, int, int]]:
     return [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in layers]
 
 
-def test_the_layers_are_hifics():
+def test_layers_equal_hifics():
     model = Discriminator(220)
     assert convolutions(model.condition) == [(220, 12, 3, 1)]
     widths = [(15, 64), (64, 128), (128, 256), (256, 512), (512, 1)]
@@ -40,7 +40,7 @@ def test_a_logit_for_every_8x8_pixels(small, height, width):
     assert logits.shape == (2, 1, height // 8, width // 8)
 
 
-def test_a_logit_sees_70_pixels_and_its_neighbours_8_further(small):
+def test_the_receptive_field_is_70_pixels_with_a_stride_of_8(small):
     """Rows 8i - 23 to 8i + 46 for logit i: where TensorFlow's padding puts them."""
     x = torch.rand(1, 3, 192, 192, dtype=torch.float64, requires_grad=True)
     small.double()
@@ -61,7 +61,7 @@ def test_every_layers_spectral_norm_is_one(small):
             assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.02)
 
 
-def test_in_eval_mode_it_is_a_function(small):
+def test_eval_mode_is_deterministic(small):
     x, y_hat = torch.rand(1, 3, 32, 32), torch.randn(1, 6, 2, 2)
     changed = small(x, y_hat)
     small.eval()
@@ -70,7 +70,7 @@ def test_in_eval_mode_it_is_a_function(small):
     assert first.shape == changed.shape
 
 
-def test_the_condition_counts_and_is_detached(small):
+def test_the_condition_has_an_effect_and_is_detached(small):
     x = torch.rand(1, 3, 32, 32, requires_grad=True)
     y_hat = torch.randn(1, 6, 2, 2, requires_grad=True)
     small.eval()
@@ -96,6 +96,6 @@ def test_other_shapes_are_refused(small, x, y_hat):
         small(torch.rand(x), torch.rand(y_hat))
 
 
-def test_no_width_is_refused():
+def test_a_width_of_0_is_refused():
     with pytest.raises(ValueError, match="^Discriminator: .* are 6, 0 and 12; give at least 1"):
         Discriminator(6, width=0)

@@ -43,7 +43,7 @@ def with_noise(patch: pytest.MonkeyPatch, noise: Callable[[Tensor], Tensor]) -> 
     patch.setattr("dkic.models.dkic._noisy", lambda t, generator: t + noise(t.detach()))
 
 
-def test_a_batch_is_its_images(model, monkeypatch):
+def test_a_batch_equals_its_images(model, monkeypatch):
     """Bits belong to their image: with the noise fixed at zero, alone and together give the same."""
     with_noise(monkeypatch, torch.zeros_like)
     x = batch()
@@ -68,7 +68,7 @@ def test_quantized_bits_are_those_of_rounded_latents(model, monkeypatch):
         assert not torch.allclose(model(batch()).bits, out.bits, rtol=2e-3)  # of latents that are not rounded
 
 
-def test_quantized_bits_are_a_files(model, tmp_path):
+def test_quantized_bits_equal_the_file_size(model, tmp_path):
     """Within 0.1% and the 40 bytes of a file's head."""
     x = batch(1, 192, 256)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_quantized_bits_are_a_files(model, tmp_path):
     assert -0.001 * size < size - estimated < 0.001 * size + 8 * 40
 
 
-def test_scales_that_are_no_numbers_give_no_number_of_bits(model):
+def test_nan_scales_give_nan_bits(model):
     """Not those of any table: a model that diverged must not look good."""
     with torch.no_grad():
         model.context.passes[0][0].parameters_of[-1].bias.chunk(2)[1].fill_(torch.nan)
@@ -89,14 +89,14 @@ def test_scales_that_are_no_numbers_give_no_number_of_bits(model):
     assert out.bits.isnan().all() and out.quantized_bits.isnan().all()
 
 
-def test_the_generator_decides_the_noise(model):
+def test_the_generator_determines_the_noise(model):
     x = batch()
     with torch.no_grad():
         first, again, other = (model(x, torch.Generator().manual_seed(seed)).bits for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_every_parameter_learns(model):
+def test_every_parameter_gets_a_gradient(model):
     """Two steps: the branch of offset and mask begins at zero, so that what stands before it gets no gradient in the first."""
     with torch.no_grad():
         model.h_a[-1].weight.mul_(100)  # z is all zeros once rounded at the start, and h_s would have nothing to learn from

@@ -17,14 +17,14 @@ def test_drbg_keeps_the_shape(shape, bottlenecks):
     assert x.grad.isfinite().all()
 
 
-def test_drbg_skips_over_its_body():
+def test_drbg_has_a_skip_over_its_body():
     block = DRBG(12, 3)
     torch.nn.init.zeros_(block.body[-1].weight), torch.nn.init.zeros_(block.body[-1].bias)
     x = torch.randn(1, 12, 6, 6)
     assert torch.equal(block(x), x)
 
 
-def test_the_skip_leaves_its_input_alone_and_keeps_its_precision_under_autocast():
+def test_the_skip_keeps_its_input_and_its_precision_under_autocast():
     block = DRBG(6, 2, 1)
     x = torch.linspace(-3, 3, 6 * 7 * 5).reshape(1, 6, 7, 5)
     before = x.clone()

@@ -23,7 +23,7 @@ def prior() -> FactorizedPrior:
     return prior
 
 
-def test_the_networks_shapes():
+def test_shapes_of_the_networks():
     config = PRESETS["tiny"]
     y = torch.randn(2, config.latent_channels, 8, 12)
     z = HyperAnalysis(config)(y)
@@ -31,7 +31,7 @@ def test_the_networks_shapes():
     assert HyperSynthesis(config)(z).shape == (2, config.hyper_features, 8, 12)
 
 
-def test_bits_are_compressais(prior):
+def test_bits_equal_compressais(prior):
     """In float64: CompressAI subtracts on the upper tail, which float32 does not stand."""
     prior, peer = prior.double(), EntropyBottleneck(CHANNELS, filters=(3, 3, 3)).double()
     ours = [*prior.matrices, *prior.biases, *prior.factors]
@@ -76,7 +76,7 @@ def test_tables_agree_with_the_probabilities(prior):
         assert (p * (np.log2(p) - np.log2(frequencies / 65536))).sum() < 0.005
 
 
-def test_coding_with_the_tables_takes_the_bits_that_were_estimated(prior):
+def test_coding_with_the_tables_needs_the_estimated_bits(prior):
     """Symbols drawn from the density itself."""
     tables = prior.tables()
     chosen = np.random.default_rng(0)

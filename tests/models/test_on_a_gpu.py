@@ -31,7 +31,7 @@ def moved(model: DKIC, mode: FakeTensorMode) -> DKIC:
 
 
 @pytest.mark.parametrize("make", [float_model, trainable, converted])
-def test_a_step_of_training_stays_there(make, monkeypatch):
+def test_a_training_step_stays_on_the_gpu(make, monkeypatch):
     monkeypatch.setattr(backends, "why_not", lambda op, device: None)
     model = make()
     mode = FakeTensorMode(allow_non_fake_inputs=True)

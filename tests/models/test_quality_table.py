@@ -23,18 +23,18 @@ def test_a_table_is_linear_between_its_points():
         assert torch.allclose(table(qualities)[:, channel], torch.tensor(expected, dtype=torch.float32), atol=1e-6)
 
 
-def test_qualities_beyond_the_ends_are_the_ends():
+def test_qualities_beyond_the_range_are_clamped():
     table = QualityTable(1, 2, torch.tensor([3.0, 5.0]))
     assert table(torch.tensor([-7.0, 0.0, 1.0, 100.0, 101.0])).flatten().tolist() == [3, 3, 3, 5, 5]
 
 
-def test_every_point_learns():
+def test_every_point_gets_a_gradient():
     table = QualityTable(2, 5)
     table(torch.linspace(1, 100, 9)).sum().backward()
     assert (table.points.grad > 0).all()
 
 
-def test_a_scale_starts_as_the_identity_and_is_of_each_image():
+def test_a_scale_is_initially_the_identity_and_depends_on_each_images_quality():
     scale = QualityScale(3, 2)
     x = torch.randn(2, 3, 4, 5)
     assert torch.equal(scale(x, torch.tensor([1.0, 100.0])), x)
@@ -63,7 +63,7 @@ def test_sizes_are_multiples_of_a_64th_and_offsets_their_logarithm():
     assert torch.allclose(offset * INDEX_LOG_STEP, size.log(), atol=math.log(1 + 1 / 64))
 
 
-def test_sizes_stay_within_their_bounds_whatever_was_learned():
+def test_sizes_stay_within_their_bounds_for_any_parameters():
     table = QuantizerTable(2, 2)
     with torch.no_grad():
         table.points.copy_(torch.tensor([[90.0, -90.0], [-90.0, 90.0]]))
@@ -111,7 +111,7 @@ def test_numbers_outside_their_bounds_are_refused(name, value):
         check_bounds(table)
 
 
-def test_an_empty_table_is_what_converting_leaves():
+def test_convert_empty_gives_the_layout_of_convert():
     converted, empty = QuantizerTable(3, 2), QuantizerTable(3, 2)
     convert(converted)
     convert_empty(empty)

@@ -49,7 +49,7 @@ def test_the_passes_cover_every_cell_once(passes):
 
 
 @pytest.mark.parametrize("passes", PASSES)
-def test_cells_taken_are_joined_again(passes):
+def test_join_cells_is_the_inverse_of_take_cells(passes):
     t = torch.arange(2 * 3 * H * W).view(2, 3, H, W)
     parts = {}
     for cells in PASSES[passes]:
@@ -75,7 +75,7 @@ def test_every_position_is_coded_once_in_the_slices_order(setting):
     assert starts == sorted(starts)
 
 
-def test_a_pass_knows_of_earlier_passes_only(setting):
+def test_a_pass_depends_only_on_earlier_passes(setting):
     """Change what one pass coded, everywhere: all passes up to it stay as they were to the last bit."""
     context, hyper, y = setting
     before = walk(context, hyper, y)[1]
@@ -89,13 +89,13 @@ def test_a_pass_knows_of_earlier_passes_only(setting):
         assert not any(same[n + 1 :]), f"a pass after {n} knows nothing of it"
 
 
-def test_every_pass_knows_the_hyper_features(setting):
+def test_every_pass_depends_on_the_initial_features(setting):
     context, hyper, y = setting
     before, after = (walk(context, h, y)[1] for h in (hyper, hyper + 1))
     assert not any(torch.equal(a[2], b[2]) or torch.equal(a[3], b[3]) for a, b in zip(before, after, strict=True))
 
 
-def test_what_lies_far_away_does_not_matter_to_a_pass(setting):
+def test_a_pass_does_not_depend_on_distant_positions(setting):
     """The 5x5 convolution is centred on each position: a change at one place moves only its neighbourhood."""
     context, _, _ = setting
     hyper = torch.zeros(1, CONFIG.hyper_features, 16, 16, dtype=torch.float64)

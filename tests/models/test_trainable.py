@@ -33,14 +33,14 @@ def within() -> tuple[Tensor, Tensor]:
     return z_hat.clamp(-9, 9), y.clamp(-12, 12)
 
 
-def test_it_decides_nearly_the_same(weights, model):
+def test_means_and_scales_are_nearly_equal(weights, model):
     for ours, theirs in zip(decisions(model, *within()), decisions(weights.model, *within()), strict=True):
         (mean, index), (exact_mean, exact_index) = ours, theirs
         assert (mean - exact_mean).abs().mean() < 0.2 * exact_mean.std()
         assert (index.clamp(0, 63) - exact_index).abs().mean() < 0.6
 
 
-def test_its_exact_state_is_the_frozen_model_again(weights, model):
+def test_the_simulated_model_agrees_with_the_quantized_model(weights, model):
     """But for a multiplier's last bit, which moves a number that lies between two integers."""
     simulate(model)
     try:
@@ -51,13 +51,13 @@ def test_its_exact_state_is_the_frozen_model_again(weights, model):
     assert np.mean(equal) > 0.995
 
 
-def test_its_transforms_are_the_files(weights, model):
+def test_transforms_equal_the_files(weights, model):
     for part in ("g_a", "g_s", "h_a"):
         ours, theirs = getattr(model, part).state_dict(), getattr(weights.model, part).state_dict()
         assert all(torch.equal(t, theirs[name]) for name, t in ours.items())
 
 
-def test_all_of_it_learns(model):
+def test_every_parameter_gets_a_gradient(model):
     z_hat, y = within()
     out = model.latent_bits(y, z_hat, torch.Generator().manual_seed(0))
     out.bits.sum().backward()
@@ -66,7 +66,7 @@ def test_all_of_it_learns(model):
             assert parameter.dtype == torch.float32 and parameter.grad.abs().max() > 0, name
 
 
-def test_float_weights_stay_as_they_are(tmp_path):
+def test_float_weights_are_unchanged(tmp_path):
     model = real()
     save_weights(tmp_path / "real.safetensors", model, 1, {})
     again = trainable(load_weights(tmp_path / "real.safetensors"))
@@ -76,7 +76,7 @@ def test_float_weights_stay_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("width", [0.05, 1.0, 20.0])
-def test_a_prior_learns_the_density_that_tables_were_made_of(width):
+def test_a_prior_is_fitted_to_the_density_of_its_tables(width):
     torch.manual_seed(0)
     source, other = FactorizedPrior(5, width), FactorizedPrior(5)
     tables = source.tables()

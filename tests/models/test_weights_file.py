@@ -33,7 +33,7 @@ def path(model, tmp_path):
     return tmp_path / "new-q4.safetensors"
 
 
-def test_what_is_saved_is_loaded(model, path):
+def test_saved_weights_are_loaded(model, path):
     weights = load_weights(path)
     assert (weights.path, weights.quality, weights.about) == (path, 4, {"steps": 7})
     assert weights.model.config == model.config and not weights.model.training
@@ -50,14 +50,14 @@ def test_what_is_saved_is_loaded(model, path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file is left
 
 
-def test_it_is_small_and_others_may_read_it(path):
+def test_size_and_permissions_of_a_file(path):
     assert path.stat().st_size <= 8_000_000
     umask = os.umask(0)
     os.umask(umask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_the_hash_is_the_files(path):
+def test_the_hash_is_that_of_the_file(path):
     digest = hashlib.sha256(path.read_bytes()).digest()[:8]
     assert load_weights(path).hash == file_hash(path) == digest
 
@@ -133,13 +133,13 @@ def test_other_contents_are_refused(path):
         path.write_bytes(original)
 
 
-def test_a_head_that_json_can_not_nest_is_refused(tmp_path):
+def test_metadata_nested_too_deeply_is_refused(tmp_path):
     for text in ("[" * 200_000, '{"format": 1, "about": ' + '{"a":' * 200_000, "9" * 20_000):
         save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors", {"dkic": text})
         refusal(tmp_path / "a.safetensors")
 
 
-def test_absurd_sizes_are_refused_before_memory_is_taken(path, monkeypatch):
+def test_absurd_sizes_are_refused_before_memory_is_allocated(path, monkeypatch):
     head = rewritten(path)
     original = path.read_bytes()
     config = head["config"]
@@ -167,7 +167,7 @@ def test_weights_that_are_not_finite_are_refused(path):
         assert "context.features.0.0.bias" in refusal(path)
 
 
-def test_nothing_is_left_without_memory(path):
+def test_no_tensor_stays_on_the_meta_device(path):
     model = load_weights(path).model
     assert not any(t.is_meta for t in model.state_dict().values())
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.g_s.parameters() if p.ndim == 4)
@@ -176,13 +176,13 @@ def test_nothing_is_left_without_memory(path):
 
 
 @pytest.mark.parametrize("quality", [0, 256, 2.5, True])
-def test_a_quality_that_no_file_can_state_is_not_written(model, tmp_path, quality):
+def test_a_quality_out_of_range_is_not_written(model, tmp_path, quality):
     with pytest.raises(DkicError, match="1 to 255"):
         save_weights(tmp_path / "w.safetensors", model, quality, {})
     assert not list(tmp_path.iterdir())
 
 
-def test_saving_overwrites_and_names_a_folder_that_is_not_there(model, path):
+def test_saving_overwrites_and_a_missing_folder_is_named(model, path):
     save_weights(path, model, 5, {})
     assert load_weights(path).quality == 5
     with pytest.raises(DkicError, match="does not exist"):
@@ -224,7 +224,7 @@ def test_older_revisions_still_decode(path, monkeypatch):
     assert find_weights("a") == [newer] and find_by_hash(file_hash(older)) == older
 
 
-def test_what_ships_loads():
+def test_all_shipped_weights_load():
     assert "tiny" in shipped_models()
     for name in shipped_models():
         for path in find_weights(name):

@@ -47,7 +47,7 @@ def test_torchvisions_layer_in_a_model():
 
 
 @pytest.mark.parametrize("modulated", [False, True])
-def test_mmcvs_layers_of_given_offsets(modulated):
+def test_mmcvs_layers_with_given_offsets(modulated):
     theirs = mmcv_module("ModulatedDeformConv2d" if modulated else "DeformConv2d", modulated, pack=False)
     x, offset = torch.randn(1, 4, 8, 9).double(), torch.randn(1, 24, 4, 7).double()
     given = (x, offset, torch.rand(1, 12, 4, 7).double()) if modulated else (x, offset)
@@ -98,14 +98,14 @@ def test_flashinternimages_layer(without_pointwise):
     torch.testing.assert_close(ours(x, (6, 5)), dcn_reference.dcnv4(theirs, x, (6, 5)), **tolerances.FLOAT64)
 
 
-def test_what_is_not_convertible_is_named():
+def test_a_module_that_cannot_be_converted_is_named():
     other = class_named("DCNv4", "somebody")()
     other.weight = nn.Parameter(torch.ones(1))
     with pytest.raises(ValueError, match=r"^convert/model: block\.0 \(somebody\.DCNv4\) can't be converted \(.*channels"):
         convert(nn.ModuleDict({"block": nn.Sequential(other)}))
 
 
-def test_other_modules_stay():
+def test_other_modules_are_kept():
     ours = DeformConv2dPack(4, 4, 3)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), ours, class_named("DeformConv2d", "mine")())
     before = list(model)

@@ -108,7 +108,7 @@ def test_parameters_are_mmcvs():
     ]  # fmt: skip
 
 
-def test_begins_as_a_convolution_of_half_the_weight():
+def test_initially_a_convolution_with_half_the_weight():
     layer = DeformConv2dPack(4, 6, 3, padding=1).double()
     x = torch.randn(2, 4, 9, 8).double()
     expected = nn.functional.conv2d(x, layer.weight / 2, layer.bias, padding=1)
@@ -148,7 +148,7 @@ def test_groups_that_do_not_divide_are_refused(make, message):
         make()
 
 
-def test_a_kernel_size_that_is_none_is_refused():
+def test_an_invalid_kernel_size_is_refused():
     with pytest.raises(TypeError, match="^DeformConv2dPack: kernel_size must be an int or a pair"):
         DeformConv2dPack(4, 4, (3, 3, 3))
 

@@ -11,7 +11,7 @@ from dkic.nn.ldcn_block import MASKS
 
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize(("mask", "weight"), [("sigmoid", 0.5), ("softmax", 1 / 9), ("none", 1.0)])
-def test_it_begins_as_a_plain_grid(mask, weight, residual):
+def test_the_initial_kernel_sums_the_3x3_neighbors(mask, weight, residual):
     """Offsets of zero and equal weights: a sum over the 3x3 neighbours."""
     torch.manual_seed(0)
     block = LDCNBlock(6, 2, mask=mask, residual=residual, relu=False).double()
@@ -22,7 +22,7 @@ def test_it_begins_as_a_plain_grid(mask, weight, residual):
 
 
 @pytest.mark.parametrize(("kernel_size", "relu"), [(3, False), (3, True), (5, False)])
-def test_a_linear_mask_begins_as_a_static_kernel_of_each_group(kernel_size, relu):
+def test_a_linear_mask_is_initialized_to_a_static_kernel_per_group(kernel_size, relu):
     """The bias is the kernel: a depthwise convolution whose channels share it within a group."""
     torch.manual_seed(0)
     block = LDCNBlock(6, 2, kernel_size, "linear", relu=relu).double()
@@ -36,7 +36,7 @@ def test_a_linear_mask_begins_as_a_static_kernel_of_each_group(kernel_size, relu
 
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("mask", MASKS)
-def test_the_predicted_kernel_learns_from_the_first_step(mask, relu):
+def test_the_predicted_kernel_gets_a_gradient_in_the_first_step(mask, relu):
     torch.manual_seed(0)
     block = LDCNBlock(8, 4, mask=mask, relu=relu)
     block(torch.randn(2, 8, 9, 6)).square().sum().backward()
@@ -52,7 +52,7 @@ def test_a_linear_mask_is_not_bounded():
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("mask", MASKS)
-def test_any_mask_and_kernel_keeps_the_shape_and_teaches_every_parameter(mask, kernel_size):
+def test_any_mask_and_kernel_keeps_the_shape_and_gives_every_parameter_a_gradient(mask, kernel_size):
     torch.manual_seed(0)
     block = LDCNBlock(8, 4, kernel_size, mask)
     torch.nn.init.normal_(block.offset_mask.weight, std=0.3)
@@ -88,7 +88,7 @@ def test_sigmoid_weights_lie_between_zero_and_one_and_follow_the_input():
 
 
 @torch.no_grad()
-def test_without_mask_every_tap_counts_one():
+def test_without_a_mask_every_tap_has_weight_1():
     inside = taps_only("none")(torch.randn(1, 4, 8, 8))[..., 1:-1, 1:-1]
     torch.testing.assert_close(inside, torch.full_like(inside, 9))
 
@@ -115,7 +115,7 @@ def test_wrong_arguments_are_refused(channels, groups, kernel_size, mask, messag
     [LDCNBlock(6, 2), LDCNBlock(6, 2, mask="sigmoid", relu=False)],
     ids=["linear", "sigmoid"],
 )
-def test_the_skip_leaves_its_input_alone_and_keeps_its_precision_under_autocast(block):
+def test_the_skip_keeps_its_input_and_its_precision_under_autocast(block):
     x = torch.linspace(-3, 3, 6 * 7 * 5).reshape(1, 6, 7, 5).requires_grad_()
     before = x.detach().clone()
     for layer in block.modules():

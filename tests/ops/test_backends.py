@@ -55,7 +55,7 @@ def test_every_op_runs_on_the_cpu(op):
         ("gaussian_symbols", "triton"),
     ],
 )
-def test_a_backend_asked_for_by_name_never_falls_back(op, backend, working_gpu):
+def test_a_selected_backend_never_falls_back(op, backend, working_gpu):
     set_backend(op, backend)
     assert backends.why_not(op, CUDA) is None
     with pytest.raises(RuntimeError) as caught:
@@ -109,7 +109,7 @@ def test_an_op_without_kernels_for_a_device_says_so(op, device):
         ("13.0", True, True, None),
     ],
 )
-def test_what_triton_lacks_is_one_sentence_with_its_repair(cuda, has_triton, has_gpu, said, monkeypatch):
+def test_a_missing_triton_is_reported_with_the_fix(cuda, has_triton, has_gpu, said, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(backends, "find_spec", importlib.util.find_spec if has_triton else lambda name: None)
@@ -148,7 +148,7 @@ def native(monkeypatch, tmp_path):
 BUILD = "build dkic with `python3 -m pip install -e .` in its source folder."
 
 
-def test_cuda_kernels_that_are_not_built_say_why(native):
+def test_the_reason_why_cuda_kernels_are_not_built_is_reported(native):
     assert backends.load_cuda.__wrapped__() == f"dkic's CUDA kernels are not built: {BUILD}"
     record = {"reason": "there was no nvcc", "repair": "install the CUDA toolkit 13"}
     (native / "cuda_build.json").write_text(json.dumps(record))
@@ -156,7 +156,7 @@ def test_cuda_kernels_that_are_not_built_say_why(native):
     assert backends.load_cuda.__wrapped__() == expected
 
 
-def test_cuda_kernels_that_do_not_load_say_why(native):
+def test_the_reason_why_cuda_kernels_do_not_load_is_reported(native):
     (native / "libdkic_cuda.so").write_bytes(b"not a library")
     reason = backends.load_cuda.__wrapped__()
     assert "CUDA kernels do not load into torch" in reason and "libdkic_cuda.so" in reason and reason.endswith(BUILD)
@@ -182,7 +182,7 @@ def registered(op: str) -> str:
 
 
 @CUDA_LIBRARY
-def test_triton_s_ldcn_takes_the_place_of_the_cuda_kernels_and_leaves_it(working_gpu):
+def test_set_backend_replaces_cuda_kernels_by_triton_and_restores_them(working_gpu):
     pytest.importorskip("triton")
     before = [registered(op) for op in ("ldcn", "ldcn_backward")]
     set_backend("ldcn", "triton")
@@ -191,7 +191,7 @@ def test_triton_s_ldcn_takes_the_place_of_the_cuda_kernels_and_leaves_it(working
     assert [registered(op) for op in ("ldcn", "ldcn_backward")] == before
 
 
-def test_triton_s_ldcn_runs_where_the_cuda_kernels_do_not_and_says_so(monkeypatch):
+def test_triton_replaces_missing_cuda_kernels_with_a_warning(monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setattr(backends, "find_triton", lambda: None)
     monkeypatch.setattr(backends, "find_cuda", lambda index=None: "There are none.")

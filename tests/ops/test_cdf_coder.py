@@ -73,7 +73,7 @@ def test_every_int32_that_fits_is_coded():
     assert torch.equal(cdf_decode(cdf_encode(ends, indexes, *tables), indexes, *tables), ends)
 
 
-def test_nothing_is_coded_in_eight_bytes():
+def test_an_empty_stream_has_eight_bytes():
     none = torch.zeros(2, 0, dtype=torch.int32)
     streams = cdf_encode(none, none, *tables_of(1))
     assert streams == [(2**31).to_bytes(8, "little")] * 2
@@ -122,7 +122,7 @@ def test_mutated_streams_are_refused_or_decode_to_numbers():
 
 
 @pytest.mark.parametrize("data", [b"", bytes(7), bytes(8), b"\xff" * 8, bytes(9), b"\xff" * 64])
-def test_bytes_that_are_no_stream(data):
+def test_bytes_that_are_not_a_stream_are_refused(data):
     symbols, indexes = symbols_of((1, 50), 5)
     with pytest.raises(FormatError, match="stream 0"):
         cdf_decode([data], indexes, *tables_of(5))
@@ -160,7 +160,7 @@ GOOD = {"cdf": [[0, 5, 65536]], "cdf_length": [3], "offset": [0]}
         ({"cdf": [[0, 70000, 65536]]}, "65536"),
     ],
 )
-def test_rows_that_are_no_cdf(changes, token):
+def test_rows_that_are_not_cdfs_are_refused(changes, token):
     tables = [torch.tensor(values) for values in {**GOOD, **changes}.values()]
     one = torch.zeros(1, 40, dtype=torch.int32)
     for call in (lambda: cdf_encode(one, one, *tables), lambda: cdf_decode([bytes(8)[:4] + bytes([1, 0, 0, 0])], one, *tables)):

@@ -72,7 +72,7 @@ def test_signature_is_torchvisions():
         assert parameter.default == (default[0] if isinstance(default, tuple) else default)
 
 
-def test_serves_torchvisions_module(monkeypatch):
+def test_torchvisions_module_works_with_dkics_op(monkeypatch):
     """A model of torchvision's layers runs on our function."""
     layer = torchvision.ops.DeformConv2d(6, 4, 3, stride=2, padding=1, groups=2).double()
     x, offset, mask = torch.randn(2, 6, 9, 8).double(), torch.randn(2, 18, 5, 4).double(), torch.rand(2, 9, 5, 4).double()
@@ -81,7 +81,7 @@ def test_serves_torchvisions_module(monkeypatch):
     torch.testing.assert_close(layer(x, offset, mask), expected, **tolerances.FLOAT64)
 
 
-def test_without_displacement_it_is_a_convolution():
+def test_zero_offsets_give_a_convolution():
     case = DeformConv2dCase("", groups=2, depth=8, out_channels=6, weight_groups=2, stride=(2, 1), dilation=(1, 2))
     x, offset, weight, bias, _ = case.tensors()
     expected = torch.nn.functional.conv2d(x, weight, bias, groups=2, **case.geometry)
@@ -91,7 +91,7 @@ def test_without_displacement_it_is_a_convolution():
 
 @pytest.mark.parametrize("one", [1, True, (1, 1), [1, 1], np.int64(1), (np.int32(1), 1), np.array([1, 1]), torch.Size([1, 1]),
                                  (torch.tensor(1), torch.tensor(1))], ids=repr)  # fmt: skip
-def test_whatever_is_an_integer_serves_for_a_pair(one):
+def test_any_integer_type_is_accepted_for_a_pair(one):
     x, offset, weight, bias, mask = PLAIN_CONV.tensors()
     expected = torchvision.ops.deform_conv2d(x, offset, weight, bias, one, one, one, mask)
     actual = deform_conv2d(x, offset, weight, bias, one, one, one, mask)
@@ -133,7 +133,7 @@ def test_strided_bias():
 
 
 @pytest.mark.parametrize("weight_groups", [1, 4])
-def test_a_large_image_of_another_layout_is_read_as_it_lies(weight_groups):
+def test_a_large_nchw_image_is_not_copied(weight_groups):
     """Beyond 16 MB NCHW is not copied to NHWC, but read through its strides."""
     case = DeformConv2dCase(
         "", batch=1, groups=2, depth=16, height=512, width=513, weight_groups=weight_groups, stride=(16, 16), out_channels=8
@@ -230,7 +230,7 @@ def test_all_samples_on_the_edge(edge):
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_at_minus_1_a_bad_pixel_reaches_the_gradient_of_offset_alone(bad):
+def test_at_minus_1_a_nan_pixel_affects_only_the_gradient_of_offset(bad):
     case = DeformConv2dCase("", kernel_size=(1, 3), padding=(1, 1), masked=False)
     x, offset, weight, bias, _ = case.tensors(spread=0.0)
     x[1, :, 0] = bad
@@ -253,7 +253,7 @@ def test_nan_stays_in_its_pixel(axis):
     assert actual[reached].isnan().all() and torch.equal(actual[~reached], expected[~reached])
 
 
-def test_infinite_pixels_reach_only_their_neighbours():
+def test_infinite_pixels_affect_only_adjacent_samples():
     x, offset, weight, bias, mask = PLAIN_CONV.tensors(spread=0.1)
     clean = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
     x[1, 4, 3, 5] = math.inf

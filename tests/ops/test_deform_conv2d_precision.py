@@ -84,7 +84,7 @@ def test_rounding_has_no_bias(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, *HALVES], ids=str)
-def test_float32_positions_serve_every_dtype(dtype):
+def test_every_dtype_has_float32_positions(dtype):
     """input may have another dtype than offset, and mask another one again."""
     x, offset, weight, bias, mask = DEFORM_CONV2D_STATISTICS.tensors(dtype)
     offset, mask = offset.float(), mask.bfloat16()

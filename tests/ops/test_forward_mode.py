@@ -71,7 +71,7 @@ def test_forward_mode_within_other_transforms_is_refused(name, transform):
 
 
 @pytest.mark.parametrize("name", ["ldcn", "deform_conv2d"])
-def test_without_a_tangent_forward_mode_is_no_matter(name):
+def test_forward_mode_without_a_tangent_is_accepted(name):
     op, tensors = OPS[name]
     with forward_ad.dual_level():
         assert torch.equal(op(*tensors), op(*tensors))
@@ -87,7 +87,7 @@ def test_rounding_passes_tangents_straight_through():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("biased", [True, False])
-def test_requantize_has_the_derivative_of_what_is_not_rounded(biased, dtype):
+def test_requantize_has_the_derivative_without_rounding(biased, dtype):
     total = torch.tensor([3.0, -7.0, 900.0], dtype=dtype).view(1, 1, 1, 3)
     bias, multiplier = torch.tensor([4.0]) if biased else None, torch.tensor([0.25])
     y, by_total = torch.func.jvp(lambda t: requantize(t, bias, multiplier, -5, 9), (total,), (torch.ones_like(total),))

@@ -59,7 +59,7 @@ def test_indexes_of_a_million_scales():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_scales_that_are_no_scales_take_the_first_or_the_last_table(dtype):
+def test_invalid_scales_get_the_first_or_the_last_table(dtype):
     scale = torch.tensor([[0.0, -0.0, -1.0, -math.inf, 1e-7, math.inf, 6e4]], dtype=dtype)
     assert gaussian_symbols(torch.zeros_like(scale), scale)[1].tolist() == [[0, 0, 0, 0, 0, 63, 63]]
 
@@ -90,7 +90,7 @@ def test_any_layout_gives_the_same(layout):
 
 @pytest.mark.parametrize("which", ["y", "scale", "mean"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e9, -3e9])
-def test_what_has_no_symbol_is_refused(which, value):
+def test_residuals_without_a_symbol_are_refused(which, value):
     tensors = dict(zip(("y", "scale", "mean"), LikelihoodCase("", (2, 3, 50, 60)).tensors(torch.float32), strict=True))
     tensors[which][1, 2, 30, 40] = value
     if which == "scale" and not math.isnan(value):

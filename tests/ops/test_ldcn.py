@@ -59,7 +59,7 @@ def test_equals_torchvision(case):
     assert_all_close(of_kernel(case, tensors), of_torchvision(case, tensors), **tolerances.FLOAT64)
 
 
-def test_an_int_serves_for_a_pair():
+def test_an_int_is_accepted_for_a_pair():
     x, offset, mask = PLAIN.tensors()
     expected = ldcn(x, offset, mask, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1))
     assert torch.equal(ldcn(x, offset, mask), expected)

@@ -38,7 +38,7 @@ def test_results_do_not_depend_on_the_number_of_threads(case, dtype, threads):
 # ---- Instruction sets ----
 
 
-def test_capability_is_what_was_asked_for():
+def test_the_requested_instruction_set_is_used():
     assert capability() in CAPABILITIES
     assert capability() == (os.environ.get("DKIC_CPU_CAPABILITY") or capability())
 
@@ -105,7 +105,7 @@ USE = (
 )
 
 
-def test_without_the_library_the_first_use_says_what_to_do(tmp_path):
+def test_without_the_library_the_first_call_says_what_to_do(tmp_path):
     folder = str(copy_of_package(tmp_path))
     run = python("-c", USE.format(folder=folder), cwd=tmp_path, PYTHONPATH=folder)
     assert run.returncode == 0, run.stderr
@@ -115,7 +115,7 @@ def test_without_the_library_the_first_use_says_what_to_do(tmp_path):
     assert "python3 -m pip install -e ." in message[0]
 
 
-def test_without_the_cuda_library_compiled_code_is_told_too(tmp_path):
+def test_without_the_cuda_library_compiled_code_raises_too(tmp_path):
     """It calls the op itself, past the checks in Python."""
     folder = str(copy_of_package(tmp_path))
     call = (

@@ -73,7 +73,7 @@ def test_rounding_has_no_bias(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, *HALVES], ids=str)
-def test_float32_positions_serve_every_dtype(dtype):
+def test_every_dtype_has_float32_positions(dtype):
     """x may have another dtype than offset, and mask another one again."""
     x, offset, mask = LDCN_STATISTICS.tensors()
     x, offset, mask = x.to(dtype), offset.float(), mask.bfloat16()
@@ -86,7 +86,7 @@ def test_float32_positions_serve_every_dtype(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_half_is_read_and_written_exactly(dtype):
+def test_every_half_precision_number_is_read_and_written_exactly(dtype):
     """A 1x1 kernel without displacement copies x: 65536 patterns, subnormals and infinities too; NaN stays NaN."""
     patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32)
     x = (patterns << 16).view(torch.float32) if dtype == torch.float32 else patterns.to(torch.int16).view(dtype)

@@ -56,7 +56,7 @@ def test_sums_beyond_float32_are_exact():
     assert quantized_conv2d(x, packed(weight), bias, torch.ones(1), 1, 0, -255, 255).item() == 3
 
 
-def test_halves_go_to_the_even_neighbour():
+def test_halves_are_rounded_to_even():
     x = torch.arange(-9.0, 10).view(1, 1, 1, -1)
     got = quantized_conv2d(
         x, packed(torch.ones(1, 1, 1, 1)), torch.zeros(1, dtype=torch.int32), torch.tensor([0.5]), 1, 0, -255, 255
@@ -81,7 +81,7 @@ def test_any_number_of_threads(threads):
     assert torch.equal(got, specification(x, weight, bias, multiplier, 1, 1, -255, 255))
 
 
-def test_what_is_no_integer_does_no_harm():
+def test_values_that_are_not_integers_do_not_corrupt_memory():
     """NaN, infinities and numbers beyond 16 bits give some result, and the others theirs."""
     x, weight, bias, multiplier = problem(2, 1, 20, 20, 9, 9, 1)
     expected = specification(x, weight, bias, multiplier, 1, 0, -255, 255)
@@ -91,7 +91,7 @@ def test_what_is_no_integer_does_no_harm():
     assert got.isfinite().all() and torch.equal(got[..., :4, :], expected[..., :4, :])
 
 
-def test_what_the_native_code_is_not_made_for_is_refused():
+def test_native_code_refuses_other_tensors():
     x, weight, bias, multiplier = problem(0, 1, 5, 7, 4, 4, 3)
     good = {"x": x, "weight": packed(weight), "bias": bias, "multiplier": multiplier, "stride": 1, "padding": 1}
     wrong = [
@@ -120,7 +120,7 @@ def test_opcheck():
         torch.library.opcheck(torch.ops.dkic.quantized_conv2d, (x, packed(weight), bias, multiplier, stride, padding, -255, 255))
 
 
-def test_where_it_runs():
+def test_runs_only_on_float32_on_the_cpu():
     assert runs_on(torch.zeros(1)) and not runs_on(torch.zeros(1).double()) and not runs_on(torch.zeros(1, device="meta"))
 
 

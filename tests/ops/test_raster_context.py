@@ -132,7 +132,7 @@ def test_layouts_do_not_matter():
         assert again[1] == strings and torch.equal(again[0], y_hat)
 
 
-def test_what_is_not_decoded_yet_has_no_influence():
+def test_positions_that_are_not_decoded_yet_have_no_influence():
     y, params, network = problem(1, 3, 5, 4, (6,), 4, 7, 5)
     masked = network.context_weight.clone()
     masked.flatten(2)[..., 12:] = math.nan
@@ -150,7 +150,7 @@ def test_empty(size):
     assert raster_decode(strings, params, network, tables()).shape == size
 
 
-def test_damage():
+def test_damaged_streams_are_refused():
     y, params, network = problem(3, 3, 5, 4, (6,), 4, 7, 5)
     strings = raster_encode(y, params, network, tables())[1]
     for damaged in (strings[1][:-4], strings[1] + bytes(4), b"", bytes(8)):

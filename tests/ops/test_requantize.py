@@ -35,13 +35,13 @@ def test_equals_the_specification(seed, shape, biased, bounds):
         assert torch.equal(requantize(noisy, bias, multiplier, *bounds), got)
 
 
-def test_halves_go_to_the_even_neighbour():
+def test_halves_are_rounded_to_even():
     t = torch.arange(-9.0, 10).view(1, -1, 1, 1)
     half = torch.full((19,), 0.5)
     assert requantize(t, None, half, -255, 255).flatten().tolist() == [round(v / 2) for v in range(-9, 10)]
 
 
-def test_one_number_serves_all_channels():
+def test_one_multiplier_for_all_channels():
     t = torch.arange(24.0).view(1, 3, 2, 4)
     several = requantize(t, torch.full((3,), 5.0), torch.full((3,), 0.3), 0, 255)
     assert torch.equal(requantize(t, torch.tensor([5.0]), torch.tensor([0.3]), 0, 255), several)
@@ -61,7 +61,7 @@ def test_gradients_pass_as_if_nothing_were_rounded():
     assert multiplier.grad.item() == pytest.approx(12 + 42)
 
 
-def test_what_the_native_code_is_not_made_for_is_refused():
+def test_native_code_refuses_other_tensors():
     op, t, m = torch.ops.dkic.requantize, torch.zeros(1, 3, 2, 2), torch.ones(3)
     for arguments in ((t.double(), None, m), (t[0], None, m), (t, None, m[:2]), (t, m.double(), m), (t, torch.ones(4), m)):
         with pytest.raises(RuntimeError, match="requantize: "):

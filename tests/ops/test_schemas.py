@@ -13,7 +13,7 @@ def output_of(code: str) -> str:
     return run.stdout.strip()
 
 
-def test_every_op_has_a_fake_after_importing_dkic_ops_alone():
+def test_importing_dkic_ops_registers_a_fake_for_every_op():
     code = """
 import dkic.ops
 ops = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("dkic::")}

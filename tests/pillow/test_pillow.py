@@ -51,7 +51,7 @@ def with_profile(codec) -> bytes:
     return codec.compress(image, 1)
 
 
-def test_opens_as_the_codec_decodes(codec, path):
+def test_open_gives_the_codecs_pixels(codec, path):
     expected = codec.decompress(path.read_bytes(), "numpy")
     with Image.open(path) as image:
         assert (image.format, image.mode, image.size, image.info["quality"]) == ("DKIC", "RGB", (120, 96), 1)
@@ -63,7 +63,7 @@ def test_opens_as_the_codec_decodes(codec, path):
         assert not file.closed
 
 
-def test_open_reads_no_image(codec):
+def test_open_does_not_decode(codec):
     data = codec.compress(Image.fromarray(crop(256, 256)))
     for content in (data, with_profile(codec)):
         file = CountingFile(content)
@@ -91,7 +91,7 @@ def test_profile_and_grayscale(codec):
     assert np.array_equal(np.asarray(opened), codec.decompress(file.getvalue(), "numpy")[:, :, 0])
 
 
-def test_save_is_the_codecs_compress(codec, image, tmp_path):
+def test_save_equals_the_codecs_compress(codec, image, tmp_path):
     path = tmp_path / "photo.dkic"
     for options in ({"quality": 2}, {"target_bpp": 0.5}, {}):
         image.save(path, **options)

@@ -16,7 +16,7 @@ def made(**named) -> QuantizedConv2d:
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "products"])
-def test_negative_slopes_in_integers(native, monkeypatch):
+def test_negative_slope_in_integers(native, monkeypatch):
     """Rounded half to even, after the convolution's own rounding."""
     layer = QuantizedConv2d(
         1, 4, 1, inputs=[ActivationScale(1, 1.0)], outputs=ActivationScale(1, 1.0), relu=True, negative_slope=0.25, upscale=2
@@ -33,7 +33,7 @@ def test_negative_slopes_in_integers(native, monkeypatch):
     assert torch.equal(layer(x), expected) and expected.min() < -90
 
 
-def test_scales_of_channels_are_those_after_upscaling():
+def test_per_channel_scales_are_those_after_upscaling():
     torch.manual_seed(0)
     scale = ActivationScale(2, per_channel=True)
     layer = QuantizedConv2d(3, 8, 3, 1, 1, inputs=[ActivationScale(3, 1.0)], outputs=scale, upscale=2)
@@ -52,7 +52,7 @@ def test_scales_of_channels_are_those_after_upscaling():
         assert torch.equal(layer(x), simulated)
 
 
-def test_the_real_numbers_of_an_upscaling_layer():
+def test_dequantize_an_upscaling_layer():
     torch.manual_seed(0)
     scale = ActivationScale(1, [0.5])
     layers = [made(outputs=scale, upscale=2, relu=True, negative_slope=0.1) for _ in range(2)]
@@ -65,6 +65,6 @@ def test_the_real_numbers_of_an_upscaling_layer():
 
 
 @pytest.mark.parametrize(("slope", "relu"), [(-0.1, True), (1.0, True), (0.1, False)])
-def test_slopes_that_are_refused(slope, relu):
+def test_invalid_negative_slopes_are_refused(slope, relu):
     with pytest.raises(ValueError, match="QuantizedConv2d/negative_slope"):
         made(relu=relu, negative_slope=slope)

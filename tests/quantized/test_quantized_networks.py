@@ -43,14 +43,14 @@ def expected(model):
     return decisions(model, *latents(1))
 
 
-def test_the_decisions_are_integers_and_not_trivial(expected):
+def test_means_and_indexes_are_integers_and_not_trivial(expected):
     for mean, index in expected:
         assert torch.equal(mean * 64, (mean * 64).round()) and torch.equal(index, index.round())
         assert mean.std() > 0 and 0 <= index.min() < index.max() <= 63
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_any_number_of_threads(model, expected, threads):
+def test_any_number_of_threads_gives_the_same(model, expected, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -59,7 +59,7 @@ def test_any_number_of_threads(model, expected, threads):
         torch.set_num_threads(before)
 
 
-def test_any_layout(model, expected):
+def test_any_memory_format_gives_the_same(model, expected):
     for layout in (torch.channels_last, torch.contiguous_format):
         other = copy.deepcopy(model).to(memory_format=layout)
         assert same(decisions(other, *(t.contiguous(memory_format=layout) for t in latents(1))), expected)
@@ -67,33 +67,33 @@ def test_any_layout(model, expected):
     assert same(decisions(model, *strided), expected)
 
 
-def test_carried_by_float64(model, expected):
+def test_float64_gives_the_same(model, expected):
     assert same(decisions(model, *(t.double() for t in latents(1))), expected)
 
 
-def test_without_onednn(model, expected):
+def test_without_onednn_gives_the_same(model, expected):
     with torch.backends.mkldnn.flags(enabled=False):
         assert same(decisions(model, *latents(1)), expected)
 
 
-def test_in_a_batch(model, expected):
+def test_a_batch_gives_the_same(model, expected):
     z_hat, y = (torch.cat([t, u, t, u]) for t, u in zip(latents(1), latents(1, seed=9), strict=True))
     assert same([(mean[2:3], index[2:3]) for mean, index in decisions(model, z_hat, y)], expected)
 
 
-def test_the_native_code_is_what_runs(model, monkeypatch):
+def test_the_native_op_is_called(model, monkeypatch):
     native, calls = quantized_conv2d.quantized_conv2d, []
     monkeypatch.setattr(quantized_conv2d, "quantized_conv2d", lambda *arguments: calls.append(1) or native(*arguments))
     decisions(model, *latents(1))
     assert len(calls) > 20
 
 
-def test_under_autocast(model, expected):
+def test_autocast_gives_the_same(model, expected):
     with torch.autocast("cpu", torch.bfloat16):
         assert same(decisions(model, *latents(1)), expected)
 
 
-def test_compiled(model, expected):
+def test_compiled_networks_give_the_same(model, expected):
     other = copy.deepcopy(model)
     other.h_s = torch.compile(other.h_s)
     other.context.features = nn.ModuleList(torch.compile(f) for f in other.context.features)
@@ -148,7 +148,7 @@ def by_products(monkeypatch):
     [ORIGINAL, plain, truncated(10), truncated(7), shuffled, noisy],
     ids=["products", "conv2d", "tf32", "bf16", "shuffled", "noisy"],
 )
-def test_any_convolution(model, expected, convolution, by_products, monkeypatch):
+def test_any_convolution_algorithm_gives_the_same(model, expected, convolution, by_products, monkeypatch):
     calls = []
 
     def counted(*arguments):
@@ -165,7 +165,7 @@ def test_any_convolution(model, expected, convolution, by_products, monkeypatch)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("how", ["products", "conv2d"])
 @pytest.mark.parametrize("tf32", [False, True], ids=["", "TF32"])
-def test_on_a_gpu(model, expected, tf32, how, dtype, monkeypatch):
+def test_a_gpu_gives_the_same(model, expected, tf32, how, dtype, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", tf32)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     if how == "conv2d":
@@ -178,7 +178,7 @@ def test_on_a_gpu(model, expected, tf32, how, dtype, monkeypatch):
     assert same([(mean.cpu(), index.cpu()) for mean, index in seen], expected)
 
 
-def test_noise_above_one_half_changes_it(model, expected, by_products, monkeypatch):
+def test_errors_above_one_half_change_the_result(model, expected, by_products, monkeypatch):
     """The tests above can fail."""
     monkeypatch.setattr(conv2d, "integer_convolution", lambda *a: ORIGINAL(*a) + 0.7)
     assert not same(decisions(model, *latents(1)), expected)
@@ -191,7 +191,7 @@ def file(model, tmp_path_factory):
     return path
 
 
-def test_a_weights_file_holds_all_of_it(file, expected):
+def test_a_weights_file_contains_all_integers(file, expected):
     assert same(decisions(load_weights(file).model, *latents(1)), expected)
 
 
@@ -205,7 +205,7 @@ def test_a_weights_file_holds_all_of_it(file, expected):
     ],
     ids=lambda environment: " ".join(environment.values()),
 )
-def test_any_instruction_set(file, expected, environment):
+def test_any_instruction_set_gives_the_same(file, expected, environment):
     code = """if True:
         import sys
         from quantized.quantized_models import checksum, decisions, latents
@@ -220,14 +220,14 @@ def test_any_instruction_set(file, expected, environment):
     assert int(run.stdout) == checksum(expected)
 
 
-def test_what_is_trained_is_what_is_converted():
+def test_simulated_and_converted_networks_agree():
     model = trainable(3)
     before = decisions(model, *latents(2))
     convert(model)
     assert same(decisions(model, *latents(2)), before)
 
 
-def test_every_parameter_of_the_quantized_networks_learns():
+def test_every_parameter_of_the_quantized_networks_gets_a_gradient():
     model = trainable(4)
     z_hat, y = latents(2)
     out = model.latent_bits(y.clamp(-30, 30), z_hat.clamp(-30, 30), torch.Generator().manual_seed(0))
@@ -239,7 +239,7 @@ def test_every_parameter_of_the_quantized_networks_learns():
 
 
 @pytest.mark.parametrize("change", [simulate, convert])
-def test_a_converted_network_stays_converted(change):
+def test_a_converted_network_cannot_change_its_state(change):
     scale = ActivationScale(1, 1.0)
     layer = QuantizedConv2d(1, 1, 1, inputs=[scale], outputs=scale)
     convert(layer)
@@ -309,7 +309,7 @@ def test_sums_at_the_bound_are_exact(seed, k, stride, depthwise):
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "products"])
-def test_a_heavy_layer_is_cut_into_parts(native, monkeypatch):
+def test_a_layer_with_large_sums_is_split(native, monkeypatch):
     weight = torch.full((2, 900, 1, 1), 127)
     made = layer(weight)
     assert len(made.parts()) == 2
@@ -334,12 +334,12 @@ def test_a_heavy_layer_is_cut_into_parts(native, monkeypatch):
     ],
     ids=["filter", "bias", "filter and bias", "bias of parts", "weight", "int32"],
 )
-def test_what_breaks_a_bound_is_refused(weight, bias, message):
+def test_a_violated_bound_is_refused(weight, bias, message):
     with pytest.raises(DkicError, match=message):
         layer(weight, bias)
 
 
-def test_a_layer_that_breaks_a_bound_is_named():
+def test_a_layer_that_violates_a_bound_is_named():
     model = trainable()
     with torch.no_grad():
         model.context.passes[0][1].spatial.weight[0, 0, 0, 0] = float("nan")

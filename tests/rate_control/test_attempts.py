@@ -11,7 +11,7 @@ def test_an_image_is_given_up_after_three_lost_workers():
     assert attempts.begin("b.png", "4") == ""
 
 
-def test_what_is_no_loss_does_not_count():
+def test_other_failures_are_not_counted():
     attempts = Attempts(3)
     for worker in "123456":
         assert attempts.begin("a.png", worker) == attempts.begin("a.png", worker) == ""  # told twice
@@ -20,7 +20,7 @@ def test_what_is_no_loss_does_not_count():
         assert attempts.begin("a.png", worker) == ""
 
 
-def test_images_are_counted_apart():
+def test_attempts_are_counted_per_image():
     attempts = Attempts(3)
     for source in ("a.png", "b.png", "c.png", "d.png"):  # a worker for each, all lost with their machine
         assert [attempts.begin(source, worker + source) for worker in "12"] == ["", ""]

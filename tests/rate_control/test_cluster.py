@@ -61,7 +61,7 @@ def options(model) -> tuple[object, ...]:
     return "--model", model, "--distortion", "mse"
 
 
-def test_a_worker_that_is_killed_loses_nothing(cluster, model, images, tmp_path, expected, meter, decoded):
+def test_a_killed_worker_loses_no_measurement(cluster, model, images, tmp_path, expected, meter, decoded):
     killed = tmp_path / "killed"
 
     def before(image, quality):
@@ -79,7 +79,7 @@ def test_a_worker_that_is_killed_loses_nothing(cluster, model, images, tmp_path,
     assert decoded == []  # nothing was measured here
 
 
-def test_an_image_that_kills_every_worker_is_given_up(cluster, model, images, tmp_path, expected, meter, decoded, monkeypatch):
+def test_an_image_that_kills_every_worker_is_skipped(cluster, model, images, tmp_path, expected, meter, decoded, monkeypatch):
     monkeypatch.setattr(cluster_module, "_MOST_LOST", 2)  # to begin with another one takes many seconds
     killed = tmp_path / "killed"
 
@@ -104,7 +104,7 @@ def test_an_image_that_kills_every_worker_is_given_up(cluster, model, images, tm
     assert (tmp_path / "all.csv").read_bytes() == expected and len(decoded) == 3  # of that image
 
 
-def test_what_fails_is_said_as_ever_and_what_is_known_is_not_measured_again(cluster, model, images, tmp_path, expected, meter):
+def test_failures_are_reported_and_cached_measurements_are_reused(cluster, model, images, tmp_path, expected, meter):
     text = tmp_path / os.fsdecode(b"text\n\xff.png")  # any name travels
     text.write_text("this is text\n")
     given = (text, images, tmp_path / "missing.png", *options(model))
@@ -120,7 +120,7 @@ def test_what_fails_is_said_as_ever_and_what_is_known_is_not_measured_again(clus
     assert (tmp_path / "there.csv").read_bytes() == expected
 
 
-def test_a_cluster_that_fails_keeps_what_it_measured(cluster, model, images, tmp_path, expected, meter, cache):
+def test_measurements_are_kept_if_the_cluster_fails(cluster, model, images, tmp_path, expected, meter, cache):
     def before(image, quality):
         if image.height == 90:
             raise ValueError("a mistake of ours")
@@ -147,13 +147,13 @@ def test_a_cluster_that_fails_keeps_what_it_measured(cluster, model, images, tmp
         ("", "--ray '': must be"),
     ],
 )
-def test_a_cluster_that_is_not_there(model, images, tmp_path, decoded, address, said):
+def test_an_unreachable_cluster_is_refused(model, images, tmp_path, decoded, address, said):
     result = dkic("measure", images, "-o", tmp_path / "t.csv", "--ray", address, *options(model))
     assert (result.status, result.out) == (2, "") and len(result.err.splitlines()) == 1
     assert said in result.err and decoded == [] and not (tmp_path / "t.csv").exists()  # not here instead
 
 
-def test_a_machine_that_is_lost_loses_nothing(cluster, model, images, tmp_path, expected, meter):
+def test_a_lost_machine_loses_no_measurement(cluster, model, images, tmp_path, expected, meter):
     """The last test: the machine is gone then."""
     lost = tmp_path / "lost"
 

@@ -78,7 +78,7 @@ def test_a_folder_without_images(model, tmp_path):
     assert (result.status, result.out) == (2, "") and f"{tmp_path}: there are no images" in result.err
 
 
-def test_icc_profiles_are_named_where_a_target_is_out_of_reach(model, images, tmp_path):
+def test_the_error_of_an_unreachable_target_names_icc_profiles(model, images, tmp_path):
     profile, folder = make_profile(Curve(2.2), SRGB_PRIMARIES), tmp_path / "profiles"
     folder.mkdir()
     for path in images.iterdir():

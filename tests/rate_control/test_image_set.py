@@ -57,7 +57,7 @@ def test_the_best_choice_within_the_target(model, images, table, tmp_path, decod
     assert len(decoded) == len(set(decoded)) < size.size  # each once for all of them, and not everything
 
 
-def test_qualities_alone(model, images, table, tmp_path, decoded):
+def test_no_qsteps_uses_only_qualities(model, images, table, tmp_path, decoded):
     pixels, size, _ = table
     target = rate(pixels, size[:, sorted(QSTEP_0)].mean(axis=1), mean=False)
     options = ("--target-bpp", repr(target), "--distortion", "mse", "--no-qsteps")
@@ -67,7 +67,7 @@ def test_qualities_alone(model, images, table, tmp_path, decoded):
     assert len(decoded) == len(SIZES) * len(GAINS) and unpack((tmp_path / "c.dkic").read_bytes()).header.qstep == 0
 
 
-def test_neighbours_do_for_many_images(model, images, table, tmp_path, monkeypatch, decoded):
+def test_many_images_are_searched_near_the_allocated_points(model, images, table, tmp_path, monkeypatch, decoded):
     monkeypatch.setattr(image_set_module, "_FEW", 2)
     pixels, size, distortion = table
     target = rate(pixels, size[:, sorted(QSTEP_0)].mean(axis=1), mean=False)
@@ -131,7 +131,7 @@ def test_images_and_folders_together(model, images, tmp_path):
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["d.dkic"]  # a folder, though it has one image
 
 
-def test_a_target_out_of_reach(model, images, table, tmp_path):
+def test_an_unreachable_target_is_refused(model, images, table, tmp_path):
     pixels, size, _ = table
     for mean in (False, True):
         down = [i for i, point in enumerate(POINTS) if point.qstep == 0 or (point.quality == 1 and point.qstep > 0)]
@@ -143,7 +143,7 @@ def test_a_target_out_of_reach(model, images, table, tmp_path):
         assert len(result.err.splitlines()) == 1 and list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_is_there_stays_without_force(model, images, tmp_path):
+def test_existing_files_are_kept_without_force(model, images, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "b.dkic").write_bytes(b"precious")
     arguments = (images, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse")
@@ -182,7 +182,7 @@ def test_without_lpips(model, images, tmp_path, monkeypatch, alex):
     assert "pip install -e '.[train]'" in result.err and "or use --distortion mse" in result.err
 
 
-def test_what_fails_as_files_are_written_is_named(model, images, tmp_path, monkeypatch):
+def test_an_image_that_fails_while_files_are_written_is_named(model, images, tmp_path, monkeypatch):
     def wrong(*_: object) -> None:
         raise FormatError("image section: wrong")
 

@@ -44,7 +44,7 @@ def test_a_row_for_each_image_and_quality(model, images, table, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_allocate_and_compress_go_on_from_there(model, images, tmp_path, decoded, suffix):
+def test_allocate_and_compress_use_the_measurements(model, images, tmp_path, decoded, suffix):
     out = tmp_path / f"t.{suffix}"
     assert measure(model, images, "-o", out).status == 0
     del decoded[:]
@@ -59,7 +59,7 @@ def test_allocate_and_compress_go_on_from_there(model, images, tmp_path, decoded
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_any_file_name_survives_from_measuring_to_compressing(model, tmp_path, monkeypatch, suffix):
+def test_any_file_name_is_preserved_from_measure_to_compress(model, tmp_path, monkeypatch, suffix):
     monkeypatch.chdir(tmp_path)
     for name in AWKWARD:
         Image.fromarray(crop(8, 8)).save(tmp_path / name)
@@ -112,7 +112,7 @@ def test_images_that_fail_do_not_stop_the_others(model, images, tmp_path):
     assert (result.status, result.out) == (1, "") and not (tmp_path / "none.csv").exists()
 
 
-def test_a_gpu_is_none_of_the_cluster(model, images, tmp_path):
+def test_a_gpu_is_refused_on_a_cluster(model, images, tmp_path):
     result = measure(model, images, "-o", tmp_path / "t.csv", "--ray", "auto", "--device", "cuda")
     assert result.status == 2 and "--ray: a cluster measures on CPUs" in result.err
 

@@ -20,7 +20,7 @@ def opened(path, distortion: str = "mse") -> MeasurementCache:
     return MeasurementCache(path.parent, HASH, distortion)
 
 
-def test_it_is_there_again(path):
+def test_measurements_are_found_again(path):
     measured = opened(path)
     assert measured.get("a") is None
     measured.add("a", FIRST)
@@ -30,14 +30,14 @@ def test_it_is_there_again(path):
         assert (again.get("a"), again.get("b"), again.get("c")) == (FIRST, SECOND, None)
 
 
-def test_a_distortion_is_not_taken_for_another(path):
+def test_distortions_are_cached_separately(path):
     opened(path).add("a", FIRST)
     assert opened(path, "lpips").get("a") is None
     opened(path, "lpips").add("a", LPIPS)
     assert (opened(path).get("a"), opened(path, "lpips").get("a")) == (FIRST, LPIPS)
 
 
-def test_a_number_is_not_taken_for_another(path):
+def test_operating_points_are_cached_separately(path):
     opened(path).add("a", FIRST, -2)
     assert opened(path).get("a") is opened(path).get("a", 2) is None
     opened(path).add("a", SECOND)
@@ -52,7 +52,7 @@ def test_two_runs_at_once(path):
     assert (opened(path).get("a"), opened(path).get("b")) == (FIRST, SECOND)
 
 
-def test_a_file_that_was_cut_short_anywhere(path):
+def test_a_cache_file_truncated_anywhere(path):
     for key, option in (("a", FIRST), ("b", SECOND)):
         opened(path).add(key, option)
     whole = path.read_bytes()
@@ -66,7 +66,7 @@ def test_a_file_that_was_cut_short_anywhere(path):
         assert opened(path).get("c") == SECOND and opened(path).get("a") == measured.get("a")
 
 
-def test_a_byte_that_was_altered_anywhere(path):
+def test_a_cache_file_with_any_byte_changed(path):
     for key, option in (("a", FIRST), ("b", SECOND)):
         opened(path).add(key, option)
     whole = path.read_bytes()
@@ -77,20 +77,20 @@ def test_a_byte_that_was_altered_anywhere(path):
             assert measured.get("a") in (FIRST, None) and measured.get("b") in (SECOND, None)
 
 
-def test_lines_that_are_none(path):
+def test_invalid_lines_are_ignored(path):
     opened(path).add("a", FIRST)
     with open(path, "ab") as file:
         file.write(b"\n \n 00000000\n00000000\n" + bytes(100) + b"\n\xff\n")
     assert opened(path).get("a") == FIRST
 
 
-def test_a_place_that_can_not_be_had(tmp_path):
+def test_an_unusable_cache_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DkicError, match=r"measured-0001.*\.txt: can't store measurements \(.*\); set DKIC_CACHE to a writable"):
         MeasurementCache(tmp_path / "file", HASH, "mse")
 
 
-def test_an_image_is_known_by_its_contents(tmp_path):
+def test_images_are_identified_by_contents(tmp_path):
     for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"x" * 2_999_999 + b"y")):
         (tmp_path / name).write_bytes(content)
     a, b, c = (image_key(tmp_path / name) for name in "abc")

@@ -41,7 +41,7 @@ def killed(call: str, at: int, *arguments: object) -> None:
     assert subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True).returncode == -signal.SIGKILL
 
 
-def test_a_run_that_was_killed_goes_on(model, images, table, tmp_path, decoded, cache):
+def test_a_killed_run_is_continued(model, images, table, tmp_path, decoded, cache):
     arguments = ["compress", images, "-o", tmp_path / "out", "--target-bpp", 9, "--distortion", "mse", "--model", model]
     killed("dkic.coding.codec.Codec.decompress", 5, *arguments)
     assert list((tmp_path / "out").iterdir()) == []
@@ -54,7 +54,7 @@ def test_a_run_that_was_killed_goes_on(model, images, table, tmp_path, decoded, 
     assert len(decoded) == len(lines) - 4  # nothing again
 
 
-def test_a_run_that_was_killed_as_it_wrote_leaves_whole_files_alone(model, images, tmp_path):
+def test_a_run_killed_while_writing_leaves_only_complete_files(model, images, tmp_path):
     """In the middle of what it codes, of files that it puts in place, and of such as are there."""
     out = tmp_path / "out"
     arguments = ["compress", images, "-o", out, "--target-bpp", 9, "--distortion", "mse", "--model", model]
@@ -68,7 +68,7 @@ def test_a_run_that_was_killed_as_it_wrote_leaves_whole_files_alone(model, image
     assert all(unpack(data) for data in written(out))
 
 
-def test_an_image_that_changed_is_measured_anew(model, images, tmp_path, decoded):
+def test_a_changed_image_is_measured_again(model, images, tmp_path, decoded):
     folder = tmp_path / "copies"
     folder.mkdir()
     for name in SIZES:
@@ -84,7 +84,7 @@ def test_an_image_that_changed_is_measured_anew(model, images, tmp_path, decoded
 
 
 @pytest.mark.parametrize(("module", "at"), [(cached_meter, "read_image"), (image_set_module, "allocate"), (ImageSet, "_best")])
-def test_an_image_that_changes_meanwhile_is_refused(model, images, tmp_path, monkeypatch, module, at):
+def test_an_image_that_changes_during_the_run_is_refused(model, images, tmp_path, monkeypatch, module, at):
     """As it is read, before qsteps are measured, or once all is: what is kept and written is of what is there."""
     path = Path(shutil.copy(images / "a.png", tmp_path / "d.png"))
     original = getattr(module, at)
@@ -105,7 +105,7 @@ def test_an_image_that_changes_meanwhile_is_refused(model, images, tmp_path, mon
     assert (header.width, header.height) == (20, 20)
 
 
-def test_sizes_that_another_machine_measured_are_not_believed(model, images, table, tmp_path, cache):
+def test_sizes_in_the_cache_are_verified(model, images, table, tmp_path, cache):
     """As if all had taken a third less there: what they take here is what counts."""
     pixels, size, distortion = table
     codec = package.load(model)

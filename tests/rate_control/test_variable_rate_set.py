@@ -22,7 +22,7 @@ def one_file(tmp_path_factory) -> Path:
     return path
 
 
-def test_their_own_bytes_are_within_the_target_and_near_it(one_file, images, tmp_path):
+def test_actual_bytes_are_within_the_target_and_near_it(one_file, images, tmp_path):
     codec = package.load(one_file)
     low, high = (8 * sum(len(codec.compress(images / name, q)) for name in SIZES) / PIXELS.sum() for q in (1, 100))
     target = (low + high) / 2
@@ -36,7 +36,7 @@ def test_their_own_bytes_are_within_the_target_and_near_it(one_file, images, tmp
     assert len({header.model_hash for header in headers}) == 1 and all(header.qstep == 0 for header in headers)
 
 
-def test_what_is_measured_at_each_quality_is_kept_apart(one_file, images, tmp_path, decoded):
+def test_measurements_of_qualities_are_kept_separately(one_file, images, tmp_path, decoded):
     """All qualities are of one weights file."""
     command = ("measure", images / "a.png", "--model", one_file, "--distortion", "mse", "-o")
     tables = []

@@ -45,7 +45,7 @@ def test_a_weight_along_the_quality():
         along([4.0, 1.0], None)
 
 
-def test_a_batch_has_low_and_high_qualities_and_no_two_steps_the_same(folder):
+def test_a_batch_has_low_and_high_qualities_which_differ_between_steps(folder):
     run = begin(folder, BASE)
     seen = []
     for run.step in range(20):
@@ -57,7 +57,7 @@ def test_a_batch_has_low_and_high_qualities_and_no_two_steps_the_same(folder):
     assert torch.stack(seen).std(0).min() > 5
 
 
-def test_the_loss_is_its_terms_each_weighed_by_its_images_quality(folder):
+def test_the_loss_weights_terms_by_each_images_quality(folder):
     run = begin(folder, BASE)
     (x,), quality = run.micro_batches(), run.qualities(0, 4)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_the_learning_rate_rises_and_falls(folder):
     assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False)) and rates[-1] < 0.03 * max(rates)
 
 
-def test_it_learns_at_every_quality(folder):
+def test_training_lowers_the_loss_at_every_quality(folder):
     values = BASE | {"epoch_steps": 15, "learning_rate": {"peak": 3e-3}}
     run = begin(folder, values)
     crops, noise = run.micro_batches(), torch.Generator()
@@ -122,7 +122,7 @@ class Constant(torch.nn.Module):
         return x.mean((1, 2, 3))
 
 
-def test_each_vgg_judge_sees_its_own_crops_and_weighs_as_if_it_saw_all(monkeypatch):
+def test_each_vgg_metric_gets_its_own_crops_with_the_weight_of_all(monkeypatch):
     monkeypatch.setattr(distances_module, "LPIPS", Constant)
     monkeypatch.setattr(distances_module, "DISTS", Constant)
     weights = {"mse": 1.0, "lpips": 0.5, "gan": 0, "dists": 2.0, "lpips_vgg": [1.0, 3.0]}
@@ -135,7 +135,7 @@ def test_each_vgg_judge_sees_its_own_crops_and_weighs_as_if_it_saw_all(monkeypat
     assert np.allclose(total, expected)
 
 
-def test_vgg_judges_need_a_crop_each_on_every_process(folder):
+def test_vgg_metrics_need_a_crop_each_on_every_process(folder):
     weights = {"mse": 1.0, "lpips": 0, "gan": 0, "dists": 1.0, "lpips_vgg": 1.0}
     recipe = Recipe.of(BASE | {"weights": weights, "vgg_crops": 2})
     two = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=2)
@@ -143,7 +143,7 @@ def test_vgg_judges_need_a_crop_each_on_every_process(folder):
         StagedRun(recipe, PhotoFolder(folder, recipe.crop), two)
 
 
-def test_real_judges_are_differentiable_under_bfloat16():
+def test_metrics_are_differentiable_under_bfloat16():
     need_backbone("alex")
     need_backbone("vgg")
     pytest.importorskip("DISTS_pytorch")

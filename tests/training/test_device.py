@@ -8,13 +8,13 @@ from dkic.ops import backends
 from dkic.training.device import device_for
 
 
-def test_the_cpu_can_be_asked_for_and_a_gpu_is_the_default():
+def test_the_default_device_is_a_gpu_and_cpu_can_be_selected():
     assert device_for("cpu").type == "cpu"
     if not torch.cuda.is_available():
         assert device_for().type == "cpu"
 
 
-def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
+def test_a_missing_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DkicError, match="^--device cuda: torch finds no GPU here; train with --device cpu"):
         device_for("cuda")

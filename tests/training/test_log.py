@@ -37,7 +37,7 @@ def test_steps_become_lines_and_curves(tmp_path):
     assert [(e.step, e.width, e.height) for e in board.Images("crops and reconstructions")] == [(5, 16, 8)]
 
 
-def test_a_log_with_other_columns_is_not_gone_on_with(tmp_path):
+def test_a_log_with_other_columns_is_not_continued(tmp_path):
     (tmp_path / "log.csv").write_text("step,loss\n1,0.5\n")
     with pytest.raises(DkicError, match="its columns are those of another version"):
         Log(tmp_path, 1)

@@ -33,7 +33,7 @@ def test_twenty_steps_lower_the_loss(folder):
     assert all(result.loss == loss(result) for result in results)
 
 
-def test_the_rate_weighs_less_in_the_first_steps(folder):
+def test_the_weight_of_the_rate_is_lower_in_the_first_steps(folder):
     assert WARMUP_FACTOR == 8
     run = begin(folder, mse(steps=4, batch=1, warmup_steps=2))
     results = [run.train_step() for _ in range(4)]
@@ -49,7 +49,7 @@ def test_no_other_network_is_loaded(folder):
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 2, 6])
-def test_the_arguments_are_found_again(warmup_steps):
+def test_arguments_are_recovered_from_the_recipe(warmup_steps):
     recipe = mse(warmup_steps=warmup_steps, seed=3, learning_rate=2e-3)
     arguments = mse_arguments(recipe)
     assert (arguments["lambda_"], arguments["steps"], arguments["warmup_steps"]) == (LAMBDA, 6, warmup_steps)
@@ -86,7 +86,7 @@ def test_another_recipe_has_no_such_arguments(changed):
         ({"warmup_steps": -1}, "--warmup-steps"),
     ],
 )
-def test_options_that_can_not_be_are_refused(wrong, option):
+def test_invalid_options_are_refused(wrong, option):
     with pytest.raises(DkicError, match=f"^{option}: "):
         mse_recipe(**{"preset": "tiny", "lambda_": LAMBDA, "steps": 6} | wrong)
 

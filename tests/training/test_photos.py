@@ -41,7 +41,7 @@ def test_a_batch_is_crops(folder):
     assert torch.equal(x.mul(255).round().permute(0, 2, 3, 1), crops.pixels.float())
 
 
-def test_every_crop_is_a_piece_of_a_photograph_upright_mirrored_or_turned(tmp_path):
+def test_every_crop_is_a_mirrored_or_rotated_part_of_a_photograph(tmp_path):
     original = crop(66, 66)
     save(original, tmp_path / "a.png")
     pieces = [original[top : top + 64, left : left + 64] for top in range(3) for left in range(3)]
@@ -51,7 +51,7 @@ def test_every_crop_is_a_piece_of_a_photograph_upright_mirrored_or_turned(tmp_pa
     assert drawn <= possible and len(drawn) > 15
 
 
-def test_scales_are_drawn_between_the_least_and_1(tmp_path):
+def test_scales_are_between_least_scale_and_1(tmp_path):
     """Of a ramp, whose slope in a crop tells the scale that it is at; a small photograph is not scaled below a crop."""
     for side, least in ((256, 0.5), (80, 0.8)):
         folder = tmp_path / str(side)
@@ -64,7 +64,7 @@ def test_scales_are_drawn_between_the_least_and_1(tmp_path):
 
 
 @pytest.mark.parametrize("least", [1.0, 0.5])
-def test_seed_step_and_number_decide_a_crop(folder, least):
+def test_a_crop_depends_on_seed_step_and_number(folder, least):
     photos = PhotoFolder(folder, 64, least_scale=least)
     first = batch(photos, 4, 3, 10)
     batch(photos, 4, 3, 11)
@@ -76,14 +76,14 @@ def test_seed_step_and_number_decide_a_crop(folder, least):
     assert not torch.equal(first[0], first[1])
 
 
-def test_a_photograph_is_drawn_by_its_area(tmp_path):
+def test_photographs_are_drawn_in_proportion_to_their_area(tmp_path):
     save(crop(64, 64), tmp_path / "a.png")
     save(crop(192, 192), tmp_path / "b.png")
     files = PhotoFolder(tmp_path, 64).crops(0, 0, range(300)).files
     assert files.count(str(tmp_path / "a.png")) / 300 == pytest.approx(0.1, abs=0.05)
 
 
-def test_a_cache_too_small_changes_nothing(folder):
+def test_the_size_of_the_cache_changes_nothing(folder):
     batches = [batch(PhotoFolder(folder, 64, cache_bytes), 12, 0, 0) for cache_bytes in (0, 30_000, 2**30)]
     assert torch.equal(batches[0], batches[1]) and torch.equal(batches[1], batches[2])
 
@@ -92,7 +92,7 @@ def test_a_cache_too_small_changes_nothing(folder):
 
 
 @pytest.mark.parametrize("below", [".", "train", "ILSVRC/Data/CLS-LOC/train"])
-def test_of_imagenet_its_photographs_for_training_are_taken(tmp_path, below):
+def test_imagenet_contributes_its_training_images(tmp_path, below):
     wanted = [f"{synset}/{synset}_{i}.JPEG" for synset in ("n01440764", "n15075141") for i in range(4)]
     for name in wanted:
         save(crop(70, 70), tmp_path / below / name)
@@ -106,7 +106,7 @@ def test_of_imagenet_its_photographs_for_training_are_taken(tmp_path, below):
     assert some.fingerprint != photos.fingerprint
 
 
-def test_several_folders_are_one_and_only_imagenet_is_limited(folder, tmp_path_factory):
+def test_several_folders_are_joined_and_only_imagenet_is_limited(folder, tmp_path_factory):
     """As the paper has them: all of Flicker2W, which is one folder of pictures, and a part of ImageNet."""
     imagenet = tmp_path_factory.mktemp("imagenet")
     for i in range(3):
@@ -150,7 +150,7 @@ def deceptive(folder):
     return folder
 
 
-def test_what_proves_unreadable_when_it_is_drawn_is_skipped_too(deceptive):
+def test_a_photograph_that_fails_when_drawn_is_skipped(deceptive):
     photos = PhotoFolder(deceptive, 64)
     crops = [photos.crops(0, step, range(4)) for step in range(12)]
     told = [path for c in crops for path in c.unreadable]
@@ -159,7 +159,7 @@ def test_what_proves_unreadable_when_it_is_drawn_is_skipped_too(deceptive):
     assert torch.equal(batch(again, 4, 0, 11), crops[11].pixels)  # whatever was drawn before
 
 
-def test_a_folder_of_nothing_readable_is_an_error_with_the_reason(tmp_path):
+def test_a_folder_without_readable_files_is_refused_with_the_reason(tmp_path):
     transparent = Image.fromarray(crop(100, 100))
     transparent.putalpha(100)
     transparent.save(tmp_path / "alpha.png")
@@ -176,7 +176,7 @@ def test_a_folder_without_photographs_is_an_error_with_the_counts(tmp_path):
         PhotoFolder(tmp_path, 64)
 
 
-def test_what_is_no_folder_is_an_error(folder):
+def test_a_path_that_is_not_a_folder_is_refused(folder):
     for path in (folder / "a.png", folder / "nowhere"):
         with pytest.raises(DkicError, match="no such folder of images"):
             PhotoFolder(path, 64)
@@ -186,7 +186,7 @@ def test_what_is_no_folder_is_an_error(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_workers_and_the_first_step_change_nothing(deceptive, workers):
+def test_crops_do_not_depend_on_workers_or_the_first_step(deceptive, workers):
     told: list[str] = []
     batches = Batches(PhotoFolder(deceptive, 64), 5, [range(0, 2), range(4, 6)], workers, tell=told.append)
     photos = PhotoFolder(deceptive, 64)

@@ -63,7 +63,7 @@ def joint(run: StagedRun) -> StagedRun:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_two_processes_are_one_with_the_joint_batch(folder, halves, step):
+def test_two_processes_equal_one_with_the_global_batch(folder, halves, step):
     expected = step_of(joint(begin(str(folder), accelerator_for("cpu"))), step)
     frozen = {name.split(".")[1] for name in expected["gradients"] if name.startswith("model.")} == {"g_s"}
     assert frozen == (step == 3) and any(name.startswith("discriminator.") for name in expected["gradients"]) == (step > 0)
@@ -74,7 +74,7 @@ def test_two_processes_are_one_with_the_joint_batch(folder, halves, step):
     same_gradients(halves[0][str(step)]["gradients"], halves[1][str(step)]["gradients"])
 
 
-def test_micro_batches_are_the_batch(folder, halves):
+def test_micro_batches_equal_one_batch(folder, halves):
     """Without a discriminator, whose means are over a micro-batch."""
     one = step_of(begin(str(folder), accelerator_for("cpu"), accumulation=2), 0)
     same_gradients(one["gradients"], halves[0]["0"]["gradients"])
@@ -92,7 +92,7 @@ def test_the_rate_that_chooses_lambda_is_that_of_all_micro_batches(folder, above
     assert result.quantized_bpp == pytest.approx(mean, rel=1e-6)
 
 
-def test_what_one_process_finds_wrong_all_say(halves):
+def test_an_error_in_one_process_is_raised_in_all(halves):
     for half in halves:
         assert half["nowhere"].endswith("nowhere: there is no such folder of images")
         assert half["batch"] == "batch: 3 crops can't be divided among 2 processes with 1 micro-batches each"

@@ -43,7 +43,7 @@ def quantized(trained, photos, tmp_path_factory):
     return path, result.out
 
 
-def test_the_file_is_exact_and_its_transforms_are_the_float_models_rounded(trained, quantized):
+def test_the_file_has_integer_networks_and_rounded_transforms(trained, quantized):
     before, after = load_weights(trained), load_weights(quantized[0])
     assert (before.arithmetic, after.arithmetic) == (Arithmetic.FLOAT64, Arithmetic.EXACT)
     assert after.quality == before.quality and after.about["quantized"]["from"] == before.hash.hex()
@@ -54,7 +54,7 @@ def test_the_file_is_exact_and_its_transforms_are_the_float_models_rounded(train
     assert (before.tables.frequencies == after.tables.frequencies).all()
 
 
-def test_its_files_decode_and_cost_about_as_much(trained, quantized):
+def test_quantized_weights_code_at_about_the_same_rate(trained, quantized):
     pixels = crop(128, 192)
     exact, real = (Codec([load_weights(path)]) for path in (quantized[0], trained))
     data = exact.compress(pixels, verify=True)
@@ -62,7 +62,7 @@ def test_its_files_decode_and_cost_about_as_much(trained, quantized):
     assert len(data) < 1.3 * len(real.compress(pixels))  # two crops are few to find its grids by
 
 
-def test_training_changes_the_entropy_networks_alone(photos):
+def test_training_changes_only_the_entropy_networks(photos):
     network = real().requires_grad_(False)
     x = torch.from_numpy(crop(64, 64).copy()).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad(), calibrating(network):
@@ -76,11 +76,11 @@ def test_training_changes_the_entropy_networks_alone(photos):
     assert moved and moved <= set(network.entropy_networks())
 
 
-def test_the_cost_in_rate_is_told(quantized):
+def test_the_rate_change_is_reported(quantized):
     assert "bits of y in 2 images" in quantized[1] and "cost: " in quantized[1] and "before training" in quantized[1]
 
 
-def test_what_is_exact_already_is_refused(quantized, photos, tmp_path):
+def test_quantized_weights_are_refused(quantized, photos, tmp_path):
     result = dkic("quantize", str(quantized[0]), str(photos), "-o", str(tmp_path / "again.safetensors"), *QUICK)
     assert result.status == 1 and "its entropy networks are quantized already" in result.err
     assert list(tmp_path.iterdir()) == []
@@ -96,14 +96,14 @@ def test_standard_output(trained, photos, tmp_path, capfdbinary):
     assert result.status == 2 and "--measure reads the new weights file, and /dev/stdout is a stream" in result.err
 
 
-def test_a_gpu_that_is_not_there_is_refused(trained, photos, tmp_path, monkeypatch):
+def test_a_missing_gpu_is_refused(trained, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = dkic("quantize", str(trained), str(photos), "-o", str(tmp_path / "x.safetensors"), "--device", "cuda", *QUICK)
     assert result.status == 1 and "--device cuda: torch finds no GPU here" in result.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_impossible_settings_are_refused(trained, photos, tmp_path):
+def test_invalid_options_are_refused(trained, photos, tmp_path):
     wrong = ("--crop", "100", "multiple of 64"), ("--lr", "0", "--lr must be above 0"), ("--batch", "0", "--batch at least 1")
     for option, value, message in wrong:
         result = dkic("quantize", str(trained), str(photos), "-o", str(tmp_path / "x.safetensors"), option, value)

@@ -40,7 +40,7 @@ def test_every_recipe_that_ships_can_be_read():
         assert recipe.rate.target == TARGETS.get(target, recipe.rate.target)
 
 
-def test_it_survives_the_trip_through_a_dict():
+def test_a_recipe_round_trips_through_a_dict():
     recipe = Recipe.of(GOOD)
     assert Recipe.of(recipe.to_dict()) == recipe
     assert recipe.stages[0].lambda_factor == 2.0 and recipe.seed == 0
@@ -103,20 +103,20 @@ def changed(key: str, value: object) -> dict:
         ("seed", -1, "seed: must be greater than or equal to 0, not -1"),
     ],
 )
-def test_what_can_not_be_is_an_error_that_names_it(key, value, sentence, tmp_path):
+def test_invalid_values_are_named(key, value, sentence, tmp_path):
     path = write_recipe(tmp_path / "recipe.toml", changed(key, value))
     with pytest.raises(DkicError, match=f"^{path}: {sentence}"):
         read_recipe(path)
 
 
-def test_epochs_must_rise():
+def test_epochs_must_increase():
     values = changed("learning_rate.values", [1e-3, 1e-4, 1e-5])
     values["learning_rate"]["epochs"] = [3, 2]
     with pytest.raises(DkicError, match=r"learning_rate: epochs must rise, not \[3, 2\]"):
         Recipe.of(values)
 
 
-def test_a_recipe_that_weighs_no_distortion_is_refused():
+def test_a_recipe_without_a_distortion_is_refused():
     values = changed("weights.mse", 0)
     values["weights"]["lpips"] = 0
     with pytest.raises(DkicError, match="weights.mse or weights.lpips must be above 0"):
@@ -142,19 +142,19 @@ def test_every_fault_is_named():
         ("batch = 1979-05-27", "batch: must be a valid integer, not datetime.date"),
     ],
 )
-def test_what_is_no_recipe_is_an_error(text, sentence, tmp_path):
+def test_a_file_that_is_not_a_recipe_is_refused(text, sentence, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(text)
     with pytest.raises(DkicError, match=f"^{path}.*{sentence}"):
         read_recipe(path)
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(DkicError, match="nowhere.toml: can't be read"):
         read_recipe(tmp_path / "nowhere.toml")
 
 
-def test_numbers_with_an_exponent_are_numbers(tmp_path):
+def test_numbers_may_have_an_exponent(tmp_path):
     path = write_recipe(tmp_path / "recipe.toml", GOOD)
     path.write_text(path.read_text().replace("[0.001, 0.0001]", "[1e-3, 1E-04]"))
     assert "1e-3" in path.read_text() and read_recipe(path) == Recipe.of(GOOD)
@@ -166,7 +166,7 @@ def test_a_recipe_of_a_variable_rate_model():
     assert Recipe.of(recipe.to_dict()) == recipe
 
 
-def test_vgg_judges_need_a_crop_each():
+def test_vgg_metrics_need_a_crop_each():
     judged = VARIABLE["weights"] | {"dists": 1, "lpips_vgg": 0.5}
     assert Recipe.of(VARIABLE | {"weights": judged}).vgg_crops == 1
     with pytest.raises(DkicError, match="vgg_crops must be at most 1, and is 2"):

@@ -89,7 +89,7 @@ def test_the_first_stage_lowers_every_term(overfitted):
     assert mean(last, "loss") < 0.5 * mean(first, "loss")
 
 
-def test_the_second_stage_adds_the_discriminator_and_goes_on_learning(overfitted):
+def test_the_second_stage_adds_the_discriminator_and_continues(overfitted):
     for name in ("gan", "discriminator", "discriminator_accuracy"):
         measured = [not math.isnan(getattr(result, name)) for result in overfitted]
         assert measured == [False] * 40 + [True] * 20
@@ -124,7 +124,7 @@ def test_the_loss_is_equations_one_to_three(overfitted):
     assert {r.rate_weight for r in overfitted} == {RECIPE.rate.lambda_alpha, RECIPE.rate.lambda_beta}
 
 
-def test_lpips_is_of_windows_that_move_by_the_seed_and_the_step(folder):
+def test_lpips_windows_depend_on_seed_and_step(folder):
     run, again, windows = begin(folder, changed(lpips_shifts=8)), begin(folder, changed(lpips_shifts=8)), []
     for run.step in range(20):
         again.step = run.step
@@ -153,7 +153,7 @@ def test_the_schedules_follow_the_recipe(folder):
     assert [run.schedule.lambda_factor.at(step) for step in range(5)] == [2, 2, 1, 1, 1]
 
 
-def test_examples_are_crops_beside_what_became_of_them(folder):
+def test_examples_are_crops_next_to_their_reconstructions(folder):
     run = begin(folder, changed(batch=6))
     assert run.examples() is None
     (x,) = run.micro_batches()
@@ -163,7 +163,7 @@ def test_examples_are_crops_beside_what_became_of_them(folder):
     assert torch.equal(picture[:, 64:128, :64], x[1]) and not torch.equal(picture[:, 64:128, 64:], x[1])
 
 
-def test_an_epoch_is_the_photographs_once(folder, tmp_path):
+def test_an_epoch_has_each_photograph_once(folder, tmp_path):
     assert begin(folder, changed(epoch_steps=None, batch=4)).steps == 5  # three photographs: a step at least
     for i in range(7):
         Image.fromarray(crop(64, 64, top=50 * i)).save(tmp_path / f"{i}.png")
@@ -184,7 +184,7 @@ def test_a_stage_can_freeze_all_but_the_decoder(folder):
     assert {"g_s", "g_a", "h_a", "context"} <= moved
 
 
-def test_the_discriminator_does_not_teach_the_encoder_through_its_condition(folder):
+def test_the_discriminators_condition_gives_the_encoder_no_gradient(folder):
     run = begin(folder)
     x, out = first_batch(run)
     gan, _ = run.adversary.losses(x, out.x_hat.clamp(0, 1).detach(), out.y_hat, 1.0)
@@ -192,7 +192,7 @@ def test_the_discriminator_does_not_teach_the_encoder_through_its_condition(fold
     assert all(p.requires_grad for p in run.adversary.discriminator.parameters()) and run.adversary.discriminator.training
 
 
-def test_the_generators_loss_leaves_the_discriminators_gradients(folder):
+def test_the_generators_loss_gives_the_discriminator_no_gradient(folder):
     run = begin(folder)
     x, out = first_batch(run)
     gan, _ = run.adversary.losses(x, out.x_hat.clamp(0, 1), out.y_hat, 1.0)
@@ -230,7 +230,7 @@ def test_a_run_with_an_average_starts_from_one_without(folder, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(second.trained().parameters(), first.model.parameters(), strict=True))
 
 
-def test_bfloat16_is_for_the_transforms_alone(folder, monkeypatch):
+def test_only_the_transforms_use_bfloat16(folder, monkeypatch):
     run, exact = begin(folder, changed(precision="bfloat16")), begin(folder)
     seen: dict[str, torch.dtype] = {}
 
@@ -259,7 +259,7 @@ def test_bfloat16_is_for_the_transforms_alone(folder, monkeypatch):
 # Going on
 
 
-def test_a_resumed_run_goes_on_exactly(folder, tmp_path):
+def test_a_resumed_run_continues_exactly(folder, tmp_path):
     whole = begin(folder)
     expected = [dataclasses.astuple(whole.train_step()) for _ in range(5)]
     first = begin(folder)
@@ -272,7 +272,7 @@ def test_a_resumed_run_goes_on_exactly(folder, tmp_path):
     assert same_states(whole, second)
 
 
-def test_other_runs_start_from_the_first_stage_of_one(folder, tmp_path):
+def test_another_run_starts_from_a_finished_first_stage(folder, tmp_path):
     whole = begin(folder)
     for _ in range(2):
         whole.train_step()
@@ -293,7 +293,7 @@ def test_other_runs_start_from_the_first_stage_of_one(folder, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["model", "discriminator"])
-def test_what_is_not_finite_stops_it_unchanged(folder, part):
+def test_a_loss_that_is_not_finite_stops_the_run_unchanged(folder, part):
     run = begin(folder)
     for _ in range(2):
         run.train_step()
@@ -308,7 +308,7 @@ def test_what_is_not_finite_stops_it_unchanged(folder, part):
     assert run.step == 2 and same_states(before, run)
 
 
-def test_a_run_that_is_stopped_leaves_a_checkpoint_of_before(folder, tmp_path):
+def test_a_stopped_run_leaves_a_checkpoint_of_the_last_step(folder, tmp_path):
     run = begin(folder)
 
     def spoil(gradient: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ def same_weights(a: StagedRun, b: StagedRun) -> bool:
     return all(name == other and torch.equal(x, y) for (name, x), (other, y) in pairs)
 
 
-def test_a_resumed_run_goes_on_exactly(folder, run, tmp_path):
+def test_a_resumed_run_continues_exactly(folder, run, tmp_path):
     whole = [run.train_step() for _ in range(5)]
     first = begin(folder)
     part = [first.train_step() for _ in range(3)]
@@ -85,7 +85,7 @@ def test_steps_lost_after_the_checkpoint_leave_no_trace_in_the_log(folder, tmp_p
     assert [line.partition(",")[0] for line in log.read_text().splitlines()] == ["step", "1", "2", "3"]
 
 
-def test_what_training_writes_is_a_codec(folder, tmp_path):
+def test_training_writes_weights_that_code_images(folder, tmp_path):
     said = []
     recipe = mse(steps=1)
     path = train_folder(folder, recipe, tmp_path / "a" / "run", quality=5, minutes=60, log=said.append)
@@ -97,7 +97,7 @@ def test_what_training_writes_is_a_codec(folder, tmp_path):
     assert codec.decompress(codec.compress(image), "numpy").shape == image.shape
 
 
-def test_no_minutes_are_no_steps(folder, tmp_path):
+def test_zero_minutes_are_zero_steps(folder, tmp_path):
     train_folder(folder, RECIPE, tmp_path, minutes=0)
     assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 0
 
@@ -105,7 +105,7 @@ def test_no_minutes_are_no_steps(folder, tmp_path):
 # What stops it
 
 
-def test_a_loss_that_is_not_a_number_stops_it_unchanged(run):
+def test_a_nan_loss_stops_the_run_unchanged(run):
     torch.nn.init.constant_(run.model.g_s[-1][0].bias, math.nan)
     before = [p.clone() for p in run.model.parameters()]
     with pytest.raises(DkicError, match="loss became nan at step 0"):
@@ -115,7 +115,7 @@ def test_a_loss_that_is_not_a_number_stops_it_unchanged(run):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_stops_it_unchanged(run, value):
+def test_a_gradient_that_is_not_finite_stops_the_run_unchanged(run, value):
     before = [p.clone() for p in run.model.parameters()]
     run.model.g_a[0].bias.register_hook(lambda gradient: gradient * value)
     with pytest.raises(DkicError, match="gradient became .* at step 0"):
@@ -150,7 +150,7 @@ def refusal(folder: Path, run: Path, *options: object) -> str:
     return lines[0]
 
 
-def test_a_run_is_not_begun_where_there_is_one(folder, begun):
+def test_an_existing_run_is_not_overwritten(folder, begun):
     before = (begun / CHECKPOINT).read_bytes()
     assert "add --resume" in refusal(folder, begun, "--crop", 64)
     assert (begun / CHECKPOINT).read_bytes() == before
@@ -241,7 +241,7 @@ def test_the_command_trains_and_resumes(folder, tmp_path):
     assert refused.status == 1 and "give its weights with --model" in refused.err
 
 
-def test_the_command_names_a_folder_it_can_not_use(folder, tmp_path):
+def test_the_command_names_an_unusable_folder(folder, tmp_path):
     (tmp_path / "file").touch()
     assert "no such folder of images" in refusal(tmp_path / "file", tmp_path / "run")
     assert "no photograph of at least 128x128" in refusal(folder, tmp_path / "run")
