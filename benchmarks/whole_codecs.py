@@ -34,7 +34,7 @@ def draw_offsets(model: DKIC) -> None:
 
 
 def save_untrained(preset: str, path: Path) -> None:
-    """Weights of a preset that has none: as they are initialised, from a seed, but for `draw_offsets`."""
+    """Weights of a preset that has none: as they are initialized, from a seed, but for `draw_offsets`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = DKIC(PRESETS[preset]).requires_grad_(False)

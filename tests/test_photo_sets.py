@@ -54,7 +54,7 @@ def test_sets(tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out/train/kept.png")), ROWS[1][2])
     with open(tmp_path / "out/sets.csv", newline="") as file:
         written = list(csv.DictReader(file))
-    assert [(r["name"], r["source_width"], r["width"], r["licence"]) for r in written] == [
+    assert [(r["name"], r["source_width"], r["width"], r["license"]) for r in written] == [
         ("report", "1536", "768", "MIT"), ("kept", "180", "180", "MIT"), ("halved", "342", "171", "MIT")]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_the_list_that_ships():
     files = [(p.package, p.file) for p in photographs]
     assert len(set(files)) == len(files)
     for photograph in photographs:
-        assert photograph.licence and photograph.package not in RESERVED
+        assert photograph.license and photograph.package not in RESERVED
         assert photograph.registry in ("debian", "npm", "pypi")
         assert bool(photograph.version) == (photograph.registry != "debian")
         assert photograph.package in photo_sets.__doc__ or photograph.package.startswith("startbootstrap-")

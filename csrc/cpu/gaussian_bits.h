@@ -203,11 +203,11 @@ struct GaussianBits {
     const V a = absolute(v), upper = a + T(0.5), lower = a - T(0.5), r = T(1) / s;
     const V u = a * r, h = T(0.5) * r, y = upper * r;
     const V zero{}, one = zero + T(1);
-    const M centre = M::less(lower, zero);
+    const M center = M::less(lower, zero);
 
     const Square square = half_square(lower, a - (lower + T(0.5)), s, r);
     // Where v is 0, as for most of a rounded latent, phi(y) / phi(x) is 1 and one exponential is enough.
-    const M at_zero = M::equal(v, zero), beside = centre & ~at_zero;
+    const M at_zero = M::equal(v, zero), beside = center & ~at_zero;
     const V power = exponential(at_zero.choose(square.high, T(-2) * u * h), at_zero.choose(square.low, zero));
     const V fall = at_zero.choose(one, power);  // phi(y) / phi(x)
     V mills_x, mills_y;
@@ -218,18 +218,18 @@ struct GaussianBits {
     }
     const V tail = mills_x - fall * mills_y;
     V density{}, outside{};  // the latter 1 - P
-    if (centre.any()) {
+    if (center.any()) {
       density = kPhi0 * (beside.any() ? at_zero.choose(power, exponential(square.high, square.low)) : power);
       outside = density * (mills_x + fall * mills_y);
     }
 
     // ln P = exponent + ln(factor); they have one sign, or nearly, so little cancels.
-    const V exponent = centre.choose(zero, square.high + (square.low + kLnPhi0)), factor = centre.choose(one - outside, tail);
-    const Logarithm log = logarithm(factor, centre, outside);
+    const V exponent = center.choose(zero, square.high + (square.low + kLnPhi0)), factor = center.choose(one - outside, tail);
+    const Logarithm log = logarithm(factor, center, outside);
     GaussianBits result;
     result.bits = -((exponent + log.rest) * kLog2E + log.power);
     if constexpr (kDerivatives) {
-      const V scale = kLog2E * centre.choose(density, one) * r / factor;
+      const V scale = kLog2E * center.choose(density, one) * r / factor;
       result.by_v = with_sign(v, (one - fall) * scale);
       result.by_scale = ((u + h) * fall - square.root) * scale;
     }

@@ -15,7 +15,7 @@ int64_t first_bits(double x) {
   return bits >> ScaleBuckets::kShift;
 }
 
-// Edges between `count` scales spread evenly in log from first to last: the middles, in log, between neighbours.
+// Edges between `count` scales spread evenly in log from first to last: the middles, in log, between neighbors.
 ScaleBuckets buckets_between(double first, double last, int64_t count) {
   const double low = std::log(first), step = (std::log(last) - low) / double(count - 1);
   const auto edge = [&](int64_t i) { return std::exp(low + (double(i) + 0.5) * step); };
@@ -23,7 +23,7 @@ ScaleBuckets buckets_between(double first, double last, int64_t count) {
   // One bucket more at either end, with no edge in it, for all that lies beyond.
   buckets.first = first_bits(edge(0)) - 1, buckets.count = first_bits(edge(count - 2)) + 2 - buckets.first;
   STD_TORCH_CHECK(step > std::log(9.0 / 8) && buckets.count <= ScaleBuckets::kMost,
-                  "gaussian_symbols: neighbouring scales must differ by more than a factor of 9/8, over at most 127 octaves");
+                  "gaussian_symbols: neighboring scales must differ by more than a factor of 9/8, over at most 127 octaves");
   int64_t next = 0;
   for (int64_t bucket = 0; bucket < buckets.count; ++bucket) {
     const bool has_edge = next < count - 1 && first_bits(edge(next)) == buckets.first + bucket;

@@ -1,4 +1,4 @@
-"""Which backends an op has and which of them run here; where one does not, the sentence that says why and what repairs it."""
+"""The backends of each op, whether they are usable on this machine, and if not, the reason with the fix."""
 
 import ctypes
 import json
@@ -17,11 +17,11 @@ OPS = {
     "gaussian_likelihood": ("cpu", "triton"),
     "gaussian_symbols": ("cpu", "triton"),
 }
-# By preference: where it is not said which, ldcn's Triton kernels run where its CUDA kernels do not.
-DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # the type of the tensors that a backend takes
-_chosen: dict[str, str] = {}
-_on_triton: dict[str, torch.library.Library] = {}  # by op: its Triton kernels, registered over its CUDA kernels
-_running: set[tuple[str, torch.device]] = set()  # what `check_runs` has found to run
+# In order of preference: by default, ldcn's Triton kernels run only if its CUDA kernels are not usable.
+DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # the device type of the tensors that a backend accepts
+_chosen: dict[str, str] = {}  # backends that set_backend selected, by op
+_on_triton: dict[str, torch.library.Library] = {}  # Triton kernels registered in place of CUDA kernels, by op
+_running: set[tuple[str, torch.device]] = set()  # ops and devices that passed `check_runs`
 
 NATIVE = Path(__file__).resolve().parents[1] / "_native"
 CAPABILITIES = ("default", "avx2", "avx512")
@@ -31,7 +31,7 @@ REBUILD_CUDA = "build dkic with `python3 -m pip install -e .` in its source fold
 
 @cache
 def load_cpu() -> str | None:
-    """Load the CPU kernels once. Returns None when they work, else the reason as a sentence."""
+    """Loads the CPU kernels once. Returns None if they are usable, else the reason as a sentence."""
     path = NATIVE / "libdkic_cpu.so"
     if not path.exists():
         return f"dkic's CPU kernels are not built: {REBUILD}."
@@ -44,19 +44,19 @@ def load_cpu() -> str | None:
 
 
 def cpu_runs() -> bool:
-    """Whether the CPU kernels can be called; while torch compiles, which can't load them, it is taken for granted."""
+    """Whether the CPU kernels are usable; assumed while torch compiles, when they can't be loaded."""
     return torch.compiler.is_compiling() or load_cpu() is None
 
 
 def cpu_capability(library: Path) -> str:
-    """The instruction set that the loaded kernels use, one of CAPABILITIES; else the reason why there is none."""
+    """The instruction set that the loaded kernels use, one of CAPABILITIES; else an error message."""
     query = ctypes.CDLL(str(library)).dkic_cpu_capability
     query.restype = ctypes.c_char_p
     return query().decode()
 
 
 def find_gpu() -> str | None:
-    """Whether torch can use a GPU here: None, else the reason as a sentence."""
+    """Why torch can't use a GPU, as a sentence; None if it can."""
     if not torch.version.cuda:
         return f"torch {torch.__version__} is built without CUDA: install a CUDA build, as https://pytorch.org/get-started tells."
     if not torch.cuda.is_available():
@@ -66,7 +66,7 @@ def find_gpu() -> str | None:
 
 @cache
 def find_triton() -> str | None:
-    """Whether Triton's kernels can run here: None, else the reason as a sentence. Compiles nothing."""
+    """Why the Triton kernels are not usable, as a sentence; None if they are. Compiles nothing."""
     if reason := find_gpu():
         return reason
     if find_spec("triton") is None:
@@ -75,7 +75,7 @@ def find_triton() -> str | None:
 
 
 def cuda_build() -> dict:
-    """The build's record of the CUDA kernels: "architectures" and "compiler"; or why there are none: "reason" and "repair"."""
+    """The build's record of the CUDA kernels: "architectures" and "compiler"; or "reason" and "repair" if they are not built."""
     try:
         return json.loads((NATIVE / "cuda_build.json").read_text())
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def cuda_build() -> dict:
 
 @cache
 def load_cuda() -> str | None:
-    """Load the CUDA kernels once, which needs no GPU. Returns None when they work, else the reason as a sentence."""
+    """Loads the CUDA kernels once, which needs no GPU. Returns None if that succeeds, else the reason as a sentence."""
     path = NATIVE / "libdkic_cuda.so"
     if not path.exists():
         build = cuda_build()
@@ -99,7 +99,7 @@ def load_cuda() -> str | None:
 
 @cache
 def find_cuda(index: int | None = None) -> str | None:
-    """Whether the CUDA kernels run on a GPU, the current one without an index: None, else the reason as a sentence."""
+    """Why the CUDA kernels are not usable on a GPU (None: the current one), as a sentence; None if they are."""
     if reason := load_cuda() or find_gpu():
         return reason
     capability = torch.cuda.get_device_capability(index)
@@ -113,7 +113,7 @@ def find_cuda(index: int | None = None) -> str | None:
 
 
 def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
-    """Whether code for an architecture, as TORCH_CUDA_ARCH_LIST spells it, runs on GPUs of a compute capability."""
+    """Whether code for an architecture, written as in TORCH_CUDA_ARCH_LIST, runs on GPUs of a compute capability."""
     major, minor = map(int, re.findall(r"\d+", architecture))
     if "a" in architecture:
         return capability == (major, minor)
@@ -121,49 +121,49 @@ def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
 
 
 def triton_kernels(op: str):
-    """The module of the op's Triton kernels, imported now and not before. RuntimeError: they can't run here."""
+    """The module of the op's Triton kernels, which is imported only here. Raises RuntimeError if Triton is not usable."""
     if reason := find_triton():
         raise RuntimeError(reason)
     return import_module(f"dkic.ops.triton.{op}")
 
 
-def missing(backend: str, device: torch.device | None = None) -> str | None:
-    """None where a backend, one of DEVICES, works here (on a device), else the reason as a sentence."""
+def unavailable_reason(backend: str, device: torch.device | None = None) -> str | None:
+    """Why a backend of DEVICES is not usable on this machine (on this device), as a sentence; None if it is usable."""
     if backend == "cuda":
         return find_cuda(device.index if device else None)
     return {"cpu": load_cpu, "triton": find_triton}[backend]()
 
 
 def set_backend(op: str, backend: str | None) -> None:
-    """Have an op run on one backend alone: from now on it refuses tensors that this backend does not take.
+    """Restricts an op to one backend: it then raises for tensors that this backend does not accept.
 
-    A call under `torch.compile` runs where its tensors are, whatever was chosen.
+    Calls under `torch.compile` ignore the selection and run on the device of their tensors.
 
     Args:
         op: "ldcn", "deform_conv2d", "gaussian_likelihood" or "gaussian_symbols".
-        backend: "cpu", "cuda" or "triton"; None: again whichever takes the device of the tensors, "cuda" before "triton".
+        backend: "cpu", "cuda" or "triton"; None: select by the device of the tensors, "cuda" before "triton".
 
     Raises:
         ValueError: there is no such op, or it has no such backend.
-        RuntimeError: the backend can't run here; the message says what to do. The choice stays as it was.
+        RuntimeError: the backend is not usable; the message says what to do. The selection is unchanged.
     """
     if op not in OPS:
-        raise ValueError(f"op must be one of {', '.join(OPS)}, and is {op!r}")
+        raise ValueError(f"set_backend/op: is {op!r}; give one of {', '.join(OPS)}")
     _running.clear()
     if backend is None:
         _chosen.pop(op, None)
         _use_native(op)
         return
     if backend not in OPS[op]:
-        raise ValueError(f"backend of {op} must be one of {', '.join(OPS[op])}, and is {backend!r}")
-    if reason := missing(backend):
+        raise ValueError(f"set_backend/backend: is {backend!r}; give one of {', '.join(OPS[op])} for {op}")
+    if reason := unavailable_reason(backend):
         raise RuntimeError(reason)
     _chosen[op] = backend
     _use_triton(op) if backend == "triton" else _use_native(op)
 
 
 def _use_triton(op: str) -> None:
-    """Registers an op's Triton kernels over its CUDA kernels, where it has such."""
+    """Registers an op's Triton kernels in place of its CUDA kernels, if it has CUDA kernels."""
     if "cuda" not in OPS[op] or load_cuda() is not None or op in _on_triton:
         return
     kernels = triton_kernels(op)
@@ -178,20 +178,20 @@ def _use_native(op: str) -> None:
 
 
 def check_runs(op: str, device: torch.device) -> None:
-    """RuntimeError where the op does not run on `device`; the message says what to do. While torch compiles it is not checked."""
+    """Raises RuntimeError, with the fix, if the op does not run on `device`; not checked while torch compiles."""
     if torch.compiler.is_compiling() or (op, device) in _running:
         return
-    if reason := why_not(op, device):
+    if reason := op_unavailable_reason(op, device):
         raise RuntimeError(reason)
-    native_is_missing = device.type == "cuda" and "cuda" in OPS[op] and op not in _chosen and missing("cuda", device)
-    if native_is_missing and not missing("triton"):
+    native_is_missing = device.type == "cuda" and "cuda" in OPS[op] and op not in _chosen and unavailable_reason("cuda", device)
+    if native_is_missing and not unavailable_reason("triton"):
         warnings.warn(f"dkic.ops.{op} runs on its Triton kernels: {native_is_missing}", stacklevel=3)
         _use_triton(op)
     _running.add((op, device))
 
 
-def why_not(op: str, device: torch.device) -> str | None:
-    """None where the op runs on `device`, else the reason as a sentence."""
+def op_unavailable_reason(op: str, device: torch.device) -> str | None:
+    """Why the op does not run on `device`, as a sentence; None if it runs."""
     if device.type == "meta":
         return None
     takes = [backend for backend in OPS[op] if DEVICES[backend] == device.type]
@@ -199,11 +199,11 @@ def why_not(op: str, device: torch.device) -> str | None:
         return f"dkic.ops.{op} has no kernels for {device.type} tensors; move them to the CPU with .cpu()."
     chosen = _chosen.get(op)
     if chosen is None:
-        reasons = [missing(backend, device) for backend in takes]
+        reasons = [unavailable_reason(backend, device) for backend in takes]
         return None if None in reasons else reasons[0]
     if chosen not in takes:
         return (
             f"dkic.ops.{op} is set to its {chosen} backend, which does not take {device.type} tensors; "
             f'move them, or call dkic.ops.set_backend("{op}", None).'
         )
-    return missing(chosen, device)
+    return unavailable_reason(chosen, device)

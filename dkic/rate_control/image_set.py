@@ -1,7 +1,7 @@
 """`ImageSet` encodes a set of images to a common target rate with nearly the least total distortion.
 
 Each image is measured at every quality, and dkic.allocation chooses operating points. The operating points near the chosen ones
-are then measured too, and the choice is repeated until all neighbours are measured. Cached measurements elsewhere are ignored, so
+are then measured too, and the choice is repeated until all neighbors are measured. Cached measurements elsewhere are ignored, so
 the same command always writes the same files. The chosen files are encoded again. If a file's size differs from its measurement
 (of an earlier run with other threads or on another machine, where the transforms round differently), the actual size replaces it
 and the choice is repeated: the reported rate is that of the actual files.
@@ -30,9 +30,9 @@ from dkic.rate_control.meter import Distortion
 from dkic.rate_control.spool import Spool
 from dkic.streams import is_stream
 
-# Number of operating points on each side of the chosen one that are measured. For 2 to 4 images one neighbour each way had 1.8 to
+# Number of operating points on each side of the chosen one that are measured. For 2 to 4 images one neighbor each way had 1.8 to
 # 3.6 % (at worst 18 %) more distortion than the best choice, 3 each way 0.2 to 0.5 %. For 11 images at 0.075, 0.15 and 0.3 bpp
-# one neighbour reached LPIPS 0.1945, 0.1308 and 0.0809; all points with qsteps -1 to 2 reached 0.1945, 0.1313 and 0.0809.
+# one neighbor reached LPIPS 0.1945, 0.1308 and 0.0809; all points with qsteps -1 to 2 reached 0.1945, 0.1313 and 0.0809.
 _FEW, _REACH_OF_FEW, _REACH = 10, 3, 1
 _MOST_REREAD = 1000  # images that are read again to report the sizes of their ICC profiles
 

@@ -51,7 +51,7 @@ def test_invalid_rates_and_distortions_are_refused(rate, distortion, said):
         ({"max_distortion": NAN}, r"max_distortion\[0\]: is nan; give a number"),
         ({"max_distortion": [0.4, 0.1]}, r"row 1: no option is left of 3 \(3 above max_distortion\)"),
         ({"min_quality": 3}, r"row 0: no option is left of 3 \(3 below min_quality\)"),
-        ({"min_quality": 1, "max_bytes": [9, 6], "pixels": 240}, "row 1: .* 1 below min_quality, 2 above max_bytes"),
+        ({"min_quality": 1, "max_bytes": [9, 6], "pixels": 240}, "row 1: .*1 below min_quality, 2 above max_bytes"),
         ({"names": ["a"]}, "names: are 1; give one for each of the 2 images"),
         ({"names": ["a", "b"], "min_quality": [0, 7]}, r"row 1 \(b\): no option is left"),
         ({"gap": -1}, "gap: is -1; give a finite number of at least 0"),

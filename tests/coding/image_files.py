@@ -11,7 +11,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 DISPLAY_P3 = make_profile(SRGB_CURVE, Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)))
 
 
-def colours(height: int = 11, width: int = 17) -> np.ndarray:
+def colors(height: int = 11, width: int = 17) -> np.ndarray:
     """Smooth enough for JPEG, no two rows or columns alike, uint8 [H, W, 3]."""
     y, x = np.mgrid[:height, :width].astype(float)
     channels = [60 + 5 * x + 3 * y, 200 - 4 * x - 2 * y, 90 + 6 * y]

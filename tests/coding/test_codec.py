@@ -138,7 +138,7 @@ def test_a_profile_of_another_color_space_in_an_older_file_is_dropped(codec):
     ids=["one thread", "two threads", "baseline instructions"],
 )
 def test_a_fresh_process_decodes_every_symbol(codec, tmp_path, threads, environment):
-    """The files hold their symbols' checksum; a pixel may round to its neighbour where sums are taken in another order."""
+    """The files hold their symbols' checksum; a pixel may round to its neighbor where sums are taken in another order."""
     expected = {}
     for height, width in [*SIZES, (200, 260)]:
         data = codec.compress(crop(height, width))
@@ -209,7 +209,7 @@ def test_the_checksum_is_that_of_the_symbols_in_coding_order(codec, small):
 
 
 def test_the_photograph_is_better_than_jpeg_at_the_same_or_a_higher_rate(codec, demo_file):
-    # It is a hard one: bristles in saturated colours. Untrained or broken weights give less than 20 dB. (The model was trained
+    # It is a hard one: bristles in saturated colors. Untrained or broken weights give less than 20 dB. (The model was trained
     # for what images look like, and at this rate JPEG has the better PSNR.)
     jpeg = by_pillow("jpeg")
     other = next(data for quality in range(1, 96) if len(data := jpeg.encode(photograph(), quality)) >= len(demo_file))

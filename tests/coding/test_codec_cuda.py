@@ -16,7 +16,10 @@ from dkic.errors import DkicError
 from dkic.models.weights_file import save_weights
 from dkic.ops import backends
 
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(backends.missing("cuda") is not None, reason=str(backends.missing("cuda")))]
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(backends.unavailable_reason("cuda") is not None, reason=str(backends.unavailable_reason("cuda"))),
+]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIZES = [(512, 384), (100, 77), (1, 1)]

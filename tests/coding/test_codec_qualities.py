@@ -57,7 +57,7 @@ def test_unreachable_target_bpp_and_conflicting_options_are_refused(codec):
 
 @pytest.mark.parametrize("qstep", [-8, -3, 1, 2, 8])
 def test_qstep_changes_the_quantization_of_the_latent(codec, qstep):
-    """Neighbouring qsteps differ by the ratio of neighbouring scales; y_hat stays on the grid of means."""
+    """Neighboring qsteps differ by the ratio of neighboring scales; y_hat stays on the grid of means."""
     image = crop(128, 128)
     data = codec.compress(image, 3, qstep=qstep)
     assert unpack(data).header.qstep == qstep

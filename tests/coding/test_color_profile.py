@@ -1,10 +1,10 @@
-"""ICC profiles that dkic makes and recognises, held against Little CMS."""
+"""ICC profiles that dkic makes and recognizes, held against Little CMS."""
 
 import io
 
 import numpy as np
 import pytest
-from coding.image_files import SRGB, colours
+from coding.image_files import SRGB, colors
 from PIL import Image, ImageCms, features
 
 from dkic.coding.cicp import Cicp
@@ -52,7 +52,7 @@ def srgb_decoded(pixels: np.ndarray) -> np.ndarray:
     ids=["Display P3", "Adobe RGB", "linear"],
 )
 def test_a_profile_has_the_given_primaries_and_curve(curve, primaries, decoded, matrix):
-    pixels = colours(40, 40)
+    pixels = colors(40, 40)
     expected = srgb_encoded(decoded(pixels) @ matrix.T)
     profile = make_profile(curve, primaries)
     inside = ((expected > 1) & (expected < 254)).all(axis=2)  # elsewhere colors are cut off

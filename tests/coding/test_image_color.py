@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from coding.image_files import SRGB, colours, saved, written
+from coding.image_files import SRGB, colors, saved, written
 from coding.png_files import chrm, chunk, cicp, gama, with_chunks
 from PIL import Image, TiffImagePlugin, features
 
@@ -25,8 +25,8 @@ from dkic.errors import DkicError
 
 WHITE, P3_CHROMATICITIES = (0.3127, 0.329), (0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
 P3 = Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
-RGB = saved(Image.fromarray(colours()), "PNG")
-GRAY = saved(Image.fromarray(colours()[..., 0]), "PNG")
+RGB = saved(Image.fromarray(colors()), "PNG")
+GRAY = saved(Image.fromarray(colors()[..., 0]), "PNG")
 P3_PROFILE = make_profile(SRGB_CURVE, P3)
 GRAY_PROFILE = make_profile(Curve(2.2), None)
 ICCP = chunk(b"iCCP", b"p\0\0" + zlib.compress(P3_PROFILE))
@@ -53,7 +53,7 @@ SRGB_CHRM = chrm(*WHITE, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
         (with_chunks(RGB, gama(0.45455), chrm(*WHITE, *P3_CHROMATICITIES)), make_profile(Curve(1 / 0.45455), P3)),
         (with_chunks(RGB, chrm(*WHITE, *P3_CHROMATICITIES)), P3_PROFILE),
         (with_chunks(RGB, chunk(b"sRGB", b"\0"), gama(1.0), chrm(*WHITE, *P3_CHROMATICITIES)), None),
-        (saved(Image.fromarray(colours()), "PNG", icc_profile=P3_PROFILE), P3_PROFILE),
+        (saved(Image.fromarray(colors()), "PNG", icc_profile=P3_PROFILE), P3_PROFILE),
     ],
     ids=["cICP of P3", "cICP of sRGB", "iCCP over unspecified cICP", "iCCP over half a cICP", "half a cICP",
          "gAMA over unspecified cICP", "cICP over iCCP", "cICP of gray", "cICP of gray, gamma 2.2", "gAMA 1", "gAMA 1 of gray",
@@ -88,7 +88,7 @@ def test_hdr_in_a_profile_is_refused(tmp_path):
     content = b"cicp\0\0\0\0\x09\x10\0\x01"
     profile = P3_PROFILE[:tag] + b"cicp" + P3_PROFILE[tag + 4 : offset] + content + P3_PROFILE[offset + 12 :]
     with pytest.raises(DkicError, match=r"HDR \(PQ\)"):
-        read_image(written(tmp_path, saved(Image.fromarray(colours()), "PNG", icc_profile=profile)))
+        read_image(written(tmp_path, saved(Image.fromarray(colors()), "PNG", icc_profile=profile)))
 
 
 @pytest.mark.parametrize("loaded", [False, True])
@@ -111,7 +111,7 @@ def test_color_descriptions_are_read_again_from_an_opened_file(tmp_path, loaded)
 def test_tiff_primaries(tmp_path):
     info = TiffImagePlugin.ImageFileDirectory_v2()
     info[318], info[319] = WHITE, P3_CHROMATICITIES
-    data = saved(Image.fromarray(colours()), "TIFF", tiffinfo=info)
+    data = saved(Image.fromarray(colors()), "TIFF", tiffinfo=info)
     assert read_image(written(tmp_path, data)).icc == P3_PROFILE
 
 
@@ -120,11 +120,11 @@ def test_tiff_primaries(tmp_path):
     [
         (with_chunks(RGB, chunk(b"gAMA", struct.pack(">I", 1))), "gAMA chunk says 1e-05"),
         (with_chunks(RGB, chrm(*WHITE, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5)), "were dropped: the primaries lie on a line"),
-        (saved(Image.fromarray(colours()), "PNG", icc_profile=b"nonsense"), "ICC profile is damaged and was dropped"),
-        (saved(Image.fromarray(colours()), "PNG", icc_profile=P3_PROFILE[:200]), "ICC profile is damaged and was dropped"),
-        (saved(Image.fromarray(colours()[..., 0]), "PNG", icc_profile=P3_PROFILE), "is for RGB pixels, and these are GRAY"),
-        (saved(Image.fromarray(colours()), "JPEG", icc_profile=GRAY_PROFILE), "for GRAY pixels, and these are RGB"),
-        (saved(Image.fromarray(colours()), "JPEG", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]), "is for CMYK pixels"),
+        (saved(Image.fromarray(colors()), "PNG", icc_profile=b"nonsense"), "ICC profile is damaged and was dropped"),
+        (saved(Image.fromarray(colors()), "PNG", icc_profile=P3_PROFILE[:200]), "ICC profile is damaged and was dropped"),
+        (saved(Image.fromarray(colors()[..., 0]), "PNG", icc_profile=P3_PROFILE), "is for RGB pixels, and these are GRAY"),
+        (saved(Image.fromarray(colors()), "JPEG", icc_profile=GRAY_PROFILE), "for GRAY pixels, and these are RGB"),
+        (saved(Image.fromarray(colors()), "JPEG", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]), "is for CMYK pixels"),
     ],
     ids=["no gamma", "no primaries", "no profile", "cut off", "RGB for gray", "gray for RGB", "CMYK for RGB"],
 )  # fmt: skip
@@ -134,7 +134,7 @@ def test_an_invalid_color_description_is_dropped_with_a_note(tmp_path, data, not
 
 
 def test_an_srgb_profile_on_gray_loses_nothing(tmp_path):
-    data = saved(Image.fromarray(colours()[..., 0]), "JPEG", icc_profile=SRGB)
+    data = saved(Image.fromarray(colors()[..., 0]), "JPEG", icc_profile=SRGB)
     image = read_image(written(tmp_path, data))
     assert image.icc is None and image.notes == ()
 
@@ -147,12 +147,12 @@ def test_adobe_rgb_by_exif(tmp_path, space, index, is_adobe):
     exif.get_ifd(0x8769)[0xA001] = space
     if index is not None:
         exif.get_ifd(0x8769)[0xA005] = {1: index}
-    image = read_image(written(tmp_path, saved(Image.fromarray(colours()), "JPEG", exif=exif)))
+    image = read_image(written(tmp_path, saved(Image.fromarray(colors()), "JPEG", exif=exif)))
     assert image.icc == (make_profile(ADOBE_RGB_CURVE, ADOBE_RGB_PRIMARIES) if is_adobe else None)
 
 
 def test_the_profile_in_a_bmp(tmp_path):
-    plain = saved(Image.fromarray(colours()), "BMP")
+    plain = saved(Image.fromarray(colors()), "BMP")
     start = struct.unpack_from("<I", plain, 10)[0]
     pixels, head = plain[start:], bytearray(124)
     head[:40] = struct.pack("<I", 124) + plain[18:54]
@@ -160,11 +160,11 @@ def test_the_profile_in_a_bmp(tmp_path):
     struct.pack_into("<II", head, 112, 124 + len(pixels), len(P3_PROFILE))
     data = plain[:10] + struct.pack("<I", 14 + 124) + bytes(head) + pixels + P3_PROFILE
     image = read_image(written(tmp_path, data))
-    assert image.icc == P3_PROFILE and np.array_equal(image.pixels, colours())
+    assert image.icc == P3_PROFILE and np.array_equal(image.pixels, colors())
 
 
 def avif_with_nclx(primaries: int, transfer: int) -> bytes:
-    data = bytearray(saved(Image.fromarray(colours(40, 56)), "AVIF", quality=90))
+    data = bytearray(saved(Image.fromarray(colors(40, 56)), "AVIF", quality=90))
     at = data.index(b"colrnclx") + 8
     data[at : at + 4] = struct.pack(">HH", primaries, transfer)
     return bytes(data)
@@ -177,7 +177,7 @@ def test_avif(tmp_path):
     assert read_image(written(tmp_path, avif_with_nclx(12, 13))).icc == P3_PROFILE
     with pytest.raises(DkicError, match=r"HDR \(PQ\)"):
         read_image(written(tmp_path, avif_with_nclx(9, 16)))
-    data = saved(Image.fromarray(colours(40, 56)), "AVIF", quality=90, icc_profile=P3_PROFILE)
+    data = saved(Image.fromarray(colors(40, 56)), "AVIF", quality=90, icc_profile=P3_PROFILE)
     assert read_image(written(tmp_path, data)).icc == P3_PROFILE
     for box, offset, value in ((b"pixi", 9, 10), (b"av1C", 6, 0x40)):
         deep = bytearray(avif_with_nclx(1, 13))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from coding.image_files import SRGB, colours, saved, written
+from coding.image_files import SRGB, colors, saved, written
 from PIL import Image
 
 from dkic.coding.container import MAX_PIXELS
@@ -13,18 +13,18 @@ from dkic.errors import DkicError
 
 
 def test_image_from_takes_paths_and_images(tmp_path):
-    path = written(tmp_path, saved(Image.fromarray(colours()), "PNG"))
-    assert np.array_equal(image_from(path).pixels, colours())
-    assert np.array_equal(image_from(str(path)).pixels, colours())
-    image = ImageData(colours())
+    path = written(tmp_path, saved(Image.fromarray(colors()), "PNG"))
+    assert np.array_equal(image_from(path).pixels, colors())
+    assert np.array_equal(image_from(str(path)).pixels, colors())
+    image = ImageData(colors())
     assert image_from(image) is image
 
 
 def test_image_from_pil():
-    image = Image.fromarray(colours())
+    image = Image.fromarray(colors())
     image.info["icc_profile"] = SRGB
     result = image_from(image)
-    assert np.array_equal(result.pixels, colours()) and result.icc == SRGB
+    assert np.array_equal(result.pixels, colors()) and result.icc == SRGB
     assert image_from(image.convert("L")).grayscale
     assert np.array_equal(image_from(image.convert("YCbCr")).pixels, image.convert("YCbCr").convert("RGB"))
     for mode, message in [
@@ -39,13 +39,13 @@ def test_image_from_pil():
 
 
 def test_image_from_numpy():
-    assert np.array_equal(image_from(colours()).pixels, colours())
-    turned = image_from(colours()[::-1, ::-1])
-    assert np.array_equal(turned.pixels, colours()[::-1, ::-1]) and turned.pixels.flags.c_contiguous
-    for gray in (colours()[:, :, 0], colours()[:, :, :1]):
+    assert np.array_equal(image_from(colors()).pixels, colors())
+    turned = image_from(colors()[::-1, ::-1])
+    assert np.array_equal(turned.pixels, colors()[::-1, ::-1]) and turned.pixels.flags.c_contiguous
+    for gray in (colors()[:, :, 0], colors()[:, :, :1]):
         image = image_from(gray)
         assert image.grayscale
-        assert np.array_equal(image.pixels, np.repeat(colours()[:, :, :1], 3, axis=2))
+        assert np.array_equal(image.pixels, np.repeat(colors()[:, :, :1], 3, axis=2))
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_other_numpy_arrays_are_refused(array):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_image_from_torch(dtype):
-    chw = torch.from_numpy(colours()).permute(2, 0, 1)
+    chw = torch.from_numpy(colors()).permute(2, 0, 1)
     x = chw if dtype == torch.uint8 else (chw.double() / 255).to(dtype)
     image = image_from(x)
     # bfloat16 keeps 8 bits of a number, so a pixel may move by 255 / 2**9.
-    assert np.abs(image.pixels.astype(int) - colours()).max() <= (1 if dtype == torch.bfloat16 else 0)
+    assert np.abs(image.pixels.astype(int) - colors()).max() <= (1 if dtype == torch.bfloat16 else 0)
     assert image.pixels.flags.c_contiguous and not image.grayscale
     gray = image_from(x[:1])
     assert gray.grayscale and np.array_equal(gray.pixels[:, :, 2], image.pixels[:, :, 0])

@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from coding.image_files import colours, saved, written
+from coding.image_files import colors, saved, written
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, features
 
@@ -19,7 +19,7 @@ from dkic.errors import DkicError
 
 @pytest.mark.parametrize("suffix", FORMAT_BY_SUFFIX)
 def test_written_formats_are_recognized_by_content(tmp_path, suffix):
-    gray = image_from(colours()[:, :, 0])
+    gray = image_from(colors()[:, :, 0])
     data, _ = encode_image(gray, suffix, "x")
     assert format_of(data[:32]) is FORMAT_BY_SUFFIX[suffix]
     assert read_image(written(tmp_path, data)).pixels.shape == (11, 17, 3)
@@ -33,16 +33,16 @@ def test_files_of_other_formats_are_not_recognized(head):
 @pytest.mark.parametrize("known", [AVIF, JXL], ids=["AVIF", "JPEG XL"])
 def test_a_format_without_a_decoder_on_this_machine(tmp_path, monkeypatch, known):
     suffix = known.suffixes[0]
-    path = written(tmp_path, encode_image(image_from(colours()), suffix, "x")[0], f"a{suffix}")
+    path = written(tmp_path, encode_image(image_from(colors()), suffix, "x")[0], f"a{suffix}")
     monkeypatch.setattr(features, "check", lambda feature: False)
     monkeypatch.setattr(image_formats, "find_spec", lambda package: None)
     with pytest.raises(DkicError, match=f"this is {known.label}, which can't be read; .*pip install"):
         read_image(path)
     with pytest.raises(DkicError, match=f"b{suffix}: can't be written; .*pip install"):
-        write_image(image_from(colours()), tmp_path / f"b{suffix}")
+        write_image(image_from(colors()), tmp_path / f"b{suffix}")
     with pytest.raises(DkicError, match=f"{known.label} can't be written; .*pip install"):
-        encode_image(image_from(colours()), suffix, "x")
-    written(tmp_path, saved(Image.fromarray(colours()), "PNG"), "c.png")
+        encode_image(image_from(colors()), suffix, "x")
+    written(tmp_path, saved(Image.fromarray(colors()), "PNG"), "c.png")
     assert images_in(tmp_path) == ([tmp_path / "c.png"], Counter({suffix: 1}))
 
 
@@ -52,8 +52,8 @@ def test_jpeg_xl_orientation_is_applied_only_by_its_decoder(tmp_path, orientatio
     JXL.register()
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = saved(Image.fromarray(colours()), "JXL", lossless=True, exif=exif.tobytes())
-    assert np.array_equal(read_image(written(tmp_path, data)).pixels, colours())
+    data = saved(Image.fromarray(colors()), "JXL", lossless=True, exif=exif.tobytes())
+    assert np.array_equal(read_image(written(tmp_path, data)).pixels, colors())
 
 
 def jxl(pixel_format: str, codec: str = "libjxl") -> bytes:

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from coding.image_files import SRGB, colours, saved, written
+from coding.image_files import SRGB, colors, saved, written
 from coding.png_files import SIGNATURE, chunk
 from PIL import Image, ImageOps
 
@@ -23,22 +23,22 @@ from dkic.errors import DkicError
 def test_lossless_formats_are_read_exactly(tmp_path, image_format):
     options = {"lossless": True} if image_format == "WEBP" else {}
     # The name says nothing: formats are known by their content.
-    image = read_image(written(tmp_path, saved(Image.fromarray(colours()), image_format, **options)))
-    assert np.array_equal(image.pixels, colours())
+    image = read_image(written(tmp_path, saved(Image.fromarray(colors()), image_format, **options)))
+    assert np.array_equal(image.pixels, colors())
     assert image.pixels.flags.c_contiguous and image.pixels.flags.writeable
     assert not image.grayscale and image.icc is None
     assert (image.height, image.width) == (11, 17)
 
 
 def test_jpeg_is_read(tmp_path):
-    image = read_image(written(tmp_path, saved(Image.fromarray(colours()), "JPEG", quality=95)))
-    assert np.abs(image.pixels.astype(int) - colours()).mean() < 4
+    image = read_image(written(tmp_path, saved(Image.fromarray(colors()), "JPEG", quality=95)))
+    assert np.abs(image.pixels.astype(int) - colors()).mean() < 4
     assert not image.grayscale
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "TIFF", "PPM", "BMP"])
 def test_grayscale_becomes_three_equal_channels(tmp_path, image_format):
-    gray = colours()[:, :, 0]
+    gray = colors()[:, :, 0]
     image = read_image(written(tmp_path, saved(Image.fromarray(gray), image_format)))
     assert image.grayscale and image.pixels.shape == (11, 17, 3)
     assert np.ptp(image.pixels, axis=2).max() == 0
@@ -47,14 +47,14 @@ def test_grayscale_becomes_three_equal_channels(tmp_path, image_format):
 
 
 def test_black_and_white_is_grayscale(tmp_path):
-    bits = colours()[:, :, 0] > 100
+    bits = colors()[:, :, 0] > 100
     image = read_image(written(tmp_path, saved(Image.fromarray(bits), "PNG")))
     assert image.grayscale
     assert np.array_equal(image.pixels[:, :, 1], np.where(bits, 255, 0))
 
 
 def test_palette_without_transparency_is_read(tmp_path):
-    image = Image.fromarray(colours()).quantize(16)
+    image = Image.fromarray(colors()).quantize(16)
     assert image.mode == "P"
     result = read_image(written(tmp_path, saved(image, "PNG")))
     assert np.array_equal(result.pixels, np.asarray(image.convert("RGB")))
@@ -70,7 +70,7 @@ def test_plain_ppm_is_read(tmp_path, plain):
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, image_format, orientation):
-    upright = colours()
+    upright = colors()
     # What a camera held that way would have stored: the inverse of what EXIF says to do.
     stored = {
         1: upright,
@@ -99,7 +99,7 @@ def test_an_image_that_memory_is_too_small_to_rotate_is_refused(tmp_path, monkey
     """And not read sideways, as one whose metadata is damaged is read as it lies."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    file = written(tmp_path, saved(Image.fromarray(colours()), "PNG", exif=exif))
+    file = written(tmp_path, saved(Image.fromarray(colors()), "PNG", exif=exif))
 
     def no_memory(image: Image.Image) -> None:
         raise MemoryError
@@ -128,14 +128,14 @@ def test_images_derived_by_pillow_are_not_rotated_again(image_format, derived):
     """Pillow keeps the EXIF orientation of the image that it worked on."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = derived(Image.open(io.BytesIO(saved(Image.fromarray(colours()), image_format, exif=exif))))
+    image = derived(Image.open(io.BytesIO(saved(Image.fromarray(colors()), image_format, exif=exif))))
     assert np.array_equal(image_from(image).pixels, np.asarray(image.convert("RGB")))
 
 
 def test_thumbnail_keeps_the_exif_orientation():
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = Image.open(io.BytesIO(saved(Image.fromarray(colours()), "JPEG", exif=exif)))
+    image = Image.open(io.BytesIO(saved(Image.fromarray(colors()), "JPEG", exif=exif)))
     image.thumbnail((8, 8))
     result = image_from(image)
     assert (result.width, result.height) == (image.height, image.width)
@@ -144,9 +144,9 @@ def test_thumbnail_keeps_the_exif_orientation():
 @pytest.mark.parametrize(
     ("image", "mode"),
     [
-        (Image.fromarray(colours()).convert("RGBA"), "RGB"),
-        (Image.fromarray(colours()).convert("LA"), "L"),
-        (Image.fromarray(colours()).quantize(16), "RGB"),
+        (Image.fromarray(colors()).convert("RGBA"), "RGB"),
+        (Image.fromarray(colors()).convert("LA"), "L"),
+        (Image.fromarray(colors()).quantize(16), "RGB"),
     ],
     ids=["RGBA", "LA", "palette"],
 )
@@ -161,7 +161,7 @@ def test_opaque_alpha_is_dropped(tmp_path, image, mode):
 
 @pytest.mark.parametrize("unused", [(1, 2, 3), 7])
 def test_a_transparent_color_that_no_pixel_has_is_ignored(tmp_path, unused):
-    pixels = colours() if isinstance(unused, tuple) else colours()[:, :, 0]
+    pixels = colors() if isinstance(unused, tuple) else colors()[:, :, 0]
     image = read_image(written(tmp_path, saved(Image.fromarray(pixels), "PNG", transparency=unused)))
     assert np.array_equal(image.pixels, pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
     assert image.grayscale == (pixels.ndim == 2)
@@ -187,19 +187,19 @@ def test_a_transparent_level_of_gray_with_few_bits(tmp_path, bits):
 
 
 def test_transparency_is_flattened_onto_a_background(tmp_path):
-    rgba = np.dstack([colours(), np.full((11, 17), 255, np.uint8)])
+    rgba = np.dstack([colors(), np.full((11, 17), 255, np.uint8)])
     rgba[0, 0, 3], rgba[0, 1, 3] = 0, 128
     path = written(tmp_path, saved(Image.fromarray(rgba), "PNG"))
     for background, color in (("white", (255, 255, 255)), ("#102030", (16, 32, 48)), ("rgb(1,2,3)", (1, 2, 3))):
         pixels = read_image(path, background).pixels
         assert pixels[0, 0].tolist() == list(color)
-        blend = (colours()[0, 1] * 128.0 + np.array(color) * 127.0) / 255
+        blend = (colors()[0, 1] * 128.0 + np.array(color) * 127.0) / 255
         assert np.abs(pixels[0, 1] - blend).max() <= 1
-        assert np.array_equal(pixels[1:], colours()[1:])
+        assert np.array_equal(pixels[1:], colors()[1:])
     for background in ("no color", "#10203040", ""):
         with pytest.raises(DkicError, match=f"background: '{background}' is not an opaque color"):
             read_image(path, background)
-    gray = Image.fromarray(colours()[:, :, 0]).convert("LA")
+    gray = Image.fromarray(colors()[:, :, 0]).convert("LA")
     gray.putpixel((0, 0), (9, 0))
     path = written(tmp_path, saved(gray, "PNG"), "gray")
     assert read_image(path, "white").grayscale and not read_image(path, "red").grayscale
@@ -207,7 +207,7 @@ def test_transparency_is_flattened_onto_a_background(tmp_path):
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\x7f"])
 def test_damaged_exif_is_ignored(tmp_path, exif):
-    data = saved(Image.fromarray(colours()), "JPEG", exif=exif)
+    data = saved(Image.fromarray(colors()), "JPEG", exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_image(written(tmp_path, data)).pixels.shape == (11, 17, 3)
@@ -215,20 +215,20 @@ def test_damaged_exif_is_ignored(tmp_path, exif):
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_icc_profile_is_read(tmp_path, image_format):
-    data = saved(Image.fromarray(colours()), image_format, icc_profile=SRGB)
+    data = saved(Image.fromarray(colors()), image_format, icc_profile=SRGB)
     assert read_image(written(tmp_path, data)).icc == SRGB
 
 
 def test_first_image_of_a_multi_image_jpeg_is_read(tmp_path):
     """Phones put a second image behind the photograph; Pillow calls that MPO."""
-    image, preview = Image.fromarray(colours()), Image.fromarray(colours(4, 6))
+    image, preview = Image.fromarray(colors()), Image.fromarray(colors(4, 6))
     data = saved(image, "MPO", save_all=True, append_images=[preview])
     assert Image.open(io.BytesIO(data)).n_frames == 2
     assert read_image(written(tmp_path, data)).pixels.shape == (11, 17, 3)
 
 
 def test_reading_needs_no_torch(tmp_path):
-    path = written(tmp_path, saved(Image.fromarray(colours()), "PNG"))
+    path = written(tmp_path, saved(Image.fromarray(colors()), "PNG"))
     code = (
         "import sys; from dkic.coding.image_conversion import image_from\n"
         f"image = image_from({str(path)!r}); print(image.height, image.width, 'torch' in sys.modules)"

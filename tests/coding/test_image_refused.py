@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from coding.image_files import colours, saved, written
+from coding.image_files import colors, saved, written
 from coding.png_files import SIGNATURE, chunk, gama, with_chunks
 from permissions import permissions_hold
 from PIL import Image, TiffImagePlugin
@@ -32,8 +32,8 @@ def refusal(path) -> str:
 # What dkic does not code
 
 
-def png(width: int, height: int, bits: int, colour_type: int, rows: bytes = b"") -> bytes:
-    head = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+def png(width: int, height: int, bits: int, color_type: int, rows: bytes = b"") -> bytes:
+    head = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     return SIGNATURE + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -57,20 +57,20 @@ def tiff_signed() -> bytes:
     """A gray 8-bit TIFF of signed numbers, which Pillow shows as unsigned ones, off by 128."""
     info = TiffImagePlugin.ImageFileDirectory_v2()
     info[339] = 2
-    return saved(Image.fromarray(colours()[:, :, 0]), "TIFF", tiffinfo=info)
+    return saved(Image.fromarray(colors()[:, :, 0]), "TIFF", tiffinfo=info)
 
 
 def transparent_palette() -> bytes:
-    image = Image.fromarray(colours()).quantize(16)
+    image = Image.fromarray(colors()).quantize(16)
     return saved(image, "PNG", transparency=int(np.asarray(image)[0, 0]))
 
 
 def frames(image_format: str) -> bytes:
-    first, second = Image.fromarray(colours()), Image.fromarray(colours()[::-1].copy())
+    first, second = Image.fromarray(colors()), Image.fromarray(colors()[::-1].copy())
     return saved(first, image_format, save_all=True, append_images=[second])
 
 
-RGBA = Image.fromarray(colours()).convert("RGBA")
+RGBA = Image.fromarray(colors()).convert("RGBA")
 RGBA.putpixel((3, 4), (1, 2, 3, 254))
 WIDE = np.full((3, 4), 1000, np.uint16)
 NOT_CODED = {
@@ -78,8 +78,8 @@ NOT_CODED = {
     "RGBA WebP": (lambda: saved(Image.new("RGBA", (4, 4), (9, 9, 9, 9)), "WEBP"), "it has transparency"),
     "RGBA TIFF": (lambda: saved(RGBA, "TIFF"), "it has transparency"),
     "LA PNG": (lambda: saved(RGBA.convert("LA"), "PNG"), "it has transparency"),
-    "transparent colour": (
-        lambda: saved(Image.fromarray(colours()), "PNG", transparency=tuple(colours()[2, 3].tolist())),
+    "transparent color": (
+        lambda: saved(Image.fromarray(colors()), "PNG", transparency=tuple(colors()[2, 3].tolist())),
         "transparency",
     ),
     "transparent palette": (transparent_palette, "it has transparency"),
@@ -110,7 +110,7 @@ NOT_CODED = {
     "animated WebP": (lambda: frames("WEBP"), "it has several frames or pages"),
     "TIFF of two pages": (lambda: frames("TIFF"), "it has several frames or pages"),
     "GIF": (
-        lambda: saved(Image.fromarray(colours()), "GIF"),
+        lambda: saved(Image.fromarray(colors()), "GIF"),
         "not a PNG, JPEG, WebP, TIFF, PPM, BMP, AVIF or JPEG XL image",
     ),
 }
@@ -131,7 +131,7 @@ def test_the_16_bit_tiff_is_a_valid_file():
 @pytest.mark.parametrize("kind", [b"IHDR", b"IDAT", b"tRNS", b"PLTE", b"IEND"])
 def test_damaged_pixel_data_in_a_png_is_refused(tmp_path, kind):
     """Pillow compares no checksum of IDAT, and shows other pixels."""
-    data = bytearray(saved(Image.fromarray(colours()).quantize(16), "PNG", transparency=255))
+    data = bytearray(saved(Image.fromarray(colors()).quantize(16), "PNG", transparency=255))
     at = data.index(kind)
     length = int.from_bytes(data[at - 4 : at], "big")
     data[at + 4 + length + 3] ^= 1  # the last byte of the CRC
@@ -139,7 +139,7 @@ def test_damaged_pixel_data_in_a_png_is_refused(tmp_path, kind):
 
 
 def test_damaged_png_pixels_that_can_be_inflated_are_refused(tmp_path):
-    stored = zlib.compress(b"".join(b"\0" + row.tobytes() for row in colours()), 0)
+    stored = zlib.compress(b"".join(b"\0" + row.tobytes() for row in colors()), 0)
     middle = len(stored) // 2
     altered = stored[:middle] + bytes((stored[middle] ^ 0x40,)) + stored[middle + 1 :]
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 17, 11, 8, 2, 0, 0, 0))
@@ -148,7 +148,7 @@ def test_damaged_png_pixels_that_can_be_inflated_are_refused(tmp_path):
 
 
 def test_a_damaged_ancillary_chunk_is_ignored(tmp_path):
-    data = saved(Image.fromarray(colours()), "PNG")
+    data = saved(Image.fromarray(colors()), "PNG")
     for bad, notes in (
         (chunk(b"tEXt", b"Title\0x", 0), []),
         (chunk(b"prVt", b"", 0), []),
@@ -156,7 +156,7 @@ def test_a_damaged_ancillary_chunk_is_ignored(tmp_path):
         (chunk(b"eXIf", b"", 0), ["its eXIf chunk is damaged (wrong CRC) and was dropped"]),
     ):
         image = read_image(written(tmp_path, with_chunks(data, bad, chunk(b"tEXt", b"Title\0y", 1), gama(0.45455))))
-        assert np.array_equal(image.pixels, colours()) and list(image.notes) == notes
+        assert np.array_equal(image.pixels, colors()) and list(image.notes) == notes
 
 
 # What is no image
@@ -180,7 +180,7 @@ def test_unreadable_file(tmp_path):
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP"])
 def test_every_truncated_file_is_refused_or_decodes_completely(tmp_path, image_format):
     """No image comes back with a part missing: the cut file is refused, or all its pixels were there."""
-    data = saved(Image.fromarray(colours(5, 7)), image_format)
+    data = saved(Image.fromarray(colors(5, 7)), image_format)
     whole = read_image(written(tmp_path, data)).pixels
     refused = 0
     for length in range(len(data)):
@@ -195,7 +195,7 @@ def test_every_truncated_file_is_refused_or_decodes_completely(tmp_path, image_f
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP"])
 def test_damaged_files_raise_only_dkic_errors(tmp_path, image_format):
-    data = saved(Image.fromarray(colours()), image_format, exif=Image.Exif())
+    data = saved(Image.fromarray(colors()), image_format, exif=Image.Exif())
     random = np.random.default_rng(0)
     for _ in range(100):
         damaged = bytearray(data)
@@ -229,7 +229,7 @@ def test_too_many_pixels_are_refused_without_a_warning(tmp_path, data):
 
 
 def test_pillows_limit_neither_warns_nor_refuses(tmp_path, monkeypatch):
-    path = written(tmp_path, saved(Image.fromarray(colours()), "TIFF"))
+    path = written(tmp_path, saved(Image.fromarray(colors()), "TIFF"))
     for limit in (100, 50):  # 187 pixels: Pillow alone would warn, then fail
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with warnings.catch_warnings():
@@ -244,7 +244,7 @@ def test_pillows_limit_neither_warns_nor_refuses(tmp_path, monkeypatch):
 
 def test_pillows_limit_is_restored_after_threads(tmp_path):
     limit = Image.MAX_IMAGE_PIXELS
-    path = written(tmp_path, saved(Image.fromarray(colours()), "PNG"))
+    path = written(tmp_path, saved(Image.fromarray(colors()), "PNG"))
     threads = [threading.Thread(target=lambda: [read_image(path) for _ in range(50)]) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from coding.image_files import SRGB, colours, written
+from coding.image_files import SRGB, colors, written
 from permissions import permissions_hold
 from PIL import Image
 
@@ -20,7 +20,7 @@ from dkic.coding.image_writing import write_image
 from dkic.errors import DkicError
 from dkic.output_file import check_output, write_atomically
 
-# A profile's bytes 16 to 20 name its colour space; nothing here looks further.
+# A profile's bytes 16 to 20 name its color space; nothing here looks further.
 GRAY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]
 SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".ppm", ".pnm", ".bmp", ".avif", ".jxl"]
 LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".avif")
@@ -31,9 +31,9 @@ WITHOUT_PROFILE = (".ppm", ".pnm", ".pgm", ".pbm", ".bmp", ".jxl")
 @pytest.mark.parametrize("size", [(11, 17), (1, 1)])
 def test_written_images_are_read_back(tmp_path, suffix, size):
     path = tmp_path / f"out{suffix}"
-    notes = write_image(ImageData(colours(*size), icc=SRGB), path)
+    notes = write_image(ImageData(colors(*size), icc=SRGB), path)
     back = read_image(path)
-    assert np.abs(back.pixels.astype(int) - colours(*size)).max() <= (8 if suffix.lower() in LOSSY else 0)
+    assert np.abs(back.pixels.astype(int) - colors(*size)).max() <= (8 if suffix.lower() in LOSSY else 0)
     if suffix in WITHOUT_PROFILE:
         assert len(notes) == 1 and "holds none" in notes[0]
         assert back.icc is None or is_srgb(back.icc, grayscale=False)  # JPEG XL's reader makes one
@@ -46,7 +46,7 @@ def test_written_images_are_read_back(tmp_path, suffix, size):
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".pgm", ".pbm"])
 def test_grayscale_is_written_with_one_channel(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
-    gray_image = image_from(colours()[:, :, 0])
+    gray_image = image_from(colors()[:, :, 0])
     notes = write_image(ImageData(gray_image.pixels, True, GRAY_PROFILE), path)
     back = read_image(path)
     with Image.open(path) as image:
@@ -63,21 +63,21 @@ def test_grayscale_is_written_with_one_channel(tmp_path, suffix):
 
 
 def test_to_pil():
-    image = to_pil(ImageData(colours(), icc=SRGB))
+    image = to_pil(ImageData(colors(), icc=SRGB))
     assert image.mode == "RGB" and image.info["icc_profile"] == SRGB
-    assert np.array_equal(np.asarray(image), colours())
-    gray = to_pil(image_from(colours()[:, :, 1]))
+    assert np.array_equal(np.asarray(image), colors())
+    gray = to_pil(image_from(colors()[:, :, 1]))
     assert gray.mode == "L" and "icc_profile" not in gray.info
-    assert np.array_equal(np.asarray(gray), colours()[:, :, 1])
+    assert np.array_equal(np.asarray(gray), colors()[:, :, 1])
 
 
 def test_an_existing_file_is_kept_without_force(tmp_path):
     path = written(tmp_path, b"precious", "out.png")
     with pytest.raises(DkicError, match=r"out.png: the file exists; overwrite it with --force \(force=True"):
-        write_image(ImageData(colours()), path)
+        write_image(ImageData(colors()), path)
     assert path.read_bytes() == b"precious"
-    write_image(ImageData(colours()), path, force=True)
-    assert np.array_equal(read_image(path).pixels, colours())
+    write_image(ImageData(colors()), path, force=True)
+    assert np.array_equal(read_image(path).pixels, colors())
     assert os.listdir(tmp_path) == ["out.png"]
 
 
@@ -104,7 +104,7 @@ def test_unwritable_paths_are_refused(tmp_path, monkeypatch, name, message):
         bound.bind("socket.png")
     path = f"{tmp_path}/{name}"
     with pytest.raises(DkicError, match=message) as caught:
-        write_image(ImageData(colours()), path, force=True)
+        write_image(ImageData(colors()), path, force=True)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == ["file.txt", "folder.png", "socket.png"]
 
@@ -112,7 +112,7 @@ def test_unwritable_paths_are_refused(tmp_path, monkeypatch, name, message):
 def test_unwritable_directory(tmp_path):
     tmp_path.chmod(0o500)
     with permissions_hold(), pytest.raises(DkicError, match="can't be written .*Permission denied"):
-        write_image(ImageData(colours()), tmp_path / "out.png")
+        write_image(ImageData(colors()), tmp_path / "out.png")
     tmp_path.chmod(0o700)
     assert os.listdir(tmp_path) == []
 
@@ -188,7 +188,7 @@ def test_bytes_are_written(tmp_path):
 
 def test_relative_paths_are_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_image(ImageData(colours()), "out.png")
+    write_image(ImageData(colors()), "out.png")
     assert os.listdir(tmp_path) == ["out.png"]
 
 
@@ -196,7 +196,7 @@ def test_relative_paths_are_written(tmp_path, monkeypatch):
 def test_a_new_file_follows_the_umask(tmp_path, umask):
     before = os.umask(umask)
     try:
-        write_image(ImageData(colours()), tmp_path / "out.png")
+        write_image(ImageData(colors()), tmp_path / "out.png")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "out.png").stat().st_mode) == 0o666 & ~umask
@@ -205,7 +205,7 @@ def test_a_new_file_follows_the_umask(tmp_path, umask):
 def test_an_overwritten_file_keeps_its_permissions(tmp_path):
     path = written(tmp_path, b"private", "out.png")
     path.chmod(0o640)
-    write_image(ImageData(colours()), path, force=True)
+    write_image(ImageData(colors()), path, force=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
@@ -213,7 +213,7 @@ def test_a_symbolic_link_is_preserved(tmp_path):
     (tmp_path / "there").mkdir()
     link = tmp_path / "link.png"
     link.symlink_to("there/real.png")
-    write_image(ImageData(colours()), link)
-    assert link.is_symlink() and np.array_equal(read_image(tmp_path / "there" / "real.png").pixels, colours())
+    write_image(ImageData(colors()), link)
+    assert link.is_symlink() and np.array_equal(read_image(tmp_path / "there" / "real.png").pixels, colors())
     with pytest.raises(DkicError, match="the file exists"):
-        write_image(ImageData(colours()), link)
+        write_image(ImageData(colors()), link)

@@ -115,7 +115,7 @@ import sys
 from PIL import Image
 assert sys.argv[1:8] == ["-m", "9", "-f", "444", "-b", "8", "-q"] and sys.argv[9] == "-o", sys.argv
 if sys.argv[8] == "13":
-    sys.exit("bpgenc: no such quantiser")
+    sys.exit("bpgenc: no such quantizer")
 Image.open(sys.argv[11]).quantize(100 - int(sys.argv[8])).convert("RGB").save(sys.argv[10], "PNG")
 """
 BPGDEC = """#!{python}
@@ -135,7 +135,7 @@ def test_bpg_by_its_programs(tmp_path, monkeypatch):
     codec, pixels = make_codec("bpg444"), crop(40, 60)
     size, db = fidelity(codec, pixels, 51)
     assert size > 200 and db > 25
-    with pytest.raises(DkicError, match="bpgenc failed: bpgenc: no such quantiser"):
+    with pytest.raises(DkicError, match="bpgenc failed: bpgenc: no such quantizer"):
         codec.encode(pixels, 13)
 
 

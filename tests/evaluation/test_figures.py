@@ -45,7 +45,7 @@ def test_the_tiles_hold_the_pixels_of_each_codec():
         assert len(at) == 1
         windows[at[0]] = tile
     assert len(windows) == 10
-    yellow, green = ((sheet == np.array(colour)).all(2).sum() for colour in ((255, 212, 0), (32, 192, 32)))
+    yellow, green = ((sheet == np.array(color)).all(2).sum() for color in ((255, 212, 0), (32, 192, 32)))
     assert yellow > 5 * 2000 and green > 5 * 2000  # frames of five tiles, and the rectangles
 
 

@@ -13,7 +13,7 @@ CHANNELS = 5
 
 @pytest.fixture
 def prior() -> FactorizedPrior:
-    """As training might leave it: channels differ, densities are neither symmetric nor centred on 0."""
+    """As training might leave it: channels differ, densities are neither symmetric nor centered on 0."""
     torch.manual_seed(0)
     prior = FactorizedPrior(CHANNELS)
     with torch.no_grad():

@@ -96,7 +96,7 @@ def test_every_pass_depends_on_the_initial_features(setting):
 
 
 def test_a_pass_does_not_depend_on_distant_positions(setting):
-    """The 5x5 convolution is centred on each position: a change at one place moves only its neighbourhood."""
+    """The 5x5 convolution is centered on each position: a change at one place moves only its neighborhood."""
     context, _, _ = setting
     hyper = torch.zeros(1, CONFIG.hyper_features, 16, 16, dtype=torch.float64)
     y = torch.zeros(1, CONFIG.latent_channels, 16, 16, dtype=torch.float64)

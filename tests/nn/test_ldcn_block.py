@@ -12,12 +12,12 @@ from dkic.nn.ldcn_block import MASKS
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize(("mask", "weight"), [("sigmoid", 0.5), ("softmax", 1 / 9), ("none", 1.0)])
 def test_the_initial_kernel_sums_the_3x3_neighbors(mask, weight, residual):
-    """Offsets of zero and equal weights: a sum over the 3x3 neighbours."""
+    """Offsets of zero and equal weights: a sum over the 3x3 neighbors."""
     torch.manual_seed(0)
     block = LDCNBlock(6, 2, mask=mask, residual=residual, relu=False).double()
     x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
-    neighbours = F.avg_pool2d(block.value(x), 3, 1, 1) * 9
-    expected = block.project(weight * neighbours) + (x if residual else 0)
+    neighbors = F.avg_pool2d(block.value(x), 3, 1, 1) * 9
+    expected = block.project(weight * neighbors) + (x if residual else 0)
     torch.testing.assert_close(block(x), expected)
 
 

@@ -62,7 +62,7 @@ def test_the_bound_and_its_gradient():
     likelihood = factorized_likelihood(x, *parameters(model), likelihood_min=1e-3)
     assert torch.equal(likelihood, torch.full_like(x, 1e-3))
     up, down = (torch.autograd.grad(likelihood.sum() * sign, x, retain_graph=True)[0] for sign in (-1, 1))
-    assert (down == 0).all() and (up > 0).all()  # a descent step lowers x, towards the density
+    assert (down == 0).all() and (up > 0).all()  # a descent step lowers x, toward the density
 
 
 def test_far_out_and_not_finite():

@@ -1,4 +1,4 @@
-"""dkic.ops.gaussian_likelihood gives what its specification gives, in every shape, layout, dtype and way to quantise."""
+"""dkic.ops.gaussian_likelihood gives what its specification gives, in every shape, layout, dtype and way to quantize."""
 
 import math
 

@@ -58,13 +58,13 @@ def test_noise_is_uniform():
         assert abs(12 * (a * b).mean()) < 0.01  # correlation; 0.002 is one standard deviation
 
 
-@pytest.mark.parametrize("quantised", range(2))
-def test_the_generator_decides(quantised):
+@pytest.mark.parametrize("quantized", range(2))
+def test_the_generator_decides(quantized):
     """The same state, the same result; and a state that moves on."""
     tensors = LATENT.tensors(torch.float32)
 
     def call(generator: torch.Generator | None) -> torch.Tensor:
-        return gaussian_likelihood(*tensors, quantize="noise", generator=generator)[quantised]
+        return gaussian_likelihood(*tensors, quantize="noise", generator=generator)[quantized]
 
     generator = torch.Generator().manual_seed(4)
     first, second = call(generator), call(generator)

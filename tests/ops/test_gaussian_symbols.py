@@ -37,7 +37,7 @@ def test_equals_the_codec_s_rule(case, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_indexes_on_either_side_of_every_edge(dtype):
-    """The neighbours in float32 of the 63 middles, and the tables' own scales."""
+    """The neighbors in float32 of the 63 middles, and the tables' own scales."""
     middles = np.exp(np.log(SCALES[:-1]) + LOG_STEP / 2).astype(np.float32)
     near = [(middles.view(np.int32) + steps).view(np.float32) for steps in range(-4, 5)]
     for scale in (np.concatenate(near), SCALES.astype(np.float32), 2 * SCALES, SCALES / 2):

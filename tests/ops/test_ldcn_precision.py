@@ -91,7 +91,7 @@ def test_every_half_precision_number_is_read_and_written_exactly(dtype):
     patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32)
     x = (patterns << 16).view(torch.float32) if dtype == torch.float32 else patterns.to(torch.int16).view(dtype)
     for channels in (64, 2, 1):  # read by vectors of several widths
-        # One pixel an image: a neighbour's weight is 0, and 0 * inf is NaN.
+        # One pixel an image: a neighbor's weight is 0, and 0 * inf is NaN.
         pixels = x.view(-1, channels, 1, 1)
         y = ldcn(pixels, torch.zeros(pixels.shape[0], 2, 1, 1), kernel_size=1, padding=0)
         assert torch.equal(y.isnan(), pixels.isnan())

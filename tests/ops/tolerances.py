@@ -20,7 +20,7 @@ HALF_SPACING = {
 # a sample with slope 4 and its 4 * 9 products multiply by a few.
 FLOAT32_SUMS = 2.0**-16
 
-# Rounding to nearest has no bias. Rounding towards 0 would have half a spacing, that is 1, in this unit; the mean of n
+# Rounding to nearest has no bias. Rounding toward 0 would have half a spacing, that is 1, in this unit; the mean of n
 # errors spread evenly over a spacing strays by 0.6 / sqrt(n), here 0.01.
 BIAS = 0.05
 
