@@ -1,4 +1,4 @@
-"""The `dkic` command for tests: in this process, which is quick, or in one of its own."""
+"""The `dkic` command for tests: in this process, which is fast, or in a new one."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ class Result(NamedTuple):
 
 
 def dkic(*arguments: object) -> Result:
-    """What `dkic arguments` says and how it exits; an exception that would be a traceback passes through."""
+    """Output and exit status of `dkic arguments`; an exception that would print a traceback is raised."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         with mock.patch.object(sys, "argv", ["dkic", *map(str, arguments)]):

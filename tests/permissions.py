@@ -10,7 +10,7 @@ _OVERRIDE = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 @contextlib.contextmanager
 def permissions_hold() -> Iterator[None]:
-    """In this thread; who is not root notices nothing."""
+    """In this thread; no effect for users other than root."""
     header, sets = (ctypes.c_uint32 * 2)(_VERSION, 0), (ctypes.c_uint32 * 6)()
     libc = ctypes.CDLL(None)
     assert libc.capget(header, sets) == 0

@@ -22,7 +22,7 @@ def stdin() -> Iterator[Callable[[bytes], None]]:
 
 
 def replace(restored: contextlib.ExitStack, descriptor: int) -> None:
-    """Makes an open file standard input, until `restored` is closed."""
+    """Makes an open file the standard input, until `restored` is closed."""
     saved = os.dup(0)
     restored.callback(os.close, saved)
     restored.callback(os.dup2, saved, 0)

@@ -1,4 +1,4 @@
-"""The build backend: its requirements, and what it finds in the environment that dkic is installed into."""
+"""The build backend: its requirements, and the environment that it finds."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ def environment(tmp_path) -> Path:
 
 
 def install_torch(environment: Path, version: str, folder: Path | None = None) -> Path:
-    """What the build looks at in a torch: the package and its version.py. Returns the package's folder."""
+    """Creates the files of torch that the build reads: the package and its version.py. Returns the package's folder."""
     site = environment / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     package = (folder or site) / "torch"
     package.mkdir(parents=True)

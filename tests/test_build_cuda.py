@@ -1,4 +1,4 @@
-"""Whether the build makes CUDA kernels, with which nvcc and for which GPUs; on machines made up of a few files."""
+"""Whether CUDA kernels are built, with which nvcc and for which GPUs; on simulated machines of a few files."""
 
 import os
 import re
@@ -98,7 +98,7 @@ PACKAGES = f", or run `python3 -m pip install '{EXTRAS}==13.0.*'`"
     ("nvcc", "torch", "reason", "repair"),
     [
         (None, "'13.0'", NO_NVCC, "install the CUDA toolkit 13" + PACKAGES),
-        (None, "'12.9'", NO_NVCC, "install the CUDA toolkit 12"),  # whose Python packages hold no nvcc
+        (None, "'12.9'", NO_NVCC, "install the CUDA toolkit 12"),  # whose Python packages do not contain nvcc
         (
             "12.8",
             "'13.0'",
@@ -225,7 +225,7 @@ def test_flags_of_nvcc():
 
 
 def test_nvcc_of_python_packages_compiles(tmp_path, monkeypatch, no_toolkit_in_usr_local):
-    """For real, where no toolkit can be seen: what csrc/cuda includes, device code, and a link with torch's CUDA runtime."""
+    """With the real packages and no visible toolkit: the headers of csrc/cuda, device code, and a link with torch's CUDA runtime."""
     torch = installed_torch()
     if build_cuda.cuda_of(torch) is None:
         pytest.skip(f"torch {torch.version} is built without CUDA")

@@ -1,4 +1,4 @@
-"""tests/conftest.py: in CI a skip fails unless its reason is allowed, whatever skipped the test."""
+"""tests/conftest.py: in CI a skip fails unless its reason is allowed, for every kind of skip."""
 
 from pathlib import Path
 

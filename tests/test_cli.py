@@ -1,4 +1,4 @@
-"""The `dkic` command as a user meets it: exit statuses, messages, and that nothing is lost or left half done."""
+"""The `dkic` command for users: exit statuses, messages, and that no file is lost or partially written."""
 
 import re
 import subprocess
@@ -55,7 +55,7 @@ def test_a_missing_gpu_is_reported(folder, coded, command, monkeypatch):
 
 
 def wrong_usage(*arguments: object) -> str:
-    """What the command says where it was called wrongly: click's error line, or ours."""
+    """The error line of wrong usage: click's, or dkic's."""
     result = dkic(*arguments)
     assert result.status == 2 and result.out == "", result
     last = result.err.splitlines()[-1]
@@ -98,7 +98,7 @@ def test_an_unsupported_suffix_is_refused(folder, coded, name):
 
 def test_exif_orientation_is_applied(folder):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned a quarter, clockwise
+    exif[0x0112] = 6  # rotated by 90 degrees, clockwise
     Image.fromarray(crop(20, 90)).save(folder / "turned.jpg", exif=exif)
     assert dkic("compress", folder / "turned.jpg", "-o", folder / "t.dkic").status == 0
     assert "size: 20x90\n" in dkic("info", folder / "t.dkic").out
@@ -113,7 +113,7 @@ def test_grayscale_stays_grayscale(folder):
         assert (image.mode, image.size) == ("L", (30, 20))
 
 
-# Several
+# Several images
 
 
 def test_several_images_go_into_a_folder(folder):
@@ -157,7 +157,7 @@ def test_several_images_need_a_folder(folder, coded):
     assert files(folder) == before
 
 
-# What is there stays
+# Existing files are kept
 
 
 @pytest.mark.parametrize("command", ["compress", "decompress"])
@@ -191,7 +191,7 @@ def test_the_input_is_never_the_output(folder):
 @pytest.mark.parametrize("out", ["missing/o.dkic", "a.png/o.dkic", "/proc/o.dkic", "/dev/full"])
 def test_an_unwritable_output_is_named(folder, out):
     before = files(folder)
-    path = folder / out  # an absolute one stays what it is
+    path = folder / out  # an absolute path is unchanged
     assert failure("compress", folder / "a.png", "-o", path, "--force").startswith(f"{path}: ")
     assert files(folder) == before
 

@@ -1,4 +1,4 @@
-"""`dkic compress`, `decompress` and `info` as people type them: outputs beside the inputs, `-`, pipes and devices."""
+"""Inputs and outputs of `dkic compress`, `decompress` and `info`: default outputs, `-`, pipes and devices."""
 
 import contextlib
 import io
@@ -109,7 +109,7 @@ def test_short_options(folder):
 
 
 def test_standard_input_is_read_from_its_position(folder, tmp_path):
-    """Part of it was read by somebody else."""
+    """Another process has read a part of it."""
     first, second = folder / "a.png", tmp_path / "second.jpg"
     Image.fromarray(crop(32, 64)).save(second)
     both = tmp_path / "both"
@@ -248,7 +248,7 @@ def test_an_open_file_is_written_at_its_position(folder, coded):
 
 
 def test_sockets_are_read_and_written(folder, coded):
-    """Their paths can't be opened."""
+    """The paths of sockets can't be opened."""
     (ours, theirs), (taken, taking) = socket.socketpair(), socket.socketpair()
     ours.sendall((folder / "a.png").read_bytes())
     ours.close()

@@ -1,4 +1,4 @@
-"""`dkic export-onnx`: the codec's transforms in ONNX Runtime beside the codec."""
+"""`dkic export-onnx`: the codec's transforms in ONNX Runtime compared with the codec."""
 
 import sys
 
@@ -54,7 +54,7 @@ def test_the_encoder_agrees_with_onnx_runtime(folder, weights):
         actual = run(folder / "analysis.onnx", x.float() / 255)
         torch.testing.assert_close(actual, y.contiguous(), rtol=1e-4, atol=1e-4 * y.abs().max().item())
         off = (run(folder / "hyper_analysis.onnx", y) - z_hat).abs()
-        assert off.max() <= 1 and off.mean() < 0.01  # a z near a half may be rounded to the other side
+        assert off.max() <= 1 and off.mean() < 0.01  # a z near a half may be rounded differently
 
 
 def test_decodes_a_files_latent_to_within_a_gray_level(folder, weights):
@@ -91,7 +91,7 @@ def test_wrong_arguments_are_refused(folder, weights, tmp_path, monkeypatch):
     (there / "README.md").write_text("mine")
     with pytest.raises(DkicError, match="README.md: the file exists"):
         export_transforms(weights, QUALITY, there)
-    assert [path.name for path in there.iterdir()] == ["README.md"]  # nothing is written where not all can be
+    assert [path.name for path in there.iterdir()] == ["README.md"]  # no file is written if one can't be
     (there / "README.md").unlink()
     there.rmdir()
     monkeypatch.setitem(sys.modules, "onnxscript", None)
@@ -101,7 +101,7 @@ def test_wrong_arguments_are_refused(folder, weights, tmp_path, monkeypatch):
 
 
 def test_a_variable_rate_model(tmp_path):
-    """Its quality is that of the export, and it has no hyper-prior."""
+    """The export has a fixed quality and no hyper-prior."""
     torch.manual_seed(0)
     model = network_of(PRESETS["small"])
     for module in model.g_s.modules():

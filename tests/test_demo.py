@@ -1,4 +1,4 @@
-"""`dkic demo`: it runs as a user would run it, and the figures it gives are right."""
+"""`dkic demo` in a new process, and the figures that it prints."""
 
 import re
 import subprocess

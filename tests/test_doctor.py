@@ -1,4 +1,4 @@
-"""dkic.doctor: what it says of a whole installation, and of one from which parts are missing."""
+"""dkic.doctor on a complete installation, and on installations with missing parts."""
 
 import os
 import subprocess
@@ -77,7 +77,7 @@ def test_a_missing_torch_is_reported(monkeypatch):
     [("default", True, "use default instructions"), ("sse9", False, "unset DKIC_CPU_CAPABILITY")],
 )
 def test_the_requested_instruction_set_is_reported(asked, healthy, said):
-    """In a process of its own: the choice is made once."""
+    """In a new process, since the instruction set is selected once."""
     script = "from dkic import doctor; print(doctor.report()); raise SystemExit(not doctor.healthy())"
     environment = os.environ | {"DKIC_CPU_CAPABILITY": asked}
     child = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The session for a lent GPU, rehearsed: records after each part, parts that succeeded are not repeated, failures are told."""
+"""benchmarks/gpu_session.py without a GPU: each part is recorded, finished parts are not repeated, failures are reported."""
 
 import json
 from pathlib import Path

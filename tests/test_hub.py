@@ -1,4 +1,4 @@
-"""Weights in local folders and in repositories of the hub, whose network is not touched."""
+"""Weights in local folders and in repositories of the hub, without network access."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ IMAGE = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """A working folder without files, and a hub that is never asked unless a test puts something in its place."""
+    """An empty working folder, and a hub that fails if it is accessed, unless a test replaces it."""
 
     def asked(*arguments, **named):
         raise AssertionError("the hub was asked")
@@ -133,7 +133,7 @@ def test_a_repository_without_weights(tmp_path, monkeypatch):
 
 
 class Api:
-    """A hub that keeps what it is given."""
+    """A hub that records uploads."""
 
     def __init__(self, has_readme: bool = False, error: Exception | None = None):
         self.has_readme, self.error, self.files, self.named = has_readme, error, None, {}

@@ -1,4 +1,4 @@
-"""How benchmarks/image_sizes.py finds a peer's setting, and a program's memory."""
+"""benchmarks/image_sizes.py: the search for a codec's setting, and the measurement of a program's memory."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ def test_the_setting_of_the_nearest_size(size, setting):
 
 
 def test_a_programs_memory_is_measured():
-    """dd holds a block; the processes that run Python beside it don't count."""
+    """dd holds a block; concurrent Python processes are not counted."""
     dd = shutil.which("dd")
     with most_memory_of(dd) as found:
         subprocess.run([dd, "if=/dev/zero", "of=/dev/null", "bs=100M", "count=20"], check=True, capture_output=True)

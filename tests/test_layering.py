@@ -1,4 +1,4 @@
-"""Layers of the code: what a package of dkic may import, where command line code is, and which headers include PyTorch's."""
+"""Layers of the code: imports of dkic's packages, where command line code is, and which headers include PyTorch."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ import dkic
 PACKAGE = Path(dkic.__file__).parent
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 
-# From the lowest layer up. A package, or a module of dkic, imports those of lower layers alone; "dkic" is dkic/__init__.py.
+# From the lowest layer up. Packages and modules of dkic import only from lower layers; "dkic" is dkic/__init__.py.
 LAYERS = (
     ("dkic", "_native", "errors", "memory", "streams"),
     ("cache", "output_file", "shipped_weights"),
@@ -34,7 +34,7 @@ LAYERS = (
 )
 UPWARD = {("dkic", "coding"): "dkic.load and dkic.Codec; their module is imported at their first use"}
 
-# Command line code is in dkic/cli and dkic/__main__.py alone, but for these.
+# Command line code is only in dkic/cli and dkic/__main__.py, with these exceptions.
 PROGRESS = "progress of minutes or hours, to standard error"
 COMMAND_LINE = {
     ("evaluation/evaluate", "tqdm"): PROGRESS,
@@ -43,7 +43,7 @@ COMMAND_LINE = {
     ("training/loop", "tqdm"): PROGRESS,
 }
 
-# The others include these two, so that one build serves later versions of PyTorch.
+# Other headers include these two, so that one build works with later versions of PyTorch.
 TORCH_HEADERS = {"stable_abi.h", "cuda_guard.h"}
 
 
@@ -63,7 +63,7 @@ def trees() -> dict[str, ast.Module]:
 
 
 def imports_of(source: str, tree: ast.Module) -> Iterator[Import]:
-    """Wherever in the file they are, in functions and under TYPE_CHECKING too; and import_module of a name in quotes."""
+    """All imports of a file, also in functions and under TYPE_CHECKING, and calls of import_module with a literal."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -86,7 +86,7 @@ def layer_of(source: str) -> str:
 
 
 def violations(source: str, tree: ast.Module) -> set[tuple[str, str]]:
-    """(importing, imported) packages of imports that do not go down."""
+    """(importing, imported) packages of imports that are not from a lower layer."""
     height = {package: i for i, layer in enumerate(LAYERS) for package in layer}
     here, found = layer_of(source), set()
     for _, target, _ in imports_of(source, tree):

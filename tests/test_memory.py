@@ -1,4 +1,4 @@
-"""keep_freed_memory: large blocks are used again without a page fault, in a process of its own."""
+"""keep_freed_memory: large blocks are reused without page faults; in a new process."""
 
 import subprocess
 import sys

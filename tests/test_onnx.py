@@ -1,4 +1,4 @@
-"""Exported models in ONNX Runtime beside the models themselves."""
+"""Exported models in ONNX Runtime compared with the models."""
 
 import onnx
 import onnxruntime
@@ -93,7 +93,7 @@ def test_batch_height_and_width_may_be_dynamic(opset_version):
 
 
 def test_dtypes():
-    """float64 stays; half precision is rounded once, at the end, and its positions may be float32."""
+    """float64 is kept; half precision is rounded once, at the end, and its positions may be float32."""
     x, offset, mask = op_cases.PLAIN.tensors(torch.float64)
     model = Ldcn(**op_cases.PLAIN.geometry)
     assert_agrees(model, exported(model, (x, offset, mask)), x, offset, mask, rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""write_atomically where processes are killed or get in each other's way."""
+"""write_atomically when processes are killed, and with concurrent writers."""
 
 import errno
 import fcntl
@@ -18,13 +18,13 @@ DEATH = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
 def killed(code: str, folder) -> None:
-    """Runs code that ends in DEATH, in a process of its own."""
+    """Runs code that ends in DEATH, in a new process."""
     code = "import os, signal\nfrom dkic.output_file import write_atomically\n" + code
     assert subprocess.run([sys.executable, "-c", code], cwd=folder).returncode == -signal.SIGKILL
 
 
 def test_killed_in_the_middle_of_writing(tmp_path):
-    """Nothing is there under the file's name. What was left is gone when the same is written again, and no other is touched."""
+    """No file of that name exists. The leftover is removed when the file is written again; other files are not touched."""
     (tmp_path / ".dkic-0123456789abcdef.part").write_bytes(b"another file's")
     killed(f"write_atomically('a', lambda file: (file.write(bytes(10 ** 6)), file.flush(), {DEATH}))", tmp_path)
     assert len(os.listdir(tmp_path)) == 2 and not (tmp_path / "a").exists()
@@ -44,7 +44,7 @@ def test_killed_before_a_file_is_overwritten(tmp_path):
 
 
 def test_another_process_writes_the_same_file(tmp_path):
-    """Each writes a whole file, and the last one stays."""
+    """Each process writes a complete file; the last one remains."""
 
     def meanwhile(file):
         file.write(b"first")
@@ -79,7 +79,7 @@ def temporary_name(folder) -> str:
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_link_with_the_temporary_name_is_not_followed(tmp_path, link):
-    """Anyone who may write to the folder could make one."""
+    """Any user who may write to the folder could create one."""
     (tmp_path / "out").mkdir()
     name, precious = temporary_name(tmp_path / "out"), tmp_path / "precious"
     precious.write_bytes(b"precious")
@@ -110,7 +110,7 @@ def test_permissions_of_a_leftover_file_are_not_inherited(tmp_path):
 
 
 def test_a_failure_leaves_the_temporary_file_of_another_writer(tmp_path, monkeypatch):
-    """What failed is removed while it is locked, so that nobody else has taken its name yet."""
+    """The failed file is removed while it is locked, so no other writer uses its name yet."""
     name, removed_while_locked = temporary_name(tmp_path), []
     unlink = type(tmp_path).unlink
 
@@ -143,7 +143,7 @@ def test_a_file_created_at_the_last_moment_is_kept_without_force(tmp_path, monke
 @pytest.mark.parametrize("locks", [True, False])
 @pytest.mark.parametrize("there", [False, True])
 def test_content_and_permissions(tmp_path, monkeypatch, locks, there):
-    """And nothing left behind; also where writing fails, and where the file system has no locks."""
+    """No file is left behind, also if writing fails, and on a file system without locks."""
     path = tmp_path / "a"
     if not locks:
 

@@ -1,4 +1,4 @@
-"""What is installed: the package, its command, its types."""
+"""The installed package: version, imports, command and types."""
 
 import importlib.metadata
 import inspect

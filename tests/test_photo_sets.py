@@ -1,4 +1,4 @@
-"""benchmarks/photo_sets.py and unpack_rcc.py: sets out of a small SOURCE, what is refused, and the list that ships."""
+"""benchmarks/photo_sets.py and unpack_rcc.py: sets from a small SOURCE, errors, and the shipped list."""
 
 import csv
 import struct

@@ -1,4 +1,4 @@
-"""benchmarks/report.py on results made by hand: the page it writes, and what it refuses."""
+"""benchmarks/report.py on artificial results: the page that it writes, and errors."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ MACHINE = {"torch": "9.9.9", "commit": "abcdef0", "cpu": "A CPU", "threads": 2}
 
 
 def entry(group: str, implementation: str, median: float, **facts) -> dict:
-    """A benchmark as pytest-benchmark writes it; what the report has no use for is left out."""
+    """A benchmark as written by pytest-benchmark, without fields that the report does not use."""
     return {"group": group, "stats": {"median": median}, "extra_info": MACHINE | {"implementation": implementation} | facts}
 
 
@@ -83,7 +83,7 @@ def test_table_and_charts_are_written(report, tmp_path):
     assert rows[11][0] == "bent" and 25 < int(rows[11][3].rstrip("%")) < 50
     assert len(rows) == 12 and "old" not in text and "a peer alone" not in text and "too few" not in text
     assert "Medians on A CPU, 2 threads, torch 9.9.9, commit abcdef0:" in table
-    # What is kept says the same.
+    # The stored results give the same page.
     assert report(json.loads((tmp_path / "results" / "results.json").read_text())["benchmarks"], PAGE).returncode == 0
     assert (tmp_path / "page.md").read_text() == text
     for name in ("ratios.png", "growth.png"):

@@ -1,5 +1,5 @@
-"""benchmarks/roofline.py: its operations against those counted while the formulas are worked out on small problems, number by
-number; its bytes against those of the tensors; its times by hand."""
+"""benchmarks/roofline.py: its operations compared with those counted while computing the formulas on small problems, number by
+number; its bytes compared with those of the tensors; its times with manual results."""
 
 import math
 import subprocess
@@ -56,7 +56,7 @@ def counting():
 
 
 def sampled(case: LdcnCase, x: list, offset: list, mask: list) -> Iterator[SimpleNamespace]:
-    """Every tap of every group at every position, worked out: where it is, and what a channel's work takes from it."""
+    """Computes every tap of every group at every position: its position, and the numbers that its channels use."""
     (kh, kw), (ho, wo) = case.kernel_size, case.out_size
     for n, g, k, oh, ow in product(range(case.batch), range(case.groups), range(kh * kw), range(ho), range(wo)):
         tap = g * kh * kw + k

@@ -1,4 +1,4 @@
-"""Tables as files: cells of any kind come back, file names byte by byte, and other readers understand them."""
+"""Tables as files: round trips of all cells, file names byte by byte, and compatibility with other readers."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The library gives the same under every default dtype and device of torch, and leaves these as they are."""
+"""Results do not depend on torch's default dtype and device, and these are not changed."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ def gradients(op: Callable[..., Any], tensors: tuple[Tensor | None, ...], **opti
     return [*outputs, *torch.autograd.grad([t.square().sum() for t in outputs], wanted)]
 
 
-# Made outside of the defaults, for what is called under them.
+# Created without these defaults, for calls under them.
 IMAGE = crop(70, 90)
 LATENTS = LATENT.tensors(torch.float32)
 NOISE = {"quantize": "noise", "noise": LATENT.noise(torch.float32), "reduction": "sum"}
@@ -135,7 +135,7 @@ def expected() -> list[Any]:
 
 @pytest.mark.parametrize("defaults", DEFAULTS)
 def test_codec(defaults: Defaults, expected: list[Any]):
-    """Loaded and used under them; and loaded under them, used after."""
+    """Loaded and used under the defaults; and loaded under them, used afterwards."""
     with defaults():
         codec = dkic.load()
         assert_same(of_codec(codec), expected)
@@ -153,7 +153,7 @@ def test_lpips_and_metrics(defaults: Defaults):
 
 @pytest.mark.parametrize("defaults", DEFAULTS)
 def test_weights_files(defaults: Defaults, tmp_path: Path):
-    """Of float networks and of integer ones: what is read, and what it becomes."""
+    """Weights files of float and of quantized networks: reading and writing."""
     torch.manual_seed(0)
     network = DKIC(SMALL)
     for module in network.modules():
@@ -188,7 +188,7 @@ def test_complexity(defaults: Defaults):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_modules_for_training_follow_the_default(dtype: torch.dtype):
-    """As PyTorch's own do; what they hold beside parameters is float32."""
+    """As PyTorch's modules do; buffers are float32."""
     with default_dtype(dtype):
         modules = [LDCNBlock(8, 2), DKIC(SMALL)]
     assert all(p.dtype == dtype for module in modules for p in module.parameters())

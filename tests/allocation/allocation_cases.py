@@ -1,4 +1,4 @@
-"""Rate-distortion tables for tests and benchmarks, and the least distortion by trying every choice."""
+"""Rate-distortion tables for tests and benchmarks, and the least distortion by exhaustive search."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ def chosen(table: np.ndarray, choice: np.ndarray) -> np.ndarray:
 
 
 def least_distortion(rate: np.ndarray, distortion: np.ndarray, most: float) -> float:
-    """The least sum of distortion of all choices whose sum of rates is at most `most`, infinite where none is; NaN: no option."""
+    """Least sum of distortion over choices whose sum of rates is at most `most`; infinite if there is none. NaN: no option."""
     choices = all_choices(*rate.shape)
     within = choices[chosen(rate, choices).sum(axis=1) <= most * (1 + 1e-12)]
     if len(within) == 0:

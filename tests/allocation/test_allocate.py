@@ -1,4 +1,4 @@
-"""allocate against every choice tried, and what it says of itself against the problem's own numbers."""
+"""allocate against exhaustive search, and its reported numbers against the problem's."""
 
 import math
 import signal
@@ -27,7 +27,7 @@ REAL = st.floats(0, 1e6, allow_subnormal=False)
 
 @st.composite
 def problems(draw, numbers, signed):
-    """rate, distortion and a budget of the rates' sum that some choice keeps; options are missing here and there."""
+    """rate, distortion and a feasible budget for the sum of rates; some options are missing."""
     shape = (draw(st.integers(1, 5)), draw(st.integers(1, 4)))
     rate, distortion = draw(arrays(np.float64, shape, elements=numbers)), draw(arrays(np.float64, shape, elements=numbers))
     if signed:
@@ -64,7 +64,7 @@ def test_the_optimum_equals_exhaustive_search(numbers):
 
 @pytest.mark.parametrize("seed", range(200))
 def test_the_optimum_of_curves(seed):
-    """6 images of 5 qualities, and a budget that leaves the relaxation a gap."""
+    """6 images of 5 qualities, and a budget at which the relaxation has a gap."""
     rate, distortion = rate_distortion(6, 5, seed)
     most = np.quantile(rate, 0.6) * 6
     check(allocate(rate, distortion, most / 6, gap=0), rate, distortion, most, least_distortion(rate, distortion, most))
@@ -72,7 +72,7 @@ def test_the_optimum_of_curves(seed):
 
 @pytest.mark.parametrize(("n", "seeds"), [(30, 2), (100, 2), (150, 10), (1000, 1)])
 def test_within_the_gap_of_a_proven_optimum(n, seeds):
-    """Problems far too large to try every choice: what is found at wider gaps is within them of what is found at none."""
+    """Problems too large for exhaustive search: objectives with wider gaps are within those gaps of the one with gap 0."""
     for seed in range(seeds):
         rate, distortion = rate_distortion(n, 8, seed)
         exact = allocate(rate, distortion, 0.15, gap=0)
@@ -89,10 +89,10 @@ def test_large_problems_are_quick_and_within_the_gap(n, seconds):
     rate, distortion = rate_distortion(n)
     start = time.process_time()
     found = allocate(rate, distortion, 0.15)
-    assert time.process_time() - start < 4 * seconds  # for slower processors than the figures are of
+    assert time.process_time() - start < 4 * seconds  # allows for processors slower than that of the published figures
     assert found.gap <= 1e-6 and 0 <= found.slack < 1e-5
     assert found.rate == pytest.approx(chosen(rate, found.choice).mean(), rel=1e-12)
-    # Any price gives a bound: no choice beats the sum of what is best at it.
+    # Any price gives a bound: the sum of each image's best option at that price.
     at_price = (distortion + found.price * rate).min(axis=1).sum() - found.price * 0.15 * n
     assert found.bound == pytest.approx(at_price, rel=1e-9)
 
@@ -203,7 +203,7 @@ def test_distortions_of_both_signs_keep_the_gap():
 
 
 def test_an_infeasible_choice_of_the_solver_is_repaired(monkeypatch):
-    """With a tolerance a million times as wide HiGHS takes rates beyond the budget, by a millionth, for feasible ones."""
+    """With a tolerance a million times larger, HiGHS accepts rates above the budget by a millionth."""
     runs = []
 
     def run(solver):
@@ -224,7 +224,7 @@ def test_an_infeasible_choice_of_the_solver_is_repaired(monkeypatch):
 
 
 def test_a_time_limit_gives_a_feasible_choice_and_a_valid_gap():
-    """Rates equal to distortions but for the sign: which subset of them fits best is as hard as it gets."""
+    """Rates equal to negative distortions: the hardest kind of problem, a subset sum."""
     rate = np.sort(np.random.default_rng(0).random((60, 8)), axis=1)
     start = time.process_time()
     found = allocate(rate, 3 - rate, 0.3, gap=0, time_limit=0)

@@ -1,4 +1,4 @@
-"""What can't be allocated is refused in numbers, with its row and column."""
+"""Invalid problems are refused, naming row, column and number."""
 
 import numpy as np
 import pytest

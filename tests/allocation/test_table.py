@@ -47,14 +47,14 @@ def read(path) -> dict[str, list[str]]:
 
 
 def allocated(table, *options: object) -> dict[str, str]:
-    """What the command says; the plan is plan.csv beside the table."""
+    """Output of the command; the plan is plan.csv next to the table."""
     result = dkic("allocate", table, "-o", table.parent / "plan.csv", *options)
     assert (result.status, result.err) == (0, ""), result
     return dict(line.split(": ", 1) for line in result.out.splitlines())
 
 
 def refused(table, *options: object, status: int = 1) -> str:
-    """The last line of what the command fails with; no plan is left."""
+    """The last line of the command's error; no plan is written."""
     result = dkic("allocate", table, "-o", table.parent / "plan.csv", *(options or ("--target-bpp", 0.15)))
     assert (result.status, result.out) == (status, ""), result
     assert not (table.parent / "plan.csv").exists()
@@ -74,7 +74,7 @@ def refused(table, *options: object, status: int = 1) -> str:
 )
 def test_the_plan_is_the_optimum_of_the_table(tmp_path, suffix, kind, budget, options):
     table = columns()
-    table["width"] = [768 + 16 * (row // 5) for row in range(len(table["width"]))]  # so that the kinds differ
+    table["width"] = [768 + 16 * (row // 5) for row in range(len(table["width"]))]  # so that the two rates differ
     said = allocated(write(tmp_path / f"t.{suffix}", table), *options)
     size, lpips = arrays_of(table)
     pixels = np.array(table["width"][::5]) * 512

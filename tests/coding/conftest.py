@@ -1,4 +1,4 @@
-"""Codecs and files that the tests of several modules use."""
+"""Codecs and files that several test modules use."""
 
 import pytest
 import torch

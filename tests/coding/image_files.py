@@ -1,4 +1,4 @@
-"""A small image and its files, for the tests of reading and writing."""
+"""A small image and its files, for tests of reading and writing."""
 
 import io
 

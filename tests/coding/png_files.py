@@ -1,4 +1,4 @@
-"""PNG files with chunks that Pillow does not write, for the tests of reading."""
+"""PNG files with chunks that Pillow does not write, for tests of reading."""
 
 import struct
 import zlib

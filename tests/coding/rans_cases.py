@@ -1,4 +1,4 @@
-"""The symbols that the entropy coder is tested on, and timed on: Gaussians of many scales."""
+"""Problems for tests and benchmarks of the entropy coder: Gaussian symbols of many scales."""
 
 from dataclasses import dataclass
 

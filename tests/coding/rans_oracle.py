@@ -1,6 +1,6 @@
-"""The entropy coder once more, in plain Python integers: slow, and written from the format alone.
+"""A second implementation of the entropy coder, in plain Python integers, written from the format's description.
 
-It gives the same bytes as the native coder, so each is the other's check.
+It must give the same bytes as the native coder.
 """
 
 import math
@@ -59,7 +59,7 @@ def encode(symbols: list[int], indexes: list[int], tables: Tables, lanes: int = 
 
 
 def decode(data: bytes, indexes: list[int], tables: Tables) -> list[int]:
-    """The symbols of a sound stream; damage is not looked for, but for what is left at the end."""
+    """The symbols of a valid stream. Damage is not detected, except data that is left at the end."""
     if not data:
         assert not indexes
         return []

@@ -58,7 +58,7 @@ def test_every_input_type_gives_the_same_file(codec, tmp_path):
 @pytest.mark.parametrize("flipped", [np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1]], ids=str)
 @pytest.mark.parametrize("height", [1, 40])
 def test_arrays_with_negative_strides_are_accepted(codec, flipped, height):
-    """Views with negative strides, which torch does not take."""
+    """Views with negative strides, which torch does not accept."""
     pixels = crop(height, 50)
     for image in (pixels[flipped], ImageData(pixels[flipped])):
         assert codec.compress(image) == codec.compress(pixels[flipped].copy())
@@ -209,7 +209,7 @@ def test_the_checksum_is_that_of_the_symbols_in_coding_order(codec, small):
 
 
 def test_the_photograph_is_better_than_jpeg_at_the_same_or_a_higher_rate(codec, demo_file):
-    # It is a hard one: bristles in saturated colors. Untrained or broken weights give less than 20 dB. (The model was trained
+    # A difficult image: bristles in saturated colors. Untrained or broken weights give less than 20 dB. (The model was trained
     # for what images look like, and at this rate JPEG has the better PSNR.)
     jpeg = by_pillow("jpeg")
     other = next(data for quality in range(1, 96) if len(data := jpeg.encode(photograph(), quality)) >= len(demo_file))

@@ -1,4 +1,4 @@
-"""The codec on a GPU: files and symbols are those of every other machine. Skipped where there is no GPU."""
+"""The codec on a GPU: files and symbols are the same as on every other machine. Skipped without a GPU."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_cpu_and_gpu_decode_each_others_files(codecs, coded, decoded, size):
     data = codecs[coded].compress(pixels, verify=True)
     expected = codecs[coded].decompress(data, output="numpy").astype(int)
     actual = codecs[decoded].decompress(data, output="numpy").astype(int)
-    # The symbols are checked by the file; what the transform makes of them differs in rounding (TF32 on a GPU).
+    # The file's checksum verifies the symbols; the transform's rounding differs (TF32 on a GPU).
     assert np.abs(actual - expected).max() <= 3 and (actual != expected).mean() < 0.2
     assert np.abs(actual - pixels).mean() < 12
 

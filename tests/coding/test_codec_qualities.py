@@ -29,7 +29,7 @@ def test_quality_chooses_the_network_and_the_highest_is_the_default(two_qualitie
 
 
 def test_target_bpp_uses_most_of_the_budget(codec):
-    """Rates between qualities are reached: the file is that of a point, and the next point's is beyond the target."""
+    """Rates between qualities are used: the file is that of an operating point, and the next point is above the target."""
     image = crop(192, 256)
     files = [codec.compress(image, quality, qstep=qstep) for quality, qstep in codec.points.all()]
     sizes = [len(data) for data in files]
@@ -57,7 +57,7 @@ def test_unreachable_target_bpp_and_conflicting_options_are_refused(codec):
 
 @pytest.mark.parametrize("qstep", [-8, -3, 1, 2, 8])
 def test_qstep_changes_the_quantization_of_the_latent(codec, qstep):
-    """Neighboring qsteps differ by the ratio of neighboring scales; y_hat stays on the grid of means."""
+    """Neighboring qsteps differ by the ratio of neighboring scales; y_hat stays a multiple of 1/64, like the means."""
     image = crop(128, 128)
     data = codec.compress(image, 3, qstep=qstep)
     assert unpack(data).header.qstep == qstep

@@ -12,7 +12,7 @@ from dkic.errors import DkicError, FormatError
 
 
 def altered(data: bytes, image: bytes | None = None, **header: object) -> bytes:
-    """A container whose checksums are right."""
+    """A changed file with valid checksums."""
     file = unpack(data)
     return pack(replace(file, header=replace(file.header, **header), image=file.image if image is None else image))
 

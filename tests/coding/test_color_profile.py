@@ -1,4 +1,4 @@
-"""ICC profiles that dkic makes and recognizes, held against Little CMS."""
+"""ICC profiles that dkic creates and recognizes, compared with Little CMS."""
 
 import io
 
@@ -55,7 +55,7 @@ def test_a_profile_has_the_given_primaries_and_curve(curve, primaries, decoded, 
     pixels = colors(40, 40)
     expected = srgb_encoded(decoded(pixels) @ matrix.T)
     profile = make_profile(curve, primaries)
-    inside = ((expected > 1) & (expected < 254)).all(axis=2)  # elsewhere colors are cut off
+    inside = ((expected > 1) & (expected < 254)).all(axis=2)  # elsewhere colors are clipped
     assert inside.sum() > 100
     assert np.abs(to_srgb(profile, pixels) - expected)[inside].max() <= 2
     assert color_space(profile) == "RGB" and len(profile) <= 530

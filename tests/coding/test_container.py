@@ -1,4 +1,4 @@
-"""The `.dkic` container: its bytes, its size, and that nothing but an intact file is ever read."""
+"""The `.dkic` container: its bytes, its size, and that only intact files are read."""
 
 import random
 import tracemalloc
@@ -18,11 +18,11 @@ WITH_ICC = DkicFile(HEADER, b"image payload", b"an ICC profile")
 WITH_QSTEP = DkicFile(replace(HEADER, qstep=-3), b"image payload")
 
 
-# A second writer, straight from the format's description, which also writes what `pack` would not.
+# A second writer, from the format's description; it also writes invalid files, which `pack` refuses to write.
 
 
 def varint(value: int, extra: int = 0) -> bytes:
-    """LEB128, made `extra` bytes longer than needed."""
+    """LEB128, `extra` bytes longer than needed."""
     groups = [value & 0x7F]
     while value := value >> 7:
         groups.append(value & 0x7F)
@@ -62,7 +62,7 @@ GOLDEN_HEX = "444b49430112040123456789abcdefac0205637446e71969af2ddc616263"
 
 
 def test_golden_file():
-    """These bytes are version 1; other bytes for the same content would be another version."""
+    """These bytes define version 1: other bytes for the same content would need another version."""
     assert pack(DkicFile(HEADER, b"abc")).hex() == GOLDEN_HEX
 
 

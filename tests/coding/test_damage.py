@@ -1,4 +1,4 @@
-"""Bad .dkic files: every one is refused, in one line that names the section, before any network runs or memory is taken."""
+"""Damaged .dkic files are refused, in one line that names the section, before any network runs or memory is allocated."""
 
 import json
 import subprocess
@@ -22,8 +22,8 @@ from dkic.errors import FormatError
 GOLDEN = Path(__file__).parents[1] / "golden"
 SECTIONS = ("header: ", "image section: ", "ICC section: ", "after the ")
 
-# z takes 42 bits or more for each 64 x 64 pixels here, so that a file has room for a limited size. The weights of `tiny` leave z
-# unused: their files have room for almost any.
+# z needs at least 42 bits for each 64 x 64 pixels here, so a file bounds the size of its image. The weights of `tiny` leave z
+# unused: their files bound it hardly.
 MODEL = GOLDEN / "small-q1.safetensors"
 
 
@@ -42,7 +42,7 @@ def good(codec) -> bytes:
 
 @pytest.fixture
 def refusal(codec, monkeypatch):
-    """The sentence that a file is refused with, no network having run."""
+    """The message with which a file is refused; checks that no network has run."""
 
     def decode_latent(file, weights):
         raise AssertionError("a damaged file reached the networks")
@@ -64,7 +64,7 @@ def varint(value: int) -> bytes:
 
 
 def claiming(good: bytes, width: int, height: int) -> bytes:
-    """`good`'s image section behind a header for any size, which `pack` would not write, with the right checksums."""
+    """The image section of `good` after a header of any size, with valid checksums; `pack` would not write it."""
     file = unpack(good)
     head = b"DKIC" + bytes([1, file.header.arithmetic, 1]) + file.header.model_hash + varint(width) + varint(height)
     key = varint(len(file.image) << 3 | 1)
@@ -149,7 +149,7 @@ def test_a_size_too_large_for_the_image_section_is_refused_without_decoding(code
 
 
 def test_the_shortest_stream_is_not_below_the_assumed_minimum(codec):
-    """All symbols the likeliest, under the narrowest table: no image of its size takes fewer bytes."""
+    """All symbols are the most probable of the narrowest table: no image of this size needs fewer bytes."""
     weights = codec.weights_of(codec.qualities[0])
     frequencies, least = weights.tables.frequencies, weights.tables.least_bits()
     narrowest, latents = least[:64].argmin(), 16 * weights.model.config.latent_channels
@@ -161,7 +161,7 @@ def test_the_shortest_stream_is_not_below_the_assumed_minimum(codec):
 
 
 def test_a_large_size_in_the_header_allocates_no_memory(good, tmp_path):
-    """In a process of its own: peak memory only grows, so what came before would hide it."""
+    """In a new process, since peak memory never decreases."""
     claims = {"billion": (10**9, 10**9), "largest": (2**14, 2**14), "widest": (2**28, 1), "highest": (1, 2**28)}
     (tmp_path / "good").write_bytes(good)
     for name, size in claims.items():

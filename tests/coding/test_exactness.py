@@ -1,5 +1,5 @@
-"""Another machine's arithmetic under float64-1: what it may differ by is absorbed by the grids of means and scales, and more is
-noticed. That exact-1 is above all that: tests/quantized/test_quantized_networks.py."""
+"""Arithmetic float64-1 with the errors of another machine: rounding of means and scales absorbs small errors, and larger ones are
+detected. For exact-1 see tests/quantized/test_quantized_networks.py."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def float64(tmp_path_factory) -> Path:
 
 
 def elsewhere(float64: Path, error: float) -> Weights:
-    """The weights with each parameter of the entropy model off by a relative error, freshly loaded."""
+    """Newly loaded weights, each parameter of the entropy model with a relative error."""
     weights = load_weights(float64)
     generator = torch.Generator().manual_seed(0)
     for part in (weights.model.h_s, weights.model.context):
@@ -68,7 +68,7 @@ def test_the_number_of_threads_does_not_change_the_file(x):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            # What float32 sees is the encoder's own affair; the decoder repeats only what follows z and the symbols.
+            # The decoder repeats only the computations that follow z and the symbols.
             with torch.inference_mode():
                 coded.append(symbols_of(*analyse(x, weights), weights, weights.quality))
     finally:

@@ -1,4 +1,4 @@
-"""What files say of their colors: kept as an ICC profile, refused, or left out with a sentence; never lost silently."""
+"""Color descriptions of files: stored as an ICC profile, refused, or dropped with a note; never lost silently."""
 
 import io
 import struct
@@ -82,7 +82,7 @@ def test_hdr_is_refused(tmp_path, transfer, word):
 
 
 def test_hdr_in_a_profile_is_refused(tmp_path):
-    """A cicp tag in the place of the copyright."""
+    """A cicp tag instead of the copyright tag."""
     tag = P3_PROFILE.index(b"cprt")
     offset = int.from_bytes(P3_PROFILE[tag + 4 : tag + 8], "big")
     content = b"cicp\0\0\0\0\x09\x10\0\x01"
@@ -93,7 +93,7 @@ def test_hdr_in_a_profile_is_refused(tmp_path):
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_color_descriptions_are_read_again_from_an_opened_file(tmp_path, loaded):
-    """For what Pillow does not show of it."""
+    """For chunks that Pillow does not expose."""
     path = written(tmp_path, with_chunks(RGB, cicp(12, 13)), "p3.png")
     for opened in (Image.open(path), *(() if loaded else (Image.open(io.BytesIO(path.read_bytes())),))):
         if loaded:

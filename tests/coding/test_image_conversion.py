@@ -1,4 +1,4 @@
-"""Images made of PIL's, numpy's and torch's: exactly what was there, or one sentence why not."""
+"""Images from PIL images, NumPy arrays and tensors: exact pixels, or a one-line error."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which files are images, by content and by suffix, and what is found in folders."""
+"""Recognition of image files by content and by suffix, and search in folders."""
 
 import subprocess
 from collections import Counter
@@ -48,7 +48,7 @@ def test_a_format_without_a_decoder_on_this_machine(tmp_path, monkeypatch, known
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_jpeg_xl_orientation_is_applied_only_by_its_decoder(tmp_path, orientation):
-    """The orientation in EXIF says nothing there: ISO/IEC 18181-2, 9.4."""
+    """The EXIF orientation must be ignored: ISO/IEC 18181-2, 9.4."""
     JXL.register()
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -57,7 +57,7 @@ def test_jpeg_xl_orientation_is_applied_only_by_its_decoder(tmp_path, orientatio
 
 
 def jxl(pixel_format: str, codec: str = "libjxl") -> bytes:
-    """By ffmpeg's libjxl, of what pillow-jxl-plugin does not write."""
+    """A file by ffmpeg's libjxl, for options that pillow-jxl-plugin lacks."""
     source = ["-f", "lavfi", "-i", "testsrc=size=70x50:duration=0.2:rate=15"]
     frames = [] if codec == "libjxl_anim" else ["-frames:v", "1"]
     to = ["-vf", f"format={pixel_format}", "-c:v", codec, "-f", "image2pipe", "-"]

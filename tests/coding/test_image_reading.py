@@ -1,4 +1,4 @@
-"""Images read from files: exactly what was there."""
+"""Reading images from files: exact pixels."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from dkic.errors import DkicError
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF", "PPM", "BMP"])
 def test_lossless_formats_are_read_exactly(tmp_path, image_format):
     options = {"lossless": True} if image_format == "WEBP" else {}
-    # The name says nothing: formats are known by their content.
+    # The name does not matter: formats are recognized by content.
     image = read_image(written(tmp_path, saved(Image.fromarray(colors()), image_format, **options)))
     assert np.array_equal(image.pixels, colors())
     assert image.pixels.flags.c_contiguous and image.pixels.flags.writeable
@@ -71,7 +71,7 @@ def test_plain_ppm_is_read(tmp_path, plain):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, image_format, orientation):
     upright = colors()
-    # What a camera held that way would have stored: the inverse of what EXIF says to do.
+    # The pixels that a camera in this orientation stores: the inverse of the EXIF transformation.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -96,7 +96,7 @@ def test_exif_orientation_is_applied(tmp_path, image_format, orientation):
 
 
 def test_an_image_that_memory_is_too_small_to_rotate_is_refused(tmp_path, monkeypatch):
-    """And not read sideways, as one whose metadata is damaged is read as it lies."""
+    """It is not read unrotated, as an image with damaged metadata is."""
     exif = Image.Exif()
     exif[0x0112] = 6
     file = written(tmp_path, saved(Image.fromarray(colors()), "PNG", exif=exif))
@@ -125,7 +125,7 @@ def test_an_image_that_memory_is_too_small_to_rotate_is_refused(tmp_path, monkey
     ids=["resize", "crop", "rotate", "transpose", "convert", "copy", "fit", "exif_transpose"],
 )
 def test_images_derived_by_pillow_are_not_rotated_again(image_format, derived):
-    """Pillow keeps the EXIF orientation of the image that it worked on."""
+    """Pillow keeps the EXIF orientation in derived images."""
     exif = Image.Exif()
     exif[0x0112] = 6
     image = derived(Image.open(io.BytesIO(saved(Image.fromarray(colors()), image_format, exif=exif))))
@@ -169,7 +169,7 @@ def test_a_transparent_color_that_no_pixel_has_is_ignored(tmp_path, unused):
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_a_transparent_level_of_gray_with_few_bits(tmp_path, bits):
-    """Pillow brings the pixels to 8 bits, and not the level."""
+    """Pillow converts the pixels to 8 bits, but not the transparent level."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8 // bits, 1, bits, 0, 0, 0, 0))
     row = zlib.compress(b"\0" + bytes([0b00011011]))
     for level, is_there in ((1, True), (2**bits - 1 if bits < 4 else 0b1011, True), (0b1110, False)):
@@ -220,7 +220,7 @@ def test_icc_profile_is_read(tmp_path, image_format):
 
 
 def test_first_image_of_a_multi_image_jpeg_is_read(tmp_path):
-    """Phones put a second image behind the photograph; Pillow calls that MPO."""
+    """Phones append a second image to the photograph; Pillow calls the format MPO."""
     image, preview = Image.fromarray(colors()), Image.fromarray(colors(4, 6))
     data = saved(image, "MPO", save_all=True, append_images=[preview])
     assert Image.open(io.BytesIO(data)).n_frames == 2

@@ -1,4 +1,4 @@
-"""Files that are refused, in one sentence: what dkic does not code, and what is no image."""
+"""Files that are refused with a one-line error: unsupported images, and files that are not images."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ from dkic.errors import DkicError
 
 
 def refusal(path) -> str:
-    """The sentence with which reading `path` is refused."""
+    """The message with which reading `path` is refused."""
     with pytest.raises(DkicError) as caught:
         read_image(path)
     message = str(caught.value)
@@ -29,7 +29,7 @@ def refusal(path) -> str:
     return message
 
 
-# What dkic does not code
+# Unsupported images
 
 
 def png(width: int, height: int, bits: int, color_type: int, rows: bytes = b"") -> bytes:
@@ -54,7 +54,7 @@ def tiff_rgb16() -> bytes:
 
 
 def tiff_signed() -> bytes:
-    """A gray 8-bit TIFF of signed numbers, which Pillow shows as unsigned ones, off by 128."""
+    """A gray 8-bit TIFF of signed numbers, which Pillow reads as unsigned, off by 128."""
     info = TiffImagePlugin.ImageFileDirectory_v2()
     info[339] = 2
     return saved(Image.fromarray(colors()[:, :, 0]), "TIFF", tiffinfo=info)
@@ -122,7 +122,7 @@ def test_unsupported_images_are_refused(tmp_path, make, message):
 
 
 def test_the_16_bit_tiff_is_a_valid_file():
-    """Or the test above would pass for another reason."""
+    """Otherwise the test above would pass for another reason."""
     image = Image.open(io.BytesIO(tiff_rgb16()))
     image.load()
     assert image.mode == "RGB"
@@ -130,7 +130,7 @@ def test_the_16_bit_tiff_is_a_valid_file():
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"IDAT", b"tRNS", b"PLTE", b"IEND"])
 def test_damaged_pixel_data_in_a_png_is_refused(tmp_path, kind):
-    """Pillow compares no checksum of IDAT, and shows other pixels."""
+    """Pillow does not verify the CRC of IDAT, and returns wrong pixels."""
     data = bytearray(saved(Image.fromarray(colors()).quantize(16), "PNG", transparency=255))
     at = data.index(kind)
     length = int.from_bytes(data[at - 4 : at], "big")
@@ -159,7 +159,7 @@ def test_a_damaged_ancillary_chunk_is_ignored(tmp_path):
         assert np.array_equal(image.pixels, colors()) and list(image.notes) == notes
 
 
-# What is no image
+# Files that are not images
 
 
 def test_unreadable_paths(tmp_path):
@@ -179,7 +179,7 @@ def test_unreadable_file(tmp_path):
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP"])
 def test_every_truncated_file_is_refused_or_decodes_completely(tmp_path, image_format):
-    """No image comes back with a part missing: the cut file is refused, or all its pixels were there."""
+    """No image is decoded in part: a truncated file is refused, or contains all pixels."""
     data = saved(Image.fromarray(colors(5, 7)), image_format)
     whole = read_image(written(tmp_path, data)).pixels
     refused = 0

@@ -1,4 +1,4 @@
-"""Images written to files: they come back as they were, and nothing is ever left half written."""
+"""Writing images to files: they are read back unchanged, and no partial file is left."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ from dkic.coding.image_writing import write_image
 from dkic.errors import DkicError
 from dkic.output_file import check_output, write_atomically
 
-# A profile's bytes 16 to 20 name its color space; nothing here looks further.
+# Bytes 16 to 20 of a profile name its color space; no other bytes are read here.
 GRAY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]
 SUFFIXES = [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".ppm", ".pnm", ".bmp", ".avif", ".jxl"]
 LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".avif")
@@ -36,7 +36,7 @@ def test_written_images_are_read_back(tmp_path, suffix, size):
     assert np.abs(back.pixels.astype(int) - colors(*size)).max() <= (8 if suffix.lower() in LOSSY else 0)
     if suffix in WITHOUT_PROFILE:
         assert len(notes) == 1 and "holds none" in notes[0]
-        assert back.icc is None or is_srgb(back.icc, grayscale=False)  # JPEG XL's reader makes one
+        assert back.icc is None or is_srgb(back.icc, grayscale=False)  # JPEG XL's reader creates one
     else:
         assert notes == [] and back.icc == SRGB
     assert not back.grayscale
@@ -133,7 +133,7 @@ for path in sys.argv[2:]:
 
 
 def test_a_failed_write_keeps_the_existing_file(tmp_path):
-    """As on a full disk: the system takes 4096 bytes and then no more."""
+    """As on a full disk: the system accepts 4096 bytes and then fails."""
     noise = np.random.default_rng(0).integers(0, 256, (90, 90, 1), np.uint8)  # 8100 bytes in any format
     source = written(tmp_path, b"P5 90 90 255\n" + noise.tobytes(), "source")
     paths = [tmp_path / f"out{suffix}" for suffix in [*SUFFIXES, ".pgm", ".pbm"]]

@@ -1,4 +1,4 @@
-"""The entropy coder: exact round trips, the oracle's bytes, golden words, size, and damage to survive."""
+"""The entropy coder: round trips, the oracle's bytes, golden words, size, and damaged data."""
 
 import gc
 import threading
@@ -42,7 +42,7 @@ def native_encode(symbols: np.ndarray, indexes: np.ndarray, tables: Tables, lane
 
 @st.composite
 def coding_problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, Tables]:
-    """Tables of every shape, and symbols in, beside and far from them."""
+    """Tables of every shape, and symbols in, next to and far from them."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     count = draw(st.integers(1, 6))
     flatness = draw(st.sampled_from([0.02, 1]))
@@ -166,7 +166,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("lanes", LANES)
 def test_golden_words(lanes):
-    """The format as it is on people's disks: where this fails, old files no longer decode."""
+    """The format of existing files: if this fails, old files no longer decode."""
     data = bytes.fromhex(GOLDEN[lanes])
     symbols, indexes = np.array(GOLDEN_SYMBOLS, np.int32), np.array(GOLDEN_INDEXES, np.uint8)
     assert native_encode(symbols, indexes, SMALL, lanes) == data
@@ -206,8 +206,8 @@ def decode_whatever(data: bytes, indexes: np.ndarray, tables: Tables) -> np.ndar
 def test_damaged_data_raises_or_decodes_to_other_symbols(lanes):
     """Every truncation, every single-byte change and every appended byte.
 
-    Some changes only make other symbols (the container's checksum is there for those); but what is decoded is
-    always what those very bytes are the code of.
+    Some changes only give other symbols, which the container's checksum detects. But the decoded symbols are
+    always those that these bytes encode.
     """
     rng = np.random.default_rng(lanes)
     symbols, indexes = rng.integers(-3, 4, 60).astype(np.int32), rng.integers(0, 4, 60).astype(np.uint8)
@@ -325,7 +325,7 @@ def test_wrong_arguments():
 
 
 def test_the_native_module_checks_its_arguments():
-    """What the native module is given without rans.py's checks never leaves its arrays."""
+    """The native module, called without the checks of rans.py, never accesses memory out of bounds."""
     native = _rans.TableSet(SMALL.frequencies, SMALL.length, SMALL.offset)
     flat, index = np.zeros(4, np.int32), np.zeros(4, np.uint8)
     for pair in ((flat, index[:3]), (flat, index + np.uint8(4))):

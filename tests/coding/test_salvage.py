@@ -1,4 +1,4 @@
-"""Files with damage behind the image section: refused, or salvaged when that is asked for, with what is lost."""
+"""Files with damage after the image section: refused, or salvaged on request, with a report of what is lost."""
 
 import re
 import warnings

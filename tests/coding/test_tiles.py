@@ -1,4 +1,4 @@
-"""Images transformed in tiles: as they are whole, and in bounded memory."""
+"""Transforms in tiles: the result of the whole image, in bounded memory."""
 
 import subprocess
 import sys
@@ -64,11 +64,11 @@ def test_tiles_do_not_change_the_image(codec):
     x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
     with torch.inference_mode():
         y, y_in_tiles = (analyse(x, weights, tile)[0] for tile in (0, 256))
-    assert (y_in_tiles - y).abs().max() < 1e-4 and y.abs().max() > 10  # what tiles promise the encoder
+    assert (y_in_tiles - y).abs().max() < 1e-4 and y.abs().max() > 10  # the bound that tiles guarantee to the encoder
     in_tiles = codec.compress(pixels, tile=256)
     assert abs(len(in_tiles) - len(whole)) <= 0.001 * len(whole)
     again = codec.decompress(in_tiles, "numpy", tile=0).astype(int)
-    # How many symbols lie that near to a tie is chance, and one that is rounded otherwise has others follow: none with these
+    # The number of symbols so near to a tie is random, and one that is rounded differently changes later ones: none with these
     # weights, 271 of 380,160 with earlier ones, a mean of 0.15. So this is PSNR above 51 dB, and y is judged by itself.
     assert np.mean((again - image) ** 2) < 0.5
 

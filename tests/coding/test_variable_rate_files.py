@@ -1,4 +1,4 @@
-"""Files of a variable-rate model."""
+"""Files coded with a variable-rate model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_a_target_is_searched_without_repeating_the_analysis(codec, monkeypatch)
 
 
 def test_decoding_uses_the_quality_in_the_header(codec):
-    """The symbols' place in the header: a file that claims another quality doesn't decode to the same image, or at all."""
+    """A file whose header is changed to another quality decodes to another image, or is refused."""
     file = unpack(codec.compress(image(96, 96), 60))
     header = type(file.header)(**vars(file.header) | {"quality": 61})
     with pytest.raises(FormatError, match="other arithmetic"):
@@ -120,7 +120,7 @@ def test_an_unreachable_target_is_detected_early(codec, monkeypatch):
 
 @pytest.mark.parametrize(("quality", "qstep"), [(0, 0), (101, 0), (255, 0), (1, 1), (0, -8), (100, -1), (101, 8)])
 def test_a_file_with_a_quality_beyond_the_model_is_refused(codec, quality, qstep):
-    """Not taken for the nearest one that it has."""
+    """It is not decoded with the nearest quality."""
     file = unpack(codec.compress(image(64, 64), 1 if quality < 50 else 100))
     header = type(file.header)(**vars(file.header) | {"quality": quality, "qstep": qstep})
     with pytest.raises(FormatError, match="header: quality .* beyond 1 to 100"):

@@ -1,4 +1,4 @@
-"""Bit-exact models: their streams decode to the same symbols whatever carries out the networks."""
+"""Bit-exact models: their streams decode to the same symbols whatever computes the networks."""
 
 import copy
 import os
@@ -219,7 +219,7 @@ def test_a_quantized_network_is_near_the_float_network():
     )
     z = (3 * torch.randn(2, 6, 9, 8)).round() + 0.3
     with torch.no_grad():
-        network[-1].weight.mul_(40)  # so that the units of the output are small beside it
+        network[-1].weight.mul_(40)  # so that the units of the output are small in comparison
         expected = network(z)
         quantized = QuantizedNetwork(network, "h_s", chunks=("means", "scales"))
         with calibrating(quantized):

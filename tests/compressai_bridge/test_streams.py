@@ -1,4 +1,4 @@
-"""Streams of accelerated models are CompressAI's, both ways, and decode to the same tensors."""
+"""Streams of accelerated models and of CompressAI are interchangeable, and decode to the same tensors."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""The Python examples of the documentation and the scripts in examples/ run as they stand."""
+"""The Python examples of the documentation and the scripts in examples/ run unchanged."""
 
 import csv
 import re
@@ -22,7 +22,7 @@ for elsewhere in ("cpp.md", "compressai.md"):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_run(page, tmp_path, monkeypatch):
-    """Those of a page in order and in an empty folder."""
+    """The examples of a page, in order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     examples = re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
     assert examples

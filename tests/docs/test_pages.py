@@ -1,4 +1,4 @@
-"""What the documentation says exists: files, commands and options, and a page for every op."""
+"""Files, commands and options that the documentation names exist, and every op has a page."""
 
 import re
 import shlex

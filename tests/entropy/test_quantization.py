@@ -1,4 +1,4 @@
-"""Rounding, and the grids of coded means and scales."""
+"""Rounding of symbols, coded means and coded scales."""
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ def test_the_coded_index_stays_in_the_table():
 
 
 def test_a_qstep_shifts_the_index_by_one_table():
-    """Sizes are the nearest 64ths to powers of the scales' ratio, and a qstep takes an index so many tables down."""
+    """Sizes are powers of the ratio of scales, rounded to 1/64, and a qstep reduces the index by as many tables."""
     ratio = SCALES[1] / SCALES[0]
     assert [qstep_size(qstep) * 64 for qstep in range(-8, 9)] == [round(64 * ratio**qstep) for qstep in range(-8, 9)]
     assert qstep_size(0) == 1
@@ -47,7 +47,7 @@ def test_the_coded_mean_is_the_nearest_64th():
 
 
 def test_small_errors_do_not_change_coded_means():
-    """Two machines' float64 networks differ by 1e-13: both grids swallow that."""
+    """Float64 networks on two machines differ by 1e-13, which rounding removes."""
     index = torch.arange(64, dtype=torch.float64)
     mean = torch.arange(-640, 640, dtype=torch.float64) / 64
     for error in (-0.4, -1e-13, 1e-13, 0.4):

@@ -1,4 +1,4 @@
-"""Frequency tables: their rules, their closeness to the probabilities, and what is refused."""
+"""Frequency tables: constraints, closeness to the probabilities, and errors."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_frequencies_are_positive_and_sum_to_2_to_the_16(pmf, least):
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 40), st.integers(0, 1000))
 def test_no_change_of_two_frequencies_saves_bits(n, seed):
-    """Taking 1 from any frequency and giving it to any other hardly saves: 1e-6 bits a symbol at most."""
+    """Moving 1 from any frequency to any other saves at most 1e-6 bits per symbol."""
     pmf = np.random.default_rng(seed).dirichlet(np.full(n, 0.1))
     frequencies = integer_frequencies(pmf).astype(np.float64)
     gain = pmf * np.log2((frequencies + 1) / frequencies)
@@ -62,7 +62,7 @@ def test_frequencies_at_the_limits():
 
 @pytest.mark.parametrize("size", [5e-324, 1e-310, 1.0, 1e308, np.finfo(np.float64).max])
 def test_frequencies_do_not_depend_on_the_size_of_a_pmf(size):
-    """Whose sum may exceed float64, or whose numbers may be subnormal."""
+    """The sum may exceed float64, and the numbers may be subnormal."""
     np.testing.assert_array_equal(integer_frequencies(np.full(2, size)), [32768, 32768])
     np.testing.assert_array_equal(integer_frequencies(np.full(1000, size)).max(), 66)
     np.testing.assert_array_equal(integer_frequencies(np.array([size, 0.0])), [65535, 1])
@@ -124,7 +124,7 @@ def test_gaussian_tables():
     np.testing.assert_array_equal(GAUSSIAN.offset, -(GAUSSIAN.length // 2 - 1))
     for row, length in zip(GAUSSIAN.frequencies, GAUSSIAN.length, strict=True):
         symbols = row[: length - 1].astype(int)
-        assert np.abs(symbols - symbols[::-1]).max() <= 1  # symmetric but for rounding
+        assert np.abs(symbols - symbols[::-1]).max() <= 1  # symmetric except for rounding
 
 
 def test_gaussian_tables_reach_the_entropy():
@@ -143,7 +143,7 @@ def test_gaussian_tables_reach_the_entropy():
 
 
 def test_ideal_bits_equal_the_coders():
-    """Against the native coder itself, escapes and all: its size is the sum within a state and rounding."""
+    """Compared with the native coder, including escapes: its size differs by at most a state and rounding."""
     rng = np.random.default_rng(0)
     indexes = rng.integers(0, 64, 3000).astype(np.uint8)
     symbols = (rng.integers(-(2**31), 2**31, 3000) >> rng.integers(0, 32, 3000)).astype(np.int32)

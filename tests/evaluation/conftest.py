@@ -1,4 +1,4 @@
-"""One report for all tests of it: `dkic evaluate` takes seconds."""
+"""One report for several tests, since `dkic evaluate` takes seconds."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 class Report(NamedTuple):
-    """The folder, that of its images, their heights and widths by name, and what the command said."""
+    """The report's folder, the images' folder, their heights and widths by name, and the command's output."""
 
     out: Path
     folder: Path

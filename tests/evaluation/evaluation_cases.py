@@ -1,4 +1,4 @@
-"""Measurements made up for tests."""
+"""Artificial measurements for tests."""
 
 import math
 from collections.abc import Sequence

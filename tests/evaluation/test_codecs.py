@@ -1,4 +1,4 @@
-"""Every codec that can run here: real files, odd sizes, rates that rise; and those that can't say why."""
+"""Every codec that can run: real files, odd sizes, increasing rates; and the reasons of those that cannot."""
 
 import stat
 import sys
@@ -37,7 +37,7 @@ def made(name: str, **more: list[Path]) -> ImageCodec:
 
 
 def fidelity(codec: ImageCodec, pixels: np.ndarray, quality: int) -> tuple[int, float]:
-    """Bytes, and PSNR of what they decode to."""
+    """Bytes of a file, and PSNR of the decoded image."""
     data = codec.encode(pixels, quality)
     decoded = codec.decode(data)
     assert decoded.shape == pixels.shape and decoded.dtype == np.uint8
@@ -109,7 +109,7 @@ def test_names():
         make_codec("dkic:neither")
 
 
-# BPG's programs are in no package. These stand in for them: PNG files under BPG's arguments.
+# BPG's programs are not in any package. These replacements write PNG files with BPG's options.
 BPGENC = """#!{python}
 import sys
 from PIL import Image
@@ -162,7 +162,7 @@ def test_cheng2020_from_a_file(cheng_weights):
     data = codec.encode(pixels, 2)
     decoded = codec.decode(data)
     assert decoded.shape == pixels.shape and data == codec.encode(pixels, 2)
-    with torch.inference_mode():  # what the network makes of it without a file between
+    with torch.inference_mode():  # the network's result without a file
         x = torch.nn.functional.pad(batch(pixels).float() / 255, (0, 11, 0, 45), mode="replicate")
         strings = codec._model(2).compress(x)["strings"]
         x_hat = codec._model(2).decompress(strings, (2, 2))["x_hat"]

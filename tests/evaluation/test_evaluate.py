@@ -1,4 +1,4 @@
-"""`dkic evaluate` on small images: a report whose every number can be had again from its files."""
+"""`dkic evaluate` on small images: every number in the report can be recomputed from its files."""
 
 import csv
 import json

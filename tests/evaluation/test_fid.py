@@ -1,4 +1,4 @@
-"""FID and KID of patches, by an Inception of random weights, against torch-fidelity's own command on folders of patches."""
+"""FID and KID of patches, with an Inception of random weights, compared with torch-fidelity's command on folders of patches."""
 
 import csv
 import os
@@ -35,7 +35,7 @@ def weights(tmp_path_factory) -> Path:
         state = FeatureExtractorInceptionV3("made", ["2048"]).state_dict()
     generator = torch.Generator().manual_seed(0)
     for value in state.values():
-        if value.ndim == 4:  # what keeps the scale of activations, so that patches differ by the last layer
+        if value.ndim == 4:  # keeps the scale of activations, so that patches still differ in the last layer
             torch.nn.init.kaiming_normal_(value, nonlinearity="relu", generator=generator)
     path = tmp_path_factory.mktemp("inception") / "some.pth"
     torch.save({name: value for name, value in state.items() if "num_batches" not in name}, path)

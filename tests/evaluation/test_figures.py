@@ -1,4 +1,4 @@
-"""Figures: crops where images differ, and pixels that are what the codecs made."""
+"""Figures: crops where images differ, with the codecs' pixels."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The metrics of an evaluation: which there are, which can't run, and what each prefers."""
+"""The registry of metrics: names, unavailable metrics, and which direction is better."""
 
 import io
 
@@ -35,7 +35,7 @@ def test_every_metric_prefers_the_better_image():
 
 
 def test_ssimulacra2_is_the_packages_value():
-    """That of its command on files: 44.73 for the photograph as a JPEG of quality 30."""
+    """The value of its command line tool: 44.73 for the photograph as a JPEG of quality 30."""
     loaded = load_metrics(["ssimulacra2"])
     pixels = crop(512, 768, top=0, left=0)
     assert loaded["ssimulacra2"](batch(pixels), batch(jpeg(pixels, 30))).item() == pytest.approx(44.73, abs=0.5)

@@ -1,4 +1,4 @@
-"""PSNR, MS-SSIM and LPIPS against values known beforehand, and against other packages'."""
+"""PSNR, MS-SSIM and LPIPS compared with known values and with other packages."""
 
 import math
 

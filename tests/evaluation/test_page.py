@@ -1,4 +1,4 @@
-"""The page in a browser: both images load, the slider moves, and nothing is fetched from anywhere."""
+"""The page in a browser: both images load, the slider moves, and no network request is made."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Table 1: the choice at a target against all there are, and the three formats."""
+"""Table 1: the allocation at a target compared with exhaustive search, and the three formats."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Curves and BD-rate against what is known beforehand."""
+"""Curves and BD-rate compared with known values."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""Fuzzing of what reads files: `python3 tests/fuzz --seconds 60`, half of it for the coder in C++, half for the decoder.
+"""Fuzzes the code that reads files: `python3 tests/fuzz --seconds 60`, half of it the coder in C++, half the decoder.
 
 The coder runs under AddressSanitizer and UndefinedBehaviorSanitizer, guided by coverage with clang (libFuzzer; Debian:
 `apt install clang`, with libclang-rt), else with g++ by chance alone. An input with a finding stays in --out; `--again FILE`
@@ -20,7 +20,7 @@ HANG_SECONDS = 600
 
 
 def fuzz_decoder(out: Path, seconds: float, seed: int, hang_seconds: int) -> int:
-    """1 where a file was found that is decoded wrongly; it is in `out`."""
+    """1 if a file was found that is decoded wrongly; it is written to `out`."""
     target, end, number = DecoderTarget(seed), time.monotonic() + seconds, 0
     kept = out / "file.dkic"
     faulthandler.register(signal.SIGPROF, chain=True)  # says where it hangs, and then the signal ends the process

@@ -1,8 +1,8 @@
 """The container and the whole decoder of symbols under damaged files whose checksums are right.
 
-Files come from tests/golden; their bytes, header, sections and latents are changed at random and packed again. Whatever a file
-holds, it is decoded or refused in one line, in at most 2 s of the processor's time a KB, in memory bounded by the size it states
-and was found to have room for. Every file follows from a seed and a number, so that it can be made again.
+Bytes, header, sections and latents of the files in tests/golden are changed at random and packed again. Every file must be
+decoded, or refused in one line, in at most 2 s of CPU time per KB. Memory is bounded by the image size in the header, which is
+checked against the length of the file. Files are reproducible from a seed and a number.
 """
 
 import random
@@ -24,8 +24,8 @@ from dkic.models.weights_file import Weights, load_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SECONDS_PER_KB = 2
-# What decoding may take beside what the process holds already: a part that does not depend on the image (an ICC profile
-# inflates to 4 MiB), and what the latents of the small model take.
+# Memory that decoding may use in addition to the process': a part that does not depend on the image (an ICC profile
+# inflates to 4 MiB), and the latents of the small model.
 FIXED_BYTES, BYTES_PER_PIXEL = 48 * 2**20, 32
 
 SIZES = (1, 2, 63, 64, 65, 127, 128, 129, 255, 4096, 2**14, 2**14 + 1, 2**28, 2**31, 2**32 - 1, 2**35 - 1)
@@ -33,7 +33,7 @@ SYMBOLS = (0, 1, -1, 127, -128, 255, 2**15, -(2**15), 2**24 + 1, 2**31 - 128, -(
 
 
 class Finding(Exception):
-    """What a decoder must not do."""
+    """A violation of the rules for decoders."""
 
 
 def varint(value: int) -> bytes:
@@ -65,7 +65,7 @@ def changed(data: bytes, draw: random.Random) -> bytes:
 
 @dataclass
 class DecoderTarget:
-    """Damaged files from the golden ones, and the check of each."""
+    """Creates damaged files from the golden files, and checks the decoder on each."""
 
     seed: int = 0
     weights_of: dict[bytes, Weights] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class DecoderTarget:
         return pack(replace(file, image=image))
 
     def _header(self, file: DkicFile, draw: random.Random) -> bytes:
-        """A header that says something else, which `pack` might not write, and its right CRC."""
+        """A changed header, which `pack` might not write, with a valid CRC."""
         width, height = (draw.choice((*SIZES, draw.randint(1, 3000))) for _ in range(2))
         if draw.random() < 0.5:
             width, height = file.header.width, draw.choice((height, file.header.height * 2))
@@ -121,7 +121,7 @@ class DecoderTarget:
         return head + crc32c(head).to_bytes(4, "little") + section(1, file.image)
 
     def _sections(self, file: DkicFile, draw: random.Random) -> bytes:
-        """A sound header and any sections in any order, all CRCs right; some claim another length."""
+        """A valid header and any sections in any order, with valid CRCs; some state another length."""
         head = pack(replace(file, image=b""))[: -len(section(1, b""))] if file.icc is None else self._announcing(file)
         icc = zlib.compress(file.icc or b"")
         parts = [section(1, file.image)] if draw.random() < 0.7 else []
@@ -140,7 +140,7 @@ class DecoderTarget:
         return self._announcing(replace(file, icc=b"")) + section(1, file.image) + section(2, stream)
 
     def _latent(self, file: DkicFile, draw: random.Random) -> bytes:
-        """A sound file of latents that no image has, which must come back."""
+        """A valid file of latents that no image has, which must be decoded."""
         y, z_hat = (t.clone() for t in self.latents[file.header])
         for t in (y, z_hat):
             for _ in range(draw.choice((0, 1, 8, 100))):
@@ -157,7 +157,7 @@ class DecoderTarget:
         return data
 
     def run(self, data: bytes) -> str:
-        """Decodes a file and returns what became of it. Raises Finding; MemoryError and the like pass through."""
+        """Decodes a file and returns the outcome. Raises Finding; MemoryError and other errors are not caught."""
         before, start = memory(reset=True), time.process_time()
         outcome, header = self._decode(data)
         seconds = (time.process_time() - start) / (1 + len(data) // 1024)
@@ -172,7 +172,7 @@ class DecoderTarget:
         return outcome
 
     def _decode(self, data: bytes) -> tuple[str, Header | None]:
-        """What became of it, and the header where it was found to have room for its size."""
+        """The outcome, and the header if the file passed the check of its size."""
         try:
             file = unpack(data)
             salvaged = unpack(data, salvage=True)

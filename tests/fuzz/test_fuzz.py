@@ -1,4 +1,4 @@
-"""The fuzzers for a moment, and that they find faults that are planted. `python3 tests/fuzz` runs them for longer."""
+"""Short runs of the fuzzers, which must find planted faults. `python3 tests/fuzz` runs them for longer."""
 
 import mmap
 import subprocess

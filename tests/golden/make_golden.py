@@ -1,9 +1,9 @@
-"""Makes the golden files beside it that are not there: `python tests/golden/make_golden.py`, from the repository.
+"""Creates the missing golden files: `python tests/golden/make_golden.py`, from the root of the repository.
 
-A small model of random weights with its entropy networks frozen, at two qualities, and images coded with it. For each image
-latents.npz has the integers that were coded: z_hat, and y in 64ths. golden.json states what must come out.
+A small quantized model of random weights, at two qualities, and images coded with it. For each image
+latents.npz has the encoder's integers: z_hat, and y in 64ths. golden.json states the expected results.
 
-These files pin the format and the exact arithmetic. Never make them anew to mend a test: see test_golden.py.
+These files pin the format and the exact arithmetic. Never recreate them to fix a test: see test_golden.py.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Files of earlier days: they are decoded to the same symbols, and the same latents still make the same bytes.
+"""Files of earlier versions decode to the same symbols, and the same latents give the same bytes.
 
-A test that fails here says that this dkic reads or writes another format, or decides bits otherwise, than the one that made the
-files; then files that people have can't be decoded any more. If that is an accident, mend the code. If it is wanted, it is
-another format: give it a new version in dkic/coding/container.py, or a new number in dkic.entropy.quantization.Arithmetic, keep
-what reads the old one, and add golden files of the new one beside these. Never make these anew.
+A failure means that this version reads or writes another format, or computes other means and scales, than the version that made
+these files, so existing files can no longer be decoded. If that is not intended, fix the code. If it is intended, it is
+another format: give it a new version in dkic/coding/container.py, or a new number in dkic.entropy.arithmetic.Arithmetic, keep
+the code that reads the old one, and add golden files of the new one. Never recreate these files.
 """
 
 import json

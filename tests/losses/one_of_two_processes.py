@@ -49,7 +49,7 @@ def main(rank: int, store: str, path: str) -> None:
     x, x_hat = batch()
     model = nn.parallel.DistributedDataParallel(network())
     torch.save(results(model, x[half], x_hat[half], RATES[half]), path)
-    dist.barrier()  # neither leaves while the other may still be in the last sum
+    dist.barrier()  # neither exits while the other may still be in the last reduction
     dist.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""Two processes with half the batch each get the joint batch's means, choice of lambda and gradients."""
+"""Two processes with half the batch each get the global batch's means, lambda and gradients."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""LPIPS: the lpips package's value, a gradient that is always finite, and inputs that are checked."""
+"""LPIPS: the values of the lpips package, finite gradients, and checks of the inputs."""
 
 import importlib
 

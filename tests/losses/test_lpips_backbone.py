@@ -1,4 +1,4 @@
-"""LPIPS' backbones: layers as torchvision has them, weights converted, cached or fetched, and how that can fail."""
+"""The backbones of LPIPS: torchvision's layers; weights that are converted, cached or downloaded; and errors."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""LPIPS in tiles: the whole image's value, wherever it is cut."""
+"""LPIPS in tiles: the value of the whole image, for any tile size."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Equation 2: which lambda, when, and whose gradient."""
+"""Equation 2: which lambda is selected, and which rate has the gradient."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_a_schedule_is_piecewise_constant():
 
 
 def test_descent_converges_to_the_target():
-    """The purpose of it: where distortion asks for more bits, the rate ends where the target is."""
+    """If the distortion favors more bits, the rate converges to the target."""
     rate, target = torch.tensor(1.0, requires_grad=True), RateTarget(0.3, 4.0, 0.01)
     optimizer = torch.optim.SGD([rate], 0.002)
     for step in range(2000):

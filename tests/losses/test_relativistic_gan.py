@@ -1,4 +1,4 @@
-"""Equations 4 and 5 against their letter, their gradients, and that each side's loss teaches it to win."""
+"""Equations 4 and 5 as printed, their gradients, and that descent improves each side."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The model's config, and what a model of each preset costs."""
+"""Model configs, and the complexity of each preset."""
 
 import json
 from dataclasses import replace

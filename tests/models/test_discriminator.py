@@ -1,4 +1,4 @@
-"""HiFiC's discriminator: its layers counted, its grid and field of view measured, its condition detached."""
+"""HiFiC's discriminator: layers, stride and receptive field of its logits, and the detached condition."""
 
 import pytest
 import torch

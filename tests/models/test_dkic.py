@@ -1,4 +1,4 @@
-"""The whole network in training: shapes, rate, determinism, and that nothing in it is dead."""
+"""The network in training: shapes, rate, determinism, and a gradient for every parameter."""
 
 from collections.abc import Callable
 
@@ -44,7 +44,7 @@ def with_noise(patch: pytest.MonkeyPatch, noise: Callable[[Tensor], Tensor]) -> 
 
 
 def test_a_batch_equals_its_images(model, monkeypatch):
-    """Bits belong to their image: with the noise fixed at zero, alone and together give the same."""
+    """With the noise fixed at zero, an image has the same bits alone and in a batch."""
     with_noise(monkeypatch, torch.zeros_like)
     x = batch()
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_a_batch_equals_its_images(model, monkeypatch):
 
 
 def test_quantized_bits_are_those_of_rounded_latents(model, monkeypatch):
-    """What noise gives that rounds; a file's coarse grids of means and scales change little."""
+    """Compared with noise that equals rounding; the rounding of means and scales changes little."""
     with torch.no_grad():
         for layer in (model.g_a[-1], model.h_a[-1]):
             layer.weight.mul_(20)  # latents that are not all zero once rounded
@@ -82,7 +82,7 @@ def test_quantized_bits_equal_the_file_size(model, tmp_path):
 
 
 def test_nan_scales_give_nan_bits(model):
-    """Not those of any table: a model that diverged must not look good."""
+    """They are not the bits of a table: a diverged model must not look good."""
     with torch.no_grad():
         model.context.passes[0][0].parameters_of[-1].bias.chunk(2)[1].fill_(torch.nan)
         out = model(batch())
@@ -97,7 +97,7 @@ def test_the_generator_determines_the_noise(model):
 
 
 def test_every_parameter_gets_a_gradient(model):
-    """Two steps: the branch of offset and mask begins at zero, so that what stands before it gets no gradient in the first."""
+    """Two steps: offset_mask is initialized to zero, so layers before it get no gradient in the first."""
     with torch.no_grad():
         model.h_a[-1].weight.mul_(100)  # z is all zeros once rounded at the start, and h_s would have nothing to learn from
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)

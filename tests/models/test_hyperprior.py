@@ -1,4 +1,4 @@
-"""The hyper-prior: its networks' shapes, and the factorized prior against CompressAI's and against its own tables."""
+"""The hyper-prior: shapes of the networks, and the factorized prior compared with CompressAI's and with its tables."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_shapes_of_the_networks():
 
 
 def test_bits_equal_compressais(prior):
-    """In float64: CompressAI subtracts on the upper tail, which float32 does not stand."""
+    """In float64, since CompressAI's difference on the upper tail is inaccurate in float32."""
     prior, peer = prior.double(), EntropyBottleneck(CHANNELS, filters=(3, 3, 3)).double()
     ours = [*prior.matrices, *prior.biases, *prior.factors]
     theirs = [p for kind in ("matrices", "biases", "factors") for p in parameters_of(peer, kind)]
@@ -72,7 +72,7 @@ def test_tables_agree_with_the_probabilities(prior):
         frequencies = tables.frequencies[c, :length]
         assert p.sum() > 0.999, "the table covers the mass"
         assert np.abs(frequencies - p * 65536).max() < max(2, 0.001 * 65536 * p.max())
-        # What coding with whole frequencies costs over the density itself, a symbol.
+        # Cost of integer frequencies compared with the density, in bits per symbol.
         assert (p * (np.log2(p) - np.log2(frequencies / 65536))).sum() < 0.005
 
 

@@ -1,4 +1,4 @@
-"""Weights in 8 bits, and format 3 of the weights file, which has large ones of the transforms so."""
+"""Weights in 8 bits, and format 3 of weights files, which stores large weights of the transforms in 8 bits."""
 
 import json
 import math

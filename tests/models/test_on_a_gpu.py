@@ -1,6 +1,6 @@
-"""All of the network moves to a GPU and no op needs the CPU: traced with tensors without content, which need no GPU.
+"""The whole network can move to a GPU, and no op needs the CPU: traced with fake tensors, which need no GPU.
 
-That shows forward passes alone: torch's engine, which runs backward ones, asks the driver even about such tensors.
+This covers only the forward: torch's autograd engine needs a driver even for fake tensors.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""Vectors that depend on the quality, and their quantized state."""
+"""Vectors that depend on the quality, in their float and quantized states."""
 
 import math
 
@@ -75,7 +75,7 @@ def test_sizes_stay_within_their_bounds_for_any_parameters():
 
 
 def test_the_quantized_table_interpolates_in_integers():
-    """As a few lines of Python's own integers do, at every operating point."""
+    """Compared with Python integers, at every operating point."""
     table = quantizer_table()
     sizes, offsets = (t.round().long().tolist() for t in table.integers().values())
     convert(table)

@@ -1,4 +1,4 @@
-"""The context model: its order, and that a pass knows of earlier ones only."""
+"""The context model: the order of its passes, and their dependencies."""
 
 from dataclasses import replace
 
@@ -76,7 +76,7 @@ def test_every_position_is_coded_once_in_the_slices_order(setting):
 
 
 def test_a_pass_depends_only_on_earlier_passes(setting):
-    """Change what one pass coded, everywhere: all passes up to it stay as they were to the last bit."""
+    """A change of all symbols of one pass leaves this and all earlier passes unchanged, bit for bit."""
     context, hyper, y = setting
     before = walk(context, hyper, y)[1]
     for n, (channels, cells, *_) in enumerate(before):
@@ -96,7 +96,7 @@ def test_every_pass_depends_on_the_initial_features(setting):
 
 
 def test_a_pass_does_not_depend_on_distant_positions(setting):
-    """The 5x5 convolution is centered on each position: a change at one place moves only its neighborhood."""
+    """The 5x5 convolution is centered on each position: a change at one position affects only its neighborhood."""
     context, _, _ = setting
     hyper = torch.zeros(1, CONFIG.hyper_features, 16, 16, dtype=torch.float64)
     y = torch.zeros(1, CONFIG.latent_channels, 16, 16, dtype=torch.float64)

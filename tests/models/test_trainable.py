@@ -1,4 +1,4 @@
-"""From integers back to real numbers: a float model that does what the frozen one does."""
+"""Dequantization: a float model that equals the quantized one."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def model(weights) -> DKIC:
 
 
 def within() -> tuple[Tensor, Tensor]:
-    """z_hat and y that the grids span."""
+    """z_hat and y within the range of the activation scales."""
     z_hat, y = latents(2)
     return z_hat.clamp(-9, 9), y.clamp(-12, 12)
 
@@ -41,7 +41,7 @@ def test_means_and_scales_are_nearly_equal(weights, model):
 
 
 def test_the_simulated_model_agrees_with_the_quantized_model(weights, model):
-    """But for a multiplier's last bit, which moves a number that lies between two integers."""
+    """Except for the last bit of a multiplier, which may round a number between two integers differently."""
     simulate(model)
     try:
         pairs = zip(decisions(model, *within()), decisions(weights.model, *within()), strict=True)

@@ -42,7 +42,7 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch():
 
 
 def test_the_analysis_is_the_same_at_all_qualities():
-    """So that a rate is found without repeating it."""
+    """So a search for a target rate need not repeat it."""
     names = [name for name, _ in real().g_a.named_modules() if name.endswith(("scale", "bias", "points"))]
     assert names == []
 

@@ -1,4 +1,4 @@
-"""Weights files: written, read back the same, found by name and hash, and refused in one line."""
+"""Weights files: round trips, search by name and hash, and one-line errors."""
 
 import hashlib
 import json

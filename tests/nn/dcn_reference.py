@@ -1,4 +1,4 @@
-"""DCNv3 and DCNv4 in plain PyTorch, in the order of their own channels: what dkic's are compared with."""
+"""DCNv3 and DCNv4 in plain PyTorch, with their original channel order: references for dkic's."""
 
 import torch
 from torch import Tensor

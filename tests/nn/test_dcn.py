@@ -1,4 +1,4 @@
-"""dkic.nn's DCNv3 and DCNv4 beside plain PyTorch, in float64."""
+"""DCNv3 and DCNv4 of dkic.nn compared with plain PyTorch, in float64."""
 
 import copy
 

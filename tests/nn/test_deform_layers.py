@@ -1,4 +1,4 @@
-"""dkic.nn's deformable convolutions beside torchvision's layer, and beside what mmcv's layer computes."""
+"""Deformable convolutions of dkic.nn compared with torchvision's layer and with mmcv's computation."""
 
 import copy
 import inspect
@@ -154,7 +154,7 @@ def test_an_invalid_kernel_size_is_refused():
 
 
 def test_import_needs_no_more_than_torch():
-    """Neither the codec nor torchvision and triton, which may not be installed."""
+    """Neither the codec nor torchvision and triton, which may be missing."""
     code = "import sys, dkic.nn; print([m for m in ('torchvision', 'PIL', 'dkic.models', 'dkic.coding') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

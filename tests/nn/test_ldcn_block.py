@@ -1,4 +1,4 @@
-"""LDCNBlock: where it begins, how masks weigh taps, which arguments are refused."""
+"""LDCNBlock: initialization, masks, and errors."""
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def test_any_mask_and_kernel_keeps_the_shape_and_gives_every_parameter_a_gradien
 
 
 def taps_only(mask: str) -> LDCNBlock:
-    """value gives 1 everywhere, project passes it on, the offsets stay 0: what comes out is the sum of the mask's taps."""
+    """A block whose value is 1 everywhere, with zero offsets and project the identity: its result is the sum of the masks."""
     torch.manual_seed(1)
     block = LDCNBlock(4, 2, mask=mask, residual=False, relu=False)
     torch.nn.init.normal_(block.offset_mask.weight[block.taps * 2 :], std=1)

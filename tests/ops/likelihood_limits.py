@@ -28,7 +28,7 @@ def limit(v: float, s: float) -> tuple[float, float, float] | None:
 
 
 def assert_limits(v: Tensor, scale: Tensor, bits: Tensor, by_v: Tensor, by_scale: Tensor) -> None:
-    """Every element has its limit; where there is none, it is finite."""
+    """Every element has its limit, or is finite if there is none."""
     columns = (t.double().flatten().tolist() for t in (v, scale, bits, by_v, by_scale))
     for at_v, at_scale, *found in zip(*columns, strict=True):
         expected = limit(at_v, at_scale)

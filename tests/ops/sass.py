@@ -1,4 +1,4 @@
-"""What nvcc made of a kernel, read from `cuobjdump -sass`: its instructions and loops."""
+"""Machine code of a kernel, read from `cuobjdump -sass`: instructions and loops."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Models with dkic's ops in a C++ program without Python: the one of docs/cpp.md, which loads libdkic_cpu.so alone."""
+"""Models with dkic's ops in a C++ program without Python: the example of docs/cpp.md, which loads only libdkic_cpu.so."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""dkic.ops.backends: which backend an op runs on, asked for by name or not, and what is said where there is none."""
+"""dkic.ops.backends: the backend that an op runs on, selected or by default, and the reasons if there is none."""
 
 import importlib.util
 import json
@@ -140,7 +140,7 @@ def test_triton_s_kernels_are_registered_for_cuda(op):
 
 @pytest.fixture
 def native(monkeypatch, tmp_path):
-    """A folder in the place of dkic/_native, without a library."""
+    """A folder that replaces dkic/_native, without libraries."""
     monkeypatch.setattr(backends, "NATIVE", tmp_path)
     return tmp_path
 
@@ -163,7 +163,7 @@ def test_the_reason_why_cuda_kernels_do_not_load_is_reported(native):
 
 
 def test_cuda_tensors_without_cuda_kernels_are_refused(native, monkeypatch):
-    """Not moved, and not computed elsewhere."""
+    """They are neither moved nor computed elsewhere."""
     monkeypatch.setattr(backends, "find_cuda", backends.find_cuda.__wrapped__)
     monkeypatch.setattr(backends, "load_cuda", backends.load_cuda.__wrapped__)
     for device in (CUDA, torch.device("cuda:1")):
@@ -241,7 +241,7 @@ def test_cuda_kernels_are_registered_without_a_gpu(op):
 
 
 def test_the_kernels_are_light_to_import():
-    """Only torch, numpy and what they load: no model, no training, no command line."""
+    """Only torch, numpy and their dependencies: no model, no training, no command line."""
     code = """if True:
         import sys, torch, numpy
         before = set(sys.modules)

@@ -1,4 +1,4 @@
-"""torch.vmap over ldcn and deform_conv2d: what a Python loop gives, with gradients, and without vmap's slow fallback."""
+"""torch.vmap over ldcn and deform_conv2d equals a Python loop, with gradients, and without vmap's slow fallback."""
 
 import itertools
 import warnings
@@ -85,7 +85,7 @@ def test_one_gradient_alone(wanted):
 
 @pytest.mark.parametrize("case", [PLAIN, CONV], ids=str)
 def test_gradients_of_a_vmapped_call(case):
-    """The other way round: those that reverse mode gives through a vmap, summed over what is not vmapped."""
+    """The inverse order: reverse mode through a vmap, summed over dimensions that are not vmapped."""
     in_dims = (0, 0, None, None, 0)[: len(case.tensors())]
     tensors = [t.requires_grad_() for t in batched(case.tensors(), in_dims)]
     actual, expected = (

@@ -1,4 +1,4 @@
-"""dkic.ops.cdf_coder against CompressAI's coder: the same streams both ways; damaged streams and wrong tables are refused."""
+"""dkic.ops.cdf_coder and CompressAI's coder have interchangeable streams; damaged streams and wrong tables are refused."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA kernels, read from the library that the build put there: registers, local memory, wide loads.
+"""Machine code of the CUDA kernels, read from the built library: registers, local memory, wide loads.
 
 For compute capability 8.6, and 9.0 where a test says so; no GPU is needed. A multiprocessor of 8.6 has 65,536 registers, 100 KB
 of shared memory, of which CUDA takes 1 KB a block, and room for 48 warps.
@@ -46,7 +46,7 @@ class Kernel(Name):
 
     @property
     def occupancy(self) -> float:
-        """The share of a multiprocessor's warps that registers, given to warps by 256, and shared memory serve."""
+        """Occupancy: the share of a multiprocessor's warps that fit into registers (allocated by 256) and shared memory."""
         of_a_warp = -(-self.registers // 8) * 8 * 32
         blocks = REGISTERS // of_a_warp // BLOCK_WARPS
         if self.body in ("LdcnForward", "LdcnBackwardSamples", "LdcnBackwardX", "LdcnBackwardXFixed"):

@@ -1,4 +1,4 @@
-"""dkic.ops.deform_conv2d gives what its specification and torchvision give, in every shape, layout and position."""
+"""dkic.ops.deform_conv2d equals its reference and torchvision, in every shape, layout and position."""
 
 import inspect
 import math
@@ -73,7 +73,7 @@ def test_signature_is_torchvisions():
 
 
 def test_torchvisions_module_works_with_dkics_op(monkeypatch):
-    """A model of torchvision's layers runs on our function."""
+    """A model of torchvision's layers runs on dkic's function."""
     layer = torchvision.ops.DeformConv2d(6, 4, 3, stride=2, padding=1, groups=2).double()
     x, offset, mask = torch.randn(2, 6, 9, 8).double(), torch.randn(2, 18, 5, 4).double(), torch.rand(2, 9, 5, 4).double()
     expected = layer(x, offset, mask)

@@ -1,4 +1,4 @@
-"""What dkic.ops.deform_conv2d says to wrong arguments; and that its native code, called past those checks, never crashes."""
+"""Errors of dkic.ops.deform_conv2d; its native code, called without the checks in Python, never crashes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""deform_conv2d's compiled kernels: threads, instruction sets, and the memory they take."""
+"""deform_conv2d's compiled kernels: threads, instruction sets and memory."""
 
 import pytest
 import torch

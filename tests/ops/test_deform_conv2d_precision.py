@@ -1,4 +1,4 @@
-"""dkic.ops.deform_conv2d loses no more in float32, float16 and bfloat16 than its contract allows."""
+"""Errors of dkic.ops.deform_conv2d in float32, float16 and bfloat16 are within its contract."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def largest(t: Tensor) -> float:
 def test_error_beside_plain_pytorch(case, dtype):
     """All in one dtype: against the reference in float64, at most twice the reference's own error in that dtype.
 
-    Twice as a root mean square (it is 1.1 at most); the largest of thousands of errors is one throw of the dice, and may be twice
+    As root mean squares (measured: at most 1.1 times); the largest of thousands of errors is a random value, and may be twice
     that.
     """
     tensors, grad_y = case.tensors(dtype, spread=1.0), case.grad_y(dtype)
@@ -52,7 +52,7 @@ def test_error_beside_plain_pytorch(case, dtype):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("case", [*DEFORM_CONV2D_FEW, DEFORM_CONV2D_STATISTICS], ids=str)
 def test_half_costs_one_rounding(case, dtype, position_dtype):
-    """Positions, products and sums are float32 whatever the input is: all that half loses is the rounding of each result."""
+    """Positions, products and sums are float32 for every dtype, so half precision only adds the rounding of each result."""
     tensors, grad_y = tensors_of(case, dtype, position_dtype=position_dtype), case.grad_y(dtype)
     exact = results(reference.deform_conv2d, case, as_float64(tensors), grad_y.double())
     for name, actual in results(deform_conv2d, case, tensors, grad_y).items():

@@ -1,4 +1,4 @@
-"""Forward-mode derivatives: an op that has none says so; none is zero without a word."""
+"""Forward-mode derivatives: ops that lack them raise an error; none silently returns zero."""
 
 import pytest
 import torch
@@ -99,7 +99,7 @@ def test_requantize_has_the_derivative_without_rounding(biased, dtype):
 
 
 def test_reverse_mode_of_torch_func():
-    """What the message says to use."""
+    """The alternative that the error message names."""
     for name in ("ldcn", "deform_conv2d", "gaussian_likelihood"):
         op, tensors = OPS[name]
         given = tuple(range(len(tensors)))

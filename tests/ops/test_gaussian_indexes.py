@@ -1,4 +1,4 @@
-"""dkic.ops.gaussian_indexes: every rule, table, dtype and layout against a comparison with each edge."""
+"""dkic.ops.gaussian_indexes equals a comparison with each edge, for every rule, table, dtype and layout."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""dkic.ops.gaussian_likelihood gives what its specification gives, in every shape, layout, dtype and way to quantize."""
+"""dkic.ops.gaussian_likelihood equals its reference, for every shape, layout, dtype and kind of quantization."""
 
 import math
 
@@ -195,7 +195,7 @@ def test_sums_are_of_float64():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("quantize", MODES)
 def test_halves_are_computed_in_float32(dtype, quantize):
-    """To the bit: what float32 gives for the same numbers, y_hat and gradients rounded."""
+    """Bit for bit the float32 result for the same numbers, with y_hat and gradients rounded."""
     case = LikelihoodCase("", (2, 5, 9, 11))
     tensors, (grad_y_hat, grad_bits) = case.tensors(dtype), case.gradients("none", torch.float32)
     chosen = options(case, quantize, dtype)
@@ -233,7 +233,7 @@ def test_mixed_dtypes(dtypes):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", [Tensor.contiguous, *LAYOUTS])
 def test_scales_of_a_half_type_are_read_without_a_copy(layout, dtype):
-    """Torch allocates the results and converts nothing but the finished gradient, to the half type."""
+    """Torch allocates the results, and converts only the final gradient to the half type."""
     y, scale, _ = WIDE.tensors(torch.float32)
     y, scale = y.requires_grad_(), layout(scale.to(dtype)).requires_grad_()
     with profile(activities=[ProfilerActivity.CPU]) as forward:
@@ -267,7 +267,7 @@ def test_a_gradient_of_a_half_type_is_rounded_after_its_sum(which, dtype):
     torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=2 * tolerances.HALF_SPACING[dtype], atol=1e-7)
 
 
-# ---- The bound of the scale, and numbers that are none ----
+# ---- The bound of the scale, NaN and infinity ----
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.3, 0.1, 0.0, -0.0, -5.0, -math.inf])
@@ -310,7 +310,7 @@ def bits_and_gradients(y: Tensor, scale: Tensor, quantize: str, reduction: str =
 @pytest.mark.parametrize("quantize", MODES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 def test_limits(dtype, quantize):
-    """NaN in, NaN out; infinity as the limit: in whole vectors as beside finite elements."""
+    """NaN gives NaN and infinity gives the limit, in whole vectors and next to finite elements."""
     v, scale = likelihood_limits.points(dtype)
     for repeated in (1, 64):
         tensors = [t.repeat_interleave(repeated, 1) for t in (v, scale)]

@@ -1,4 +1,4 @@
-"""What dkic.ops.gaussian_likelihood says to wrong arguments; its native code, called past those checks, never crashes."""
+"""Errors of dkic.ops.gaussian_likelihood; its native code, called without the checks in Python, never crashes."""
 
 import math
 

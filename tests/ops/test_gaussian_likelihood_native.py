@@ -39,7 +39,7 @@ def test_results_do_not_depend_on_the_number_of_threads(shape, layout, reduction
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_number_has_the_same_bits_wherever_it_lies(dtype):
-    """Whatever its neighbors are, and whether derivatives are wanted."""
+    """Independent of its neighbors and of whether derivatives are computed."""
     case = LikelihoodCase("", (2, 3, 41, 37))
     y, scale, mean = (t.flatten() for t in case.tensors(dtype))
     y[::3] = mean[::3]  # rounded to 0
@@ -64,7 +64,7 @@ def test_every_instruction_set_passes(asked):
 
 
 def test_instruction_sets_agree():
-    """To a few last digits; symbols, indexes and noise altogether."""
+    """Bits agree up to the last digits; symbols, indexes and noise are equal."""
     code = """if True:
         import sys, torch
         from dkic.ops import gaussian_likelihood, gaussian_symbols

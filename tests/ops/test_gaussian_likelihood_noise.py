@@ -1,4 +1,4 @@
-"""The noise that dkic.ops.gaussian_likelihood draws: Philox 4x32-10, by an element's number alone."""
+"""The noise of dkic.ops.gaussian_likelihood: Philox 4x32-10, a function only of seed, sample and index."""
 
 import pytest
 import torch

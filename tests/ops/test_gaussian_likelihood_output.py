@@ -1,4 +1,4 @@
-"""Likelihoods in the place of bits, and scales and means that broadcast."""
+"""Likelihoods instead of bits, and scales and means that broadcast."""
 
 import math
 

@@ -51,7 +51,7 @@ def test_bits_and_gradients_are_exact(dtype, reduction):
 
 
 def test_float32_beside_float64_everywhere():
-    """At two million points, half of them where one way to work the bits out gives over to another."""
+    """At two million points, half of them near the border between two formulas."""
     r, s, sign, near = torch.rand(4, 2**21, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     s = torch.where(near < 0.5, 0.11 * 20**s, 0.11 * (256 / 0.11) ** s).float().clamp(0.11, 256)
     v = torch.where(near < 0.5, 2 * r, s.double() * 1e-3 * 1e6**r) * (sign - 0.5).sign()
@@ -77,7 +77,7 @@ def test_half_types_give_the_bits_of_their_numbers():
 
 @pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 1e13), (torch.float64, 1e100)], ids=str)
 def test_far_beyond_there_is_no_inf_or_nan(dtype, far):
-    """Small scales too, where P is 1 as far as any number can tell."""
+    """Also for small scales, where P rounds to 1."""
     scale = torch.tensor([1e-3, 0.11, 1.0, 1e3, 1e8], dtype=dtype).repeat_interleave(5)[None].requires_grad_()
     v = torch.tensor([0.0, 0.5, 3.0, 1e6, far], dtype=dtype).repeat(5)[None].requires_grad_()
     bits = gaussian_likelihood(v, scale, quantize="none", scale_min=1e-4)[1]

@@ -1,4 +1,4 @@
-"""dkic.ops.gaussian_symbols gives the rounded residual and the nearest table, to the bit."""
+"""dkic.ops.gaussian_symbols gives exactly the rounded residual and the nearest table."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""dkic.ops.ldcn gives what its specification and torchvision give, in every shape, layout and position."""
+"""dkic.ops.ldcn equals its reference and torchvision, in every shape, layout and position."""
 
 import math
 
@@ -206,7 +206,7 @@ def test_nan_stays_in_its_pixel(axis):
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 @pytest.mark.parametrize("place", [(0, 0), (6, 8), (3, 4)])
 def test_what_is_not_sampled_does_not_matter(place, bad):
-    """inf or NaN in x reaches only the samples that have it as a corner, however large the weights beside it."""
+    """inf or NaN in x affects only the samples that have it as a corner, for any weights."""
     x, offset, mask = PLAIN.tensors()
     clean = of_kernel(PLAIN, (x, offset, mask))
     x[1, 0, place[0], place[1]] = bad

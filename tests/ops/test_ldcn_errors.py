@@ -1,4 +1,4 @@
-"""What dkic.ops.ldcn says to wrong arguments; and that its native code, called past those checks, never crashes."""
+"""Errors of dkic.ops.ldcn; its native code, called without the checks in Python, never crashes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The compiled kernels: threads, instruction sets, ways to import them, and what happens where they are not built."""
+"""The compiled kernels: threads, instruction sets, import, and errors if they are not built."""
 
 import os
 import shutil
@@ -116,7 +116,7 @@ def test_without_the_library_the_first_call_says_what_to_do(tmp_path):
 
 
 def test_without_the_cuda_library_compiled_code_raises_too(tmp_path):
-    """It calls the op itself, past the checks in Python."""
+    """Compiled code calls the op directly, without the checks in Python."""
     folder = str(copy_of_package(tmp_path))
     call = (
         "import dkic.ops, torch\n"

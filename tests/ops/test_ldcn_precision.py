@@ -1,4 +1,4 @@
-"""dkic.ops.ldcn loses no more in float32, float16 and bfloat16 than its contract allows."""
+"""Errors of dkic.ops.ldcn in float32, float16 and bfloat16 are within its contract."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_error_beside_plain_pytorch(case, dtype):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("case", [*LDCN_FEW, LDCN_STATISTICS], ids=str)
 def test_half_costs_one_rounding(case, dtype, position_dtype):
-    """Positions and sums are float32 whatever x is, so all that half loses is the rounding of each result."""
+    """Positions and sums are float32 for every dtype of x, so half precision only adds the rounding of each result."""
     tensors, grad_y = case.tensors(dtype, position_dtype=position_dtype), case.grad_y(dtype)
     exact = results(reference.ldcn, case, as_float64(*tensors), grad_y.double())
     for name, actual in results(ldcn, case, tensors, grad_y).items():

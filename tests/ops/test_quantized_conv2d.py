@@ -82,7 +82,7 @@ def test_any_number_of_threads(threads):
 
 
 def test_values_that_are_not_integers_do_not_corrupt_memory():
-    """NaN, infinities and numbers beyond 16 bits give some result, and the others theirs."""
+    """NaN, infinities and numbers beyond 16 bits give arbitrary results, and do not change those of other elements."""
     x, weight, bias, multiplier = problem(2, 1, 20, 20, 9, 9, 1)
     expected = specification(x, weight, bias, multiplier, 1, 0, -255, 255)
     for i, bad in enumerate((float("nan"), float("inf"), -float("inf"), 1e30, -7e4)):

@@ -1,4 +1,4 @@
-"""dkic.ops.raster_context: equal to PyTorch's convolutions position by position, and its decoder to its encoder, to the bit."""
+"""dkic.ops.raster_context equals PyTorch's convolutions position by position; decoder and encoder are equal bit for bit."""
 
 import hashlib
 import math
@@ -224,7 +224,7 @@ def test_opcheck():
 
 
 def test_a_latent_without_parameters_is_refused():
-    """Its size would be bounded by no memory."""
+    """Nothing would bound its size."""
     y, params, network = problem(1, 4, 3, 4, (5,), 4, 4, 3)
     with pytest.raises(RuntimeError, match="at least one channel"):
         raster_encode(y, params[:, :0], network, tables())

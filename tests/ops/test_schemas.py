@@ -1,4 +1,4 @@
-"""Every op of dkic.ops.schemas is complete once dkic.ops is imported, and is defined by the native library alone."""
+"""Every op of dkic.ops.schemas is complete once dkic.ops is imported, and is defined only by the native library."""
 
 import pytest
 from ops.python_process import python

@@ -1,4 +1,4 @@
-"""The Pillow plugin: what users of Image.open and Image.save expect of a format."""
+"""The Pillow plugin: Image.open and Image.save behave as for other formats."""
 
 import io
 import subprocess

@@ -1,4 +1,4 @@
-"""A small model with quantized entropy networks, and all that they decide."""
+"""A small model with quantized entropy networks, and the values that they compute."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def latents(n: int, seed: int = 0, side: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def decisions(model: DKIC, z_hat: Tensor, y: Tensor) -> Decisions:
-    """Of an encoder's walk through the latent."""
+    """Means and scale indexes of all passes of an encoder."""
     seen: Decisions = []
 
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Quantized networks: one answer whatever carries it out, and its bounds."""
+"""Quantized networks: the same result on every backend, and the bounds of exact arithmetic."""
 
 import copy
 import os
@@ -261,7 +261,7 @@ def test_calibration_that_fails_sets_no_scale():
 
 
 def test_calibrated_scales_cost_little_rate():
-    """Beside the float network whose scales it has."""
+    """Compared with the float network."""
     model = trainable(5)
     z_hat, y = latents(4)
     z_hat, y = z_hat.clamp(-9, 9), y.clamp(-12, 12)

@@ -23,7 +23,7 @@ PROFILE = make_profile(Curve(2.2), SRGB_PRIMARIES)  # its bytes are the file's t
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Small and untrained, with three qualities: the larger its latent, the larger the file, and mostly the nearer the image."""
+    """A small untrained model with three qualities: a larger latent gives a larger file, and mostly a better image."""
     folder = tmp_path_factory.mktemp("model")
     for quality, gain in GAINS.items():
         network = converted(0)
@@ -76,7 +76,7 @@ def alex(backbone, cache):
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[bytes]:
-    """What is decoded to images: a file for each option that is measured."""
+    """Files that are decoded to images, one for each measured operating point."""
     seen, decompress = [], Codec.decompress
 
     def watched(self, data, *args, **options):

@@ -1,4 +1,4 @@
-"""The best choice by exhaustive search, and what `dkic compress --target-bpp` wrote."""
+"""The best choice by exhaustive search, and the files that `dkic compress --target-bpp` wrote."""
 
 import itertools
 

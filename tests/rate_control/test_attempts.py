@@ -1,4 +1,4 @@
-"""When an image is given up: when so many workers began it and were lost."""
+"""An image is given up after several workers that measured it were lost."""
 
 from dkic.rate_control.attempts import Attempts
 

@@ -1,4 +1,4 @@
-"""`dkic measure --ray`: the table of a local run, whatever becomes of the cluster's processes and machines."""
+"""`dkic measure --ray`: the table of a local run, also if processes and machines of the cluster fail."""
 
 import os
 import signal

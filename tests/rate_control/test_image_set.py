@@ -1,4 +1,4 @@
-"""`dkic compress --target-bpp` of several images: never above the target, and the least distortion within it."""
+"""`dkic compress --target-bpp` of several images: never above the target, with the least distortion within it."""
 
 import re
 import shutil

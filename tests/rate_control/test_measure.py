@@ -1,4 +1,4 @@
-"""`dkic measure`: what images cost at every quality, as `dkic allocate` takes it."""
+"""`dkic measure`: rate and distortion of images at every quality, as input of `dkic allocate`."""
 
 import csv
 import re

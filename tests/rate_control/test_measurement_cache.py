@@ -1,4 +1,4 @@
-"""What is measured stays so, whatever becomes of its file."""
+"""Measurements are cached reliably, also if the cache file is damaged."""
 
 import pytest
 

@@ -106,7 +106,7 @@ def test_an_image_that_changes_during_the_run_is_refused(model, images, tmp_path
 
 
 def test_sizes_in_the_cache_are_verified(model, images, table, tmp_path, cache):
-    """As if all had taken a third less there: what they take here is what counts."""
+    """With cached sizes a third too small: the actual sizes decide."""
     pixels, size, distortion = table
     codec = package.load(model)
     target = rate(pixels, size, mean=False) / 3

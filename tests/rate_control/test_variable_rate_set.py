@@ -1,4 +1,4 @@
-"""Images brought to a rate together with a variable-rate model."""
+"""A target rate of several images with a variable-rate model."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_actual_bytes_are_within_the_target_and_near_it(one_file, images, tmp_pa
 
 
 def test_measurements_of_qualities_are_kept_separately(one_file, images, tmp_path, decoded):
-    """All qualities are of one weights file."""
+    """All qualities have the same weights file."""
     command = ("measure", images / "a.png", "--model", one_file, "--distortion", "mse", "-o")
     tables = []
     for name in ("first.csv", "again.csv"):

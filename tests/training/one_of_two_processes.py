@@ -15,7 +15,7 @@ from dkic.training.processes import accelerator_for, leave, made_once
 from dkic.training.recipe import Recipe
 from dkic.training.staged_run import StagedRun
 
-# Two steps without and one with a discriminator, one with all but the decoder frozen; gradients are not clipped.
+# Two steps without and one with a discriminator, one that trains only the decoder; gradients are not clipped.
 RECIPE = {
     "preset": "tiny",
     "batch": 4,
@@ -55,7 +55,7 @@ def refused(accelerator, folder: str, **values: Any) -> str:
 def main(folder: str, out: str) -> None:
     torch.set_num_threads(1)
     accelerator = accelerator_for("cpu", freezes=True)
-    # Each step from the first weights.
+    # Each step starts from the initial weights.
     found: dict[str, Any] = {str(step): step_of(begin(folder, accelerator), step) for step in STEPS}
     found["nowhere"] = refused(accelerator, folder + "/nowhere")
     found["batch"] = refused(accelerator, folder, batch=3)

@@ -1,4 +1,4 @@
-"""Training one network for all rates, by several judges."""
+"""Training one network for all rates, with several distortion metrics."""
 
 import math
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_a_run_writes_one_file_from_which_another_starts(folder, tmp_path):
 
 
 class Constant(torch.nn.Module):
-    """A judge whose distance is the mean of x."""
+    """A metric whose distance is the mean of x."""
 
     def __init__(self, *_: object) -> None:
         super().__init__()

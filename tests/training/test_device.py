@@ -1,4 +1,4 @@
-"""Where training computes, and what is said where it can't."""
+"""The device of training, and errors if it is not usable."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_a_missing_gpu_is_refused(monkeypatch):
 
 
 def test_an_op_without_kernels_for_it_says_so(monkeypatch):
-    """Rather than that a slower one is taken."""
+    """No slower device is used instead."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
         backends, "op_unavailable_reason", lambda op, device: f"{op} on {device.type}: not built" if op == "ldcn" else None

@@ -1,4 +1,4 @@
-"""The log: a line for each step, TensorBoard's curves and images, and nothing of steps that were lost."""
+"""The log: a line for each step, TensorBoard's curves and images, and no steps that were lost."""
 
 import csv
 import dataclasses
@@ -33,7 +33,7 @@ def test_steps_become_lines_and_curves(tmp_path):
     board = EventAccumulator(str(tmp_path / TENSORBOARD)).Reload()
     assert set(board.Tags()["scalars"]) == {"loss", "bpp", "quantized_bpp", "psnr", "gan"}
     assert [(e.step, e.value) for e in board.Scalars("loss")] == [(s, torch.tensor(1 / s).item()) for s in range(1, 6)]
-    assert [e.step for e in board.Scalars("gan")] == [3, 4, 5]  # what was not measured is no point
+    assert [e.step for e in board.Scalars("gan")] == [3, 4, 5]  # values that were not measured are omitted
     assert [(e.step, e.width, e.height) for e in board.Images("crops and reconstructions")] == [(5, 16, 8)]
 
 

@@ -1,4 +1,4 @@
-"""Training for rate and mean squared error: its loss, its warm-up, its noise, and what its options can't be."""
+"""Training for rate and mean squared error: loss, warmup, noise, and invalid options."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_the_weight_of_the_rate_is_lower_in_the_first_steps(folder):
 
 
 def test_no_other_network_is_loaded(folder):
-    """Neither judges nor a discriminator."""
+    """Neither LPIPS nor DISTS nor a discriminator."""
     run = begin(folder, mse())
     assert len(run.distances.networks) == 0 and run.adversary is None
     assert set(run.parts) == {"model", "optimizer"}

@@ -18,7 +18,7 @@ def save(pixels: np.ndarray, path) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three good photographs, one of them in a folder below, one of just the crop's size."""
+    """Three valid photographs, one of them in a subfolder, one of exactly the crop's size."""
     save(crop(90, 120), tmp_path / "a.png")
     save(crop(64, 64, top=0), tmp_path / "b.bmp")
     save(crop(130, 80, left=500), tmp_path / "below" / "c.JPG")
@@ -52,7 +52,7 @@ def test_every_crop_is_a_mirrored_or_rotated_part_of_a_photograph(tmp_path):
 
 
 def test_scales_are_between_least_scale_and_1(tmp_path):
-    """Of a ramp, whose slope in a crop tells the scale that it is at; a small photograph is not scaled below a crop."""
+    """A ramp, whose slope in a crop gives its scale; a small photograph is not scaled below the crop's size."""
     for side, least in ((256, 0.5), (80, 0.8)):
         folder = tmp_path / str(side)
         ramp = np.broadcast_to(np.arange(side, dtype=np.uint8)[:, None], (side, side))
@@ -70,7 +70,7 @@ def test_a_crop_depends_on_seed_step_and_number(folder, least):
     batch(photos, 4, 3, 11)
     assert torch.equal(batch(PhotoFolder(folder, 64, least_scale=least), 4, 3, 10), first)
     assert torch.equal(batch(photos, 4, 3, 10), first)
-    assert torch.equal(photos.crops(3, 10, range(2, 4)).pixels, first[2:])  # whoever makes the others
+    assert torch.equal(photos.crops(3, 10, range(2, 4)).pixels, first[2:])  # whichever worker creates the others
     assert not torch.equal(batch(photos, 4, 3, 11), first)
     assert not torch.equal(batch(photos, 4, 4, 10), first)
     assert not torch.equal(first[0], first[1])
@@ -107,7 +107,7 @@ def test_imagenet_contributes_its_training_images(tmp_path, below):
 
 
 def test_several_folders_are_joined_and_only_imagenet_is_limited(folder, tmp_path_factory):
-    """As the paper has them: all of Flicker2W, which is one folder of pictures, and a part of ImageNet."""
+    """As in the paper: all of Flicker2W, which is one folder of images, and a part of ImageNet."""
     imagenet = tmp_path_factory.mktemp("imagenet")
     for i in range(3):
         save(crop(70 if i else 50, 70), imagenet / "train" / "n01440764" / f"{i}.JPEG")
@@ -115,7 +115,7 @@ def test_several_folders_are_joined_and_only_imagenet_is_limited(folder, tmp_pat
     assert len(photos) == 4 and sum(path.is_relative_to(imagenet) for path in photos.paths) == 1
 
 
-# What can't be used
+# Unusable files
 
 
 def spoil(folder) -> None:
@@ -142,7 +142,7 @@ def test_small_and_broken_files_are_skipped_and_counted(folder):
 
 @pytest.fixture
 def deceptive(folder):
-    """With two photographs more whose heads are whole."""
+    """With two more photographs, whose headers are valid but whose data is damaged."""
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:3000])
     transparent = Image.fromarray(crop(200, 200))
     transparent.putalpha(100)
@@ -156,7 +156,7 @@ def test_a_photograph_that_fails_when_drawn_is_skipped(deceptive):
     told = [path for c in crops for path in c.unreadable]
     assert len(photos) == 3 and sorted(told) == [str(deceptive / name) for name in ("alpha.png", "cut.png")]
     again = PhotoFolder(deceptive, 64)
-    assert torch.equal(batch(again, 4, 0, 11), crops[11].pixels)  # whatever was drawn before
+    assert torch.equal(batch(again, 4, 0, 11), crops[11].pixels)  # independent of earlier draws
 
 
 def test_a_folder_without_readable_files_is_refused_with_the_reason(tmp_path):

@@ -1,4 +1,4 @@
-"""Several processes, micro-batches, and processes that are killed: the run is the same."""
+"""Several processes, micro-batches, and killed processes give the same run."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def backbone():
 
 
 def torchrun(*arguments: object) -> str:
-    """What both processes said; they must have ended well."""
+    """Output of both processes, which must succeed."""
     done = subprocess.run([*TORCHRUN, *map(str, arguments)], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -75,7 +75,7 @@ def test_two_processes_equal_one_with_the_global_batch(folder, halves, step):
 
 
 def test_micro_batches_equal_one_batch(folder, halves):
-    """Without a discriminator, whose means are over a micro-batch."""
+    """Without a discriminator, since its means are over a micro-batch."""
     one = step_of(begin(str(folder), accelerator_for("cpu"), accumulation=2), 0)
     same_gradients(one["gradients"], halves[0]["0"]["gradients"])
 

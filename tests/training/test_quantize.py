@@ -1,4 +1,4 @@
-"""dkic quantize: entropy networks become integers, large weights of the transforms 8 bits; nothing else changes."""
+"""dkic quantize: converts entropy networks to integers and large weights of the transforms to 8 bits, and nothing else."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_quantized_weights_code_at_about_the_same_rate(trained, quantized):
     exact, real = (Codec([load_weights(path)]) for path in (quantized[0], trained))
     data = exact.compress(pixels, verify=True)
     assert exact.decompress(data, "numpy").shape == pixels.shape
-    assert len(data) < 1.3 * len(real.compress(pixels))  # two crops are few to find its grids by
+    assert len(data) < 1.3 * len(real.compress(pixels))  # two crops are few for the calibration
 
 
 def test_training_changes_only_the_entropy_networks(photos):

@@ -1,4 +1,4 @@
-"""Recipes: those that ship say what the paper says, and what can't be is an error that names it."""
+"""Recipes: the shipped ones follow the paper, and errors name invalid values."""
 
 import copy
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_a_recipe_round_trips_through_a_dict():
 
 
 def changed(key: str, value: object) -> dict:
-    """GOOD with one value, by its dotted name, put or (None) left out."""
+    """GOOD with one value, by its dotted name, replaced or (None) removed."""
     values = copy.deepcopy(GOOD)
     part: dict | list = values
     *path, last = [int(k) if k.isdigit() else k for k in key.split(".")]

@@ -1,4 +1,4 @@
-"""The learning rate along a cosine."""
+"""The cosine schedule of the learning rate."""
 
 import pytest
 

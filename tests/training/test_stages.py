@@ -1,4 +1,4 @@
-"""PO-DKIC's stages: they learn, change where the recipe says, go on exactly, and stop before their weights break."""
+"""PO-DKIC's stages: convergence, changes of stage, exact resuming, and errors that keep the weights intact."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ from dkic.training.staged_run import StagedRun
 from dkic.training.step_result import StepResult
 from dkic.training.train import run_steps, train_folder
 
-ON_CPU = ("--device", "cpu")  # accelerate has a device once for all in a process
+ON_CPU = ("--device", "cpu")  # accelerate selects a device once per process
 # Two steps of the first stage, three of the second; the learning rate falls after the third.
 RECIPE = Recipe.of(GOOD | {"epoch_steps": 1, "batch": 1, "discriminator_width": 8})
 
@@ -53,7 +53,7 @@ def same_states(a: StagedRun, b: StagedRun) -> bool:
 
 
 def one_batch(run: StagedRun) -> StagedRun:
-    """Has every step see the same crops and noise."""
+    """Gives every step the same crops and noise."""
     crops = run.micro_batches()
     run.micro_batches = lambda: crops
     run.forward = lambda x, part, quality: run.model(x, torch.Generator().manual_seed(0))
@@ -71,7 +71,7 @@ def mean(results: list[StepResult], name: str) -> float:
 
 @pytest.fixture(scope="module")
 def overfitted(folder) -> list[StepResult]:
-    """One batch seen again and again: 40 steps without, then 20 with a discriminator."""
+    """The same batch in every step: 40 steps without, then 20 with a discriminator."""
     values = {
         "epoch_steps": 10,
         "stages": [{"epochs": 4, "target_factor": 3.0}, {"epochs": 2, "gan": True}],
@@ -98,7 +98,7 @@ def test_the_second_stage_adds_the_discriminator_and_continues(overfitted):
 
 
 def test_the_discriminator_separates(folder):
-    """From a generator that stands still, with the seed's weights: a picture from what is none."""
+    """With a fixed generator of initial weights: images from reconstructions."""
     run = begin(folder, changed(discriminator_width=16))
     x, out = first_batch(run)
     shown, results = out.x_hat.clamp(0, 1).detach(), []
@@ -164,7 +164,7 @@ def test_examples_are_crops_next_to_their_reconstructions(folder):
 
 
 def test_an_epoch_has_each_photograph_once(folder, tmp_path):
-    assert begin(folder, changed(epoch_steps=None, batch=4)).steps == 5  # three photographs: a step at least
+    assert begin(folder, changed(epoch_steps=None, batch=4)).steps == 5  # three photographs: at least one step
     for i in range(7):
         Image.fromarray(crop(64, 64, top=50 * i)).save(tmp_path / f"{i}.png")
     assert begin(tmp_path, changed(epoch_steps=None, batch=3)).steps == 5 * 2
@@ -256,14 +256,14 @@ def test_only_the_transforms_use_bfloat16(folder, monkeypatch):
     assert {p.dtype for p in run.model.parameters()} == {torch.float32}
 
 
-# Going on
+# Resuming
 
 
 def test_a_resumed_run_continues_exactly(folder, tmp_path):
     whole = begin(folder)
     expected = [dataclasses.astuple(whole.train_step()) for _ in range(5)]
     first = begin(folder)
-    got = [dataclasses.astuple(first.train_step()) for _ in range(3)]  # in the midst of the second stage
+    got = [dataclasses.astuple(first.train_step()) for _ in range(3)]  # in the middle of the second stage
     save_checkpoint(first, tmp_path / CHECKPOINT)
     second = begin(folder)
     restore(second, load_checkpoint(tmp_path / CHECKPOINT))
@@ -289,7 +289,7 @@ def test_another_run_starts_from_a_finished_first_stage(folder, tmp_path):
         begin_second_stage(single, load_checkpoint(tmp_path / WARMED_UP))
 
 
-# What stops it
+# Errors that stop a run
 
 
 @pytest.mark.parametrize("part", ["model", "discriminator"])

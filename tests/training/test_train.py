@@ -1,4 +1,4 @@
-"""Training: it learns, resumes exactly, stops rather than break its weights, and what it writes is a codec."""
+"""Training: convergence, exact resuming, errors that keep the weights intact, and weights that code images."""
 
 import math
 import shutil
@@ -68,7 +68,7 @@ def test_a_run_that_ctrl_c_stopped_is_resumed_to_the_same_weights(folder, tmp_pa
         patch.setattr(StagedRun, "micro_batches", interrupted)
         train_folder(folder, recipe, tmp_path / "parts", quality=3)
     assert signal.getsignal(signal.SIGINT) == before
-    assert load_checkpoint(tmp_path / "parts" / CHECKPOINT)["step"] == 2  # the step in which it came was finished
+    assert load_checkpoint(tmp_path / "parts" / CHECKPOINT)["step"] == 2  # the step in which the signal arrived was finished
     parts = train_folder(folder, recipe, tmp_path / "parts", quality=3, resume=True)
     assert parts.read_bytes() == whole.read_bytes()
     logs = [(tmp_path / run / "log.csv").read_text() for run in ("whole", "parts")]
@@ -102,7 +102,7 @@ def test_zero_minutes_are_zero_steps(folder, tmp_path):
     assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 0
 
 
-# What stops it
+# Errors that stop a run
 
 
 def test_a_nan_loss_stops_the_run_unchanged(run):
@@ -137,7 +137,7 @@ def begun(folder, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def checkpoint(begun, tmp_path) -> Path:
-    """Its checkpoint, in a run of its own."""
+    """Its checkpoint, in a separate run."""
     out = tmp_path / "run"
     out.mkdir()
     return Path(shutil.copy(begun / CHECKPOINT, out))
