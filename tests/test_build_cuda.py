@@ -225,7 +225,7 @@ def test_flags_of_nvcc():
 
 
 def test_nvcc_of_python_packages_compiles(tmp_path, monkeypatch, no_toolkit_in_usr_local):
-    """With the real packages and no visible toolkit: the headers of csrc/cuda, device code, and a link with torch's CUDA runtime."""
+    """With the real packages and no toolkit: headers of csrc/cuda, device code, and a link with torch's CUDA runtime."""
     torch = installed_torch()
     if build_cuda.cuda_of(torch) is None:
         pytest.skip(f"torch {torch.version} is built without CUDA")
