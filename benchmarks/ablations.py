@@ -1,4 +1,4 @@
-"""Ablations: tiny trained with LDCN blocks, or slices of rising width, replaced; and BD-rates.
+"""Ablations: `tiny` trained with its LDCN blocks or its slices of increasing width replaced; and BD-rates.
 
     python -m benchmarks.ablations train PHOTOS --variant tiny --out RUNS       # then convolutions, then equal-slices
     python -m benchmarks.ablations compare HELD_OUT RUNS
@@ -33,8 +33,8 @@ from dkic.training.staged_run import StagedRun
 from dkic.training.step_result import psnr_of
 
 TINY = PRESETS["tiny"]
-# Five slices of one width, each in the two passes of a checkerboard, as space-channel contexts have them where nothing is
-# asymmetric; the context's width is what comes nearest to tiny's number of parameters.
+# Five slices of equal width, each in the two passes of a checkerboard: a symmetric space-channel context. The context's width
+# is chosen for about as many parameters as tiny.
 EQUAL_SLICES = replace(TINY, slices=tuple(SliceSpec(c, 2) for c in (26, 26, 26, 25, 25)), context_channels=91)
 # Targets and lambdas of the shipped qualities 2 to 5.
 RATES = {"2": (0.055, 1.87), "3": (0.1, 0.765), "4": (0.18, 0.306), "5": (0.32, 0.1275)}
@@ -43,7 +43,7 @@ _EPOCHS = 20  # that a run is divided into
 
 
 class ConvolutionBlock(nn.Module):
-    """x + 1x1(relu(3x3(x))), as wide inside as gives an LDCN block's number of parameters."""
+    """x + 1x1(relu(3x3(x))), with the inner width that gives an LDCN block's number of parameters."""
 
     def __init__(self, channels: int, like: nn.Module) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def parameters(module: nn.Module) -> int:
 
 
 def convolutions(config: ModelConfig) -> DKIC:
-    """A model with a convolution block in place of every LDCN block, including the hyper-synthesis."""
+    """The model with every LDCN block, also in the hyper-synthesis, replaced by a convolution block."""
     model = DKIC(config)
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -91,9 +91,9 @@ class VariantRun(StagedRun):
 
 
 def recipe_of(rate: str, steps: int, common: bool) -> Recipe:
-    """Of the common part, from nothing, or of a rate's own."""
+    """Recipe of the common part, from initial weights, or of one rate."""
     target, lambda_alpha = RATES[rate]
-    first = {"epochs": _EPOCHS // 5, "target_factor": 5.0, "lambda_factor": 0.25}  # before the rate presses
+    first = {"epochs": _EPOCHS // 5, "target_factor": 5.0, "lambda_factor": 0.25}  # before the rate has its full weight
     stages = [first, {"epochs": _EPOCHS - _EPOCHS // 5}] if common else [{"epochs": _EPOCHS}]
     rates, falls = ([1e-3, 5e-4], [13]) if common else ([3e-4, 1e-4, 3e-5], [10, 16])
     return Recipe.of(

@@ -1,12 +1,12 @@
-"""dkic.allocation against general mixed-integer solvers on the complete problem: tables in, a choice out.
+"""dkic.allocation compared with general mixed-integer solvers on the complete problem: from tables to a choice.
 
 * "highspy": HiGHS's MIP solver, in the version that dkic uses for its core problem.
 * "scipy.optimize.milp": scipy's, which is an older HiGHS.
 
-All are asked for a gap of at most GAP. The peers are stopped after SECONDS (they look at the clock now and then only) and are
-not timed at the largest size, whose problem alone takes them longer to read. From 10,000 images on nothing is warmed up. What
-is said of each result, theirs too, is the gap of the choice to our bound, and before anything is timed that is compared with
-the bound which follows from the price alone.
+All solve to a gap of at most GAP. The peers have a time limit of SECONDS, which they check only from time to time. They are
+not timed at the largest size, since reading the problem takes them longer. From 10,000 images on there is no warmup. The
+reported gap of each result is that to dkic's bound. Before timing, this bound is compared with
+the bound that follows from the price.
 """
 
 import numpy as np
@@ -43,7 +43,7 @@ def test_allocation(n, implementation, measure, benchmark):
     measure(work, implementation, lambda: choices.append(solve(rate, distortion)), rounds, warmup=int(n < 10_000))
     benchmark.extra_info["gap"] = None
     if (choice := choices[-1]) is not None:
-        # Up to HiGHS's tolerance for the peers, and for ours to rounding.
+        # Up to HiGHS's tolerance for the peers, up to rounding for dkic.
         assert chosen(rate, choice).mean() <= MEAN * (1 + (1.001e-12 if implementation == "dkic" else 1e-6))
         gap = 1 - found.bound / chosen(distortion, choice).sum()
         assert gap >= -1e-6

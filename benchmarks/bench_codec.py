@@ -1,7 +1,7 @@
-"""The codec at 768x512: `base` against CompressAI's Elic2022Official, and `tiny`; pixels in memory to bytes, and back.
+"""The codec at 768x512: `base` compared with CompressAI's Elic2022Official, and `tiny`; from pixels in memory to bytes, and back.
 
 `base` ships without weights, so it is timed with seeded initial ones (whole_codecs.py), and so is its peer. The time of
-networks does not depend on weights. The time of entropy coding depends on the number of bits a little, which is not that of a
+networks does not depend on weights. The time of entropy coding depends slightly on the number of bits, which is not that of a
 trained model: every row reports its bytes. `tiny` has the shipped weights. Files, start-up and the check that encoder and decoder
 have equal y_hat are not timed.
 """
@@ -35,7 +35,7 @@ def elic() -> Elic:
 
 @cache
 def checked(model: str | Path) -> Ours:
-    """Our codec, once its decoder was seen to find the encoder's y_hat."""
+    """dkic's codec, after a check that its decoder gets the encoder's y_hat."""
     codec, seen = Ours(model), []
     hook = codec.model.context.register_forward_hook(lambda module, inputs, y_hat: seen.append(y_hat))
     codec.decompress(codec.compress(photograph()))
@@ -46,7 +46,7 @@ def checked(model: str | Path) -> Ours:
 
 
 def peak_memory(model: str | Path) -> int:
-    """Bytes, of a fresh process (peak_memory.py)."""
+    """Peak memory of a new process (peak_memory.py), in bytes."""
     paths = [str(HERE.parent / "tests"), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     command = [sys.executable, str(HERE / "peak_memory.py"), str(model), str(torch.get_num_threads())]
     child = subprocess.run(command, env=os.environ | {"PYTHONPATH": ":".join(paths)}, stdout=subprocess.PIPE, check=True)

@@ -68,7 +68,7 @@ def model_of(make: Callable[[], nn.Module]) -> nn.Module:
 
 @pytest.fixture
 def chosen(implementation) -> Iterator[Callable[[nn.Module], nn.Module]]:
-    """The model as the implementation has it, given back as it was."""
+    """The model in an implementation; restored afterwards."""
     models: list[nn.Module] = []
 
     def choose(model: nn.Module) -> nn.Module:
@@ -140,7 +140,7 @@ def test_bottleneck_likelihood(shape, implementation, chosen, measure):
 
 
 def both_ways(make: Callable[[], nn.Module], work: str, chosen: Callable) -> Callable[[], object]:
-    """A whole model's compress or decompress, once both implementations were seen to have the same symbols."""
+    """compress or decompress of a whole model, after a check that both implementations have the same symbols."""
     model, x = model_of(make), photo()
     with torch.no_grad():
         out = accelerate(model).compress(x)
@@ -180,7 +180,7 @@ def test_autoregressive(name, work, implementation, chosen, measure):
 @pytest.mark.parametrize("work", ["compress", "decompress"])
 @pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_context_model_and_coder(name, work, implementation, chosen, measure):
-    """What the native op stands for, without the transforms: y and the hyperprior's parameters to bytes, and back."""
+    """The native op without the transforms: y and the hyperprior's parameters to bytes, and back."""
     model, x = model_of(AUTOREGRESSIVE[name]), photo()
     with torch.no_grad():
         y = model.g_a(x)
@@ -211,7 +211,7 @@ def test_context_model_and_coder(name, work, implementation, chosen, measure):
 
 
 class _Constant(nn.Module):
-    """Gives the same tensor for every input."""
+    """Returns the same tensor for every input."""
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()

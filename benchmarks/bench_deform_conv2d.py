@@ -1,8 +1,8 @@
-"""deform_conv2d against torchvision's, and F.conv2d of the same shape as the floor: forward, and with backward, float32; on a
-GPU also float16 (our offset and mask stay float32, as under autocast; torchvision takes one dtype alone).
+"""deform_conv2d compared with torchvision's, and with F.conv2d of the same shape as a lower bound: forward, and with backward, in
+float32; on a GPU also float16 (dkic's offset and mask stay float32, as under autocast; torchvision requires one dtype).
 
-Each gets inputs in its fastest layout: torchvision NCHW (it copies anything else), the others channels_last.
-Making the inputs is not timed; the result is compared with torchvision's before it is. F.conv2d has no sampling and no
+Each gets inputs in its fastest layout: torchvision NCHW (it copies other layouts), the others channels_last.
+Creating the inputs is not timed; results are compared with torchvision's before timing. F.conv2d has no sampling and no
 gradients of offset and mask: it measures only the matrix products.
 """
 
@@ -25,7 +25,7 @@ ROUNDS = {
     "dkic": {"forward": 30, "forward+backward": 20},
 }
 
-WITHOUT_GPU = backends.unavailable_reason("triton")  # why
+WITHOUT_GPU = backends.unavailable_reason("triton")  # the reason, or None
 NEEDS_GPU = pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU))
 PLACES = [
     ("cpu", torch.float32),
@@ -42,7 +42,7 @@ FEW = 1e-4
 
 @pytest.fixture(autouse=True)
 def float32_products() -> Iterator[None]:
-    """cuDNN, unasked, would multiply float32 as TF32, which the others do not."""
+    """Disables TF32, which cuDNN uses for float32 by default and the other implementations do not."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
@@ -50,7 +50,7 @@ def float32_products() -> Iterator[None]:
 
 
 def parts(case: DeformConv2dCase, work: str, implementation: str, dtype: torch.dtype) -> tuple[roofline.Work, ...]:
-    """What ours must do at least."""
+    """Flops and bytes that dkic's op needs at least."""
     of_case = roofline.deform_conv2d(case, dtype)
     return () if implementation != "dkic" else of_case[:1] if work == "forward" else of_case
 
@@ -58,9 +58,9 @@ def parts(case: DeformConv2dCase, work: str, implementation: str, dtype: torch.d
 def calls(
     case: DeformConv2dCase, implementation: str, device: str, dtype: torch.dtype, rounded: torch.dtype | None = None
 ) -> dict[str, Callable[[], list[Tensor]]]:
-    """What is timed: "forward" gives [y], "forward+backward" the gradients of all tensors too.
+    """The timed call: "forward" returns [y], "forward+backward" also the gradients of all tensors.
 
-    rounded: the dtype that the numbers were rounded to before; None: dtype.
+    rounded: the dtype to which the numbers are rounded before; None: dtype.
     """
 
     def laid_out(t: Tensor, dtype: torch.dtype = dtype) -> Tensor:

@@ -1,8 +1,8 @@
-"""gaussian_likelihood against CompressAI's GaussianConditional: forward, forward with backward, with noise and rounded, float32;
+"""gaussian_likelihood compared with CompressAI's GaussianConditional: forward, and with backward, noisy and rounded, float32;
 on the CPU and on a GPU if available.
 
 Peers return likelihoods; the logarithm to bits, which a loss needs, is timed with them. "compiled" is the
-same formula through torch.compile; "copy" copies as many maps as there are results: the floor. A result is compared with the
+same formula with torch.compile; "copy" copies as many tensors as there are results: a lower bound. A result is compared with the
 formula in float64 before it is timed.
 """
 
@@ -20,7 +20,7 @@ from dkic.ops import backends, gaussian_likelihood, gaussian_symbols, reference
 
 IMPLEMENTATIONS = ("compressai", "compiled", "copy", "dkic")  # the peers first: see conftest.py
 ROUNDS = 30
-WITHOUT_GPU = backends.unavailable_reason("triton")  # why
+WITHOUT_GPU = backends.unavailable_reason("triton")  # the reason, or None
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
 ON = {"cpu": "", "cuda": ", GPU"}
 
@@ -31,7 +31,7 @@ CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 def latent(case: LikelihoodCase, scattered: bool, device: str) -> list[Tensor]:
     """y, scale and mean: scales of 0.11 to 12, residuals of that size.
 
-    In a codec the scale goes with the channel and varies little beside that; scattered, it is another one at every element.
+    In a codec the scale depends on the channel and varies little otherwise; "scattered": an independent scale for each element.
     """
     generator = torch.Generator().manual_seed(0)
     index = torch.rand(case.shape if scattered else (*case.shape[:2], 1, 1), generator=generator)
@@ -44,7 +44,7 @@ def latent(case: LikelihoodCase, scattered: bool, device: str) -> list[Tensor]:
 def calls(
     case: LikelihoodCase, implementation: str, quantize: str, scattered: bool, device: str
 ) -> dict[str, Callable[[], list[Tensor]]]:
-    """What is timed: "forward" gives y_hat and bits, "forward+backward" the gradients of y, scale and mean too."""
+    """The timed call: "forward" returns y_hat and bits, "forward+backward" also the gradients of y, scale and mean."""
     leaves = latent(case, scattered, device)
     gradients = [t.to(device) for t in case.gradients("none", torch.float32)]
 

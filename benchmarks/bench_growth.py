@@ -1,4 +1,4 @@
-"""How time grows with the image: the ops as in a codec for an image of that size, and the codec `tiny`.
+"""Time by image size: the ops with the shapes of a codec for an image of that size, and the codec `tiny`.
 
 report.py fits a + b * pixels to the medians, and reports a and the largest deviation from the line.
 """
@@ -40,8 +40,8 @@ def codec_decode(side: int) -> Callable[[], object]:
 
 WARMUP = 8  # in the first calls, up to so many, large results are not yet in memory that was freed before, and cost page faults
 
-# Each makes its inputs for a square image with this side, in pixels, and returns what is timed. What is computed is checked
-# elsewhere: by the op's own benchmark, and in a codec's file by the checksum of all decoded symbols.
+# Each creates its inputs for a square image with this side, in pixels, and returns the timed call. Results are verified
+# elsewhere: by the benchmark of the op, and by the checksum of the decoded symbols in a file.
 GROWING = {
     "ldcn": ldcn_forward,
     "gaussian_likelihood": likelihood_forward,

@@ -1,4 +1,4 @@
-"""What a call of an op takes of the host's time, Python included: on a GPU a small kernel waits for it. 1000 calls on tensors
+"""Host time of a call of an op, including Python: on a GPU, a small kernel waits for it. 1000 calls on tensors
 of no elements, whose kernels have nothing to do; torchvision's op beside ours, which has the same arguments.
 """
 

@@ -1,8 +1,8 @@
-"""ldcn against torchvision's deform_conv2d (groups = C, weights 1): forward, and forward with backward, float32; and in half
-types (offset and mask stay float32, as under autocast) against itself in float32. On the CPU and on a GPU if available.
+"""ldcn compared with torchvision's deform_conv2d (groups = C, weights 1): forward, and with backward, float32; and in half
+types (offset and mask stay float32, as under autocast) with itself in float32. On the CPU and on a GPU if available.
 
-Each gets inputs in its fastest layout: torchvision NCHW (it copies anything else), dkic channels_last. Making
-the inputs is not timed; the result is compared with the peer's before it is.
+Each gets inputs in its fastest layout: torchvision NCHW (it copies other layouts), dkic channels_last. Creating
+the inputs is not timed; the result is compared with the peer's before timing.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from dkic.ops import backends, ldcn
 LAYOUTS = {"torchvision": torch.contiguous_format, "dkic": torch.channels_last}
 ROUNDS = {"torchvision": {"forward": 5, "forward+backward": 3}, "dkic": {"forward": 30, "forward+backward": 30}}
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-WITHOUT_GPU = backends.unavailable_reason("cuda")  # why
+WITHOUT_GPU = backends.unavailable_reason("cuda")  # the reason, or None
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
 ON = {"cpu": "", "cuda": ", GPU"}
 
@@ -29,7 +29,7 @@ CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
 
 def parts(case: LdcnCase, work: str, implementation: str, dtype: torch.dtype = torch.float32) -> tuple[roofline.Work, ...]:
-    """What ours must do at least."""
+    """Flops and bytes that dkic's op needs at least."""
     of_case = roofline.ldcn(case, dtype)
     return () if implementation != "dkic" else of_case[:1] if work == "forward" else of_case
 
@@ -37,7 +37,7 @@ def parts(case: LdcnCase, work: str, implementation: str, dtype: torch.dtype = t
 def calls(
     case: LdcnCase, implementation: str, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> dict[str, Callable[[], list[Tensor]]]:
-    """What is timed: "forward" gives [y], "forward+backward" the gradients of x, offset and mask too. x is of `dtype`."""
+    """The timed call: "forward" returns [y], "forward+backward" also the gradients of x, offset and mask. x is of `dtype`."""
     layout = LAYOUTS[implementation]
     tensors = case.tensors(dtype, position_dtype=torch.float32)
     leaves = [t.to(device).contiguous(memory_format=layout).requires_grad_() for t in tensors]

@@ -1,7 +1,7 @@
-"""The quantized convolution against float32 convolution, and the quantized networks of `tiny` (h_s and context, at 768x512)
-against the same layers in float: the time that bit-exactness costs.
+"""The quantized convolution compared with float32 convolution, and the quantized networks of `tiny` (h_s, context, at 768x512)
+with the same layers in float: the cost in time of bit-exactness.
 
-Integers are compared with float64's before they are timed.
+Integer results are compared with float64 before timing.
 """
 
 import pytest

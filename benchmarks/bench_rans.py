@@ -1,12 +1,12 @@
-"""The rANS coder beside CompressAI's and constriction's: int32 symbols and uint8 indexes as tensors to bytes, and back.
+"""The rANS coder compared with CompressAI's and constriction's: int32 symbols and uint8 indexes as tensors to bytes, and back.
 
-* "compressai": `GaussianConditional.compress` and `.decompress`, tensors to bytes and back as ours.
-* "compressai, lists made": the coder inside it; its lists are made before the clock starts, and no tensor of what it decodes.
+* "compressai": `GaussianConditional.compress` and `.decompress`, tensors to bytes and back like dkic.
+* "compressai, lists made": its internal coder, without the conversions between tensors and lists.
 * "constriction": its ANS coder with a quantized Gaussian, numpy arrays in and out.
-* "copy": a copy of the symbols and indexes, the floor.
+* "copy": a copy of the symbols and indexes, as a lower bound.
 
-Each gets its inputs in the dtypes that it takes, all have the same 64 scales, and what each decodes is compared with the symbols
-before it is timed.
+Each gets inputs in the dtypes that it requires. All have the same 64 scales, and decoded symbols are compared with the original
+before timing.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ ROUNDS = 20
 
 
 class Coder(NamedTuple):
-    """encode() -> coded, what decode() takes again, and its length; decode() -> symbols of any array kind."""
+    """encode() -> data for decode(), and its length; decode() -> symbols as any kind of array."""
 
     encode: Callable[[], Any]
     decode: Callable[[Any], Any]

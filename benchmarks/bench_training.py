@@ -1,4 +1,4 @@
-"""A step of training: the tiny recipe's two stages, beside the same model on torchvision's and CompressAI's ops."""
+"""A training step in both stages of the tiny recipe, compared with the same model on torchvision's and CompressAI's ops."""
 
 from contextlib import nullcontext
 
@@ -12,7 +12,7 @@ ROUNDS = {DKIC: 8, PEER: 4}
 
 
 def check() -> None:
-    """That both compute the same: images and the rate after rounding (in training each draws a noise of its own)."""
+    """Checks that both compute the same images and the same rate after rounding (the noise of training differs)."""
     run = staged_run(False, "cpu")
     (x,) = run.micro_batches()
     with torch.no_grad():

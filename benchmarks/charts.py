@@ -16,7 +16,7 @@ OUR_COLOR, OTHER_COLOR = "#1f6fb4", "#8c8c8c"
 
 
 def chart_ratios(works: dict[str, list[Row]], path: Path) -> None:
-    """Speed of every implementation on a log scale, one line a work, its peer being 1. A work's rows: ours, the peer, others."""
+    """Speed of all implementations relative to the peer, on a log scale, one line per work (rows: dkic, the peer, others)."""
     compared = [(work, group) for work, group in works.items() if len(group) > 1]
     figure = Figure(figsize=(10, 1.3 + 0.42 * len(compared)), layout="constrained")
     axes = figure.add_subplot()

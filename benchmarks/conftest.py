@@ -15,7 +15,7 @@ from dkic.memory import keep_freed_memory
 
 OURS = "dkic"
 MEDIANS = pytest.StashKey[dict[str, dict[str, float]]]()  # work -> implementation -> seconds
-LEAST = pytest.StashKey[dict[str, float]]()  # work -> seconds that a known GPU needs
+LEAST = pytest.StashKey[dict[str, float]]()  # work -> roofline time in seconds, on a known GPU
 BANDWIDTHS = pytest.StashKey[dict[torch.device, float]]()  # bytes a second
 COPIED_BYTES = 2**28  # far beyond any cache
 
@@ -31,13 +31,13 @@ def commit() -> str:
 
 @pytest.fixture(autouse=True, scope="session")
 def freed_memory() -> None:
-    """Freed memory is used again, by all implementations alike, so that no time depends on what was freed just before."""
+    """All implementations reuse freed memory, so that no time depends on what was freed before."""
     keep_freed_memory()
 
 
 @pytest.fixture(autouse=True)
 def threads(request) -> Iterator[None]:
-    """All is timed with the same number of threads."""
+    """All implementations are timed with the same number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.config.getoption("threads"))
     yield
@@ -66,7 +66,7 @@ def on_device(call: Callable[[], object], seconds: list[float]) -> Callable[[], 
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written a second by the best of ten large copies, with the threads that are set."""
+    """Bytes per second read and written by the fastest of ten large copies, with the current number of threads."""
     source = torch.ones(COPIED_BYTES // 8, dtype=torch.float64, device=device)
     target = torch.empty_like(source)
     seconds: list[float] = []
@@ -90,10 +90,10 @@ def copy_bandwidth(device: torch.device) -> float:
 def measure(benchmark, request, commit) -> Callable[..., None]:
     """`measure(work, implementation, call, rounds)`: times `call()`, one call a round, after `warmup` calls.
 
-    Rows of the same `work` form a group. The peer's come first, so that our row can state the ratio of the two medians.
-    bytes_moved: what the work must at least read and write; gives GB/s and its share of a large copy's.
-    device: where the work is done. On a GPU what counts is the time between two events on it.
-    parts: what the work consists of; on a GPU that roofline.py knows, the least time for it is told beside ours.
+    Rows of the same `work` form a group. The peer's come first, so that dkic's row can state the ratio of the two medians.
+    bytes_moved: bytes that the work must at least read and write; gives GB/s, also relative to a large copy.
+    device: of the work. On a GPU, times are measured between two events.
+    parts: operations of the work; on a GPU that roofline.py knows, times are reported relative to the roofline.
     """
 
     def run(
@@ -148,7 +148,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
-    """One line for each work that was timed with us and with a peer, and for each whose least time is known."""
+    """One line for each work that was timed with dkic and a peer, and for each whose roofline time is known."""
     lines = [
         f"{work}: {OURS} {1e3 * medians[OURS]:.2f} ms, {peer} {1e3 * other:.2f} ms: {other / medians[OURS]:.3g} times faster"
         for work, medians in config.stash.get(MEDIANS, {}).items()

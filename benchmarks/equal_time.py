@@ -1,4 +1,4 @@
-"""Runs of equal time: as many steps each as fit into so many minutes at its own speed, so that other work changes no result."""
+"""Runs of equal time: each has the number of steps that fit into the time at its own speed, so other load changes no result."""
 
 import statistics
 import time
@@ -9,7 +9,7 @@ from dkic.training.run import Run
 
 
 def seconds_per_step(run: Run, steps: int = 20) -> float:
-    """The median of `steps`, after 5 that don't count."""
+    """The median of `steps`, after 5 steps of warmup."""
     times = []
     for _ in range(steps + 5):
         start = time.perf_counter()
@@ -19,7 +19,7 @@ def seconds_per_step(run: Run, steps: int = 20) -> float:
 
 
 def do_steps(run: Run, name: str) -> None:
-    """All steps that are left; prints the result of each 100th."""
+    """Runs the remaining steps; prints the result of every 100th."""
     while run.step < run.steps:
         result = run.train_step()
         if run.step % 100 == 0:

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_session OUT --minutes 25 --photos sets/train
     python -m benchmarks.gpu_session OUT --dry-run              # the same on a CPU, a few seconds a part
 
-Parts run one after the other, the most valuable first, each in a process of its own. OUT/session.json gets a record after each,
+Parts run one after the other, the most valuable first, each in a new process. OUT/session.json gets a record after each part,
 and OUT/session.log its output, so nothing is lost if time runs out. A second run skips the parts that succeeded. The leg of
 training takes what time is left, and leaves its weights in OUT/leg.
 """
@@ -26,7 +26,7 @@ from dkic.errors import DkicError
 REPOSITORY = Path(__file__).resolve().parents[1]
 LEG = "training leg"
 _TABLE = "benchmarks.json"
-# Of tests, those that need no kernel compiled at run time come first.
+# Tests that compile no kernel at run time come first.
 TESTS = (
     "tests/ops/test_ldcn_cuda.py",
     "tests/ops/test_gaussian_likelihood_triton.py",
@@ -40,7 +40,7 @@ BENCHMARKS = ("ldcn", "deform_conv2d", "gaussian_likelihood", "training", "codec
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the session: what runs, with this Python, and the most minutes that it may take."""
+    """A part of the session: the command, which runs with this Python, and its time limit in minutes."""
 
     name: str
     arguments: tuple[str, ...]
@@ -79,7 +79,7 @@ def parts(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> list
 
 
 def leg(out: Path, photos: Path, minutes: float, dry_run: bool) -> tuple[str, ...]:
-    """Training of `small` on larger crops, from where it stands."""
+    """Continues the training of `small` on larger crops."""
     run, weights = out / "leg", REPOSITORY / "relay" / "small.safetensors"
     resumed = ("--resume",) if (run / "checkpoint.pt").exists() else ()
     start = ("--start-from", str(weights)) if weights.exists() and not resumed else ()
@@ -114,7 +114,7 @@ def run(part: Part, seconds: float, log: Path) -> Record:
 
 
 def medians(out: Path) -> dict[str, float]:
-    """By benchmark, from the table that pytest-benchmark left; it is removed. Empty where it was cut short."""
+    """Medians by benchmark, from pytest-benchmark's table, which is removed. Empty if the table is truncated."""
     table = out / _TABLE
     if not table.exists():
         return {}
@@ -139,7 +139,7 @@ def session(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> It
             continue
         if left < 20:
             return
-        if part.name == LEG:  # it ends by itself, and writes its weights
+        if part.name == LEG:  # it ends in time by itself, and writes its weights
             part = Part(LEG, leg(out, photos or out, (left - 15) / 60, dry_run), part.minutes)
         record = run(part, min(left, 60 * part.minutes + 30), out / "session.log")
         records.append(record)
@@ -153,7 +153,7 @@ def session(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> It
 @click.option("--minutes", type=float, default=9.5, show_default=True, help="All that the session may take.")
 @click.option("--dry-run", is_flag=True, help="Rehearse on the CPU.")
 def main(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> None:
-    """Run the session; go on with the one in OUT."""
+    """Run the session; continue the one in OUT."""
     if not dry_run and not torch.cuda.is_available():
         raise click.ClickException("PyTorch sees no CUDA GPU; rehearse with --dry-run")
     failed = []

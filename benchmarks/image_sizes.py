@@ -34,12 +34,12 @@ from dkic.memory import give_back_freed_memory, keep_freed_memory
 SIZES = ((768, 512), (1920, 1080), (3840, 2160))
 OURS = "dkic:tiny"
 PEERS = {"AVIF, libaom speed 4": ("avif", 4), "AVIF, libaom speed 6": ("avif", 6), "HEVC 4:4:4, x265 veryslow": ("hevc444", None)}
-# From few bits to many, beyond the settings that an evaluation takes.
+# From few to many bits, beyond the settings of an evaluation.
 SETTINGS = {"avif": range(1, 100), "hevc444": range(51, 0, -1)}
 
 
 def codec_of(name: str, speed: int | None) -> ImageCodec:
-    """An evaluation's codec; speed: AVIF's, in place of its own."""
+    """A codec of the evaluation; speed: AVIF's, instead of the default."""
     codec = make_codec(name)
     if speed is None:
         return codec
@@ -48,7 +48,7 @@ def codec_of(name: str, speed: int | None) -> ImageCodec:
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The photograph scaled to cover a size, and cut to it from the center."""
+    """The photograph scaled to cover a size, and cropped to it from the center."""
     return np.asarray(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
 
 
@@ -69,7 +69,7 @@ def nearest_setting(codec: ImageCodec, settings: range, pixels: np.ndarray, size
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """The median of as many calls as fit into 6 seconds, of three at least."""
+    """The median time of the calls that fit into 6 seconds, at least three."""
     times: list[float] = []
     while len(times) < 3 or sum(times) < 6:
         start = time.perf_counter()
@@ -79,14 +79,14 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def _status(pid: int | str, key: str) -> int:
-    """Bytes, of a process' memory, as the kernel has them under a key."""
+    """Bytes of a process' memory, from a key of /proc/PID/status."""
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(key + ":"))
     return int(line.split()[1]) * 1024
 
 
 @contextlib.contextmanager
 def most_memory_of(program: str) -> Iterator[list[int]]:
-    """The most memory that a process of this program, started in here by this one, holds: looked at every millisecond."""
+    """Context manager: peak memory of processes of this program that are started inside; sampled every millisecond."""
     found, over = [0], threading.Event()
 
     def watch() -> None:
@@ -94,7 +94,7 @@ def most_memory_of(program: str) -> Iterator[list[int]]:
             for children in Path("/proc/self/task").glob("*/children"):
                 with contextlib.suppress(OSError, ValueError):  # a process that has ended
                     for pid in children.read_text().split():
-                        # Before it becomes the program it is still a copy of this one.
+                        # Before exec it is still a copy of this process.
                         if Path(f"/proc/{pid}/exe").resolve() == Path(program).resolve():
                             found[0] = max(found[0], _status(pid, "VmHWM"))
 
@@ -108,9 +108,9 @@ def most_memory_of(program: str) -> Iterator[list[int]]:
 
 
 def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
-    """Bytes: the most that encoding and decoding hold, beyond what this process has before."""
+    """Peak memory of encoding and of decoding in bytes, beyond this process' memory before."""
     pixels = read_image(path).pixels
-    give_back_freed_memory()  # what decoding the photograph took
+    give_back_freed_memory()  # of decoding the photograph
     if name == "hevc444":
         codec = make_codec(name)
         assert isinstance(codec, ByFfmpeg)

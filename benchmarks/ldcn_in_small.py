@@ -1,12 +1,12 @@
-"""Whether LDCN pays in `small`: trained weights go on for as many minutes, with a branch beside each depthwise kernel.
+"""Whether LDCN improves `small`: its weights are trained further for equal time, with a branch added to each depthwise kernel.
 
     python -m benchmarks.ldcn_in_small speeds PHOTOS WEIGHTS
     python -m benchmarks.ldcn_in_small train PHOTOS WEIGHTS --branch ldcn --minutes 30 --seconds 0.7 --seed 0 -o RUNS
     python -m benchmarks.ldcn_in_small compare VALIDATION RUNS
 
-Branches: "none"; "static", a second depthwise kernel of dilation 2; "ldcn", Lite DCN with 16 channels a group. Each is zero at
-the start, so that all runs begin with the same function. A run has as many steps as fit into --minutes at its branch's own speed:
-give that as --seconds, measured on a machine that does nothing else (`speeds`), and other work beside a run changes no result.
+Branches: "none"; "static", a second depthwise kernel of dilation 2; "ldcn", Lite DCN with 16 channels per group. Branches are
+initialized to zero, so all runs start from the same function. A run has as many steps as fit into --minutes at its own speed:
+give the speed as --seconds per step, measured on an idle machine (`speeds`), so that other load does not change the result.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from dkic.training.staged_run import StagedRun
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "relay" / "2_judges.toml"
 QUALITIES = (5, 20, 40, 60, 80)
 GROUP_CHANNELS = 16
-SIDE = 768  # of the middle of a photograph, on which runs are compared
+SIDE = 768  # of the center crops of photographs, on which runs are compared
 
 
 class StaticBranch(nn.Module):
@@ -84,7 +84,7 @@ class Sum(nn.Module):
 
 
 def with_branches(model: CodecNetwork, branch: str) -> CodecNetwork:
-    """The model, with a branch beside each depthwise kernel of its transforms."""
+    """The model with a branch added to each depthwise kernel of its transforms."""
     make = BRANCHES[branch]
     for block in [module for module in model.modules() if isinstance(module, ConvBlock)] if make else []:
         block.depthwise = Sum(block.depthwise, make(block.depthwise.in_channels))  # type: ignore[assignment, misc]
@@ -106,7 +106,7 @@ class BranchRun(StagedRun):
 
 
 def recipe_of(steps: int, seed: int) -> Recipe:
-    """The relay's, of so many steps."""
+    """The relay's schedule for this number of steps."""
     recipe = read_recipe(RECIPE)
     epochs = sum(stage.epochs for stage in recipe.stages)
     return Recipe.of(recipe.to_dict() | {"epoch_steps": max(1, steps // epochs), "seed": seed})

@@ -1,7 +1,7 @@
 """Prints the most memory, in bytes, held by a process that loads a codec, compresses the 768x512 photograph and decompresses it.
 
 python benchmarks/peak_memory.py MODEL THREADS, with tests/ on PYTHONPATH for the photograph. MODEL is as `dkic.load` takes it.
-Python, torch and the photograph are in the figure. It is the kernel's VmHWM: getrusage's ru_maxrss begins at what the parent held
+The figure includes Python, torch and the photograph. It is VmHWM, because getrusage's ru_maxrss starts at the parent's memory
 when it started this process.
 """
 

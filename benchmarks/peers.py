@@ -1,4 +1,4 @@
-"""The functions of other packages that dkic is compared with, called so that they compute the same."""
+"""Functions of other packages that dkic is compared with, called so that they compute the same results."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ from torchvision.ops import deform_conv2d
 
 
 def torchvision_ldcn(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, **geometry) -> Tensor:
-    """`dkic.ops.ldcn` as torchvision has it: a deformable convolution with one weight group per channel.
+    """`dkic.ops.ldcn` by torchvision: a deformable convolution with one weight group per channel.
 
     Args:
-        weight: ones `[C, 1, kh, kw]`; they stand for nothing, but torchvision can't do without.
+        weight: ones `[C, 1, kh, kw]`, which torchvision requires.
         geometry: kernel_size (which follows from weight) and stride, padding, dilation.
     """
     geometry.pop("kernel_size", None)
@@ -27,20 +27,20 @@ def torchvision_ldcn(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Ten
 
 
 def gaussian_conditional(scales: np.ndarray) -> GaussianConditional:
-    """CompressAI's tables for zero-mean Gaussians of these scales, made as its models make them."""
+    """CompressAI's tables for zero-mean Gaussians of these scales, created as in its models."""
     model = GaussianConditional(None)
     model.update_scale_table(torch.from_numpy(scales).float())
     return model
 
 
 def compressai_gaussian(symbols: Tensor, indexes: Tensor, scales: np.ndarray) -> tuple[Callable, Callable, Callable]:
-    """(encode, decode, bytes_of) on CompressAI's interface: float32 `[1, n]` and int32 indexes, lists made inside."""
+    """(encode, decode, bytes_of) by CompressAI's interface: float32 `[1, n]` and int32 indexes, which it converts to lists."""
     model, y, index = gaussian_conditional(scales), symbols.float().unsqueeze(0), indexes.int().unsqueeze(0)
     return lambda: model.compress(y, index), lambda strings: model.decompress(strings, index), lambda strings: len(strings[0])
 
 
 def compressai_lists(symbols: Tensor, indexes: Tensor, scales: np.ndarray) -> tuple[Callable, Callable, Callable]:
-    """(encode, decode, bytes_of) on the C++ coder inside, given lists that were made before."""
+    """(encode, decode, bytes_of) by CompressAI's internal C++ coder, given lists."""
     model, y, index = gaussian_conditional(scales), symbols.tolist(), indexes.tolist()
     tables = model._quantized_cdf.tolist(), model._cdf_length.tolist(), model._offset.tolist()
     coder = model.entropy_coder
@@ -52,7 +52,7 @@ def compressai_lists(symbols: Tensor, indexes: Tensor, scales: np.ndarray) -> tu
 
 
 def constriction_coder(symbols: Tensor, indexes: Tensor, scales: np.ndarray) -> tuple[Callable, Callable, Callable]:
-    """(encode, decode, bytes_of) by an ANS coder that integrates the Gaussian anew for every symbol, up to its largest one."""
+    """(encode, decode, bytes_of) by an ANS coder that integrates the Gaussian for every symbol."""
     y, scale, mean = symbols.numpy(), scales[indexes.numpy()], np.zeros(len(symbols))
     bound = int(np.abs(y).max())
     model = stream.model.QuantizedGaussian(-bound, bound)
@@ -78,7 +78,7 @@ def compressai_likelihood() -> Callable[[Tensor, Tensor, Tensor, bool], tuple[Te
 
 @contextmanager
 def peer_ops() -> Iterator[None]:
-    """In here dkic's models compute the same by torchvision's deformable convolution and CompressAI's likelihood."""
+    """Context manager: dkic's models use torchvision's deformable convolution and CompressAI's likelihood inside."""
     likelihood = compressai_likelihood()
 
     def ldcn(x: Tensor, offset: Tensor, mask: Tensor | None = None, *, kernel_size: int, **geometry: int) -> Tensor:
@@ -96,7 +96,7 @@ def peer_ops() -> Iterator[None]:
 
 
 def plain_gaussian(y: Tensor, scale: Tensor, mean: Tensor, noise: bool) -> tuple[Tensor, Tensor]:
-    """The same formula in the fewest operations of torch, to be compiled."""
+    """The same formula in few torch operations, for torch.compile."""
     if noise:
         y_hat = y + (torch.rand_like(y) - 0.5)
     else:

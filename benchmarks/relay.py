@@ -61,7 +61,7 @@ def means(codec: Codec, images: list[np.ndarray], rate: float, metrics: dict[str
 def coded(codec: Codec, pixels: np.ndarray, rate: float) -> bytes:
     try:
         return codec.compress(pixels, target_bpp=rate)
-    except DkicError:  # the lowest quality takes more
+    except DkicError:  # the lowest quality needs more
         return codec.compress(pixels, codec.qualities[0])
 
 

@@ -22,7 +22,7 @@ from benchmarks.charts import chart_growth, chart_ratios
 ROOT = Path(__file__).resolve().parents[1]
 CPU, GPU = "benchmarks", "benchmarks, GPU"  # names of the page's markers
 OURS = "dkic"
-MOST_DEVIATION = 0.25  # of a size's median from the line of growth
+MOST_DEVIATION = 0.25  # of a size's median from the fitted line
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Growth:
 
 
 def rows_of(results: dict[str, Any]) -> list[Row]:
-    """The rows of pytest-benchmark's JSON, in the order in which they ran. Raises ValueError where it has none of ours."""
+    """The rows of pytest-benchmark's JSON, in the order in which they ran. Raises ValueError if there is none of dkic."""
     rows = []
     for entry in results.get("benchmarks", []):
         facts = entry["extra_info"]
@@ -60,7 +60,7 @@ def rows_of(results: dict[str, Any]) -> list[Row]:
 
 
 def works(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by what they time, ours first, then the others in the order in which they ran; growth's are not among them."""
+    """Rows by work, dkic's first, then the others in the order in which they ran; without those of the growth benchmark."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         if "growth" not in row.facts:
@@ -73,14 +73,14 @@ def works(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def line(pixels: Iterable[int], seconds: Iterable[float]) -> tuple[float, float]:
-    """a and b of a + b * pixels with the least squares of deviations relative to `seconds`: each size counts as much."""
+    """a and b of a + b * pixels by least squares of the deviations relative to `seconds`, so all sizes have equal weight."""
     n, t = np.array(list(pixels), float), np.array(list(seconds))
     a, b = np.linalg.lstsq(np.stack([1 / t, n / t], axis=1), np.ones(len(t)), rcond=None)[0]
     return float(a), float(b)
 
 
 def growths(rows: Iterable[Row]) -> list[Growth]:
-    """A line for each thing timed at three sizes or more."""
+    """A fitted line for each work that was timed at three or more sizes."""
     points: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if "growth" in row.facts:
@@ -105,7 +105,7 @@ def time_text(seconds: float) -> str:
 
 
 def result_notes(facts: dict[str, Any]) -> list[str]:
-    """What a row knows of what it made."""
+    """Notes on a row's result."""
     texts = [f"{facts['bytes']:,} bytes"] if "bytes" in facts else []
     texts += [f"{facts['over_ideal']:+.2%} over the ideal size"] if "over_ideal" in facts else []
     texts += [f"{facts['examples_per_s']:.3g} examples/s"] if "examples_per_s" in facts else []
@@ -115,7 +115,7 @@ def result_notes(facts: dict[str, Any]) -> list[str]:
 
 
 def notes(facts: dict[str, Any]) -> str:
-    """What a row of ours knows beside its time."""
+    """Notes on a row of dkic."""
     texts = result_notes(facts)
     if "gb_per_s" in facts:
         texts.append(f"{facts['gb_per_s']:.3g} GB/s, {facts['share_of_copy_bandwidth']:.0%} of copy bandwidth")
@@ -131,7 +131,7 @@ def bracketed(texts: list[str]) -> list[str]:
 
 
 def times(own: Row, other: Row) -> str:
-    """How many times as fast we are, to three digits."""
+    """Speedup of dkic, to three digits."""
     ratio = other.seconds / own.seconds
     return f"{ratio:.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
 
@@ -168,7 +168,7 @@ def table(rows: list[Row]) -> str:
 
 
 def splice(text: str, inside: str, name: str = CPU) -> str:
-    """`text` with what stands between the markers replaced. Raises ValueError unless each marker is there once, in order."""
+    """`text` with the part between the markers replaced. Raises ValueError unless each marker appears once, in order."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f"it needs the lines {begin} and {end}, once each and in this order")

@@ -1,10 +1,10 @@
-"""Roofline: the least time of each kernel on a GPU, the maximum of the times for its arithmetic and its compulsory bytes.
+"""Roofline time of each kernel on a GPU: the maximum of the times for its arithmetic and for its compulsory bytes.
 
     python -m benchmarks.roofline                     # a table for the benchmarks' problems
 
-Compulsory is to read every argument and to write every result once, from and to the GPU's memory; what stays in a cache between
-kernels is not thought of. One multiplication or addition counts as an operation (so a fused one as two), and one call of exp, log
-or the normal distribution too. Corners of samples that lie outside x, which cost nothing, are counted: 3% in the benchmarks.
+Compulsory bytes: every argument is read and every result is written once, from and to the GPU's memory; caching between
+kernels is ignored. A multiplication or addition counts as one operation (a fused one as two), and so does a call of exp, log
+or the normal distribution. Corners outside x, which cost nothing, are counted too: 3 % in the benchmarks.
 """
 
 import sys
@@ -33,7 +33,7 @@ class Gpu:
 
     @property
     def float32_products_on_tensor_cores(self) -> bool:
-        """Three products of tf32 make one that is as exact as float32's."""
+        """Three TF32 products give one product of float32's accuracy."""
         return self.tf32 / 3 > self.flops
 
 
@@ -48,7 +48,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Work:
-    """What one call must do. products: operations of matrix products, on tensor cores where these are faster."""
+    """Minimum work of one call. products: operations of matrix products, on tensor cores if these are faster."""
 
     name: str
     bytes: int
@@ -57,7 +57,7 @@ class Work:
     half: bool = False  # the products' type
 
     def times(self, gpu: Gpu) -> dict[str, float]:
-        """Seconds that each part of the GPU is busy at least."""
+        """Minimum seconds for each unit of the GPU."""
         if self.half or gpu.float32_products_on_tensor_cores:
             rate = gpu.half if self.half else gpu.tf32 / 3
             return {"memory": self.bytes / gpu.bytes, "arithmetic": self.flops / gpu.flops, "products": self.products / rate}
@@ -67,15 +67,15 @@ class Work:
         return max(self.times(gpu).values())
 
     def limit(self, gpu: Gpu) -> str:
-        """What takes the longest."""
+        """The unit with the longest time."""
         times = self.times(gpu)
         return max(times, key=times.get)
 
 
-# Operations for a tap of a group at a position: where it lies and its two fractions; its four weights with the mask in them; from
+# Operations for a tap of a group at a position: its position and two fractions; its four weights, including the mask; from
 # the sums over channels to the gradients of dy, dx and mask.
 PLACE, WEIGHTS, SAMPLE_GRADIENTS = 4, 6, 14
-# For a channel of it: a product added for each corner, or four products and their sum.
+# For each channel: a product added for each corner, or four products and their sum.
 FOUR_ADDED, FOUR_SUMMED = 8, 7
 
 
@@ -133,7 +133,7 @@ def gaussian_symbols(case: "LikelihoodCase") -> Work:
 
 
 def gpu_of(device: torch.device) -> Gpu | None:
-    """The GPU where it is one of those above, by its name."""
+    """The GPU of this machine, if it is one of those above."""
     return GPUS.get(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 

@@ -1,4 +1,4 @@
-"""Crops of photographs beside the decoded images of codecs at a target rate: the image at the top of the README.
+"""Crops of photographs and of images decoded at a target rate, side by side: the image at the top of the README.
 
     python -m benchmarks.side_by_side PHOTOS REPORT --codec dkic:tiny --codec hevc444 --codec avif --target-bpp 0.15 \\
         --crop Wall:250,130,300,200 --crop life:260,150,300,200 -o side_by_side.jpg
@@ -63,7 +63,7 @@ def main(
 
 
 def drawn(sheet: list) -> Image.Image:
-    """Lines of pairs of a caption and uint8 `[h, w, 3]`, all of one size."""
+    """Rows of (caption, uint8 `[h, w, 3]`), all of one size."""
     height, width = sheet[0][0][1].shape[:2]
     if any(pixels.shape[:2] != (height, width) for line in sheet for _, pixels in line):
         raise click.ClickException("the crops must be of one size")

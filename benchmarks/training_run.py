@@ -28,7 +28,7 @@ def staged_run(gan: bool, device: str | None = None) -> StagedRun:
 
 
 def step_of(run: StagedRun) -> Callable[[], None]:
-    """The same step at every call, but for the weights: crops that are there already, in the stage where the run is."""
+    """A call that runs the same step again except for the weights: with fixed crops, in the current stage of the run."""
     crops, step = run.micro_batches(), run.step
     run.micro_batches = lambda: crops  # type: ignore[method-assign]
 

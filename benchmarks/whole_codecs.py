@@ -1,4 +1,4 @@
-"""The complete codecs that are timed: dkic's presets and CompressAI's ELIC, from an image in memory to bytes and back."""
+"""The codecs of the benchmarks: dkic's presets and CompressAI's ELIC, from an image in memory to bytes and back."""
 
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ def image(height: int, width: int) -> np.ndarray:
 
 @torch.no_grad()
 def draw_offsets(model: DKIC) -> None:
-    """Offsets and masks begin at zero, where every sample is a pixel. Here they are drawn too, with a deviation of a pixel, so
-    that sampling costs what it costs after training."""
+    """Draws offsets and masks with a deviation of one pixel: initially they are zero, so every sample is a pixel, and
+    sampling takes less time than after training."""
     for module in model.modules():
         if isinstance(module, LDCNBlock):
             module.offset_mask.reset_parameters()
@@ -34,7 +34,7 @@ def draw_offsets(model: DKIC) -> None:
 
 
 def save_untrained(preset: str, path: Path) -> None:
-    """Weights of a preset that has none: as they are initialized, from a seed, but for `draw_offsets`."""
+    """Weights of a preset without shipped weights: initialized from a seed, with `draw_offsets`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = DKIC(PRESETS[preset]).requires_grad_(False)
@@ -43,7 +43,7 @@ def save_untrained(preset: str, path: Path) -> None:
 
 
 class Ours:
-    """A dkic codec. model: as `dkic.load` takes it."""
+    """A dkic codec. model: as for `dkic.load`."""
 
     def __init__(self, model: str | Path) -> None:
         self.codec: Codec = dkic.load(model)
@@ -62,9 +62,9 @@ class Ours:
 
 
 class Elic:
-    """CompressAI's Elic2022Official, untrained as well: seeded initial weights, tables made once.
+    """CompressAI's Elic2022Official, also untrained: seeded initial weights, tables computed once.
 
-    channels_last, in which it runs faster than in its own layout; inference mode.
+    channels_last, which is faster than its default layout; inference mode.
     """
 
     def __init__(self) -> None:
