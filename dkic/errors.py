@@ -1,4 +1,4 @@
-"""Exceptions with one-sentence messages, and formatting of error messages."""
+"""Exceptions with one-line messages, and formatting of error messages."""
 
 from unicodedata import category
 
@@ -6,11 +6,11 @@ _NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories
 
 
 class DkicError(ValueError):
-    """An argument or input can't be used; the message says why, and what would be right."""
+    """An argument or input is invalid; the message states what is wrong and what to do."""
 
 
 class FormatError(DkicError):
-    """A .dkic file is damaged, foreign, or from a version this package can't read; the message names the section."""
+    """A .dkic file is damaged, of another format, or of a version that this package can't read; the message names the section."""
 
 
 def install(extra: str) -> str:
@@ -23,7 +23,7 @@ FAULTS = (DkicError, OSError, MemoryError, RuntimeError)
 
 
 def naming(text: str, source: str, *others: str) -> str:
-    """The text with the input's name first, unless it begins with that or with one of the others."""
+    """The text, prefixed with the input's name unless it begins with that or with one of the others."""
     return text if text.startswith((source, *others)) else f"{source}: {text}"
 
 

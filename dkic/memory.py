@@ -1,6 +1,7 @@
-"""How the C library treats freed memory.
+"""Control of freed memory in the C library.
 
-To keep it is a choice of the whole process, so programs make it, never a library's import; to give it back changes nothing else.
+Keeping freed memory affects the whole process, so programs enable it, never an import of the library. Returning it to the system
+has no other effect.
 """
 
 import contextlib
@@ -14,14 +15,13 @@ _M_MMAP_MAX = -4
 def keep_freed_memory() -> bool:
     """Makes the process reuse freed memory of any size instead of requesting new memory from the system.
 
-    By default glibc takes every block above 32 MB from the system and gives it back when it is freed. Each of its pages then
-    costs a fault at the next use: at 2048x2048 half of the time of coding an image. The `dkic` command calls this; call it
-    at the start of a program of your own that codes or trains on large images. The process then holds on to the most memory it
-    ever used at once (but for what `give_back_freed_memory` lets go), and may need more at the peak, since blocks of different
-    sizes don't always fit into each other's gaps.
+    By default, glibc requests every block above 32 MB from the system and returns it when it is freed. Each of its pages then
+    causes a page fault at the next use, which is half of the time of coding an image of 2048x2048. The `dkic` command calls this
+    function; call it at the start of your own program that codes or trains on large images. The process then keeps its peak
+    memory (except what `give_back_freed_memory` returns), and its peak may be higher because of fragmentation.
 
     Returns:
-        Whether it took effect: False where the C library is not glibc.
+        Whether it took effect: False if the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

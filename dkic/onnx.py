@@ -21,9 +21,9 @@ Sizes = Sequence[int]
 def translation_table() -> dict[Callable, Callable]:
     """Translations of `dkic.ops.deform_conv2d` and `dkic.ops.ldcn`, for `custom_translation_table` of `torch.onnx.export`.
 
-    Both become ONNX's DeformConv, which exists from opset 19 on; ldcn becomes a depthwise one with weights of 1. Batch, height
-    and width may be dynamic; a dynamic number of channels makes the export fail. float64 is computed as such, all else in
-    float32, as by dkic's kernels, and returned in the input's dtype.
+    Both become ONNX's DeformConv, which exists from opset 19 on; ldcn becomes a depthwise DeformConv with weights of 1. Batch,
+    height and width may be dynamic; with a dynamic number of channels the export fails. float64 is computed in
+    float64, other dtypes in float32, as in dkic's kernels, and the result has the input's dtype.
 
     Raises:
         ImportError: onnxscript is not installed.

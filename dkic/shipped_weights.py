@@ -1,4 +1,4 @@
-"""The weights files that come with the package, by name and by hash. Without PyTorch, which takes a second to load."""
+"""Shipped weights files, by name and by hash. Does not import PyTorch, which takes a second."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ def file_hash(path: Path) -> bytes:
 
 
 def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """Names of the shipped models."""
     return sorted({found[1] for path in SHIPPED.glob("*.safetensors") if (found := _NAME.fullmatch(path.stem))})
 
 
@@ -36,7 +36,7 @@ def newest_files(model: str) -> list[Path]:
 
 
 def find_by_hash(model_hash: bytes) -> Path:
-    """The shipped file that a .dkic file's header names."""
+    """The shipped file with the model hash of a .dkic file's header. Raises DkicError if there is none."""
     for path in sorted(SHIPPED.glob("*.safetensors")):
         if file_hash(path) == model_hash:
             return path

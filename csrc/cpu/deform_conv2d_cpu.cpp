@@ -1,9 +1,9 @@
-// dkic::deform_conv2d and dkic::deform_conv2d_backward on the CPU: checks that guard memory, outputs, the matrix products, and
-// cutting the work for threads. Schemas, fake kernels, autograd and the user's error messages are in dkic/ops/; the samples are
-// in deform_conv2d_kernel.cpp.
+// dkic::deform_conv2d and dkic::deform_conv2d_backward on the CPU: checks that guard memory accesses, outputs, matrix products,
+// and division of work among threads. Schemas, fake kernels, autograd and error messages for users are in dkic/ops/; the samples
+// are in deform_conv2d_kernel.cpp.
 //
-// Samples are written to columns of a block of positions at a time, small enough for the second-level cache, and multiplied
-// there. All is cut by shape alone, and each product runs on one thread, so that results don't depend on the number of threads.
+// Samples of a block of positions are written to columns, small enough for the second-level cache, and multiplied there. Work is
+// divided by shape only, and each product runs on one thread, so results do not depend on the number of threads.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -15,22 +15,23 @@
 namespace dkic {
 namespace {
 
-// Beside its arguments and results, and copies of the weight, the op takes no more than kCopy + kWorkspace of memory (where
-// not even twice kRows positions' columns fit into that, so many).
+// In addition to arguments, results and copies of the weight, the op uses at most kCopy + kWorkspace of memory, or the columns of
+// 2 kRows positions if these are larger.
 // Columns and rows of a block, in the second-level cache. 1x192x128x128, 192 outputs, one thread of Sapphire Rapids: 256 KB 88
 // ms, 512 KB 86, 768 KB 96, 3 MB 94.
 constexpr int64_t kBlock = 512 << 10;
 constexpr int64_t kWorkspace = 12 << 20;
 constexpr int64_t kCopy = 16 << 20;
 
-// A product's sums are made in pieces of kSum numbers (of float64, a quarter), its pixels are a multiple of kRows: see `product`.
+// Sums of a product are computed in pieces of kSum numbers (a quarter for float64), its pixels are a multiple of kRows: see
+// `product`.
 constexpr int64_t kSum = 768;
 constexpr int64_t kRows = 4;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t whole_rows(int64_t pixels) { return divide_up(pixels, kRows) * kRows; }
 
-// Into how many parts, of channels, the work on an offset group is cut in backward: 8 for all groups would be good.
+// Number of parts, by channels, into which backward divides the work of an offset group: about 8 parts over all groups.
 int64_t wanted_parts(const DeformConv2dArguments& a) { return divide_up(8, a.groups); }
 
 DeformConv2dArguments arguments(const Tensor& x, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask,
@@ -45,7 +46,7 @@ DeformConv2dArguments arguments(const Tensor& x, const Tensor& offset, const Ten
                   "deform_conv2d: the shape of weight does not fit input");
   a.out_channels = weight.size(0), a.weight_groups = a.channels / depth;
   a.run = std::gcd(depth, a.channels / a.groups);
-  // Few groups leave little to share in backward: then runs are cut, but not below 16 channels.
+  // With few groups there is little to divide in backward: then runs are split, but not below 16 channels.
   int64_t cuts = 1;
   for (int64_t more = 2; cuts < wanted_parts(a) && a.run / more >= 16; ++more)
     if (a.run % more == 0) cuts = more;
@@ -53,7 +54,7 @@ DeformConv2dArguments arguments(const Tensor& x, const Tensor& offset, const Ten
   return a;
 }
 
-// x as the kernel reads it fastest: with channels side by side, unless a copy would be large.
+// x in the layout that the kernel reads fastest: with adjacent channels, unless a copy would be large.
 Tensor to_sample(const Tensor& x) {
   STD_TORCH_CHECK(x.dim() == 4, "deform_conv2d: input must have 4 dimensions");
   const bool copy = x.numel() * element_size(x.scalar_type()) <= kCopy;
@@ -83,13 +84,14 @@ Tensor workspace(const Tensor& like, int64_t numbers, ScalarType type) {
 void* address(const Tensor& t, int64_t element) {
   return static_cast<char*>(t.mutable_data_ptr()) + element * element_size(t.scalar_type());
 }
-// A matrix that begins at t's number `element`.
+// A matrix that begins at element `element` of t.
 Tensor part(const Tensor& t, int64_t element, int64_t rows, int64_t columns, int64_t row_step, int64_t column_step = 1) {
   return matrix(address(t, element), t.scalar_type(), rows, columns, row_step, column_step);
 }
 
-// Calls f(first, last) for pieces [0, pieces), on at most `workers` >= 2 threads. Within parallel_for a product runs on one
-// thread; but a lone range is not handed to a thread, and a product there would be spread over all: hence a second, empty one.
+// Calls f(first, last) for pieces [0, pieces), on at most `workers` >= 2 threads. Inside parallel_for a product runs on one
+// thread. But parallel_for runs a single range on the calling thread, where a product would use all threads: hence a second,
+// empty range.
 template <class F>
 void for_pieces(int64_t pieces, int64_t workers, const F& f) {
   const int64_t range = pieces > 2 ? pieces : 2;
@@ -121,13 +123,13 @@ void product(const Tensor& out, const Tensor& a, const Tensor& b, bool add) {
   }
 }
 
-// Zeroes the rows of a block beyond its last pixel, if there are any.
+// Sets the rows of a block beyond its last pixel to zero, if there are any.
 void zero_rows(const Tensor& block, int64_t pixels, int64_t length) {
   const int64_t size = (whole_rows(pixels) - pixels) * length * element_size(block.scalar_type());
   if (size > 0) std::memset(address(block, pixels * length), 0, size_t(size));
 }
 
-// How many output pixels a block has whose work takes `bytes` a pixel: what fits into kBlock, but few enough for 16 blocks.
+// Number of output pixels of a block that needs `bytes` per pixel: as many as fit into kBlock, but at least 16 blocks in total.
 int64_t pixels_a_block(int64_t bytes, int64_t pixels) {
   const int64_t share = std::max(whole_rows(divide_up(pixels, 16)), int64_t(32));
   const int64_t block = std::min({kBlock / bytes, int64_t(1024), share});
@@ -139,7 +141,7 @@ struct Channels {
   int64_t begin, end;
 };
 
-// Calls f(column, columns, g, row) for the weight groups that channels belong to: of the columns of these channels, those from
+// Calls f(column, columns, g, row) for the weight groups of a range of channels: among the columns of these channels, those from
 // `column` on belong to weight group g, and to its weights from `row` on.
 template <class F>
 void for_weight_groups(const DeformConv2dArguments& a, Channels channels, const F& f) {
@@ -151,8 +153,8 @@ void for_weight_groups(const DeformConv2dArguments& a, Channels channels, const 
   }
 }
 
-// Forward takes as many channels at a time as make a sum of one piece: the fewer columns a pixel has, the more pixels fit into a
-// block, and with every block the product goes over the weight once more. (All 192 channels at once: 96 ms for 86.)
+// Forward processes as many channels at a time as make a sum of one piece: with fewer columns per pixel, more pixels fit into a
+// block, and each block's product reads the weight once. (All 192 channels at once: 96 ms instead of 86.)
 int64_t channels_a_chunk(const DeformConv2dArguments& a) {
   return std::min(std::max(kSum / (a.kernel_h * a.kernel_w * a.run), int64_t(1)) * a.run, a.channels);
 }
@@ -216,15 +218,15 @@ int64_t parts_a_group(const DeformConv2dArguments& a) {
   return most < 1 ? 1 : wanted < most ? wanted : most;
 }
 
-// The channels of a part of backward's work, of one offset group. Parts need nothing of each other, but that the gradients of
-// offset and mask are sums over a group's parts.
+// The channels of a part of backward's work, within one offset group. Parts are independent, except that the gradients of offset
+// and mask are sums over the parts of a group.
 Channels part_of(const DeformConv2dArguments& a, int64_t index) {
   const int64_t parts = parts_a_group(a), runs = a.channels / a.groups / a.run, g = index / parts, i = index % parts;
   return {(g * runs + runs * i / parts) * a.run, (g * runs + runs * (i + 1) / parts) * a.run};
 }
 
-// Goes over the output pixels block by block, in each part by part: the columns' gradient, from which those of x, offset and mask
-// come, and the columns, from which that of the weight comes, while both are in the second-level cache.
+// Processes the output pixels block by block, and in each block part by part: the gradient of the columns, which gives those of
+// x, offset and mask, and the columns, which give that of the weight, while both are in the second-level cache.
 void backward_blocks(const DeformConv2dArguments& a, const Wanted& wanted, const Tensor& w, const Tensor& grad_weight,
                      const Tensor& grad_bias) {
   const DeformConv2dKernel& kernel = DKIC_CHOSEN(deform_conv2d_kernel);

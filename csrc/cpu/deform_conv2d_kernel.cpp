@@ -1,4 +1,4 @@
-// Deformable convolution on the CPU but for its matrix products: samples into columns, and their gradients. Compiled once per
+// Deformable convolution on the CPU without its matrix products: samples to columns, and their gradients. Compiled once per
 // instruction set (DKIC_ISA); deform_conv2d_cpu.cpp chooses one at run time and multiplies.
 #include "cpu/deform_conv2d_kernel.h"
 
@@ -29,9 +29,9 @@ struct Sample {
   }
 };
 
-// Asks for the pixels of x that a run's taps reach with offsets of up to kReach: all of them, or the last row, which the run
-// above did not. The products after every block drive them out of the second-level cache. (1x192x128x128, 192 outputs: 145 to 138
-// ms.)
+// Prefetches the pixels of x that the taps of a run read with offsets of up to kReach: all of them, or only the last row, which
+// the run above did not prefetch. The products after every block evict them from the second-level cache. (1x192x128x128, 192
+// outputs: 145 to 138 ms.)
 constexpr int64_t kReach = 6;
 
 template <class T>
@@ -68,7 +68,7 @@ void columns(const Arguments& a, Range range, void* into) {
 }
 
 // Adds the dot products of each tap's four corners with its gradient, over a run of channels, to dots [tap][4]; and writes the
-// samples to the column, where one is wanted.
+// samples to the column, unless that is nullptr.
 template <class T>
 struct Dots {
   using A = typename Accumulator<T>::type;

@@ -10,8 +10,8 @@ struct Steps {
   int64_t n, c, h, w;
 };
 
-// The samples are ldcn's; `groups` are the offset's. x may have any strides here, with channels side by side for speed; y and
-// the gradients of offset and mask too.
+// Samples are those of ldcn; `groups` are offset groups. x, y and the gradients of offset and mask may have any strides; adjacent
+// channels of x are fastest.
 struct DeformConv2dArguments : LdcnArguments {
   int64_t out_channels, weight_groups;
   int64_t run;       // channels that share an offset group and a weight group: their greatest common divisor
@@ -20,9 +20,9 @@ struct DeformConv2dArguments : LdcnArguments {
 };
 
 // A range of a block's work: output pixels [first, last), counted image by image in strips of columns, and channels [begin, end),
-// whole runs. For each of the pixels, `columns` holds its samples times mask as [run of channels][tap][channel of the run], so
-// that y's channels of a weight group are one matrix product. `rows` are y or grad_y, [pixels][out_channels]. All are float
-// (double where x is double), whatever is sampled.
+// whole runs. For each pixel, `columns` contains its samples times mask as [run of channels][tap][channel of the run], so that
+// y's channels of a weight group are one matrix product. `rows` are y or grad_y, [pixels][out_channels]. All are float (double if
+// x is double), for any type of x.
 struct DeformConv2dRange {
   int64_t first, last, begin, end;
 };
@@ -33,10 +33,10 @@ struct DeformConv2dKernel {
   void (*write_rows)(const DeformConv2dArguments&, int64_t first, int64_t last, const void* rows);
   // rows = grad_y, of any strides
   void (*read_rows)(const DeformConv2dArguments&, int64_t first, int64_t last, void* rows);
-  // Adds `count` rows to sums [out_channels], which is double whatever x is: it is one long sum.
+  // Adds `count` rows to sums [out_channels], which is always double, since the sums are long.
   void (*sum_rows)(const DeformConv2dArguments&, int64_t count, const void* rows, double* sums);
-  // For channels of one offset group: their part of the gradients of offset and mask, `parts` [pixels][tap][y, x, mask], where
-  // the next pixel's begin `step` numbers later; and the columns once more, unless nullptr.
+  // For channels of one offset group: their part of the gradients of offset and mask, `parts` [pixels][tap][y, x, mask], with a
+  // stride of `step` elements between pixels; and the columns again, unless nullptr.
   void (*backward_samples)(const DeformConv2dArguments&, DeformConv2dRange, const void* grad_columns, void* columns, void* parts,
                            int64_t step);
   // grad_offset and grad_mask, in the types of offset and mask: sums of the parts [pixels][groups][parts_a_group][tap][y, x,

@@ -1,4 +1,4 @@
-// The loops of deform_conv2d_kernel.cpp, which alone includes this: over pixels, runs of channels, and a pixel's taps.
+// The loops of deform_conv2d_kernel.cpp over pixels, runs of channels, and a pixel's taps.
 #pragma once
 #include "cpu/cover_channels.h"
 #include "cpu/deform_conv2d_kernel.h"
@@ -13,7 +13,7 @@ template <class T>
 using ConvTaps = Taps<T, Border::inner_gradient>;
 
 // Calls f(n, oh, ow, count, at) for pixels [first, last) in runs within a row and a strip; `at` counts from `first`. Strips are
-// `strip` columns wide and go from top to bottom: what a block's taps reach is smaller than it would be in whole rows.
+// `strip` columns wide and go from top to bottom: the pixels that a block's taps read are fewer than with whole rows.
 template <class F>
 void for_pixels(const Arguments& a, int64_t strip, int64_t first, int64_t last, const F& f) {
   const int64_t area = a.out_height * a.out_width;
@@ -38,7 +38,7 @@ void for_channels(const Arguments& a, int64_t begin, int64_t end, bool side_by_s
   }
 }
 
-// Which of a tap's corners lie inside, and which its position's gradient is made of.
+// Which corners of a tap are inside, and which the gradient of its position uses.
 struct AllInside {
   constexpr bool operator()(int) const { return true; }
   constexpr bool differentiated(int) const { return true; }
@@ -55,8 +55,8 @@ struct PixelTaps {
   PixelTaps(const ConvTaps<T>& all, int64_t pixel, int64_t h, int64_t w)
       : taps(all), first(pixel * all.position_step), corner{h, w}, all_inside(all.all_inside || inside_everywhere()) {}
 
-  // Calls f(number, tap, inside) for all taps. In a loop of its own where all corners of all taps lie inside, as they do but at
-  // the image's border: `inside` is a constant there.
+  // Calls f(number, tap, inside) for all taps. There is a separate loop for taps whose corners are all inside, as they are except
+  // at the image's border: `inside` is a constant there.
   template <class F>
   void for_taps(const F& f) const {
     const int64_t step = taps.tap_step, k = taps.k;
@@ -81,8 +81,8 @@ struct PixelTaps {
   }
 };
 
-// The sample around q; a corner outside counts nothing, even where its weight is NaN. A chain of sums, not a tree: of a tree's
-// two products the compiler may fuse either with their sum, and so differ from one caller to the next.
+// The sample around q; a corner outside contributes nothing, even if its weight is NaN. The sum is a chain, not a tree: in a
+// tree, the compiler may fuse either of two products with their sum, so results could differ between callers.
 template <int W, class T, class Inside>
 inline auto blend(const T* q, const Corners& corner, const Tap<T>& tap, const Inside& inside) {
   Vector<typename Accumulator<T>::type, W> sum = {};

@@ -47,7 +47,7 @@ def test_every_crop_is_a_mirrored_or_rotated_part_of_a_photograph(tmp_path):
     pieces = [original[top : top + 64, left : left + 64] for top in range(3) for left in range(3)]
     mirrored = [m for p in pieces for m in (p, p[:, ::-1])]
     possible = {p.tobytes() for m in mirrored for p in (m, m.transpose(1, 0, 2))}
-    drawn = {picture.tobytes() for picture in batch(PhotoFolder(tmp_path, 64), 60, 1, 2).numpy()}
+    drawn = {image.tobytes() for image in batch(PhotoFolder(tmp_path, 64), 60, 1, 2).numpy()}
     assert drawn <= possible and len(drawn) > 15
 
 
@@ -120,7 +120,7 @@ def test_several_folders_are_joined_and_only_imagenet_is_limited(folder, tmp_pat
 
 def spoil(folder) -> None:
     save(crop(63, 200), folder / "small.png")
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     (folder / "empty.jpg").touch()
     (folder / "odd.ppm").write_bytes(b"P6 x y")
     (folder / "folder.png").mkdir()

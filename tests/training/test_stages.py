@@ -158,9 +158,9 @@ def test_examples_are_crops_next_to_their_reconstructions(folder):
     assert run.examples() is None
     (x,) = run.micro_batches()
     run.train_step()
-    picture = run.examples()
-    assert picture.shape == (3, 4 * 64, 2 * 64) and 0 <= picture.min() and picture.max() <= 1
-    assert torch.equal(picture[:, 64:128, :64], x[1]) and not torch.equal(picture[:, 64:128, 64:], x[1])
+    image = run.examples()
+    assert image.shape == (3, 4 * 64, 2 * 64) and 0 <= image.min() and image.max() <= 1
+    assert torch.equal(image[:, 64:128, :64], x[1]) and not torch.equal(image[:, 64:128, 64:], x[1])
 
 
 def test_an_epoch_has_each_photograph_once(folder, tmp_path):
