@@ -1,4 +1,4 @@
-"""Exports the codec's transforms to ONNX, with a README of their tensors. Needs the extra `onnx`."""
+"""The codec's transforms as ONNX models, with a README of their tensors. Needs the extra `onnx`."""
 
 from __future__ import annotations
 
@@ -90,16 +90,13 @@ def export_transforms(weights: Weights, quality: int, folder: Path, force: bool 
 
         table = dkic.onnx.translation_table()
     except ImportError:
-        raise DkicError(f"export_transforms: onnx or onnxscript is not installed; {install('onnx')}") from None
+        raise DkicError(f"export to ONNX needs onnx and onnxscript; {install('onnx')}") from None
     if quality not in weights.qualities:
-        first, last = weights.qualities[0], weights.qualities[-1]
-        raise DkicError(
-            f"{weights.path}: this model has no quality {quality}; give {f'{first} to {last}' if last > first else first}"
-        )
+        raise DkicError(f"{weights.path}: this model has no quality {quality}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DkicError(f"{folder}: can't be created ({reason(error)}); give a folder") from None
+        raise DkicError(f"{folder}: can't be made ({reason(error)}); name a folder") from None
     transforms, readme = list(_transforms(weights, quality)), folder / "README.md"
     for path in (*(folder / _FILES[transform.source] for transform in transforms), readme):
         check_output(path, force)  # before the first is written
@@ -116,7 +113,7 @@ def _onnx_file(transform: _Transform, table: dict) -> bytes:
     dynamic = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns about optional packages that are not installed
+    logger.setLevel(logging.ERROR)  # it warns of optional packages
     try:
         program = torch.onnx.export(
             transform.network.eval(),
@@ -155,9 +152,9 @@ Model {weights.hash.hex()}, quality {quality}, exported by dkic {dkic.__version_
 {rows}
 
 All tensors are float32, images are RGB in [0, 1], and batch, height and width are dynamic. H and W are multiples of
-{SIZE_MULTIPLE}: pad an image at the bottom and right by repeating its last row and column, and crop the decoded image to the
-original size. Round decoded pixels to multiples of 1/255.
+{SIZE_MULTIPLE}: pad an image at the bottom and right by repeating its last row and column, and cut the decoded image to its
+size. Round decoded pixels to multiples of 1/255.
 
-The entropy model is not part of the export. Encoder and decoder must compute it identically, so it is computed in integers, pass
-by pass with the entropy coder: `dkic.coding.latent.encode_latent(y, z_hat, ...)` and `decode_latent(...)`, which returns `y_hat`.
+The entropy model is not part of the export. It decides how bits are read, so it is computed in integers, pass by pass with the
+entropy coder: `dkic.coding.latent.encode_latent(y, z_hat, ...)` and `decode_latent(...)`, which returns `y_hat`.
 """

@@ -1,4 +1,4 @@
-"""`dkic export-onnx`: the codec's transforms in ONNX Runtime compared with the codec."""
+"""`dkic export-onnx`: the codec's transforms in ONNX Runtime beside the codec."""
 
 import sys
 
@@ -46,7 +46,7 @@ def run(path, t: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, {source.name: t.contiguous().numpy()})[0])
 
 
-def test_the_encoder_agrees_with_onnx_runtime(folder, weights):
+def test_encoder_agrees(folder, weights):
     for height, width in ((128, 192), (64, 320)):
         x = torch.from_numpy(crop(height, width)).permute(2, 0, 1).unsqueeze(0)
         with torch.inference_mode():
@@ -54,7 +54,7 @@ def test_the_encoder_agrees_with_onnx_runtime(folder, weights):
         actual = run(folder / "analysis.onnx", x.float() / 255)
         torch.testing.assert_close(actual, y.contiguous(), rtol=1e-4, atol=1e-4 * y.abs().max().item())
         off = (run(folder / "hyper_analysis.onnx", y) - z_hat).abs()
-        assert off.max() <= 1 and off.mean() < 0.01  # a z near a half may be rounded differently
+        assert off.max() <= 1 and off.mean() < 0.01  # a z near a half may be rounded to the other side
 
 
 def test_decodes_a_files_latent_to_within_a_gray_level(folder, weights):
@@ -77,13 +77,13 @@ def test_readme_names_model_and_tensors(folder, weights):
         assert all(f"`{tensor}`" in row for tensor in tensors)
 
 
-def test_wrong_arguments_are_refused(folder, weights, tmp_path, monkeypatch):
+def test_refused(folder, weights, tmp_path, monkeypatch):
     with pytest.raises(DkicError, match="this model has no quality 99"):
         export_transforms(weights, 99, tmp_path)
     result = CliRunner().invoke(cli, ["export-onnx", "--quality", "99", "-o", str(tmp_path)])
     assert result.exit_code == 1 and "--quality: model tiny does not have 99; use 1, 2" in result.output
     (tmp_path / "a_file").write_bytes(b"")
-    with pytest.raises(DkicError, match="a_file: can't be created"):
+    with pytest.raises(DkicError, match="a_file: can't be made"):
         export_transforms(weights, QUALITY, tmp_path / "a_file")
     (tmp_path / "a_file").unlink()
     there = tmp_path / "there"
@@ -91,7 +91,7 @@ def test_wrong_arguments_are_refused(folder, weights, tmp_path, monkeypatch):
     (there / "README.md").write_text("mine")
     with pytest.raises(DkicError, match="README.md: the file exists"):
         export_transforms(weights, QUALITY, there)
-    assert [path.name for path in there.iterdir()] == ["README.md"]  # no file is written if one can't be
+    assert [path.name for path in there.iterdir()] == ["README.md"]  # nothing is written where not all can be
     (there / "README.md").unlink()
     there.rmdir()
     monkeypatch.setitem(sys.modules, "onnxscript", None)
@@ -101,7 +101,7 @@ def test_wrong_arguments_are_refused(folder, weights, tmp_path, monkeypatch):
 
 
 def test_a_variable_rate_model(tmp_path):
-    """The export has a fixed quality and no hyper-prior."""
+    """Its quality is that of the export, and it has no hyper-prior."""
     torch.manual_seed(0)
     model = network_of(PRESETS["small"])
     for module in model.g_s.modules():

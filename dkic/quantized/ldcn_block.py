@@ -17,9 +17,9 @@ from dkic.quantized.layer import QuantizedLayer, check_multiplier
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-OFFSET_UNITS, OFFSET_MAX = 8, 64  # offsets are multiples of 1/8 pixel, up to 8 pixels
-MASK_UNITS = 64  # integer of a mask of 1
-_LOGIT_UNITS, _LOGIT_MAX = 16, 127  # logits of masks are multiples of 1/16, up to 7.9
+OFFSET_UNITS, OFFSET_MAX = 8, 64  # offsets are multiples of 1/8 px, to 8 px
+MASK_UNITS = 64  # a mask of 1
+_LOGIT_UNITS, _LOGIT_MAX = 16, 127  # the mask's logits are multiples of 1/16, to 7.9
 
 
 class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):

@@ -1,4 +1,4 @@
-"""Bit-exact models: their streams decode to the same symbols whatever computes the networks."""
+"""Bit-exact models: their streams decode to the same symbols whatever carries out the networks."""
 
 import copy
 import os
@@ -61,7 +61,7 @@ def test_the_encoder_and_the_decoder_have_the_same_latent(case):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_any_number_of_threads_gives_the_same(case, threads):
+def test_any_number_of_threads(case, threads):
     model, out, y_hat = case
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -71,13 +71,13 @@ def test_any_number_of_threads_gives_the_same(case, threads):
         torch.set_num_threads(before)
 
 
-def test_without_onednn_gives_the_same(case):
+def test_without_onednn(case):
     model, out, y_hat = case
     with torch.backends.mkldnn.flags(enabled=False):
         assert torch.equal(decoded(model, out), y_hat)
 
 
-def test_matrix_products_give_the_same(case, monkeypatch):
+def test_by_products_of_matrices(case, monkeypatch):
     """As on a GPU."""
     model, out, y_hat = case
     monkeypatch.setattr(quantized_conv2d, "runs_on", lambda x: False)
@@ -91,7 +91,7 @@ def test_one_image_at_a_time(case):
         assert torch.equal(decoded(model, alone), y_hat[i : i + 1])
 
 
-def test_dkics_coder_decodes_the_streams(case):
+def test_with_dkics_coder(case):
     model, out, y_hat = case
     with accelerated(model):
         assert torch.equal(decoded(model, out), y_hat)
@@ -153,7 +153,7 @@ def test_another_process_with_other_instructions_decodes_the_streams(files, envi
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_report_has_the_sizes_of_the_streams(name):
+def test_the_report_is_of_the_streams(name):
     model, x = model_of(name), images(2)
     before = sum(len(s) for strings in compressed(model, x)["strings"] for s in strings)
     report = make_bit_exact(model, x)
@@ -207,7 +207,7 @@ def test_a_transposed_convolution_is_one_with_pixel_shuffle(k, stride, padding, 
         torch.testing.assert_close(QuantizedNetwork(layer, "h_s")(x), layer(x))
 
 
-def test_a_quantized_network_is_near_the_float_network():
+def test_a_network_in_integers_is_near_the_float_one():
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Sequential(nn.Conv2d(6, 32, 3, padding=1), nn.PixelShuffle(2)),
@@ -219,7 +219,7 @@ def test_a_quantized_network_is_near_the_float_network():
     )
     z = (3 * torch.randn(2, 6, 9, 8)).round() + 0.3
     with torch.no_grad():
-        network[-1].weight.mul_(40)  # so that the units of the output are small in comparison
+        network[-1].weight.mul_(40)  # so that the units of the output are small beside it
         expected = network(z)
         quantized = QuantizedNetwork(network, "h_s", chunks=("means", "scales"))
         with calibrating(quantized):
@@ -301,7 +301,7 @@ def test_a_hyperprior_of_latent_codecs(parameters):
     assert (decoded(model, out) - y).abs().max() <= 0.5 + 1e-3 and abs(report.rate_change) < 0.01
 
 
-def test_a_violated_bound_leaves_the_model_unchanged():
+def test_a_bound_that_fails_leaves_the_model_as_it_was():
     model = model_of("elic official")
     before = compressed(model, images(1))["strings"]
     kinds = [type(m) for m in model.modules()]
