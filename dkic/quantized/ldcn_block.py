@@ -58,7 +58,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
         return value, depthwise, offset_mask, project
 
     def integers(self) -> dict[str, Tensor]:
-        """The table of masks for all logits, and the multiplier of the aggregation's result."""
+        """The masks of all logits, and the multiplier of the aggregate."""
         logits = torch.arange(-_LOGIT_MAX, _LOGIT_MAX + 1, dtype=torch.float32, device=self.value_scale.scale.device)
         return {"mask_table": _mask_of(logits), "aggregate_multiplier": self._aggregate_multiplier()}
 
