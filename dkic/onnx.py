@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import dkic.ops  # noqa: F401  (registers the ops)
+from dkic.errors import install
 
 Sizes = Sequence[int]
 
@@ -32,7 +33,7 @@ def translation_table() -> dict[Callable, Callable]:
         from onnxscript import ir
         from onnxscript import opset19 as op
     except ImportError as error:
-        raise ImportError("dkic.onnx: onnxscript is not installed; pip install -e '.[onnx]' in dkic's source folder") from error
+        raise ImportError(f"dkic.onnx: onnxscript is not installed; {install('onnx')}") from error
 
     def channels_of(name: str, t: Any) -> int:
         if not isinstance(t.shape[1], int):
