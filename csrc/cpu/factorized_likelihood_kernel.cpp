@@ -106,7 +106,7 @@ struct Density {
       Trace above, below;
       const V value = load<W>(x + i), upper = logit(p, value + T(0.5), above), lower = logit(p, value - T(0.5), below);
       const Bin b = bin(upper, lower);
-      // Below the bound, the gradient passes only if a descent step would increase the likelihood.
+      // At the bound, the gradient passes only if a descent step would increase the likelihood.
       V g = load<W>(grad + i);
       g = (load<W>(likelihood + i) <= least) & (g > zero) ? zero : g;
       const V of_upper = g * b.upper * (T(1) - b.upper), of_lower = -g * b.lower * (T(1) - b.lower);

@@ -155,7 +155,7 @@ struct Backward {
       const T* likelihood_from = read(a.likelihood, likelihood);
       const T least = T(a.likelihood_min);
       for (int i = 0; i < count; i += W) {
-        // Below the bound, the gradient passes only if a descent step would increase the likelihood.
+        // At the bound, the gradient passes only if a descent step would increase the likelihood.
         const V g = load<W>(bits_from + i);
         store<W>(passed + i, (load<W>(likelihood_from + i) <= least) & (g > T(0)) ? V{} : g);
       }
