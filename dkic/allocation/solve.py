@@ -26,13 +26,15 @@ ROUNDING = 1e-12  # relative to the sum of |distortion|: an objective this near 
 class Allocation:
     """Result of `allocate`. With groups, rate, price and slack are arrays `[G]`.
 
-    choice: int64 `[N]`, the chosen column for each image.
-    objective: the sum of (weighted) distortion.
-    bound: lower bound of the objective over all choices within the budget.
-    gap: (objective - bound) / |objective|; 0 is a proven optimum, up to rounding.
-    rate: of the choice, in the budget's unit. slack: budget - rate.
-    price: decrease of distortion for one more bit; with "mean_bpp" one more bit per pixel of one image.
-    mip_variables: number of options in HiGHS's problem; 0 if the relaxation's gap was small enough.
+    Attributes:
+        choice: int64 `[N]`, the chosen column for each image.
+        objective: the sum of (weighted) distortion.
+        bound: lower bound of the objective over all choices within the budget.
+        gap: (objective - bound) / |objective|; 0 is a proven optimum, up to rounding.
+        rate: of the choice, in the budget's unit.
+        price: decrease of distortion for one more bit; with "mean_bpp", for one more bit per pixel of one image.
+        slack: budget - rate.
+        mip_variables: number of options in HiGHS's problem; 0 if the relaxation's gap was small enough.
     """
 
     choice: np.ndarray

@@ -29,11 +29,13 @@ def within(value: object, low: int, high: int) -> bool:
 class SliceSpec:
     """A slice of the latent.
 
-    channels: its number of channels.
-    passes: number of spatial passes in which it is coded: 1 for all positions at once, 2 for a checkerboard, 4 for the cells of
-        a 2x2 grid in order.
+    Args:
+        channels: its number of channels.
+        passes: number of spatial passes in which it is coded: 1 for all positions at once, 2 for a checkerboard, 4 for the
+            cells of a 2x2 grid in order.
 
-    Raises DkicError if a number is out of range.
+    Raises:
+        DkicError: a number is out of range.
     """
 
     channels: int
@@ -69,16 +71,18 @@ def check_keys(config: type, values: dict[str, Any]) -> None:
 class ModelConfig:
     """Architecture parameters of `DKIC`.
 
-    widths: channels at 1/2, 1/4 and 1/8 of the image's size.
-    groups: LDCN groups at those three sizes.
-    bottlenecks: residual bottlenecks in the DRBG at those three sizes.
-    slices: of the channels of the latent, which is at 1/16.
-    hyper_channels: channels of z, at 1/64.
-    hyper_groups: LDCN groups in the hyper-synthesis.
-    hyper_features: channels of the hyper-synthesis' output, an input of every slice's context network.
-    context_channels: width of a slice's context network.
+    Args:
+        widths: channels at 1/2, 1/4 and 1/8 of the image's size.
+        groups: LDCN groups at those three sizes.
+        bottlenecks: residual bottlenecks in the DRBG at those three sizes.
+        slices: of the channels of the latent, which is at 1/16.
+        hyper_channels: channels of z, at 1/64.
+        hyper_groups: LDCN groups in the hyper-synthesis.
+        hyper_features: channels of the hyper-synthesis' output, an input of every slice's context network.
+        context_channels: width of a slice's context network.
 
-    Raises DkicError if a number is out of range, or groups do not divide channels.
+    Raises:
+        DkicError: a number is out of range, or groups do not divide channels.
     """
 
     widths: tuple[int, int, int]

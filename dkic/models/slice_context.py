@@ -44,10 +44,11 @@ _OUTPUT_MAX = 2**15  # bound of the quantized results; means are below 512
 class Pass:
     """A pass of the traversal of a latent.
 
-    channels: the channels of its slice.
-    cells: the cells (row, column) of the 2x2 grid that it codes.
-    mean, scale_index: `[N, channels, cells * h/2, w/2]`, see `take_cells`.
-    y_hat: of that shape; set it before the next pass.
+    Attributes:
+        channels: the channels of its slice.
+        cells: the cells (row, column) of the 2x2 grid that it codes.
+        mean, scale_index: `[N, channels, cells * h/2, w/2]`, see `take_cells`.
+        y_hat: of that shape; set it before the next pass.
     """
 
     channels: slice

@@ -18,13 +18,15 @@ _MAX_STAGES = 4
 class StageSpec:
     """A stage of a transform.
 
-    stride: size of its input relative to its own size.
-    width: channels.
-    blocks: number of mixing blocks.
-    kernel: what mixes neighboring positions in a block: "ldcn" or "conv" (depthwise 3x3).
-    groups: LDCN groups; must divide width.
+    Args:
+        stride: size of its input relative to its own size.
+        width: channels.
+        blocks: number of mixing blocks.
+        kernel: what mixes neighboring positions in a block: "ldcn" or "conv" (depthwise 3x3).
+        groups: LDCN groups; must divide width.
 
-    Raises DkicError if a number is out of range, or groups do not divide width.
+    Raises:
+        DkicError: a number is out of range, or groups do not divide width.
     """
 
     stride: int
@@ -51,14 +53,16 @@ class StageSpec:
 class VariableRateConfig:
     """Architecture parameters of `VariableRateDKIC`.
 
-    analysis: stages from the image to the latent; the product of their strides is 16.
-    synthesis: stages in the same order; the synthesis applies them from the last to the first.
-    slices: of the channels of the latent, see SliceSpec.
-    context_channels: width of a slice's context network.
-    quality_points: number of qualities at which quality-dependent vectors are learned, see QualityTable.
-    quality_features: channels of the features of the quality, an input of the context network.
+    Args:
+        analysis: stages from the image to the latent; the product of their strides is 16.
+        synthesis: stages in the same order; the synthesis applies them from the last to the first.
+        slices: of the channels of the latent, see SliceSpec.
+        context_channels: width of a slice's context network.
+        quality_points: number of qualities at which quality-dependent vectors are learned, see QualityTable.
+        quality_features: channels of the features of the quality, an input of the context network.
 
-    Raises DkicError if a number is out of range, or the strides do not fit.
+    Raises:
+        DkicError: a number is out of range, or the strides do not fit.
     """
 
     analysis: tuple[StageSpec, ...]

@@ -111,9 +111,9 @@ class DCNv4(nn.Module):
         return y if self.without_pointwise else self.output_proj(y)
 
     def _offset_and_mask(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias = self.offset_mask.weight, self.offset_mask.bias
-        weight = torch.cat([self.order.offset_weight(weight), self.order.mask_weight(weight)])
-        bias = torch.cat([self.order.offsets(bias), self.order.masks(bias)])
+        layer = self.offset_mask
+        weight = torch.cat([self.order.offset_weight(layer.weight), self.order.mask_weight(layer.weight)])
+        bias = torch.cat([self.order.offsets(layer.bias), self.order.masks(layer.bias)])
         offset, mask = linear(features, weight, bias).split((weight.shape[0] * 2 // 3, weight.shape[0] // 3), -1)
         return offset, mask
 
