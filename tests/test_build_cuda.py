@@ -108,7 +108,7 @@ PACKAGES = f", or run `python3 -m pip install '{EXTRAS}==13.0.*'`"
         (
             "?",
             "'13.0'",
-            "torch 2.14.1 goes with CUDA 13, and {} does not tell its version",
+            "torch 2.14.1 goes with CUDA 13, and {} does not print its version",
             "name a CUDA toolkit 13 in CUDA_HOME" + PACKAGES,
         ),
         ("13.0", "None", "torch 2.14.1 is built without CUDA", CUDA_TORCH),
