@@ -12,7 +12,7 @@ from dkic.errors import DkicError
 LATENT_STRIDE = 16  # pixels a position of the latent, in each direction
 
 # A weights file states its config, so these bound what a damaged one can make dkic do. They leave
-# `base`, the largest preset, room to grow by two to five times.
+# the largest presets room to grow by two to five times.
 MAX_CHANNELS = 1024
 MAX_BOTTLENECKS = 16
 MAX_SLICES = 16

@@ -1,4 +1,4 @@
-"""Shape of a variable-rate codec: preset `small`."""
+"""Shape of a variable-rate codec: presets `small` and `base`."""
 
 from dataclasses import asdict, dataclass
 from math import prod

@@ -68,9 +68,9 @@ def test_tiny_is_for_the_cpu():
     assert cost.encode <= 40 and cost.decode <= 40
 
 
-def test_base_stays_within_elics_cost():
-    cost = complexity(PRESETS["base"])
-    assert cost.total <= 574
+@pytest.mark.parametrize("preset", ["paper", "base"])
+def test_the_cost_is_at_most_elics(preset):
+    assert complexity(PRESETS[preset]).total <= 574
 
 
 def test_complexity_is_what_pytorch_counts_and_the_taps():
