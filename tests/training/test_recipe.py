@@ -80,6 +80,8 @@ def changed(key: str, value: object) -> dict:
         ("learning_rate.epochs", [5], "learning_rate.epochs must be below the stages' 5, not 5"),
         ("stages", [], "stages: List must have at least 1 item"),
         ("stages.0", 3, "stages.0: must be .* not 3"),
+        ("stages.0.gan_ramp_epochs", 1, "stages.0: gan_ramp_epochs must be 0 where a stage has no gan, not 1"),
+        ("stages.1.gan_ramp_epochs", 9, "stages.1: gan_ramp_epochs must be at most the stage's 3 epochs, not 9"),
         ("weights.mse", -1, "weights.mse: must be a number of at least 0, or two above 0, not -1"),
         ("weights.mse", [1, 0], r"weights.mse: must be a number of at least 0, or two above 0, not \[1, 0\]"),
         ("weights.lpips", [1, 2, 3], "weights.lpips: must be a number of at least 0, or two above 0"),
