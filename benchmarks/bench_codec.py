@@ -1,6 +1,6 @@
-"""The codec at 768x512: `base` compared with CompressAI's Elic2022Official, and `tiny`; from pixels in memory to bytes, and back.
+"""The codec at 768x512: `paper` compared with CompressAI's Elic2022Official, and `tiny`; from pixels in memory to bytes, and back.
 
-`base` ships without weights, so it is timed with seeded initial ones (whole_codecs.py), and so is its peer. The time of
+`paper` ships without weights, so it is timed with seeded initial ones (whole_codecs.py), and so is its peer. The time of
 networks does not depend on weights. The time of entropy coding depends slightly on the number of bits, which is not that of a
 trained model: every row reports its bytes. `tiny` has the shipped weights. Files, start-up and the check that encoder and decoder
 have equal y_hat are not timed.
@@ -18,13 +18,13 @@ from photographs import photograph
 from whole_codecs import Elic, Ours, save_untrained
 
 HERE = Path(__file__).resolve().parent
-ROUNDS = {"Elic2022Official": 3, "base": 5, "tiny": 15}
+ROUNDS = {"Elic2022Official": 3, "paper": 5, "tiny": 15}
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("base") / "base-untrained.safetensors"
-    save_untrained("base", path)
+def paper(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("paper") / "paper-untrained.safetensors"
+    save_untrained("paper", path)
     return path
 
 
@@ -54,11 +54,11 @@ def peak_memory(model: str | Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "preset, implementation", [("base", "Elic2022Official"), ("base", "dkic"), ("tiny", "dkic")]
+    "preset, implementation", [("paper", "Elic2022Official"), ("paper", "dkic"), ("tiny", "dkic")]
 )  # the peer first: see conftest.py
 @pytest.mark.parametrize("work", ["encode", "decode"])
-def test_codec(preset, implementation, work, base, measure, benchmark):
-    model = base if preset == "base" else preset
+def test_codec(preset, implementation, work, paper, measure, benchmark):
+    model = paper if preset == "paper" else preset
     codec = checked(model) if implementation == "dkic" else elic()
     pixels = photograph()
     coded = codec.compress(pixels)
@@ -69,4 +69,4 @@ def test_codec(preset, implementation, work, base, measure, benchmark):
         benchmark.extra_info["peak_memory"] = peak_memory(model)
     call = (lambda: codec.compress(pixels)) if work == "encode" else (lambda: codec.decompress(coded))
     rounds = ROUNDS.get(implementation) or ROUNDS[preset]
-    measure(f"codec {preset}{', untrained,' if preset == 'base' else ''} {work}, 768x512", implementation, call, rounds)
+    measure(f"codec {preset}{', untrained,' if preset == 'paper' else ''} {work}, 768x512", implementation, call, rounds)

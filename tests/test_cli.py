@@ -305,7 +305,7 @@ def test_info_on_a_file(coded):
     assert 0 < int(found["image section"].removesuffix(" bytes")) < size
 
 
-@pytest.mark.parametrize("model", ["tiny", "base"])
+@pytest.mark.parametrize("model", ["tiny", "paper", "small", "base"])
 def test_info_on_a_preset(model):
     found = facts("--model", model)
     assert found["parameters"].endswith(" M")

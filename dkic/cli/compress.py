@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @BACKGROUND
 @MODEL
 @TILE
-@click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the symbols before a file is written.")
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Decode the latents before a file is written.")
 @DEVICE
 @THREADS
 @FORCE

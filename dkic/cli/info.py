@@ -12,7 +12,7 @@ from dkic.errors import DkicError
 
 @click.command()
 @click.argument("file", required=False, callback=read_from)
-@click.option("--model", help="Instead of FILE: a preset (tiny, base) or a weights file.")
+@click.option("--model", help="Instead of FILE: a preset (tiny, small, base, paper) or a weights file.")
 def info(file: str | None, model: str | None) -> None:
     """Show the contents of a .dkic FILE, or the size of a model.
 

@@ -22,7 +22,7 @@ from dkic.cli.options import PATH, THREADS, TRAINING_DEVICE
 @TRAINING_DEVICE
 @click.option("--workers", type=click.IntRange(0, 256), help="Processes that decode.  [default: 1; for a GPU 4]")
 @click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Steps between checkpoints.")
-@click.option("--preset", default="tiny", show_default=True, help="tiny or base.")
+@click.option("--preset", default="tiny", show_default=True, help="tiny or paper.")
 @click.option("--lambda", "lambda_", type=float, default=0.0067, show_default=True, help="Weight of the MSE.")
 @click.option("--steps", type=int, default=100_000, show_default=True, help="Length of the learning-rate schedule.")
 @click.option("--warmup-steps", type=int, help="First steps, where the rate weighs 1/8.  [default: a quarter of --steps]")

@@ -93,7 +93,7 @@ class Codec:
             quality: one of `qualities`. Default: 50 for a variable-rate model, otherwise the highest.
             target_bpp: instead of quality: upper bound of the bits per pixel. The operating point with the largest file within it
                 is used.
-            verify: decode the symbols again and compare them; the image is not reconstructed.
+            verify: decode the latents again and compare their checksums; the image is not reconstructed.
             tile: side of the tiles in which the image is transformed, a multiple of 64, to bound memory; 0: no tiles. Default:
                 1024 above 4 megapixels. Tiling changes the latent only by rounding.
             qstep: quantizer step offset, -8 to 8. Each increment saves about a tenth of the bits, except at the lowest quality,
@@ -205,7 +205,7 @@ class Codec:
             except FormatError as error:
                 report = "report this, with the output of `dkic doctor`"
                 raise DkicError(
-                    f"verification failed: the decoded symbols differ from the encoded ones ({error}); {report}"
+                    f"verification failed: the decoded latents differ from the encoded ones ({error}); {report}"
                 ) from None
         return data
 

@@ -12,7 +12,7 @@ from dkic.errors import DkicError
 LATENT_STRIDE = 16  # pixels per position of the latent, in each direction
 
 # These bound the memory and time that a damaged weights file, which contains its config, can cause. They are two to five times
-# the numbers of `base`, the largest preset.
+# the numbers of the largest presets.
 MAX_CHANNELS = 1024
 MAX_BOTTLENECKS = 16
 MAX_SLICES = 16

@@ -1,4 +1,4 @@
-"""Presets: `tiny` and `base` have a network for each quality, `small` is one network for all rates."""
+"""Presets: `tiny` and `paper` have a network for each quality; `small` and `base` are one network for all rates."""
 
 from typing import Any
 
@@ -23,6 +23,7 @@ def network_of(config: Config) -> CodecNetwork:
 
 
 _SLICES = (SliceSpec(8, 4), SliceSpec(8, 4), SliceSpec(16, 2), SliceSpec(32, 2), SliceSpec(64, 1))
+_WIDE_SLICES = (SliceSpec(16, 4), SliceSpec(16, 4), SliceSpec(32, 2), SliceSpec(64, 2), SliceSpec(192, 1))
 PRESETS: dict[str, Config] = {
     # For the CPU: at most 3.2 M parameters, and 40 kMAC per pixel for encoding and for decoding. Most of the computation is at
     # 1/8 of the image's size and below, where a channel costs least; memory traffic limits the width at 1/2.
@@ -36,12 +37,12 @@ PRESETS: dict[str, Config] = {
         hyper_features=128,
         context_channels=96,
     ),
-    # For a GPU: 483 kMAC per pixel for encoding and decoding together; ELIC needs 574.
-    "base": ModelConfig(
+    # The paper's architecture, for a GPU: 483 kMAC per pixel for encoding and decoding together; ELIC needs 574.
+    "paper": ModelConfig(
         widths=(128, 192, 256),
         groups=(8, 12, 16),
         bottlenecks=(3, 3, 3),
-        slices=(SliceSpec(16, 4), SliceSpec(16, 4), SliceSpec(32, 2), SliceSpec(64, 2), SliceSpec(192, 1)),
+        slices=_WIDE_SLICES,
         hyper_channels=192,
         hyper_groups=12,
         hyper_features=320,
@@ -53,5 +54,12 @@ PRESETS: dict[str, Config] = {
         synthesis=(StageSpec(8, 192, 5, "conv"), StageSpec(2, 256, 1, "conv")),
         slices=_SLICES,
         context_channels=96,
+    ),
+    # `small`'s choices for a GPU: 430 kMAC per pixel both ways together.
+    "base": VariableRateConfig(
+        analysis=(StageSpec(8, 384, 10, "conv"), StageSpec(2, 512, 4, "conv")),
+        synthesis=(StageSpec(8, 384, 14, "conv"), StageSpec(2, 512, 4, "conv")),
+        slices=_WIDE_SLICES,
+        context_channels=192,
     ),
 }

@@ -1,4 +1,4 @@
-"""Architecture parameters of a variable-rate codec network, such as the preset `small`."""
+"""Architecture parameters of a variable-rate codec network: the presets `small` and `base`."""
 
 from dataclasses import asdict, dataclass
 from math import prod

@@ -100,15 +100,24 @@ class LearningRate(StrictModel):
 class Stage(StrictModel):
     """A part of the run, with its factors on the rate's target and on both lambdas.
 
-    gan: with the discriminator. freeze: encoder and entropy model stay as they are and the decoder alone learns, which
-    steadies GAN training (MS-ILLM, Muckley et al. 2023).
+    gan: with the discriminator, whose weight rises linearly from 0 over the stage's first `gan_ramp_epochs`.
+    freeze: encoder and entropy model stay as they are and the decoder alone learns, which steadies GAN training (MS-ILLM, Muckley
+    et al. 2023).
     """
 
     epochs: Count
     gan: bool = False
+    gan_ramp_epochs: Annotated[int, Field(ge=0)] = 0
     freeze: bool = False
     target_factor: Positive = 1.0
     lambda_factor: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "Stage":
+        if self.gan_ramp_epochs > (self.epochs if self.gan else 0):
+            bound = f"at most the stage's {self.epochs} epochs" if self.gan else "0 where a stage has no gan"
+            raise ValueError(f"gan_ramp_epochs must be {bound}, not {self.gan_ramp_epochs}")
+        return self
 
 
 class Recipe(StrictModel):

@@ -20,7 +20,7 @@ class StageSchedule:
 
     def __init__(self, recipe: Recipe, photographs: int) -> None:
         epoch = recipe.epoch_steps or max(1, photographs // recipe.batch)
-        self._stages = recipe.stages
+        self._stages, self._epoch = recipe.stages, epoch
         self.ends = [epoch * epochs for epochs in accumulate(stage.epochs for stage in recipe.stages)]
         self.steps = self.ends[-1]
         changes = tuple(self.ends[:-1])
@@ -35,4 +35,14 @@ class StageSchedule:
 
     def stage_at(self, step: int) -> Stage:
         """The stage of a step; the last one from the run's end on."""
-        return self._stages[sum(step >= end for end in self.ends[:-1])]
+        return self._stages[self._index(step)]
+
+    def gan_factor(self, step: int) -> float:
+        """Of the discriminator's weight: 1, and in a stage that begins with a ramp from near 0 to 1."""
+        index = self._index(step)
+        ramp = self._epoch * self._stages[index].gan_ramp_epochs
+        done = step + 1 - (self.ends[index - 1] if index else 0)
+        return min(1.0, done / ramp) if ramp else 1.0
+
+    def _index(self, step: int) -> int:
+        return sum(step >= end for end in self.ends[:-1])

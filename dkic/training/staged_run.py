@@ -176,7 +176,8 @@ class StagedRun(Run):
         terms |= {name: distance.mean() for name, distance in distances.items()}
         terms["rate_weight"] = rate_weight.mean()
         if self.stage.gan and self.adversary:
-            gan, figures = self.adversary.losses(x, shown, out.y_hat, along(weights.gan, quality))
+            weight = along(weights.gan, quality) * self.schedule.gan_factor(self.step)
+            gan, figures = self.adversary.losses(x, shown, out.y_hat, weight)
             terms |= figures
             loss = loss + gan
         (loss / self.recipe.accumulation).backward()

@@ -15,7 +15,7 @@ from dkic.coding.color_profile import Curve, make_profile
 from dkic.coding.container import crc32c, icc_section_bytes, pack, unpack
 from dkic.coding.image_data import ImageData
 from dkic.coding.image_reading import read_image
-from dkic.coding.latent import symbols_of
+from dkic.coding.latent import coded_parts
 from dkic.coding.transforms import analyse
 from dkic.entropy.tables import SCALES
 from dkic.errors import DkicError
@@ -138,7 +138,7 @@ def test_a_profile_of_another_color_space_in_an_older_file_is_dropped(codec):
     ids=["one thread", "two threads", "baseline instructions"],
 )
 def test_a_fresh_process_decodes_every_symbol(codec, tmp_path, threads, environment):
-    """The files hold their symbols' checksum; a pixel may round to its neighbor where sums are taken in another order."""
+    """The files hold their latents' checksum; a pixel may round to its neighbor where sums are taken in another order."""
     expected = {}
     for height, width in [*SIZES, (200, 260)]:
         data = codec.compress(crop(height, width))
@@ -188,24 +188,25 @@ def test_the_input_is_not_modified(codec):
 def test_estimated_bits_equal_the_file_size(codec, demo_file):
     weights = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(photograph().copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
-    (z, z_tables), *y = symbols_of(*analyse(x, weights), weights, weights.quality)
-    estimate = bits = weights.tables.ideal_bits(z.numpy(), z_tables.numpy())
+    z, *y = coded_parts(*analyse(x, weights), weights, weights.quality)
+    estimate = bits = weights.tables.ideal_bits(z.symbols.numpy(), z.indexes.numpy())
     scales = torch.from_numpy(SCALES)
-    for symbols, indexes in y:
+    for symbols, indexes, _ in y:
         estimate += gaussian_bits(symbols.double(), scales[indexes.long()]).sum().item()
         bits += weights.tables.ideal_bits(symbols.numpy(), indexes.numpy())
     payload = len(unpack(demo_file).image)
-    assert abs(payload - bits / 8) <= 0.001 * bits / 8 + 16  # 16: the symbols' checksum and the coder's state
+    assert abs(payload - bits / 8) <= 0.001 * bits / 8 + 16  # 16: the latents' checksum and the coder's state
     assert abs(payload - estimate / 8) <= 0.02 * estimate / 8 + 16  # far out in a Gaussian's tails a table costs less
     assert len(demo_file) - payload <= 40
 
 
 @torch.inference_mode()
-def test_the_checksum_is_that_of_the_symbols_in_coding_order(codec, small):
+def test_the_checksum_is_that_of_the_latents_in_coding_order(codec, small):
     weights = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(crop(64, 64)).permute(2, 0, 1).unsqueeze(0).float() / 255
-    symbols = np.concatenate([s.numpy() for s, _ in symbols_of(*analyse(x, weights), weights, weights.quality)]).astype("<i4")
-    assert unpack(small).image[:4] == crc32c(symbols.tobytes()).to_bytes(4, "little")
+    parts = coded_parts(*analyse(x, weights), weights, weights.quality)
+    latents = np.concatenate([part.values.numpy() + 0.0 for part in parts]).astype("<f4")
+    assert unpack(small).image[:4] == crc32c(latents.tobytes()).to_bytes(4, "little")
 
 
 def test_the_photograph_is_better_than_jpeg_at_the_same_or_a_higher_rate(codec, demo_file):

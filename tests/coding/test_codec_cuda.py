@@ -37,7 +37,7 @@ def test_cpu_and_gpu_decode_each_others_files(codecs, coded, decoded, size):
     data = codecs[coded].compress(pixels, verify=True)
     expected = codecs[coded].decompress(data, output="numpy").astype(int)
     actual = codecs[decoded].decompress(data, output="numpy").astype(int)
-    # The file's checksum verifies the symbols; the transform's rounding differs (TF32 on a GPU).
+    # The file's checksum verifies the latents; the transform's rounding differs (TF32 on a GPU).
     assert np.abs(actual - expected).max() <= 3 and (actual != expected).mean() < 0.2
     assert np.abs(actual - pixels).mean() < 12
 
@@ -57,7 +57,7 @@ def test_golden_files(name):
     weights = dkic.load(GOLDEN / f"small-q{quality}.safetensors", device="cuda").weights_of(quality)
     file, latents = unpack((GOLDEN / f"{name}.dkic").read_bytes()), np.load(GOLDEN / "latents.npz")
     with torch.inference_mode():
-        y_hat = decode_latent(file, weights)  # raises where the symbols' checksum is wrong
+        y_hat = decode_latent(file, weights)  # raises where the latents' checksum is wrong
         y = torch.from_numpy(latents[f"{name}.y"]).cuda().double() / 64
         z_hat, header = torch.from_numpy(latents[f"{name}.z_hat"]).cuda().double(), file.header
         again = encode_latent(y, z_hat, weights, header.quality, header.qstep)

@@ -38,7 +38,7 @@ def test_another_arithmetic_mode_is_refused(codec, small, arithmetic, name):
     assert message.startswith("header: ") and name in message and f"{header.model_hash.hex()} has exact-1" in message
 
 
-def test_symbols_that_differ_from_the_encoded_ones_are_refused(codec, small):
+def test_latents_that_differ_from_the_encoded_ones_are_refused(codec, small):
     image = unpack(small).image
     message = refusal(codec, altered(small, bytes([image[0] ^ 1]) + image[1:]))
     assert message.startswith("image section: the file was encoded with other arithmetic") and "checksum" in message

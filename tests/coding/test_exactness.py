@@ -1,6 +1,7 @@
 """Arithmetic float64-1 with the errors of another machine: rounding of means and scales absorbs small errors, and larger ones are
 detected. For exact-1 see tests/quantized/test_quantized_networks.py."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from photographs import crop
 from quantized.quantized_models import real
 
 from dkic.coding.codec import Codec
-from dkic.coding.latent import symbols_of
+from dkic.coding.latent import CodedPart, coded_parts
 from dkic.coding.transforms import analyse
 from dkic.errors import FormatError
 from dkic.models.weights_file import Weights, find_weights, load_weights, save_weights
@@ -51,14 +52,26 @@ def test_decoding_is_equal_under_arithmetic_that_differs_in_the_last_bits(float6
     assert not torch.equal(here.model.h_s.get_parameter(name), there.model.h_s.get_parameter(name))
     assert (Codec([here]).decompress(file, "numpy") == Codec([there]).decompress(file, "numpy")).all()
     with torch.inference_mode():
-        coded = symbols_of(*analyse(x, here), here, here.quality)
-        same(coded, symbols_of(*analyse(x, there), there, there.quality))
-    assert sum(len(symbols.unique()) > 8 for symbols, _ in coded) > 3 and len(torch.cat([i for _, i in coded[1:]]).unique()) > 8
+        coded = list(coded_parts(*analyse(x, here), here, here.quality))
+        same(coded, list(coded_parts(*analyse(x, there), there, there.quality)))
+    assert sum(len(part.symbols.unique()) > 8 for part in coded) > 3
+    assert len(torch.cat([part.indexes for part in coded[1:]]).unique()) > 8
 
 
 def test_a_file_from_other_arithmetic_is_refused(float64, file):
     with pytest.raises(FormatError, match="the file was encoded with other arithmetic than this machine's"):
         Codec([elsewhere(float64, 1e-3)]).decompress(file)
+
+
+def test_a_wrong_mean_of_the_last_pass_is_detected(x):
+    """No symbol depends on it: only the image would change."""
+    name = find_weights("tiny")[0]
+    weights, wrong = load_weights(name), load_weights(name)
+    data = Codec([weights]).compress(crop(256, 256), weights.quality)
+    last = wrong.model.context.passes[-1][-1].parameters_of[-1]
+    last.bias[0] += math.ceil(1 / last.multiplier[0])  # the first channel's mean: one step of 1/64
+    with pytest.raises(FormatError, match="the latents' checksum is wrong"):
+        Codec([wrong]).decompress(data)
 
 
 def test_the_number_of_threads_does_not_change_the_file(x):
@@ -70,14 +83,14 @@ def test_the_number_of_threads_does_not_change_the_file(x):
             torch.set_num_threads(threads)
             # The decoder repeats only the computations that follow z and the symbols.
             with torch.inference_mode():
-                coded.append(symbols_of(*analyse(x, weights), weights, weights.quality))
+                coded.append(list(coded_parts(*analyse(x, weights), weights, weights.quality)))
     finally:
         torch.set_num_threads(before)
     same(*coded)
 
 
-def same(ours: list, theirs: list) -> None:
-    """Equal symbols and equal table indexes, pass after pass."""
+def same(ours: list[CodedPart], theirs: list[CodedPart]) -> None:
+    """Equal symbols, table indexes and values, pass after pass."""
     assert len(ours) == len(theirs) > 1
-    for (symbols, indexes), (others, other_indexes) in zip(ours, theirs, strict=True):
-        assert torch.equal(symbols, others) and torch.equal(indexes, other_indexes)
+    for our_part, their_part in zip(ours, theirs, strict=True):
+        assert all(torch.equal(our, their) for our, their in zip(our_part, their_part, strict=True))

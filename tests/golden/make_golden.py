@@ -70,7 +70,7 @@ def main() -> None:
         with torch.inference_mode():
             y_hat = decode_latent(unpack(data), weights)
         crc = int.from_bytes(payload[:4], "little")
-        expected[name] = {"quality": quality, "bytes": len(data), "symbols_crc32c": crc, "y_hat": latent_hash(y_hat)}
+        expected[name] = {"quality": quality, "bytes": len(data), "latents_crc32c": crc, "y_hat": latent_hash(y_hat)}
     np.savez_compressed(FOLDER / "latents.npz", **latents)
     (FOLDER / "golden.json").write_text(json.dumps(expected, indent=1) + "\n")
 

@@ -50,9 +50,9 @@ def test_decoded(weights_of, name):
     data, expected = (FOLDER / f"{name}.dkic").read_bytes(), EXPECTED[name]
     file = unpack(data)
     assert len(data) == expected["bytes"] and file.header.arithmetic == Arithmetic.EXACT, CHANGED
-    assert int.from_bytes(file.image[:4], "little") == expected["symbols_crc32c"], CHANGED
+    assert int.from_bytes(file.image[:4], "little") == expected["latents_crc32c"], CHANGED
     with torch.inference_mode():
-        y_hat = decode_latent(file, weights_of[expected["quality"]])  # raises where the symbols' checksum is wrong
+        y_hat = decode_latent(file, weights_of[expected["quality"]])  # raises where the latents' checksum is wrong
     y, _ = latent(name)
     assert y_hat.shape == y.shape, CHANGED
     size = qstep_size(file.header.qstep)

@@ -68,9 +68,9 @@ def test_tiny_is_within_its_complexity_budget():
     assert cost.encode <= 40 and cost.decode <= 40
 
 
-def test_base_is_within_elics_complexity():
-    cost = complexity(PRESETS["base"])
-    assert cost.total <= 574
+@pytest.mark.parametrize("preset", ["paper", "base"])
+def test_complexity_is_at_most_elics(preset):
+    assert complexity(PRESETS[preset]).total <= 574
 
 
 def test_complexity_equals_pytorchs_count_plus_the_taps():

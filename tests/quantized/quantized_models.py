@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dkic.coding.latent import _crc
+from dkic.coding.container import crc32c
 from dkic.models import DKIC, PRESETS, SliceSpec
 from dkic.models.slice_context import take_cells
 from dkic.quantized import calibrating, convert, simulate
@@ -56,7 +56,7 @@ def checksum(seen: Decisions) -> int:
     for mean, index in seen:
         for t in (mean * 64, index):
             assert torch.equal(t, t.round())
-            crc = _crc(t.to(torch.int32).flatten(), crc)
+            crc = crc32c(t.to(torch.int32).contiguous().numpy().tobytes(), crc)
     return crc
 
 

@@ -18,7 +18,7 @@ TARGETS = {"0075": 0.075, "015": 0.15, "03": 0.3}
 def test_the_papers_recipes(name, target):
     """Section 3.1."""
     recipe = read_recipe(CONFIGS / f"po_dkic_{name}.toml")
-    assert (recipe.preset, recipe.batch, recipe.crop, recipe.rate.target) == ("base", 16, 256, target)
+    assert (recipe.preset, recipe.batch, recipe.crop, recipe.rate.target) == ("paper", 16, 256, target)
     stages = [(stage.epochs, stage.gan, stage.freeze) for stage in recipe.stages]
     assert stages == [(20, False, False), (80, True, False)]
     assert recipe.learning_rate.values == [1e-4, 1e-5, 1e-6] and recipe.learning_rate.epochs == [60, 80]
@@ -34,7 +34,7 @@ def test_every_recipe_that_ships_can_be_read():
     assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_more_q6"} <= {path.stem for path in paths}
     for path in paths:
         recipe = read_recipe(path)
-        preset = "small" if path.parent.name == "relay" else "base" if path.stem.startswith("po_dkic") else "tiny"
+        preset = "small" if path.parent.name == "relay" else "paper" if path.stem.startswith("po_dkic") else "tiny"
         assert recipe.preset == preset
         target = path.stem.rpartition("_")[2]
         assert recipe.rate.target == TARGETS.get(target, recipe.rate.target)
@@ -67,7 +67,7 @@ def changed(key: str, value: object) -> dict:
         ("stages.1.lamda_factor", 2.0, "stages.1.lamda_factor: unknown key"),
         ("rate.target", None, "rate: must have target, lambda_alpha and lambda_beta, or weight"),
         ("rate", None, "rate: missing"),
-        ("preset", "huge", "preset: must be one of tiny, base, small, not 'huge'"),
+        ("preset", "huge", "preset: must be one of tiny, paper, small, base, not 'huge'"),
         ("batch", 0, "batch: must be greater than or equal to 1, not 0"),
         ("batch", True, "batch: must be a valid integer, not True"),
         ("batch", "16", "batch: must be a valid integer, not '16'"),
@@ -80,6 +80,8 @@ def changed(key: str, value: object) -> dict:
         ("learning_rate.epochs", [5], "learning_rate.epochs must be below the stages' 5, not 5"),
         ("stages", [], "stages: List must have at least 1 item"),
         ("stages.0", 3, "stages.0: must be .* not 3"),
+        ("stages.0.gan_ramp_epochs", 1, "stages.0: gan_ramp_epochs must be 0 where a stage has no gan, not 1"),
+        ("stages.1.gan_ramp_epochs", 9, "stages.1: gan_ramp_epochs must be at most the stage's 3 epochs, not 9"),
         ("weights.mse", -1, "weights.mse: must be a number of at least 0, or two above 0, not -1"),
         ("weights.mse", [1, 0], r"weights.mse: must be a number of at least 0, or two above 0, not \[1, 0\]"),
         ("weights.lpips", [1, 2, 3], "weights.lpips: must be a number of at least 0, or two above 0"),

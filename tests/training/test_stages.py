@@ -153,6 +153,15 @@ def test_the_schedules_follow_the_recipe(folder):
     assert [run.schedule.lambda_factor.at(step) for step in range(5)] == [2, 2, 1, 1, 1]
 
 
+def test_the_discriminators_weight_rises(folder):
+    ramp = {"epoch_steps": 2, "stages": [{"epochs": 1}, {"epochs": 3, "gan": True, "gan_ramp_epochs": 2}]}
+    run = begin(folder, changed(**ramp, weights={"mse": 0.001, "lpips": 1, "gan": 3}))
+    results = [run.train_step() for _ in range(run.steps)]
+    gan = [r.loss - 0.001 * 255**2 * 10 ** (-r.psnr / 10) - r.lpips - r.rate_weight * r.bpp for r in results]
+    expected = [3 * factor * r.gan for factor, r in zip([0, 0, 0.25, 0.5, 0.75, 1, 1, 1], results, strict=True)]
+    assert gan == pytest.approx([0 if math.isnan(value) else value for value in expected], rel=1e-3, abs=1e-4)
+
+
 def test_examples_are_crops_next_to_their_reconstructions(folder):
     run = begin(folder, changed(batch=6))
     assert run.examples() is None
@@ -374,7 +383,7 @@ def test_a_run_begins_with_weights_that_ship(folder, tmp_path):
         (("--start-from", "tiny", "--quality", 99), "--start-from tiny: it has the qualities 1, "),
         (("--start-from", "huge"), "no model huge: give the path of a weights file"),
         (("--start-from", tmp_path / "no.pt"), "no.pt: no checkpoint there to continue from"),
-        (("--preset", "base", "--start-from", "tiny", "--quality", quality), "the weights have another shape than base"),
+        (("--preset", "paper", "--start-from", "tiny", "--quality", quality), "the weights have another shape than paper"),
     ):
         result = command("train", folder, *ON_CPU, "--crop", 64, "--out", tmp_path / "new", *changes)
         assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1
