@@ -1,4 +1,4 @@
-"""The codec at 768x512: `paper` compared with CompressAI's Elic2022Official, and `tiny`; from pixels in memory to bytes, and back.
+"""The codec at 768x512: `paper` compared with CompressAI's Elic2022Official, and `tiny`; pixels in memory to bytes, and back.
 
 `paper` ships without weights, so it is timed with seeded initial ones (whole_codecs.py), and so is its peer. The time of
 networks does not depend on weights. The time of entropy coding depends slightly on the number of bits, which is not that of a
