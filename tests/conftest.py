@@ -1,4 +1,4 @@
-"""Settings of all tests, and the skips that CI allows."""
+"""Settings for all tests, and which of them CI may skip."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 # minutes). Before torch is imported, so that processes which tests start inherit it; what is about threads sets its own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Beginnings of reasons, as regular expressions: missing hardware, and tests that are redundant on a machine.
+# Beginnings of reasons, as regular expressions: hardware that a machine lacks, and tests that others on it make redundant.
 # Whatever can be installed is installed in CI.
 ALLOWED_SKIPS = (
     r"torch \S+ (is built without CUDA|sees no CUDA GPU)",
@@ -27,7 +27,7 @@ ALLOWED_SKIPS = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With -n, the tests of a file run in one process, since they share expensive fixtures."""
+    """With -n, the tests of a file run in one process, since they share what is dear to make."""
     from xdist.scheduler import LoadFileScheduling
 
     return LoadFileScheduling(config, log)
@@ -44,7 +44,7 @@ def pytest_make_collect_report() -> Iterator[None]:
 
 
 def _skip_allowed(report: pytest.TestReport | pytest.CollectReport) -> pytest.TestReport | pytest.CollectReport:
-    """With CI=true, turns a skip whose reason is not in ALLOWED_SKIPS into a failure."""
+    """With CI=true, a report of a skip for a reason that is not in ALLOWED_SKIPS becomes one of a failure."""
     if os.environ.get("CI") == "true" and report.skipped and isinstance(report.longrepr, tuple):  # an xfail has no tuple
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if not re.match("|".join(ALLOWED_SKIPS), reason):

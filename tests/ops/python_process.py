@@ -1,4 +1,4 @@
-"""Python in a new process, and the instruction set that the kernels use."""
+"""Python in a process of its own, and the instruction set that the kernels use there and here."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ PACKAGE = Path(dkic.__file__).resolve().parent
 
 
 def python(*arguments: str, cwd: Path = TESTS, **environment: str) -> subprocess.CompletedProcess:
-    """Runs Python in a new process, in which dkic and the test modules can be imported."""
+    """Runs Python in a process of its own, with dkic and the tests' modules to import."""
     path = os.pathsep.join(map(str, (PACKAGE.parent, TESTS)))
     return subprocess.run(
         [sys.executable, *arguments],
@@ -32,14 +32,14 @@ CAPABILITIES = ["default", "avx2", "avx512"]
 
 
 def capability() -> str:
-    """The instruction set of the kernels in this process: the best available, or DKIC_CPU_CAPABILITY."""
+    """What the kernels use in this process: the best there is, unless DKIC_CPU_CAPABILITY says otherwise."""
     tell = ctypes.CDLL(str(backends.NATIVE / "libdkic_cpu.so")).dkic_cpu_capability
     tell.restype = ctypes.c_char_p
     return tell().decode()
 
 
 def need(asked: str) -> None:
-    """Skips a test if the machine lacks this instruction set, or if this process uses it anyway."""
+    """Skips a test where the kernels can't use this instruction set, or do so in this process, whose tests are then enough."""
     if CAPABILITIES.index(asked) > CAPABILITIES.index(capability()):
         pytest.skip(f"this CPU has no {asked} (test_ldcn_native.py: and says so)")
     if asked == capability():

@@ -1,4 +1,4 @@
-"""deform_conv2d's compiled kernels: threads, instruction sets and memory."""
+"""deform_conv2d's compiled kernels: threads, instruction sets, and the memory they take."""
 
 import pytest
 import torch
