@@ -44,7 +44,9 @@ def test_a_rate_goes_on_from_the_common_part(variant, tmp_path):
     common = VariantRun(variant, recipe("3", True), photos, "cpu")
     common.train_step()
     run = VariantRun(variant, recipe("4", False), photos, "cpu")
-    run.start_with(common.trained())
+    trained = common.trained()
+    run.start_with(trained)
+    expected = trained.state_dict()
     for name, value in run.model.state_dict().items():
-        assert torch.equal(value, common.trained().state_dict()[name]), name
+        assert torch.equal(value, expected[name]), name
     assert run.train_step().step == 1
