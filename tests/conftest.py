@@ -25,12 +25,55 @@ ALLOWED_SKIPS = (
 )
 
 
+# Units of more than half a minute of CPU time, the longest first; they start first with -n, so that no process ends long after
+# the others. (pytest-xdist begins with the files of many tests, and these have few.)
+LONG_UNITS = (
+    "tests/ops/test_deform_conv2d_triton.py",
+    "tests/simt/test_ldcn_simt.py",
+    "tests/ops/test_deform_conv2d_compile.py",
+    "tests/training/test_stages.py",
+    "tests/rate_control/test_cluster.py",
+    "tests/training/test_processes.py",
+    "tests/ops/test_gaussian_likelihood_triton.py",
+    "tests/evaluation",
+    "tests/ops/test_triton_compile.py",
+    "tests/ops/test_ldcn_triton.py",
+    "tests/compressai_bridge/test_bit_exact.py",
+    "tests/simt/test_ldcn_warp.py",
+    "tests/ops/test_instruction_sets.py",
+    "tests/ops/test_deform_conv2d_native.py",
+    "tests/simt/test_ldcn_op.py",
+    "tests/training/test_along_quality.py",
+    "tests/coding/test_tiles.py",
+    "tests/simt/test_ldcn_traffic.py",
+    "tests/ops/test_aotinductor.py",
+    "tests/fuzz/test_fuzz.py",
+    "tests/test_codec_onnx.py",
+    "tests/docs/test_examples.py",
+)
+
+
+def unit_of(nodeid: str) -> str:
+    """The tests that run in one process, since they share what takes long to make: those of a file, or of tests/evaluation."""
+    return "tests/evaluation" if nodeid.startswith("tests/evaluation/") else nodeid.partition("::")[0]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With -n, the tests of a file run in one process, since they share what is dear to make."""
     from xdist.scheduler import LoadFileScheduling
 
-    return LoadFileScheduling(config, log)
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False  # pytest_collection_modifyitems has done it
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        place = {unit: i for i, unit in enumerate(LONG_UNITS)}
+        items.sort(key=lambda item: place.get(unit_of(item.nodeid), len(place)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 import zlib
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -43,13 +45,31 @@ def checksum(y_hat: Tensor) -> int:
     return zlib.crc32(y_hat.contiguous().numpy().tobytes())
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def case(request):
+class Case(NamedTuple):
     """A bit-exact model, streams of it, and what they decode to."""
-    model = model_of(request.param)
-    make_bit_exact(model, images(2))
-    out = compressed(model, images(2))
-    return model, out, decoded(model, out)
+
+    model: nn.Module
+    out: dict
+    y_hat: Tensor
+
+
+def bytes_of(out: dict) -> int:
+    return sum(len(s) for strings in out["strings"] for s in strings)
+
+
+@cache
+def converted(name: str) -> tuple[Case, int, tuple[int, int]]:
+    """A model's case, the bytes of its streams before, and what `make_bit_exact` reports. The model must stay as it is."""
+    model, x = model_of(name), images(2)
+    before = bytes_of(compressed(model, x))
+    report = make_bit_exact(model, x)
+    out = compressed(model, x)
+    return Case(model, out, decoded(model, out)), before, report
+
+
+@pytest.fixture(params=NAMES)
+def case(request) -> Case:
+    return converted(request.param)[0]
 
 
 def test_the_encoder_and_the_decoder_have_the_same_latent(case):
@@ -100,10 +120,7 @@ def test_with_dkics_coder(case):
 
 def test_errors_above_one_half_change_the_symbols(monkeypatch):
     """The tests above can fail."""
-    model = model_of("mean scale")
-    make_bit_exact(model, images(2))
-    out = compressed(model, images(2))
-    y_hat = decoded(model, out)
+    model, out, y_hat = converted("mean scale")[0]
     original = conv2d.integer_convolution
     monkeypatch.setattr(quantized_conv2d, "runs_on", lambda x: False)
     monkeypatch.setattr(conv2d, "integer_convolution", lambda *a: original(*a) + 40)
@@ -115,10 +132,8 @@ def files(tmp_path_factory):
     """State, streams and checksum of each model."""
     folder = tmp_path_factory.mktemp("bit_exact")
     for name in NAMES:
-        model = model_of(name)
-        make_bit_exact(model, images(2))
-        out = compressed(model, images(2))
-        torch.save((model.state_dict(), out, checksum(decoded(model, out))), folder / f"{name}.pt")
+        model, out, y_hat = converted(name)[0]
+        torch.save((model.state_dict(), out, checksum(y_hat)), folder / f"{name}.pt")
     return folder
 
 
@@ -154,17 +169,15 @@ def test_another_process_with_other_instructions_decodes_the_streams(files, envi
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_report_is_of_the_streams(name):
-    model, x = model_of(name), images(2)
-    before = sum(len(s) for strings in compressed(model, x)["strings"] for s in strings)
-    report = make_bit_exact(model, x)
-    after = sum(len(s) for strings in compressed(model, x)["strings"] for s in strings)
+    (model, out, _), before, report = converted(name)
+    after = bytes_of(out)
     assert report == (before, after) and report.rate_change == after / before - 1
     assert abs(report.rate_change) < 0.01 and not model.training
 
 
 def test_calibration_and_measurement_have_their_own_images():
     model, x = model_of("mean scale"), images(3)
-    before = sum(len(s) for strings in compressed(model, x[2:])["strings"] for s in strings)
+    before = bytes_of(compressed(model, x[2:]))
     assert make_bit_exact(model, iter(x[:2].split(1)), measure=[x[2:]]).float_bytes == before
 
 
@@ -186,10 +199,8 @@ def test_scales_and_means_are_multiples_of_their_units(case):
 
 @pytest.mark.parametrize("name", ["mean scale", "elic official"])
 def test_copies_decode_too(name):
-    model = model_of(name)
-    make_bit_exact(model, images(1))
-    out = compressed(model, images(1))
-    assert torch.equal(decoded(copy.deepcopy(model), out), decoded(model, out))
+    model, out, y_hat = converted(name)[0]
+    assert torch.equal(decoded(copy.deepcopy(model), out), y_hat)
 
 
 # ---- Layers ----

@@ -32,7 +32,7 @@ def launch(case: DeformConv2dCase, way: str, deterministic: bool, forward: bool 
 
 
 def main() -> None:
-    compiled = Compiled(int(sys.argv[1]))
+    compiled = Compiled(int(sys.argv[1]), disassembled=("codec half",))
 
     def compile(case: DeformConv2dCase, way: str, deterministic: bool, **others) -> None:
         compiled.problem = f"{case} {way}{' deterministic' if deterministic else ''}"

@@ -1,6 +1,6 @@
 """deform_conv2d's Triton kernels in Triton's interpreter; test_deform_conv2d_triton.py runs this file.
 
-The interpreter takes some 10 ms a program, whatever its size: so tiles have more pixels here than on a GPU, but where they are
+The interpreter takes some 3 ms a program, whatever its size: so tiles have more pixels here than on a GPU, but where they are
 what is tested.
 """
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 import triton.language as tl
-from ops import tolerances
+from ops import interpreter, tolerances  # noqa: F401  (interpreter: faster)
 from ops.layouts import LAYOUTS
 from ops.op_cases import DEFORM_CONV2D_CASES, TORCHVISION_CONV, DeformConv2dCase
 from ops.test_deform_conv2d import NAMES, assert_all_equal, results

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import dkic
 from dkic.ops import backends
 
@@ -36,17 +34,3 @@ def capability() -> str:
     tell = ctypes.CDLL(str(backends.NATIVE / "libdkic_cpu.so")).dkic_cpu_capability
     tell.restype = ctypes.c_char_p
     return tell().decode()
-
-
-def need(asked: str) -> None:
-    """Skips a test where the kernels can't use this instruction set, or do so in this process, whose tests are then enough."""
-    if CAPABILITIES.index(asked) > CAPABILITIES.index(capability()):
-        pytest.skip(f"this CPU has no {asked} (test_ldcn_native.py: and says so)")
-    if asked == capability():
-        pytest.skip(f"all tests here are by {asked}")
-
-
-def pass_with(asked: str, *chosen: str) -> None:
-    """The tests that pytest's arguments choose pass in a process of their own, by the kernels of an instruction set."""
-    run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, DKIC_CPU_CAPABILITY=asked)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]

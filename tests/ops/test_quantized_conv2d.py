@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops.python_process import CAPABILITIES, need, pass_with
 from torch import Tensor
 
 from dkic.ops.quantized_conv2d import packed, quantized_conv2d, runs_on
@@ -122,9 +121,3 @@ def test_opcheck():
 
 def test_runs_only_on_float32_on_the_cpu():
     assert runs_on(torch.zeros(1)) and not runs_on(torch.zeros(1).double()) and not runs_on(torch.zeros(1, device="meta"))
-
-
-@pytest.mark.parametrize("asked", CAPABILITIES)
-def test_every_instruction_set_passes(asked):
-    need(asked)
-    pass_with(asked, "ops/test_quantized_conv2d.py", "-k", "equals_the or even or float32 or harm")

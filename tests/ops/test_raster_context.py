@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from ops.python_process import capability, pass_with, python
+from ops.python_process import capability, python
 from torch import Tensor
 
 from dkic.errors import FormatError
@@ -114,12 +114,6 @@ def test_avx2_and_avx512_code_the_same_stream():
         pytest.skip("this CPU has no avx512")
     run = python("-c", "from ops.test_raster_context import digest; print(digest())", DKIC_CPU_CAPABILITY="avx2")
     assert run.stdout.strip() == digest(), run.stderr
-
-
-def test_without_fused_multiply_add():
-    if capability() == "default":
-        pytest.skip("all tests here are by default")
-    pass_with("default", f"{__file__}::test_equals_convolutions_position_by_position")
 
 
 def test_layouts_do_not_matter():

@@ -26,13 +26,14 @@ def cluster():
         cluster.shutdown()
 
 
-@pytest.fixture
-def expected(model, images, tmp_path, monkeypatch) -> bytes:
-    """The local run's table; what it measured is then forgotten."""
-    with monkeypatch.context() as patched:
-        patched.setenv("DKIC_CACHE", str(tmp_path / "local"))
-        assert dkic("measure", images, "-o", tmp_path / "local.csv", *options(model)).status == 0
-    return (tmp_path / "local.csv").read_bytes()
+@pytest.fixture(scope="module")
+def expected(model, images, tmp_path_factory) -> bytes:
+    """The local run's table, with a cache folder of its own."""
+    folder = tmp_path_factory.mktemp("local")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("DKIC_CACHE", str(folder / "cache"))
+        assert dkic("measure", images, "-o", folder / "local.csv", *options(model)).status == 0
+    return (folder / "local.csv").read_bytes()
 
 
 @pytest.fixture

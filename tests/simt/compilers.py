@@ -1,5 +1,7 @@
 """The C++ compiler, for tests that build what they run."""
 
+import fcntl
+import hashlib
 import os
 import platform
 import subprocess
@@ -24,4 +26,17 @@ def compile_cpp(source: Path, target: Path, *flags: str) -> Path:
     command = [*compiler, "-std=c++20", "-O1", *warnings, *flags, f"-I{CSRC}", f"-I{SIMT}", source, "-o", target]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return target
+
+
+def compile_once(factory: pytest.TempPathFactory, source: Path, *flags: str) -> Path:
+    """As `compile_cpp`, once for all modules and all processes of a run of pytest: the sanitized ldcn takes a minute."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    target = folder / f"{source.stem}-{hashlib.sha256(repr(flags).encode()).hexdigest()[:8]}"
+    with open(f"{target}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            compile_cpp(source, folder / f"{target.name}.part", *flags).rename(target)
     return target

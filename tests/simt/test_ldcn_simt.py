@@ -8,7 +8,7 @@ import torch
 from ops.layouts import channel_slice, channels_last, channels_last_slice, every_second, rows_and_columns_swapped
 from ops.ldcn_parity import assert_close, of_reference
 from ops.op_cases import LDCN_CASES, LDCN_FEW, PLAIN, LdcnCase
-from simt.compilers import SANITIZERS, SIMT, compile_cpp, needs_emulator
+from simt.compilers import SANITIZERS, SIMT, compile_once, needs_emulator
 from simt.ldcn_program import run
 from torch import Tensor
 
@@ -19,12 +19,12 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
-    return compile_cpp(SIMT / "ldcn_main.cpp", tmp_path_factory.mktemp("ldcn") / "ldcn")
+    return compile_once(tmp_path_factory, SIMT / "ldcn_main.cpp")
 
 
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory) -> Path:
-    return compile_cpp(SIMT / "ldcn_main.cpp", tmp_path_factory.mktemp("ldcn") / "sanitized", *SANITIZERS)
+    return compile_once(tmp_path_factory, SIMT / "ldcn_main.cpp", *SANITIZERS)
 
 
 def problem(

@@ -18,7 +18,7 @@ import torch
 from ops.layouts import channels_last
 from ops.ldcn_parity import assert_close, of_reference
 from ops.op_cases import PLAIN, LdcnCase
-from simt.compilers import SIMT, compile_cpp, needs_emulator
+from simt.compilers import SIMT, compile_cpp, compile_once, needs_emulator
 from simt.ldcn_program import count, run_plain
 from simt.traffic_counts import SECTOR, Counts
 from torch import Tensor
@@ -38,19 +38,18 @@ IN_NHWC = {**WARP_KERNELS, "ldcn_backward_x": "ldcn_window_scatter"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("traffic")
+def plain(tmp_path_factory) -> Path:
+    return compile_cpp(SIMT / "plain_main.cpp", tmp_path_factory.mktemp("traffic") / "plain")
 
 
 @pytest.fixture(scope="module")
-def plain(folder) -> Path:
-    return compile_cpp(SIMT / "plain_main.cpp", folder / "plain")
+def program(tmp_path_factory) -> Path:
+    return compile_once(tmp_path_factory, SIMT / "ldcn_main.cpp")
 
 
 @pytest.fixture(scope="module")
-def traffic(folder):
+def traffic(program):
     """`traffic(groups, dtype, layout)`: the counts."""
-    program = compile_cpp(SIMT / "ldcn_main.cpp", folder / "ldcn")
 
     @cache
     def of(groups: int, dtype: torch.dtype, layout: str) -> Traffic:
@@ -117,12 +116,12 @@ def inside(offset: Tensor) -> Tensor:
 @pytest.mark.parametrize("kernel", WARP_KERNELS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("groups", GROUPS)
-def test_values_of_warp_kernels(folder, traffic, groups, dtype, kernel):
+def test_values_of_warp_kernels(program, traffic, groups, dtype, kernel):
     """Where every sample lies inside they ask for as many sectors as the general kernels, within 5%: those have 4 to 16 positions
     of one group in a request, these 4 positions of 1 to 4 groups. A sample outside costs them what one at the border does."""
     x, offset, mask, grad_y = problem(groups, dtype)
     warp, general = (
-        count(folder / "ldcn", case_of(groups), (channels_last(x), *positions), channels_last(grad_y))
+        count(program, case_of(groups), (channels_last(x), *positions), channels_last(grad_y))
         for positions in ((channels_last(inside(offset)), channels_last(mask)), (inside(offset), mask))
     )
     ours, theirs = warp[WARP_KERNELS[kernel], "x", "load"], general[kernel, "x", "load"]

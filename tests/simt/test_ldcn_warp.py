@@ -9,7 +9,7 @@ import pytest
 import torch
 from ops.ldcn_parity import assert_close, of_reference
 from ops.op_cases import LDCN_WARP_CASES, LdcnCase
-from simt.compilers import SANITIZERS, SIMT, compile_cpp, needs_emulator
+from simt.compilers import SANITIZERS, SIMT, compile_cpp, compile_once, needs_emulator
 from simt.ldcn_program import Results, run
 from torch import Tensor
 
@@ -22,12 +22,12 @@ Tensors = tuple[Tensor, Tensor, Tensor | None]
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
-    return compile_cpp(SIMT / "ldcn_main.cpp", tmp_path_factory.mktemp("warp") / "ldcn")
+    return compile_once(tmp_path_factory, SIMT / "ldcn_main.cpp")
 
 
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory) -> Path:
-    return compile_cpp(SIMT / "ldcn_main.cpp", tmp_path_factory.mktemp("warp") / "sanitized", *SANITIZERS)
+    return compile_once(tmp_path_factory, SIMT / "ldcn_main.cpp", *SANITIZERS)
 
 
 def pixels_adjacent(t: Tensor) -> Tensor:
