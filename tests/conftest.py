@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if missing := [unit for unit in LONG_UNITS if not (Path(__file__).parents[1] / unit).exists()]:
+        raise pytest.UsageError(f"tests/conftest.py: LONG_UNITS has {', '.join(missing)}, which are not there; correct the list")
     if hasattr(config, "workerinput"):  # a process of pytest-xdist
         place = {unit: i for i, unit in enumerate(LONG_UNITS)}
         items.sort(key=lambda item: place.get(unit_of(item.nodeid), len(place)))
