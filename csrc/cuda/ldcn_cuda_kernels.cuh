@@ -379,12 +379,14 @@ DKIC_DEVICE void ldcn_backward_x(const Thread& thread, const LdcnArguments& a, c
   ldcn_scatter<T>(thread, a, plan, AtomicSum<typename SumOf<T>::type>{sums});
 }
 
-// Rounds `count` sums to T.
+// Rounds `count` sums to T. Both begin at multiples of 16 bytes.
 template <class T, class Thread>
 DKIC_DEVICE void ldcn_round(const Thread& thread, const float* sums, int64_t count, T* to) {
-  for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < count; i += thread.blocks() * kLdcnThreads) {
-    thread.template store<1>(to + i, Pack<T, 1>{{T(thread.template load<1>(sums + i).v[0])}});
-  }
+  const int64_t first = thread.block() * kLdcnThreads + thread.index(), quads = count / 4;
+  for (int64_t i = first; i < quads; i += thread.blocks() * kLdcnThreads)
+    thread.template store<4>(to + i * 4, converted<T>(thread.template load<4>(sums + i * 4)));
+  if (const int64_t i = quads * 4 + first; i < count)
+    thread.template store<1>(to + i, converted<T>(thread.template load<1>(sums + i)));
 }
 
 }  // namespace dkic::gpu
