@@ -158,9 +158,7 @@ def test_atomics_of_a_row(codes, architecture):
         if of.body == "LdcnWindowScatter":
             checked += 1
             row = code.innermost(r"\bSHFL", 4)  # which move what falls on the next column
-            quads = of.numbers[0]
-            print(f"{architecture}, {of.dtype}, {4 * quads} channels: {len(row)} instructions a row")
-            assert code.count(opcode, row) == code.count(r"\bREDG?\.", row) == expected[quads], of
+            assert code.count(opcode, row) == code.count(r"\bREDG?\.", row) == expected[of.numbers[0]], of
     assert checked == 3 * 5
 
 

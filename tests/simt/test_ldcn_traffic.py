@@ -138,8 +138,8 @@ def test_values_of_warp_kernels(program, traffic, groups, dtype, kernel):
 
 @pytest.mark.parametrize("groups", [4, 8])
 def test_values_of_128_channels(program, groups):
-    """Those of DCNv4's benchmark in float16, on the same crop, with every sample inside. Within 5%, a warp kernel asks for as many
-    sectors as the general one; the window's kernel adds a tenth."""
+    """Those of DCNv4's benchmark in float16, on the same crop, with every sample inside. A warp kernel asks for as many sectors
+    as the general one, within 5%; the window's kernel adds a tenth."""
     case = LdcnCase("DCNv4's", batch=1, groups=groups, depth=128 // groups, height=HEIGHT, width=WIDTH)
     x, offset, mask = case.tensors(torch.float16)
     x, offset, grad_y = channels_last(x), inside(offset), channels_last(case.grad_y(torch.float16))
