@@ -127,6 +127,23 @@ class CudaThread {
   __device__ __forceinline__ void atomic_add(T* to, T value) const {
     atomicAdd(to, value);
   }
+  // Four numbers, aligned to 16 bytes: one instruction where has_vector_atomics().
+  __device__ __forceinline__ void atomic_add(float* to, const Pack<float, 4>& values) const {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "f"(values.v[0]),
+                 "f"(values.v[1]), "f"(values.v[2]), "f"(values.v[3])
+                 : "memory");
+#else
+    for (int v = 0; v < 4; ++v) atomicAdd(to + v, values.v[v]);
+#endif
+  }
+  __device__ __forceinline__ bool has_vector_atomics() const {
+#if __CUDA_ARCH__ >= 900
+    return true;
+#else
+    return false;
+#endif
+  }
   __device__ __forceinline__ void atomic_add(long long* to, long long value) const {
     atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
   }

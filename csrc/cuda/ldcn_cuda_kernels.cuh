@@ -148,6 +148,53 @@ DKIC_DEVICE void compute_taps(const Thread& thread, const LdcnArguments& a, cons
   }
 }
 
+// What the general kernels loop over: a block's tiles, and chunks of a tile's taps.
+template <class A, class Thread>
+struct TapLoops {
+  const Thread& thread;
+  const LdcnArguments& a;
+  const LdcnPlan& plan;
+  SharedTaps<A> taps;
+  int own, lane;    // the thread's position in a tile, and its lane among those of the position
+  int depth, k;     // channels of a group; taps
+  int first_entry;  // in `taps`, of the position
+
+  DKIC_DEVICE TapLoops(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan)
+      : thread(thread),
+        a(a),
+        plan(plan),
+        taps(shared_taps<A>(thread, plan)),
+        own(thread.index() / plan.lanes),
+        lane(thread.index() % plan.lanes),
+        depth(int(a.channels / a.groups)),
+        k(int(a.kernel_h * a.kernel_w)),
+        first_entry(own * plan.chunk) {}
+
+  // Calls f(tile, at) for each of the block's tiles; at: the thread's position.
+  template <class F>
+  DKIC_DEVICE void for_each_tile(const F& f) const {
+    for (int64_t index = thread.block(); index < plan.tiles; index += thread.blocks()) {
+      const Tile tile = tile_at(a, plan, index);
+      f(tile, position_in(a, plan, tile, own));
+    }
+  }
+
+  // Calls f(first, count) when taps [first, first + count) of all positions of a tile are in shared memory. All threads of a
+  // block call it together: there are barriers in it. again: the call before was for the same tile.
+  template <class Kind, class F>
+  DKIC_DEVICE void for_each_chunk(const Tile& tile, int64_t h, int64_t w, bool again, const F& f) const {
+    for (int first = 0; first < k; first += plan.chunk) {
+      const int count = k - first < plan.chunk ? k - first : plan.chunk;
+      if (!again || plan.chunk < k) {  // else they are there still
+        thread.barrier();
+        compute_taps<Kind>(thread, a, plan, tile, first, count, h, w, taps);
+        thread.barrier();
+      }
+      f(first, count);
+    }
+  }
+};
+
 // V channels of a corner, zeros where it lies outside.
 template <int V, class T, class Thread>
 DKIC_DEVICE Pack<T, V> load_corner(const Thread& thread, bool inside, const T* from) {
@@ -181,40 +228,31 @@ DKIC_DEVICE void add_taps(const Thread& thread, const SharedTaps<A>& taps, int e
 template <class T, int V, class Thread>
 DKIC_DEVICE void ldcn_forward(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan) {
   using A = typename SumOf<T>::type;
-  const SharedTaps<A> taps = shared_taps<A>(thread, plan);
-  const int own = thread.index() / plan.lanes, lane = thread.index() % plan.lanes;
-  const int depth = int(a.channels / a.groups), k = int(a.kernel_h * a.kernel_w);
-  for (int64_t index = thread.block(); index < plan.tiles; index += thread.blocks()) {
-    const Tile tile = tile_at(a, plan, index);
-    const Position at = position_in(a, plan, tile, own);
+  const TapLoops<A, Thread> loops(thread, a, plan);
+  const int depth = loops.depth;
+  loops.for_each_tile([&](const Tile& tile, const Position& at) {
     // All threads go as many rounds: there are barriers in them.
     for (int round = 0; round < depth; round += plan.lanes * V) {
-      const int channel = round + lane * V;
+      const int channel = round + loops.lane * V;
       const bool busy = at.exists && channel < depth;
       const T* x = static_cast<const T*>(a.x.data) + tile.n * a.x.n + tile.g * depth + channel;
       A sums[V] = {};
-      for (int first = 0; first < k; first += plan.chunk) {
-        const int count = k - first < plan.chunk ? k - first : plan.chunk;
-        if (round == 0 || plan.chunk < k) {  // else they are there still
-          thread.barrier();
-          compute_taps<Weights>(thread, a, plan, tile, first, count, a.x.h, a.x.w, taps);
-          thread.barrier();
-        }
-        if (!busy) continue;
-        const int end = own * plan.chunk + count;
-        int entry = own * plan.chunk;
+      loops.template for_each_chunk<Weights>(tile, a.x.h, a.x.w, round > 0, [&](int, int count) {
+        if (!busy) return;
+        const int end = loops.first_entry + count;
+        int entry = loops.first_entry;
         // As many loads in flight as 64 registers let be: 8, or 4 where sums take more than 4 of them.
         constexpr int kAtOnce = V <= 4 && sizeof(A) == 4 ? 2 : 1;
-        for (; entry + kAtOnce <= end; entry += kAtOnce) add_taps<kAtOnce, V>(thread, taps, entry, x, a.x.h, a.x.w, sums);
+        for (; entry + kAtOnce <= end; entry += kAtOnce) add_taps<kAtOnce, V>(thread, loops.taps, entry, x, a.x.h, a.x.w, sums);
         if constexpr (kAtOnce > 1)
-          if (entry < end) add_taps<1, V>(thread, taps, entry, x, a.x.h, a.x.w, sums);
-      }
+          if (entry < end) add_taps<1, V>(thread, loops.taps, entry, x, a.x.h, a.x.w, sums);
+      });
       if (!busy) continue;
       Pack<T, V> y;
       for (int v = 0; v < V; ++v) y.v[v] = T(sums[v]);
       thread.template store<V>(static_cast<T*>(a.y) + pixel_of(a, tile, at) * a.channels + tile.g * depth + channel, y);
     }
-  }
+  });
 }
 
 template <class A>
@@ -231,30 +269,29 @@ DKIC_DEVICE TapGradients<A> gradients_from(const TapNumbers<A>& fractions, const
   return {mask * (bottom - top), mask * (right + fy * (dots[3] - dots[2] - right)), top + fy * (bottom - top)};
 }
 
+// Where the channels of a tile's group begin in grad_y.
+template <class T>
+DKIC_DEVICE const T* gradient_at(const LdcnArguments& a, const Tile& tile, const Position& at) {
+  const int64_t pixel = tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w;
+  return static_cast<const T*>(a.grad_y.data) + pixel + tile.g * int(a.channels / a.groups);
+}
+
 // Gradients of offset and mask. Every sum over channels has one order, whatever the launch.
 template <class T, int V, class Thread>
 DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan) {
   using A = typename SumOf<T>::type;
-  const SharedTaps<A> taps = shared_taps<A>(thread, plan);
-  const int own = thread.index() / plan.lanes, lane = thread.index() % plan.lanes;
-  const int positions = kLdcnThreads / plan.lanes;
-  const int depth = int(a.channels / a.groups), k = int(a.kernel_h * a.kernel_w), span = plan.lanes * V;
-  for (int64_t index = thread.block(); index < plan.tiles; index += thread.blocks()) {
-    const Tile tile = tile_at(a, plan, index);
-    const Position at = position_in(a, plan, tile, own);
+  const TapLoops<A, Thread> loops(thread, a, plan);
+  const SharedTaps<A>& taps = loops.taps;
+  const int positions = kLdcnThreads / plan.lanes, depth = loops.depth, span = plan.lanes * V;
+  loops.for_each_tile([&](const Tile& tile, const Position& at) {
     const T* x = static_cast<const T*>(a.x.data) + tile.n * a.x.n + tile.g * depth;
-    const T* grad_y =
-        static_cast<const T*>(a.grad_y.data) + tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w + tile.g * depth;
-    const int end = at.exists ? depth : 0, begin = lane * V;
+    const T* grad_y = gradient_at<T>(a, tile, at);
+    const int end = at.exists ? depth : 0, begin = loops.lane * V;
     Pack<T, V> g{};
     if (begin < end) g = thread.template load<V>(grad_y + begin);
-    for (int first = 0; first < k; first += plan.chunk) {
-      const int count = k - first < plan.chunk ? k - first : plan.chunk;
-      thread.barrier();
-      compute_taps<Fractions>(thread, a, plan, tile, first, count, a.x.h, a.x.w, taps);
-      thread.barrier();
-      for (int t = 0; t < count; ++t) {
-        const int entry = own * plan.chunk + t;
+    loops.template for_each_chunk<Fractions>(tile, a.x.h, a.x.w, false, [&](int first, int count) {
+      for (int t = 0; t < count; ++t) {  // as many times in every lane: there are shuffles in it
+        const int entry = loops.first_entry + t;
         const TapCorners of = taps.corners[entry];
         A along_y = 0, along_x = 0, of_mask = 0;
         if (of.any()) {
@@ -275,7 +312,7 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
           of_mask += thread.shuffle_xor(kAllLanes, of_mask, distance);
         }
         // The position's lanes, which are of one warp, have read the tap's numbers: the shuffles needed them.
-        if (lane == 0) taps.numbers[entry] = {{along_y, along_x, of_mask, A(0)}};
+        if (loops.lane == 0) taps.numbers[entry] = {{along_y, along_x, of_mask, A(0)}};
       }
       thread.barrier();
       for (int i = thread.index(); i < positions * count; i += kLdcnThreads) {
@@ -283,13 +320,13 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
         const Position to = position_in(a, plan, tile, p);
         if (!to.exists) continue;
         const TapNumbers<A> gradients = taps.numbers[p * plan.chunk + t];
-        const int64_t tap = (pixel_of(a, tile, to) * a.groups + tile.g) * k + first + t;
+        const int64_t tap = (pixel_of(a, tile, to) * a.groups + tile.g) * loops.k + first + t;
         const Pack<A, 2> along{{gradients.v[0], gradients.v[1]}};
         if (a.grad_offset) write(thread, a.grad_offset, a.offset.type, tap * 2, along);
         if (a.grad_mask) write(thread, a.grad_mask, a.mask.type, tap, Pack<A, 1>{{gradients.v[2]}});
       }
-    }
-  }
+    });
+  });
 }
 
 // Adds weight * g to the corners of a tap that are inside; `image`: where the channel lies in pixel (0, 0).
@@ -308,31 +345,22 @@ DKIC_DEVICE void add_to_corners(const Thread& thread, const Sum& sum, const Tap<
 template <class T, class Sum, class Thread>
 DKIC_DEVICE void ldcn_scatter(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan, const Sum& sum) {
   using A = typename SumOf<T>::type;
-  const SharedTaps<A> taps = shared_taps<A>(thread, plan);
-  const int own = thread.index() / plan.lanes, lane = thread.index() % plan.lanes;
-  const int depth = int(a.channels / a.groups), k = int(a.kernel_h * a.kernel_w);
+  const TapLoops<A, Thread> loops(thread, a, plan);
   const int64_t h = a.width * a.channels, w = a.channels;
-  for (int64_t index = thread.block(); index < plan.tiles; index += thread.blocks()) {
-    const Tile tile = tile_at(a, plan, index);
-    const Position at = position_in(a, plan, tile, own);
-    const T* grad_y =
-        static_cast<const T*>(a.grad_y.data) + tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w + tile.g * depth;
-    const int end = at.exists ? depth : 0;
-    const int64_t image = tile.n * a.height * h + tile.g * depth;
-    for (int first = 0; first < k; first += plan.chunk) {
-      const int count = k - first < plan.chunk ? k - first : plan.chunk;
-      thread.barrier();
-      compute_taps<Weights>(thread, a, plan, tile, first, count, h, w, taps);
-      thread.barrier();
-      for (int channel = lane; channel < end; channel += plan.lanes) {
+  loops.for_each_tile([&](const Tile& tile, const Position& at) {
+    const T* grad_y = gradient_at<T>(a, tile, at);
+    const int end = at.exists ? loops.depth : 0;
+    const int64_t image = tile.n * a.height * h + tile.g * loops.depth;
+    loops.template for_each_chunk<Weights>(tile, h, w, false, [&](int, int count) {
+      for (int channel = loops.lane; channel < end; channel += plan.lanes) {
         const A g = A(thread.template load<1>(grad_y + channel).v[0]);
-        for (int entry = own * plan.chunk; entry < own * plan.chunk + count; ++entry) {
-          const TapCorners of = taps.corners[entry];
-          if (of.any()) add_to_corners(thread, sum, {of, taps.numbers[entry]}, image + channel, h, w, g);
+        for (int entry = loops.first_entry; entry < loops.first_entry + count; ++entry) {
+          const TapCorners of = loops.taps.corners[entry];
+          if (of.any()) add_to_corners(thread, sum, {of, loops.taps.numbers[entry]}, image + channel, h, w, g);
         }
       }
-    }
-  }
+    });
+  });
 }
 
 template <class A>
@@ -351,12 +379,14 @@ DKIC_DEVICE void ldcn_backward_x(const Thread& thread, const LdcnArguments& a, c
   ldcn_scatter<T>(thread, a, plan, AtomicSum<typename SumOf<T>::type>{sums});
 }
 
-// Rounds `count` sums to T.
+// Rounds `count` sums to T. Both begin at multiples of 16 bytes.
 template <class T, class Thread>
 DKIC_DEVICE void ldcn_round(const Thread& thread, const float* sums, int64_t count, T* to) {
-  for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < count; i += thread.blocks() * kLdcnThreads) {
-    thread.template store<1>(to + i, Pack<T, 1>{{T(thread.template load<1>(sums + i).v[0])}});
-  }
+  const int64_t first = thread.block() * kLdcnThreads + thread.index(), quads = count / 4;
+  for (int64_t i = first; i < quads; i += thread.blocks() * kLdcnThreads)
+    thread.template store<4>(to + i * 4, converted<T>(thread.template load<4>(sums + i * 4)));
+  if (const int64_t i = quads * 4 + first; i < count)
+    thread.template store<1>(to + i, converted<T>(thread.template load<1>(sums + i)));
 }
 
 }  // namespace dkic::gpu

@@ -226,7 +226,8 @@ bool launch_ldcn_window_scatter(Launcher&& launch, const LdcnArguments& a, float
       launch(LdcnWindowScatter<T, P, kQuads>{{}, a, *plan, sums}, plan->tiles, sizeof(ScatterShared<kQuads>));
     };
     if (plan->group_vectors == 4) return run.template operator()<4>();
-    run.template operator()<6>();
+    if (plan->group_vectors == 6) return run.template operator()<6>();
+    run.template operator()<8>();
   };
   if constexpr (sizeof(T) == 2)
     if (!plan->float_offset) return with_offset.template operator()<T>(), true;
@@ -243,7 +244,7 @@ void launch_ldcn_backward_x(Launcher&& launch, const LdcnArguments& a, typename 
     launch(LdcnBackwardX<T>{{}, a, plan, sums}, plan.tiles, plan.shared_bytes);
   }
   if constexpr (sizeof(T) == 2) {
-    launch(LdcnRound<T>{{}, sums, count_of_x(a), static_cast<T*>(a.grad_x)}, ldcn_blocks(count_of_x(a)));
+    launch(LdcnRound<T>{{}, sums, count_of_x(a), static_cast<T*>(a.grad_x)}, ldcn_blocks((count_of_x(a) + 3) / 4));
   }
 }
 

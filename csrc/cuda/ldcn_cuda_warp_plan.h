@@ -147,7 +147,7 @@ std::optional<LdcnWarpPlan> ldcn_warp_samples_plan(const LdcnArguments& a) {
 template <class T>
 std::optional<LdcnWarpPlan> ldcn_window_plan(const LdcnArguments& a) {
   const int64_t depth = a.channels / a.groups;
-  const bool geometry = a.kernel_h == 3 && a.stride_h == 1 && a.stride_w == 1 && (depth == 16 || depth == 24);
+  const bool geometry = a.kernel_h == 3 && a.stride_h == 1 && a.stride_w == 1 && (depth == 16 || depth == 24 || depth == 32);
   if (!has_warp_kernel(a) || !geometry || ldcn_vector(a, a.grad_y, nullptr, sizeof(T)) < 4) return std::nullopt;
   const Strided grad_x{nullptr, a.x.type, a.height * a.width * a.channels, 1, a.width * a.channels, a.channels};
   return cut_plan(a, grad_x, a.grad_y, {4, a.groups, kScatterHeight, kScatterWidth});

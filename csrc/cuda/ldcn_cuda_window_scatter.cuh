@@ -157,18 +157,28 @@ DKIC_DEVICE void begin_bins(const Thread& thread, ScatterShared<kQuads>& shared)
   }
 }
 
-// Adds a row of a warp's columns to the sums, lanes side by side.
-template <int kQuads, class Thread>
+// Adds a row of a warp's columns to the sums, lanes side by side, kWidth channels to an atomic: 1 or 4.
+template <int kQuads, int kWidth, class Thread>
 DKIC_DEVICE void hand_out(const Thread& thread, const LdcnArguments& a, const LdcnWarpPlan& plan, const ScatterTile& tile,
                           const Quad* row, int y, int column, float* sums) {
-  constexpr int kDepth = kQuads * 4, kCount = (ColumnLanes<kQuads>::kTeams + 1) * kDepth;
-  const auto* values = reinterpret_cast<const float*>(row);
-  for (int i = thread.index() % 32; i < kCount; i += 32) {
-    const int x = column + i / kDepth;
-    const float value = values[i];
-    if (unsigned(y) >= unsigned(a.height) || unsigned(x) >= unsigned(a.width) || value == 0) continue;
-    const unsigned quad = tile.n * plan.of_x.n + unsigned(y) * plan.of_x.h + unsigned(x) * plan.of_x.w;
-    thread.atomic_add(sums + size_t(quad + tile.group * kQuads) * 4 + i % kDepth, value);
+  constexpr int kPixel = kQuads * 4 / kWidth, kCount = (ColumnLanes<kQuads>::kTeams + 1) * kPixel, kRounds = (kCount + 31) / 32;
+  if (unsigned(y) >= unsigned(a.height)) return;
+  const auto* values = reinterpret_cast<const Pack<float, kWidth>*>(row);
+  DKIC_UNROLL(8)
+  for (int r = 0; r < kRounds; ++r) {
+    const unsigned i = r * 32 + unsigned(thread.index()) % 32, x = unsigned(column) + i / kPixel;
+    if (i >= kCount || x >= unsigned(a.width)) continue;
+    const Pack<float, kWidth> value = values[i];
+    bool any = false;
+    for (const float v : value.v) any |= v != 0;
+    if (!any) continue;
+    const unsigned quad = tile.n * plan.of_x.n + unsigned(y) * plan.of_x.h + x * plan.of_x.w + tile.group * kQuads;
+    float* to = sums + size_t(quad) * 4 + i % kPixel * kWidth;
+    if constexpr (kWidth == 4) {
+      thread.atomic_add(to, value);
+    } else {
+      thread.atomic_add(to, value.v[0]);
+    }
   }
 }
 
@@ -209,7 +219,12 @@ DKIC_DEVICE void sum_columns(const Thread& thread, const LdcnArguments& a, const
         if (team == Lanes::kTeams - 1) row[Lanes::kTeams * kQuads + quad] = here[1];
       }
       thread.warp_barrier();
-      hand_out<kQuads>(thread, a, plan, tile, row, tile.window_row + y, tile.window_column + first, sums);
+      const int row_of_x = tile.window_row + y, column = tile.window_column + first;
+      if (thread.has_vector_atomics()) {
+        hand_out<kQuads, 4>(thread, a, plan, tile, row, row_of_x, column, sums);
+      } else {
+        hand_out<kQuads, 1>(thread, a, plan, tile, row, row_of_x, column, sums);
+      }
     }
   }
 }

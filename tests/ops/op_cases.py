@@ -121,6 +121,7 @@ LDCN_WARP_CASES = [
     LdcnCase("D 16, four groups", groups=4, depth=16, height=9, width=17),
     LdcnCase("one group alone", groups=1, depth=16),
     LdcnCase("odd groups", groups=3, depth=24, height=4),
+    LdcnCase("D 32, of a window", batch=1, groups=2, depth=32, height=9, width=17),
     LdcnCase("D 40, lanes without a vector", batch=1, groups=2, depth=40, height=3),
     LdcnCase("D 136, parts that differ", batch=1, groups=1, depth=136, height=4, width=5),
     LdcnCase("5x5", kernel_size=(5, 5), padding=(2, 2), groups=2, depth=24),

@@ -92,11 +92,22 @@ def kernels(cuobjdump) -> set[Kernel]:
     return {Kernel(*vars(named(name)).values(), *map(int, rest)) for name, *rest in found}
 
 
+@pytest.fixture(scope="module")
+def codes(cuobjdump):
+    """`codes(architecture)`: the kernels' machine code."""
+
+    @cache
+    def of(architecture: str) -> dict[Name, sass.Code]:
+        return {named(name): code for name, code in sass.parse(cuobjdump("-sass", architecture)).items()}
+
+    return of
+
+
 def test_every_kernel_is_there(kernels):
     """13 vectors of 4 types, forward and backward; for each type a scatter, one by integers, and their rounding; a rounding for
     both halves; the largest magnitude for both types of sums. With offset and mask in float, and for halves in halves too: two
-    warp kernels of 3x3 and 5x5 taps, groups of 2, 4 and 8 lanes; a window's kernel, groups of 16 and 24 channels."""
-    assert len(kernels) == 2 * 13 + 3 * 4 + 2 + 2 + (2 * 6 + 2) * 5
+    warp kernels of 3x3 and 5x5 taps, groups of 2, 4 and 8 lanes; a window's kernel, groups of 16, 24 and 32 channels."""
+    assert len(kernels) == 2 * 13 + 3 * 4 + 2 + 2 + (2 * 6 + 3) * 5
     assert {k.body for k in kernels} == set(CEILING)
 
 
@@ -112,11 +123,10 @@ def test_registers_leave_room_for_many_warps(kernels):
         assert k.occupancy >= least, k
 
 
-def test_channels_are_loaded_16_bytes_at_once(cuobjdump):
+def test_channels_are_loaded_16_bytes_at_once(codes):
     """In the widest kernels a tap's four corners take one instruction each, and y one more."""
     seen = set()
-    for name, code in sass.parse(cuobjdump("-sass")).items():
-        of = named(name)
+    for of, code in codes("8.6").items():
         widest = of.numbers == ({"float": 4, "double": 2}.get(of.dtype, 8),)
         if of.body in WARP or (of.body in ("LdcnForward", "LdcnBackwardSamples") and widest):
             seen.add((of.body, of.dtype))
@@ -125,29 +135,65 @@ def test_channels_are_loaded_16_bytes_at_once(cuobjdump):
     assert len(seen) == 2 * 4 + 2 * 3
 
 
-# Lanes of a group, for the codec's 8 groups of 24 channels.
-LANES = {"float": 8, "half": 4, "bfloat16": 4}
+def test_halves_are_rounded_four_at_once(codes):
+    checked = 0
+    for of, code in codes("8.6").items():
+        if of.body == "LdcnRound":
+            checked += 1
+            assert code.count(r"\bLDG\.E\.128") and code.count(r"\bSTG\.E\.64"), of
+    assert checked == 2
+
+
+# Atomics of a warp for a row of its columns, by quads of channels in a group.
+SINGLE, VECTOR = r"\bREDG?\.E\.ADD\.F32\.", r"\bREDG?\.E\.ADD\.F32x4\."
+ATOMICS = {"8.6": (SINGLE, {4: 5, 6: 4, 8: 5}), "9.0": (VECTOR, {4: 2, 6: 1, 8: 2})}
+
+
+@pytest.mark.parametrize("architecture", ATOMICS)
+def test_atomics_of_a_row(codes, architecture):
+    """As few as 32 lanes need for a warp's columns and the one to their right: a channel a lane; four from 9.0 on."""
+    opcode, expected = ATOMICS[architecture]
+    checked = 0
+    for of, code in codes(architecture).items():
+        if of.body == "LdcnWindowScatter":
+            checked += 1
+            row = code.innermost(r"\bSHFL", 4)  # which move what falls on the next column
+            assert code.count(opcode, row) == code.count(r"\bREDG?\.", row) == expected[of.numbers[0]], of
+    assert checked == 3 * 5
+
+
+# Groups, and channels of each: the codec's, and 128 channels, of which DCNv4's benchmark has images of 56x56.
+SHAPES = {"codec": (8, 24), "DCNv4, 4 groups": (4, 32), "DCNv4, 8 groups": (8, 16)}
 # Instructions at most. The general forward takes 166 in float and 337 in half.
 INSTRUCTIONS = {("LdcnWarpForward", "float"): 65, ("LdcnWarpForward", "half"): 150, ("LdcnWarpForward", "bfloat16"): 150}
 INSTRUCTIONS |= {("LdcnWarpSamples", "float"): 105, ("LdcnWarpSamples", "half"): 185, ("LdcnWarpSamples", "bfloat16"): 185}
 
 
+def lanes_and_vectors(shape: str, dtype: str) -> tuple[int, int]:
+    """The lanes of a group, and how many vectors of 16 bytes the eight lanes of a position share, as ldcn_warp_plan has them."""
+    groups, depth = SHAPES[shape]
+    of_group = depth * (4 if dtype == "float" else 2) // 16
+    lanes = next(lanes for lanes in (2, 4, 8) if lanes >= of_group and groups % (8 // lanes) == 0)
+    return lanes, of_group * 8 // lanes
+
+
 @pytest.mark.parametrize("architecture, more", [("8.6", 0), ("9.0", 5)])  # 9.0 moves constants to registers first
-@pytest.mark.parametrize("dtype", LANES)
+@pytest.mark.parametrize("dtype", ["float", "half", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("body", WARP)
-def test_instructions_of_a_warp_kernel(cuobjdump, body, dtype, architecture, more):
+def test_instructions_of_a_warp_kernel(codes, body, shape, dtype, architecture, more):
     """Instructions of a warp for each tap of 32 vectors of 16 bytes, branches that are rarely taken included.
 
-    A step of the loop is four positions, 6 vectors and 9 taps; what comes before the loop is done once in two steps.
+    A step of the loop is four positions and 9 taps; what comes before the loop is done once in two steps.
     """
+    lanes, vectors = lanes_and_vectors(shape, dtype)
     checked = 0
-    for name, code in sass.parse(cuobjdump("-sass", architecture)).items():
-        of = named(name)
-        if (of.body, of.dtype, of.numbers) != (body, dtype, (3, LANES[dtype])):
+    for of, code in codes(architecture).items():
+        if (of.body, of.dtype, of.numbers) != (body, dtype, (3, lanes)):
             continue
         step = code.innermost(r"\bLDG\.E\.(EF\.)?128", 9 * 4 + (body == "LdcnWarpSamples"))  # and grad_y
-        per_vector = (len(step) + step.first / 2) * 32 / (4 * 6 * 9)
-        print(f"{body}, {architecture}, {dtype}, offset in {of.offset}: {per_vector:.1f}")
+        per_vector = (len(step) + step.first / 2) * 32 / (4 * vectors * 9)
+        print(f"{body}, {shape}, {architecture}, {dtype}, offset in {of.offset}: {per_vector:.1f}")
         assert per_vector <= INSTRUCTIONS[body, dtype] + more, of
         checked += 1
     assert checked == (1 if dtype == "float" else 2)

@@ -41,7 +41,7 @@ void run(simt::Problem& problem, bool count) {
   const int vector = ldcn_vector(a, a.x, a.y, sizeof(T));
   const int special[] = {ldcn_warp_forward_plan<T>(a).has_value(), ldcn_warp_samples_plan<T>(a).has_value(),
                          ldcn_window_plan<T>(a).has_value()};
-  const simt::Emulator launch{problem.order, problem.most_blocks, count ? &traffic : nullptr};
+  const simt::Emulator launch{problem.order, problem.most_blocks, count ? &traffic : nullptr, problem.vector_atomics};
   launch_ldcn_forward<T>(launch, a);
   launch_ldcn_backward_samples<T>(launch, a);
   a.grad_x = grad_x.get();

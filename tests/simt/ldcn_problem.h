@@ -62,6 +62,7 @@ struct Problem {
   dkic::LdcnArguments a{};
   Order order;
   int64_t most_blocks;
+  bool vector_atomics;
   Input x, offset, mask, grad_y;
 
   int64_t pixels() const { return a.batch * a.out_height * a.out_width; }
@@ -81,9 +82,10 @@ inline Problem read_problem() {
     *field = number();
   const auto order = Order(number());
   const int64_t most_blocks = number();
+  const bool vector_atomics = number() != 0;
   Input x = tensor(), offset = tensor(), mask = tensor(), grad_y = tensor();
   a.x = x.strided, a.offset = offset.strided, a.mask = mask.strided, a.grad_y = grad_y.strided;
-  return {a, order, most_blocks, std::move(x), std::move(offset), std::move(mask), std::move(grad_y)};
+  return {a, order, most_blocks, vector_atomics, std::move(x), std::move(offset), std::move(mask), std::move(grad_y)};
 }
 
 template <class T>

@@ -48,12 +48,13 @@ def _call(
     order: str,
     blocks: int = 2**40,
     lead: int = 0,
+    vector_atomics: bool = True,
 ) -> bytes:
     """What the program writes."""
     x, offset, mask = tensors
     sizes = (case.batch, case.channels, case.height, case.width, case.groups, *case.out_size)
     geometry = (number for pair in case.geometry.values() for number in pair)
-    problem = struct.pack("17q", *sizes, *geometry, ORDERS[order], blocks)
+    problem = struct.pack("18q", *sizes, *geometry, ORDERS[order], blocks, vector_atomics)
     problem += _packed(x, lead) + _packed(offset, 0) + _packed(mask, 0) + _packed(grad_y, 0)
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
     done = subprocess.run([program, *arguments], input=problem, capture_output=True, timeout=600, env=environment)
@@ -80,7 +81,8 @@ def run(
 ) -> Results:
     """Channels of x and grad_y must lie side by side.
 
-    blocks: at most so many a launch. lead: x begins so many elements after an aligned address.
+    blocks: at most so many a launch. lead: x begins so many elements after an aligned address. vector_atomics: whether the GPU
+    has them, as from compute capability 9.0 on.
     """
     x, offset, mask = tensors
     output = _call(program, case, tensors, grad_y, order=order, **options)
@@ -99,7 +101,7 @@ def run_plain(program: Path, case: LdcnCase, tensors: tuple[Tensor, Tensor, Tens
 
 
 def count(
-    program: Path, case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor
+    program: Path, case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor, **options: int
 ) -> dict[tuple[str, str, str], Counts]:
     """What the kernels ask of global memory: by kernel, tensor and kind (load, store, atomic)."""
-    return parse(_call(program, case, tensors, grad_y, "count", order="forward").decode())
+    return parse(_call(program, case, tensors, grad_y, "count", order="forward", **options).decode())

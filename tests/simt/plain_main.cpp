@@ -24,7 +24,7 @@ void run(simt::Problem& problem, bool count) {
   traffic.name("grad_mask", grad_mask.get(), size_t(mask_size) * sizeof(float));
   traffic.name("grad_x", grad_x.get(), size_t(problem.size_of_x()) * sizeof(float));
 
-  const simt::Emulator launch{problem.order, problem.most_blocks, count ? &traffic : nullptr};
+  const simt::Emulator launch{problem.order, problem.most_blocks, count ? &traffic : nullptr, problem.vector_atomics};
   const auto blocks = [](int64_t threads) { return (threads + 255) / 256; };
   launch(simt::PlainForward<T>{{a}}, blocks(size_of_y));
   launch(simt::PlainBackwardX<T>{{a}}, blocks(size_of_y));

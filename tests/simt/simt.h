@@ -61,6 +61,7 @@ struct Launch {
   size_t shared_bytes = 0;
   Order order = Order::forward;
   unsigned seed = 1;           // of Order::shuffled
+  bool vector_atomics = true;  // as GPUs of compute capability 9.0 have
   Traffic* traffic = nullptr;  // counts accesses to global memory
 };
 
@@ -341,6 +342,12 @@ class Thread {
       *to += value;
     }
   }
+  void atomic_add(float* to, const dkic::Pack<float, 4>& values, Where at = Where::current()) const {
+    if (!has_vector_atomics()) grid_.fail(fiber_, at.line(), "an atomic of four numbers, which the GPU does not have");
+    check(Access::atomic, to, sizeof values, at);
+    for (int v = 0; v < 4; ++v) to[v] += values.v[v];
+  }
+  bool has_vector_atomics() const { return grid_.launch().vector_atomics; }
   unsigned atomic_fetch_add(unsigned* to, unsigned value, Where at = Where::current()) const {
     check(Access::atomic, to, sizeof value, at);
     return std::exchange(*to, *to + value);

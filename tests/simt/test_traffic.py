@@ -1,4 +1,4 @@
-"""The emulator counts requests, bytes and sectors as one counts them by hand."""
+"""The emulator counts requests, bytes, sectors and lines as one counts them by hand."""
 
 import subprocess
 from pathlib import Path
@@ -9,22 +9,22 @@ from simt.traffic_counts import Counts, parse
 
 pytestmark = needs_emulator
 
-# Requests, bytes, sectors, those different in each block, those different in all; of two blocks of two warps.
+# Requests, bytes, sectors, lines; sectors different in each block and in all; of two blocks of two warps.
 EXPECTED = {
-    "floats_side_by_side": {("a", "load"): (4, 512, 16, 16, 16)},
-    "one_float_further": {("a", "load"): (4, 512, 20, 18, 17)},  # a warp's last is the next warp's first
-    "every_eighth": {("a", "load"): (4, 512, 128, 128, 128)},
-    "one_for_all": {("a", "load"): (4, 512, 4, 2, 1)},
-    "vectors": {("a", "store"): (4, 2048, 64, 64, 64)},
-    "doubles": {("b", "load"): (4, 1024, 32, 32, 16)},
-    "atomics": {("a", "atomic"): (4, 512, 4, 2, 1)},
-    "one_half_of_a_warp": {("a", "load"): (4, 256, 8, 8, 8)},
+    "floats_side_by_side": {("a", "load"): (4, 512, 16, 4, 16, 16)},
+    "one_float_further": {("a", "load"): (4, 512, 20, 8, 18, 17)},  # a warp's last is the next warp's first
+    "every_eighth": {("a", "load"): (4, 512, 128, 32, 128, 128)},
+    "one_for_all": {("a", "load"): (4, 512, 4, 4, 2, 1)},
+    "vectors": {("a", "store"): (4, 2048, 64, 16, 64, 64)},
+    "doubles": {("b", "load"): (4, 1024, 32, 8, 32, 16)},
+    "atomics": {("a", "atomic"): (4, 512, 4, 4, 2, 1)},
+    "one_half_of_a_warp": {("a", "load"): (4, 256, 8, 4, 8, 8)},
     # 31 lanes a warp: 21 of them once, 10 of them twice; all four sectors, whichever lanes are missing
-    "loops_of_several_lengths": {("a", "load"): (8, 4 * 4 * 31, 32, 32, 16)},
-    "skipped_before_a_barrier": {("a", "load"): (16, 4 * 4 * 112, 64, 64, 32)},
-    "skipped_before_a_shuffle": {("a", "load"): (16, 4 * 4 * 112, 64, 64, 32)},
-    "two_tensors_in_one_line": {("a", "store"): (8, 512, 32, 32, 16), ("b", "store"): (4, 512, 32, 32, 16)},
-    "shared_memory": {("a", "store"): (2, 8, 2, 2, 1)},
+    "loops_of_several_lengths": {("a", "load"): (8, 4 * 4 * 31, 32, 8, 32, 16)},
+    "skipped_before_a_barrier": {("a", "load"): (16, 4 * 4 * 112, 64, 16, 64, 32)},
+    "skipped_before_a_shuffle": {("a", "load"): (16, 4 * 4 * 112, 64, 16, 64, 32)},
+    "two_tensors_in_one_line": {("a", "store"): (8, 512, 32, 8, 32, 16), ("b", "store"): (4, 512, 32, 8, 32, 16)},
+    "shared_memory": {("a", "store"): (2, 8, 2, 2, 2, 1)},
 }
 
 
@@ -51,5 +51,5 @@ def test_memory_of_no_named_tensor_is_an_error(program):
 
 
 def test_efficiency():
-    assert Counts(1, bytes=48, sectors=2, block_sectors=2, all_sectors=2).efficiency == 0.75
-    assert Counts(1, 2, 3, 4, 5) + Counts(10, 20, 30, 40, 50) == Counts(11, 22, 33, 44, 55)
+    assert Counts(1, bytes=48, sectors=2, lines=1, block_sectors=2, all_sectors=2).efficiency == 0.75
+    assert Counts(1, 2, 3, 4, 5, 6) + Counts(10, 20, 30, 40, 50, 60) == Counts(11, 22, 33, 44, 55, 66)

@@ -18,7 +18,7 @@
 
 namespace simt {
 
-constexpr int kSectorBytes = 32;
+constexpr int kSectorBytes = 32, kLineSectors = 4;  // a cache line has 128 bytes
 
 enum class Access { load, store, atomic };
 
@@ -31,6 +31,7 @@ class Traffic {
     int64_t requests = 0;
     int64_t bytes = 0;                         // that lanes ask for
     int64_t sectors = 0;                       // of all requests
+    int64_t lines = 0;                         // of all requests
     int64_t block_sectors = 0;                 // different ones in each block: what a cache that keeps a block's sectors leaves
     std::unordered_set<uint64_t> all_sectors;  // different ones in all: what must come from, or go to, memory
   };
@@ -72,6 +73,7 @@ class Traffic {
       auto& of_block = block_sectors_[{site.place.tensor, site.place.access}];
       for (const Request& request : site.requests) {
         counts.requests += 1, counts.bytes += request.bytes, counts.sectors += request.count;
+        counts.lines += lines_of(request);
         of_block.insert(request.sectors.begin(), request.sectors.begin() + request.count);
       }
     }
@@ -92,14 +94,14 @@ class Traffic {
     block_sectors_.clear();
   }
 
-  // One line for each kernel, tensor and kind: `kernel tensor kind requests bytes sectors block_sectors all_sectors`.
+  // One line for each kernel, tensor and kind: `kernel tensor kind requests bytes sectors lines block_sectors all_sectors`.
   void print(std::FILE* to) const {
     constexpr std::array kinds = {"load", "store", "atomic"};
     for (const auto& [key, counts] : counts_) {
       const auto& [kernel, what] = key;
       std::fprintf(to, "%s %s %s", kernel.c_str(), tensors_[size_t(what.first)].name.c_str(), kinds[size_t(what.second)]);
-      for (const int64_t n :
-           {counts.requests, counts.bytes, counts.sectors, counts.block_sectors, int64_t(counts.all_sectors.size())})
+      for (const int64_t n : {counts.requests, counts.bytes, counts.sectors, counts.lines, counts.block_sectors,
+                              int64_t(counts.all_sectors.size())})
         std::fprintf(to, " %lld", (long long)(n));
       std::fprintf(to, "\n");
     }
@@ -130,6 +132,17 @@ class Traffic {
     std::array<int, kLanes> times{};  // that each lane was here
     std::vector<Request> requests;
   };
+
+  static int lines_of(const Request& request) {
+    int lines = 0;
+    for (int i = 0; i < request.count; ++i) {
+      bool is_first = true;
+      for (int j = 0; j < i; ++j)
+        is_first &= request.sectors[size_t(i)] / kLineSectors != request.sectors[size_t(j)] / kLineSectors;
+      lines += is_first;
+    }
+    return lines;
+  }
 
   static Site& site_of(std::vector<Site>& sites, const Place& place) {
     for (Site& site : sites)

@@ -12,6 +12,7 @@ class Counts:
     requests: int
     bytes: int  # that lanes ask for
     sectors: int  # of all requests: each once in a request
+    lines: int  # of 128 bytes, likewise
     block_sectors: int  # each once in a block
     all_sectors: int  # each once
 
