@@ -17,9 +17,10 @@ from dkic.coding.container import unpack
 from dkic.coding.latent import decode_latent
 from dkic.coding.transforms import analyse
 from dkic.errors import DkicError
+from dkic.hub import find_weights
 from dkic.models.presets import PRESETS, network_of
 from dkic.models.quality_table import QualityScale
-from dkic.models.weights_file import find_weights, load_weights, save_weights
+from dkic.models.weights_file import load_weights, save_weights
 
 QUALITY = 2
 

@@ -23,7 +23,8 @@ def export_onnx(model: str, quality: int | None, folder: Path, force: bool) -> N
     from dkic.codec_onnx import export_transforms
     from dkic.coding.operating_points import named
     from dkic.errors import DkicError
-    from dkic.models.weights_file import find_weights, load_weights
+    from dkic.hub import find_weights
+    from dkic.models.weights_file import load_weights
 
     with failing():
         served = {q: weights for weights in map(load_weights, find_weights(model)) for q in weights.qualities}
