@@ -9,8 +9,8 @@ Every tensor is exact, so every runtime computes the numbers of dkic:
 * An LDCN block is DeformConv in float32, whose products and sums are multiples of 1/64 below 2^18 (see `QuantizedLDCNBlock`).
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import onnx
@@ -22,7 +22,7 @@ from dkic.entropy.quantization import MEAN_STEPS, SCALE_INDEX_MAX
 from dkic.models.codec_network import CodecNetwork
 from dkic.models.dkic import DKIC
 from dkic.models.slice_context import INDEX_START, PASSES, Cells, PassContext, SliceContext
-from dkic.quantized import ACTIVATION_MAX, LatentInput, QuantizedConv2d, QuantizedLDCNBlock
+from dkic.quantized import ACTIVATION_MAX, ActivationScale, LatentInput, QuantizedConv2d, QuantizedLDCNBlock
 from dkic.quantized.ldcn_block import LOGIT_MAX, OFFSET_MAX, OFFSET_UNITS
 
 _IR_VERSION = 10  # of opset 20 and 21
@@ -52,9 +52,10 @@ def entropy_models(network: CodecNetwork, quality: Tensor | None, opset: int) ->
         quality: `[1]`, of a variable-rate network.
         opset: at least 19.
     """
-    context, features = network.context, network.context.features[0][0].weight.shape[1]
+    context = network.context
     graph = _Graph(opset)
     if isinstance(network, DKIC):
+        features = network.config.hyper_features
         z = graph.input("z_hat", network.config.hyper_channels, "h/4", "w/4")
         t = _Activations(graph.clip(z, -ACTIVATION_MAX, ACTIVATION_MAX), nonnegative=False)
         graph.output("features", graph.sequence(t, network.h_s.layers()).name, features, "h", "w")
@@ -62,6 +63,7 @@ def entropy_models(network: CodecNetwork, quality: Tensor | None, opset: int) ->
     else:
         shape = graph.input_shape("shape")
         vector = network.features(None, quality, (1, 1))
+        features = vector.shape[1]
         graph.output("features", graph.node("Expand", graph.constant(vector), shape), features, "h", "w")
         yield graph.model("features")
     earlier = 0
@@ -77,15 +79,14 @@ def _slice_features(context: SliceContext, number: int, earlier: int, features: 
     if number:
         entries = list(context.entries)[:number]
         t = graph.node("Concat", t, graph.latent(graph.input("y_hat", earlier, "h", "w"), entries), axis=1)
-    result = graph.sequence(_Activations(t, nonnegative=False), context.features[number])
-    graph.output("slice_features", result.name, context.features[number][-1].out_channels, "h", "w")
+    layers = cast(nn.Sequential, context.features[number])
+    graph.output("slice_features", graph.sequence(_Activations(t, nonnegative=False), layers).name, _width(context), "h", "w")
     return graph.model(f"slice_{number + 1}")
 
 
 def _pass(context: SliceContext, number: int, index: int, cells: Cells, graph: "_Graph") -> EntropyModel:
-    spec, layers = context.specs[number], context.passes[number][index]
-    assert isinstance(layers, PassContext)
-    features = graph.input("slice_features", context.features[number][-1].out_channels, "h", "w")
+    spec, layers = context.specs[number], cast(PassContext, cast(nn.ModuleList, context.passes[number])[index])
+    features = graph.input("slice_features", _width(context), "h", "w")
     t = graph.cells(features, cells)
     if layers.spatial is not None:
         known = graph.latent(graph.input("y_hat", spec.channels, "h", "w"), [context.entries[number]])
@@ -101,6 +102,11 @@ def _pass(context: SliceContext, number: int, index: int, cells: Cells, graph: "
     scale = graph.clip(graph.node("Add", scale, graph.scalar(INDEX_START)), 0, SCALE_INDEX_MAX)
     graph.output("scale_index", scale, *shape)
     return graph.model(f"slice_{number + 1}_pass_{index + 1}")
+
+
+def _width(context: SliceContext) -> int:
+    """Channels of a slice's features."""
+    return cast(ActivationScale, context.hidden_scales[0]).channels
 
 
 class _Activations(NamedTuple):
@@ -136,7 +142,7 @@ class _Graph:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]))
         self._shapes[name] = _text(shape)
 
-    def node(self, op: str, *inputs: str, **attributes: object) -> str:
+    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         name = f"t{len(self._nodes)}"
         self._nodes.append(helper.make_node(op, inputs, [name], **attributes))
         return name
@@ -176,7 +182,7 @@ class _Graph:
         units = self.node("Round", self.node("Mul", t, self.scalar(MEAN_STEPS)))
         return self.requantize(units, multiplier, -ACTIVATION_MAX, ACTIVATION_MAX)
 
-    def sequence(self, t: _Activations, layers: "nn.Sequential | Sequence[nn.Module]") -> _Activations:
+    def sequence(self, t: _Activations, layers: Iterable[nn.Module]) -> _Activations:
         for layer in layers:
             match layer:
                 case nn.Sequential():
@@ -196,8 +202,9 @@ class _Graph:
                     raise TypeError(f"entropy_onnx: {type(layer).__name__} has no translation to ONNX")
         return t
 
-    def convolution(self, t: _Activations, layer: QuantizedConv2d, padding: Sequence[int] | None = None) -> _Activations:
+    def convolution(self, t: _Activations, layer: nn.Module, padding: Sequence[int] | None = None) -> _Activations:
         """padding: top, left, bottom, right; None: the layer's."""
+        assert isinstance(layer, QuantizedConv2d)
         if layer.slope is not None or layer.upscale > 1:
             raise TypeError("entropy_onnx: QuantizedConv2d has no translation to ONNX with negative_slope or upscale")
         weight = self.constant((layer.weight.int() + _WEIGHT_ZERO).to(torch.uint8))
