@@ -1,7 +1,9 @@
 """`dkic export-onnx`: the codec's networks in ONNX Runtime beside the codec; test_entropy_onnx.py has the quantized ones."""
 
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from photographs import crop
+from PIL import Image
 
 import dkic
 from dkic.cli import cli
@@ -69,6 +72,19 @@ def test_decodes_a_files_latent_to_within_a_gray_level(folder, weights):
     image = run(folder / "synthesis.onnx", y_hat)[0, :, :100, :150].permute(1, 2, 0)
     levels = (image * 255).round().numpy().astype(int)
     assert np.abs(levels - codec.decompress(data, "numpy")).max() <= 1
+
+
+@pytest.mark.parametrize("qstep", [0, 3])
+def test_example_decodes_a_file(folder, tmp_path, qstep):
+    """The symbols of a file with ONNX Runtime's means and scale indexes; one wrong number would leave other symbols."""
+    codec = dkic.load()
+    (tmp_path / "a.dkic").write_bytes(codec.compress(crop(100, 150), QUALITY, qstep=qstep))
+    script = Path(__file__).resolve().parents[1] / "examples" / "decode_with_onnx.py"
+    command = [sys.executable, str(script), str(tmp_path / "a.dkic"), str(folder), str(tmp_path / "a.png")]
+    child = subprocess.run(command, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    pixels = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
+    assert np.abs(pixels - codec.decompress((tmp_path / "a.dkic").read_bytes(), "numpy")).max() <= 1
 
 
 def test_readme_names_model_and_tensors(folder, weights):
