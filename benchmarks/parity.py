@@ -33,9 +33,10 @@ def compressai() -> Iterator[Row]:
 
     from dkic.compressai import accelerate, restore
 
-    peer, x = f"CompressAI {package.__version__}", images(2)
+    peer = f"CompressAI {package.__version__}"
     for name in MODELS:
-        model = model_of(name)
+        # CompressAI 1.2.8 can't decode a batch with RasterScanLatentCodec.
+        model, x = model_of(name), images(1 if name == "raster scan" else 2)
         theirs = model.compress(x)
         expected = model.decompress(**_arguments(theirs))["x_hat"]
         out = model(x)["likelihoods"]
