@@ -193,7 +193,8 @@ def _entropy_text(weights: Weights, entropy: list[EntropyModel]) -> str:
         parts.append(f"| {number} | {start} to {start + spec.channels - 1} | {cells} |")
         start += spec.channels
     return f"""\
-Integer operators: the results are exactly dkic's in every runtime that follows the ONNX specification.
+All numbers are integers or multiples of 1/64, in float32. The results are exactly dkic's in every runtime that follows the ONNX
+specification and computes `DeformConv` in float32.
 
 | file | inputs | outputs |
 | --- | --- | --- |

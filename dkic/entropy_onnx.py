@@ -97,7 +97,7 @@ def _pass(context: SliceContext, number: int, index: int, cells: Cells, graph: "
     t = graph.clip(t, -ACTIVATION_MAX, ACTIVATION_MAX)
     results = graph.sequence(_Activations(t, nonnegative=False), layers.parameters_of).name
     mean, scale = graph.split(results, spec.channels)
-    shape = spec.channels, f"{len(cells)}h/2" if len(cells) > 1 else "h/2", "w/2"
+    shape = spec.channels, {1: "h/2", 2: "h", 4: "2h"}[len(cells)], "w/2"
     graph.output("mean", graph.node("Mul", mean, graph.scalar(1 / MEAN_STEPS)), *shape)
     scale = graph.clip(graph.node("Add", scale, graph.scalar(INDEX_START)), 0, SCALE_INDEX_MAX)
     graph.output("scale_index", scale, *shape)
