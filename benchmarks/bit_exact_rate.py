@@ -1,10 +1,10 @@
-"""Rate cost of dkic.compressai.make_bit_exact on a small MeanScaleHyperprior that this script trains.
+"""Rate cost of dkic.compressai.make_bit_exact on a small CompressAI model that this script trains.
 
-    python benchmarks/bit_exact_rate.py PHOTOS HELD_OUT --minutes 20 --weights mean_scale.pth
+    python benchmarks/bit_exact_rate.py PHOTOS HELD_OUT --model mean-scale --minutes 20 --weights mean_scale.pth
 
 Trains on one thread on photographs of PHOTOS, calibrates on 16 others, and prints the size of HELD_OUT's streams before and
-after.
-Weights that exist already are measured without training.
+after. Weights that exist already are measured without training. --model elic: Elic2022Official, with channel groups and
+checkerboard contexts.
 """
 
 import argparse
@@ -16,13 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compressai.models import MeanScaleHyperprior
+from compressai.models import CompressionModel, Elic2022Official, MeanScaleHyperprior
 from PIL import Image
 from torch import Tensor
 
 from dkic.compressai import accelerate, make_bit_exact
 
-N, M = 32, 48
+MODELS = {
+    "mean-scale": lambda: MeanScaleHyperprior(32, 48),
+    "elic": lambda: Elic2022Official(32, 48, groups=[8, 8, 16, 16]),
+}
 CROP, BATCH, LAMBDA, LEARNING_RATE = 64, 8, 0.013, 2e-3
 MOST_PIXELS = 800_000  # of a photograph: decoding larger ones would take longer than training with them
 TRAINING, CALIBRATION = 90, 16  # photographs
@@ -41,7 +44,7 @@ def batch(photos: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
 
 
-def train(model: MeanScaleHyperprior, photos: list[np.ndarray], minutes: float) -> None:
+def train(model: CompressionModel, photos: list[np.ndarray], minutes: float) -> None:
     quantiles = [p for name, p in model.named_parameters() if name.endswith("quantiles")]
     others = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
     optimizer, auxiliary = torch.optim.Adam(others, LEARNING_RATE), torch.optim.Adam(quantiles, 1e-2)
@@ -71,7 +74,7 @@ def psnr(mse: Tensor) -> float:
 
 
 @torch.no_grad()
-def mean_psnr(model: MeanScaleHyperprior, images: list[Tensor]) -> float:
+def mean_psnr(model: CompressionModel, images: list[Tensor]) -> float:
     return sum(psnr((model(x)["x_hat"].clamp(0, 1) - x).square().mean()) for x in images) / len(images)
 
 
@@ -85,18 +88,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("held_out", type=Path)
+    parser.add_argument("--model", choices=list(MODELS), default="mean-scale")
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--weights", type=Path, default=Path("mean_scale.pth"))
+    parser.add_argument("--weights", type=Path, help="default: MODEL.pth")
     options = parser.parse_args()
+    weights = options.weights or Path(f"{options.model}.pth")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     random.seed(0)
     paths = [path for path in sorted(options.photos.iterdir()) if math.prod(Image.open(path).size) < MOST_PIXELS]
-    model = accelerate(MeanScaleHyperprior(N, M))
-    if not options.weights.exists():
+    model = accelerate(MODELS[options.model]())
+    if not weights.exists():
         train(model, [read(path) for path in paths[:TRAINING]], options.minutes)
-        torch.save(model.state_dict(), options.weights)
-    model.load_state_dict(torch.load(options.weights))
+        torch.save(model.state_dict(), weights)
+    model.load_state_dict(torch.load(weights))
     model.eval()
     model.update(force=True, update_quantiles=True)
     held_out = images(sorted(options.held_out.iterdir()))

@@ -1,22 +1,27 @@
-"""The codec's transforms as ONNX models, with a README of their tensors. Needs the extra `onnx`."""
+"""The codec's networks as ONNX models, with a README of their tensors. Needs the extra `onnx`."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import dkic
+from dkic.entropy.arithmetic import Arithmetic
 from dkic.errors import DkicError, install
 from dkic.models.codec_network import CodecNetwork
 from dkic.models.config import LATENT_STRIDE
 from dkic.models.dkic import SIZE_MULTIPLE
+from dkic.models.slice_context import PASSES
 from dkic.models.weights_file import Weights
 from dkic.output_file import check_output, reason, write_atomically
+
+if TYPE_CHECKING:
+    from dkic.entropy_onnx import EntropyModel
 
 OPSET = 20
 _Shape = tuple[int, int, int, int]
@@ -68,12 +73,17 @@ _FILES = {"image": "analysis.onnx", "y": "hyper_analysis.onnx", "y_hat": "synthe
 
 
 @torch.no_grad()
-def export_transforms(weights: Weights, quality: int, folder: Path, force: bool = False) -> list[Path]:
-    """Writes `analysis.onnx`, `hyper_analysis.onnx` (with a hyper-prior), `synthesis.onnx` and `README.md` into a folder.
+def export_codec(weights: Weights, quality: int, folder: Path, force: bool = False) -> list[Path]:
+    """Writes the models of a codec's networks and a `README.md` of their tensors into a folder.
+
+    The transforms are `analysis.onnx`, `hyper_analysis.onnx` (with a hyper-prior) and `synthesis.onnx`, in float32. Quantized
+    networks of the entropy model are exported as integer operators, with exactly dkic's results (see `dkic.entropy_onnx`):
+    `hyper_synthesis.onnx`, or `features.onnx` of a variable-rate model; `slice_K.onnx` and `slice_K_pass_P.onnx`. Float ones, of
+    weights that are not quantized, are left out, since no two runtimes compute the same numbers with them.
 
     Args:
         weights: of a model on the CPU.
-        quality: one of `weights.qualities`; only the synthesis of a variable-rate model depends on it.
+        quality: one of `weights.qualities`. Of a variable-rate model, synthesis and features depend on it.
         folder: created if it does not exist.
         force: overwrite existing files.
 
@@ -87,6 +97,7 @@ def export_transforms(weights: Weights, quality: int, folder: Path, force: bool 
         import onnx  # noqa: F401
 
         import dkic.onnx
+        from dkic.entropy_onnx import entropy_models
 
         table = dkic.onnx.translation_table()
     except ImportError:
@@ -98,14 +109,22 @@ def export_transforms(weights: Weights, quality: int, folder: Path, force: bool 
     except OSError as error:
         raise DkicError(f"{folder}: can't be made ({reason(error)}); name a folder") from None
     transforms, readme = list(_transforms(weights, quality)), folder / "README.md"
-    for path in (*(folder / _FILES[transform.source] for transform in transforms), readme):
+    exact = weights.arithmetic == Arithmetic.EXACT
+    entropy = list(entropy_models(weights.model, weights.quality_at(quality, 0), OPSET)) if exact else []
+    names = [_FILES[transform.source] for transform in transforms] + [f"{model.name}.onnx" for model in entropy]
+    for path in (*(folder / name for name in names), readme):
         check_output(path, force)  # before the first is written
     written = []
     for transform in transforms:
         path = folder / _FILES[transform.source]
         write_atomically(path, _onnx_file(transform, table), force)
         written.append(path)
-    write_atomically(readme, _readme(weights, quality, [path.name for path in written]).encode(), force)
+    for model in entropy:
+        path = folder / f"{model.name}.onnx"
+        write_atomically(path, model.model.SerializeToString(), force)
+        written.append(path)
+    transform_files = [_FILES[transform.source] for transform in transforms]
+    write_atomically(readme, _readme(weights, quality, transform_files, entropy).encode(), force)
     return [*written, readme]
 
 
@@ -139,11 +158,11 @@ _ROWS = {
 }
 
 
-def _readme(weights: Weights, quality: int, files: list[str]) -> str:
+def _readme(weights: Weights, quality: int, transforms: list[str], entropy: list[EntropyModel]) -> str:
     config = weights.model.config
-    rows = "\n".join(_ROWS[name].format(m=config.latent_channels, z=config.hyper_channels) for name in files)
+    rows = "\n".join(_ROWS[name].format(m=config.latent_channels, z=config.hyper_channels) for name in transforms)
     return f"""\
-# Transforms of a dkic model
+# Networks of a dkic model
 
 Model {weights.hash.hex()}, quality {quality}, exported by dkic {dkic.__version__} with opset {OPSET}.
 
@@ -155,6 +174,45 @@ All tensors are float32, images are RGB in [0, 1], and batch, height and width a
 {SIZE_MULTIPLE}: pad an image at the bottom and right by repeating its last row and column, and cut the decoded image to its
 size. Round decoded pixels to multiples of 1/255.
 
-The entropy model is not part of the export. It decides how bits are read, so it is computed in integers, pass by pass with the
-entropy coder: `dkic.coding.latent.encode_latent(y, z_hat, ...)` and `decode_latent(...)`, which returns `y_hat`.
+## Entropy model
+
+{_entropy_text(weights, entropy) if entropy else _FLOAT_ENTROPY}"""
+
+
+_FLOAT_ENTROPY = """\
+The entropy model of these weights is not quantized, so it is not part of the export: a float network gives other numbers in
+another runtime, and a file would not decode. Quantize the weights with `dkic quantize`.
 """
+
+
+def _entropy_text(weights: Weights, entropy: list[EntropyModel]) -> str:
+    rows = "\n".join(f"| `{model.name}.onnx` | {_tensors(model.inputs)} | {_tensors(model.outputs)} |" for model in entropy)
+    start, parts = 0, []
+    for number, spec in enumerate(weights.model.config.slices, 1):
+        cells = "; ".join(", ".join(map(str, cells)) for cells in PASSES[spec.passes])
+        parts.append(f"| {number} | {start} to {start + spec.channels - 1} | {cells} |")
+        start += spec.channels
+    return f"""\
+All numbers are integers or multiples of 1/64, in float32. The results are exactly dkic's in every runtime that follows the ONNX
+specification and computes `DeformConv` in float32.
+
+| file | inputs | outputs |
+| --- | --- | --- |
+{rows}
+
+The latent's channels are coded slice after slice, and a slice pass after pass. A pass codes some cells (row, column) of the 2x2
+grid of positions:
+
+| slice | channels of y_hat | cells of pass 1; pass 2; ... |
+| --- | --- | --- |
+{chr(10).join(parts)}
+
+`y_hat` of `slice_K.onnx` holds the channels of the slices before K. `y_hat` of `slice_K_pass_P.onnx` holds those of slice K, with
+0 at the cells that are not decoded yet. `mean` and `scale_index` are those of the cells of the pass, one cell below the other.
+Then `y_hat = symbol * size + mean`. A symbol is coded with the Gaussian table `scale_index`, less the quantizer's offset
+(`dkic.entropy.quantization.coded_index`). Symbols and tables are not part of the export; `dkic.coding.rans` codes them.
+"""
+
+
+def _tensors(tensors: dict[str, str]) -> str:
+    return "; ".join(f"`{name}` `{shape}`" for name, shape in tensors.items())

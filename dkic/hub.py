@@ -1,4 +1,4 @@
-"""Weights files in local folders and in repositories of the Hugging Face Hub.
+"""Weights files by name: shipped, in local folders, and in repositories of the Hugging Face Hub.
 
 Importing this module does not import huggingface_hub (extra `[hub]`), and only `download` and `push` need it.
 """
@@ -14,13 +14,35 @@ from typing import TYPE_CHECKING
 from dkic.errors import DkicError, install
 from dkic.models.weights_file import Weights
 from dkic.output_file import reason, write_atomically
-from dkic.shipped_weights import file_hash
+from dkic.shipped_weights import file_hash, newest_files, shipped_models
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 _PATTERN = "*.safetensors"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def find_weights(model: str | Path) -> list[Path]:
+    """Local files of a model: every function and command that takes a model resolves it here.
+
+    Args:
+        model: a weights file, a folder of weights files, a name of shipped weights such as "tiny", or a repository "owner/name",
+            which is downloaded if there is no local path of that name.
+
+    Raises:
+        DkicError: there is no such model; or as `download`.
+    """
+    path = download(str(model)) if is_repository(model) else Path(model)
+    if path.is_file():
+        return [path]
+    files = sorted(path.glob(_PATTERN)) or newest_files(str(model))
+    if not files:
+        shipped = ", ".join(shipped_models()) or "none"
+        raise DkicError(
+            f"no model {model}: give the path of a weights file, one of the shipped names ({shipped}), or a repository owner/name"
+        )
+    return files
 
 
 def is_repository(model: str | Path) -> bool:

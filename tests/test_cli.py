@@ -13,6 +13,7 @@ from PIL import Image
 
 from dkic import cli
 from dkic.coding import codec as codec_module
+from dkic.hub import find_weights
 
 
 @pytest.fixture
@@ -313,7 +314,7 @@ def test_info_on_a_preset(model):
 
 
 def test_info_on_a_weights_file():
-    path = codec_module.find_weights("tiny")[0]
+    path = find_weights("tiny")[0]
     lines = dkic("info", "--model", path).out.splitlines()
     weights = codec_module.load_weights(path)
     assert lines[0] == f"weights: {path}, quality {weights.quality}, hash {weights.hash.hex()}"

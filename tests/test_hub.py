@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from command_line import dkic as dkic_command
+from PIL import Image
 
 import dkic
 from dkic import hub
@@ -89,6 +91,38 @@ def test_a_repository_is_downloaded(codec, how, tmp_path, monkeypatch):
     ((repository, named),) = calls
     assert repository == "owner/name" and named["allow_patterns"] == ["*.safetensors"]
     assert (named["revision"], named["local_files_only"]) in [(None, False), ("v1", True)]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("info", "--model", "owner/name"), "tiny-q1.3.safetensors, quality 1, hash"),
+        (("compress", "in.png", "-o", "new.dkic", "--model", "owner/name"), "new.dkic: "),
+        (("decompress", "in.dkic", "-o", "new.png", "--model", "owner/name"), "new.png: "),
+        (("measure", "in.png", "-o", "new.csv", "--model", "owner/name", "--distortion", "mse"), "new.csv"),
+        (("export-onnx", "--quality", 99, "-o", "onnx", "--model", "owner/name"), "model owner/name does not have 99; use 1, 2"),
+        (("quantize", "owner/name", ".", "-o", "new.safetensors"), "owner/name has 2 qualities"),
+        (("train", ".", "-o", "run", "--start-from", "owner/name", "--quality", 99), "owner/name: it has the qualities 1, 2"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_every_command_takes_a_repository(codec, command, said, tmp_path, monkeypatch):
+    calls = []
+
+    def snapshot_download(repository, **named):
+        calls.append(repository)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setenv("DKIC_CACHE", str(tmp_path / "measurements"))
+    (tmp_path / "cache").mkdir()
+    for name in ("tiny-q1.3.safetensors", "tiny-q2.3.safetensors"):
+        shutil.copy(SHIPPED / name, tmp_path / "cache")
+    Image.fromarray(IMAGE).save("in.png")
+    Path("in.dkic").write_bytes(codec.compress(IMAGE))
+    result = dkic_command(*command)
+    assert calls == ["owner/name"], result
+    assert said in result.out + result.err
 
 
 @pytest.mark.parametrize("model", ["tiny", "weights/missing.safetensors", "/no/folder", "./owner/name", "a/b/c", "no model"])

@@ -24,7 +24,7 @@ LAYERS = (
     ("quantized",),
     ("compressai", "entropy"),
     ("models", "losses"),
-    ("hub",),
+    ("hub", "entropy_onnx"),
     ("coding", "codec_onnx"),
     ("doctor", "pillow"),
     ("evaluation", "training"),

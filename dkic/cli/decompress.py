@@ -20,7 +20,7 @@ from dkic.streams import is_stream
 @click.option(
     "--format", "image_format", metavar="FORMAT", help="png, jpg, webp, ...  [default: the suffix of OUT, otherwise png]"
 )
-@click.option("--model", help="Weights file or folder, for files encoded with a model that is not shipped.")
+@click.option("--model", help="Weights file, folder, or owner/name on the Hub, for files of a model that is not shipped.")
 @TILE
 @click.option("--salvage", is_flag=True, help="Also decode files with damaged metadata, and report what is lost.")
 @DEVICE

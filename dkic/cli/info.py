@@ -12,7 +12,9 @@ from dkic.errors import DkicError
 
 @click.command()
 @click.argument("file", required=False, callback=read_from)
-@click.option("--model", help="Instead of FILE: a preset (tiny, small, base, paper) or a weights file.")
+@click.option(
+    "--model", help="Instead of FILE: a preset (tiny, small, base, paper), a weights file or folder, or owner/name on the Hub."
+)
 def info(file: str | None, model: str | None) -> None:
     """Show the contents of a .dkic FILE, or the size of a model.
 
@@ -54,9 +56,10 @@ def _file_facts(path: str) -> Iterable[tuple[str, str]]:
 
 
 def _model_facts(model: str) -> Iterable[tuple[str, str]]:
+    from dkic.hub import find_weights
     from dkic.models.complexity import complexity
     from dkic.models.presets import PRESETS
-    from dkic.models.weights_file import find_weights, load_weights
+    from dkic.models.weights_file import load_weights
 
     if model in PRESETS:
         config = PRESETS[model]

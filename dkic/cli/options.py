@@ -52,7 +52,10 @@ OUT = click.option(
 )
 FORCE = click.option("--force", is_flag=True, help="Overwrite existing files.")
 MODEL = click.option(
-    "--model", default="tiny", show_default=True, help="Name of a shipped model, a weights file, or a folder of weights files."
+    "--model",
+    default="tiny",
+    show_default=True,
+    help="Name of a shipped model, a weights file, a folder of weights files, or owner/name on the Hugging Face Hub.",
 )
 TILE = click.option(
     "--tile",

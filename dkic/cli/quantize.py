@@ -38,7 +38,7 @@ def quantize(
     """Quantize MODEL's entropy networks, so that its files decode alike everywhere.
 
     They are calibrated, and with --steps trained on as integers, on the photographs in DIR. Large weights of the transforms are
-    rounded to 8 bits.
+    rounded to 8 bits. MODEL is a weights file, or owner/name of one on the Hugging Face Hub.
     """
     refuse_terminal(out)
     if measure is not None and is_stream(out):

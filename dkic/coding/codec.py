@@ -34,7 +34,7 @@ from dkic.coding.transforms import analyse, synthesise
 from dkic.entropy.arithmetic import Arithmetic
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
-from dkic.models.weights_file import Weights, find_weights, load_weights
+from dkic.models.weights_file import Weights, load_weights
 from dkic.ops import backends
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
 
     Args:
         model: name of a shipped model ("tiny"), a weights file, a folder with one file for each quality, or a repository of the
-            Hugging Face Hub ("owner/name"), which is downloaded if there is no local path of that name (extra `[hub]`).
+            Hugging Face Hub ("owner/name", extra `[hub]`); see `dkic.hub.find_weights`.
         device: where the networks compute, "cpu" or "cuda". Files are device-independent.
 
     Raises:
@@ -297,7 +297,7 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
         raise DkicError(f"device: PyTorch finds no {device}; use cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     if reason := backends.load_cpu() or backends.why_not("ldcn", device):
         raise DkicError(reason)
-    weights = [load_weights(path) for path in find_weights(hub.download(str(model)) if hub.is_repository(model) else model)]
+    weights = [load_weights(path) for path in hub.find_weights(model)]
     if device.type == "cuda":
         for one in weights:
             _move(one, device)

@@ -51,9 +51,13 @@ class HyperSynthesis(QuantizedLayer, nn.Sequential):
 
     def forward(self, z_hat: Tensor) -> Tensor:
         t = z_hat.clamp(-ACTIVATION_MAX, ACTIVATION_MAX) if not self.is_float else z_hat
-        for layer in list(self)[:6]:
+        for layer in self.layers():
             t = layer(t)
         return t
+
+    def layers(self) -> list[nn.Module]:
+        """In order, without the scales."""
+        return list(self)[:6]
 
 
 def _upsample(channels: int, inputs: ActivationScale, outputs: ActivationScale) -> nn.Sequential:

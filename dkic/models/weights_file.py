@@ -34,7 +34,7 @@ from dkic.models.int8_weights import from_int8, is_large, to_int8
 from dkic.models.presets import config_of, network_of
 from dkic.output_file import reason, write_atomically
 from dkic.quantized import check_bounds, convert_empty, stored_names
-from dkic.shipped_weights import file_hash, newest_files, shipped_models
+from dkic.shipped_weights import file_hash
 
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
 _TABLES = "tables."
@@ -237,17 +237,3 @@ def _for_coding(model: CodecNetwork, arithmetic: Arithmetic) -> CodecNetwork:
         for network in model.entropy_networks().values():
             network.double()
     return model
-
-
-def find_weights(model: str | Path) -> list[Path]:
-    """Files of a model: a name of shipped weights such as "tiny", a file, or a folder of files."""
-    path = Path(model)
-    if path.is_file():
-        return [path]
-    if files := sorted(path.glob("*.safetensors")):
-        return files
-    files = newest_files(str(model))
-    if not files:
-        shipped = ", ".join(shipped_models()) or "none"
-        raise DkicError(f"no model {model}: give the path of a weights file, or one of the shipped names ({shipped})")
-    return files

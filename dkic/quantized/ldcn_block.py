@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OFFSET_UNITS, OFFSET_MAX = 8, 64  # offsets are multiples of 1/8 px, to 8 px
 MASK_UNITS = 64  # a mask of 1
-_LOGIT_UNITS, _LOGIT_MAX = 16, 127  # the mask's logits are multiples of 1/16, to 7.9
+_LOGIT_UNITS, LOGIT_MAX = 16, 127  # the mask's logits are multiples of 1/16, to 7.9
 
 
 class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
@@ -52,18 +52,18 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
         value = QuantizedConv2d(channels, channels, 1, inputs=[scale], outputs=self.value_scale)
         depthwise = QuantizedConv2d(channels, channels, 3, 1, 1, inputs=[scale], outputs=self.depthwise_scale, groups=channels)
         offset_mask = QuantizedConv2d(
-            channels, self.taps * 3, 1, inputs=[self.depthwise_scale], outputs=self.offset_mask_scale, bound=_LOGIT_MAX
+            channels, self.taps * 3, 1, inputs=[self.depthwise_scale], outputs=self.offset_mask_scale, bound=LOGIT_MAX
         )
         project = QuantizedConv2d(channels, channels, 1, inputs=[self.aggregate_scale], outputs=scale)
         return value, depthwise, offset_mask, project
 
     def integers(self) -> dict[str, Tensor]:
         """The masks of all logits, and the multiplier of the aggregate."""
-        logits = torch.arange(-_LOGIT_MAX, _LOGIT_MAX + 1, dtype=torch.float32, device=self.value_scale.scale.device)
+        logits = torch.arange(-LOGIT_MAX, LOGIT_MAX + 1, dtype=torch.float32, device=self.value_scale.scale.device)
         return {"mask_table": _mask_of(logits), "aggregate_multiplier": self._aggregate_multiplier()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"mask_table": (2 * _LOGIT_MAX + 1,), "aggregate_multiplier": (1,)}
+        return {"mask_table": (2 * LOGIT_MAX + 1,), "aggregate_multiplier": (1,)}
 
     def check_bounds(self) -> None:
         check_multiplier(self.aggregate_multiplier)
@@ -85,7 +85,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
         value, offset_mask = self.value(x), self.offset_mask(self.depthwise(x))
         offset, logits = offset_mask[:, : self.taps * 2], offset_mask[:, self.taps * 2 :]
         offset = offset.clamp(-OFFSET_MAX, OFFSET_MAX) / OFFSET_UNITS
-        mask = self.mask_table[(logits + _LOGIT_MAX).long()].to(x.dtype) if self.converted else _mask_of(logits)
+        mask = self.mask_table[(logits + LOGIT_MAX).long()].to(x.dtype) if self.converted else _mask_of(logits)
         multiplier = self.aggregate_multiplier if self.converted else self._aggregate_multiplier()
         with torch.autocast(x.device.type, enabled=False):  # half precision would round the sums
             total = ldcn(value, offset, mask, kernel_size=self.kernel_size, padding=self.kernel_size // 2) * OFFSET_UNITS**2

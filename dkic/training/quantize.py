@@ -11,10 +11,11 @@ from dkic.coding.image_formats import images_below, images_in
 from dkic.coding.image_reading import read_image
 from dkic.entropy.arithmetic import Arithmetic
 from dkic.errors import DkicError
+from dkic.hub import find_weights
 from dkic.models.codec_network import CodecNetwork
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.int8_weights import round_large
-from dkic.models.weights_file import find_weights, load_weights, save_weights
+from dkic.models.weights_file import load_weights, save_weights
 from dkic.output_file import check_output
 from dkic.quantized import calibrating, convert, simulate
 from dkic.training.along_quality import spread_qualities
@@ -40,7 +41,7 @@ def quantize(
     measure: Path | None = None,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Write `model` (a float weights file, or the name of shipped ones) with quantized entropy networks to `out`.
+    """Write `model` (a float weights file, or another name of one; see `find_weights`) with quantized entropy networks to `out`.
 
     The transforms are not trained; the file has them as `save_weights` stores them.
 

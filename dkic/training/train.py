@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dkic.errors import DkicError
+from dkic.hub import find_weights
 from dkic.models.codec_network import CodecNetwork
 from dkic.models.trainable import trainable
-from dkic.models.weights_file import find_weights, load_weights, save_weights
+from dkic.models.weights_file import load_weights, save_weights
 from dkic.output_file import reason
 from dkic.training.batches import default_workers
 from dkic.training.checkpoint import CHECKPOINT, WARMED_UP, begin_second_stage, load_checkpoint, restore, save_checkpoint
@@ -52,8 +53,8 @@ def train_folder(
             the weights; warmed_up.pt at the end of the first of several stages.
         quality: of the weights file.
         resume: continue the run in `out`.
-        start_from: warmed_up.pt of another run, to begin with the second stage; or a weights file or the name of shipped ones, of
-            which the quality `quality` is taken, to begin with those weights.
+        start_from: warmed_up.pt of another run, to begin with the second stage; or a model
+            (see `find_weights`), to begin with its weights of the quality `quality`.
         lpips_backbone: see `LPIPS`.
         device: see `device_for`.
         workers: processes that decode photographs; None: 1 for the CPU, 4 for a GPU.

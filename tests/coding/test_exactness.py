@@ -13,7 +13,8 @@ from dkic.coding.codec import Codec
 from dkic.coding.latent import CodedPart, coded_parts
 from dkic.coding.transforms import analyse
 from dkic.errors import FormatError
-from dkic.models.weights_file import Weights, find_weights, load_weights, save_weights
+from dkic.hub import find_weights
+from dkic.models.weights_file import Weights, load_weights, save_weights
 
 
 @pytest.fixture(scope="module")

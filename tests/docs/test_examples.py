@@ -61,6 +61,19 @@ def test_replace_deform_conv2d():
     assert "results agree" in run("replace_deform_conv2d.py", "--channels", 16, "--side", 16)
 
 
+@pytest.mark.parametrize(
+    ("model", "last"),
+    [
+        ("mbt2018-mean", r"bit-exact: \d+ bytes become \d+"),
+        ("mbt2018", "JointAutoregressiveHierarchicalPriors has no bit-exact form"),
+    ],
+)
+def test_compressai_model(photos, model, last):
+    pytest.importorskip("compressai")
+    lines = run("compressai_model.py", photos / "0.png", "--model", model, "--quality", 1, "--untrained").splitlines()
+    assert lines[2].startswith("streams equal") and re.search(last, lines[3])
+
+
 def test_train_on_folder(photos, tmp_path):
     lines = run("train_on_folder.py", photos, tmp_path / "run", "--steps", 2, "--batch", 1).splitlines()
     assert re.search(r"[\d.]+ bpp", lines[-1])

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from dkic.entropy.arithmetic import Arithmetic
 from dkic.errors import DkicError
+from dkic.hub import find_weights
 from dkic.models.int8_weights import from_int8, is_large, round_large, to_int8
-from dkic.models.weights_file import find_weights, load_weights, save_weights
+from dkic.models.weights_file import load_weights, save_weights
 from dkic.shipped_weights import file_hash
 
 NAME = "g_a.6.weight"  # [128, 96, 3, 3]

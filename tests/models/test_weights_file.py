@@ -15,9 +15,10 @@ from dkic import shipped_weights
 from dkic.entropy.arithmetic import Arithmetic
 from dkic.entropy.tables import gaussian_tables
 from dkic.errors import DkicError
+from dkic.hub import find_weights
 from dkic.models import DKIC, PRESETS
 from dkic.models import weights_file as module
-from dkic.models.weights_file import find_weights, load_weights, save_weights
+from dkic.models.weights_file import load_weights, save_weights
 from dkic.shipped_weights import file_hash, find_by_hash, shipped_models
 
 

@@ -15,8 +15,9 @@ from training.recipes import GOOD, write_recipe
 
 import dkic
 from dkic.errors import DkicError
+from dkic.hub import find_weights
 from dkic.models.codec_network import TrainingOutput
-from dkic.models.weights_file import find_weights, load_weights
+from dkic.models.weights_file import load_weights
 from dkic.training.checkpoint import CHECKPOINT, WARMED_UP, begin_second_stage, load_checkpoint, restore, save_checkpoint
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
