@@ -39,12 +39,16 @@ def load_tap(s, n, oh, ow, exists, channel, TYPE: tl.constexpr):
     """(dy, dx, m) of a tap of every pixel. channel: of mask, and half of offset's."""
     stride = s.offset_stride
     at = s.offset + (n * stride[0] + 2 * channel * stride[1] + oh * stride[2] + ow * stride[3])
+    if len(exists.shape) == 2:  # [pixels, vectors]: in the layout of the corners, not in that of rows of offset
+        at = tl.max_contiguous(at, (1, 1))
     dy = tl.load(at, mask=exists, other=0.0).to(TYPE)
     dx = tl.load(at + stride[1], mask=exists, other=0.0).to(TYPE)
     m = tl.full(dy.shape, 1.0, TYPE)
     if s.mask is not None:
         stride = s.mask_stride
         at = s.mask + (n * stride[0] + channel * stride[1] + oh * stride[2] + ow * stride[3])
+        if len(exists.shape) == 2:
+            at = tl.max_contiguous(at, (1, 1))
         m = tl.load(at, mask=exists, other=0.0).to(TYPE)
     return dy, dx, m
 

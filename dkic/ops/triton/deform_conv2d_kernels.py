@@ -53,7 +53,8 @@ def load_corners(s, n, oh, ow, exists, channel, tap, dy, dx, m):
 def blend_corners(v00, v01, v10, v11, weights):
     """The samples `[pixels, 8 * vectors]`, rounded once."""
     sample = v00.to(tl.float32) * weights[0][:, :, None] + v01.to(tl.float32) * weights[1][:, :, None]
-    sample += v10.to(tl.float32) * weights[2][:, :, None] + v11.to(tl.float32) * weights[3][:, :, None]
+    sample = sample + v10.to(tl.float32) * weights[2][:, :, None]
+    sample = sample + v11.to(tl.float32) * weights[3][:, :, None]
     return tl.reshape(sample.to(v00.dtype), (v00.shape[0], v00.shape[1] * v00.shape[2]))
 
 
@@ -117,7 +118,6 @@ def forward(
     channel, at, tap, found = vectors_of(s, (vector + VECTORS)[None, :], group, runs, RUN, GROUP_DEPTH, INDEX)
     dy, dx, m = load_tap(s, n, oh, ow, here & found, at, tl.float32)
     for begin in range(0, vectors, VECTORS):
-        channel, at, tap, found = vectors_of(s, (begin + VECTORS + vector)[None, :], group, runs, RUN, GROUP_DEPTH, INDEX)
         v00, v01, v10, v11, weights = load_corners(s, n, oh, ow, here & found, channel, tap, dy, dx, m)
         channel, at, tap, found = vectors_of(s, (begin + 2 * VECTORS + vector)[None, :], group, runs, RUN, GROUP_DEPTH, INDEX)
         dy, dx, m = load_tap(s, n, oh, ow, here & found, at, tl.float32)

@@ -25,7 +25,7 @@ class SampleArguments(NamedTuple):
     pixels: int
     size: tuple[int, ...]
     out_size: tuple[int, ...]
-    kernel: tuple[int, ...]
+    kernel: tuple[tl.constexpr, tl.constexpr]
     geometry: tuple[int, ...]
     x_stride: tuple[int, ...]
     offset_stride: tuple[int, ...]
@@ -81,7 +81,7 @@ class Samples:
             self.pixels,
             tuple(self.x.shape[2:]),
             self.out_size,
-            self.kernel,
+            (tl.constexpr(self.kernel[0]), tl.constexpr(self.kernel[1])),  # taps are numbered by divisions
             self.geometry,
             pixel_strides(self.x),
             self.offset.stride(),
