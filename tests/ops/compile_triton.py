@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import triton
 from ops.op_cases import LikelihoodCase
+from ops.sass import parse
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
@@ -58,6 +59,7 @@ def usage(kernel, problem: str) -> dict:
         "tensor_core_products": len(re.findall(r"\b(?:HMMA|HGMMA)\b", sass)),
         "global_loads_of_16_bytes": len(re.findall(r"\bLDG(?:STS)?\.E[.\w]*\.128\b", sass)),
         "dynamic_shared": kernel.metadata.shared,
+        "longest_loop": max((len(loop) for code in parse(sass).values() for loop in code.loops), default=0),
         **counts,
     }
 

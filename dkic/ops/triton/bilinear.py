@@ -57,7 +57,7 @@ def load_tap(s, n, oh, ow, exists, channel, TYPE: tl.constexpr):
 def place_tap(s, oh, ow, exists, tap, dy, dx, m, TYPE: tl.constexpr, EDGE: tl.constexpr = False):
     """(y, x, fy, fx, m, inside) of a tap that `load_tap` has read, the last of the corners (0,0) (0,1) (1,0) (1,1).
 
-    Without a corner inside, fractions and m are 0. EDGE: see sample_axis; the gradient of a position at -1 is made of these corners.
+    Without a corner inside, fractions and m are 0. EDGE: see sample_axis; the gradient of a position at -1 is made of them.
     """
     row = tap // s.kernel[1]
     column = tap - row * s.kernel[1]

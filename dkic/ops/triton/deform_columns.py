@@ -14,10 +14,10 @@ from torch import Tensor
 from dkic.ops.triton import deform_columns_kernels as kernels
 from dkic.ops.triton.deform_problem import Problem
 from dkic.ops.triton.image_sums import ImageSums
-from dkic.ops.triton.tiles import Tiles
+from dkic.ops.triton.tiles import channel_block, choose
 
-# Bytes of a block's columns. Of the codec's shape (6,912 bytes a pixel) a third, 5,504 pixels: an output tile of 128 x 64 for each
-# multiprocessor of an H100, whose L2 of 50 MB still holds the columns when they are read.
+# Bytes of a block's columns. Of the codec's shape, 6,912 bytes a pixel, a third: 5,504 pixels give each multiprocessor of an H100
+# an output tile of 128 x 64, and its L2 of 50 MB still holds the columns when they are read.
 WORKSPACE = 40_000_000
 PROGRAMS = 1024  # below so many, each tap has programs of its own
 ROWS = 128  # a block's pixels are a multiple of it
@@ -40,18 +40,24 @@ class Block:
         return outputs[self.first : self.end].transpose(0, 1)
 
 
+def block_size(p: Problem, dtype: torch.dtype) -> int:
+    """Output pixels of a block, in the dtype of its columns."""
+    most = max(WORKSPACE // (p.x.shape[1] * p.taps * dtype.itemsize) // ROWS * ROWS, ROWS)
+    size = triton.cdiv(triton.cdiv(p.pixels, max(triton.cdiv(p.pixels, most), 1)), ROWS) * ROWS
+    return min(size, p.pixels)
+
+
 def blocks(p: Problem, dtype: torch.dtype) -> Iterator[Block]:
     """The blocks of all output pixels, of equal sizes; each uses the memory of the one before."""
-    row = p.x.shape[1] * p.taps
-    most = max(WORKSPACE // (row * dtype.itemsize) // ROWS * ROWS, ROWS)
-    size = triton.cdiv(triton.cdiv(p.pixels, triton.cdiv(p.pixels, most)), ROWS) * ROWS
-    columns = p.x.new_empty((min(size, p.pixels), p.weight_groups, row // p.weight_groups), dtype=dtype)
+    size = block_size(p, dtype)
+    columns = p.x.new_empty((size, p.weight_groups, p.taps * p.depth), dtype=dtype)
     for first in range(0, p.pixels, size):
         end = min(first + size, p.pixels)
         yield Block(first, end, columns[: end - first])
 
 
-def launch(kernel, p: Problem, block: Block, tiles: Tiles, *tensors, types: dict) -> None:
+def launch(kernel, name: str, p: Problem, block: Block, *tensors, types: dict) -> None:
+    tiles = choose(name, p).tiles
     programs = triton.cdiv(block.end - block.first, tiles.pixels) * p.groups
     tap_count = p.taps if programs >= PROGRAMS else 1
     kernel[(programs * triton.cdiv(p.taps, tap_count),)](
@@ -64,18 +70,18 @@ def launch(kernel, p: Problem, block: Block, tiles: Tiles, *tensors, types: dict
         DEPTH=p.depth,
         GROUP_DEPTH=p.group_depth,
         BLOCK_P=tiles.pixels,
-        BLOCK_C=tiles.channels,
+        BLOCK_C=channel_block(p.group_depth, tiles.channels),
         num_warps=tiles.warps,
         **types,
     )
 
 
-def forward(p: Problem, bias: Tensor | None, y: Tensor, tiles: Tiles) -> None:
-    """Fills y, which is NHWC without gaps. tiles: of "columns"."""
+def forward(p: Problem, bias: Tensor | None, y: Tensor) -> None:
+    """Fills y, which is NHWC without gaps."""
     weight = p.rows_of_weight(p.depth).view(p.weight_groups, p.group_outputs, -1).transpose(1, 2)
     outputs = by_pixel(p, y)
     for block in blocks(p, p.x.dtype):
-        launch(kernels.write_columns, p, block, tiles, block.columns, types=p.types(y))
+        launch(kernels.write_columns, "columns", p, block, block.columns, types=p.types(y))
         if bias is None:
             torch.bmm(block.by_group, weight, out=block.rows(outputs))
         else:
@@ -84,8 +90,7 @@ def forward(p: Problem, bias: Tensor | None, y: Tensor, tiles: Tiles) -> None:
 
 
 def backward(
-    p: Problem, grad_y: Tensor, grad_offset: Tensor | None, grad_mask: Tensor | None, sums: ImageSums | None, need_weight: bool,
-    column_tiles: Tiles, sample_tiles: Tiles,
+    p: Problem, grad_y: Tensor, grad_offset: Tensor | None, grad_mask: Tensor | None, sums: ImageSums | None, need_weight: bool
 ) -> Tensor | None:
     """Fills grad_offset, grad_mask and sums where they are not None; returns the gradient of weight, if wanted.
 
@@ -102,9 +107,10 @@ def backward(
         if need_samples:
             torch.bmm(rows, weight, out=block.by_group)
             to = None if sums is None else sums.arguments
-            launch(kernels.backward_samples, p, block, sample_tiles, block.columns, to, grad_offset, grad_mask, types=types)
+            gradients = to, grad_offset, grad_mask
+            launch(kernels.backward_samples, "column samples", p, block, block.columns, *gradients, types=types)
         if grad_weight is not None:
-            launch(kernels.write_columns, p, block, column_tiles, block.columns, types=types)
+            launch(kernels.write_columns, "columns", p, block, block.columns, types=types)
             before = float(block.first > 0)
             torch.baddbmm(grad_weight, rows.transpose(1, 2), block.by_group, beta=before, out=grad_weight)
     if grad_weight is None:

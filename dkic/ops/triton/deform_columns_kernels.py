@@ -1,7 +1,7 @@
 """The Triton kernels of deform_conv2d by columns: samples of a block of output pixels, which torch multiplies.
 
-s: SampleArguments. Columns are [pixels of the block, weight groups, taps, DEPTH], DEPTH channels to a weight group; `first` is the
-block's first pixel. A program has `tap_count` taps of BLOCK_P pixels in one offset group of GROUP_DEPTH channels.
+s: SampleArguments. Columns are [pixels of the block, weight groups, taps, DEPTH], DEPTH channels to a weight group; `first` is
+the block's first pixel. A program has `tap_count` taps of BLOCK_P pixels in one offset group of GROUP_DEPTH channels.
 """
 
 import triton

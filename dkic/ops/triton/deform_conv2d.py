@@ -16,7 +16,7 @@ from dkic.ops.triton import deform_conv2d_kernels as kernels
 from dkic.ops.triton.deform_problem import Problem, problem
 from dkic.ops.triton.image_sums import ImageSums, finite, fixed_powers, largest
 from dkic.ops.triton.layouts import as_laid_out, channels_adjacent, empty_nhwc, pixel_strides
-from dkic.ops.triton.tiles import DEFAULTS, Tiles, channel_block, output_blocks
+from dkic.ops.triton.tiles import Tiles, channel_block, choose, output_blocks, tune
 
 # The gradient of weight is cut into parts of the pixels by shape alone: so many programs are wanted, of so many pixels at least.
 PROGRAMS, PART = 1024, 512
@@ -41,9 +41,9 @@ def forward(
         bias = None if bias is None else bias.contiguous()
         with torch.cuda.device_of(input):
             if p.fused:
-                fused_forward(p, bias, y, DEFAULTS["forward"])
+                fused_forward(p, bias, y, choose("forward", p).tiles)
             else:
-                deform_columns.forward(p, bias, y, column_tiles(p, "columns"))
+                deform_columns.forward(p, bias, y)
     return as_laid_out(y, input)
 
 
@@ -68,11 +68,6 @@ def fused_forward(p: Problem, bias: Tensor | None, y: Tensor, tiles: Tiles) -> N
         num_stages=tiles.stages,
         **p.types(y),
     )
-
-
-def column_tiles(p: Problem, kernel: str) -> Tiles:
-    tiles = DEFAULTS[kernel]
-    return Tiles(tiles.pixels, 0, channel_block(p.group_depth, tiles.channels), tiles.warps)
 
 
 def backward(
@@ -107,12 +102,12 @@ def backward(
     with torch.cuda.device_of(input):
         sums = ImageSums(p.x, p.sum_dtype, powers_of(p, grad_y) if deterministic else None) if need_input else None
         if p.fused:
-            grad_weight = backward_weight(p, grad_y, DEFAULTS["weight"]) if need_weight else None
+            grad_weight = backward_weight(p, grad_y, choose("weight", p).tiles) if need_weight else None
             if need_input or need_offset or need_mask:
-                backward_samples(p, grad_y, grad_offset, grad_mask, sums, DEFAULTS["samples"])
+                tiles = choose("samples", p, deterministic and need_input).tiles
+                backward_samples(p, grad_y, grad_offset, grad_mask, sums, tiles)
         else:
-            tiles = column_tiles(p, "columns"), column_tiles(p, "column samples")
-            grad_weight = deform_columns.backward(p, grad_y, grad_offset, grad_mask, sums, need_weight, *tiles)
+            grad_weight = deform_columns.backward(p, grad_y, grad_offset, grad_mask, sums, need_weight)
         grad_bias = grad_y.sum((0, 2, 3), dtype=p.sum_dtype).to(p.x.dtype) if need_bias else None
         grad_input = None if sums is None else as_laid_out(sums.total(), input)
     return (
@@ -184,3 +179,43 @@ def powers_of(p: Problem, grad_y: Tensor) -> Tensor:
     per_column = finite(p.weight).double().abs().unflatten(0, (-1, p.group_outputs)).sum(1)
     bounds = [largest(grad_y), per_column.amax()] + ([] if p.mask is None else [largest(p.mask)])
     return fixed_powers(bounds, math.prod(p.out_size) * p.taps, p.x.dtype == torch.float64)
+
+
+def kernels_of(p: Problem) -> tuple[str, ...]:
+    """The kernels that serve a call and its backward, as `tiles.choose` names them."""
+    return ("forward", "samples", "weight") if p.fused else ("columns", "column samples")
+
+
+def explain(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None) -> str:
+    """Which way serves a call and its backward, and by which tiles."""
+    p = problem(input, offset, weight, mask, stride, padding, dilation)
+    if p.fused:
+        block, rest = output_blocks(p.group_outputs, choose("forward", p).tiles.outputs)
+        outputs = f"{block} + {rest}" if rest else f"{block}"
+        lines = [f"fused: samples are multiplied in the kernel that makes them, for {outputs} outputs at a time"]
+    else:
+        size = deform_columns.block_size(p, p.x.dtype)
+        lines = [f"columns: samples are written for {size} output pixels at a time and multiplied by torch"]
+    for kernel in kernels_of(p):
+        choice = choose(kernel, p)
+        tiles = choice.tiles
+        lines.append(f"{kernel}: {tiles.pixels} pixels x {tiles.channels} channels, {tiles.warps} warps ({choice.origin})")
+    return "\n".join(lines)
+
+
+def tune_call(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None) -> dict[str, Tiles]:
+    """Times the candidates of the kernels of a call and its backward on this GPU, and stores the fastest: see `tiles.tune`."""
+    p = problem(input, offset, weight, mask, stride, padding, dilation)
+    geometry = list(stride), list(padding), list(dilation)
+    y = forward(input, offset, weight, bias, mask, *geometry)
+
+    def seconds(kernel: str) -> float:
+        def call():
+            if kernel in ("forward", "columns"):
+                forward(input, offset, weight, bias, mask, *geometry)
+            else:
+                backward(y, input, offset, weight, mask, *geometry, True, True, True, False, mask is not None, False)
+
+        return triton.testing.do_bench(call, return_mode="median") * 1e-3
+
+    return tune(p, kernels_of(p), seconds)

@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 
 from dkic.ops.triton.bilinear import (
-    blend,
     corner_dots,
     corner_weights,
     corners_of,
@@ -123,7 +122,9 @@ def forward(
         dy, dx, m = load_tap(s, n, oh, ow, here & found, at, tl.float32)
         acc = multiply(columns, weight, row, begin * 8 + k, begin * 8 + k < row, o, o < group_outputs, acc)
         if REST_O:
-            rest_acc = multiply(columns, weight, row, begin * 8 + k, begin * 8 + k < row, rest_o, rest_o < group_outputs, rest_acc)
+            rest_acc = multiply(
+                columns, weight, row, begin * 8 + k, begin * 8 + k < row, rest_o, rest_o < group_outputs, rest_acc
+            )
         columns = blend_corners(v00, v01, v10, v11, weights)
     outputs = weight_groups * group_outputs
     store_outputs(y, bias, acc, p, exists, outputs, group * group_outputs, o, o < group_outputs)
@@ -193,9 +194,7 @@ def backward_samples(
             if to is not None:
                 at = corners_of(n, sy, sx, to.stride)
                 add_to_corners(to, at, corner_weights(fy, fx, m, inside), inside, grad, c, c_exists)
-    store_sample_gradients(
-        grad_offset, grad_mask, p * groups * taps + channel, dot00, dot01, dot10, dot11, fy, fx, m, exists
-    )
+    store_sample_gradients(grad_offset, grad_mask, p * groups * taps + channel, dot00, dot01, dot10, dot11, fy, fx, m, exists)
 
 
 @triton.jit
