@@ -1,8 +1,8 @@
-"""The Triton kernels of deform_conv2d in half precision. Samples are made in registers and multiplied there; no columns are written.
+"""The Triton kernels of deform_conv2d in half precision: samples are made in registers and multiplied there.
 
-s: SampleArguments. grad_y has its channels side by side, and y is NHWC without gaps. Channels come in runs of RUN, a multiple of 8,
-each in one offset group and one weight group. The weight is [O, runs of a weight group, taps, RUN]. An output sums over vectors of
-8 channels, numbered as they lie in a row of the weight: a product takes VECTORS of them, whatever their run and tap.
+s: SampleArguments. grad_y has its channels side by side, and y is NHWC without gaps. Channels come in runs of RUN, a multiple of
+8, each in one offset group and one weight group. The weight is [O, runs of a weight group, taps, RUN]. An output sums over
+vectors of 8 channels, numbered as they lie in a row of the weight: a product takes VECTORS of them, whatever their run and tap.
 
 A program has BLOCK_O + REST_O outputs, both powers of 2 or REST_O 0: 192 are 128 + 64.
 """

@@ -70,7 +70,8 @@ def choose(kernel: str, p: Problem, deterministic: bool = False) -> Choice:
     """deterministic: the gradient of input is summed in integers; such tiles are not tuned."""
     if kernel == "samples" and deterministic:
         return Choice(DETERMINISTIC_SAMPLES, "default for integer sums")
-    if found := tuned().get(key(kernel, p)):
+    table = tuned()
+    if table and (found := table.get(key(kernel, p))):  # a key takes a few microseconds
         return Choice(found, "tuned")
     major = capability(p.x.device)[0]
     defaults = DEFAULTS[kernel]
