@@ -79,7 +79,7 @@ def launch(kernel, name: str, p: Problem, block: Block, *tensors, types: dict) -
 def forward(p: Problem, bias: Tensor | None, y: Tensor) -> None:
     """Fills y, which is NHWC without gaps."""
     weight = p.rows_of_weight(p.depth).view(p.weight_groups, p.group_outputs, -1).transpose(1, 2)
-    outputs = by_pixel(p, y)
+    outputs = y.permute(0, 2, 3, 1).view(p.pixels, p.weight_groups, p.group_outputs)
     for block in blocks(p, p.x.dtype):
         launch(kernels.write_columns, "columns", p, block, block.columns, types=p.types(y))
         if bias is None:
@@ -99,7 +99,7 @@ def backward(
     """
     weight = p.rows_of_weight(p.depth).to(p.sum_dtype).view(p.weight_groups, p.group_outputs, -1)
     grad_weight = torch.empty_like(weight) if need_weight else None
-    grad_outputs = by_pixel(p, grad_y)
+    grad_outputs = grad_y.permute(0, 2, 3, 1).reshape(p.pixels, p.weight_groups, p.group_outputs)
     need_samples = not (sums is None and grad_offset is None and grad_mask is None)
     types = p.types(grad_y, *([] if sums is None else [sums.sums]))
     for block in blocks(p, p.sum_dtype):
@@ -116,8 +116,3 @@ def backward(
     if grad_weight is None:
         return None
     return p.from_rows(grad_weight.view(p.outputs, 1, p.taps, p.depth))
-
-
-def by_pixel(p: Problem, outputs: Tensor) -> Tensor:
-    """`[pixels, weight groups, outputs of each]` of `[N, O, Ho, Wo]`, a view if it is NHWC without gaps."""
-    return outputs.permute(0, 2, 3, 1).reshape(p.pixels, p.weight_groups, p.group_outputs)
