@@ -95,10 +95,14 @@ def corner_weights(fy, fx, m, inside):
 
 
 @triton.jit
-def corners_of(n, y, x, strides):
-    """Where the corners' first channels lie, in elements; strides are the image's (n, h, w)."""
-    first = n * strides[0] + y.to(n.dtype) * strides[1] + x.to(n.dtype) * strides[2]
-    return first, first + strides[2], first + strides[1], first + strides[1] + strides[2]
+def corners_of(n, y, x, strides, UNIT: tl.constexpr = 1):
+    """Where the corners' first channels lie, in elements; strides are the image's (n, h, w), multiples of UNIT.
+
+    Without UNIT Triton loads vectors only where strides are multiples of 16.
+    """
+    below, right = strides[1] // UNIT * UNIT, strides[2] // UNIT * UNIT
+    first = n * (strides[0] // UNIT * UNIT) + y.to(n.dtype) * below + x.to(n.dtype) * right
+    return first, first + right, first + below, first + below + right
 
 
 @triton.jit

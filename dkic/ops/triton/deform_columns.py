@@ -81,7 +81,7 @@ def forward(p: Problem, bias: Tensor | None, y: Tensor) -> None:
     weight = p.rows_of_weight(p.depth).view(p.weight_groups, p.group_outputs, -1).transpose(1, 2)
     outputs = y.permute(0, 2, 3, 1).view(p.pixels, p.weight_groups, p.group_outputs)
     for block in blocks(p, p.x.dtype):
-        launch(kernels.write_columns, "columns", p, block, block.columns, types=p.types(y))
+        launch(kernels.write_columns, "columns", p, block, block.columns, types=p.types(y, block.columns))
         if bias is None:
             torch.bmm(block.by_group, weight, out=block.rows(outputs))
         else:
@@ -101,8 +101,8 @@ def backward(
     grad_weight = torch.empty_like(weight) if need_weight else None
     grad_outputs = grad_y.permute(0, 2, 3, 1).reshape(p.pixels, p.weight_groups, p.group_outputs)
     need_samples = not (sums is None and grad_offset is None and grad_mask is None)
-    types = p.types(grad_y, *([] if sums is None else [sums.sums]))
     for block in blocks(p, p.sum_dtype):
+        types = p.types(grad_y, block.columns, *([] if sums is None else [sums.sums]))
         rows = block.rows(grad_outputs).to(p.sum_dtype)
         if need_samples:
             torch.bmm(rows, weight, out=block.by_group)

@@ -48,7 +48,7 @@ def write_columns(
     first_tap, group, row, p, n, oh, ow, exists = place_of(s, first, end, groups, tap_count, BLOCK_P, INDEX)
     for tap in range(first_tap, tl.minimum(first_tap + tap_count, taps)):
         sy, sx, fy, fx, m, inside = tap_of(s, n, oh, ow, exists, (group * taps + tap).to(INDEX), tap, TYPE)
-        at = corners_of(n, sy, sx, s.x_stride)
+        at = corners_of(n, sy, sx, s.x_stride, s.unit)
         weights = corner_weights(fy, fx, m, inside)
         for begin in range(0, GROUP_DEPTH, BLOCK_C):
             c = begin + tl.arange(0, BLOCK_C)
@@ -96,7 +96,7 @@ def backward_samples(
             grad = grad_columns + columns_at(row, c, tap, taps, groups * GROUP_DEPTH, DEPTH)
             grad = tl.load(grad, mask=exists[:, None] & c_exists[None, :], other=0.0)
             if grad_offset is not None or grad_mask is not None:
-                at = corners_of(n, sy, sx, s.x_stride)
+                at = corners_of(n, sy, sx, s.x_stride, s.unit)
                 d00, d01, d10, d11 = corner_dots(grad, s.x, at, inside, c, c_exists, TYPE)
                 dot00 += d00
                 dot01 += d01

@@ -39,7 +39,7 @@ def vectors_of(s, vector, group, runs, RUN: tl.constexpr, GROUP_DEPTH: tl.conste
 def load_corners(s, n, oh, ow, exists, channel, tap, dy, dx, m):
     """The corners' values `[pixels, vectors, 8]`, and their weights, of taps that `load_tap` has read."""
     sy, sx, fy, fx, m, inside = place_tap(s, oh, ow, exists, tap, dy, dx, m, tl.float32)
-    at = corners_of(n, sy, sx, s.x_stride)
+    at = corners_of(n, sy, sx, s.x_stride, s.unit)
     i = tl.arange(0, 8)[None, None, :]
     v00 = tl.load(s.x + ((at[0] + channel)[:, :, None] + i), mask=inside[0][:, :, None], other=0.0)
     v01 = tl.load(s.x + ((at[1] + channel)[:, :, None] + i), mask=inside[1][:, :, None], other=0.0)
@@ -101,10 +101,10 @@ def forward(
     n, oh, ow, here = n[:, None], oh[:, None], ow[:, None], exists[:, None]
     vectors = runs * s.kernel[0] * s.kernel[1] * (RUN // 8)
     row = vectors * 8
-    o = first_o + tl.arange(0, BLOCK_O)
+    o = (first_o + tl.arange(0, BLOCK_O)).to(INDEX)
     acc = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     if REST_O:
-        rest_o = first_o + BLOCK_O + tl.arange(0, REST_O)
+        rest_o = (first_o + BLOCK_O + tl.arange(0, REST_O)).to(INDEX)
         rest_acc = tl.zeros((BLOCK_P, REST_O), tl.float32)
     weight += group * group_outputs.to(INDEX) * row
     k = tl.arange(0, VECTORS * 8)
@@ -185,7 +185,7 @@ def backward_samples(
                 grad = tl.dot(g, w, grad)
             c += run * RUN
             if grad_offset is not None or grad_mask is not None:
-                at = corners_of(n, sy, sx, s.x_stride)
+                at = corners_of(n, sy, sx, s.x_stride, s.unit)
                 d00, d01, d10, d11 = corner_dots(grad, s.x, at, inside, c, c_exists, tl.float32)
                 dot00 += d00
                 dot01 += d01

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,9 @@ class Problem(Samples):
     def fused(self) -> bool:
         """Whether samples are multiplied where they are made: in half precision, where the tensor cores' tiles are filled."""
         return self.x.dtype.itemsize == 2 and self.run % 8 == 0 and self.depth >= 16 and self.group_outputs >= 16
+
+    def types(self, *others: Tensor) -> dict[str, Any]:
+        return super().types(self.weight, *others)
 
     def rows_of_weight(self, run: int) -> Tensor:
         """`[O, depth / run, taps, run]`, without gaps."""

@@ -34,7 +34,7 @@ def forward(
     acc = tl.zeros((BLOCK_P, BLOCK_C), TYPE)
     for tap in range(0, taps):
         sy, sx, fy, fx, m, inside = tap_of(s, n, oh, ow, exists, (group * taps + tap).to(INDEX), tap, TYPE)
-        at = corners_of(n, sy, sx, s.x_stride)
+        at = corners_of(n, sy, sx, s.x_stride, s.unit)
         acc += blend(s.x, at, corner_weights(fy, fx, m, inside), inside, c, c_exists, TYPE)
     to = y + p[:, None] * (groups * GROUP_DEPTH) + c[None, :]
     tl.store(to, acc.to(y.dtype.element_ty), mask=exists[:, None] & c_exists[None, :])
@@ -73,7 +73,7 @@ def backward(
         c += group * GROUP_DEPTH
         grad = tl.load(grad_y + (from_y[:, None] + c[None, :]), mask=exists[:, None] & c_exists[None, :], other=0.0).to(TYPE)
         if grad_offset is not None or grad_mask is not None:
-            at = corners_of(n, sy, sx, s.x_stride)
+            at = corners_of(n, sy, sx, s.x_stride, s.unit)
             d00, d01, d10, d11 = corner_dots(grad, s.x, at, inside, c, c_exists, TYPE)
             dot00 += d00
             dot01 += d01

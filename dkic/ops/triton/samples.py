@@ -28,6 +28,7 @@ class SampleArguments(NamedTuple):
     kernel: tuple[tl.constexpr, tl.constexpr]
     geometry: tuple[int, ...]
     x_stride: tuple[int, ...]
+    unit: tl.constexpr  # divides x's strides: a power of 2, at most 8
     offset_stride: tuple[int, ...]
     mask_stride: tuple[int, ...]
 
@@ -84,6 +85,7 @@ class Samples:
             (tl.constexpr(self.kernel[0]), tl.constexpr(self.kernel[1])),  # taps are numbered by divisions
             self.geometry,
             pixel_strides(self.x),
+            tl.constexpr(math.gcd(8, *pixel_strides(self.x))),
             self.offset.stride(),
             (0,) * 4 if self.mask is None else self.mask.stride(),
         )
