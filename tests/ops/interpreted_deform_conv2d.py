@@ -64,7 +64,8 @@ def pixels(request, monkeypatch):
         for by_capability in tiles.DEFAULTS.values():
             for major, default in by_capability.items():
                 monkeypatch.setitem(by_capability, major, replace(default, pixels=wanted))
-        monkeypatch.setattr(tiles, "DETERMINISTIC_SAMPLES", replace(tiles.DETERMINISTIC_SAMPLES, pixels=wanted))
+        for kernel, default in tiles.DETERMINISTIC.items():
+            monkeypatch.setitem(tiles.DETERMINISTIC, kernel, replace(default, pixels=wanted))
 
 
 @pytest.fixture(autouse=True)

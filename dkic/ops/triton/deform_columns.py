@@ -14,7 +14,7 @@ from torch import Tensor
 from dkic.ops.triton import deform_columns_kernels as kernels
 from dkic.ops.triton.deform_problem import Problem
 from dkic.ops.triton.image_sums import ImageSums
-from dkic.ops.triton.tiles import channel_block, choose
+from dkic.ops.triton.tiles import Tiles, channel_block, choose
 
 # Bytes of a block's columns. Of the codec's shape, 6,912 bytes a pixel, a third: 5,504 pixels give each multiprocessor of an H100
 # an output tile of 128 x 64, and its L2 of 50 MB still holds the columns when they are read.
@@ -56,8 +56,7 @@ def blocks(p: Problem, dtype: torch.dtype) -> Iterator[Block]:
         yield Block(first, end, columns[: end - first])
 
 
-def launch(kernel, name: str, p: Problem, block: Block, *tensors, types: dict) -> None:
-    tiles = choose(name, p).tiles
+def launch(kernel, tiles: Tiles, p: Problem, block: Block, *tensors, types: dict) -> None:
     programs = triton.cdiv(block.end - block.first, tiles.pixels) * p.groups
     tap_count = p.taps if programs >= PROGRAMS else 1
     kernel[(programs * triton.cdiv(p.taps, tap_count),)](
@@ -80,8 +79,9 @@ def forward(p: Problem, bias: Tensor | None, y: Tensor) -> None:
     """Fills y, which is NHWC without gaps."""
     weight = p.rows_of_weight(p.depth).view(p.weight_groups, p.group_outputs, -1).transpose(1, 2)
     outputs = y.permute(0, 2, 3, 1).view(p.pixels, p.weight_groups, p.group_outputs)
+    tiles = choose("columns", p).tiles
     for block in blocks(p, p.x.dtype):
-        launch(kernels.write_columns, "columns", p, block, block.columns, types=p.types(y, block.columns))
+        launch(kernels.write_columns, tiles, p, block, block.columns, types=p.types(y, block.columns))
         if bias is None:
             torch.bmm(block.by_group, weight, out=block.rows(outputs))
         else:
@@ -101,6 +101,8 @@ def backward(
     grad_weight = torch.empty_like(weight) if need_weight else None
     grad_outputs = grad_y.permute(0, 2, 3, 1).reshape(p.pixels, p.weight_groups, p.group_outputs)
     need_samples = not (sums is None and grad_offset is None and grad_mask is None)
+    column_tiles = choose("columns", p).tiles
+    sample_tiles = choose("column samples", p, sums is not None and sums.powers is not None).tiles
     for block in blocks(p, p.sum_dtype):
         types = p.types(grad_y, block.columns, *([] if sums is None else [sums.sums]))
         rows = block.rows(grad_outputs).to(p.sum_dtype)
@@ -108,9 +110,9 @@ def backward(
             torch.bmm(rows, weight, out=block.by_group)
             to = None if sums is None else sums.arguments
             gradients = to, grad_offset, grad_mask
-            launch(kernels.backward_samples, "column samples", p, block, block.columns, *gradients, types=types)
+            launch(kernels.backward_samples, sample_tiles, p, block, block.columns, *gradients, types=types)
         if grad_weight is not None:
-            launch(kernels.write_columns, "columns", p, block, block.columns, types=types)
+            launch(kernels.write_columns, column_tiles, p, block, block.columns, types=types)
             before = float(block.first > 0)
             torch.baddbmm(grad_weight, rows.transpose(1, 2), block.by_group, beta=before, out=grad_weight)
     if grad_weight is None:

@@ -40,7 +40,8 @@ DEFAULTS = {
     "columns": {8: Tiles(32, 0, 32, 4)},
     "column samples": {8: Tiles(32, 0, 32, 4)},
 }
-DETERMINISTIC_SAMPLES = Tiles(32, 64, 32, 8)  # sums in integers need twice the registers
+# Where the gradient of input is summed in integers, which need twice the registers.
+DETERMINISTIC = {"samples": Tiles(32, 64, 32, 8), "column samples": Tiles(16, 0, 32, 4)}
 
 # What `tune` times, beside the default.
 CANDIDATES = {
@@ -68,8 +69,8 @@ class Choice:
 
 def choose(kernel: str, p: Problem, deterministic: bool = False) -> Choice:
     """deterministic: the gradient of input is summed in integers; such tiles are not tuned."""
-    if kernel == "samples" and deterministic:
-        return Choice(DETERMINISTIC_SAMPLES, "default for integer sums")
+    if deterministic and kernel in DETERMINISTIC:
+        return Choice(DETERMINISTIC[kernel], "default for integer sums")
     table = tuned()
     if table and (found := table.get(key(kernel, p))):  # a key takes a few microseconds
         return Choice(found, "tuned")
