@@ -41,7 +41,7 @@ DEFAULTS = {
     "column samples": {8: Tiles(32, 0, 32, 4)},
 }
 # Where the gradient of input is summed in integers, which need twice the registers.
-DETERMINISTIC = {"samples": Tiles(32, 64, 32, 8), "column samples": Tiles(16, 0, 32, 4)}
+DETERMINISTIC = {"samples": Tiles(32, 64, 32, 8, 2), "column samples": Tiles(16, 0, 32, 4)}
 
 # What `tune` times, beside the default.
 CANDIDATES = {
