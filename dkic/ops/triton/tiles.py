@@ -38,10 +38,10 @@ DEFAULTS = {
     "samples": {8: Tiles(64, 64, 32, 4, 2)},
     "weight": {8: Tiles(32, 192, 32, 4, 2)},
     "columns": {8: Tiles(32, 0, 32, 4)},
-    "column samples": {8: Tiles(32, 0, 32, 4)},
+    "column samples": {8: Tiles(16, 0, 32, 4)},
 }
 # Where the gradient of input is summed in integers, which need twice the registers.
-DETERMINISTIC = {"samples": Tiles(32, 64, 32, 8, 2), "column samples": Tiles(16, 0, 32, 4)}
+DETERMINISTIC = {"samples": Tiles(32, 64, 32, 8, 2)}
 
 # What `tune` times, beside the default.
 CANDIDATES = {
@@ -55,7 +55,7 @@ CANDIDATES = {
     "samples": [Tiles(32, 64, 32, 4, 2), Tiles(64, 64, 32, 4), Tiles(64, 128, 32, 8, 2)],
     "weight": [Tiles(32, 192, 32, 4), Tiles(32, 192, 32, 4, 3), Tiles(64, 192, 32, 4, 2), Tiles(32, 192, 64, 8, 2)],
     "columns": [Tiles(16, 0, 32, 1), Tiles(32, 0, 32, 2), Tiles(32, 0, 64, 4), Tiles(64, 0, 32, 4), Tiles(128, 0, 32, 8)],
-    "column samples": [Tiles(16, 0, 32, 1), Tiles(16, 0, 32, 2), Tiles(32, 0, 16, 4), Tiles(64, 0, 32, 8)],
+    "column samples": [Tiles(16, 0, 32, 1), Tiles(16, 0, 32, 2), Tiles(32, 0, 32, 4), Tiles(64, 0, 32, 8)],
 }
 
 
