@@ -20,6 +20,7 @@ from dkic.ops.triton.tiles import Tiles, channel_block, choose
 # an output tile of 128 x 64, and its L2 of 50 MB still holds the columns when they are read.
 WORKSPACE = 40_000_000
 PROGRAMS = 1024  # below so many, each tap has programs of its own
+MOST_ODD = 16  # channels of a program where they are not loaded as vectors: each has an address
 ROWS = 128  # a block's pixels are a multiple of it
 
 
@@ -69,7 +70,7 @@ def launch(kernel, tiles: Tiles, p: Problem, block: Block, *tensors, types: dict
         DEPTH=p.depth,
         GROUP_DEPTH=p.group_depth,
         BLOCK_P=tiles.pixels,
-        BLOCK_C=channel_block(p.group_depth, tiles.channels),
+        BLOCK_C=channel_block(p.group_depth, min(tiles.channels, MOST_ODD if p.group_depth % 4 else tiles.channels)),
         num_warps=tiles.warps,
         **types,
     )
