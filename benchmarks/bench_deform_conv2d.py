@@ -77,7 +77,7 @@ def calls(
 
     def op(x: Tensor, *others: Tensor) -> Tensor:
         if implementation == "F.conv2d":
-            return torch.nn.functional.conv2d(x, *others, **case.geometry)
+            return torch.nn.functional.conv2d(x, *others, **case.geometry, groups=case.weight_groups)
         offset, weight, bias, mask = others
         function = deform_conv2d if implementation == "dkic" else torchvision.ops.deform_conv2d
         return function(x, offset, weight, bias, **case.geometry, mask=mask)

@@ -64,10 +64,12 @@ class Record:
 def parts(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> list[Part]:
     """The session, in order."""
     found = [Part("doctor", ("-m", "dkic", "doctor"), 1)]
+    tuning = ("--dry-run",) if dry_run else ()
     mark = () if dry_run else ("-m", "cuda")
     chosen = TESTS[1:2] if dry_run else TESTS
     limits = ("--collect-only",) if dry_run else ()
     found += [Part(f"tests: {path}", ("-m", "pytest", "-q", *mark, *limits, path), 4) for path in chosen]
+    found.append(Part("tuning: deform_conv2d", ("-m", "benchmarks.tune_deform_conv2d", *tuning), 3))
     for name in BENCHMARKS[:1] if dry_run else BENCHMARKS:
         options = ("--collect-only",) if dry_run else ("--benchmark-only", f"--benchmark-json={out / _TABLE}")
         found.append(Part(f"benchmark: {name}", ("-m", "pytest", "-q", f"benchmarks/bench_{name}.py", *options), 4))

@@ -17,9 +17,13 @@ RANS_PROBLEMS = RANS_CASES
 # Sides of the square images for measuring growth.
 GROWTH_SIDES = (256, 512, 1024, 2048)
 
-# A whole convolution of the same size.
+# A whole convolution of the same size; few channels; depthwise.
 DEFORM_CONV2D_PROBLEMS = [
-    DeformConv2dCase("192->192 3x3 128x128 G=8", batch=1, groups=8, depth=24, height=128, width=128, out_channels=192)
+    DeformConv2dCase("192->192 3x3 128x128 G=8", batch=1, groups=8, depth=24, height=128, width=128, out_channels=192),
+    DeformConv2dCase("16->16 3x3 128x128 G=1", batch=1, groups=1, depth=16, height=128, width=128, out_channels=16),
+    DeformConv2dCase(
+        "192 depthwise 3x3 64x64 G=8", batch=1, groups=8, depth=24, height=64, width=64, out_channels=192, weight_groups=192
+    ),
 ]
 
 # The latent of a 768x512 image at a sixteenth, 320 channels.

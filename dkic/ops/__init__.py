@@ -9,6 +9,7 @@ from dkic.ops import deform_conv2d, gaussian_likelihood, gaussian_symbols, ldcn
 # register: rules for torch.vmap, and the fakes of internal ops.
 from dkic.ops import batching, cdf_coder, quantized_conv2d, raster_context, requantize  # noqa: F401
 from dkic.ops._deform_conv2d import deform_conv2d
+from dkic.ops._explain import explain
 from dkic.ops._factorized_likelihood import factorized_likelihood
 from dkic.ops._gaussian_indexes import gaussian_indexes
 from dkic.ops._gaussian_likelihood import gaussian_likelihood
@@ -18,6 +19,7 @@ from dkic.ops.backends import set_backend
 
 __all__ = [
     "deform_conv2d",
+    "explain",
     "factorized_likelihood",
     "gaussian_indexes",
     "gaussian_likelihood",

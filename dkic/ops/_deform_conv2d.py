@@ -58,10 +58,11 @@ def deform_conv2d(
     * There are kernels for the CPU and for CUDA (torchvision: MPS too).
     * `torch.func.grad` works, and `torch.vmap` is not a loop.
 
-    On a GPU, half precision rounds samples to it once, to multiply them on the tensor cores, which sum in float32; float32 is
-    multiplied as such, or in three passes of TF32 where torch.backends.cuda.matmul allows it, which lose hardly more. The
-    gradient of input is summed by atomics, in any order, but under `torch.use_deterministic_algorithms(True)` by 64-bit integers,
-    the same every time; all else is always the same. The result on the CPU does not depend on the number of threads.
+    On a GPU, half precision rounds samples to it once, to multiply them on the tensor cores, which sum in float32. float32 is
+    multiplied by torch, and so as TF32 where torch.backends.cuda.matmul allows it, as in torchvision. The gradient of input is
+    summed by atomics, in any order; under `torch.use_deterministic_algorithms(True)` it is summed in 64-bit integers, the same
+    in every run. All else is the same in every run, as torch's matrix product is. The result on the CPU does not depend on the
+    number of threads. `dkic.ops.explain` names the kernels that serve a call.
 
     `torch.vmap` folds its dimension into the batch; into groups where it is one of weight or bias, or where gradients of these
     are wanted per sample. Forward-mode and second derivatives raise NotImplementedError. `torch.jit.script` compiles calls of
@@ -72,7 +73,7 @@ def deform_conv2d(
     An input that is not channels_last is copied up to 16 MB; a larger one is read as it lies, slower. On a GPU: copies of the
     weight, of input and y's gradient where they are not channels_last, and of results that are not; parts of the weight's
     gradient, in all as large as the weight or at most 1024 programs' tiles; and the gradient of input in float32 or,
-    deterministic, in 64-bit integers.
+    deterministic, in 64-bit integers; in float32 and float64, up to 40 MB of samples.
 
     Returns:
         y `[N, O, Ho, Wo]` in the dtype and memory format of input.

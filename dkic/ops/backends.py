@@ -190,6 +190,14 @@ def check_runs(op: str, device: torch.device) -> None:
     _running.add((op, device))
 
 
+def serving(op: str, device: torch.device) -> str:
+    """The backend that takes a device's tensors. RuntimeError: none does; the message says what to do."""
+    if reason := why_not(op, device):
+        raise RuntimeError(reason)
+    takes = [backend for backend in OPS[op] if DEVICES[backend] == device.type]
+    return _chosen.get(op) or next(backend for backend in takes if missing(backend, device) is None)
+
+
 def why_not(op: str, device: torch.device) -> str | None:
     """None where the op runs on `device`, else the reason as a sentence."""
     if device.type == "meta":

@@ -10,42 +10,38 @@ import torch
 from ops.compile_triton import Compiled
 from ops.op_cases import DeformConv2dCase
 
+from dkic.ops.triton import deform_columns, samples, tiles
 from dkic.ops.triton import deform_conv2d as deform_conv2d_triton
-from dkic.ops.triton import samples
 
 CODEC = DeformConv2dCase("codec", batch=1, groups=8, depth=24, height=16, width=16, out_channels=192)
 ONE_GROUP = DeformConv2dCase("one group", batch=1, groups=1, depth=64, height=16, width=16, out_channels=64)
 # No vectors: neither channels nor strides are multiples of anything.
 ODD = replace(ONE_GROUP, name="odd", depth=67, out_channels=33)
-WAYS = {"half": torch.float16, "tf32x3": torch.float32, "ieee": torch.float32, "double": torch.float64}
 
 
-def launch(case: DeformConv2dCase, way: str, deterministic: bool, forward: bool = True, position_dtype=None) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = way == "tf32x3"
-    x, offset, weight, bias, mask = case.tensors(WAYS[way], position_dtype=position_dtype)
-    x, grad_y = (t.contiguous(memory_format=torch.channels_last) for t in (x, case.grad_y(WAYS[way])))
+def launch(case: DeformConv2dCase, dtype: torch.dtype, deterministic: bool) -> None:
+    x, offset, weight, bias, mask = case.tensors(dtype, position_dtype=torch.float32)
+    x, grad_y = (t.contiguous(memory_format=torch.channels_last) for t in (x, case.grad_y(dtype)))
     geometry = [list(pair) for pair in case.geometry.values()]
-    if forward:
-        deform_conv2d_triton.forward(x, offset, weight, bias, mask, *geometry)
-    arguments = grad_y, x, offset, weight, mask, *geometry, True, True, not deterministic, False, True, deterministic
-    deform_conv2d_triton.backward(*arguments)
+    deform_conv2d_triton.forward(x, offset, weight, bias, mask, *geometry)
+    deform_conv2d_triton.backward(grad_y, x, offset, weight, mask, *geometry, True, True, True, False, True, deterministic)
 
 
 def main() -> None:
-    compiled = Compiled(int(sys.argv[1]), disassembled=("codec half",))
-
-    def compile(case: DeformConv2dCase, way: str, deterministic: bool, **others) -> None:
-        compiled.problem = f"{case} {way}{' deterministic' if deterministic else ''}"
-        launch(case, way, deterministic, **others)
-
-    for way in WAYS:
-        compile(CODEC, way, False, position_dtype=None if way == "double" else torch.float32)
-        compile(CODEC, way, True, forward=False)
-    for case in (ONE_GROUP, ODD):
-        compile(case, "half", True)
+    capability = int(sys.argv[1])
+    compiled = Compiled(capability, disassembled=("codec float16", "codec float32"))
+    tiles.capability = lambda device: divmod(capability, 10)
+    deform_columns.PROGRAMS = 1  # all taps to a program, as for large images
+    for case, dtype in ((CODEC, torch.float16), (CODEC, torch.float32), (CODEC, torch.float64), (ODD, torch.float16)):
+        for deterministic in (False, True):
+            compiled.problem = f"{case} {str(dtype)[6:]}{' deterministic' if deterministic else ''}"
+            launch(case, dtype, deterministic)
+    compiled.problem = f"{ONE_GROUP} float16"
+    launch(ONE_GROUP, torch.float16, False)
     compiled.problem = "elements whose numbers have 64 bits"
     samples.index_of = lambda *tensors: samples.tl.int64
-    launch(CODEC, "half", False)
+    launch(CODEC, torch.float16, False)
+    launch(CODEC, torch.float32, False)
     compiled.print()
 
 

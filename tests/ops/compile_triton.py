@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import triton
 from ops.op_cases import LikelihoodCase
+from ops.sass import parse
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
@@ -66,7 +67,11 @@ def usage(kernel, problem: str) -> dict:
 
 def machine_code(kernel) -> dict:
     """What PTX does not show. To disassemble a kernel takes half a second, about as long as ptxas."""
-    return {"global_loads_of_16_bytes": len(re.findall(r"\bLDG(?:STS)?\.E[.\w]*\.128\b", cuobjdump("-sass", kernel)))}
+    sass = cuobjdump("-sass", kernel)
+    return {
+        "global_loads_of_16_bytes": len(re.findall(r"\bLDG(?:STS)?\.E[.\w]*\.128\b", sass)),
+        "longest_loop": max((len(loop) for code in parse(sass).values() for loop in code.loops), default=0),
+    }
 
 
 def channels_last_slice(t: torch.Tensor) -> torch.Tensor:

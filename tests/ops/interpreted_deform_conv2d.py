@@ -20,17 +20,27 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from dkic.ops import reference
+from dkic.ops.triton import deform_columns, samples, tiles
 from dkic.ops.triton import deform_conv2d as deform_conv2d_triton
-from dkic.ops.triton import samples
-from dkic.ops.triton.deform_conv2d import TILES, backward, forward, powers_of, problem
+from dkic.ops.triton.deform_conv2d import backward, forward, powers_of
+from dkic.ops.triton.deform_problem import problem
 from dkic.ops.triton.layouts import index_of
 
 BARE = DeformConv2dCase("no mask, no bias", batch=1, masked=False, biased=False, kernel_size=(2, 2))
 SMALL = replace(TORCHVISION_CONV, name="small", batch=2)
 TINY = DeformConv2dCase("tiny", kernel_size=(1, 2), padding=(0, 1), weight_groups=2, height=4, width=5)
-DEEP = DeformConv2dCase(
-    "several tiles of all", batch=1, groups=2, depth=18, height=3, width=25, out_channels=40, kernel_size=(1, 2), padding=(0, 1)
+# Served by the fused kernels in half precision: several tiles of pixels, outputs of two powers of 2 and not whole, vectors of a
+# product in several taps and runs; offset groups and weight groups that are equal, one within the other, and neither.
+FUSED = DeformConv2dCase(
+    "fused", batch=1, groups=2, depth=24, height=4, width=5, out_channels=40, kernel_size=(1, 2), padding=(0, 1)
 )
+FUSED_CASES = [
+    FUSED,
+    replace(FUSED, name="no mask, no bias", masked=False, biased=False, groups=1, depth=16),
+    replace(FUSED, name="equal groups", weight_groups=2, out_channels=66),
+    replace(FUSED, name="weight groups within an offset group", groups=1, depth=48, weight_groups=3, out_channels=48),
+    replace(FUSED, name="neither within the other", weight_groups=3, out_channels=48),
+]
 # Two taps serve for the groups' numbers; what is left out takes long here, and no other way through a kernel.
 SLOW = ("13x13", "as large as x", "padding beyond", "many blocks", "three strips", "no bias", "weight groups", "torchvision")
 SINGLE = [case for case in DEFORM_CONV2D_CASES if not any(words in case.name for words in SLOW)]
@@ -50,10 +60,12 @@ CASES = [
 @pytest.fixture(autouse=True)
 def pixels(request, monkeypatch):
     """Of a tile; those of a GPU's where a test's parameter is None."""
-    wanted = getattr(request, "param", 128)
-    if wanted:
-        wide = {key: replace(tiles, pixels=wanted, outputs=max(tiles.outputs, 64), channels=32) for key, tiles in TILES.items()}
-        monkeypatch.setattr(deform_conv2d_triton, "TILES", wide)
+    if wanted := getattr(request, "param", 128):
+        for by_capability in tiles.DEFAULTS.values():
+            for major, default in by_capability.items():
+                monkeypatch.setitem(by_capability, major, replace(default, pixels=wanted))
+        for kernel, default in tiles.DETERMINISTIC.items():
+            monkeypatch.setitem(tiles.DETERMINISTIC, kernel, replace(default, pixels=wanted))
 
 
 @pytest.fixture(autouse=True)
@@ -125,14 +137,29 @@ def test_every_dtype(case, dtype):
     assert_as_the_reference(case, dtype)
 
 
-@pytest.mark.parametrize("pixels", [None], indirect=True)
-@pytest.mark.parametrize("way", ["half", "ieee"])
-def test_tiles_of_a_gpu(way, pixels, monkeypatch):
-    """Several of pixels, outputs and channels, and of parts of the pixels; offsets of another dtype."""
-    monkeypatch.setattr(deform_conv2d_triton, "way_to_multiply", lambda dtype: way)
-    monkeypatch.setattr(deform_conv2d_triton, "PART", 32)
-    dtype = torch.float16 if way == "half" else torch.float32
-    assert_as_the_reference(DEEP, dtype, position_dtype=torch.float32 if way == "half" else torch.float16)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", FUSED_CASES, ids=str)
+def test_half_precision_fused(case, dtype):
+    x, offset, weight, _, mask = case.tensors(dtype)
+    assert problem(x, offset, weight, mask, *case.geometry.values()).fused
+    assert_as_the_reference(case, dtype, position_dtype=torch.float32)
+
+
+@pytest.mark.parametrize("pixels", [16], indirect=True)
+def test_several_tiles_and_parts(pixels, monkeypatch):
+    monkeypatch.setattr(deform_conv2d_triton, "PART", 8)
+    assert_as_the_reference(FUSED, torch.float16, position_dtype=torch.float32)
+
+
+@pytest.mark.parametrize("pixels", [16], indirect=True)
+@pytest.mark.parametrize("programs", [1, 1000])
+@pytest.mark.parametrize("case", [TINY, BARE], ids=str)
+def test_several_blocks_of_columns(case, programs, pixels, monkeypatch):
+    """The last smaller than the others; all taps to a program, and one."""
+    monkeypatch.setattr(deform_columns, "WORKSPACE", 1)
+    monkeypatch.setattr(deform_columns, "ROWS", 16)
+    monkeypatch.setattr(deform_columns, "PROGRAMS", programs)
+    assert_as_the_reference(case, torch.float32)
 
 
 # ---- By integers ----
@@ -142,6 +169,10 @@ def test_tiles_of_a_gpu(way, pixels, monkeypatch):
 @pytest.mark.parametrize("case", [TINY, replace(TINY, name="batch 0", batch=0)], ids=str)
 def test_gradients_by_integers(case, dtype):
     assert_as_the_reference(case, dtype, deterministic=True)
+
+
+def test_gradients_by_integers_fused():
+    assert_as_the_reference(FUSED, torch.float16, deterministic=True, position_dtype=torch.float32)
 
 
 @pytest.mark.parametrize("pixels", [16], indirect=True)
@@ -276,6 +307,15 @@ def test_nan_stays_in_its_pixel():
     assert y[reached].isnan().all() and torch.equal(y[~reached], clean[~reached])
 
 
+def test_not_finite_stays_in_its_weight_group():
+    """Vectors beside each other in a product belong to one weight group."""
+    case = FUSED_CASES[2]
+    x, offset, weight, bias, mask = case.tensors(torch.float16, spread=0.1, position_dtype=torch.float32)
+    x[0, 30] = torch.inf
+    y = forward(x, offset, weight, bias, mask, *(list(pair) for pair in case.geometry.values()))
+    assert y[:, :33].isfinite().all() and not y[:, 33:].isfinite().all()
+
+
 @pytest.mark.parametrize("wanted", range(5))
 def test_only_the_gradients_that_are_wanted(wanted):
     x, offset, weight, bias, mask = tensors = TINY.tensors(torch.float32)
@@ -305,14 +345,3 @@ def test_what_guards_memory():
     x, offset, weight, _, mask = good.values()
     with pytest.raises(RuntimeError, match="grad_y must have"):
         backward(SMALL.grad_y(torch.float32)[:, :1], x, offset, weight, mask, *geometry, *(True,) * 5, False)
-
-
-@pytest.mark.parametrize(("allowed", "way"), [(False, "ieee"), (True, "tf32x3")])
-def test_float32_is_multiplied_as_torch_allows(allowed, way):
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        assert deform_conv2d_triton.way_to_multiply(torch.float32) == way
-        assert deform_conv2d_triton.way_to_multiply(torch.bfloat16) == "half"
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

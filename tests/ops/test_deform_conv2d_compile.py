@@ -8,12 +8,9 @@ from ops.test_triton_compile import REGISTERS
 
 pytest.importorskip("triton")
 
-# Registers of a thread, at most. Half of them are sums of the products, which is what tiles this large are for; most others are
-# addresses and weights of four corners. Timed on an H100 (see TILES), few warps with many registers beat more with fewer:
-# half precision's forward took 0.16 ms with 255 registers, and 0.21 ms with 128.
-CEILING = {"forward": 255, "backward_samples": 255, "backward_weight": 224, "round_fixed": 48}
-DETERMINISTIC_CEILING = 200
-ODD_CEILING = 232  # without vectors every number has an address
+# Registers of a thread, at most. Half of those of the kernels that multiply are sums of the products, which is what tiles this
+# large are for.
+CEILING = {"forward": 240, "backward_samples": 255, "backward_weight": 160, "write_columns": 176, "round_fixed": 48}
 LEAST_WARPS = 8  # of a multiprocessor, while nothing is summed in integers
 SHARED = {86: 99 << 10, 90: 227 << 10}  # of a block, at most
 
@@ -32,20 +29,17 @@ def test_every_kernel_is_compiled(compiled):
 
 
 def test_nothing_spills(compiled):
-    """But a few addresses, where they have 64 bits, in half precision's forward, which has all 255 registers."""
-    wide = {"kernel": "forward", "problem": "elements whose numbers have 64 bits"}
-    for kernel in compiled[1]:
-        assert kernel["local"] == 0 and kernel["stack"] <= (40 if wide.items() <= kernel.items() else 0), kernel
+    assert [k for k in compiled[1] if k["local"] or k["stack"]] == []
 
 
 def test_registers_stay_within_their_ceilings(compiled):
-    for kernel in compiled[1]:
-        ceiling = CEILING[kernel["kernel"]]
-        if "odd" in kernel["problem"]:
-            ceiling = ODD_CEILING
-        elif "deterministic" in kernel["problem"] and kernel["kernel"] == "backward_samples":
-            ceiling = DETERMINISTIC_CEILING
-        assert kernel["reg"] <= ceiling, kernel
+    assert [k for k in compiled[1] if k["reg"] > CEILING[k["kernel"]]] == []
+
+
+def test_columns_of_float32_leave_room_for_many_warps(compiled):
+    """Each is a chain of loads: 8 blocks of 4 warps on a multiprocessor."""
+    kernels = [k for k in compiled[1] if k["problem"] == "codec float32" and k["kernel"] == "write_columns"]
+    assert kernels and all(k["reg"] <= 64 for k in kernels)
 
 
 def test_a_multiprocessor_holds_several_programs(compiled):
@@ -60,17 +54,22 @@ def test_shared_memory_is_there(compiled):
     assert [k for k in kernels if k["dynamic_shared"] > SHARED[capability]] == []
 
 
-def test_products_are_those_of_the_tensor_cores_where_they_may_be(compiled):
-    """float32 is multiplied as TF32 only where torch allows it."""
-    products = [k for k in compiled[1] if k["kernel"] != "round_fixed"]
-    for kernel in products:
-        if "half" in kernel["problem"] or "tf32x3" in kernel["problem"]:
-            assert kernel["tensor_core_products"], kernel
-        elif "ieee" in kernel["problem"] or "double" in kernel["problem"]:
-            assert not kernel["tensor_core_products"], kernel
+def test_products_of_half_precision_are_those_of_the_tensor_cores(compiled):
+    kernels = [k for k in compiled[1] if k["problem"] == "codec float16" and k["kernel"] != "round_fixed"]
+    assert {k["kernel"] for k in kernels} == {"forward", "backward_samples", "backward_weight"}
+    assert all(k["tensor_core_products"] for k in kernels)
 
 
 def test_corners_are_loaded_by_16_bytes(compiled):
-    """Half precision's: 8 channels. At least four loads, one of every corner."""
-    kernels = [k for k in compiled[1] if k["problem"] == "codec half" and k["kernel"] in ("forward", "backward_weight")]
-    assert len(kernels) == 2 and all(k["global_loads_of_16_bytes"] >= 4 for k in kernels)
+    """8 channels in half precision, 4 in float32. Four loads or more; float32's columns are stored so too."""
+    kernels = {(k["problem"], k["kernel"]): k for k in compiled[1]}
+    for name in ("forward", "backward_weight"):
+        assert kernels["codec float16", name]["global_loads_of_16_bytes"] >= 4
+    columns = kernels["codec float32", "write_columns"]
+    assert columns["global_loads_of_16_bytes"] >= 4 and columns["stores_of_16_bytes"] >= 1
+
+
+def test_a_round_of_half_precision_is_short(compiled):
+    """Of forward's inner loop, for 64 pixels by 192 outputs: 16 channels on 8.6, and 32 on 9.0."""
+    (forward,) = (k for k in compiled[1] if k["problem"] == "codec float16" and k["kernel"] == "forward")
+    assert forward["longest_loop"] <= {86: 260, 90: 480}[compiled[0]]

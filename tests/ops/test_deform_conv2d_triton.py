@@ -8,13 +8,16 @@ from ops.layouts import LAYOUTS
 from ops.op_cases import DEFORM_CONV2D_CASES, DEFORM_CONV2D_STATISTICS, PLAIN_CONV, DeformConv2dCase
 from ops.python_process import python
 from ops.test_deform_conv2d import NAMES, assert_all_close, results
-from ops.test_deform_conv2d_precision import as_float64, largest, tensors_of
+from ops.test_deform_conv2d_precision import HALVES, as_float64, largest, tensors_of
 from ops.test_deform_conv2d_torch import TINY, call, leaves, native_arguments
 from torch import Tensor
 
-from dkic.ops import backends, deform_conv2d, reference, set_backend
+from dkic.ops import backends, deform_conv2d, explain, reference, set_backend
 
 pytest.importorskip("triton")
+
+from dkic.ops.triton import deform_conv2d as deform_conv2d_triton  # noqa: E402
+from dkic.ops.triton import tiles  # noqa: E402
 
 
 def test_passes_in_the_interpreter():
@@ -43,15 +46,17 @@ def deterministic():
 def tf32(request):
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = request.param
-    yield
+    yield request.param
     torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def assert_as_the_reference(case: DeformConv2dCase, dtype: torch.dtype) -> None:
+def assert_as_the_reference(case: DeformConv2dCase, dtype: torch.dtype, loss: float | None = None) -> None:
+    """loss: of a result, beside its largest number."""
     tensors, grad_y = tensors_of(case, dtype), case.grad_y(dtype)
     expected = results(reference.deform_conv2d, case, as_float64(tensors), grad_y.double())
     # Of half precision's samples and results each is rounded once.
-    loss = 1e-12 if dtype == torch.float64 else max(4 * tolerances.HALF_SPACING[dtype], tolerances.FLOAT32_SUMS)
+    if loss is None:
+        loss = 1e-12 if dtype == torch.float64 else max(4 * tolerances.HALF_SPACING[dtype], tolerances.FLOAT32_SUMS)
     for name, t in on_the_gpu(case, tensors, grad_y).items():
         if t.numel():
             assert largest(t.double() - expected[name]) <= loss * largest(expected[name]), name
@@ -71,8 +76,26 @@ class TestOnAGpu:
         assert_as_the_reference(case, dtype)
 
     @pytest.mark.parametrize("tf32", [False, True], indirect=True)
-    def test_three_passes_of_tf32_lose_no_more_than_float32(self, tf32):
-        assert_as_the_reference(DEFORM_CONV2D_STATISTICS, torch.float32)
+    def test_float32_is_multiplied_as_torch_allows(self, tf32):
+        """TF32 has 11 digits, as float16."""
+        loss = 4 * tolerances.HALF_SPACING[torch.float16] if tf32 else tolerances.FLOAT32_SUMS
+        assert_as_the_reference(DEFORM_CONV2D_STATISTICS, torch.float32, loss)
+
+    @pytest.mark.parametrize("dtype", HALVES, ids=str)
+    def test_half_precision_fused(self, dtype):
+        case = DeformConv2dCase("", batch=2, groups=8, depth=24, height=20, width=21, out_channels=192)
+        assert_as_the_reference(case, dtype)
+
+    def test_tuned_tiles_give_the_same(self, tmp_path, monkeypatch):
+        """What was tuned is used from then on."""
+        monkeypatch.setenv("DKIC_CACHE", str(tmp_path))
+        tiles.tuned.cache_clear()
+        x, offset, weight, bias, mask = (t.cuda() for t in DEFORM_CONV2D_STATISTICS.tensors(torch.float32))
+        expected = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+        deform_conv2d_triton.tune_call(x, offset, weight, bias, padding=(1, 1), mask=mask)
+        assert "(tuned)" in explain("deform_conv2d", x, offset, weight, bias, padding=1, mask=mask)
+        torch.testing.assert_close(deform_conv2d(x, offset, weight, bias, padding=1, mask=mask), expected)
+        tiles.tuned.cache_clear()
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("which", ["input", "offset", "weight", "mask", "grad_y"])

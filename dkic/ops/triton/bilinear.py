@@ -16,64 +16,67 @@ def sample_axis(position, size, EDGE: tl.constexpr):
     low = tl.floor(p)
     at = low.to(tl.int32)
     high_inside = (at >= -1) & (at < size - 1)
-    if EDGE:  # this adds nothing, but without it ptxas spills registers of backward_samples in tf32x3 on 8.6
-        high_inside = high_inside & (p >= -1.0)
-    else:
+    if not EDGE:
         high_inside = high_inside & (p > -1.0)
     return at, position - low, (at >= 0) & (at < size), high_inside
 
 
 @triton.jit
-def pixels_of(tile, pixels, out_size, BLOCK: tl.constexpr, INDEX: tl.constexpr):
-    """(p, n, oh, ow, exists) of a tile's output pixels, numbered through all images row by row.
+def pixels_of(s, first, BLOCK: tl.constexpr, INDEX: tl.constexpr):
+    """(p, n, oh, ow, exists) of BLOCK output pixels from `first`, numbered through all images row by row.
 
     INDEX: int32, or int64 where an element of a tensor has a number that needs it. Divisions of 64 bits are slow, and addresses
     made of 64 bits take twice the registers.
     """
-    p = tl.full((), BLOCK, INDEX) * tile + tl.arange(0, BLOCK)
-    row = p // out_size[1]
-    n = row // out_size[0]
-    return p, n, row - n * out_size[0], p - row * out_size[1], p < pixels
+    p = tl.full((), 1, INDEX) * first + tl.arange(0, BLOCK)
+    row = p // s.out_size[1]
+    n = row // s.out_size[0]
+    return p, n, row - n * s.out_size[0], p - row * s.out_size[1], p < s.pixels
 
 
 @triton.jit
-def tap_of(
-    offset,
-    mask,
-    n,
-    oh,
-    ow,
-    exists,
-    channel,
-    row,
-    column,
-    size,
-    geometry,
-    offset_stride,
-    mask_stride,
-    TYPE: tl.constexpr,
-    EDGE: tl.constexpr = False,
-):
-    """A tap of every pixel: (y, x, fy, fx, m, inside), the last of the corners (0,0) (0,1) (1,0) (1,1).
-
-    channel: of mask, and half of offset's; geometry: strides, paddings and dilations. Without a corner fractions and m are 0.
-    EDGE: see sample_axis; the gradient of a position at -1 is made of these corners.
-    """
-    at = offset + n * offset_stride[0] + 2 * channel * offset_stride[1] + oh * offset_stride[2] + ow * offset_stride[3]
+def load_tap(s, n, oh, ow, exists, channel, TYPE: tl.constexpr):
+    """(dy, dx, m) of a tap of every pixel. channel: of mask, and half of offset's."""
+    stride = s.offset_stride
+    at = s.offset + (n * stride[0] + 2 * channel * stride[1] + oh * stride[2] + ow * stride[3])
+    if len(exists.shape) == 2:  # [pixels, vectors]: in the layout of the corners, not in that of rows of offset
+        at = tl.max_contiguous(at, (1, 1))
     dy = tl.load(at, mask=exists, other=0.0).to(TYPE)
-    dx = tl.load(at + offset_stride[1], mask=exists, other=0.0).to(TYPE)
-    from_y = oh.to(tl.int32) * geometry[0] - geometry[2] + row * geometry[4]
-    from_x = ow.to(tl.int32) * geometry[1] - geometry[3] + column * geometry[5]
-    y, fy, top, bottom = sample_axis(from_y.to(TYPE) + dy, size[0], EDGE)
-    x, fx, left, right = sample_axis(from_x.to(TYPE) + dx, size[1], EDGE)
+    dx = tl.load(at + stride[1], mask=exists, other=0.0).to(TYPE)
+    m = tl.full(dy.shape, 1.0, TYPE)
+    if s.mask is not None:
+        stride = s.mask_stride
+        at = s.mask + (n * stride[0] + channel * stride[1] + oh * stride[2] + ow * stride[3])
+        if len(exists.shape) == 2:
+            at = tl.max_contiguous(at, (1, 1))
+        m = tl.load(at, mask=exists, other=0.0).to(TYPE)
+    return dy, dx, m
+
+
+@triton.jit
+def place_tap(s, oh, ow, exists, tap, dy, dx, m, TYPE: tl.constexpr, EDGE: tl.constexpr = False):
+    """(y, x, fy, fx, m, inside) of a tap that `load_tap` has read, the last of the corners (0,0) (0,1) (1,0) (1,1).
+
+    Without a corner inside, fractions and m are 0. EDGE: see sample_axis; the gradient of a position at -1 is made of them.
+    """
+    row = tap // s.kernel[1]
+    column = tap - row * s.kernel[1]
+    g = s.geometry
+    from_y = oh.to(tl.int32) * g[0] - g[2] + row * g[4]
+    from_x = ow.to(tl.int32) * g[1] - g[3] + column * g[5]
+    y, fy, top, bottom = sample_axis(from_y.to(TYPE) + dy, s.size[0], EDGE)
+    x, fx, left, right = sample_axis(from_x.to(TYPE) + dx, s.size[1], EDGE)
     top, bottom = top & exists, bottom & exists
     inside = (top & left, top & right, bottom & left, bottom & right)
     some = (top | bottom) & (left | right)  # else fractions may be infinite
-    m = tl.where(some, 1.0, 0.0).to(TYPE)
-    if mask is not None:
-        at = mask + n * mask_stride[0] + channel * mask_stride[1] + oh * mask_stride[2] + ow * mask_stride[3]
-        m = tl.load(at, mask=some, other=0.0).to(TYPE)
-    return y, x, tl.where(some, fy, 0.0), tl.where(some, fx, 0.0), m, inside
+    return y, x, tl.where(some, fy, 0.0), tl.where(some, fx, 0.0), tl.where(some, m, 0.0), inside
+
+
+@triton.jit
+def tap_of(s, n, oh, ow, exists, channel, tap, TYPE: tl.constexpr, EDGE: tl.constexpr = False):
+    """`load_tap` and `place_tap`."""
+    dy, dx, m = load_tap(s, n, oh, ow, exists, channel, TYPE)
+    return place_tap(s, oh, ow, exists, tap, dy, dx, m, TYPE, EDGE)
 
 
 @triton.jit
@@ -92,10 +95,14 @@ def corner_weights(fy, fx, m, inside):
 
 
 @triton.jit
-def corners_of(n, y, x, strides):
-    """Where the corners' first channels lie, in elements; strides are the image's (n, h, w)."""
-    first = n * strides[0] + y.to(n.dtype) * strides[1] + x.to(n.dtype) * strides[2]
-    return first, first + strides[2], first + strides[1], first + strides[1] + strides[2]
+def corners_of(n, y, x, strides, UNIT: tl.constexpr = 1):
+    """Where the corners' first channels lie, in elements; strides are the image's (n, h, w), multiples of UNIT.
+
+    Without UNIT Triton loads vectors only where strides are multiples of 16.
+    """
+    below, right = strides[1] // UNIT * UNIT, strides[2] // UNIT * UNIT
+    first = n * (strides[0] // UNIT * UNIT) + y.to(n.dtype) * below + x.to(n.dtype) * right
+    return first, first + right, first + below, first + below + right
 
 
 @triton.jit

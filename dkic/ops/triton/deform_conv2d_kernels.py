@@ -1,257 +1,276 @@
-"""The Triton kernels of deform_conv2d. A tile of samples is made in registers and multiplied there; no columns are written.
+"""The Triton kernels of deform_conv2d in half precision: samples are made in registers and multiplied there.
 
-The image x and grad_y have their channels side by side (strides are those of n, h, w), and y is NHWC without gaps. The weight is
-[O, kernel height, kernel width, channels of a weight group]. Channels come in runs, which lie in one offset group and in one
-weight group: so a tap's position is worked out once for BLOCK_C of them.
+s: SampleArguments. grad_y has its channels side by side, and y is NHWC without gaps. Channels come in runs of RUN, a multiple of
+8, each in one offset group and one weight group. The weight is [O, runs of a weight group, taps, RUN]. An output sums over
+vectors of 8 channels, numbered as they lie in a row of the weight: a product takes VECTORS of them, whatever their run and tap.
 
-Of a launch's sizes, size is (height, width) of x, out_size that of y, kernel that of the kernel.
+A program has BLOCK_O + REST_O outputs, both powers of 2 or REST_O 0: 192 are 128 + 64.
 """
 
 import triton
 import triton.language as tl
 
-from dkic.ops.triton.bilinear import blend, corner_dots, corner_weights, corners_of, pixels_of, store_sample_gradients, tap_of
+from dkic.ops.triton.bilinear import (
+    corner_dots,
+    corner_weights,
+    corners_of,
+    load_tap,
+    pixels_of,
+    place_tap,
+    store_sample_gradients,
+    tap_of,
+)
 from dkic.ops.triton.image_sums import add_to_corners
 
 
 @triton.jit
+def vectors_of(s, vector, group, runs, RUN: tl.constexpr, GROUP_DEPTH: tl.constexpr, INDEX: tl.constexpr):
+    """(channel of x, channel of mask, tap, exists) of a weight group's vectors."""
+    taps = s.kernel[0] * s.kernel[1]
+    place = vector // (RUN // 8)  # (run, tap)
+    run = place // taps
+    tap = place - run * taps
+    first = (group * runs + run) * RUN
+    channel = first + (vector - place * (RUN // 8)) * 8
+    return channel, (first // GROUP_DEPTH * taps + tap).to(INDEX), tap, run < runs
+
+
+@triton.jit
+def load_corners(s, n, oh, ow, exists, channel, tap, dy, dx, m):
+    """The corners' values `[pixels, vectors, 8]`, and their weights, of taps that `load_tap` has read."""
+    sy, sx, fy, fx, m, inside = place_tap(s, oh, ow, exists, tap, dy, dx, m, tl.float32)
+    at = corners_of(n, sy, sx, s.x_stride, s.unit)
+    i = tl.arange(0, 8)[None, None, :]
+    v00 = tl.load(s.x + ((at[0] + channel)[:, :, None] + i), mask=inside[0][:, :, None], other=0.0)
+    v01 = tl.load(s.x + ((at[1] + channel)[:, :, None] + i), mask=inside[1][:, :, None], other=0.0)
+    v10 = tl.load(s.x + ((at[2] + channel)[:, :, None] + i), mask=inside[2][:, :, None], other=0.0)
+    v11 = tl.load(s.x + ((at[3] + channel)[:, :, None] + i), mask=inside[3][:, :, None], other=0.0)
+    return v00, v01, v10, v11, corner_weights(fy, fx, m, inside)
+
+
+@triton.jit
+def blend_corners(v00, v01, v10, v11, weights):
+    """The samples `[pixels, 8 * vectors]`, rounded once."""
+    sample = v00.to(tl.float32) * weights[0][:, :, None] + v01.to(tl.float32) * weights[1][:, :, None]
+    sample = sample + v10.to(tl.float32) * weights[2][:, :, None]
+    sample = sample + v11.to(tl.float32) * weights[3][:, :, None]
+    return tl.reshape(sample.to(v00.dtype), (v00.shape[0], v00.shape[1] * v00.shape[2]))
+
+
+@triton.jit
+def multiply(columns, weight, row, k, k_exists, o, o_exists, acc):
+    w = tl.load(weight + (o[None, :] * row + k[:, None]), mask=k_exists[:, None] & o_exists[None, :], other=0.0)
+    return tl.dot(columns, w, acc)
+
+
+@triton.jit
+def store_outputs(y, bias, acc, p, exists, row, first, o, o_exists):
+    if bias is not None:
+        acc += tl.load(bias + first + o, mask=o_exists, other=0.0).to(tl.float32)[None, :]
+    tl.store(y + (p[:, None] * row + first + o[None, :]), acc.to(y.dtype.element_ty), mask=exists[:, None] & o_exists[None, :])
+
+
+@triton.jit
 def forward(
-    x,
-    offset,
+    s,
     weight,
     bias,
-    mask,
     y,
-    pixels,
-    size,
-    out_size,
-    kernel,
-    geometry,
-    x_stride,
-    offset_stride,
-    mask_stride,
-    out_channels,
+    weight_groups,
     group_outputs,
     runs,
     RUN: tl.constexpr,
     GROUP_DEPTH: tl.constexpr,
-    TYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    REST_O: tl.constexpr,
+    VECTORS: tl.constexpr,
+    TYPE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """A program: BLOCK_P pixels by BLOCK_O outputs of a weight group, which has `runs` runs."""
-    tiles = tl.cdiv(group_outputs, BLOCK_O)
-    weight_groups = out_channels // group_outputs
-    rest = tl.program_id(0) // tiles
-    o = (tl.program_id(0) - rest * tiles) * BLOCK_O + tl.arange(0, BLOCK_O)
+    """A program: BLOCK_P pixels by BLOCK_O + REST_O outputs of a weight group.
+
+    Of the next round, offsets are loaded a round ahead, and corners before this round's product.
+    """
+    o_tiles = tl.cdiv(group_outputs, BLOCK_O + REST_O)
+    rest = tl.program_id(0) // o_tiles
+    first_o = (tl.program_id(0) - rest * o_tiles) * (BLOCK_O + REST_O)
     tile = rest // weight_groups
     group = rest - tile * weight_groups
-    o_exists = o < group_outputs
-    o += group * group_outputs
-    p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
-    taps = kernel[0] * kernel[1]
-    acc = tl.zeros((BLOCK_P, BLOCK_O), TYPE)
-    for run in range(0, runs):
-        first = (group * runs + run) * RUN  # channel of x
-        offset_group = first // GROUP_DEPTH
-        for tap in range(0, taps):
-            row = tap // kernel[1]
-            sy, sx, fy, fx, m, inside = tap_of(
-                offset,
-                mask,
-                n,
-                oh,
-                ow,
-                exists,
-                (offset_group * taps + tap).to(INDEX),
-                row,
-                tap - row * kernel[1],
-                size,
-                geometry,
-                offset_stride,
-                mask_stride,
-                TYPE,
+    p, n, oh, ow, exists = pixels_of(s, tile.to(INDEX) * BLOCK_P, BLOCK_P, INDEX)
+    n, oh, ow, here = n[:, None], oh[:, None], ow[:, None], exists[:, None]
+    vectors = runs * s.kernel[0] * s.kernel[1] * (RUN // 8)
+    row = vectors * 8
+    o = (first_o + tl.arange(0, BLOCK_O)).to(INDEX)
+    acc = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
+    if REST_O:
+        rest_o = (first_o + BLOCK_O + tl.arange(0, REST_O)).to(INDEX)
+        rest_acc = tl.zeros((BLOCK_P, REST_O), tl.float32)
+    weight += group * group_outputs.to(INDEX) * row
+    k = tl.arange(0, VECTORS * 8)
+
+    vector = tl.arange(0, VECTORS)
+    channel, at, tap, found = vectors_of(s, vector[None, :], group, runs, RUN, GROUP_DEPTH, INDEX)
+    dy, dx, m = load_tap(s, n, oh, ow, here & found, at, tl.float32)
+    v00, v01, v10, v11, weights = load_corners(s, n, oh, ow, here & found, channel, tap, dy, dx, m)
+    columns = blend_corners(v00, v01, v10, v11, weights)
+    channel, at, tap, found = vectors_of(s, (vector + VECTORS)[None, :], group, runs, RUN, GROUP_DEPTH, INDEX)
+    dy, dx, m = load_tap(s, n, oh, ow, here & found, at, tl.float32)
+    for begin in range(0, vectors, VECTORS):
+        v00, v01, v10, v11, weights = load_corners(s, n, oh, ow, here & found, channel, tap, dy, dx, m)
+        channel, at, tap, found = vectors_of(s, (begin + 2 * VECTORS + vector)[None, :], group, runs, RUN, GROUP_DEPTH, INDEX)
+        dy, dx, m = load_tap(s, n, oh, ow, here & found, at, tl.float32)
+        acc = multiply(columns, weight, row, begin * 8 + k, begin * 8 + k < row, o, o < group_outputs, acc)
+        if REST_O:
+            rest_acc = multiply(
+                columns, weight, row, begin * 8 + k, begin * 8 + k < row, rest_o, rest_o < group_outputs, rest_acc
             )
-            at = corners_of(n, sy, sx, x_stride)
-            weights = corner_weights(fy, fx, m, inside)
-            for begin in range(0, RUN, BLOCK_C):
-                c = begin + tl.arange(0, BLOCK_C)
-                columns = blend(x, at, weights, inside, first + c, c < RUN, TYPE)
-                w = weight + (o.to(INDEX) * taps + tap)[None, :] * (runs * RUN) + (run * RUN + c)[:, None]
-                w = tl.load(w, mask=(c < RUN)[:, None] & o_exists[None, :], other=0.0)
-                acc = tl.dot(columns.to(w.dtype), w, acc, input_precision=PRECISION, out_dtype=TYPE)
-    if bias is not None:
-        acc += tl.load(bias + o, mask=o_exists, other=0.0).to(TYPE)[None, :]
-    to = y + p[:, None] * out_channels + o[None, :]
-    tl.store(to, acc.to(y.dtype.element_ty), mask=exists[:, None] & o_exists[None, :])
+        columns = blend_corners(v00, v01, v10, v11, weights)
+    outputs = weight_groups * group_outputs
+    store_outputs(y, bias, acc, p, exists, outputs, group * group_outputs, o, o < group_outputs)
+    if REST_O:
+        store_outputs(y, bias, rest_acc, p, exists, outputs, group * group_outputs, rest_o, rest_o < group_outputs)
 
 
 @triton.jit
 def backward_samples(
-    grad_y,
-    x,
-    offset,
+    s,
     weight,
-    mask,
-    sums,
-    second_sums,
-    poisoned,
-    powers,
+    grad_y,
+    grad_stride,
+    to,
     grad_offset,
     grad_mask,
-    pixels,
-    size,
-    out_size,
-    kernel,
-    geometry,
-    grad_stride,
-    x_stride,
-    sum_stride,
-    offset_stride,
-    mask_stride,
     groups,
     group_outputs,
-    depth,
+    runs,
     RUN: tl.constexpr,
     GROUP_DEPTH: tl.constexpr,
-    TYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    TYPE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
     """The gradients of x, offset and mask. A program: one tap of BLOCK_P pixels, for all channels of an offset group.
 
-    depth: channels of a weight group. The columns' gradients, grad_y times weight, are made BLOCK_C channels at a time.
+    The columns' gradients, grad_y times weight, are made BLOCK_C channels at a time. to: SumArguments for x's gradient, or None.
     Of a position at -1 the next corners are read, for offset; to x and mask they give 0 times what is there: NaN, where that is
     not finite. (To leave them out took registers that the kernel does not have.)
     """
-    taps = kernel[0] * kernel[1]
+    taps = s.kernel[0] * s.kernel[1]
     rest = tl.program_id(0) // taps
     tap = tl.program_id(0) - rest * taps
     tile = rest // groups
     offset_group = rest - tile * groups
-    row = tap // kernel[1]
-    p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
+    p, n, oh, ow, exists = pixels_of(s, tile.to(INDEX) * BLOCK_P, BLOCK_P, INDEX)
     channel = (offset_group * taps + tap).to(INDEX)
-    sy, sx, fy, fx, m, inside = tap_of(
-        offset,
-        mask,
-        n,
-        oh,
-        ow,
-        exists,
-        channel,
-        row,
-        tap - row * kernel[1],
-        size,
-        geometry,
-        offset_stride,
-        mask_stride,
-        TYPE,
-        EDGE=True,
-    )
+    sy, sx, fy, fx, m, inside = tap_of(s, n, oh, ow, exists, channel, tap, tl.float32, EDGE=True)
     from_y = n * grad_stride[0] + oh * grad_stride[1] + ow * grad_stride[2]
-    dot00 = tl.zeros((BLOCK_P,), TYPE)
+    dot00 = tl.zeros((BLOCK_P,), tl.float32)
     dot01, dot10, dot11 = dot00, dot00, dot00
-    for run in range(0, GROUP_DEPTH // RUN):
-        first = offset_group * GROUP_DEPTH + run * RUN
-        weight_group = first // depth
+    for run in range(offset_group * (GROUP_DEPTH // RUN), (offset_group + 1) * (GROUP_DEPTH // RUN)):
+        weight_group = run // runs
         for begin in range(0, RUN, BLOCK_C):
             c = begin + tl.arange(0, BLOCK_C)
             c_exists = c < RUN
-            grad = tl.zeros((BLOCK_P, BLOCK_C), TYPE)
+            grad = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
             for begin_o in range(0, group_outputs, BLOCK_O):
                 o = begin_o + tl.arange(0, BLOCK_O)
                 o_exists = o < group_outputs
                 o += weight_group * group_outputs
                 g = tl.load(grad_y + (from_y[:, None] + o[None, :]), mask=exists[:, None] & o_exists[None, :], other=0.0)
-                w = weight + (o.to(INDEX) * taps + tap)[:, None] * depth + (first - weight_group * depth + c)[None, :]
-                w = tl.load(w, mask=o_exists[:, None] & c_exists[None, :], other=0.0)
-                grad = tl.dot(g, w, grad, input_precision=PRECISION, out_dtype=TYPE)
-            c += first
+                place = (o.to(INDEX) * runs + (run - weight_group * runs)) * taps + tap
+                w = tl.load(weight + (place[:, None] * RUN + c[None, :]), mask=o_exists[:, None] & c_exists[None, :], other=0.0)
+                grad = tl.dot(g, w, grad)
+            c += run * RUN
             if grad_offset is not None or grad_mask is not None:
-                at = corners_of(n, sy, sx, x_stride)
-                d00, d01, d10, d11 = corner_dots(grad, x, at, inside, c, c_exists, TYPE)
+                at = corners_of(n, sy, sx, s.x_stride, s.unit)
+                d00, d01, d10, d11 = corner_dots(grad, s.x, at, inside, c, c_exists, tl.float32)
                 dot00 += d00
                 dot01 += d01
                 dot10 += d10
                 dot11 += d11
-            if sums is not None:
-                at = corners_of(n, sy, sx, sum_stride)
-                weights = corner_weights(fy, fx, m, inside)
-                add_to_corners(sums, second_sums, poisoned, powers, at, weights, inside, grad, c, c_exists)
-    number = p * groups * taps + channel
-    store_sample_gradients(grad_offset, grad_mask, number, dot00, dot01, dot10, dot11, fy, fx, m, exists)
+            if to is not None:
+                at = corners_of(n, sy, sx, to.stride)
+                add_to_corners(to, at, corner_weights(fy, fx, m, inside), inside, grad, c, c_exists)
+    store_sample_gradients(grad_offset, grad_mask, p * groups * taps + channel, dot00, dot01, dot10, dot11, fy, fx, m, exists)
+
+
+@triton.jit
+def multiply_gradient(grad_y, from_y, exists, first, o, o_exists, columns, acc):
+    g = tl.load(grad_y + (from_y[:, None] + (first + o)[None, :]), mask=exists[:, None] & o_exists[None, :], other=0.0)
+    return tl.dot(tl.trans(g), columns, acc)
+
+
+@triton.jit
+def store_part(partial, acc, part, outputs, first, o, o_exists, k, row):
+    to = (part * outputs + (first + o))[:, None] * row + k[None, :]
+    tl.store(partial + to, acc, mask=o_exists[:, None] & (k < row)[None, :])
 
 
 @triton.jit
 def backward_weight(
+    s,
     grad_y,
-    x,
-    offset,
-    mask,
-    partial,
-    pixels,
-    size,
-    out_size,
-    kernel,
-    geometry,
     grad_stride,
-    x_stride,
-    offset_stride,
-    mask_stride,
-    out_channels,
+    partial,
+    weight_groups,
     group_outputs,
-    depth,
+    runs,
     tiles,
     RUN: tl.constexpr,
     GROUP_DEPTH: tl.constexpr,
-    TYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    REST_O: tl.constexpr,
+    VECTORS: tl.constexpr,
+    TYPE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """The gradient of weight over `tiles` tiles of BLOCK_P pixels each, into partial [parts, O, kernel, depth].
+    """The gradient of weight over `tiles` tiles of BLOCK_P pixels each, into partial [parts, O, runs, taps, RUN].
 
-    A program: one tap, BLOCK_O outputs, BLOCK_C channels.
+    A program: BLOCK_O + REST_O outputs by VECTORS vectors. Corners are loaded before the product of the tile before.
     """
-    taps = kernel[0] * kernel[1]
-    rest = tl.program_id(0) // taps
-    tap = tl.program_id(0) - rest * taps
-    row = tap // kernel[1]
-    chunks: tl.constexpr = (RUN + BLOCK_C - 1) // BLOCK_C
-    o_tiles = tl.cdiv(group_outputs, BLOCK_O)
-    o = rest % o_tiles * BLOCK_O + tl.arange(0, BLOCK_O)
-    rest = rest // o_tiles
-    c = rest % chunks * BLOCK_C + tl.arange(0, BLOCK_C)
+    o_tiles = tl.cdiv(group_outputs, BLOCK_O + REST_O)
+    rest = tl.program_id(0) // o_tiles
+    first_o = (tl.program_id(0) - rest * o_tiles) * (BLOCK_O + REST_O)
+    vectors = runs * s.kernel[0] * s.kernel[1] * (RUN // 8)
+    row = vectors * 8
+    chunks = tl.cdiv(vectors, VECTORS)
+    chunk = rest % chunks
     rest = rest // chunks
-    runs = out_channels // group_outputs * (depth // RUN)
-    part = rest // runs
-    first = (rest - part * runs) * RUN
-    weight_group = first // depth
-    offset_group = first // GROUP_DEPTH
-    o_exists = o < group_outputs
-    c_exists = c < RUN
-    o += weight_group * group_outputs
-    channel = (offset_group * taps + tap).to(INDEX)
-    acc = tl.zeros((BLOCK_O, BLOCK_C), TYPE)
-    for tile in range(part * tiles, part * tiles + tiles):
-        p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
-        sy, sx, fy, fx, m, inside = tap_of(
-            offset, mask, n, oh, ow, exists, channel, row, tap - row * kernel[1], size, geometry, offset_stride, mask_stride, TYPE
-        )
-        at = corners_of(n, sy, sx, x_stride)
-        columns = blend(x, at, corner_weights(fy, fx, m, inside), inside, first + c, c_exists, TYPE)
+    part = rest // weight_groups
+    group = rest - part * weight_groups
+    o = first_o + tl.arange(0, BLOCK_O)
+    acc = tl.zeros((BLOCK_O, VECTORS * 8), tl.float32)
+    if REST_O:
+        rest_o = first_o + BLOCK_O + tl.arange(0, REST_O)
+        rest_acc = tl.zeros((REST_O, VECTORS * 8), tl.float32)
+    vector = chunk * VECTORS + tl.arange(0, VECTORS)
+    channel, at, tap, found = vectors_of(s, vector[None, :], group, runs, RUN, GROUP_DEPTH, INDEX)
+
+    p, n, oh, ow, exists = pixels_of(s, part.to(INDEX) * tiles * BLOCK_P, BLOCK_P, INDEX)
+    from_y = n * grad_stride[0] + oh * grad_stride[1] + ow * grad_stride[2]
+    here = exists[:, None] & found
+    dy, dx, m = load_tap(s, n[:, None], oh[:, None], ow[:, None], here, at, tl.float32)
+    v00, v01, v10, v11, weights = load_corners(s, n[:, None], oh[:, None], ow[:, None], here, channel, tap, dy, dx, m)
+    columns = blend_corners(v00, v01, v10, v11, weights)
+    for tile in range(1, tiles + 1):
+        p, n, oh, ow, next_exists = pixels_of(s, (part.to(INDEX) * tiles + tile) * BLOCK_P, BLOCK_P, INDEX)
+        here = next_exists[:, None] & found & (tile < tiles)
+        dy, dx, m = load_tap(s, n[:, None], oh[:, None], ow[:, None], here, at, tl.float32)
+        v00, v01, v10, v11, weights = load_corners(s, n[:, None], oh[:, None], ow[:, None], here, channel, tap, dy, dx, m)
+        acc = multiply_gradient(grad_y, from_y, exists, group * group_outputs, o, o < group_outputs, columns, acc)
+        if REST_O:
+            rest_acc = multiply_gradient(
+                grad_y, from_y, exists, group * group_outputs, rest_o, rest_o < group_outputs, columns, rest_acc
+            )
+        columns = blend_corners(v00, v01, v10, v11, weights)
         from_y = n * grad_stride[0] + oh * grad_stride[1] + ow * grad_stride[2]
-        g = tl.load(grad_y + (from_y[:, None] + o[None, :]), mask=exists[:, None] & o_exists[None, :], other=0.0)
-        acc = tl.dot(tl.trans(g), columns.to(g.dtype), acc, input_precision=PRECISION, out_dtype=TYPE)
-    number = (part.to(INDEX) * out_channels + o)[:, None] * taps + tap
-    to = partial + number * depth + (first - weight_group * depth + c)[None, :]
-    tl.store(to, acc, mask=o_exists[:, None] & c_exists[None, :])
+        exists = next_exists
+    k = chunk * (VECTORS * 8) + tl.arange(0, VECTORS * 8)
+    outputs, first = weight_groups * group_outputs, group * group_outputs
+    store_part(partial, acc, part.to(INDEX), outputs, first, o, o < group_outputs, k, row)
+    if REST_O:
+        store_part(partial, rest_acc, part.to(INDEX), outputs, first, rest_o, rest_o < group_outputs, k, row)

@@ -1,43 +1,55 @@
 """The gradient of an image, to which samples add at their corners: by atomics, or in integers, the same whatever their order."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dkic.ops.triton.layouts import index_of
+from dkic.ops.triton.layouts import index_of, pixel_strides
 from dkic.ops.triton.walk import nearest
 
 BLOCK = 1024
 
 
-@triton.jit
-def add(sums, second_sums, poisoned, powers, at, value, inside):
-    """Adds to sums, or, where there are powers, in integers: what comes out does not depend on the order.
+class SumArguments(NamedTuple):
+    """What kernels read of `ImageSums`, as one argument.
 
     powers: of two, that a value is multiplied by, and its inverse; then those for what the first leaves over, which goes to
-    second_sums. A value that is not finite leaves NaN in `poisoned`.
+    second_sums. None: sums are of floats. A value that is not finite leaves NaN in `poisoned`. stride: of (n, h, w).
     """
-    if powers is None:
-        tl.atomic_add(sums + at, value, mask=inside, sem="relaxed")
+
+    sums: Tensor
+    second_sums: Tensor | None
+    poisoned: Tensor | None
+    powers: Tensor | None
+    stride: tuple[int, ...]
+
+
+@triton.jit
+def add(to, at, value, inside):
+    """Adds to `to`, SumArguments; where there are powers, in integers: the result does not depend on the order."""
+    if to.powers is None:
+        tl.atomic_add(to.sums + at, value, mask=inside, sem="relaxed")
     else:
         # (Not by value - value: of a product that becomes an fma, which leaves the product's error.)
         finite = tl.abs(value) < float("inf")
         value = tl.where(finite, value, 0.0)
-        whole = nearest(value * tl.load(powers))
-        tl.atomic_add(sums + at, whole.to(tl.int64), mask=inside & finite, sem="relaxed")
-        if second_sums is not None:
-            left = nearest((value - whole * tl.load(powers + 1)) * tl.load(powers + 2))
-            tl.atomic_add(second_sums + at, left.to(tl.int64), mask=inside & finite, sem="relaxed")
-        tl.store(poisoned + at, tl.full(value.shape, float("nan"), poisoned.dtype.element_ty), mask=inside & ~finite)
+        whole = nearest(value * tl.load(to.powers))
+        tl.atomic_add(to.sums + at, whole.to(tl.int64), mask=inside & finite, sem="relaxed")
+        if to.second_sums is not None:
+            left = nearest((value - whole * tl.load(to.powers + 1)) * tl.load(to.powers + 2))
+            tl.atomic_add(to.second_sums + at, left.to(tl.int64), mask=inside & finite, sem="relaxed")
+        tl.store(to.poisoned + at, tl.full(value.shape, float("nan"), to.poisoned.dtype.element_ty), mask=inside & ~finite)
 
 
 @triton.jit
-def add_to_corners(sums, second_sums, poisoned, powers, at, weights, inside, grad, channel, exists):
-    """Adds grad `[pixels, channels]` times its weight to each corner that lies inside."""
+def add_to_corners(to, at, weights, inside, grad, channel, exists):
+    """Adds grad `[pixels, channels]` times its weight to each corner that lies inside. to: SumArguments."""
     for i in tl.static_range(4):
-        to, reached = at[i][:, None] + channel[None, :], inside[i][:, None] & exists[None, :]
-        add(sums, second_sums, poisoned, powers, to, grad * weights[i][:, None], reached)
+        corner, reached = at[i][:, None] + channel[None, :], inside[i][:, None] & exists[None, :]
+        add(to, corner, grad * weights[i][:, None], reached)
 
 
 @triton.jit
@@ -68,9 +80,9 @@ class ImageSums:
             self.second_sums = torch.zeros_like(self.sums) if dtype == torch.float64 else None
 
     @property
-    def arguments(self) -> tuple[Tensor | None, ...]:
-        """The first four of `add_to_corners`."""
-        return self.sums, self.second_sums, None if self.powers is None else self.result, self.powers
+    def arguments(self) -> SumArguments:
+        poisoned = None if self.powers is None else self.result
+        return SumArguments(self.sums, self.second_sums, poisoned, self.powers, pixel_strides(self.sums))
 
     def total(self) -> Tensor:
         """The gradient, when all is added."""

@@ -42,7 +42,7 @@ def forward(
         program = program_of(p)
         programs = triton.cdiv(p.pixels, PIXELS) * p.groups * triton.cdiv(p.group_depth, program["BLOCK_C"])
         with torch.cuda.device_of(x):
-            kernels.forward[(programs,)](p.x, p.offset, p.mask, y, **p.sizes(y), groups=p.groups, **program)
+            kernels.forward[(programs,)](p.arguments, y, p.groups, **p.types(y), **program)
     return as_laid_out(y, x)
 
 
@@ -73,19 +73,15 @@ def backward(
         if need_x:
             sums = ImageSums(p.x, p.sum_dtype, powers_of(p, grad_y) if deterministic and p.pixels else None)
         if p.pixels and (need_x or need_offset or wanted_mask is not None):
-            added = p.x if sums is None else sums.sums
             kernels.backward[(triton.cdiv(p.pixels, PIXELS) * p.groups * p.taps,)](
+                p.arguments,
                 grad_y,
-                p.x,
-                p.offset,
-                p.mask,
-                *((None,) * 4 if sums is None else sums.arguments),
+                pixel_strides(grad_y),
+                None if sums is None else sums.arguments,
                 grad_offset if need_offset else None,
                 None if wanted_mask is None else grad_mask,
-                **p.sizes(grad_y, added),
-                grad_stride=pixel_strides(grad_y),
-                sum_stride=pixel_strides(added),
-                groups=p.groups,
+                p.groups,
+                **p.types(grad_y, p.x if sums is None else sums.sums),
                 **program_of(p),
             )
         grad_x = gradient_like(x, False) if sums is None else as_laid_out(sums.total(), x)

@@ -1,7 +1,6 @@
 """The Triton kernels of ldcn. x and grad_y have channels side by side (strides are those of n, h, w); y is NHWC without gaps.
 
-Of a launch's sizes, size is (height, width) of x, out_size that of y, kernel that of the kernel. A program has BLOCK_P pixels and
-one group, of GROUP_DEPTH channels.
+s: SampleArguments. A program has BLOCK_P pixels and one group, of GROUP_DEPTH channels.
 """
 
 import triton
@@ -13,18 +12,8 @@ from dkic.ops.triton.image_sums import add_to_corners
 
 @triton.jit
 def forward(
-    x,
-    offset,
-    mask,
+    s,
     y,
-    pixels,
-    size,
-    out_size,
-    kernel,
-    geometry,
-    x_stride,
-    offset_stride,
-    mask_stride,
     groups,
     GROUP_DEPTH: tl.constexpr,
     TYPE: tl.constexpr,
@@ -40,44 +29,25 @@ def forward(
     group = rest - tile * groups
     c_exists = c < GROUP_DEPTH
     c += group * GROUP_DEPTH
-    p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
-    taps = kernel[0] * kernel[1]
+    p, n, oh, ow, exists = pixels_of(s, tile.to(INDEX) * BLOCK_P, BLOCK_P, INDEX)
+    taps = s.kernel[0] * s.kernel[1]
     acc = tl.zeros((BLOCK_P, BLOCK_C), TYPE)
     for tap in range(0, taps):
-        row = tap // kernel[1]
-        column = tap - row * kernel[1]
-        channel = (group * taps + tap).to(INDEX)
-        sy, sx, fy, fx, m, inside = tap_of(
-            offset, mask, n, oh, ow, exists, channel, row, column, size, geometry, offset_stride, mask_stride, TYPE
-        )
-        at = corners_of(n, sy, sx, x_stride)
-        acc += blend(x, at, corner_weights(fy, fx, m, inside), inside, c, c_exists, TYPE)
+        sy, sx, fy, fx, m, inside = tap_of(s, n, oh, ow, exists, (group * taps + tap).to(INDEX), tap, TYPE)
+        at = corners_of(n, sy, sx, s.x_stride, s.unit)
+        acc += blend(s.x, at, corner_weights(fy, fx, m, inside), inside, c, c_exists, TYPE)
     to = y + p[:, None] * (groups * GROUP_DEPTH) + c[None, :]
     tl.store(to, acc.to(y.dtype.element_ty), mask=exists[:, None] & c_exists[None, :])
 
 
 @triton.jit
 def backward(
+    s,
     grad_y,
-    x,
-    offset,
-    mask,
-    sums,
-    second_sums,
-    poisoned,
-    powers,
+    grad_stride,
+    to,
     grad_offset,
     grad_mask,
-    pixels,
-    size,
-    out_size,
-    kernel,
-    geometry,
-    grad_stride,
-    x_stride,
-    sum_stride,
-    offset_stride,
-    mask_stride,
     groups,
     GROUP_DEPTH: tl.constexpr,
     TYPE: tl.constexpr,
@@ -85,19 +55,15 @@ def backward(
     BLOCK_C: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """A program: one tap. The gradients of offset and mask are NHWC without gaps; see `ImageSums` for the buffers of x's."""
-    taps = kernel[0] * kernel[1]
+    """A program: one tap. The gradients of offset and mask are NHWC without gaps; to: SumArguments for x's, or None."""
+    taps = s.kernel[0] * s.kernel[1]
     rest = tl.program_id(0) // taps
     tap = tl.program_id(0) - rest * taps
     tile = rest // groups
     group = rest - tile * groups
-    row = tap // kernel[1]
-    column = tap - row * kernel[1]
     channel = (group * taps + tap).to(INDEX)
-    p, n, oh, ow, exists = pixels_of(tile, pixels, out_size, BLOCK_P, INDEX)
-    sy, sx, fy, fx, m, inside = tap_of(
-        offset, mask, n, oh, ow, exists, channel, row, column, size, geometry, offset_stride, mask_stride, TYPE
-    )
+    p, n, oh, ow, exists = pixels_of(s, tile.to(INDEX) * BLOCK_P, BLOCK_P, INDEX)
+    sy, sx, fy, fx, m, inside = tap_of(s, n, oh, ow, exists, channel, tap, TYPE)
     from_y = n * grad_stride[0] + oh * grad_stride[1] + ow * grad_stride[2]
     dot00 = tl.zeros((BLOCK_P,), TYPE)
     dot01, dot10, dot11 = dot00, dot00, dot00
@@ -107,15 +73,14 @@ def backward(
         c += group * GROUP_DEPTH
         grad = tl.load(grad_y + (from_y[:, None] + c[None, :]), mask=exists[:, None] & c_exists[None, :], other=0.0).to(TYPE)
         if grad_offset is not None or grad_mask is not None:
-            at = corners_of(n, sy, sx, x_stride)
-            d00, d01, d10, d11 = corner_dots(grad, x, at, inside, c, c_exists, TYPE)
+            at = corners_of(n, sy, sx, s.x_stride, s.unit)
+            d00, d01, d10, d11 = corner_dots(grad, s.x, at, inside, c, c_exists, TYPE)
             dot00 += d00
             dot01 += d01
             dot10 += d10
             dot11 += d11
-        if sums is not None:
-            at = corners_of(n, sy, sx, sum_stride)
-            weights = corner_weights(fy, fx, m, inside)
-            add_to_corners(sums, second_sums, poisoned, powers, at, weights, inside, grad, c, c_exists)
+        if to is not None:
+            at = corners_of(n, sy, sx, to.stride)
+            add_to_corners(to, at, corner_weights(fy, fx, m, inside), inside, grad, c, c_exists)
     number = p * groups * taps + channel
     store_sample_gradients(grad_offset, grad_mask, number, dot00, dot01, dot10, dot11, fy, fx, m, exists)

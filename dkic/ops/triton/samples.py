@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
@@ -13,9 +13,29 @@ from dkic.ops.deform_arguments import SIZE_LIMIT, out_size
 from dkic.ops.triton.layouts import channels_adjacent, index_of, pixel_strides
 
 
+class SampleArguments(NamedTuple):
+    """What kernels read of `Samples`, as one argument.
+
+    size: (height, width) of x; out_size: of the result. Strides are x's (n, h, w), and those of offset and mask.
+    """
+
+    x: Tensor
+    offset: Tensor
+    mask: Tensor | None
+    pixels: int
+    size: tuple[int, ...]
+    out_size: tuple[int, ...]
+    kernel: tuple[tl.constexpr, tl.constexpr]
+    geometry: tuple[int, ...]
+    x_stride: tuple[int, ...]
+    unit: tl.constexpr  # divides x's strides: a power of 2, at most 8
+    offset_stride: tuple[int, ...]
+    mask_stride: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Samples:
-    """The arguments of a launch that all kernels share.
+    """The image that a deformable op samples, and where.
 
     x: the image, channels side by side. kernel: its height and width. geometry: strides, paddings and dilations.
     """
@@ -53,20 +73,27 @@ class Samples:
         """Channels of an offset group."""
         return self.x.shape[1] // self.groups
 
-    def sizes(self, *others: Tensor) -> dict[str, Any]:
-        """others: the launch's tensors that are not the samples'."""
-        return {
-            "pixels": self.pixels,
-            "size": tuple(self.x.shape[2:]),
-            "out_size": self.out_size,
-            "kernel": self.kernel,
-            "geometry": self.geometry,
-            "x_stride": pixel_strides(self.x),
-            "offset_stride": self.offset.stride(),
-            "mask_stride": (0,) * 4 if self.mask is None else self.mask.stride(),
-            "TYPE": tl.float64 if self.sum_dtype == torch.float64 else tl.float32,
-            "INDEX": index_of(self.x, self.offset, self.mask, *others),
-        }
+    @property
+    def arguments(self) -> SampleArguments:
+        return SampleArguments(
+            self.x,
+            self.offset,
+            self.mask,
+            self.pixels,
+            tuple(self.x.shape[2:]),
+            self.out_size,
+            (tl.constexpr(self.kernel[0]), tl.constexpr(self.kernel[1])),  # taps are numbered by divisions
+            self.geometry,
+            pixel_strides(self.x),
+            tl.constexpr(math.gcd(8, *pixel_strides(self.x))),
+            self.offset.stride(),
+            (0,) * 4 if self.mask is None else self.mask.stride(),
+        )
+
+    def types(self, *others: Tensor) -> dict[str, Any]:
+        """Of sums and of elements' numbers, for a launch with the samples and other tensors."""
+        sums = tl.float64 if self.sum_dtype == torch.float64 else tl.float32
+        return {"TYPE": sums, "INDEX": index_of(self.x, self.offset, self.mask, *others)}
 
 
 def samples_of(

@@ -1,0 +1,150 @@
+"""What a program of deform_conv2d's Triton kernels does at a time: defaults by compute capability, and what tuning found.
+
+Tuned tiles are in `deform_conv2d_tiles.json` in dkic's cache folder. Nothing is timed unless `tune` is called.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import triton
+from triton.runtime.errors import OutOfResources
+
+from dkic.cache import cache_folder
+from dkic.errors import DkicError
+from dkic.ops.triton.deform_problem import Problem
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A program's output pixels, outputs (at most) and channels, its warps, and of how many rounds the weight is in flight."""
+
+    pixels: int
+    outputs: int
+    channels: int
+    warps: int
+    stages: int = 1
+
+
+# By kernel, and the major number of the compute capability. All compile without spills for 8.6 and 9.0, as
+# tests/ops/test_deform_conv2d_compile.py checks. "forward", "weight" and "samples" are half precision's; the others' outputs are
+# multiplied by torch.
+DEFAULTS = {
+    "forward": {8: Tiles(64, 192, 16, 4), 9: Tiles(64, 192, 32, 4)},
+    "samples": {8: Tiles(64, 64, 32, 4, 2)},
+    "weight": {8: Tiles(32, 192, 32, 4, 2)},
+    "columns": {8: Tiles(32, 0, 32, 4)},
+    "column samples": {8: Tiles(16, 0, 32, 4)},
+}
+# Where the gradient of input is summed in integers, which need twice the registers.
+DETERMINISTIC = {"samples": Tiles(32, 64, 32, 8, 2)}
+
+# What `tune` times, beside the default.
+CANDIDATES = {
+    "forward": [
+        Tiles(32, 192, 32, 4),
+        Tiles(64, 192, 16, 4),
+        Tiles(64, 192, 16, 4, 3),
+        Tiles(64, 192, 32, 4),
+        Tiles(128, 192, 32, 8),
+    ],
+    "samples": [Tiles(32, 64, 32, 4, 2), Tiles(64, 64, 32, 4), Tiles(64, 128, 32, 8, 2)],
+    "weight": [Tiles(32, 192, 32, 4), Tiles(32, 192, 32, 4, 3), Tiles(64, 192, 32, 4, 2), Tiles(32, 192, 64, 8, 2)],
+    "columns": [Tiles(16, 0, 32, 1), Tiles(32, 0, 32, 2), Tiles(32, 0, 64, 4), Tiles(64, 0, 32, 4), Tiles(128, 0, 32, 8)],
+    "column samples": [Tiles(16, 0, 32, 1), Tiles(16, 0, 32, 2), Tiles(32, 0, 32, 4), Tiles(64, 0, 32, 8)],
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tiles of a kernel, and their origin."""
+
+    tiles: Tiles
+    origin: str
+
+
+def choose(kernel: str, p: Problem, deterministic: bool = False) -> Choice:
+    """deterministic: the gradient of input is summed in integers; such tiles are not tuned."""
+    if deterministic and kernel in DETERMINISTIC:
+        return Choice(DETERMINISTIC[kernel], "default for integer sums")
+    table = tuned()
+    if table and (found := table.get(key(kernel, p))):  # a key takes a few microseconds
+        return Choice(found, "tuned")
+    major = capability(p.x.device)[0]
+    defaults = DEFAULTS[kernel]
+    known = max((number for number in defaults if number <= major), default=min(defaults))
+    return Choice(defaults[known], "default")
+
+
+def tune(p: Problem, kernels: tuple[str, ...], seconds: Callable[[str], float]) -> dict[str, Tiles]:
+    """Times the default and the candidates of each kernel for this problem's class, and stores the fastest.
+
+    Args:
+        seconds: time of a call that launches the kernel, which is named, with the tiles that `choose` gives. Candidates that need
+            more shared memory or registers than the GPU has are left out.
+    """
+    table, fastest = tuned(), {}
+    for kernel in kernels:
+        place = key(kernel, p)
+        table.pop(place, None)
+        times = {}
+        for tiles in dict.fromkeys([choose(kernel, p).tiles, *CANDIDATES[kernel]]):
+            table[place] = tiles
+            try:
+                times[tiles] = seconds(kernel)
+            except OutOfResources:
+                continue
+            finally:
+                del table[place]
+        table[place] = fastest[kernel] = min(times, key=times.__getitem__)
+    path = tiles_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({place: asdict(tiles) for place, tiles in table.items()}, indent=1))
+    return fastest
+
+
+@cache
+def tuned() -> dict[str, Tiles]:
+    """What was tuned, by `key`; read once from the cache folder. DkicError: the file is damaged."""
+    path = tiles_file()
+    try:
+        return {place: Tiles(**fields) for place, fields in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DkicError(f"{path}: not a table of tiles ({error}); delete it") from None
+
+
+def tiles_file() -> Path:
+    return cache_folder() / "deform_conv2d_tiles.json"
+
+
+def key(kernel: str, p: Problem) -> str:
+    """The class of problems that share tiles: GPU, dtype, channels, outputs and taps, and the pixels' power of 2."""
+    gpu = torch.cuda.get_device_name(p.x.device) if p.x.is_cuda else "interpreter"
+    shape = f"{p.depth}x{p.weight_groups} to {p.group_outputs}, groups of {p.group_depth}, {p.taps} taps"
+    return f"{gpu}, {kernel}, {str(p.x.dtype)[6:]}, {shape}, 2^{round(math.log2(max(p.pixels, 1)))} pixels"
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+def output_blocks(outputs: int, most: int) -> tuple[int, int]:
+    """Two powers of 2, the second of them maybe 0, for as many programs as hold all outputs with `most` each: 192 is 128 + 64.
+
+    None is below 16, as the tensor cores take them.
+    """
+    each = triton.cdiv(triton.cdiv(outputs, triton.cdiv(outputs, most)), 16) * 16
+    first = 1 << (each.bit_length() - 1)
+    rest = triton.next_power_of_2(each - first) if each > first else 0
+    return (first, rest) if rest < first else (2 * first, 0)
+
+
+def channel_block(channels: int, most: int, least: int = 1) -> int:
+    """A power of 2, no larger than holds all channels."""
+    return max(min(triton.next_power_of_2(channels), most), least)
