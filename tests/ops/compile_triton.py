@@ -19,6 +19,7 @@ from triton.runtime.jit import JITFunction
 
 from dkic.ops.triton import gaussian_likelihood as gaussian_likelihood_triton
 from dkic.ops.triton import gaussian_symbols as gaussian_symbols_triton
+from dkic.ops.triton.gaussian_likelihood import BLOCK
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -57,6 +58,10 @@ def usage(kernel, problem: str) -> dict:
         "approximations": sorted(set(re.findall(r"\b\w+\.(?:approx|full|ftz)\b\S*", ptx))),
         "tensor_core_products": len(re.findall(r"\b(?:HMMA|HGMMA)\b", sass)),
         "global_loads_of_16_bytes": len(re.findall(r"\bLDG(?:STS)?\.E[.\w]*\.128\b", sass)),
+        "instructions": len(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?!NOP)\S", sass))
+        * 32
+        * kernel.metadata.num_warps
+        / BLOCK[torch.float32],
         "dynamic_shared": kernel.metadata.shared,
         **counts,
     }
@@ -79,6 +84,16 @@ def launch(dtype: torch.dtype, shape: tuple[int, ...], layout, mode: str) -> Non
     _, bits, by_v, by_scale = gaussian_likelihood_triton.forward(*args, False, True, True)
     gaussian_symbols_triton.forward(y, scale, mean, 0.11, 256.0, 64)
     gaussian_likelihood_triton.backward(y, bits, by_v, by_scale, scale, 0.11, True, True, True)
+
+
+def count_instructions(compiled: "Compiled") -> None:
+    """Forward passes of contiguous float32, whose instructions are counted."""
+    y, scale, mean = LikelihoodCase("", (2, 192, 16, 16)).tensors(torch.float32)
+    for quantize, seed in (("noise", torch.tensor(1)), ("rounded", None)):
+        for derivatives in (False, True):
+            compiled.problem = f"bits{' and derivatives' if derivatives else ''}, {quantize}"
+            args = y, scale, mean, None, seed, seed is None, 0.11, False, derivatives, derivatives
+            gaussian_likelihood_triton.forward(*args)
 
 
 # Whole vectors and none; one axis and several.
@@ -113,6 +128,7 @@ class Compiled:
 
 def main() -> None:
     compiled = Compiled(int(sys.argv[1]))
+    count_instructions(compiled)  # first: a kernel keeps the name of the problem that it was first compiled for
     for dtype, shape, layout, mode in PROBLEMS:
         compiled.problem = f"{str(dtype)[6:]} {list(shape)} {layout.__name__} {mode}"
         launch(dtype, shape, layout, mode)
