@@ -38,7 +38,7 @@ def gaussian_symbols(
         symbols: round(y - mean), half to even, int32; index: uint8 (int32 for more than 256 scales), below the number of scales.
         Both are contiguous, in the shape of y.
 
-    An element can't be coded if y - mean is not finite or beyond int32, or if scale is NaN. The CPU raises RuntimeError. A GPU does
+    An element can't be coded if y - mean is not finite or beyond int32, or scale is NaN. The CPU raises RuntimeError. A GPU does
     not wait for its kernel: such an element gets the largest index of the dtype (255 of uint8), which entropy coders refuse.
 
     Raises:

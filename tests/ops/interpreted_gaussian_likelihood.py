@@ -223,7 +223,7 @@ def fused(request, monkeypatch):
 
 @pytest.fixture
 def reciprocals(request, monkeypatch):
-    """Every float32 reciprocal has this relative error, 2^-23 of either sign where 0: the bound that PTX gives for rcp.approx.ftz.
+    """Every float32 reciprocal has this relative error, 2^-23 of either sign where 0: the bound of PTX for rcp.approx.ftz.
 
     None: they are rounded to nearest.
     """

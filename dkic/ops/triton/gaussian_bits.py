@@ -2,8 +2,8 @@
 narrow bins, whose series here is of the probability and not of its logarithm.
 
 A program works all three ways (narrow, tail, centre) out for all its elements and selects: branches would diverge within a warp.
-A float32 division is the GPU's approximate reciprocal, with a step of Newton's where its error would reach the bits: a division
-rounded to nearest took 13 instructions more, its branch apart. Exponential and logarithm are ours, since the GPU's fast ones lose
+A float32 division is the GPU's approximate reciprocal, with a Newton step where its error would reach the bits: divisions rounded
+to nearest took a fifth of all instructions. Exponential and logarithm are ours, since the GPU's fast ones lose
 digits far out in the tails. Triton contracts a product and a
 sum into one fma or not, as it likes; so x^2 is split by heads of its factors, whose products are exact both ways.
 """
