@@ -9,23 +9,29 @@
 namespace dkic::DKIC_ISA {
 namespace {
 
-// The noise of element e of sample n is a word of the Philox block with counter (e / 64 * 16 + e % 16, n): word e / 16 % 4. So 64
-// elements in order take 16 whole blocks, and each vector of words serves neighbours.
+// The noise of element e of sample n is word e % 4 of the Philox block with counter (e / 4, n).
 template <class T>
 void draw_in_order(uint64_t seed, int64_t n, int64_t first, int count, T* noise) {
   using V = Philox::V;
-  constexpr int W = Philox::W;
+  constexpr int W = Philox::W, kLanes = kVectorBytes / int(sizeof(T));
   V lane;
   for (int i = 0; i < W; ++i) lane[i] = uint64_t(i);
-  for (int done = 0; done < count; done += 64)
-    for (int block = 0; block < 16; block += W) {
-      Philox philox(lane + uint64_t((first + done) / 4 + block), V{} + uint64_t(n));
-      philox.draw(seed);
-      for (int word = 0; word < 4; ++word) store<W>(noise + done + word * 16 + block, centred<T>(philox.word[word]));
+  for (int done = 0; done < count; done += 4 * W) {
+    Philox philox(lane + uint64_t((first + done) / 4), V{} + uint64_t(n));
+    philox.draw(seed);
+    const V words01 = (philox.word[0] & 0xffffffffu) | philox.word[1] << 32;
+    const V words23 = (philox.word[2] & 0xffffffffu) | philox.word[3] << 32;
+    V blocks[2];
+    interleave<W>(words01, words23, blocks);
+    for (int i = 0; i < 4 * W; i += kLanes) {
+      Vector<uint32_t, kLanes> word;
+      std::memcpy(&word, reinterpret_cast<const char*>(blocks) + 4 * i, sizeof word);
+      store<kLanes>(noise + done + i, centred<T, kLanes>(word));
     }
+  }
 }
 
-// The same for elements in another order: of every block one word only is of use.
+// The same for elements in another order: of every block only one word is used.
 template <class T>
 void draw_strided(const GaussianLikelihoodArguments& a, int64_t n, int64_t first, int count, T* noise) {
   using V = Philox::V;
@@ -37,11 +43,12 @@ void draw_strided(const GaussianLikelihoodArguments& a, int64_t n, int64_t first
   for (int done = 0; done < count; done += W) {
     V e;
     std::memcpy(&e, element + done, sizeof e);
-    Philox philox((e >> 6 << 4) | (e & 15), V{} + uint64_t(n));
+    Philox philox(e >> 2, V{} + uint64_t(n));
     philox.draw(a.seed);
-    const V odd = (e >> 4 & 1) != 0, high = (e >> 5 & 1) != 0;
+    const V odd = (e & 1) != 0, high = (e & 2) != 0;
     const V low_words = odd ? philox.word[1] : philox.word[0], high_words = odd ? philox.word[3] : philox.word[2];
-    store<W>(noise + done, centred<T>(high ? high_words : low_words));
+    const V word = high ? high_words : low_words;
+    store<W>(noise + done, centred<T, W>(__builtin_convertvector(word, Vector<uint32_t, W>)));
   }
 }
 

@@ -42,11 +42,26 @@ struct Philox {
   }
 };
 
-// Numbers in [-1/2, 1/2) from random words in the lanes' low halves: multiples of 2^-24, so the same in float and in double.
-template <class T>
-inline Vector<T, Philox::W> centred(Philox::V word) {
-  const auto number = __builtin_convertvector(word, Vector<uint32_t, Philox::W>) >> 8;
-  return __builtin_convertvector(bit_cast<Vector<int32_t, Philox::W>>(number) - (1 << 23), Vector<T, Philox::W>) * T(0x1p-24);
+// a0 b0 a1 b1 ..., in two vectors one after the other.
+template <int W, class V>
+inline void interleave(const V& a, const V& b, V (&to)[2]) {
+  if constexpr (W == 8) {
+    to[0] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    to[1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+  } else if constexpr (W == 4) {
+    to[0] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    to[1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  } else {
+    static_assert(W == 2);
+    to[0] = __builtin_shufflevector(a, b, 0, 2);
+    to[1] = __builtin_shufflevector(a, b, 1, 3);
+  }
+}
+
+// Numbers in [-1/2, 1/2) from random words: multiples of 2^-24, so the same in float and in double.
+template <class T, int W>
+inline Vector<T, W> centred(Vector<uint32_t, W> word) {
+  return __builtin_convertvector(bit_cast<Vector<int32_t, W>>(word >> 8) - (1 << 23), Vector<T, W>) * T(0x1p-24);
 }
 
 }  // namespace dkic::DKIC_ISA

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -76,8 +77,14 @@ def _fake(scale, edges):
 
 @torch.library.impl("dkic::gaussian_indexes", "CUDA", lib=library)
 def _cuda(scale, edges):
-    bounds = torch.tensor(edges, dtype=torch.float64, device=scale.device)
+    bounds = _bounds(tuple(edges), scale.device)
     return torch.bucketize(scale.contiguous().double(), bounds, out_int32=True).to(_dtype(edges))
+
+
+@lru_cache(maxsize=64)
+def _bounds(edges: tuple[float, ...], device: torch.device) -> Tensor:
+    """Kept, since a copy to a GPU waits for it and can't be captured in a CUDA graph."""
+    return torch.tensor(edges, dtype=torch.float64, device=device)
 
 
 def _dtype(edges: list[float]) -> torch.dtype:

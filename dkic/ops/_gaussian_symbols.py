@@ -12,6 +12,8 @@ from dkic.ops._gaussian_likelihood import check_tensors
 from dkic.ops.accepted_calls import accept, call_of, was_accepted
 from dkic.ops.schemas import library
 
+NO_TABLE = 255  # index of an element that can't be coded, of a GPU's kernel
+
 
 def gaussian_symbols(
     y: Tensor,
@@ -33,13 +35,15 @@ def gaussian_symbols(
     where one of the tensors is float64. Scales are compared in float64.
 
     Returns:
-        symbols: round(y - mean), half to even, int32; index: uint8, below the number of scales. Both are contiguous, in the shape
-        of y.
+        symbols: round(y - mean), half to even, int32; index: uint8 (int32 for more than 256 scales), below the number of scales.
+        Both are contiguous, in the shape of y.
+
+    An element can't be coded if y - mean is not finite or beyond int32, or scale is NaN. The CPU raises RuntimeError. A GPU does
+    not wait for its kernel: such an element gets the largest index of the dtype (255 of uint8), which entropy coders refuse.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; the message names it.
-        RuntimeError: y - mean is not finite or beyond int32, or scale is NaN (to know it, a call on a GPU waits for its kernel);
-            or the kernels for y's device are not built.
+        TypeError, ValueError: an argument is not as above, or there are 256 scales on a GPU; the message names it.
+        RuntimeError: an element can't be coded (on the CPU), or the kernels for y's device are not built.
     """
     call = call_of("gaussian_symbols", y, scale, mean)
     if not was_accepted(call):
@@ -47,9 +51,16 @@ def gaussian_symbols(
         accept(call)
     backends.check_runs("gaussian_symbols", y.device)
     symbols, index = torch.ops.dkic.gaussian_symbols(y, scale, mean, SCALE_FIRST, SCALE_LAST, SCALE_COUNT)
-    if scales is not None or rule != "nearest":
-        index = gaussian_indexes(scale, scales, rule)
-    return symbols, index
+    if scales is None and rule == "nearest":
+        return symbols, index
+    uncodable, index = index == NO_TABLE, gaussian_indexes(scale, scales, rule)
+    if y.device.type == "cpu":
+        return symbols, index
+    if scales is not None and len(scales) == NO_TABLE + 1:
+        raise ValueError(
+            "gaussian_symbols/scales: must not be 256 on a GPU, where index 255 marks what can't be coded; give fewer"
+        )
+    return symbols, index.masked_fill(uncodable, torch.iinfo(index.dtype).max)
 
 
 @torch.library.register_fake("dkic::gaussian_symbols", lib=library)

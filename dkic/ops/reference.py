@@ -194,13 +194,13 @@ def philox(counter: Tensor, key: int) -> Tensor:
 def gaussian_noise(shape: torch.Size | tuple[int, ...], seed: int) -> Tensor:
     """The noise that `gaussian_likelihood` draws: multiples of 2^-24 in [-1/2, 1/2), float64.
 
-    Element e (row by row) of sample n is word e // 16 % 4 of the Philox block with counter (e // 64 * 16 + e % 16, n), of 64 bits
-    each, the lower word first.
+    Element e (row by row) of sample n is the upper 24 bits of word e % 4 of the Philox block with counter (e // 4, n), of 64 bits
+    each, the lower word first, and key `seed`.
     """
     n = torch.arange(shape[0], device="cpu").view(-1, 1)
     e = torch.arange(math.prod(shape[1:]), device="cpu")
-    block = e // 64 * 16 + e % 16
+    block = e // 4
     counter = torch.stack(torch.broadcast_tensors(block & _WORD, block >> 32, n & _WORD, n >> 32), -1)
-    index = (e // 16 % 4).view(1, -1, 1).expand(shape[0], -1, 1)
+    index = (e % 4).view(1, -1, 1).expand(shape[0], -1, 1)
     word = philox(counter, seed).gather(-1, index).squeeze(-1)
     return ((word >> 8).double() * 2.0**-24 - 0.5).reshape(shape)

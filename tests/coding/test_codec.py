@@ -191,9 +191,9 @@ def test_estimated_bits_equal_the_file_size(codec, demo_file):
     z, *y = coded_parts(*analyse(x, weights), weights, weights.quality)
     estimate = bits = weights.tables.ideal_bits(z.symbols.numpy(), z.indexes.numpy())
     scales = torch.from_numpy(SCALES)
-    for symbols, indexes, _ in y:
-        estimate += gaussian_bits(symbols.double(), scales[indexes.long()]).sum().item()
-        bits += weights.tables.ideal_bits(symbols.numpy(), indexes.numpy())
+    for part in y:
+        estimate += gaussian_bits(part.symbols.double(), scales[part.indexes.long()]).sum().item()
+        bits += weights.tables.ideal_bits(part.symbols.numpy(), part.indexes.numpy())
     payload = len(unpack(demo_file).image)
     assert abs(payload - bits / 8) <= 0.001 * bits / 8 + 16  # 16: the latents' checksum and the coder's state
     assert abs(payload - estimate / 8) <= 0.02 * estimate / 8 + 16  # far out in a Gaussian's tails a table costs less

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from ops import interpreter  # noqa: F401  (interpreter: faster)
+from ops.host_reads import NoHostReads
 from ops.layouts import LAYOUTS
 from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
 from torch import Tensor
 
-from dkic.entropy.tables import SCALES
+from dkic.coding import rans
+from dkic.entropy.tables import SCALES, gaussian_tables
 from dkic.ops.triton.gaussian_symbols import forward
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -59,7 +61,7 @@ def test_indexes_on_either_side_of_every_edge(dtype):
     assert_as_on_the_cpu(torch.zeros_like(scale), scale)
 
 
-@pytest.mark.parametrize("tables", [(0.5, 300.0, 7), (1e-30, 1e5, 256), (0.11, 256.0, 2)])
+@pytest.mark.parametrize("tables", [(0.5, 300.0, 7), (1e-30, 1e5, 255), (0.11, 256.0, 2)])
 def test_other_tables(tables):
     scale = torch.logspace(-8, 6, 500)[None]
     assert_as_on_the_cpu(torch.zeros_like(scale), scale, tables=tables)
@@ -73,17 +75,26 @@ def test_halves_are_rounded_to_even_and_int32_is_used_to_its_ends():
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e9, -3e9])
-def test_what_has_no_symbol_is_refused(which, value):
+def test_what_has_no_symbol_has_no_table(which, value):
     tensors = LATENT.tensors(torch.float32)
     tensors[which][1, 2, 3, 4] = value
     if which == 1 and not math.isnan(value):
         assert_as_on_the_cpu(*tensors)
         return
-    with pytest.raises(RuntimeError, match="y - mean must be finite and within int32, and scale must not be NaN"):
-        forward(*tensors, *TABLES)
+    symbols, index = forward(*tensors, *TABLES)
+    assert (index == 255).nonzero().tolist() == [[1, 2, 3, 4]]
+    with pytest.raises(ValueError, match="indexes must be below the number of tables"):
+        rans.encode(symbols.flatten(), index.flatten(), gaussian_tables())
 
 
-@pytest.mark.parametrize("tables", [(0.0, 256.0, 64), (2.0, 1.0, 64), (0.11, 256.0, 1), (0.11, 256.0, 70), (0.11, math.inf, 64)])
+def test_does_not_wait_for_its_kernel():
+    with NoHostReads():
+        forward(*LATENT.tensors(torch.float32), *TABLES)
+
+
+@pytest.mark.parametrize(
+    "tables", [(0.0, 256.0, 64), (2.0, 1.0, 64), (0.11, 256.0, 1), (1e-30, 1e5, 256), (0.11, 256.0, 70), (0.11, math.inf, 64)]
+)
 def test_tables_too_close_are_refused(tables):
     y = torch.zeros(2, 3)
     with pytest.raises(RuntimeError, match="gaussian_symbols: "):

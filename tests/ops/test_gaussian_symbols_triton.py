@@ -26,8 +26,18 @@ class TestOnAGpu:
         assert all(torch.equal(a.cpu(), e) for a, e in zip(found, gaussian_symbols(*tensors), strict=True))
 
     @pytest.mark.parametrize("which", [0, 1, 2])
-    def test_what_has_no_symbol_is_refused(self, which):
+    @pytest.mark.parametrize("scales", [None, [0.5, 1.0, 2.0]])
+    def test_what_has_no_symbol_has_no_table(self, which, scales):
         tensors = [t.cuda() for t in LikelihoodCase("", (2, 3, 50, 60)).tensors(torch.float32)]
         tensors[which][1, 2, 30, 40] = torch.nan
-        with pytest.raises(RuntimeError, match="y - mean must be finite and within int32, and scale must not be NaN"):
-            gaussian_symbols(*tensors)
+        _, index = gaussian_symbols(*tensors, scales=scales)
+        assert (index == 255).nonzero().tolist() == [[1, 2, 30, 40]]
+
+    def test_is_captured_in_a_graph(self):
+        tensors = [t.cuda() for t in LikelihoodCase("", (2, 3, 50, 60)).tensors(torch.float32)]
+        expected = gaussian_symbols(*tensors)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = gaussian_symbols(*tensors)
+        graph.replay()
+        assert all(map(torch.equal, found, expected))

@@ -2,8 +2,9 @@
 narrow bins, whose series here is of the probability and not of its logarithm.
 
 A program works all three ways (narrow, tail, centre) out for all its elements and selects: branches would diverge within a warp.
-Divisions that reach the result are rounded to nearest, since Triton's own float32 division is two last digits off, and
-exponential and logarithm are ours, since the GPU's fast ones lose digits far out in the tails. Triton contracts a product and a
+A float32 division is the GPU's approximate reciprocal, with a Newton step where its error would reach the bits: divisions rounded
+to nearest took a fifth of all instructions. Exponential and logarithm are ours, since the GPU's fast ones lose
+digits far out in the tails. Triton contracts a product and a
 sum into one fma or not, as it likes; so x^2 is split by heads of its factors, whose products are exact both ways.
 """
 
@@ -135,6 +136,7 @@ FIT = {
 }
 # In the interpreter these stand right of a tensor, never left of it.
 LOG2_E, TWO_LOG2_E = tl.constexpr(1.44269504088896340736), tl.constexpr(2 * 1.44269504088896340736)
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 LN_PHI_0 = tl.constexpr(-0.91893853320467274178)  # ln of the density at 0
 PHI_0 = tl.constexpr(0.39894228040143267794)
 
@@ -160,11 +162,22 @@ def polynomial(c: tl.constexpr, x):
 
 
 @triton.jit
-def _divide(x, y, IS_DOUBLE: tl.constexpr):
-    if IS_DOUBLE:
-        return x / y  # to nearest already
+def _reciprocal(x, IS_DOUBLE: tl.constexpr):
+    """1 / x: to nearest in float64; in float32 within 2^-23 of itself for |x| up to 2^126, 0 beyond and infinite below 2^-126."""
+    if IS_DOUBLE or INTERPRETED:
+        return 1.0 / x
     else:
-        return tl.div_rn(x, y)
+        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
+def _refined_reciprocal(x, IS_DOUBLE: tl.constexpr):
+    """1 / x by a step of Newton's more in float32: within 2^-24 or nearly. 0 where x is infinite."""
+    near = _reciprocal(x, IS_DOUBLE)
+    if IS_DOUBLE:
+        return near
+    else:  # the bound replaces infinity * 0
+        return tl.fma(near, tl.maximum(tl.fma(-x, near, 1.0), -1.0), near)
 
 
 @triton.jit
@@ -176,7 +189,7 @@ def _head(x, IS_DOUBLE: tl.constexpr):
 @triton.jit
 def _mills(z, IS_DOUBLE: tl.constexpr):
     """(1 - Phi(z)) / phi(z), z >= 0."""
-    inverse = _divide(1.0, z + 4.0, IS_DOUBLE)
+    inverse = _refined_reciprocal(z + 4.0, IS_DOUBLE)
     return polynomial(fit("mills", IS_DOUBLE), 1.0 - 8.0 * inverse) * inverse  # (z - 4) * inverse would make NaN of infinity
 
 
@@ -218,7 +231,8 @@ def gaussian_bits(v, s, IS_DOUBLE: tl.constexpr):
     """(bits, by_v, by_scale) of the unit bin around v, s > 0: bits, derivatives. Limits as in csrc/cpu/gaussian_bits.h."""
     a = tl.abs(v)
     upper, lower = a + 0.5, a - 0.5
-    r = _divide(1.0, s, IS_DOUBLE)
+    four_r = _refined_reciprocal(0.25 * s, IS_DOUBLE)  # 1 / s itself is below the normal numbers for s > 2^126
+    r = 0.25 * four_r
     u, h = a * r, 0.5 * r
     p = u * h
     narrow = (h < 0.38) & (p < 0.33)
@@ -244,14 +258,14 @@ def gaussian_bits(v, s, IS_DOUBLE: tl.constexpr):
     exponent = tl.where(s < float("inf"), exponent, -s - u)  # infinite, or NaN: the logarithm below would lose it
     factor = tl.where(narrow, _narrow_sum(square, half, fit("mean", IS_DOUBLE)), mills_x - fall * mills_y)
     factor = tl.where(centre, 1.0 - outside, factor)
-    # For narrow bins P = factor * r * phi(u); r is subnormal for s > 2^126, hence the scaling by 2^32.
-    power, rest = _logarithm(tl.where(narrow, factor * (r * 4294967296.0), factor), centre, outside, IS_DOUBLE)
-    bits = -((exponent + rest) * LOG2_E + tl.where(narrow, power - 32.0, power))
+    # For narrow bins P = factor * r * phi(u).
+    power, rest = _logarithm(tl.where(narrow, factor * four_r, factor), centre, outside, IS_DOUBLE)
+    bits = -((exponent + rest) * LOG2_E + tl.where(narrow, power - 2.0, power))
 
     # Where narrow, phi(x) -+ phi(y) are 2 phi(u) e^(-h^2/2) times the hyperbolic sine and cosine of u h.
     middle = polynomial(fit("taylor", IS_DOUBLE), half)
     odd, even = p * polynomial(fit("sine", IS_DOUBLE), square) * middle, polynomial(fit("cosine", IS_DOUBLE), square) * middle
-    above = _divide(tl.where(narrow, 1.0, tl.where(centre, density, 1.0) * r) * TWO_LOG2_E, factor, IS_DOUBLE)
+    above = tl.where(narrow, 1.0, tl.where(centre, density, 1.0) * r) * TWO_LOG2_E * _reciprocal(factor, IS_DOUBLE)
     drop = 0.5 - 0.5 * fall
     slope = tl.where(narrow, odd, drop) * above
     by_scale = tl.where(narrow, h * even - u * odd, 0.5 * r * fall - x * drop) * above  # y - x = r

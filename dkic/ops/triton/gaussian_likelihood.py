@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dkic.ops._gaussian_likelihood import empty_result
 from dkic.ops.triton.gaussian_bits import gaussian_bits
-from dkic.ops.triton.walk import channels_innermost, check, nearest, offset_of, place, read, strides_of, walk_through
+from dkic.ops.triton.walk import begin, channels_innermost, check, nearest, offset_of, place, read, strides_of, walk_through
 
 # Elements of a program. In float64 a thread has one, since its polynomials are three times as long and its registers pairs.
 BLOCK = {torch.float32: 512, torch.float64: 128}
@@ -21,16 +21,27 @@ TYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 @triton.jit
+def words_of(seed, n, block):
+    """The four words of each Philox block with counter (block, n)."""
+    return tl.philox(tl.load(seed), block.to(tl.uint32), (block >> 32).to(tl.uint32), n.to(tl.uint32), (n >> 32).to(tl.uint32))
+
+
+@triton.jit
 def draw(seed, n, e):
-    """Times 2^24, the noise of element e of sample n: from word e / 16 % 4 of the Philox block with counter
-    (e / 64 * 16 + e % 16, n)."""
+    """Times 2^24, the noise of element e of sample n: from word e % 4 of the Philox block with counter (e / 4, n)."""
     e, n = e.to(tl.int64), n.to(tl.int64) + e * 0
-    block = e // 64 * 16 + e % 16
-    word0, word1, word2, word3 = tl.philox(
-        tl.load(seed), block.to(tl.uint32), (block >> 32).to(tl.uint32), n.to(tl.uint32), (n >> 32).to(tl.uint32)
-    )
-    odd, high = (e // 16 % 2) == 1, (e // 32 % 2) == 1
+    word0, word1, word2, word3 = words_of(seed, n, e // 4)
+    odd, high = (e & 1) == 1, (e & 2) == 2
     word = tl.where(high, tl.where(odd, word3, word2), tl.where(odd, word1, word0))
+    return (word >> 8).to(tl.int32) - 8388608
+
+
+@triton.jit
+def draw_in_order(seed, n, first, BLOCK: tl.constexpr):
+    """`draw` of elements first ... first + BLOCK - 1, 4 from each Philox block; first is a multiple of 4."""
+    block = (first // 4).to(tl.int64) + tl.arange(0, BLOCK // 4)
+    word0, word1, word2, word3 = words_of(seed, n + block * 0, block)
+    word = tl.join(tl.join(word0, word2), tl.join(word1, word3)).reshape(BLOCK)
     return (word >> 8).to(tl.int32) - 8388608
 
 
@@ -76,7 +87,11 @@ def _forward(
         u = read(noise, n, element, inside, size, noise_stride, TYPE)
         v, value = v + u, value + u
     elif seed is not None:
-        u = draw(seed, n, offset_of(n, element, size, number_stride)).to(TYPE) * 5.9604644775390625e-08  # 2^-24
+        if number_stride is None:
+            u = draw_in_order(seed, n, begin(chunks, BLOCK, WIDE)[1], BLOCK)
+        else:
+            u = draw(seed, n, offset_of(n, element, size, number_stride))
+        u = u.to(TYPE) * 5.9604644775390625e-08  # 2^-24
         v, value = v + u, value + u
     position = n * elements + element  # of the results
     if y_hat is not None:
@@ -183,8 +198,11 @@ def forward(
     if sum and likelihood:
         raise RuntimeError("gaussian_likelihood: sum must be of bits")
     channels_last = channels_innermost(y)
-    numbers = torch.empty(y.shape, device="meta").stride()
-    walk = walk_through(y.shape, channels_last, [*(strides_of(t, y.dim()) for t in operands), (0, *numbers[1:])])
+    strides = [strides_of(t, y.dim()) for t in operands]
+    drawn_strided = seed is not None and channels_last
+    if drawn_strided:  # an element's number, as if numbers were a tensor's elements
+        strides.append((0, *torch.empty(y.shape, device="meta").stride()[1:]))
+    walk = walk_through(y.shape, channels_last, strides)
     if walk is None:
         plain = (None if t is None else t.contiguous() for t in operands)
         return forward(*plain, seed, rounded, scale_min, sum, need_v, need_scale, likelihood, likelihood_min)
@@ -213,6 +231,7 @@ def forward(
                 chunks,
                 walk.size,
                 *walk.strides,
+                *(() if drawn_strided else (None,)),
                 ROUNDED=rounded,
                 LIKELIHOOD=likelihood,
                 SCALE_MIN=scale_min,

@@ -66,14 +66,21 @@ def check(op: str, like: Tensor, tensors: Sequence[Tensor | None]) -> None:
 
 
 @triton.jit
-def place(elements, chunks, BLOCK: tl.constexpr, WIDE: tl.constexpr):
-    """(n, element, inside) of this program: its sample, its elements' numbers along the walk, and which of them there are."""
+def begin(chunks, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    """(n, first) of this program: its sample, and the number of its first element along the walk."""
     n = tl.program_id(0) // chunks
     chunk = tl.program_id(0) - n * chunks
     if WIDE:  # only then, since a division of 64 bits takes many instructions
         chunk = chunk.to(tl.int64)
-    element = chunk * BLOCK + tl.arange(0, BLOCK)
-    return n.to(tl.int64), element, element < elements
+    return n.to(tl.int64), chunk * BLOCK
+
+
+@triton.jit
+def place(elements, chunks, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    """(n, element, inside) of this program: its sample, its elements' numbers along the walk, and which of them exist."""
+    n, first = begin(chunks, BLOCK, WIDE)
+    element = first + tl.arange(0, BLOCK)
+    return n, element, element < elements
 
 
 @triton.jit

@@ -1,0 +1,48 @@
+"""No op reads a tensor from the host: their Python code runs here on fake CUDA tensors, and needs no GPU.
+
+Without one, autograd can't run on such tensors; the interpreted tests run the backward passes' own code.
+"""
+
+import pytest
+import torch
+from ops.host_reads import NoHostReads
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dkic.ops import backends, deform_conv2d, gaussian_indexes, gaussian_likelihood, gaussian_symbols, ldcn
+
+
+def tensors(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    return [torch.empty(shape, device="cuda", requires_grad=True) for shape in shapes]
+
+
+LATENT = (2, 8, 4, 4)
+CALLS = {
+    "ldcn": lambda: ldcn(*tensors((2, 4, 6, 6), (2, 18, 6, 6), (2, 9, 6, 6))),
+    "deform_conv2d": lambda: deform_conv2d(*tensors((2, 4, 6, 6), (2, 18, 6, 6), (4, 4, 3, 3), (4,)), padding=1),
+    "gaussian_likelihood, noise": lambda: gaussian_likelihood(*tensors(LATENT, LATENT, LATENT), quantize="noise"),
+    "gaussian_likelihood, sum": lambda: gaussian_likelihood(*tensors(LATENT, LATENT), quantize="round", reduction="sum"),
+    "gaussian_symbols": lambda: gaussian_symbols(*(t.detach() for t in tensors(LATENT, LATENT, LATENT))),
+    "gaussian_symbols, other scales": lambda: gaussian_symbols(
+        *(t.detach() for t in tensors(LATENT, LATENT)), scales=[0.5, 1.0, 2.0], rule="next_larger"
+    ),
+    "gaussian_indexes": lambda: gaussian_indexes(tensors(LATENT)[0].detach()),
+}
+
+
+@pytest.fixture
+def as_if_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(backends, "check_runs", lambda op, device: None)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_no_op_reads_the_host(call, as_if_on_a_gpu):
+    with FakeTensorMode(), NoHostReads():
+        results = call()
+        results = results if isinstance(results, tuple) else (results,)
+        assert all(t.device.type == "cuda" for t in results)
+
+
+@pytest.mark.parametrize("read", [lambda t: t.item(), bool, lambda t: t.double().to("cpu", torch.float32)])
+def test_a_read_is_noticed(read):
+    with pytest.raises(AssertionError), NoHostReads():
+        read(torch.ones(1))
