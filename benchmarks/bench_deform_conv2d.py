@@ -25,7 +25,7 @@ ROUNDS = {
     "dkic": {"forward": 30, "forward+backward": 20},
 }
 
-WITHOUT_GPU = backends.missing("triton")  # the reason, or None
+WITHOUT_GPU = backends.unavailable_reason("triton")  # the reason, or None
 NEEDS_GPU = pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU))
 PLACES = [
     ("cpu", torch.float32),

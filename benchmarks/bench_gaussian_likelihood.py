@@ -20,7 +20,7 @@ from dkic.ops import backends, gaussian_likelihood, gaussian_symbols, reference
 
 IMPLEMENTATIONS = ("compressai", "compiled", "copy", "dkic")  # the peers first: see conftest.py
 ROUNDS = 30
-WITHOUT_GPU = backends.missing("triton")  # the reason, or None
+WITHOUT_GPU = backends.unavailable_reason("triton")  # the reason, or None
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
 ON = {"cpu": "", "cuda": ", GPU"}
 

@@ -20,7 +20,7 @@ from dkic.ops import backends, ldcn
 LAYOUTS = {"torchvision": torch.contiguous_format, "dkic": torch.channels_last}
 ROUNDS = {"torchvision": {"forward": 5, "forward+backward": 3}, "dkic": {"forward": 30, "forward+backward": 30}}
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-WITHOUT_GPU = backends.missing("cuda")  # the reason, or None
+WITHOUT_GPU = backends.unavailable_reason("cuda")  # the reason, or None
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
 ON = {"cpu": "", "cuda": ", GPU"}
 

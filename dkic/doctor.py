@@ -110,7 +110,7 @@ def _ops() -> list[Finding]:
         return []  # the line about torch gives the reason
     lines = [Finding("CUDA kernels", backends.load_cuda() or _cuda_build(backends.cuda_build()))]
     for op, names in backends.OPS.items():
-        reasons = {name: backends.missing(name) for name in names}
+        reasons = {name: backends.unavailable_reason(name) for name in names}
         lines.append(Finding(op, "; ".join(f"{name}: {reason or 'runs'}" for name, reason in reasons.items())))
     return lines
 

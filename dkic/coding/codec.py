@@ -295,7 +295,7 @@ def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Code
         raise DkicError(f"device: PyTorch finds no GPU for {device}; use cpu, or run `dkic doctor`")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DkicError(f"device: PyTorch finds no {device}; use cuda:0 to cuda:{torch.cuda.device_count() - 1}")
-    if reason := backends.load_cpu() or backends.why_not("ldcn", device):
+    if reason := backends.load_cpu() or backends.op_unavailable_reason("ldcn", device):
         raise DkicError(reason)
     weights = [load_weights(path) for path in hub.find_weights(model)]
     if device.type == "cuda":

@@ -79,15 +79,11 @@ def coded_parts(y: Tensor, z_hat: Tensor | None, weights: Weights, quality: int,
         # Rounded to nearest: rounding to zero below 0.6 saved 2.3 % of quality 5's bits for 0.0042 of LPIPS (11 photographs),
         # where a qstep saves 6.5 % for 0.0015.
         symbols = (take_cells(y[:, part.channels], part.cells) - mean).div_(size).round_().contiguous()
-        largest, index = symbols.abs().amax(), nearest_index(part.scale_index, offset)
-        part.y_hat = symbols.to(dtype).mul_(size).add_(mean)
-        yield CodedPart(
-            symbols.to(torch.int32).flatten(),
-            index.to(torch.uint8).flatten(),
-            part.y_hat.flatten(),
-            largest,
-            index.isnan().any(),
-        )
+        index = nearest_index(part.scale_index, offset)
+        coded = symbols.to(torch.int32).flatten(), index.to(torch.uint8).flatten()
+        largest, no_scale = symbols.abs().amax(), index.isnan().any()
+        part.y_hat = symbols.to(dtype).mul_(size).add_(mean)  # may be in place
+        yield CodedPart(*coded, part.y_hat.flatten(), largest, no_scale)
 
 
 def decode_latent(file: DkicFile, weights: Weights) -> Tensor:

@@ -1,6 +1,7 @@
 """Which backend and which kernels serve a call of an op."""
 
 import inspect
+from typing import Any
 
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from dkic.ops._deform_conv2d import deform_conv2d
 from dkic.ops.deform_arguments import pair_of
 
 
-def explain(op: str, *arguments, **options) -> str:
+def explain(op: str, *arguments: Any, **options: Any) -> str:
     """Which backend serves a call of an op and, of `deform_conv2d` on a GPU, its kernels and their tiles. Runs nothing.
 
         print(dkic.ops.explain("deform_conv2d", x, offset, weight, padding=1))

@@ -127,7 +127,7 @@ def triton_kernels(op: str):
     return import_module(f"dkic.ops.triton.{op}")
 
 
-def missing(backend: str, device: torch.device | None = None) -> str | None:
+def unavailable_reason(backend: str, device: torch.device | None = None) -> str | None:
     """Why a backend of DEVICES is not usable on this machine (on this device), as a sentence; None if it is usable."""
     if backend == "cuda":
         return find_cuda(device.index if device else None)
@@ -156,7 +156,7 @@ def set_backend(op: str, backend: str | None) -> None:
         return
     if backend not in OPS[op]:
         raise ValueError(f"set_backend/backend: is {backend!r}; give one of {', '.join(OPS[op])} for {op}")
-    if reason := missing(backend):
+    if reason := unavailable_reason(backend):
         raise RuntimeError(reason)
     _chosen[op] = backend
     _use_triton(op) if backend == "triton" else _use_native(op)
@@ -181,24 +181,24 @@ def check_runs(op: str, device: torch.device) -> None:
     """Raises RuntimeError, with the fix, if the op does not run on `device`; not checked while torch compiles."""
     if torch.compiler.is_compiling() or (op, device) in _running:
         return
-    if reason := why_not(op, device):
+    if reason := op_unavailable_reason(op, device):
         raise RuntimeError(reason)
-    native_is_missing = device.type == "cuda" and "cuda" in OPS[op] and op not in _chosen and missing("cuda", device)
-    if native_is_missing and not missing("triton"):
-        warnings.warn(f"dkic.ops.{op} runs on its Triton kernels: {native_is_missing}", stacklevel=3)
+    no_cuda_kernels = device.type == "cuda" and "cuda" in OPS[op] and op not in _chosen and unavailable_reason("cuda", device)
+    if no_cuda_kernels and not unavailable_reason("triton"):
+        warnings.warn(f"dkic.ops.{op} runs on its Triton kernels: {no_cuda_kernels}", stacklevel=3)
         _use_triton(op)
     _running.add((op, device))
 
 
 def serving(op: str, device: torch.device) -> str:
     """The backend that takes a device's tensors. RuntimeError: none does; the message says what to do."""
-    if reason := why_not(op, device):
+    if reason := op_unavailable_reason(op, device):
         raise RuntimeError(reason)
     takes = [backend for backend in OPS[op] if DEVICES[backend] == device.type]
-    return _chosen.get(op) or next(backend for backend in takes if missing(backend, device) is None)
+    return _chosen.get(op) or next(backend for backend in takes if unavailable_reason(backend, device) is None)
 
 
-def why_not(op: str, device: torch.device) -> str | None:
+def op_unavailable_reason(op: str, device: torch.device) -> str | None:
     """None where the op runs on `device`, else the reason as a sentence."""
     if device.type == "meta":
         return None
@@ -207,11 +207,11 @@ def why_not(op: str, device: torch.device) -> str | None:
         return f"dkic.ops.{op} has no kernels for {device.type} tensors; move them to the CPU with .cpu()."
     chosen = _chosen.get(op)
     if chosen is None:
-        reasons = [missing(backend, device) for backend in takes]
+        reasons = [unavailable_reason(backend, device) for backend in takes]
         return None if None in reasons else reasons[0]
     if chosen not in takes:
         return (
             f"dkic.ops.{op} is set to its {chosen} backend, which does not take {device.type} tensors; "
             f'move them, or call dkic.ops.set_backend("{op}", None).'
         )
-    return missing(chosen, device)
+    return unavailable_reason(chosen, device)

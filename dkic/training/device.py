@@ -22,6 +22,6 @@ def device_for(name: DeviceName | None = None) -> torch.device:
         raise DkicError("--device cuda: torch finds no GPU here; train with --device cpu, or see what `dkic doctor` says")
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     for op in ("ldcn", "gaussian_likelihood"):
-        if reason := backends.why_not(op, device):
+        if reason := backends.op_unavailable_reason(op, device):
             raise DkicError(f"{reason}; or train with --device cpu")
     return device

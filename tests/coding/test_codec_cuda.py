@@ -18,7 +18,7 @@ from dkic.ops import backends
 
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(backends.missing("cuda") is not None, reason=str(backends.missing("cuda"))),
+    pytest.mark.skipif(backends.unavailable_reason("cuda") is not None, reason=str(backends.unavailable_reason("cuda"))),
 ]
 
 GOLDEN = Path(__file__).parents[1] / "golden"

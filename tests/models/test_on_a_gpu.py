@@ -32,7 +32,7 @@ def moved(model: DKIC, mode: FakeTensorMode) -> DKIC:
 
 @pytest.mark.parametrize("make", [float_model, trainable, converted])
 def test_a_training_step_stays_on_the_gpu(make, monkeypatch):
-    monkeypatch.setattr(backends, "why_not", lambda op, device: None)
+    monkeypatch.setattr(backends, "op_unavailable_reason", lambda op, device: None)
     model = make()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:

@@ -42,7 +42,7 @@ def test_every_op_runs_on_the_cpu(op):
     assert set(CALLS) == set(backends.OPS)
     set_backend(op, "cpu")
     CALLS[op](torch.zeros(1, 1, 4, 4))
-    assert backends.why_not(op, CPU) is None and backends.why_not(op, torch.device("meta")) is None
+    assert backends.op_unavailable_reason(op, CPU) is None and backends.op_unavailable_reason(op, torch.device("meta")) is None
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_every_op_runs_on_the_cpu(op):
 )
 def test_a_selected_backend_never_falls_back(op, backend, working_gpu):
     set_backend(op, backend)
-    assert backends.why_not(op, CUDA) is None
+    assert backends.op_unavailable_reason(op, CUDA) is None
     with pytest.raises(RuntimeError) as caught:
         CALLS[op](torch.zeros(1, 1, 4, 4))
     assert str(caught.value) == (
@@ -67,7 +67,7 @@ def test_a_selected_backend_never_falls_back(op, backend, working_gpu):
     set_backend(op, None)
     CALLS[op](torch.zeros(1, 1, 4, 4))
     set_backend(op, "cpu")
-    assert "set to its cpu backend, which does not take cuda tensors" in backends.why_not(op, CUDA)
+    assert "set to its cpu backend, which does not take cuda tensors" in backends.op_unavailable_reason(op, CUDA)
 
 
 def test_a_backend_that_cannot_run_is_refused(monkeypatch):
@@ -75,7 +75,7 @@ def test_a_backend_that_cannot_run_is_refused(monkeypatch):
     with pytest.raises(RuntimeError, match="^There is none.$"):
         set_backend("gaussian_likelihood", "triton")
     CALLS["gaussian_likelihood"](torch.zeros(1, 1, 4, 4))
-    assert backends.why_not("gaussian_likelihood", CUDA) == "There is none."
+    assert backends.op_unavailable_reason("gaussian_likelihood", CUDA) == "There is none."
     with pytest.raises(RuntimeError, match="^There is none.$"):
         backends.triton_kernels("gaussian_likelihood")
 
@@ -96,7 +96,7 @@ def test_a_wrong_name_is_named(op, backend, message):
 
 @pytest.mark.parametrize(("op", "device"), [("deform_conv2d", "mps"), ("ldcn", "mps"), ("gaussian_likelihood", "xpu")])
 def test_an_op_without_kernels_for_a_device_says_so(op, device):
-    reason = backends.why_not(op, torch.device(device))
+    reason = backends.op_unavailable_reason(op, torch.device(device))
     assert reason == f"dkic.ops.{op} has no kernels for {device} tensors; move them to the CPU with .cpu()."
 
 
@@ -167,7 +167,7 @@ def test_cuda_tensors_without_cuda_kernels_are_refused(native, monkeypatch):
     monkeypatch.setattr(backends, "find_cuda", backends.find_cuda.__wrapped__)
     monkeypatch.setattr(backends, "load_cuda", backends.load_cuda.__wrapped__)
     for device in (CUDA, torch.device("cuda:1")):
-        assert backends.why_not("ldcn", device) == f"dkic's CUDA kernels are not built: {BUILD}"
+        assert backends.op_unavailable_reason("ldcn", device) == f"dkic's CUDA kernels are not built: {BUILD}"
     with pytest.raises(RuntimeError, match="^dkic's CUDA kernels are not built"):
         set_backend("ldcn", "cuda")
 

@@ -88,7 +88,7 @@ def test_a_device_without_kernels_is_refused(monkeypatch):
     from dkic.ops import backends
 
     monkeypatch.setattr(backends, "_running", set())
-    monkeypatch.setattr(backends, "why_not", lambda op, device: "There is none.")
+    monkeypatch.setattr(backends, "op_unavailable_reason", lambda op, device: "There is none.")
     with pytest.raises(RuntimeError, match=r"^There is none\.$"):
         deform_conv2d(**changed())
 

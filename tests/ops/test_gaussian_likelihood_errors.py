@@ -99,7 +99,7 @@ def test_a_device_without_kernels_is_refused(monkeypatch):
 
     reason = "There is none."
     monkeypatch.setattr(backends, "_running", set())
-    monkeypatch.setattr(backends, "why_not", lambda op, device: reason)
+    monkeypatch.setattr(backends, "op_unavailable_reason", lambda op, device: reason)
     with pytest.raises(RuntimeError) as caught:
         gaussian_likelihood(**changed())
     assert str(caught.value) == reason

@@ -11,7 +11,7 @@ from torch._prims_common import suggest_memory_format
 
 from dkic.ops import backends, ldcn, set_backend
 
-WITHOUT_GPU = backends.missing("cuda")  # the reason, or None
+WITHOUT_GPU = backends.unavailable_reason("cuda")  # the reason, or None
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU))]
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

@@ -23,7 +23,9 @@ def test_a_missing_gpu_is_refused(monkeypatch):
 def test_an_op_without_kernels_for_it_says_so(monkeypatch):
     """No slower device is used instead."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(backends, "why_not", lambda op, device: f"{op} on {device.type}: not built" if op == "ldcn" else None)
+    monkeypatch.setattr(
+        backends, "op_unavailable_reason", lambda op, device: f"{op} on {device.type}: not built" if op == "ldcn" else None
+    )
     for name in ("cuda", None):
         with pytest.raises(DkicError, match="^ldcn on cuda: not built; or train with --device cpu$"):
             device_for(name)
