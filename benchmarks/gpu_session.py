@@ -75,6 +75,7 @@ def parts(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> list
         found.append(Part(f"benchmark: {name}", ("-m", "pytest", "-q", f"benchmarks/bench_{name}.py", *options), 4))
     if not dry_run:
         found.append(Part("training step", ("-m", "benchmarks.profile_training"), 2))
+        found.append(Part("training step, compiled", ("-m", "benchmarks.profile_training", "--compile"), 4))
     if photos is not None:
         found.append(Part(LEG, leg(out, photos, minutes, dry_run), minutes))
     return found

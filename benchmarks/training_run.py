@@ -9,15 +9,17 @@ from whole_codecs import draw_offsets
 from dkic.demo import PHOTO
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
+from dkic.training.recipe import Recipe
 from dkic.training.recipe_file import read_recipe
 from dkic.training.staged_run import StagedRun
+from dkic.training.step_result import StepResult
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "tiny_03.toml"
 
 
-def staged_run(gan: bool, device: str | None = None) -> StagedRun:
+def staged_run(gan: bool, device: str | None = None, compiled: bool = False) -> StagedRun:
     """At the first step of the first stage, or of the second, which has the discriminator; offsets are drawn."""
-    recipe = read_recipe(RECIPE)
+    recipe = Recipe.of(read_recipe(RECIPE).to_dict() | {"compile": compiled})
     run = StagedRun(recipe, PhotoFolder(PHOTO.parent, recipe.crop), accelerator_for(device))
     torch.manual_seed(recipe.seed)
     draw_offsets(run.model)
@@ -27,13 +29,13 @@ def staged_run(gan: bool, device: str | None = None) -> StagedRun:
     return run
 
 
-def step_of(run: StagedRun) -> Callable[[], None]:
+def step_of(run: StagedRun) -> Callable[[], StepResult]:
     """A call that runs the same step again except for the weights: with fixed crops, in the current stage of the run."""
     crops, step = run.micro_batches(), run.step
     run.micro_batches = lambda: crops  # type: ignore[method-assign]
 
-    def call() -> None:
+    def call() -> StepResult:
         run.step = step
-        run.train_step()
+        return run.train_step()
 
     return call

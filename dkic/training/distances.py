@@ -35,9 +35,16 @@ class Distances(nn.Module):
         if recipe.weights.lpips_vgg:
             self.networks["lpips_vgg"] = LPIPS("vgg")
         if recipe.precision == "bfloat16":
-            for network in self.networks.values():
-                layers = network.stages if isinstance(network, DISTS) else network.backbone
+            for layers in self.backbones():
                 layers.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def backbones(self) -> list[nn.Module]:
+        """The convolutions of the networks: modules that are called, one after the other."""
+        found: list[nn.Module] = []
+        for network in self.networks.values():
+            assert isinstance(network, DISTS | LPIPS)
+            found += network.stages if isinstance(network, DISTS) else [network.backbone]
+        return found
 
     def forward(self, x: Tensor, x_hat: Tensor, quality: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum for each image `[N]`, and every distance `[n]`, unweighted, by the weights' names.

@@ -133,6 +133,7 @@ class Recipe(StrictModel):
     clip_norm: bound of the gradients' norm.
     accumulation: micro-batches that each process takes its share of the batch in, for a GPU of little memory.
     precision: "bfloat16": g_a and g_s compute in it where autocast does; all else is float32.
+    compile: transforms and judges' networks are compiled, on a GPU into CUDA graphs; results differ in rounding.
     ema: of the weights' moving average, what is kept at each step; the average is what is written for use. None: no average.
     least_scale: every crop is of its photograph scaled by a random factor from this to 1, so that fine detail is met as often
     as in small images. imagenet_photos: how many photographs are taken of a folder in one of ImageNet's layouts; None: all.
@@ -154,6 +155,7 @@ class Recipe(StrictModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     accumulation: Count = 1
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     least_scale: Annotated[float, Field(ge=0.1, le=1)] = 1.0
     imagenet_photos: Count | None = None

@@ -20,6 +20,7 @@ from dkic.models.codec_network import CodecNetwork, TrainingOutput
 from dkic.training.adversary import Adversary
 from dkic.training.along_quality import along
 from dkic.training.batches import Share
+from dkic.training.compiled import compile_networks
 from dkic.training.distances import Distances
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import autocast_transforms
@@ -91,6 +92,8 @@ class StagedRun(Run):
             autocast_transforms(self.model, self.device)
         self._shared_model = accelerator.prepare_model(self.model)
         self.distances = Distances(recipe, lpips_backbone).to(self.device)
+        if recipe.compile:
+            compile_networks([self.model.g_a, self.model.g_s, *self.distances.backbones()], device)
         self.rate = RateTerm(recipe.rate, self.schedule)
         self._examples: tuple[Tensor, Tensor] | None = None
 
@@ -122,6 +125,8 @@ class StagedRun(Run):
         return [self.optimizer, self.adversary.optimizer] if self.stage.gan and self.adversary else [self.optimizer]
 
     def train_step(self) -> StepResult:
+        if self.recipe.compile:
+            torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the step before have left may be overwritten
         frozen = self.stage.freeze
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not frozen or name.startswith("g_s."))

@@ -163,6 +163,18 @@ def test_the_discriminators_weight_rises(folder):
     assert gan == pytest.approx([0 if math.isnan(value) else value for value in expected], rel=1e-3, abs=1e-4)
 
 
+def test_compiled_networks_give_the_same_step(folder, monkeypatch):
+    monkeypatch.setattr("dkic.training.compiled.BACKEND", "aot_eager")  # traces forward and backward, and compiles nothing
+    torch._dynamo.reset()
+    plain, compiled = begin(folder), begin(folder, changed(compile=True))
+    traced = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for _ in range(3):  # the last with the discriminator
+        expected, result = plain.train_step(), compiled.train_step()
+        assert result.loss == pytest.approx(expected.loss, rel=1e-4) and result.bpp == pytest.approx(expected.bpp, rel=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= traced + 3  # g_a, g_s and LPIPS' backbone
+    assert set(compiled.trained().state_dict()) == set(plain.trained().state_dict())
+
+
 def test_examples_are_crops_next_to_their_reconstructions(folder):
     run = begin(folder, changed(batch=6))
     assert run.examples() is None
