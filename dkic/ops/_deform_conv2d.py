@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dkic.ops import autograd, backends
+from dkic.ops import autocast, autograd, backends
 from dkic.ops.accepted_calls import accept, call_of, was_accepted
 from dkic.ops.deform_arguments import ArgumentTypeError, ArgumentValueError, Pair, check_samples, check_tensor, list_of, pair_of
 from dkic.ops.memory_format import empty_like_format, gradient_like
@@ -178,19 +178,15 @@ def _backward(ctx, grad_y):
 autograd.register("deform_conv2d", _backward, _setup_context)
 
 
-def _register_autocast(key: str) -> None:
+def _autocast(_device, input, offset, weight, bias, mask, stride, padding, dilation):
     # As torchvision on CUDA: computed in float32, returned in input's dtype. (offset and mask are read as they are.)
-    @torch.library.impl(library, "deform_conv2d", key)
-    def autocast(input, offset, weight, bias, mask, stride, padding, dilation):
-        def cast(t):
-            return t if t is None or t.dtype == torch.float64 else t.float()
+    def cast(t):
+        return t if t is None or t.dtype == torch.float64 else t.float()
 
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
-            y = torch.ops.dkic.deform_conv2d(cast(input), offset, cast(weight), cast(bias), mask, stride, padding, dilation)
-            return y.to(input.dtype)
+    y = torch.ops.dkic.deform_conv2d(cast(input), offset, cast(weight), cast(bias), mask, stride, padding, dilation)
+    return y.to(input.dtype)
 
 
-_register_autocast("AutocastCPU")
-_register_autocast("AutocastCUDA")
+autocast.register("deform_conv2d", _autocast)
 
 backends.load_cpu()  # ops must be registered before they are first traced; a missing library is reported when it is used

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dkic.ops import autograd, backends
+from dkic.ops import autocast, autograd, backends
 from dkic.ops.deform_arguments import Pair, check_samples, list_of, pair_of
 from dkic.ops.memory_format import empty_like_format, gradient_like
 from dkic.ops.schemas import library
@@ -101,18 +101,14 @@ def _backward(ctx, grad_y):
 autograd.register("ldcn", _backward, _setup_context)
 
 
-def _register_autocast(device: str, key: str) -> None:
-    @torch.library.impl(library, "ldcn", key)
-    def _autocast(x, offset, mask, kernel_size, stride, padding, dilation):
-        # offset and mask keep their dtype: bfloat16 positions would move in steps of whole pixels beyond 256.
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
-            if x.dtype == torch.float32:
-                x = x.to(torch.get_autocast_dtype(device))
-            return torch.ops.dkic.ldcn(x, offset, mask, kernel_size, stride, padding, dilation)
+def _autocast(device, x, offset, mask, kernel_size, stride, padding, dilation):
+    # offset and mask keep their dtype: bfloat16 positions would move in steps of whole pixels beyond 256.
+    if x.dtype == torch.float32:
+        x = x.to(torch.get_autocast_dtype(device))
+    return torch.ops.dkic.ldcn(x, offset, mask, kernel_size, stride, padding, dilation)
 
 
-_register_autocast("cpu", "AutocastCPU")
-_register_autocast("cuda", "AutocastCUDA")
+autocast.register("ldcn", _autocast)
 
 # Ops must be registered before they are first traced; a missing library is reported when it is used.
 backends.load_cpu()
