@@ -239,7 +239,7 @@ def test_prints_a_table_of_all_kernels():
     child = subprocess.run([sys.executable, "-m", "benchmarks.roofline"], cwd=ROOT, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in child.stdout.splitlines())
-    assert len(rows) == 2 * (4 + 2) + 3 and all(len(row) == len(head) == 8 for row in rows)
+    assert len(rows) == 2 * (4 + 6) + 3 and all(len(row) == len(head) == 8 for row in rows)
     # 1x192x128x128 in float32, 8 groups: x and y, 9 taps of 3 numbers
     row = next(row for row in rows if row[:2] == ["ldcn forward", "1x192x128x128 G=8, float32"])
     moved = 4 * 128 * 128 * (2 * 192 + 8 * 9 * 3)

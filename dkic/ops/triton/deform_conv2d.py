@@ -8,6 +8,7 @@ import math
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from dkic.ops.memory_format import gradient_like
@@ -104,7 +105,8 @@ def backward(
         if p.fused:
             grad_weight = backward_weight(p, grad_y, choose("weight", p).tiles) if need_weight else None
             if need_input or need_offset or need_mask:
-                tiles = choose("samples", p, deterministic and need_input).tiles
+                has_64_bits = p.types(grad_y, *(t for t in (grad_offset, grad_mask) if t is not None))["INDEX"] == tl.int64
+                tiles = choose("samples", p, (deterministic and need_input) or has_64_bits).tiles
                 backward_samples(p, grad_y, grad_offset, grad_mask, sums, tiles)
         else:
             grad_weight = deform_columns.backward(p, grad_y, grad_offset, grad_mask, sums, need_weight)

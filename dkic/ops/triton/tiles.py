@@ -40,8 +40,8 @@ DEFAULTS = {
     "columns": {8: Tiles(32, 0, 32, 4)},
     "column samples": {8: Tiles(16, 0, 32, 4)},
 }
-# Where the gradient of input is summed in integers, which need twice the registers.
-DETERMINISTIC = {"samples": Tiles(32, 64, 32, 8, 2)}
+# Where a thread needs more registers: the gradient of input is summed in integers, or elements have 64-bit numbers.
+SMALLER = {"samples": Tiles(32, 64, 32, 8, 2)}
 
 # What `tune` times, beside the default.
 CANDIDATES = {
@@ -67,10 +67,10 @@ class Choice:
     origin: str
 
 
-def choose(kernel: str, p: Problem, deterministic: bool = False) -> Choice:
-    """deterministic: the gradient of input is summed in integers; such tiles are not tuned."""
-    if deterministic and kernel in DETERMINISTIC:
-        return Choice(DETERMINISTIC[kernel], "default for integer sums")
+def choose(kernel: str, p: Problem, smaller: bool = False) -> Choice:
+    """smaller: a thread needs more registers, see SMALLER; such tiles are not tuned."""
+    if smaller and kernel in SMALLER:
+        return Choice(SMALLER[kernel], "default for integer sums or 64-bit numbers")
     table = tuned()
     if table and (found := table.get(key(kernel, p))):  # a key takes a few microseconds
         return Choice(found, "tuned")
