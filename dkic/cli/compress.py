@@ -90,6 +90,7 @@ def compress(
     if quality is not None and quality not in codec.qualities:
         raise click.UsageError(f"--quality: model {model} does not have {quality}; use {named(codec.qualities)}")
     if target_bpp is not None and (len(inputs) > 1 or no_qsteps):
+        from dkic.cli.progress import bar
         from dkic.rate_control.image_set import ImageSet
 
         kind: Literal["mean_bpp", "total_bpp"] = "mean_bpp" if mean else "total_bpp"
@@ -104,6 +105,7 @@ def compress(
             icc=icc,
             background=background,
             force=force,
+            progress=bar,
         )
         _compress_together(inputs, targets, images)
 

@@ -105,8 +105,10 @@ def evaluate(folder: Path, out: Path, **options: Any) -> None:
     REPORT contains index.html, to compare images with a slider; table.md, .csv and .tex; rate-distortion curves (.png, .svg) and
     bd_rate.md; figures with crops; measurements.parquet (all files) and chosen.parquet (files in the table); and the coded files.
     """
+    from dkic.cli.progress import bar
+
     with failing():
-        found = run(folder, out, log=click.echo, **options)
+        found = run(folder, out, log=click.echo, progress=bar, **options)
     from dkic.evaluation.table import as_markdown
 
     click.echo("\n" + as_markdown(found.cells))

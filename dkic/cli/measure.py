@@ -70,10 +70,11 @@ def measure(
     cached = CachedMeter(codec, distortion, tile, icc, background)
     measured: Callable[[str], tuple[str, list[Measurement]]] = cached.measure
     if ray is not None:
+        from dkic.cli.progress import bar
         from dkic.rate_control.cluster import ClusterFailed, measured_on
 
         with failing(ClusterFailed):
-            measured = measured_on(ray, cached, inputs)
+            measured = measured_on(ray, cached, inputs, bar)
     columns: dict[str, list[Any]] = {name: [] for name in ("image", "quality", "bytes", "pixels", distortion)}
 
     def one(source: str, _target: Path) -> None:

@@ -45,9 +45,11 @@ def quantize(
         raise click.UsageError(f"--measure reads the new weights file, and {out} is a stream; name a file with -o")
     from tqdm import tqdm
 
+    from dkic.cli.progress import StepBar
     from dkic.training.quantization_run import QuantizeSettings
     from dkic.training.quantize import quantize as write
 
     log = partial(tqdm.write, file=sys.stderr if on_stdout(out) else sys.stdout)
-    with failing():
-        write(model, photos, out, QuantizeSettings(**settings), device=device, force=force, measure=measure, log=log)
+    with failing(), StepBar() as show:
+        settings_given = QuantizeSettings(**settings)
+        write(model, photos, out, settings_given, device=device, force=force, measure=measure, log=log, show=show)

@@ -61,6 +61,7 @@ def train(
     from dkic.training.extra import check_train_extra
 
     check_train_extra()
+    from dkic.cli.progress import StepBar
     from dkic.cli.training_recipe import recipe_of
     from dkic.training.run import TrainingFailed
     from dkic.training.train import train_folder
@@ -73,7 +74,7 @@ def train(
     if options["warmup_steps"] is None:
         options["warmup_steps"] = options["steps"] // 4
     recipe = recipe_of(Path(out), config, options, given, resume)
-    with failing(TrainingFailed):
+    with failing(TrainingFailed), StepBar() as show:
         weights = train_folder(
             folders,
             recipe,
@@ -87,5 +88,6 @@ def train(
             workers=workers,
             save_every=save_every,
             log=tqdm.write,
+            show=show,
         )
     click.echo(f"{weights}: try it with `dkic compress photo.png -o photo.dkic --model {weights}`")

@@ -8,15 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dkic.doctor import processor
 from dkic.errors import DkicError, install
 from dkic.evaluation.metric_registry import ALWAYS, METRICS, OPTIONAL, load_metrics
 from dkic.output_file import make_folder
+from dkic.progress import Progress, unseen
 
 if TYPE_CHECKING:
     from dkic.evaluation.report import Evaluation
@@ -42,13 +42,13 @@ def run(
     threads: int | None = None,
     force: bool = False,
     log: Callable[[str], object] = lambda line: None,
+    progress: Progress = unseen,
 ) -> Evaluation:
     """Measures, allocates and writes the report. The arguments are the options of `dkic evaluate`. Raises DkicError."""
     for package in ("pyarrow", "lpips", "matplotlib", "bjontegaard", "pytorch_msssim"):
         if find_spec(package) is None:
             raise DkicError(f"`dkic evaluate` needs {package}; {install('eval')}")
     import torch
-    from tqdm import tqdm
 
     from dkic.coding.image_formats import images_in
     from dkic.coding.image_reading import read_image
@@ -74,9 +74,8 @@ def run(
     at_targets = [name for name in asked if METRICS[name].slow and name != allocate_by and not score_every_file]
     of_every_file = load_metrics((*ALWAYS, *(name for name in asked if name not in at_targets)))
     of_chosen = load_metrics(at_targets)
-    bar = partial(tqdm, unit="image", disable=None, leave=False)
     try:
-        originals = (read_image(path).pixels for path in bar(images.values()))
+        originals = (read_image(path).pixels for path in progress(images.values(), "reading", unit="image"))
         patch_metrics = PatchMetrics(load_inception(inception), originals)
         about_fid = patch_metrics.about()
     except Unavailable as error:
@@ -97,8 +96,7 @@ def run(
     for codec in list(made):
         log(f"{codec.name}: {codec.about}; {len(codec.qualities)} qualities of {len(images)} images")
         try:
-            with bar(total=len(images)) as shown:
-                own = measure_files(codec, images, out / "files", of_every_file, force, partial(_advance, shown))
+            own = measure_files(codec, images, out / "files", of_every_file, force, progress)
         except Unavailable as error:
             made.remove(codec)
             leave_out(codec.name, error)
@@ -107,10 +105,12 @@ def run(
         for target in sorted(set(targets)):
             cell = at_target(own, target, allocate_by)
             if of_chosen and cell.chosen:
-                chosen = with_scores(bar(cell.chosen), codec, images, out / "files", of_chosen)
-                cell = cell_of(codec.name, target, tuple(chosen))
+                scored = with_scores(progress(cell.chosen, "scoring", unit="image"), codec, images, out / "files", of_chosen)
+                cell = cell_of(codec.name, target, tuple(scored))
             if patch_metrics and cell.chosen:
-                fid, kid = patch_metrics(decode_file(codec, out / "files", row) for row in bar(cell.chosen))
+                fid, kid = patch_metrics(
+                    decode_file(codec, out / "files", row) for row in progress(cell.chosen, "FID", unit="image")
+                )
                 cell = replace(cell, fid=fid, kid=kid)
             cells.append(cell)
     if not made:
@@ -132,10 +132,6 @@ def run(
     )
     write_report(found, page_images, force)
     return found
-
-
-def _advance(shown: Any, _image: str) -> None:
-    shown.update()
 
 
 def _asked(metrics: Sequence[str], allocate_by: str) -> list[str]:

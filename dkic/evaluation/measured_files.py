@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from dkic.evaluation.codecs import ImageCodec, Unavailable
 from dkic.evaluation.measurement import Measurement, measure, score
 from dkic.evaluation.metric_registry import METRICS, Compare
 from dkic.output_file import reason
+from dkic.progress import Progress, unseen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def measure_files(
     folder: Path,
     metrics: Mapping[str, Compare],
     force: bool = False,
-    done: Callable[[str], object] = lambda image: None,
+    progress: Progress = unseen,
 ) -> list[MeasuredFile]:
     """Encodes every image at every quality of the codec and measures the files.
 
@@ -70,7 +71,7 @@ def measure_files(
         images: as `find_images` returns them. Their pixels are coded; ICC profiles are ignored.
         folder: gets the files, in a folder of the codec's name.
         metrics: as `load_metrics` returns them; the scores of others are NaN.
-        done: called after each image.
+        progress: shows the images.
 
     Raises:
         DkicError: an image can't be read, or a file can't be written.
@@ -79,7 +80,7 @@ def measure_files(
     place = folder / re.sub(r"[^\w.-]+", "-", codec.name)
     place.mkdir(parents=True, exist_ok=True)
     found: list[MeasuredFile] = []
-    for image, path in images.items():
+    for image, path in progress(images.items(), codec.name, unit="image"):
         pixels = read_image(path).pixels
         if not found:  # one-time initialization does not count in an image's time
             with _failing(codec, file=path):
@@ -95,7 +96,6 @@ def measure_files(
                     codec=codec.name, image=image, quality=quality, width=width, height=height, file=name, **vars(measured)
                 )
             )
-        done(image)
     return found
 
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from dkic.coding.image_reading import read_image_bytes
 from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import FAULTS, DkicError, install, sentence
 from dkic.evaluation.measurement import Measurement
 from dkic.output_file import reason
+from dkic.progress import Progress, unseen
 from dkic.rate_control.attempts import Attempts
 from dkic.rate_control.cached_meter import CachedMeter, changed
 from dkic.rate_control.measurement_cache import key_of
@@ -43,11 +43,14 @@ class ClusterFailed(DkicError):
     """The cluster failed during the run, or its measurements can't be stored."""
 
 
-def measured_on(address: str, cached: CachedMeter, sources: Sequence[str]) -> Callable[[str], tuple[str, list[Measurement]]]:
+def measured_on(
+    address: str, cached: CachedMeter, sources: Sequence[str], progress: Progress = unseen
+) -> Callable[[str], tuple[str, list[Measurement]]]:
     """Measures images that are not in the cache on a Ray cluster; results are cached as they arrive.
 
     Args:
         address: "auto" for the cluster of this machine, or "HOST:PORT"; "local" starts one on this machine.
+        progress: shows what is looked up and measured.
 
     Returns:
         A function with the signature, result and errors of `CachedMeter.measure`.
@@ -58,13 +61,13 @@ def measured_on(address: str, cached: CachedMeter, sources: Sequence[str]) -> Ca
     found: dict[str, tuple[str, list[Measurement | None]]] = {}
     failed: dict[str, str] = {}
     with _connected(address):
-        for source in tqdm(sources, unit="file", desc="looking up", disable=None, leave=False):
+        for source in progress(sources, "looking up"):
             try:
                 found[source] = cached.look_up(source)
             except FAULTS as error:
                 failed[source] = sentence(error)
         rows = [_row(cached, source, *found[source]) for source in found if None in found[source][1]]
-        for row in tqdm(_measured(cached.meter, rows), unit="file", desc="measuring", total=len(rows), disable=None):
+        for row in progress(_measured(cached.meter, rows), "measuring", total=len(rows)):
             source = os.fsdecode(row["source"])
             key, measurements = found[source]
             if row["error"]:

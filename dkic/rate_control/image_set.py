@@ -15,7 +15,6 @@ from tempfile import gettempdir
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from dkic.allocation import Allocation, allocate
 from dkic.allocation.problem import UNITS, Unreachable
@@ -25,6 +24,7 @@ from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import FAULTS, DkicError, naming, sentence
 from dkic.evaluation.measurement import Measurement
 from dkic.output_file import check_output, reason, write_atomically
+from dkic.progress import Progress, unseen
 from dkic.rate_control.cached_meter import CachedMeter
 from dkic.rate_control.meter import Distortion
 from dkic.rate_control.spool import Spool
@@ -63,6 +63,7 @@ class ImageSet:
         qsteps: choose among qsteps too, not only among qualities.
         verify, tile, icc, background: as in `Codec.compress`.
         force: overwrite existing files.
+        progress: shows what is measured and written.
 
     Raises:
         DkicError: the weights of LPIPS are not available, or the cache folder can't be written.
@@ -81,7 +82,9 @@ class ImageSet:
         icc: Literal["keep", "drop"] = "keep",
         background: str | None = None,
         force: bool = False,
+        progress: Progress = unseen,
     ) -> None:
+        self._progress = progress
         self._meter = CachedMeter(codec, distortion, tile, icc, background)
         self._points = codec.points.candidates() if qsteps else self._meter.points
         self._columns = {point: column for column, point in enumerate(self._points)}
@@ -142,7 +145,7 @@ class ImageSet:
             found = self._best()
             to_do = [(i, point) for i, point in enumerate(self._chosen(found)) if coded.get(i) != point]
             as_measured = True
-            for i, point in tqdm(to_do, unit="file", desc="writing", disable=None, leave=False):
+            for i, point in self._progress(to_do, "writing"):
                 source, _, key = self._images[i]
                 data = self._coded(source, key, point)
                 spool.put(i, data)
@@ -198,7 +201,7 @@ class ImageSet:
             for i, (points, measurements) in enumerate(zip(wanted, self._measurements, strict=True))
             if (new := [point for point in points if point not in measurements])
         ]
-        for i, points in tqdm(missing, unit="file", desc="measuring qsteps", disable=None, leave=False):
+        for i, points in self._progress(missing, "measuring qsteps"):
             source, _, key = self._images[i]
             with _naming_errors(source):
                 self._measurements[i].update(zip(points, self._meter.measure_at(source, key, points), strict=True))

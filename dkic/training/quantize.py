@@ -21,7 +21,7 @@ from dkic.quantized import calibrating, convert, simulate
 from dkic.training.along_quality import spread_qualities
 from dkic.training.batches import Batches, default_workers, pixels_of
 from dkic.training.device import DeviceName, device_for
-from dkic.training.loop import steps_of
+from dkic.training.loop import ShowStep, show_nothing, steps_of
 from dkic.training.photos import PhotoFolder
 from dkic.training.quantization_run import QuantizationRun, QuantizeSettings, latents_of
 
@@ -39,7 +39,8 @@ def quantize(
     device: DeviceName | None = None,
     force: bool = False,
     measure: Path | None = None,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = lambda line: None,
+    show: ShowStep = show_nothing,
 ) -> None:
     """Write `model` (a float weights file, or another name of one; see `find_weights`) with quantized entropy networks to `out`.
 
@@ -49,7 +50,7 @@ def quantize(
         photos: a folder to calibrate the activation scales and to train on.
         device: what trains and measures, see `device_for`. The integers are made of what was trained on the CPU.
         measure: another one, whose rates before and after are told.
-        log: takes a line of text.
+        log: takes a line of text. show: is told every step of training.
 
     Raises:
         DkicError: the model is quantized already, a layer breaks a bound (the message names it), or as `device_for` has it.
@@ -87,7 +88,7 @@ def quantize(
     if settings.steps:
         untrained = rate(network) if images else math.nan
         run = QuantizationRun(network, settings, folder, where, workers=default_workers(where), tell=log)
-        for _ in steps_of(run):
+        for _ in steps_of(run, show=show):
             pass
         network.requires_grad_(False)
     convert(network.cpu())

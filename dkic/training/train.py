@@ -19,7 +19,7 @@ from dkic.training.batches import default_workers
 from dkic.training.checkpoint import CHECKPOINT, WARMED_UP, begin_second_stage, load_checkpoint, restore, save_checkpoint
 from dkic.training.device import DeviceName
 from dkic.training.log import Log
-from dkic.training.loop import steps_of
+from dkic.training.loop import ShowStep, show_nothing, steps_of
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for, leave, made_once
 from dkic.training.recipe import Recipe
@@ -43,6 +43,7 @@ def train_folder(
     workers: int | None = None,
     save_every: int = SAVE_EVERY,
     log: Callable[[str], None] = lambda line: None,
+    show: ShowStep = show_nothing,
 ) -> Path:
     """Train until all steps are done, `minutes` are over or Ctrl-C; returns the weights file written into `out`.
 
@@ -58,7 +59,7 @@ def train_folder(
         lpips_backbone: see `LPIPS`.
         device: see `device_for`.
         workers: processes that decode photographs; None: 1 for the CPU, 4 for a GPU.
-        log: takes a line of text.
+        log: takes a line of text. show: is told every step.
 
     Raises:
         DkicError: a run that can't begin.
@@ -93,7 +94,7 @@ def train_folder(
     except OSError as error:
         raise DkicError(f"{out}: can't be written ({reason(error)})") from error
     try:
-        run_steps(run, out, minutes, save_every)
+        run_steps(run, out, minutes, save_every, show)
         if run.leads:
             save_weights(weights, run.trained(), quality, run.about())
     except OSError as error:
@@ -104,7 +105,9 @@ def train_folder(
     return weights
 
 
-def run_steps(run: StagedRun, out: Path, minutes: float | None = None, save_every: int = SAVE_EVERY) -> None:
+def run_steps(
+    run: StagedRun, out: Path, minutes: float | None = None, save_every: int = SAVE_EVERY, show: ShowStep = show_nothing
+) -> None:
     """Do the steps that are left, at most for `minutes`.
 
     `out` gets checkpoint.pt, at the start, every `save_every` steps and at the end, and a log (see `log.Log`).
@@ -119,7 +122,7 @@ def run_steps(run: StagedRun, out: Path, minutes: float | None = None, save_ever
     with _ctrl_c() as stopped, Log(out, run.step) if run.leads else contextlib.nullcontext() as log:
         save(CHECKPOINT)
         try:
-            for result in steps_of(run, lambda: time.monotonic() >= end or stopped.is_set()):
+            for result in steps_of(run, lambda: time.monotonic() >= end or stopped.is_set(), show):
                 if log:
                     log.write(result)
                 if several_stages and run.step == run.schedule.ends[0]:
