@@ -49,21 +49,52 @@ def mixing_blocks(stage: StageSpec) -> Iterator[nn.Module]:
         yield FeedForward(stage.width)
 
 
+class LappedAnalysis(nn.Module):
+    """x `[N, 3, H, W]` -> `[N, channels, H/stride, W/stride]`: of each block of pixels, and half a block around it.
+
+    stride: even; must divide H and W.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.blocks = nn.Conv2d(3 * stride**2, channels, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.stride // 2
+        return self.blocks(F.pixel_unshuffle(F.pad(x, (half,) * 4), self.stride))
+
+
+class LappedSynthesis(nn.Module):
+    """t `[N, channels, h, w]` -> `[N, 3, stride * h, stride * w]`: each pixel of the four nearest positions.
+
+    Of one position, blocks would have visible edges. stride: even.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.blocks = nn.Conv2d(channels, 3 * stride**2, 2, padding=1)
+
+    def forward(self, t: Tensor) -> Tensor:
+        half = self.stride // 2
+        return F.pixel_shuffle(self.blocks(t), self.stride)[..., half:-half, half:-half]
+
+
 class VariableRateAnalysis(nn.Module):
     """x `[N, 3, H, W]` in [0, 1] -> y `[N, M, H/16, W/16]`, the same at all qualities; H and W are multiples of 16."""
 
     def __init__(self, stages: Sequence[StageSpec], latent_channels: int) -> None:
         super().__init__()
         first = stages[0]
-        self.stride = first.stride
-        layers: list[nn.Module] = [nn.Conv2d(3 * first.stride**2, first.width, 1), *mixing_blocks(first)]
+        layers: list[nn.Module] = [LappedAnalysis(first.width, first.stride), *mixing_blocks(first)]
         for before, stage in zip(stages, stages[1:], strict=False):
             layers += [nn.Conv2d(before.width, stage.width, 3, stage.stride, 1), *mixing_blocks(stage)]
         self.body = nn.Sequential(*layers)
         self.head = nn.Conv2d(stages[-1].width, latent_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(F.pixel_unshuffle(x - 0.5, self.stride))) * _LATENT_SCALE
+        return self.head(self.body(x - 0.5)) * _LATENT_SCALE
 
 
 class VariableRateSynthesis(nn.Module):
@@ -81,7 +112,7 @@ class VariableRateSynthesis(nn.Module):
             self.scales.append(QualityScale(stage.width, points))
             self.stages.append(nn.Sequential(*mixing_blocks(stage)))
         first = stages[0]
-        self.tail = nn.Sequential(nn.Conv2d(first.width, 3 * first.stride**2, 1), nn.PixelShuffle(first.stride))
+        self.tail = LappedSynthesis(first.width, first.stride)
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         t = self.stages[0](self.head(self.latent_scale(y_hat / _LATENT_SCALE, quality)))

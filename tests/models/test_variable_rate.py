@@ -10,6 +10,7 @@ from models.variable_rate_models import CONFIG, calibrated, converted, real
 from dkic.errors import DkicError
 from dkic.models import PRESETS, ModelConfig, SliceSpec, StageSpec, VariableRateConfig, VariableRateDKIC, config_of, network_of
 from dkic.models.complexity import complexity
+from dkic.models.variable_rate import LappedAnalysis, LappedSynthesis
 from dkic.quantized import dequantize
 
 
@@ -65,6 +66,21 @@ def test_every_parameter_gets_a_gradient():
         assert parameter.grad.abs().max() > 0, name
 
 
+def test_every_pixel_is_made_of_the_four_nearest_positions():
+    """And every position is made of its block and half a block around it: no edge of a block is an edge of what is seen."""
+    t = torch.zeros(1, 5, 4, 6)
+    t[..., 2, 3] = 1
+    synthesis, analysis = LappedSynthesis(5, 8), LappedAnalysis(5, 8)
+    with torch.no_grad():
+        assert synthesis(t).shape == (1, 3, 32, 48)
+        reached = (synthesis(t) - synthesis(0 * t)).abs().sum((0, 1)).nonzero()
+        assert reached.amin(0).tolist() == [12, 20] and reached.amax(0).tolist() == [27, 35]
+        outside = torch.ones(1, 3, 32, 48)
+        outside[..., 12:28, 20:36] = 0
+        nothing, around, within = (analysis(x)[..., 2, 3] for x in (0 * outside, outside, 1 - outside))
+        assert torch.equal(around, nothing) and not torch.equal(within, nothing)
+
+
 def test_every_parameter_of_the_quantized_networks_gets_a_gradient():
     model = calibrated()
     forward(model, [3.0, 30.0, 60.0, 97.0]).bits.sum().backward()
@@ -95,7 +111,7 @@ def test_a_converted_network_can_be_dequantized():
     for quality in (1.0, 40.0, 100.0):
         with torch.no_grad():
             a, b = (forward(m, [quality]).quantized_bits.item() for m in (integers, model))
-        assert b == pytest.approx(a, rel=0.05)
+        assert b == pytest.approx(a, rel=0.1)
 
 
 def test_a_config_round_trips_through_json():

@@ -82,7 +82,7 @@ def test_the_learning_rate_rises_and_falls(folder):
 
 
 def test_training_lowers_the_loss_at_every_quality(folder):
-    values = BASE | {"epoch_steps": 15, "learning_rate": {"peak": 3e-3}}
+    values = BASE | {"epoch_steps": 25, "learning_rate": {"peak": 3e-3}}
     run = begin(folder, values)
     crops, noise = run.micro_batches(), torch.Generator()
     run.micro_batches = lambda: crops
