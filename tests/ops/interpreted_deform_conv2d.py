@@ -64,8 +64,8 @@ def pixels(request, monkeypatch):
         for by_capability in tiles.DEFAULTS.values():
             for major, default in by_capability.items():
                 monkeypatch.setitem(by_capability, major, replace(default, pixels=wanted))
-        for kernel, default in tiles.DETERMINISTIC.items():
-            monkeypatch.setitem(tiles.DETERMINISTIC, kernel, replace(default, pixels=wanted))
+        for kernel, default in tiles.SMALLER.items():
+            monkeypatch.setitem(tiles.SMALLER, kernel, replace(default, pixels=wanted))
 
 
 @pytest.fixture(autouse=True)

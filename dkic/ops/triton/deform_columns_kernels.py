@@ -7,8 +7,8 @@ the block's first pixel. A program has `tap_count` taps of BLOCK_P pixels in one
 import triton
 import triton.language as tl
 
-from dkic.ops.triton.bilinear import blend, corner_dots, corner_weights, corners_of, pixels_of, store_sample_gradients, tap_of
-from dkic.ops.triton.image_sums import add_to_corners
+from dkic.ops.triton.bilinear import blend, corner_weights, corners_of, pixels_of, store_sample_gradients, tap_of
+from dkic.ops.triton.sample_gradients import add_channels
 
 
 @triton.jit
@@ -95,15 +95,8 @@ def backward_samples(
             c += group * GROUP_DEPTH
             grad = grad_columns + columns_at(row, c, tap, taps, groups * GROUP_DEPTH, DEPTH)
             grad = tl.load(grad, mask=exists[:, None] & c_exists[None, :], other=0.0)
-            if grad_offset is not None or grad_mask is not None:
-                at = corners_of(n, sy, sx, s.x_stride, s.unit)
-                d00, d01, d10, d11 = corner_dots(grad, s.x, at, inside, c, c_exists, TYPE)
-                dot00 += d00
-                dot01 += d01
-                dot10 += d10
-                dot11 += d11
-            if to is not None:
-                at = corners_of(n, sy, sx, to.stride)
-                add_to_corners(to, at, corner_weights(fy, fx, m, inside), inside, grad, c, c_exists)
+            dot00, dot01, dot10, dot11 = add_channels(
+                s, to, grad_offset, grad_mask, dot00, dot01, dot10, dot11, n, sy, sx, fy, fx, m, inside, grad, c, c_exists
+            )
         number = p * groups * taps + channel
         store_sample_gradients(grad_offset, grad_mask, number, dot00, dot01, dot10, dot11, fy, fx, m, exists)

@@ -105,9 +105,7 @@ def backward(
         if p.fused:
             grad_weight = backward_weight(p, grad_y, choose("weight", p).tiles) if need_weight else None
             if need_input or need_offset or need_mask:
-                has_64_bits = p.types(grad_y, *(t for t in (grad_offset, grad_mask) if t is not None))["INDEX"] == tl.int64
-                tiles = choose("samples", p, (deterministic and need_input) or has_64_bits).tiles
-                backward_samples(p, grad_y, grad_offset, grad_mask, sums, tiles)
+                backward_samples(p, grad_y, grad_offset, grad_mask, sums)
         else:
             grad_weight = deform_columns.backward(p, grad_y, grad_offset, grad_mask, sums, need_weight)
         grad_bias = grad_y.sum((0, 2, 3), dtype=p.sum_dtype).to(p.x.dtype) if need_bias else None
@@ -122,9 +120,12 @@ def backward(
 
 
 def backward_samples(
-    p: Problem, grad_y: Tensor, grad_offset: Tensor | None, grad_mask: Tensor | None, sums: ImageSums | None, tiles: Tiles
+    p: Problem, grad_y: Tensor, grad_offset: Tensor | None, grad_mask: Tensor | None, sums: ImageSums | None
 ) -> None:
     """Fills grad_offset, grad_mask and sums where they are not None."""
+    types = p.types(grad_y, *([] if sums is None else [sums.sums]))
+    in_integers = sums is not None and sums.powers is not None
+    tiles = choose("samples", p, in_integers or types["INDEX"] == tl.int64).tiles
     kernels.backward_samples[(triton.cdiv(p.pixels, tiles.pixels) * p.groups * p.taps,)](
         p.arguments,
         p.rows_of_weight(p.run),
@@ -143,7 +144,7 @@ def backward_samples(
         BLOCK_C=channel_block(p.run, tiles.channels, least=16),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
-        **p.types(grad_y, *([] if sums is None else [sums.sums])),
+        **types,
     )
 
 

@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 
 from dkic.ops.triton.bilinear import (
-    corner_dots,
     corner_weights,
     corners_of,
     load_tap,
@@ -20,7 +19,7 @@ from dkic.ops.triton.bilinear import (
     store_sample_gradients,
     tap_of,
 )
-from dkic.ops.triton.image_sums import add_to_corners
+from dkic.ops.triton.sample_gradients import add_channels
 
 
 @triton.jit
@@ -184,16 +183,9 @@ def backward_samples(
                 w = tl.load(weight + (place[:, None] * RUN + c[None, :]), mask=o_exists[:, None] & c_exists[None, :], other=0.0)
                 grad = tl.dot(g, w, grad)
             c += run * RUN
-            if grad_offset is not None or grad_mask is not None:
-                at = corners_of(n, sy, sx, s.x_stride, s.unit)
-                d00, d01, d10, d11 = corner_dots(grad, s.x, at, inside, c, c_exists, tl.float32)
-                dot00 += d00
-                dot01 += d01
-                dot10 += d10
-                dot11 += d11
-            if to is not None:
-                at = corners_of(n, sy, sx, to.stride)
-                add_to_corners(to, at, corner_weights(fy, fx, m, inside), inside, grad, c, c_exists)
+            dot00, dot01, dot10, dot11 = add_channels(
+                s, to, grad_offset, grad_mask, dot00, dot01, dot10, dot11, n, sy, sx, fy, fx, m, inside, grad, c, c_exists
+            )
     store_sample_gradients(grad_offset, grad_mask, p * groups * taps + channel, dot00, dot01, dot10, dot11, fy, fx, m, exists)
 
 
