@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from command_line import dkic
 from models.variable_rate_models import converted
+from PIL import Image
 from rate_control.rate_control_cases import SIZES
 
 import dkic as package
 from dkic.coding.container import unpack
+from dkic.evaluation.metrics import batch, mse
 from dkic.models.weights_file import save_weights
 
 PIXELS = np.array([height * width for height, width, _ in SIZES.values()])
@@ -22,7 +24,11 @@ def one_file(tmp_path_factory) -> Path:
     return path
 
 
-def test_actual_bytes_are_within_the_target_and_near_it(one_file, images, tmp_path):
+def test_actual_bytes_are_within_the_target_and_none_of_the_rest_would_help(one_file, images, tmp_path):
+    """No image gets better at a candidate near its own whose file still fits.
+
+    An untrained model's images get worse at some higher qualities, so much of the target can be left.
+    """
     codec = package.load(one_file)
     low, high = (8 * sum(len(codec.compress(images / name, q)) for name in SIZES) / PIXELS.sum() for q in (1, 100))
     target = (low + high) / 2
@@ -30,10 +36,19 @@ def test_actual_bytes_are_within_the_target_and_near_it(one_file, images, tmp_pa
     result = dkic("compress", images, "-o", tmp_path / "out", *options)
     assert result.status == 0, result.err
     files = [path.read_bytes() for path in sorted((tmp_path / "out").glob("*.dkic"))]
-    bpp = 8 * sum(map(len, files)) / PIXELS.sum()
-    assert len(files) == len(SIZES) and 0.9 * target <= bpp <= target
     headers = [unpack(data).header for data in files]
     assert len({header.model_hash for header in headers}) == 1 and all(header.qstep == 0 for header in headers)
+    spare = target * PIXELS.sum() / 8 - sum(map(len, files))
+    assert len(files) == len(SIZES) and spare >= 0
+    for name, data, header in zip(SIZES, files, headers, strict=True):
+        image = batch(np.asarray(Image.open(images / name)))
+        error = mse(image, batch(codec.decompress(data, "numpy")))
+        near = [point.quality for point in codec.points.candidates() if abs(point.quality - header.quality) <= 9]
+        assert header.quality in near and len(near) >= 4
+        for quality in near:
+            other = codec.compress(images / name, quality)
+            fits = len(other) - len(data) <= spare
+            assert not fits or mse(image, batch(codec.decompress(other, "numpy"))) >= error, (name, quality)
 
 
 def test_measurements_of_qualities_are_kept_separately(one_file, images, tmp_path, decoded):
