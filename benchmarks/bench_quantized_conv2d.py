@@ -45,11 +45,11 @@ def test_exact_network(implementation, measure):
     generator = torch.Generator().manual_seed(0)
     z_hat, y = torch.zeros(1, 64, 8, 12), 3 * torch.randn(1, 128, 32, 48, generator=generator)
 
-    def walk() -> torch.Tensor:
-        passes = model.context.walk(model.h_s(z_hat))
+    def traverse() -> torch.Tensor:
+        passes = model.context.traverse(model.h_s(z_hat))
         for part in passes:
             part.y_hat = take_cells(y[:, part.channels], part.cells)
         return passes.y_hat
 
-    assert torch.equal(walk(), y)
-    measure("exact h_s and context of tiny, 768x512", implementation, walk, ROUNDS)
+    assert torch.equal(traverse(), y)
+    measure("exact h_s and context of tiny, 768x512", implementation, traverse, ROUNDS)

@@ -11,7 +11,7 @@ of the pass that codes each position:
      0 2 0 2     0 1 0 1     0 0 0 0
      3 1 3 1     1 0 1 0     0 0 0 0
 
-Training, encoding and decoding use one traversal, `SliceContext.walk`. Once quantized (see dkic.quantized), all values from the
+Training, encoding and decoding use one traversal, `SliceContext.traverse`. Once quantized (see dkic.quantized), all values from the
 features to means and indexes are integers; means are multiples of 1/64.
 """
 
@@ -144,21 +144,21 @@ class SliceContext(nn.Module):
             inputs = [*inputs, entry.scale]
             before += spec.channels
 
-    def walk(self, features: Tensor) -> "LatentWalk":
+    def traverse(self, features: Tensor) -> "Traversal":
         """The passes over a latent `[N, M, h, w]`, in coding order; features: initial features `[N, F, h, w]`, h and w even.
 
         ```python
-        walk = context.walk(features)
-        for part in walk:
+        traversal = context.traverse(features)
+        for part in traversal:
             part.y_hat = ...  # from part.mean and part.scale_index
-        walk.y_hat
+        traversal.y_hat
         ```
         """
-        return LatentWalk(self, features)
+        return Traversal(self, features)
 
 
-class LatentWalk:
-    """Iterable of `Pass`es; see `SliceContext.walk`. After the last pass, the attribute y_hat is the latent `[N, M, h, w]`."""
+class Traversal:
+    """Iterable of `Pass`es; see `SliceContext.traverse`. After the last pass, the attribute y_hat is the latent `[N, M, h, w]`."""
 
     y_hat: Tensor
 
@@ -192,7 +192,7 @@ class LatentWalk:
             del known
             yield part
             if part.y_hat is None:
-                raise RuntimeError("SliceContext.walk: y_hat of a pass is not set; set it before the next pass")
+                raise RuntimeError("SliceContext.traverse: y_hat of a pass is not set; set it before the next pass")
             parts.update(zip(cells, part.y_hat.chunk(len(cells), dim=2), strict=True))
         return join_cells(parts)
 

@@ -105,7 +105,7 @@ def _check(input, offset, weight, bias, stride, padding, dilation, mask) -> None
     (o, depth, kh, kw), c = weight.shape, input.shape[1]
     if depth == 0 or c % depth or o % (c // depth):
         raise ArgumentValueError(
-            f"deform_conv2d: weight must have shape [O, {c}/groups, {kh}, {kw}], with groups dividing both input's {c} channels "
+            f"deform_conv2d/weight: must have shape [O, {c}/groups, {kh}, {kw}], with groups dividing both input's {c} channels "
             f"and O, and has {list(weight.shape)}"
         )
     for name, t in (("weight", weight), ("bias", bias)):
@@ -113,10 +113,10 @@ def _check(input, offset, weight, bias, stride, padding, dilation, mask) -> None
             continue
         check_tensor("deform_conv2d", name, t, image, dimensions=4 if t is weight else 1)
         if t.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
-            message = f"deform_conv2d: {name} must have input's dtype {str(input.dtype)[6:]}, and is {str(t.dtype)[6:]}"
+            message = f"deform_conv2d/{name}: must have input's dtype {str(input.dtype)[6:]}, and is {str(t.dtype)[6:]}"
             raise ArgumentTypeError(message)
     if bias is not None and bias.shape[0] != o:
-        raise ArgumentValueError(f"deform_conv2d: bias must have shape {[o]}, and has {list(bias.shape)}")
+        raise ArgumentValueError(f"deform_conv2d/bias: must have shape {[o]}, and has {list(bias.shape)}")
     accept(call)
 
 

@@ -28,10 +28,10 @@ def explain(op: str, *arguments: Any, **options: Any) -> str:
         RuntimeError: no backend serves the tensors' device; the message says what to do.
     """
     if op not in backends.OPS:
-        raise ValueError(f"op must be one of {', '.join(backends.OPS)}, and is {op!r}")
+        raise ValueError(f"explain/op: must be one of {', '.join(backends.OPS)}, and is {op!r}")
     tensors = [t for t in (*arguments, *options.values()) if isinstance(t, Tensor)]
     if not tensors:
-        raise ValueError(f"explain: the arguments of {op} must include a tensor; give those of the call")
+        raise ValueError(f"explain/arguments: must include a tensor; give those of a call of {op}")
     device = tensors[0].device
     if device.type == "meta":
         return f"{op}: no kernel, the tensors are on the meta device"

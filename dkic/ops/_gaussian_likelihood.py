@@ -110,19 +110,19 @@ def check_tensors(
     named = [("y", y), *((name, t) for name, t in others.items() if t is not None or name not in optional)]
     for name, t in named:
         if not isinstance(t, Tensor):
-            raise TypeError(f"{op}: {name} must be a tensor, and is a {type(t).__name__}")
+            raise TypeError(f"{op}/{name}: must be a tensor, and is a {type(t).__name__}")
         if t.dtype not in FLOATS:
-            raise TypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, and is {str(t.dtype)[6:]}")
+            raise TypeError(f"{op}/{name}: must be float32, float64, float16 or bfloat16, and is {str(t.dtype)[6:]}")
         if t.dim() == 0 and name not in broadcast:
-            raise ValueError(f"{op}: {name} must have a batch dimension, and has shape []")
+            raise ValueError(f"{op}/{name}: must have a batch dimension, and has shape []")
         if name in broadcast:
             sizes = zip(reversed(t.shape), reversed(y.shape), strict=False)
             if t.dim() > y.dim() or any(size not in (1, of_y) for size, of_y in sizes):
-                raise ValueError(f"{op}: {name} must broadcast to y's shape {list(y.shape)}, and has {list(t.shape)}")
+                raise ValueError(f"{op}/{name}: must broadcast to y's shape {list(y.shape)}, and has {list(t.shape)}")
         elif t.shape != y.shape:
-            raise ValueError(f"{op}: {name} must have y's shape {list(y.shape)}, and has {list(t.shape)}")
+            raise ValueError(f"{op}/{name}: must have y's shape {list(y.shape)}, and has {list(t.shape)}")
         if t.device != y.device:
-            raise ValueError(f"{op}: {name} must be on y's device {y.device}, and is on {t.device}")
+            raise ValueError(f"{op}/{name}: must be on y's device {y.device}, and is on {t.device}")
 
 
 def _check_options(
@@ -130,31 +130,31 @@ def _check_options(
 ) -> None:
     for name, value, choices in (("quantize", quantize, QUANTIZE), ("reduction", reduction, REDUCTIONS)):
         if value not in choices:
-            raise ValueError(f"gaussian_likelihood: {name} must be one of {', '.join(choices)}, and is {value!r}")
+            raise ValueError(f"gaussian_likelihood/{name}: must be one of {', '.join(choices)}, and is {value!r}")
     if not isinstance(scale_min, (int, float)):
-        raise TypeError(f"gaussian_likelihood: scale_min must be a number, and is a {type(scale_min).__name__}")
+        raise TypeError(f"gaussian_likelihood/scale_min: must be a number, and is a {type(scale_min).__name__}")
     if not LEAST_SCALE <= scale_min <= MOST_SCALE:
-        raise ValueError(f"gaussian_likelihood: scale_min must be from {LEAST_SCALE:g} to {MOST_SCALE:g}, and is {scale_min}")
+        raise ValueError(f"gaussian_likelihood/scale_min: must be from {LEAST_SCALE:g} to {MOST_SCALE:g}, and is {scale_min}")
     for name, given in (("noise", noise), ("generator", generator)):
         if given is not None and quantize != "noise":
-            raise ValueError(f"gaussian_likelihood: {name} must be None for quantize={quantize!r}, which draws no noise")
+            raise ValueError(f"gaussian_likelihood/{name}: must be None for quantize={quantize!r}, which draws no noise")
     if noise is not None and generator is not None:
-        raise ValueError("gaussian_likelihood: generator must be None where noise is given")
+        raise ValueError("gaussian_likelihood/generator: must be None where noise is given")
     if noise is not None and noise.requires_grad:
-        raise ValueError("gaussian_likelihood: noise must not require a gradient, and does")
+        raise ValueError("gaussian_likelihood/noise: must not require a gradient, and does")
 
 
 def _check_output(output: str, likelihood_min: float, reduction: str) -> None:
     if output not in OUTPUTS:
-        raise ValueError(f"gaussian_likelihood: output must be one of {', '.join(OUTPUTS)}, and is {output!r}")
+        raise ValueError(f"gaussian_likelihood/output: must be one of {', '.join(OUTPUTS)}, and is {output!r}")
     if not isinstance(likelihood_min, (int, float)):
-        raise TypeError(f"gaussian_likelihood: likelihood_min must be a number, and is a {type(likelihood_min).__name__}")
+        raise TypeError(f"gaussian_likelihood/likelihood_min: must be a number, and is a {type(likelihood_min).__name__}")
     if not 0 <= likelihood_min <= 1:
-        raise ValueError(f"gaussian_likelihood: likelihood_min must be from 0 to 1, and is {likelihood_min}")
+        raise ValueError(f"gaussian_likelihood/likelihood_min: must be from 0 to 1, and is {likelihood_min}")
     if output == "bits" and likelihood_min != 0:
-        raise ValueError("gaussian_likelihood: likelihood_min must be 0 for output='bits', which has no bound")
+        raise ValueError("gaussian_likelihood/likelihood_min: must be 0 for output='bits', which has no bound")
     if output == "likelihood" and reduction != "none":
-        raise ValueError("gaussian_likelihood: reduction must be 'none' for output='likelihood'; sum its logarithms")
+        raise ValueError("gaussian_likelihood/reduction: must be 'none' for output='likelihood'; sum its logarithms")
 
 
 def empty_result(like: Tensor, dtype: torch.dtype, wanted: bool = True) -> Tensor:

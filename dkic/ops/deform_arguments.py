@@ -33,7 +33,7 @@ def pair_of(op: str, name: str, value: Pair) -> Sizes:
         values = (value, value) if not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0 else tuple(value)
         height, width = (v if isinstance(v, (int, torch.SymInt)) else operator.index(v) for v in values)
     except (TypeError, ValueError):
-        message = f"{op}: {name} must be an int or a pair (height, width) of ints, and is {value!r}"
+        message = f"{op}/{name}: must be an int or a pair (height, width) of ints, and is {value!r}"
         raise ArgumentTypeError(message) from None
     return height, width
 
@@ -48,14 +48,14 @@ def list_of(pair: Pair) -> list[int]:
 def check_tensor(op: str, name: str, t: Tensor, image: tuple[str, Tensor], dimensions: int = 4) -> None:
     """A floating tensor of so many dimensions on the device of the image, which is given with its name."""
     if not isinstance(t, Tensor):
-        raise ArgumentTypeError(f"{op}: {name} must be a tensor, and is a {type(t).__name__}")
+        raise ArgumentTypeError(f"{op}/{name}: must be a tensor, and is a {type(t).__name__}")
     if t.dtype not in _FLOATS:
-        raise ArgumentTypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, and is {str(t.dtype)[6:]}")
+        raise ArgumentTypeError(f"{op}/{name}: must be float32, float64, float16 or bfloat16, and is {str(t.dtype)[6:]}")
     if t.dim() != dimensions:
-        message = f"{op}: {name} must have {dimensions} dimension{'s'[: dimensions > 1]}, and has shape {list(t.shape)}"
+        message = f"{op}/{name}: must have {dimensions} dimension{'s'[: dimensions > 1]}, and has shape {list(t.shape)}"
         raise ArgumentValueError(message)
     if t.device != image[1].device:
-        raise ArgumentValueError(f"{op}: {name} must be on {image[0]}'s device {image[1].device}, and is on {t.device}")
+        raise ArgumentValueError(f"{op}/{name}: must be on {image[0]}'s device {image[1].device}, and is on {t.device}")
 
 
 def check_samples(
@@ -84,28 +84,28 @@ def check_samples(
         ("dilation", dilation, 1),
     ):
         if min(values) < least:
-            raise ArgumentValueError(f"{op}: {name} must be at least {least}, and is {values}")
+            raise ArgumentValueError(f"{op}/{name}: must be at least {least}, and is {values}")
         if max(values) >= SIZE_LIMIT:
-            raise ArgumentValueError(f"{op}: {name} must be below 2^24, and is {values}")
+            raise ArgumentValueError(f"{op}/{name}: must be below 2^24, and is {values}")
     n, c, h, w = x.shape
     if max(h, w) >= SIZE_LIMIT:
-        raise ArgumentValueError(f"{op}: {what} must be below 2^24 pixels high and wide, and is {h}x{w}")
+        raise ArgumentValueError(f"{op}/{what}: must be below 2^24 pixels high and wide, and is {h}x{w}")
     k = kernel[0] * kernel[1]
     size = [out_size(*along) for along in zip((h, w), kernel, stride, padding, dilation, strict=True)]
     if h < 1 or w < 1 or min(size) < 1:
         raise ArgumentValueError(
-            f"{op}: {what} must be at least as large as the dilated kernel, and is {h}x{w} with padding {padding}"
+            f"{op}/{what}: must be at least as large as the dilated kernel, and is {h}x{w} with padding {padding}"
         )
     groups = offset.shape[1] // (2 * k)
     if groups == 0 or offset.shape[1] != groups * k * 2 or c % groups or c == 0:
         raise ArgumentValueError(
-            f"{op}: offset must have G*{k}*2 channels for a {kernel[0]}x{kernel[1]} kernel, with G dividing {what}'s {c} "
+            f"{op}/offset: must have G*{k}*2 channels for a {kernel[0]}x{kernel[1]} kernel, with G dividing {what}'s {c} "
             f"channels, and has {offset.shape[1]}"
         )
     shaped: list[tuple[str, Tensor | None, int]] = [("offset", offset, groups * k * 2), ("mask", mask, groups * k)]
     for name, given, channels in shaped:
         if given is not None and any(have != want for have, want in zip(given.shape, (n, channels, *size), strict=True)):
-            raise ArgumentValueError(f"{op}: {name} must have shape {[n, channels, *size]}, and has {list(given.shape)}")
+            raise ArgumentValueError(f"{op}/{name}: must have shape {[n, channels, *size]}, and has {list(given.shape)}")
     accept(call)
 
 

@@ -18,9 +18,9 @@ CONFIG = replace(
 H, W = 6, 10
 
 
-def walk(context: SliceContext, hyper: Tensor, y: Tensor) -> tuple[Tensor, list[tuple]]:
+def traverse(context: SliceContext, hyper: Tensor, y: Tensor) -> tuple[Tensor, list[tuple]]:
     """y_hat where the coded values are those of y, and (channels, cells, mean, scale index) of every pass."""
-    seen, passes = [], context.walk(hyper)
+    seen, passes = [], context.traverse(hyper)
     for part in passes:
         seen.append((part.channels, part.cells, part.mean, part.scale_index))
         part.y_hat = take_cells(y[:, part.channels], part.cells)
@@ -30,7 +30,7 @@ def walk(context: SliceContext, hyper: Tensor, y: Tensor) -> tuple[Tensor, list[
 def test_a_pass_without_y_hat_is_an_error(setting):
     context, hyper, _ = setting
     with pytest.raises(RuntimeError, match="y_hat of a pass is not set"):
-        list(context.walk(hyper))
+        list(context.traverse(hyper))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_join_cells_is_the_inverse_of_take_cells(passes):
 
 def test_every_position_is_coded_once_in_the_slices_order(setting):
     context, hyper, y = setting
-    y_hat, seen = walk(context, hyper, y)
+    y_hat, seen = traverse(context, hyper, y)
     assert torch.equal(y_hat, y)
     assert len(seen) == sum(spec.passes for spec in CONFIG.slices)
     visits = torch.zeros(CONFIG.latent_channels, H, W)
@@ -78,12 +78,12 @@ def test_every_position_is_coded_once_in_the_slices_order(setting):
 def test_a_pass_depends_only_on_earlier_passes(setting):
     """A change of all symbols of one pass leaves this and all earlier passes unchanged, bit for bit."""
     context, hyper, y = setting
-    before = walk(context, hyper, y)[1]
+    before = traverse(context, hyper, y)[1]
     for n, (channels, cells, *_) in enumerate(before):
         changed = y.clone()
         for i, j in cells:
             changed[:, channels, i::2, j::2] += torch.randn_like(changed[:, channels, i::2, j::2])
-        after = walk(context, hyper, changed)[1]
+        after = traverse(context, hyper, changed)[1]
         same = [torch.equal(a[2], b[2]) and torch.equal(a[3], b[3]) for a, b in zip(before, after, strict=True)]
         assert all(same[: n + 1]), f"pass {n} changed one before it"
         assert not any(same[n + 1 :]), f"a pass after {n} knows nothing of it"
@@ -91,7 +91,7 @@ def test_a_pass_depends_only_on_earlier_passes(setting):
 
 def test_every_pass_depends_on_the_initial_features(setting):
     context, hyper, y = setting
-    before, after = (walk(context, h, y)[1] for h in (hyper, hyper + 1))
+    before, after = (traverse(context, h, y)[1] for h in (hyper, hyper + 1))
     assert not any(torch.equal(a[2], b[2]) or torch.equal(a[3], b[3]) for a, b in zip(before, after, strict=True))
 
 
@@ -102,6 +102,6 @@ def test_a_pass_does_not_depend_on_distant_positions(setting):
     y = torch.zeros(1, CONFIG.latent_channels, 16, 16, dtype=torch.float64)
     changed = y.clone()
     changed[:, :2, 8, 8] = 5  # in the first slice's first pass, which codes the cell (0, 0)
-    (before, after) = (walk(context, hyper, latent)[1][1] for latent in (y, changed))
+    (before, after) = (traverse(context, hyper, latent)[1][1] for latent in (y, changed))
     moved = (before[2] != after[2]).any(1)[0].nonzero().tolist()  # of the cell (1, 1): positions 2i + 1, 2j + 1
     assert moved == [[i, j] for i in (3, 4) for j in (3, 4)]

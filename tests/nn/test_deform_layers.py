@@ -149,7 +149,7 @@ def test_groups_that_do_not_divide_are_refused(make, message):
 
 
 def test_an_invalid_kernel_size_is_refused():
-    with pytest.raises(TypeError, match="^DeformConv2dPack: kernel_size must be an int or a pair"):
+    with pytest.raises(TypeError, match="^DeformConv2dPack/kernel_size: must be an int or a pair"):
         DeformConv2dPack(4, 4, (3, 3, 3))
 
 

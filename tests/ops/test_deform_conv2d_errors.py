@@ -21,54 +21,54 @@ def first(count: int, axis: int = 1):
 
 
 FLOATS = "must be float32, float64, float16 or bfloat16, and is"
-WEIGHT = "weight must have shape [O, 6/groups, 3, 3], with groups dividing both input's 6 channels and O, and has"
-GROUPS = "offset must have G*9*2 channels for a 3x3 kernel, with G dividing input's"
+WEIGHT = "weight: must have shape [O, 6/groups, 3, 3], with groups dividing both input's 6 channels and O, and has"
+GROUPS = "offset: must have G*9*2 channels for a 3x3 kernel, with G dividing input's"
 
-# What is changed, the exception, and its message after "deform_conv2d: ".
+# What is changed, the exception, and its message after "deform_conv2d/".
 WRONG = [
-    (dict(input=lambda t: t.numpy()), TypeError, "input must be a tensor, and is a ndarray"),
-    (dict(input=None), TypeError, "input must be a tensor, and is a NoneType"),
-    (dict(offset=None), TypeError, "offset must be a tensor, and is a NoneType"),
-    (dict(weight=None), TypeError, "weight must be a tensor, and is a NoneType"),
-    (dict(bias=1.0), TypeError, "bias must be a tensor, and is a float"),
-    (dict(mask=1.0), TypeError, "mask must be a tensor, and is a float"),
-    (dict(input=lambda t: t.int()), TypeError, f"input {FLOATS} int32"),
-    (dict(weight=lambda t: t.int()), TypeError, f"weight {FLOATS} int32"),
-    (dict(offset=lambda t: t.long()), TypeError, f"offset {FLOATS} int64"),
-    (dict(mask=lambda t: t > 0), TypeError, f"mask {FLOATS} bool"),
-    (dict(bias=lambda t: t.int()), TypeError, f"bias {FLOATS} int32"),
-    (dict(weight=lambda t: t.double()), TypeError, "weight must have input's dtype float32, and is float64"),
-    (dict(bias=lambda t: t.half()), TypeError, "bias must have input's dtype float32, and is float16"),
-    (dict(input=lambda t: t[0]), ValueError, "input must have 4 dimensions, and has shape [6, 7, 9]"),
-    (dict(weight=lambda t: t[0]), ValueError, "weight must have 4 dimensions, and has shape [6, 3, 3]"),
-    (dict(offset=lambda t: t[0]), ValueError, "offset must have 4 dimensions, and has shape [36, 7, 9]"),
-    (dict(mask=lambda t: t[0]), ValueError, "mask must have 4 dimensions, and has shape [18, 7, 9]"),
-    (dict(bias=lambda t: t[:, None]), ValueError, "bias must have 1 dimension, and has shape [4, 1]"),
-    (dict(weight=lambda t: t.to("meta")), ValueError, "weight must be on input's device cpu, and is on meta"),
-    (dict(bias=lambda t: t.to("meta")), ValueError, "bias must be on input's device cpu, and is on meta"),
-    (dict(offset=lambda t: t.to("meta")), ValueError, "offset must be on input's device cpu, and is on meta"),
-    (dict(mask=lambda t: t.to("meta")), ValueError, "mask must be on input's device cpu, and is on meta"),
+    (dict(input=lambda t: t.numpy()), TypeError, "input: must be a tensor, and is a ndarray"),
+    (dict(input=None), TypeError, "input: must be a tensor, and is a NoneType"),
+    (dict(offset=None), TypeError, "offset: must be a tensor, and is a NoneType"),
+    (dict(weight=None), TypeError, "weight: must be a tensor, and is a NoneType"),
+    (dict(bias=1.0), TypeError, "bias: must be a tensor, and is a float"),
+    (dict(mask=1.0), TypeError, "mask: must be a tensor, and is a float"),
+    (dict(input=lambda t: t.int()), TypeError, f"input: {FLOATS} int32"),
+    (dict(weight=lambda t: t.int()), TypeError, f"weight: {FLOATS} int32"),
+    (dict(offset=lambda t: t.long()), TypeError, f"offset: {FLOATS} int64"),
+    (dict(mask=lambda t: t > 0), TypeError, f"mask: {FLOATS} bool"),
+    (dict(bias=lambda t: t.int()), TypeError, f"bias: {FLOATS} int32"),
+    (dict(weight=lambda t: t.double()), TypeError, "weight: must have input's dtype float32, and is float64"),
+    (dict(bias=lambda t: t.half()), TypeError, "bias: must have input's dtype float32, and is float16"),
+    (dict(input=lambda t: t[0]), ValueError, "input: must have 4 dimensions, and has shape [6, 7, 9]"),
+    (dict(weight=lambda t: t[0]), ValueError, "weight: must have 4 dimensions, and has shape [6, 3, 3]"),
+    (dict(offset=lambda t: t[0]), ValueError, "offset: must have 4 dimensions, and has shape [36, 7, 9]"),
+    (dict(mask=lambda t: t[0]), ValueError, "mask: must have 4 dimensions, and has shape [18, 7, 9]"),
+    (dict(bias=lambda t: t[:, None]), ValueError, "bias: must have 1 dimension, and has shape [4, 1]"),
+    (dict(weight=lambda t: t.to("meta")), ValueError, "weight: must be on input's device cpu, and is on meta"),
+    (dict(bias=lambda t: t.to("meta")), ValueError, "bias: must be on input's device cpu, and is on meta"),
+    (dict(offset=lambda t: t.to("meta")), ValueError, "offset: must be on input's device cpu, and is on meta"),
+    (dict(mask=lambda t: t.to("meta")), ValueError, "mask: must be on input's device cpu, and is on meta"),
     (dict(weight=first(5)), ValueError, f"{WEIGHT} [4, 5, 3, 3]"),
     (dict(weight=first(0)), ValueError, f"{WEIGHT} [4, 0, 3, 3]"),
-    (dict(weight=first(0, 0)), ValueError, "bias must have shape [0], and has [4]"),
+    (dict(weight=first(0, 0)), ValueError, "bias: must have shape [0], and has [4]"),
     (dict(weight=first(2)), ValueError, f"{WEIGHT} [4, 2, 3, 3]"),  # 3 groups, 4 channels
     (dict(weight=lambda t: t.repeat(1, 2, 1, 1)), ValueError, f"{WEIGHT} [4, 12, 3, 3]"),
-    (dict(weight=first(2, 2)), ValueError, "offset must have shape [2, 36, 8, 9], and has [2, 36, 7, 9]"),
-    (dict(weight=first(0, 2)), ValueError, "kernel_size must be at least 1, and is (0, 3)"),
-    (dict(bias=first(3, 0)), ValueError, "bias must have shape [4], and has [3]"),
+    (dict(weight=first(2, 2)), ValueError, "offset: must have shape [2, 36, 8, 9], and has [2, 36, 7, 9]"),
+    (dict(weight=first(0, 2)), ValueError, "kernel_size: must be at least 1, and is (0, 3)"),
+    (dict(bias=first(3, 0)), ValueError, "bias: must have shape [4], and has [3]"),
     (dict(input=first(5)), ValueError, f"{GROUPS} 5 channels, and has 36"),
     (dict(offset=first(35)), ValueError, f"{GROUPS} 6 channels, and has 35"),
     (dict(offset=first(0)), ValueError, f"{GROUPS} 6 channels, and has 0"),
-    (dict(offset=first(6, 2)), ValueError, "offset must have shape [2, 36, 7, 9], and has [2, 36, 6, 9]"),
-    (dict(mask=first(17)), ValueError, "mask must have shape [2, 18, 7, 9], and has [2, 17, 7, 9]"),
+    (dict(offset=first(6, 2)), ValueError, "offset: must have shape [2, 36, 7, 9], and has [2, 36, 6, 9]"),
+    (dict(mask=first(17)), ValueError, "mask: must have shape [2, 18, 7, 9], and has [2, 17, 7, 9]"),
     (dict(input=first(0, 2)), ValueError,
-     "input must be at least as large as the dilated kernel, and is 0x9 with padding (1, 1)"),
-    (dict(dilation=5), ValueError, "input must be at least as large as the dilated kernel, and is 7x9 with padding (1, 1)"),
-    (dict(stride=(1, 0)), ValueError, "stride must be at least 1, and is (1, 0)"),
-    (dict(padding=(-1, 1)), ValueError, "padding must be at least 0, and is (-1, 1)"),
-    (dict(padding=2**62), ValueError, f"padding must be below 2^24, and is ({2**62}, {2**62})"),
+     "input: must be at least as large as the dilated kernel, and is 0x9 with padding (1, 1)"),
+    (dict(dilation=5), ValueError, "input: must be at least as large as the dilated kernel, and is 7x9 with padding (1, 1)"),
+    (dict(stride=(1, 0)), ValueError, "stride: must be at least 1, and is (1, 0)"),
+    (dict(padding=(-1, 1)), ValueError, "padding: must be at least 0, and is (-1, 1)"),
+    (dict(padding=2**62), ValueError, f"padding: must be below 2^24, and is ({2**62}, {2**62})"),
     *(
-        (dict([(name, wrong)]), TypeError, f"{name} must be an int or a pair (height, width) of ints, and is {wrong!r}")
+        (dict([(name, wrong)]), TypeError, f"{name}: must be an int or a pair (height, width) of ints, and is {wrong!r}")
         for name in PLAIN_CONV.geometry
         for wrong in ((3, 3, 3), (), 3.0, (1, 2.0), (np.float32(1), 1), "same", "22", None, torch.tensor(1.0))
     ),
@@ -81,7 +81,7 @@ def test_a_wrong_argument_is_named(changes, exception, message):
     with pytest.raises(exception) as caught:
         deform_conv2d(**arguments)
     assert isinstance(caught.value, RuntimeError)  # as torchvision's
-    assert str(caught.value) == f"deform_conv2d: {message}"
+    assert str(caught.value) == f"deform_conv2d/{message}"
 
 
 def test_a_device_without_kernels_is_refused(monkeypatch):

@@ -20,22 +20,22 @@ FLOATS = "must be float32, float64, float16 or bfloat16, and is"
 SHAPE = "must have y's shape [2, 6, 5, 7], and has"
 BROADCAST = "must broadcast to y's shape [2, 6, 5, 7], and has"
 
-# What is changed, the exception, and its message after "gaussian_likelihood: ".
+# What is changed, the exception, and its message after "gaussian_likelihood/".
 WRONG = [
     *(
         entry
         for name in ("scale", "mean", "noise")
         for entry in (
-            (dict([(name, 0.5)]), TypeError, f"{name} must be a tensor, and is a float"),
-            (dict([(name, lambda t: t.int())]), TypeError, f"{name} {FLOATS} int32"),
-            (dict([(name, lambda t: t.to("meta"))]), ValueError, f"{name} must be on y's device cpu, and is on meta"),
+            (dict([(name, 0.5)]), TypeError, f"{name}: must be a tensor, and is a float"),
+            (dict([(name, lambda t: t.int())]), TypeError, f"{name}: {FLOATS} int32"),
+            (dict([(name, lambda t: t.to("meta"))]), ValueError, f"{name}: must be on y's device cpu, and is on meta"),
         )
     ),
-    (dict(noise=lambda t: t[0]), ValueError, f"noise {SHAPE} [6, 5, 7]"),
-    (dict(noise=lambda t: t[:, :1]), ValueError, f"noise {SHAPE} [2, 1, 5, 7]"),  # not broadcast
-    (dict(noise=lambda t: t.sum()), ValueError, "noise must have a batch dimension, and has shape []"),
+    (dict(noise=lambda t: t[0]), ValueError, f"noise: {SHAPE} [6, 5, 7]"),
+    (dict(noise=lambda t: t[:, :1]), ValueError, f"noise: {SHAPE} [2, 1, 5, 7]"),  # not broadcast
+    (dict(noise=lambda t: t.sum()), ValueError, "noise: must have a batch dimension, and has shape []"),
     *(
-        (dict([(name, change)]), ValueError, f"{name} {BROADCAST} {shape}")
+        (dict([(name, change)]), ValueError, f"{name}: {BROADCAST} {shape}")
         for name in ("scale", "mean")
         for change, shape in (
             (lambda t: t[:, :5], "[2, 5, 5, 7]"),
@@ -44,40 +44,40 @@ WRONG = [
             (lambda t: t[:0], "[0, 6, 5, 7]"),
         )
     ),
-    (dict(output="nats"), ValueError, "output must be one of bits, likelihood, and is 'nats'"),
-    (dict(output="likelihood", likelihood_min="0"), TypeError, "likelihood_min must be a number, and is a str"),
-    (dict(output="likelihood", likelihood_min=-1e-9), ValueError, "likelihood_min must be from 0 to 1, and is -1e-09"),
-    (dict(output="likelihood", likelihood_min=math.nan), ValueError, "likelihood_min must be from 0 to 1, and is nan"),
-    (dict(likelihood_min=1e-9), ValueError, "likelihood_min must be 0 for output='bits', which has no bound"),
+    (dict(output="nats"), ValueError, "output: must be one of bits, likelihood, and is 'nats'"),
+    (dict(output="likelihood", likelihood_min="0"), TypeError, "likelihood_min: must be a number, and is a str"),
+    (dict(output="likelihood", likelihood_min=-1e-9), ValueError, "likelihood_min: must be from 0 to 1, and is -1e-09"),
+    (dict(output="likelihood", likelihood_min=math.nan), ValueError, "likelihood_min: must be from 0 to 1, and is nan"),
+    (dict(likelihood_min=1e-9), ValueError, "likelihood_min: must be 0 for output='bits', which has no bound"),
     (
         dict(output="likelihood", reduction="sum"),
         ValueError,
-        "reduction must be 'none' for output='likelihood'; sum its logarithms",
+        "reduction: must be 'none' for output='likelihood'; sum its logarithms",
     ),
-    (dict(y=None), TypeError, "y must be a tensor, and is a NoneType"),
-    (dict(y=lambda t: t.numpy()), TypeError, "y must be a tensor, and is a ndarray"),
-    (dict(y=lambda t: t.long()), TypeError, f"y {FLOATS} int64"),
-    (dict(y=lambda t: t.to(torch.complex64)), TypeError, f"y {FLOATS} complex64"),
-    (dict(y=lambda t: t.sum()), ValueError, "y must have a batch dimension, and has shape []"),
-    (dict(y=lambda t: t[:1]), ValueError, "scale must broadcast to y's shape [1, 6, 5, 7], and has [2, 6, 5, 7]"),
-    (dict(scale=None), TypeError, "scale must be a tensor, and is a NoneType"),
-    (dict(quantize="ste"), ValueError, "quantize must be one of noise, round, none, and is 'ste'"),
-    (dict(quantize=None), ValueError, "quantize must be one of noise, round, none, and is None"),
-    (dict(reduction="mean"), ValueError, "reduction must be one of none, sum, and is 'mean'"),
-    (dict(scale_min="0.11"), TypeError, "scale_min must be a number, and is a str"),
-    (dict(scale_min=torch.tensor(0.11)), TypeError, "scale_min must be a number, and is a Tensor"),
+    (dict(y=None), TypeError, "y: must be a tensor, and is a NoneType"),
+    (dict(y=lambda t: t.numpy()), TypeError, "y: must be a tensor, and is a ndarray"),
+    (dict(y=lambda t: t.long()), TypeError, f"y: {FLOATS} int64"),
+    (dict(y=lambda t: t.to(torch.complex64)), TypeError, f"y: {FLOATS} complex64"),
+    (dict(y=lambda t: t.sum()), ValueError, "y: must have a batch dimension, and has shape []"),
+    (dict(y=lambda t: t[:1]), ValueError, "scale: must broadcast to y's shape [1, 6, 5, 7], and has [2, 6, 5, 7]"),
+    (dict(scale=None), TypeError, "scale: must be a tensor, and is a NoneType"),
+    (dict(quantize="ste"), ValueError, "quantize: must be one of noise, round, none, and is 'ste'"),
+    (dict(quantize=None), ValueError, "quantize: must be one of noise, round, none, and is None"),
+    (dict(reduction="mean"), ValueError, "reduction: must be one of none, sum, and is 'mean'"),
+    (dict(scale_min="0.11"), TypeError, "scale_min: must be a number, and is a str"),
+    (dict(scale_min=torch.tensor(0.11)), TypeError, "scale_min: must be a number, and is a Tensor"),
     *(
-        (dict(scale_min=wrong), ValueError, f"scale_min must be from 0.0001 to 1e+08, and is {wrong}")
+        (dict(scale_min=wrong), ValueError, f"scale_min: must be from 0.0001 to 1e+08, and is {wrong}")
         for wrong in (0, -0.1, 1e-46, 1e39, math.inf, math.nan)
     ),
-    (dict(quantize="round"), ValueError, "noise must be None for quantize='round', which draws no noise"),
+    (dict(quantize="round"), ValueError, "noise: must be None for quantize='round', which draws no noise"),
     (
         dict(quantize="none", noise=None, generator=torch.Generator()),
         ValueError,
-        "generator must be None for quantize='none', which draws no noise",
+        "generator: must be None for quantize='none', which draws no noise",
     ),
-    (dict(generator=torch.Generator()), ValueError, "generator must be None where noise is given"),
-    (dict(noise=lambda t: t.requires_grad_()), ValueError, "noise must not require a gradient, and does"),
+    (dict(generator=torch.Generator()), ValueError, "generator: must be None where noise is given"),
+    (dict(noise=lambda t: t.requires_grad_()), ValueError, "noise: must not require a gradient, and does"),
 ]  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_a_wrong_argument_is_named(changes, exception, message):
     arguments = changed(**changes)
     with pytest.raises(exception) as caught:
         gaussian_likelihood(**arguments)
-    assert str(caught.value) == f"gaussian_likelihood: {message}"
+    assert str(caught.value) == f"gaussian_likelihood/{message}"
 
 
 def test_quantize_must_be_given():

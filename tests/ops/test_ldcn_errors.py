@@ -19,49 +19,49 @@ def first(count: int, axis: int = 1):
 
 
 FLOATS = "must be float32, float64, float16 or bfloat16, and is"
-GROUPS = "offset must have G*9*2 channels for a 3x3 kernel, with G dividing x's "
+GROUPS = "offset: must have G*9*2 channels for a 3x3 kernel, with G dividing x's "
 
-# What is changed, the exception, and its message after "ldcn: ".
+# What is changed, the exception, and its message after "ldcn/".
 WRONG = [
-    (dict(x=lambda t: t.numpy()), TypeError, "x must be a tensor, and is a ndarray"),
-    (dict(x=None), TypeError, "x must be a tensor, and is a NoneType"),
-    (dict(offset=None), TypeError, "offset must be a tensor, and is a NoneType"),
-    (dict(mask=1.0), TypeError, "mask must be a tensor, and is a float"),
-    (dict(x=lambda t: t.int()), TypeError, f"x {FLOATS} int32"),
-    (dict(offset=lambda t: t.long()), TypeError, f"offset {FLOATS} int64"),
-    (dict(mask=lambda t: t > 0), TypeError, f"mask {FLOATS} bool"),
-    (dict(x=lambda t: t.to(torch.complex64)), TypeError, f"x {FLOATS} complex64"),
-    (dict(x=lambda t: t[0]), ValueError, "x must have 4 dimensions, and has shape [6, 7, 9]"),
-    (dict(x=lambda t: t[None]), ValueError, "x must have 4 dimensions, and has shape [1, 2, 6, 7, 9]"),
-    (dict(x=lambda t: t.sum()), ValueError, "x must have 4 dimensions, and has shape []"),
-    (dict(offset=lambda t: t[0]), ValueError, "offset must have 4 dimensions, and has shape [36, 7, 9]"),
-    (dict(mask=lambda t: t[0]), ValueError, "mask must have 4 dimensions, and has shape [18, 7, 9]"),
-    (dict(x=lambda t: t.to("meta")), ValueError, "offset must be on x's device meta, and is on cpu"),
-    (dict(offset=lambda t: t.to("meta")), ValueError, "offset must be on x's device cpu, and is on meta"),
-    (dict(mask=lambda t: t.to("meta")), ValueError, "mask must be on x's device cpu, and is on meta"),
-    (dict(x=first(0, 2)), ValueError, "x must be at least as large as the dilated kernel, and is 0x9 with padding (1, 1)"),
+    (dict(x=lambda t: t.numpy()), TypeError, "x: must be a tensor, and is a ndarray"),
+    (dict(x=None), TypeError, "x: must be a tensor, and is a NoneType"),
+    (dict(offset=None), TypeError, "offset: must be a tensor, and is a NoneType"),
+    (dict(mask=1.0), TypeError, "mask: must be a tensor, and is a float"),
+    (dict(x=lambda t: t.int()), TypeError, f"x: {FLOATS} int32"),
+    (dict(offset=lambda t: t.long()), TypeError, f"offset: {FLOATS} int64"),
+    (dict(mask=lambda t: t > 0), TypeError, f"mask: {FLOATS} bool"),
+    (dict(x=lambda t: t.to(torch.complex64)), TypeError, f"x: {FLOATS} complex64"),
+    (dict(x=lambda t: t[0]), ValueError, "x: must have 4 dimensions, and has shape [6, 7, 9]"),
+    (dict(x=lambda t: t[None]), ValueError, "x: must have 4 dimensions, and has shape [1, 2, 6, 7, 9]"),
+    (dict(x=lambda t: t.sum()), ValueError, "x: must have 4 dimensions, and has shape []"),
+    (dict(offset=lambda t: t[0]), ValueError, "offset: must have 4 dimensions, and has shape [36, 7, 9]"),
+    (dict(mask=lambda t: t[0]), ValueError, "mask: must have 4 dimensions, and has shape [18, 7, 9]"),
+    (dict(x=lambda t: t.to("meta")), ValueError, "offset: must be on x's device meta, and is on cpu"),
+    (dict(offset=lambda t: t.to("meta")), ValueError, "offset: must be on x's device cpu, and is on meta"),
+    (dict(mask=lambda t: t.to("meta")), ValueError, "mask: must be on x's device cpu, and is on meta"),
+    (dict(x=first(0, 2)), ValueError, "x: must be at least as large as the dilated kernel, and is 0x9 with padding (1, 1)"),
     (dict(x=first(5, 1)), ValueError, f"{GROUPS}5 channels, and has 36"),
     (dict(x=first(0, 1)), ValueError, f"{GROUPS}0 channels, and has 36"),
     (dict(offset=first(35)), ValueError, f"{GROUPS}6 channels, and has 35"),
     (dict(offset=first(0)), ValueError, f"{GROUPS}6 channels, and has 0"),
-    (dict(offset=first(18)), ValueError, "mask must have shape [2, 9, 7, 9], and has [2, 18, 7, 9]"),
-    (dict(offset=first(1, 0)), ValueError, "offset must have shape [2, 36, 7, 9], and has [1, 36, 7, 9]"),
-    (dict(offset=first(6, 2)), ValueError, "offset must have shape [2, 36, 7, 9], and has [2, 36, 6, 9]"),
-    (dict(mask=first(17)), ValueError, "mask must have shape [2, 18, 7, 9], and has [2, 17, 7, 9]"),
-    (dict(mask=first(8, 3)), ValueError, "mask must have shape [2, 18, 7, 9], and has [2, 18, 7, 8]"),
-    (dict(mask=first(1, 0)), ValueError, "mask must have shape [2, 18, 7, 9], and has [1, 18, 7, 9]"),
+    (dict(offset=first(18)), ValueError, "mask: must have shape [2, 9, 7, 9], and has [2, 18, 7, 9]"),
+    (dict(offset=first(1, 0)), ValueError, "offset: must have shape [2, 36, 7, 9], and has [1, 36, 7, 9]"),
+    (dict(offset=first(6, 2)), ValueError, "offset: must have shape [2, 36, 7, 9], and has [2, 36, 6, 9]"),
+    (dict(mask=first(17)), ValueError, "mask: must have shape [2, 18, 7, 9], and has [2, 17, 7, 9]"),
+    (dict(mask=first(8, 3)), ValueError, "mask: must have shape [2, 18, 7, 9], and has [2, 18, 7, 8]"),
+    (dict(mask=first(1, 0)), ValueError, "mask: must have shape [2, 18, 7, 9], and has [1, 18, 7, 9]"),
     (dict(kernel_size=(4, 3)), ValueError, f"{GROUPS}6 channels, and has 36".replace("*9*2", "*12*2").replace("3x3", "4x3")),
-    (dict(kernel_size=0), ValueError, "kernel_size must be at least 1, and is (0, 0)"),
-    (dict(stride=(1, 0)), ValueError, "stride must be at least 1, and is (1, 0)"),
-    (dict(stride=-1), ValueError, "stride must be at least 1, and is (-1, -1)"),
-    (dict(padding=(-1, 1)), ValueError, "padding must be at least 0, and is (-1, 1)"),
-    (dict(dilation=0), ValueError, "dilation must be at least 1, and is (0, 0)"),
-    (dict(dilation=5), ValueError, "x must be at least as large as the dilated kernel, and is 7x9 with padding (1, 1)"),
-    (dict(stride=2), ValueError, "offset must have shape [2, 36, 4, 5], and has [2, 36, 7, 9]"),
-    (dict(padding=2**62), ValueError, f"padding must be below 2^24, and is ({2**62}, {2**62})"),
-    (dict(stride=(1, 2**24)), ValueError, f"stride must be below 2^24, and is (1, {2**24})"),
+    (dict(kernel_size=0), ValueError, "kernel_size: must be at least 1, and is (0, 0)"),
+    (dict(stride=(1, 0)), ValueError, "stride: must be at least 1, and is (1, 0)"),
+    (dict(stride=-1), ValueError, "stride: must be at least 1, and is (-1, -1)"),
+    (dict(padding=(-1, 1)), ValueError, "padding: must be at least 0, and is (-1, 1)"),
+    (dict(dilation=0), ValueError, "dilation: must be at least 1, and is (0, 0)"),
+    (dict(dilation=5), ValueError, "x: must be at least as large as the dilated kernel, and is 7x9 with padding (1, 1)"),
+    (dict(stride=2), ValueError, "offset: must have shape [2, 36, 4, 5], and has [2, 36, 7, 9]"),
+    (dict(padding=2**62), ValueError, f"padding: must be below 2^24, and is ({2**62}, {2**62})"),
+    (dict(stride=(1, 2**24)), ValueError, f"stride: must be below 2^24, and is (1, {2**24})"),
     *(
-        (dict([(name, wrong)]), TypeError, f"{name} must be an int or a pair (height, width) of ints, and is {wrong!r}")
+        (dict([(name, wrong)]), TypeError, f"{name}: must be an int or a pair (height, width) of ints, and is {wrong!r}")
         for name in PLAIN.geometry
         for wrong in ((3, 3, 3), (3,), (), 3.0, (3, 3.0), "same", "33", None, torch.tensor(3.0))
     ),
@@ -74,7 +74,7 @@ def test_a_wrong_argument_is_named(changes, exception, message):
     with pytest.raises(exception) as caught:
         ldcn(**arguments)
     assert isinstance(caught.value, RuntimeError)  # as deform_conv2d's
-    assert str(caught.value) == f"ldcn: {message}"
+    assert str(caught.value) == f"ldcn/{message}"
 
 
 def test_a_device_without_kernels_is_refused(monkeypatch):
@@ -186,7 +186,7 @@ def test_tensors_on_meta_beside_others_read_nothing(name):
 
 def test_an_image_of_2_to_the_24_rows_is_refused():
     x, offset = torch.zeros(1, 1, 1, 1).expand(-1, -1, 2**24, -1), torch.zeros(1, 2, 1, 1).expand(-1, -1, 2**24, -1)
-    with pytest.raises(ValueError, match=r"x must be below 2\^24 pixels high and wide, and is 16777216x1"):
+    with pytest.raises(ValueError, match=r"x: must be below 2\^24 pixels high and wide, and is 16777216x1"):
         ldcn(x, offset, kernel_size=1, padding=0)
     with pytest.raises(RuntimeError, match=r"height and width of x must be below 2\^24"):
         torch.ops.dkic.ldcn(x, offset, None, [1, 1], [1, 1], [0, 0], [1, 1])
