@@ -11,8 +11,8 @@ of the pass that codes each position:
      0 2 0 2     0 1 0 1     0 0 0 0
      3 1 3 1     1 0 1 0     0 0 0 0
 
-Training, encoding and decoding use one traversal, `SliceContext.traverse`. Once quantized (see dkic.quantized), all values from the
-features to means and indexes are integers; means are multiples of 1/64.
+Training, encoding and decoding use one traversal, `SliceContext.traverse`. Once quantized (see dkic.quantized), all values from
+the features to means and indexes are integers; means are multiples of 1/64.
 """
 
 from collections.abc import Generator, Iterator
@@ -158,7 +158,7 @@ class SliceContext(nn.Module):
 
 
 class Traversal:
-    """Iterable of `Pass`es; see `SliceContext.traverse`. After the last pass, the attribute y_hat is the latent `[N, M, h, w]`."""
+    """Iterable of `Pass`es; see `SliceContext.traverse`. After the last pass, y_hat is the latent `[N, M, h, w]`."""
 
     y_hat: Tensor
 

@@ -103,14 +103,14 @@ def test_residuals_without_a_symbol_are_refused(which, value):
 def test_a_wrong_argument_is_named():
     y = torch.zeros(2, 3)
     for arguments, exception, message in (
-        ((y, None), TypeError, "scale must be a tensor, and is a NoneType"),
-        ((y, y.int()), TypeError, "scale must be float32, float64, float16 or bfloat16, and is int32"),
-        ((y, y, y[:1]), ValueError, "mean must have y's shape [2, 3], and has [1, 3]"),
-        ((y, y.to("meta")), ValueError, "scale must be on y's device cpu, and is on meta"),
+        ((y, None), TypeError, "scale: must be a tensor, and is a NoneType"),
+        ((y, y.int()), TypeError, "scale: must be float32, float64, float16 or bfloat16, and is int32"),
+        ((y, y, y[:1]), ValueError, "mean: must have y's shape [2, 3], and has [1, 3]"),
+        ((y, y.to("meta")), ValueError, "scale: must be on y's device cpu, and is on meta"),
     ):
         with pytest.raises(exception) as caught:
             gaussian_symbols(*arguments)
-        assert str(caught.value) == f"gaussian_symbols: {message}"
+        assert str(caught.value) == f"gaussian_symbols/{message}"
 
 
 @pytest.mark.parametrize("scales", [(0.0, 256.0, 64), (2.0, 1.0, 64), (0.11, 256.0, 1), (0.11, 256.0, 70), (0.11, math.inf, 64)])
