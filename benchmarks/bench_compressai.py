@@ -111,6 +111,17 @@ def test_entropy_coding(shape, work, implementation, chosen, measure):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("shape", LATENTS)
+def test_indexes(shape, implementation, chosen, measure):
+    """`build_indexes`: `dkic.ops.gaussian_indexes` with CompressAI's table and rule."""
+    model, _, scales, _ = gaussian_problem(LATENTS[shape])
+    indexes = model.build_indexes(scales)
+    model = chosen(model)
+    assert torch.equal(model.build_indexes(scales), indexes)
+    measure(f"build_indexes, {shape}", implementation, lambda: model.build_indexes(scales), 20)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("shape", BATCHES)
 def test_gaussian_likelihood(shape, implementation, chosen, measure):
     model, *tensors = gaussian_problem(BATCHES[shape])
