@@ -19,6 +19,7 @@ class LPIPS(nn.Module):
     Args:
         net: "alex", which results are usually reported with, or "vgg".
         backbone: file of the network's ImageNet weights; None: see `lpips_backbone.load_backbone`.
+        check_values: whether values outside [0, 1] are refused. Reading them makes the host wait for a GPU.
 
     Raises:
         DkicError: there are no weights, or the `lpips` package, which contains the weights of the linear heads, is not installed.
@@ -27,8 +28,9 @@ class LPIPS(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, net: Net = "alex", backbone: str | Path | None = None) -> None:
+    def __init__(self, net: Net = "alex", backbone: str | Path | None = None, *, check_values: bool = True) -> None:
         super().__init__()
+        self.check_values = check_values
         self.backbone = load_backbone(net, backbone)
         for i, head in enumerate(_heads(net)):
             self.register_buffer(f"head_{i}", head)
@@ -43,7 +45,7 @@ class LPIPS(nn.Module):
             x, x_hat: RGB `[N, 3, H, W]`, floating-point values in [0, 1]; sides of at least 31 pixels ("alex") or 16 ("vgg").
 
         Raises:
-            ValueError: the shapes differ, a side is too short, or a value is outside [0, 1].
+            ValueError: the shapes differ, a side is too short, or, with check_values, a value is outside [0, 1].
             TypeError: the values are not floating-point.
         """
         if x.shape != x_hat.shape:
@@ -73,7 +75,7 @@ class LPIPS(nn.Module):
             raise ValueError(f"LPIPS/{name}: has shape {list(t.shape)}; give [N, 3, H, W] with sides of at least {side}")
         if not t.is_floating_point():
             raise TypeError(f"LPIPS/{name}: is {t.dtype}; give floating-point values in [0, 1]")
-        if t.numel():
+        if self.check_values and t.numel():
             low, high = (bound.item() for bound in t.detach().aminmax())
             if not (low >= 0 and high <= 1):  # NaN too
                 raise ValueError(f"LPIPS/{name}: has values from {low:.6g} to {high:.6g}; give values in [0, 1]")

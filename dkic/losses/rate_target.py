@@ -7,6 +7,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dkic.errors import DkicError
@@ -71,17 +72,18 @@ class RateTarget:
         """R* at a step, bits per pixel."""
         return self.target * self.target_schedule.at(step)
 
-    def weight(self, quantized_bpp: Tensor, step: int) -> float:
-        """lambda(R, R*), equation 2, the same on every process.
+    def weight(self, quantized_bpp: Tensor, step: int) -> Tensor:
+        """lambda(R, R*), equation 2, a scalar, the same on every process. The host does not wait for it.
 
         Args:
             quantized_bpp: bits per pixel of this process' images with a rounded latent, any shape.
             step: number of steps done before, for the schedules.
         """
-        above = global_mean(quantized_bpp.detach().double()).item() >= self.target_at(step)
-        return (self.lambda_alpha if above else self.lambda_beta) * self.lambda_schedule.at(step)
+        mean, factor = global_mean(quantized_bpp.detach().double()), self.lambda_schedule.at(step)
+        alpha, beta = (torch.full_like(mean, weight * factor) for weight in (self.lambda_alpha, self.lambda_beta))
+        return torch.where(mean >= self.target_at(step), alpha, beta).to(quantized_bpp.dtype)
 
-    def loss(self, noisy_bpp: Tensor, quantized_bpp: Tensor, step: int) -> tuple[Tensor, float]:
+    def loss(self, noisy_bpp: Tensor, quantized_bpp: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The loss lambda(R, R*) * R as a scalar, where R is the mean of noisy_bpp over this process' images; and lambda(R, R*).
 
         Args:

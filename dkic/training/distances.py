@@ -29,11 +29,11 @@ class Distances(nn.Module):
         self.weights, self.vgg_crops = recipe.weights, recipe.vgg_crops
         self.networks = nn.ModuleDict()
         if recipe.weights.lpips:
-            self.networks["lpips"] = LPIPS(recipe.lpips_net, backbone)
+            self.networks["lpips"] = LPIPS(recipe.lpips_net, backbone, check_values=False)
         if recipe.weights.dists:
             self.networks["dists"] = DISTS()
         if recipe.weights.lpips_vgg:
-            self.networks["lpips_vgg"] = LPIPS("vgg")
+            self.networks["lpips_vgg"] = LPIPS("vgg", check_values=False)
         if recipe.precision == "bfloat16":
             for layers in self.backbones():
                 layers.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]

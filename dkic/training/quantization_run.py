@@ -70,13 +70,13 @@ class QuantizationRun(Run):
     def optimizers(self) -> Sequence[Optimizer]:
         return [self.optimizer]
 
-    def accumulate(self, crops: Sequence[Tensor]) -> dict[str, float]:
+    def accumulate(self, crops: Sequence[Tensor]) -> dict[str, Tensor]:
         (x,) = crops
         out = self.model.latent_bits(*latents_of(self.model, x), self.qualities(0, len(x)), self.noise(0))
         pixels = x[:, 0].numel()
         loss = out.bits.sum() / pixels
         loss.backward()
-        return {"loss": loss.item(), "bpp": loss.item(), "quantized_bpp": out.quantized_bits.sum().item() / pixels}
+        return {"loss": loss.detach(), "bpp": loss.detach(), "quantized_bpp": out.quantized_bits.sum() / pixels}
 
 
 def latents_of(model: CodecNetwork, x: Tensor) -> tuple[Tensor, Tensor | None]:

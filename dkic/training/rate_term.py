@@ -31,7 +31,7 @@ class RateTerm:
             step: of the run, for the stages' factors.
         """
         if self.target is not None:
-            return torch.full_like(quantized_bpp[:1], self.target.weight(quantized_bpp, step))
+            return self.target.weight(quantized_bpp, step).reshape(1)
         assert self._weight is not None
         weight = along(self._weight, quality) * self._factor.at(step)
         return weight if isinstance(weight, Tensor) else torch.full_like(quantized_bpp[:1], weight)

@@ -82,27 +82,34 @@ class Run(ABC):
         """Those of the next step."""
 
     @abstractmethod
-    def accumulate(self, crops: Sequence[Tensor]) -> dict[str, float]:
+    def accumulate(self, crops: Sequence[Tensor]) -> dict[str, Tensor]:
         """Adds the gradients of the step's loss.
 
         Args:
             crops: see `micro_batches`.
 
         Returns:
-            figures of the StepResult by name, loss, bpp and quantized_bpp at least; the same on every process.
+            figures of the StepResult by name, float32 scalars on the device, loss, bpp and quantized_bpp at least; the same on
+            every process.
         """
 
     def train_step(self) -> StepResult:
-        """One optimizer step. A loss or gradient that is not finite raises TrainingFailed before a weight is changed."""
+        """One optimizer step. A loss or gradient that is not finite raises TrainingFailed before a weight is changed.
+
+        The host waits for the device once, between the gradients and the optimizers' steps.
+        """
         optimizers = self.optimizers()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate.at(self.step)
-        figures = self.accumulate(self.micro_batches())
+        measured = self.accumulate(self.micro_batches())
+        norms = [self._clip(optimizer) for optimizer in optimizers]
+        values = torch.stack([*measured.values(), *norms]).tolist()
+        figures = dict(zip(measured, values, strict=False))
         self._check_finite("loss", figures["loss"])
-        for optimizer in optimizers:
-            self._check_finite("gradient", self._clip(optimizer))
+        for norm in values[len(measured) :]:
+            self._check_finite("gradient", norm)
         for optimizer in optimizers:
             optimizer.step()
         self.step += 1
@@ -141,10 +148,10 @@ class Run(ABC):
         """The photographs of the step's crops, on all processes."""
         return self.files
 
-    def _clip(self, optimizer: Optimizer) -> float:
-        """Bounds the norm of an optimizer's gradients; returns what it was."""
+    def _clip(self, optimizer: Optimizer) -> Tensor:
+        """Bounds the norm of an optimizer's gradients; returns what it was, a float32 scalar on the device."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        return nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm).item()
+        return nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm).to(self.device, torch.float32)
 
     def _check_finite(self, what: str, value: float) -> None:
         """TrainingFailed, on all processes alike, where a loss or the norm of a gradient is not finite."""

@@ -136,14 +136,14 @@ class StagedRun(Run):
             self.average.update_parameters(self.model)
         return result
 
-    def accumulate(self, crops: Sequence[Tensor]) -> dict[str, float]:
+    def accumulate(self, crops: Sequence[Tensor]) -> dict[str, Tensor]:
         rate_weight = self._rate_weight(crops)
         figures = []
         for part, x in enumerate(crops):
             with self._gradients_kept_here() if part + 1 < len(crops) else contextlib.nullcontext():
                 figures.append(self._accumulate(x, part, rate_weight))
         means = torch.stack([torch.stack(list(f.values())) for f in figures]).mean(0)
-        mean = dict(zip(figures[0], self.accelerator.reduce(means, "mean").tolist(), strict=True))
+        mean = dict(zip(figures[0], self.accelerator.reduce(means, "mean"), strict=True))
         return mean | {"psnr": psnr_of(mean.pop("mse"))}
 
     def _rate_weight(self, crops: Sequence[Tensor]) -> Tensor | None:
@@ -201,6 +201,8 @@ class StagedRun(Run):
         return ..., slice(top, top + size), slice(left, left + size)
 
     def any_process(self, flag: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), dtype=torch.float32, device=self.device), "sum"))
 
     def all_files(self) -> list[str]:

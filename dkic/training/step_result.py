@@ -3,6 +3,8 @@
 import math
 from dataclasses import asdict, dataclass, replace
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -46,6 +48,6 @@ def running_mean(mean: StepResult, new: StepResult, keep: float = 0.98) -> StepR
     return replace(new, **values)
 
 
-def psnr_of(mse: float) -> float:
-    """PSNR in dB of values in [0, 1]."""
-    return -10 * math.log10(max(mse, 1e-10))
+def psnr_of(mse: Tensor) -> Tensor:
+    """PSNR in dB of values in [0, 1]; at most 100."""
+    return -10 * mse.clamp(min=1e-10).log10()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ops import interpreter  # noqa: F401  (interpreter: faster)
-from ops.host_reads import NoHostReads
+from host_reads import NoHostReads
 from ops.layouts import LAYOUTS
 from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
 from torch import Tensor

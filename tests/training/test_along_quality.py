@@ -114,7 +114,7 @@ def test_a_run_writes_one_file_from_which_another_starts(folder, tmp_path):
 class Constant(torch.nn.Module):
     """A metric whose distance is the mean of x."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **_options: object) -> None:
         super().__init__()
 
     def forward(self, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:

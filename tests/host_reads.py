@@ -5,12 +5,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class NoHostReads(TorchDispatchMode):
-    """Within it, `.item()`, a tensor as a condition, and copies to the CPU raise AssertionError."""
+    """Within it, `.item()`, a tensor as a condition, and copies from another device to the CPU raise AssertionError."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         assert func.overloadpacket is not torch.ops.aten._local_scalar_dense, "reads a number from the host"
-        device = kwargs.get("device")
-        to_the_cpu = func.overloadpacket is torch.ops.aten._to_copy and device is not None and torch.device(device).type == "cpu"
-        assert not to_the_cpu, "copies a tensor to the CPU"
+        if func.overloadpacket is torch.ops.aten._to_copy and args[0].device.type != "cpu":
+            assert torch.device(kwargs.get("device") or args[0].device).type != "cpu", "copies a tensor to the CPU"
         return func(*args, **kwargs)
