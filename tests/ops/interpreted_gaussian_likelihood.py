@@ -8,8 +8,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from ops import interpreter, likelihood_limits, tolerances  # noqa: F401  (interpreter: faster)
 from host_reads import NoHostReads
+from ops import interpreter, likelihood_limits, tolerances  # noqa: F401  (interpreter: faster)
 from ops.layouts import LAYOUTS
 from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
 from ops.test_gaussian_likelihood_precision import TOLERANCE, points

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from ops import interpreter  # noqa: F401  (interpreter: faster)
 from host_reads import NoHostReads
+from ops import interpreter  # noqa: F401  (interpreter: faster)
 from ops.layouts import LAYOUTS
 from ops.op_cases import LATENT, LIKELIHOOD_CASES, LikelihoodCase
 from torch import Tensor
