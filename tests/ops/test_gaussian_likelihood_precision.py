@@ -20,7 +20,8 @@ LIKELIHOOD_TOLERANCE = {torch.float32: 1e-6, torch.float64: 2e-15}
 
 @cache
 def points(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, list[tuple[float, float, float, float]]]:
-    """v, scale and what is exact there (bits, their derivatives, likelihood): a grid, and 1500 random points, many at |v| about 1/2."""
+    """v, scale and what is exact there (bits, their derivatives, likelihood): a grid, and 1500 random points, many of them at
+    |v| about 1/2."""
     scale, ratio = torch.tensor(SCALES).double(), torch.tensor(RATIOS).double()
     grid = torch.stack([scale[:, None] * torch.cat([ratio, -ratio[1:]]), scale[:, None].expand(-1, 2 * len(ratio) - 1)])
     generator = torch.Generator().manual_seed(0)
@@ -106,6 +107,18 @@ def test_far_beyond_there_is_no_inf_or_nan(dtype, far):
     bits = gaussian_likelihood(v, scale, quantize="none", scale_min=1e-4)[1]
     assert all(t.isfinite().all() for t in (bits, *torch.autograd.grad(bits.sum(), (v, scale))))
     assert (bits >= 0).all()
+
+
+@pytest.mark.parametrize("ratio", [2.0**19, 2.0**21, 2.0**50])
+def test_bits_far_out_at_a_large_scale(ratio):
+    scale = torch.tensor([1e3], requires_grad=True)
+    v = torch.tensor([ratio * 1e3], requires_grad=True)
+    bits = gaussian_likelihood(v, scale, quantize="none")[1]
+    by_v, by_scale = torch.autograd.grad(bits.sum(), (v, scale))
+    expected = ratio**2 / 2 / math.log(2)
+    assert bits.item() == pytest.approx(expected, rel=1e-6)
+    assert by_v.item() == pytest.approx(2 * expected / v.item(), rel=1e-6)
+    assert by_scale.item() == pytest.approx(-2 * expected / scale.item(), rel=1e-6)
 
 
 def test_gradients_vanish_where_symmetry_says_so():
