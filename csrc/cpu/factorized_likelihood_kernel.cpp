@@ -16,7 +16,7 @@ struct Density {
   using V = Vector<T, W>;
   using M = Mask<T, W>;
 
-  static inline V exponential(V x) { return GaussianBits<T, W>::exponential(x); }
+  static inline V exponential(V x) { return GaussianBin<T, W>::exponential(x); }
   static inline V sigmoid(V x) { return T(1) / (T(1) + exponential(-x)); }
   static inline V tanh(V x) { return T(1) - T(2) / (T(1) + exponential(x + x)); }
 

@@ -71,6 +71,8 @@ template <class T>
 const T* read_tile(const Walk& walk, const Walked& t, int64_t n, int64_t first, int count, T* buffer) {
   const int64_t stride = t.stride[walk.axes - 1];
   const bool direct = stride == 1 && is_of_type<T>(t.type);
+  // A contiguous sample, without for_runs' divisions (3 % of gaussian_likelihood's forward).
+  if (direct && walk.axes == 1 && count == kTile) return static_cast<const T*>(t.data) + n * t.batch_stride + first;
   const T* tile = buffer;
   for_runs(walk, t.stride, first, count, [&](int done, int64_t offset, int length) {
     offset += n * t.batch_stride;
