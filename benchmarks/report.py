@@ -119,8 +119,8 @@ def notes(facts: dict[str, Any]) -> str:
     texts = result_notes(facts)
     if "gb_per_s" in facts:
         texts.append(f"{facts['gb_per_s']:.3g} GB/s, {facts['share_of_copy_bandwidth']:.0%} of copy bandwidth")
-    if "times_least" in facts:
-        texts.append(f"{facts['times_least']:.3g}x the roofline")
+    if "times_roofline" in facts:
+        texts.append(f"{facts['times_roofline']:.3g}x the roofline")
     if "peak_memory" in facts:
         texts.append(f"peak memory {facts['peak_memory'] / 1e9:.2f} GB")
     return "; ".join(texts)

@@ -23,7 +23,7 @@ def growth(name: str, pixels: int, median: float) -> dict:
 RESULTS = [
     entry("an op", "its peer", 0.5),
     entry("an op", "a floor", 0.0009999),
-    entry("an op", "dkic", 0.004, gb_per_s=12.345, share_of_copy_bandwidth=0.5, times_least=2.345),
+    entry("an op", "dkic", 0.004, gb_per_s=12.345, share_of_copy_bandwidth=0.5, times_roofline=2.345),
     entry("coding", "its peer", 2e-5, bytes=102, over_ideal=0.01),
     entry("coding", "dkic", 4e-5, bytes=101, over_ideal=0.001),
     entry("solving", "stopped", 5.0, gap=None),
