@@ -331,11 +331,18 @@ def test_what_guards_memory():
     good = dict(zip(NAMES, SMALL.tensors(torch.float32), strict=True))
     geometry = [list(pair) for pair in SMALL.geometry.values()]
     wrong = [
-        {"input": good["input"][:, :5]}, {"input": good["input"][0]}, {"input": good["input"][:1]},
-        {"offset": good["offset"][:, :-2]}, {"offset": good["offset"][:, :, 1:]}, {"mask": good["mask"][:, 1:]},
-        {"weight": good["weight"][:, :2]}, {"weight": good["weight"].double()}, {"weight": good["weight"][:1]},
-        {"bias": good["bias"][:1]}, {"mask": good["mask"].to("meta")},
-    ]  # fmt: skip
+        {"input": good["input"][:, :5]},
+        {"input": good["input"][0]},
+        {"input": good["input"][:1]},
+        {"offset": good["offset"][:, :-2]},
+        {"offset": good["offset"][:, :, 1:]},
+        {"mask": good["mask"][:, 1:]},
+        {"weight": good["weight"][:, :2]},
+        {"weight": good["weight"].double()},
+        {"weight": good["weight"][:1]},
+        {"bias": good["bias"][:1]},
+        {"mask": good["mask"].to("meta")},
+    ]
     for change in wrong:
         with pytest.raises(RuntimeError, match="deform_conv2d: "):
             forward(*{**good, **change}.values(), *geometry)

@@ -109,7 +109,7 @@ LDCN_CASES = [
     *(LdcnCase(f"G {g}", groups=g, batch=1, height=5, width=6) for g in (1, 3, 8)),
     LdcnCase("one channel", groups=1, depth=1),
     LdcnCase("G 1, D 100", groups=1, depth=100, batch=1, height=5, width=6),
-]  # fmt: skip
+]
 
 # A few that take different paths through the kernel, for what is too slow to do with all.
 LDCN_FEW = [case for case in LDCN_CASES if case.name in ("plain", "no mask", "all of it", "D 33", "G 1, D 100")]
@@ -173,9 +173,19 @@ class DeformConv2dCase(LdcnCase):
 PLAIN_CONV = DeformConv2dCase("plain")
 # torchvision's own test (test/test_ops.py, TestDeformConv), with all its options at once.
 TORCHVISION_CONV = DeformConv2dCase(
-    "torchvision's test", batch=33, groups=3, depth=2, height=5, width=4, weight_groups=2, out_channels=2,
-    kernel_size=(3, 2), stride=(2, 1), padding=(1, 0), dilation=(2, 1),
-)  # fmt: skip
+    "torchvision's test",
+    batch=33,
+    groups=3,
+    depth=2,
+    height=5,
+    width=4,
+    weight_groups=2,
+    out_channels=2,
+    kernel_size=(3, 2),
+    stride=(2, 1),
+    padding=(1, 0),
+    dilation=(2, 1),
+)
 
 DEFORM_CONV2D_CASES = [
     PLAIN_CONV,
@@ -202,15 +212,35 @@ DEFORM_CONV2D_CASES = [
     # offset groups and weight groups: equal, one within the other, and neither; with few offset groups backward cuts channels
     DeformConv2dCase("one channel", groups=1, depth=1, out_channels=1),
     *(
-        DeformConv2dCase(f"G {groups} D {depth}, {weight_groups} weight groups", batch=1, groups=groups, depth=depth,
-                         weight_groups=weight_groups, out_channels=out_channels, height=6, width=19)
+        DeformConv2dCase(
+            f"G {groups} D {depth}, {weight_groups} weight groups",
+            batch=1,
+            groups=groups,
+            depth=depth,
+            weight_groups=weight_groups,
+            out_channels=out_channels,
+            height=6,
+            width=19,
+        )
         for groups, depth, weight_groups, out_channels in (
-            (1, 12, 1, 5), (1, 12, 12, 12), (1, 12, 12, 24), (12, 1, 1, 5), (12, 1, 12, 12), (4, 3, 3, 6),
-            (3, 4, 6, 6), (2, 6, 6, 12), (1, 67, 1, 3), (1, 100, 1, 7), (1, 128, 1, 3), (1, 128, 4, 4),
-            (2, 64, 1, 33), (8, 24, 1, 16), (8, 24, 2, 2),
+            (1, 12, 1, 5),
+            (1, 12, 12, 12),
+            (1, 12, 12, 24),
+            (12, 1, 1, 5),
+            (12, 1, 12, 12),
+            (4, 3, 3, 6),
+            (3, 4, 6, 6),
+            (2, 6, 6, 12),
+            (1, 67, 1, 3),
+            (1, 100, 1, 7),
+            (1, 128, 1, 3),
+            (1, 128, 4, 4),
+            (2, 64, 1, 33),
+            (8, 24, 1, 16),
+            (8, 24, 2, 2),
         )
     ),
-]  # fmt: skip
+]
 
 # A few that take different paths, for what is too slow to do with all.
 DEFORM_CONV2D_FEW = [
@@ -284,4 +314,4 @@ LIKELIHOOD_CASES = [
     LikelihoodCase("rank 7", (2, 3, 1, 2, 4, 2, 3)),
     LikelihoodCase("pixels only", (2, 1, 20, 31)),
     LikelihoodCase("channels only", (2, 300, 1, 1)),
-]  # fmt: skip
+]

@@ -89,8 +89,21 @@ def test_zero_offsets_give_a_convolution():
     torch.testing.assert_close(actual, expected, **tolerances.FLOAT64)
 
 
-@pytest.mark.parametrize("one", [1, True, (1, 1), [1, 1], np.int64(1), (np.int32(1), 1), np.array([1, 1]), torch.Size([1, 1]),
-                                 (torch.tensor(1), torch.tensor(1))], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    "one",
+    [
+        1,
+        True,
+        (1, 1),
+        [1, 1],
+        np.int64(1),
+        (np.int32(1), 1),
+        np.array([1, 1]),
+        torch.Size([1, 1]),
+        (torch.tensor(1), torch.tensor(1)),
+    ],
+    ids=repr,
+)
 def test_any_integer_type_is_accepted_for_a_pair(one):
     x, offset, weight, bias, mask = PLAIN_CONV.tensors()
     expected = torchvision.ops.deform_conv2d(x, offset, weight, bias, one, one, one, mask)

@@ -15,9 +15,18 @@ from dkic.ops import deform_conv2d
 
 # Small, for checks that call the op once for every number.
 TINY = DeformConv2dCase(
-    "tiny", batch=1, groups=2, depth=2, height=3, width=4, kernel_size=(2, 3), stride=(2, 1), dilation=(1, 2), weight_groups=2,
+    "tiny",
+    batch=1,
+    groups=2,
+    depth=2,
+    height=3,
+    width=4,
+    kernel_size=(2, 3),
+    stride=(2, 1),
+    dilation=(1, 2),
+    weight_groups=2,
     out_channels=2,
-)  # fmt: skip
+)
 BARE = DeformConv2dCase("no mask, no bias", masked=False, biased=False)
 
 

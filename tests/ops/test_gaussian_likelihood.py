@@ -373,6 +373,10 @@ def test_no_elements_whatever_the_strides():
     assert y.grad.shape == y.shape
     symbols, index = gaussian_symbols(y.detach(), scale)
     assert symbols.shape == index.shape == y.shape
-    total = gaussian_likelihood(torch.empty(3, 0, 2, 3, 4, 5, 6).permute(0, 6, 5, 4, 3, 2, 1), torch.ones(3, 6, 5, 4, 3, 2, 0),
-                                quantize="round", reduction="sum")[1]  # fmt: skip
+    total = gaussian_likelihood(
+        torch.empty(3, 0, 2, 3, 4, 5, 6).permute(0, 6, 5, 4, 3, 2, 1),
+        torch.ones(3, 6, 5, 4, 3, 2, 0),
+        quantize="round",
+        reduction="sum",
+    )[1]
     assert torch.equal(total, torch.zeros(3))

@@ -59,11 +59,19 @@ class TestOnAGpu:
         y = torch.zeros(2, 40, 9, 17).contiguous(memory_format=layout)
         noises = [
             torch.ops.dkic.gaussian_likelihood(
-                y.to(device), torch.ones_like(y, device=device), None, None, torch.tensor(7, device=device), False, 0.11, False,
-                False, False,
+                y.to(device),
+                torch.ones_like(y, device=device),
+                None,
+                None,
+                torch.tensor(7, device=device),
+                False,
+                0.11,
+                False,
+                False,
+                False,
             )[0]
             for device in ("cpu", "cuda")
-        ]  # fmt: skip
+        ]
         assert torch.equal(noises[0], noises[1].cpu())
 
     def test_results_are_the_same_every_time(self):

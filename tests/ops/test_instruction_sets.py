@@ -16,11 +16,20 @@ CHOSEN = {
     "raster_context": ("equals_convolutions_position_by_position",),
 }
 FILES = (
-    "test_ldcn", "test_ldcn_precision", "test_ldcn_native",
-    "test_deform_conv2d", "test_deform_conv2d_precision",
-    "test_gaussian_likelihood", "test_gaussian_likelihood_precision", "test_gaussian_likelihood_noise", "test_gaussian_symbols",
-    "test_requantize", "test_quantized_conv2d", "test_factorized_likelihood", "test_raster_context",
-)  # fmt: skip
+    "test_ldcn",
+    "test_ldcn_precision",
+    "test_ldcn_native",
+    "test_deform_conv2d",
+    "test_deform_conv2d_precision",
+    "test_gaussian_likelihood",
+    "test_gaussian_likelihood_precision",
+    "test_gaussian_likelihood_noise",
+    "test_gaussian_symbols",
+    "test_requantize",
+    "test_quantized_conv2d",
+    "test_factorized_likelihood",
+    "test_raster_context",
+)
 
 
 @pytest.mark.parametrize("asked", CAPABILITIES)
