@@ -1,12 +1,14 @@
 """Recipes: the shipped ones follow the paper, and errors name invalid values."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
 from training.recipes import GOOD, VARIABLE, write_recipe
 
 from dkic.errors import DkicError
+from dkic.shipped_weights import SHIPPED
 from dkic.training.recipe import Recipe
 from dkic.training.recipe_file import read_recipe
 
@@ -29,9 +31,23 @@ def test_the_papers_recipes(name, target):
     assert recipe.imagenet_photos == 50_000 and recipe.accumulation == 1
 
 
-def test_every_recipe_that_ships_can_be_read():
+def test_shipped_weights_have_recipes_of_their_names():
+    recipes = [path.stem for path in (CONFIGS / "shipped").glob("*.toml")]
+    for weights in SHIPPED.glob("*.safetensors"):
+        name = weights.stem.replace("-", "_")
+        assert any(recipe == name or recipe.startswith(f"{name}_part") for recipe in recipes), name
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: path.stem)
+def test_files_named_in_a_recipe_exist(path):
+    comments = " ".join(line.partition("#")[2] for line in path.read_text().splitlines())
+    for name in re.findall(r"[\w./-]+\.(?:toml|safetensors)", comments):
+        assert (path.parent / name).exists() or (CONFIGS.parent / name).exists(), name
+
+
+def test_all_recipes_can_be_read():
     paths = sorted(CONFIGS.rglob("*.toml"))
-    assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_more_q6"} <= {path.stem for path in paths}
+    assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_q6_r1"} <= {path.stem for path in paths}
     for path in paths:
         recipe = read_recipe(path)
         preset = "small" if path.parent.name == "relay" else "paper" if path.stem.startswith("po_dkic") else "tiny"
