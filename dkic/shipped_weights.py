@@ -24,8 +24,8 @@ def shipped_models() -> list[str]:
 def newest_files(model: str) -> list[Path]:
     """The newest shipped weights files of a model, by ascending quality.
 
-    Files are named NAME-qQUALITY-rREVISION.safetensors; NAME-rREVISION.safetensors for a variable-rate model. Without -rREVISION, the
-    revision is 1.
+    Files are named NAME-qQUALITY-rREVISION.safetensors; NAME-rREVISION.safetensors for a variable-rate model. Without -rREVISION,
+    the revision is 1.
     """
     newest: dict[int, tuple[int, Path]] = {}
     for path in SHIPPED.glob("*.safetensors"):

@@ -153,8 +153,8 @@ def deceptive(folder):
 def test_a_photograph_that_fails_when_drawn_is_skipped(deceptive):
     photos = PhotoFolder(deceptive, 64)
     crops = [photos.crops(0, step, range(4)) for step in range(12)]
-    told = [path for c in crops for path in c.unreadable]
-    assert len(photos) == 3 and sorted(told) == [str(deceptive / name) for name in ("alpha.png", "cut.png")]
+    skipped = [path for c in crops for path in c.unreadable]
+    assert len(photos) == 3 and sorted(skipped) == [str(deceptive / name) for name in ("alpha.png", "cut.png")]
     again = PhotoFolder(deceptive, 64)
     assert torch.equal(batch(again, 4, 0, 11), crops[11].pixels)  # independent of earlier draws
 
@@ -187,16 +187,16 @@ def test_a_path_that_is_not_a_folder_is_refused(folder):
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_crops_do_not_depend_on_workers_or_the_first_step(deceptive, workers):
-    told: list[str] = []
-    batches = Batches(PhotoFolder(deceptive, 64), 5, [range(0, 2), range(4, 6)], workers, tell=told.append)
+    warnings: list[str] = []
+    batches = Batches(PhotoFolder(deceptive, 64), 5, [range(0, 2), range(4, 6)], workers, warn=warnings.append)
     photos = PhotoFolder(deceptive, 64)
     for step in (0, 1, 2, 7, 8, 3, 4, 5, 6, 7, 8, 9):
         for got, which in zip(batches.of(step), (range(0, 2), range(4, 6)), strict=True):
             expected = photos.crops(5, step, which)
             assert torch.equal(got.pixels, expected.pixels) and got.files == expected.files
     assert batches.unreadable == {str(deceptive / "alpha.png"), str(deceptive / "cut.png")}
-    assert len(told) == 2  # once each, by whichever worker it was found
-    assert "alpha.png: " in "".join(told) and "cut.png: " in "".join(told)
+    assert len(warnings) == 2  # one per photograph, not per worker
+    assert "alpha.png: " in "".join(warnings) and "cut.png: " in "".join(warnings)
 
 
 def test_linked_folders_are_searched_once(folder, tmp_path_factory):

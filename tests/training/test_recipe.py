@@ -185,7 +185,7 @@ def test_a_recipe_of_a_variable_rate_model():
 
 
 def test_vgg_metrics_need_a_crop_each():
-    judged = VARIABLE["weights"] | {"dists": 1, "lpips_vgg": 0.5}
-    assert Recipe.of(VARIABLE | {"weights": judged}).vgg_crops == 1
+    weights = VARIABLE["weights"] | {"dists": 1, "lpips_vgg": 0.5}
+    assert Recipe.of(VARIABLE | {"weights": weights}).vgg_crops == 1
     with pytest.raises(DkicError, match="vgg_crops must be at most 1, and is 2"):
-        Recipe.of(VARIABLE | {"weights": judged, "vgg_crops": 2})
+        Recipe.of(VARIABLE | {"weights": weights, "vgg_crops": 2})
