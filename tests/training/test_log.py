@@ -1,4 +1,4 @@
-"""The log: a line for each step, TensorBoard's curves and images, and no steps that were lost."""
+"""Logs: one line per step, scalars and images in TensorBoard, and resuming."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ def write(folder: Path, steps: range, after: int) -> None:
         log.image(torch.rand(3, 8, 16), steps[-1])
 
 
-def test_steps_become_lines_and_curves(tmp_path):
+def test_each_step_is_a_line_and_a_scalar(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     write(tmp_path, range(1, 5), after=0)

@@ -1,4 +1,4 @@
-"""Recipes: the shipped ones follow the paper, and errors name invalid values."""
+"""Recipes: the files in configs/, validation, and TOML."""
 
 import copy
 import re
@@ -18,7 +18,7 @@ TARGETS = {"0075": 0.075, "015": 0.15, "03": 0.3}
 
 @pytest.mark.parametrize(("name", "target"), TARGETS.items())
 def test_the_papers_recipes(name, target):
-    """Section 3.1."""
+    """Settings of section 3.1 of the paper."""
     recipe = read_recipe(CONFIGS / f"po_dkic_{name}.toml")
     assert (recipe.preset, recipe.batch, recipe.crop, recipe.rate.target) == ("paper", 16, 256, target)
     stages = [(stage.epochs, stage.gan, stage.freeze) for stage in recipe.stages]
