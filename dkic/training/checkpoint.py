@@ -71,8 +71,7 @@ def restore(run: StagedRun, state: Mapping[str, Any]) -> None:
         DkicError: the photographs differ from those of the checkpoint, or its model does not fit the run.
     """
     if state["photos"] != run.photos.fingerprint:
-        other = "the folder holds other photographs than those that the run began with"
-        raise DkicError(f"{other}, so it can't continue exactly")
+        raise DkicError("the folders contain other photographs than when the run started; give the same photographs to resume it")
     _restore_parts(run, state, *run.parts)
     run.step = state["step"]
 
@@ -88,7 +87,7 @@ def begin_second_stage(run: StagedRun, state: Mapping[str, Any]) -> None:
         DkicError: the recipe has one stage, or the checkpoint's model does not fit the run.
     """
     if len(run.recipe.stages) < 2:
-        raise DkicError("to start from another run's first stage, a recipe needs a second one")
+        raise DkicError("the recipe has one stage; starting from the first stage of another run needs two")
     _restore_parts(run, state, "model", "optimizer")
     if run.average and "average" in state:
         _restore_parts(run, state, "average")
@@ -100,7 +99,7 @@ def begin_second_stage(run: StagedRun, state: Mapping[str, Any]) -> None:
 def _restore_parts(run: StagedRun, state: Mapping[str, Any], *names: str) -> None:
     try:
         if state["config"] != run.config.to_dict():
-            raise ValueError("another shape")
+            raise ValueError("another architecture")
         for name in names:
             run.parts[name].load_state_dict(state[name])
     except (RuntimeError, ValueError, KeyError) as error:

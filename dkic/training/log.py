@@ -32,7 +32,7 @@ class Log:
         path, head = folder / "log.csv", ",".join(self._names) + "\n"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: step + 1] if path.exists() else []
         if lines and lines[0] != head:
-            raise DkicError(f"{path}: its columns are those of another version of dkic; move it away to continue without it")
+            raise DkicError(f"{path}: its columns are from another version of dkic; move the file away to continue without it")
         self._csv = self._files.enter_context(open(path, "w", encoding="utf-8", buffering=1))
         self._csv.writelines(lines or [head])
         self._board = SummaryWriter(folder / TENSORBOARD, purge_step=step + 1)

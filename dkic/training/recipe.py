@@ -108,7 +108,7 @@ class LearningRate(StrictModel):
         if len(self.values) != len(self.epochs) + 1:
             raise ValueError(f"values must be one more than epochs, not {len(self.values)} and {len(self.epochs)}")
         if sorted(set(self.epochs)) != self.epochs:
-            raise ValueError(f"epochs must rise, not {self.epochs}")
+            raise ValueError(f"epochs must increase, not {self.epochs}")
         return self
 
 
@@ -135,7 +135,7 @@ class Stage(StrictModel):
     @model_validator(mode="after")
     def _check(self) -> "Stage":
         if self.gan_ramp_epochs > (self.epochs if self.gan else 0):
-            bound = f"at most the stage's {self.epochs} epochs" if self.gan else "0 where a stage has no gan"
+            bound = f"at most the stage's {self.epochs} epochs" if self.gan else "0 if a stage has no gan"
             raise ValueError(f"gan_ramp_epochs must be {bound}, not {self.gan_ramp_epochs}")
         return self
 
@@ -206,7 +206,7 @@ class Recipe(StrictModel):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if any(stage.gan for stage in self.stages) and not self.weights.gan:
-            raise ValueError("weights.gan must be above 0 where a stage has gan")
+            raise ValueError("weights.gan must be above 0 if a stage has gan")
         if self.weights.mse == self.weights.lpips == 0:
             raise ValueError("weights.mse or weights.lpips must be above 0")
         variable = isinstance(PRESETS[self.preset], VariableRateConfig)

@@ -39,6 +39,6 @@ def test_each_step_is_a_line_and_a_scalar(tmp_path):
 
 def test_a_log_with_other_columns_is_not_continued(tmp_path):
     (tmp_path / "log.csv").write_text("step,loss\n1,0.5\n")
-    with pytest.raises(DkicError, match="its columns are those of another version"):
+    with pytest.raises(DkicError, match="its columns are from another version"):
         Log(tmp_path, 1)
     assert (tmp_path / "log.csv").read_text() == "step,loss\n1,0.5\n"

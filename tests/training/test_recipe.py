@@ -96,7 +96,7 @@ def changed(key: str, value: object) -> dict:
         ("learning_rate.epochs", [5], "learning_rate.epochs must be below the stages' 5, not 5"),
         ("stages", [], "stages: List must have at least 1 item"),
         ("stages.0", 3, "stages.0: must be .* not 3"),
-        ("stages.0.gan_ramp_epochs", 1, "stages.0: gan_ramp_epochs must be 0 where a stage has no gan, not 1"),
+        ("stages.0.gan_ramp_epochs", 1, "stages.0: gan_ramp_epochs must be 0 if a stage has no gan, not 1"),
         ("stages.1.gan_ramp_epochs", 9, "stages.1: gan_ramp_epochs must be at most the stage's 3 epochs, not 9"),
         ("weights.mse", -1, "weights.mse: must be a number of at least 0, or two above 0, not -1"),
         ("weights.mse", [1, 0], r"weights.mse: must be a number of at least 0, or two above 0, not \[1, 0\]"),
@@ -109,7 +109,7 @@ def changed(key: str, value: object) -> dict:
         ("preset", "small", "rate must have a weight for small"),
         ("learning_rate.peak", 1e-3, "learning_rate: must have peak, or values and epochs"),
         ("vgg_crops", 0, "vgg_crops: must be greater than or equal to 1, not 0"),
-        ("weights.gan", 0, "weights.gan must be above 0 where a stage has gan"),
+        ("weights.gan", 0, "weights.gan must be above 0 if a stage has gan"),
         ("lpips_net", "squeeze", "lpips_net: must be 'alex' or 'vgg', not 'squeeze'"),
         ("least_scale", 0, "least_scale: must be greater than or equal to 0.1, not 0"),
         ("least_scale", 1.5, "least_scale: must be less than or equal to 1, not 1.5"),
@@ -130,7 +130,7 @@ def test_invalid_values_are_named(key, value, sentence, tmp_path):
 def test_epochs_must_increase():
     values = changed("learning_rate.values", [1e-3, 1e-4, 1e-5])
     values["learning_rate"]["epochs"] = [3, 2]
-    with pytest.raises(DkicError, match=r"learning_rate: epochs must rise, not \[3, 2\]"):
+    with pytest.raises(DkicError, match=r"learning_rate: epochs must increase, not \[3, 2\]"):
         Recipe.of(values)
 
 

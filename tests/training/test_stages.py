@@ -307,7 +307,7 @@ def test_another_run_starts_from_a_finished_first_stage(folder, tmp_path):
     assert same_states(whole, same)
     assert other.train_step().step == 3
     single = begin(folder, changed(stages=[{"epochs": 5}]))
-    with pytest.raises(DkicError, match="a recipe needs a second one"):
+    with pytest.raises(DkicError, match="has one stage.*needs two"):
         begin_second_stage(single, load_checkpoint(tmp_path / WARMED_UP))
 
 
@@ -324,7 +324,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_unchanged(folder, part):
     before = begin(folder)
     for name in ("model", "discriminator"):
         before.parts[name].load_state_dict(run.parts[name].state_dict())
-    sentence = "gradient became nan at step 2, on crops of .*[.]png; train anew with a lower"
+    sentence = "gradient became nan at step 2, on crops of .*[.]png; restart with a lower"
     with pytest.raises(TrainingFailed, match=sentence):
         run.train_step()
     assert run.step == 2 and same_states(before, run)
@@ -396,7 +396,7 @@ def test_a_run_starts_from_shipped_weights(folder, tmp_path):
         (("--start-from", "tiny", "--quality", 99), "--start-from tiny: it has the qualities 1, "),
         (("--start-from", "huge"), "no model huge: give the path of a weights file"),
         (("--start-from", tmp_path / "no.pt"), "no.pt: no checkpoint there to continue from"),
-        (("--preset", "paper", "--start-from", "tiny", "--quality", quality), "the weights have another shape than paper"),
+        (("--preset", "paper", "--start-from", "tiny", "--quality", quality), "the weights have another architecture than paper"),
     ):
         result = command("train", folder, *ON_CPU, "--crop", 64, "--out", tmp_path / "new", *changes)
         assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1

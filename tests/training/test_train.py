@@ -195,7 +195,7 @@ def test_a_resumed_run_keeps_its_photographs(folder, begun, tmp_path):
     for name in ("0.png", "1.png"):
         (other / name).write_bytes((folder / name).read_bytes())
     before = (begun / CHECKPOINT).read_bytes()
-    assert "other photographs than those that the run began with" in refusal(other, begun, "--resume")
+    assert "other photographs than when the run started" in refusal(other, begun, "--resume")
     assert (begun / CHECKPOINT).read_bytes() == before
 
 
