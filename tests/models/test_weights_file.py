@@ -210,15 +210,15 @@ def test_models_are_found_by_name_file_and_folder(path, monkeypatch):
 def test_the_latest_revision_of_each_quality_is_found(path, monkeypatch):
     folder = path.parent / "revisions"
     folder.mkdir()
-    for name in ("a-q1", "a-q1.2", "a-q1.10", "a-q3", "a-q12.2", "a-b-q1", "b-q2.7"):
+    for name in ("a-q1", "a-q1-r2", "a-q1-r10", "a-q3", "a-q12-r2", "a-b-q1", "b-q2-r7"):
         (folder / f"{name}.safetensors").touch()
     monkeypatch.setattr(shipped_weights, "SHIPPED", folder)
-    assert [path.stem for path in find_weights("a")] == ["a-q1.10", "a-q3", "a-q12.2"]
+    assert [path.stem for path in find_weights("a")] == ["a-q1-r10", "a-q3", "a-q12-r2"]
     assert [path.stem for path in find_weights("a-b")] == ["a-b-q1"] and shipped_models() == ["a", "a-b", "b"]
 
 
 def test_older_revisions_still_decode(path, monkeypatch):
-    older, newer = path.parent / "a-q1.safetensors", path.parent / "a-q1.2.safetensors"
+    older, newer = path.parent / "a-q1.safetensors", path.parent / "a-q1-r2.safetensors"
     older.write_bytes(path.read_bytes())
     newer.write_bytes(b"another")
     monkeypatch.setattr(shipped_weights, "SHIPPED", path.parent)
@@ -230,6 +230,6 @@ def test_all_shipped_weights_load():
     for name in shipped_models():
         for path in find_weights(name):
             weights = load_weights(path)
-            assert re.fullmatch(rf"{name}-q{weights.quality}(\.\d+)?", path.stem) and find_by_hash(weights.hash) == path
+            assert re.fullmatch(rf"{name}-q{weights.quality}-r\d+", path.stem) and find_by_hash(weights.hash) == path
             assert weights.arithmetic == Arithmetic.EXACT
             assert path.stat().st_size <= 8_000_000
