@@ -44,7 +44,7 @@ class _Part(nn.Module):
 
 class _Analysis(_Part):
     def forward(self, image: Tensor) -> Tensor:
-        return self.model.analyse(image)
+        return self.model.analyze(image)
 
 
 class _HyperAnalysis(_Part):
@@ -56,7 +56,7 @@ class _HyperAnalysis(_Part):
 
 class _Synthesis(_Part):
     def forward(self, y_hat: Tensor) -> Tensor:
-        return self.model.synthesise(y_hat, self.quality).clamp(0, 1)
+        return self.model.synthesize(y_hat, self.quality).clamp(0, 1)
 
 
 def _transforms(weights: Weights, quality: int) -> Iterator[_Transform]:

@@ -264,7 +264,7 @@ def test_out_of_memory_is_one_line(folder, monkeypatch):
     def no_memory(*_: object) -> None:
         torch.empty(2**60)
 
-    monkeypatch.setattr(codec_module, "analyse", no_memory)
+    monkeypatch.setattr(codec_module, "analyze", no_memory)
     said = failure("compress", folder / "a.png", "-o", folder / "o.dkic")
     assert said == f"{folder / 'a.png'}: not enough memory for this image"
 
@@ -273,7 +273,7 @@ def test_out_of_gpu_memory_is_one_line(folder, monkeypatch):
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(codec_module, "analyse", no_memory)
+    monkeypatch.setattr(codec_module, "analyze", no_memory)
     said = failure("compress", folder / "a.png", "-o", folder / "o.dkic")
     assert said == f"{folder / 'a.png'}: not enough memory for this image"
 
@@ -282,7 +282,7 @@ def test_a_bug_shows_its_traceback(folder, monkeypatch):
     def wrong(*_: object) -> None:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(codec_module, "analyse", wrong)
+    monkeypatch.setattr(codec_module, "analyze", wrong)
     with pytest.raises(RuntimeError, match="a mistake"):
         dkic("compress", folder / "a.png", "-o", folder / "o.dkic")
 

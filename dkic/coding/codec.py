@@ -1,6 +1,6 @@
 """`Codec`: images to the contents of .dkic files and back.
 
-encode  image_conversion -> x -> transforms.analyse -> y, z_hat -> latent.encode_latent -> container -> file
+encode  image_conversion -> x -> transforms.analyze -> y, z_hat -> latent.encode_latent -> container -> file
 decode  the reverse
 """
 
@@ -30,7 +30,7 @@ from dkic.coding.operating_points import (
     last_within,
     named,
 )
-from dkic.coding.transforms import analyse, synthesise
+from dkic.coding.transforms import analyze, synthesize
 from dkic.entropy.arithmetic import Arithmetic
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
@@ -125,7 +125,7 @@ class Codec:
             weights = self.weights_of(quality)
             point = OperatingPoint(int(quality), int(qstep))
             weights.quality_at(*point)  # raises before the work
-            return self._verified(_packed(data, weights, _analysed(data, weights, tile), point), verify)
+            return self._verified(_packed(data, weights, _analyzed(data, weights, tile), point), verify)
         if quality is not None or qstep:
             raise DkicError(f"give {'qstep' if quality is None else 'quality'} or target_bpp, not both")
         return self._verified(self._within(data, target_bpp, tile), verify)
@@ -176,7 +176,7 @@ class Codec:
         def latent(weights: Weights) -> tuple[Tensor, Tensor | None]:
             if weights.hash not in latents:
                 latents.clear()
-                latents[weights.hash] = _analysed(image, weights, tile)
+                latents[weights.hash] = _analyzed(image, weights, tile)
             return latents[weights.hash]
 
         def within(point: int) -> bool:
@@ -330,11 +330,11 @@ def _name_of(image: object) -> str:
     return str(image) if isinstance(image, str | Path) else "the image"
 
 
-def _analysed(image: ImageData, weights: Weights, tile: int | None) -> tuple[Tensor, Tensor | None]:
+def _analyzed(image: ImageData, weights: Weights, tile: int | None) -> tuple[Tensor, Tensor | None]:
     pixels = image.pixels
     if not pixels.flags.writeable or min(pixels.strides) < 0:  # torch warns of the former and refuses the latter
         pixels = pixels.copy()
-    return analyse(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0), weights, tile)
+    return analyze(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0), weights, tile)
 
 
 def _packed(image: ImageData, weights: Weights, latent: tuple[Tensor, Tensor | None], point: OperatingPoint) -> bytes:
@@ -350,7 +350,7 @@ def _decoded_pixels(file: DkicFile, weights: Weights, tile: int | None) -> np.nd
     y_hat = decode_latent(file, weights).float()
     header = file.header
     quality = weights.quality_at(header.quality, header.qstep)
-    image = synthesise(y_hat, header.height, header.width, weights, tile, quality)
+    image = synthesize(y_hat, header.height, header.width, weights, tile, quality)
     pixels = image[0].permute(1, 2, 0).contiguous().numpy()
     return np.repeat(pixels[:, :, 1:2], 3, axis=2) if file.header.grayscale else pixels
 

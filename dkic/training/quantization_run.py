@@ -82,6 +82,6 @@ class QuantizationRun(Run):
 def latents_of(model: CodecNetwork, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """y and z_hat of crops `[N, 3, H, W]`, without gradient."""
     with torch.no_grad():
-        y = model.analyse(x.contiguous(memory_format=torch.channels_last))
+        y = model.analyze(x.contiguous(memory_format=torch.channels_last))
         z = model.hyper_latent(y)
         return y, None if z is None else z.round()

@@ -10,7 +10,7 @@ from photographs import crop
 from dkic.coding.codec import Codec
 from dkic.coding.container import unpack
 from dkic.coding.latent import decode_latent
-from dkic.coding.transforms import analyse
+from dkic.coding.transforms import analyze
 from dkic.entropy.quantization import qstep_size
 from dkic.entropy.tables import SCALES
 from dkic.errors import DkicError
@@ -63,7 +63,7 @@ def test_qstep_changes_the_quantization_of_the_latent(codec, qstep):
     assert unpack(data).header.qstep == qstep
     weights = codec.weights_of(3)
     x = torch.from_numpy(image).permute(2, 0, 1)[None]
-    y_hat, y = decode_latent(unpack(data), weights), analyse(x, weights)[0]
+    y_hat, y = decode_latent(unpack(data), weights), analyze(x, weights)[0]
     size = qstep_size(qstep)
     assert size == pytest.approx((SCALES[1] / SCALES[0]) ** qstep, abs=1 / 128)
     assert (y_hat - y).abs().max() <= size / 2 + 1 / 64

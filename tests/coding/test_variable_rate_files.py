@@ -95,8 +95,8 @@ def test_a_target_is_met_within_one_percent_and_never_exceeded(codec, share):
 
 def test_a_target_is_searched_without_repeating_the_analysis(codec, monkeypatch):
     network, calls = codec.weights_of(1).model, []
-    analyse = type(network).analyse
-    monkeypatch.setattr(type(network), "analyse", lambda self, x: calls.append(len(x)) or analyse(self, x))
+    analyze = type(network).analyze
+    monkeypatch.setattr(type(network), "analyze", lambda self, x: calls.append(len(x)) or analyze(self, x))
     codec.compress(image(128, 128), target_bpp=1.0)
     assert calls == [1]
 
@@ -151,5 +151,5 @@ def test_weights_can_be_loaded_for_training(path):
     for quality in (1.0, 50.0, 100.0):
         at = torch.tensor([quality])
         with torch.no_grad():
-            a, b = (m.latent_bits(m.analyse(x), None, at).quantized_bits.item() for m in (weights.model.float(), again))
+            a, b = (m.latent_bits(m.analyze(x), None, at).quantized_bits.item() for m in (weights.model.float(), again))
         assert b == pytest.approx(a, rel=0.05)

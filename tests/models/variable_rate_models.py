@@ -35,7 +35,7 @@ def calibrated(seed: int = 0) -> VariableRateDKIC:
     with torch.no_grad(), calibrating(model):
         for quality in (1.0, 50.0, 100.0):
             x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
-            model.latent_bits(model.analyse(x), None, torch.full((2,), quality))
+            model.latent_bits(model.analyze(x), None, torch.full((2,), quality))
     simulate(model)
     return model
 
