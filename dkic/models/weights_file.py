@@ -33,7 +33,7 @@ from dkic.models.dkic import DKIC
 from dkic.models.int8_weights import from_int8, is_large, to_int8
 from dkic.models.presets import config_of, network_of
 from dkic.output_file import reason, write_atomically
-from dkic.quantized import check_bounds, convert_empty, stored_names
+from dkic.quantized import converted_state, load, stored_names
 from dkic.shipped_weights import file_hash
 
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
@@ -113,7 +113,7 @@ def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str,
     tables = tables or _tables_of(model)
     integers = set(stored_names(model))
     tensors: dict[str, torch.Tensor] = {}
-    for name, value in _stored(model).items():
+    for name, value in _stored(model.state_dict()).items():
         if name in integers:
             tensors[name] = value
         elif integers and is_large(value):
@@ -160,10 +160,9 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
         arithmetic = FORMATS[head["format"]]
         with _LayersWithoutMemory():
             model = network_of(config)
-            if arithmetic == Arithmetic.EXACT:
-                convert_empty(model)
         found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-        expected = _stored(model)
+        exact = arithmetic == Arithmetic.EXACT
+        expected = _stored(converted_state(model) if exact else model.state_dict())
         in_int8 = [name for name in expected if _SCALES + name in found] if head["format"] == 3 else []
         expected |= _stored_in_int8({name: expected[name] for name in in_int8})
         shapes = {name: shape for name, shape in found.items() if not name.startswith(_TABLES)}
@@ -187,18 +186,18 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
             if not (scale > 0).all():
                 raise DkicError(f"a scale of {name} is not above 0")
             tensors[name] = from_int8(tensors[name], scale)
-        model.load_state_dict(tensors, strict=False, assign=True)
-        if arithmetic == Arithmetic.EXACT:
-            check_bounds(model)
+        if exact:
+            load(model, tensors, strict=False, assign=True)
+        else:
+            model.load_state_dict(tensors, strict=False, assign=True)
     except (DkicError, KeyError) as error:
         raise DkicError(f"damaged weights file ({reason(error)})") from None
     return Weights(path, _for_coding(model, arithmetic), tables, file_hash(path), head["quality"], head["about"], arithmetic)
 
 
-def _stored(model: CodecNetwork) -> dict[str, torch.Tensor]:
-    """The part of a model's state_dict that a file stores."""
-    dropped = _TRAINING_ONLY, _ACTIVATION_SCALE
-    return {n: t for n, t in model.state_dict().items() if not n.startswith(dropped[0]) and not n.endswith(dropped[1])}
+def _stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The part of a model's state dict that a file stores."""
+    return {n: t for n, t in state.items() if not n.startswith(_TRAINING_ONLY) and not n.endswith(_ACTIVATION_SCALE)}
 
 
 def _stored_in_int8(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -45,7 +45,7 @@ class QuantizationRun(Run):
     """Trains the entropy networks of a model for the bits of y; its transforms stay as they are.
 
     Args:
-        model: with simulated integers (`dkic.quantized.simulate`), on the device that computes.
+        model: prepared (`dkic.quantized.prepare`), on the device that computes.
         settings: see QuantizeSettings.
         photos, device, workers, tell: see `Run`.
     """

@@ -17,7 +17,7 @@ from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.int8_weights import round_large
 from dkic.models.weights_file import load_weights, save_weights
 from dkic.output_file import check_output
-from dkic.quantized import calibrating, convert, simulate
+from dkic.quantized import calibrate, convert, prepare
 from dkic.training.along_quality import spread_qualities
 from dkic.training.batches import Batches, default_workers, pixels_of
 from dkic.training.device import DeviceName, device_for
@@ -83,7 +83,7 @@ def quantize(
         round_large(transform)  # as the file will have them, so that what follows is trained for their latents
     seed = settings.seed + 1  # other crops than are trained on
     _calibrate(network, Batches(folder, seed, [range(settings.batch)], default_workers(where), where.type == "cuda", log), where)
-    simulate(network)
+    prepare(network)
     untrained = math.nan
     if settings.steps:
         untrained = rate(network) if images else math.nan
@@ -119,7 +119,7 @@ def _images(folder: Path) -> Iterator[Tensor]:
 
 
 def _calibrate(network: CodecNetwork, batches: Batches, device: torch.device) -> None:
-    with torch.no_grad(), calibrating(network):
+    with torch.no_grad(), calibrate(network):
         for i in range(_CALIBRATION_STEPS):
             (crops,) = batches.of(i)
             x = pixels_of(crops, device)

@@ -96,7 +96,7 @@ def test_converted_bits_are_near_those_of_the_float_networks():
         assert b == pytest.approx(a, rel=0.1) and a != b
 
 
-def test_simulated_and_converted_networks_agree():
+def test_prepared_and_converted_networks_agree():
     before, after = calibrated(3), converted(3)
     for quality in (1.0, 33.0, 100.0):
         a, b = (forward(model, [quality]) for model in (before, after))

@@ -11,7 +11,7 @@ from dkic.coding.codec import Codec
 from dkic.entropy.arithmetic import Arithmetic
 from dkic.models.int8_weights import from_int8, is_large, to_int8
 from dkic.models.weights_file import load_weights, save_weights
-from dkic.quantized import calibrating, simulate
+from dkic.quantized import calibrate, prepare
 from dkic.training.loop import steps_of
 from dkic.training.photos import PhotoFolder
 from dkic.training.quantization_run import QuantizationRun, QuantizeSettings, latents_of
@@ -65,9 +65,9 @@ def test_quantized_weights_code_at_about_the_same_rate(trained, quantized):
 def test_training_changes_only_the_entropy_networks(photos):
     network = real().requires_grad_(False)
     x = torch.from_numpy(crop(64, 64).copy()).permute(2, 0, 1)[None].float() / 255
-    with torch.no_grad(), calibrating(network):
+    with torch.no_grad(), calibrate(network):
         network.latent_bits(*latents_of(network, x), None)
-    simulate(network)
+    prepare(network)
     before = {name: p.clone() for name, p in network.named_parameters()}
     settings = QuantizeSettings(steps=2, batch=1, crop=64)
     results = list(steps_of(QuantizationRun(network, settings, PhotoFolder(photos, 64), torch.device("cpu"))))
