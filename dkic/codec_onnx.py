@@ -101,9 +101,9 @@ def export_codec(weights: Weights, quality: int, folder: Path, force: bool = Fal
 
         table = dkic.onnx.translation_table()
     except ImportError:
-        raise DkicError(f"export to ONNX needs onnx and onnxscript; {install('onnx')}") from None
+        raise DkicError(f"ONNX: its export needs onnx and onnxscript; {install('onnx')}") from None
     if quality not in weights.qualities:
-        raise DkicError(f"{weights.path}: this model has no quality {quality}")
+        raise DkicError(f"{weights.path}: this model has no quality {quality}; give another quality")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -199,14 +199,18 @@ class _Graph:
                 case nn.Identity():
                     pass
                 case _:
-                    raise TypeError(f"entropy_onnx: {type(layer).__name__} has no translation to ONNX")
+                    raise TypeError(
+                        f"entropy_onnx: {type(layer).__name__} has no translation to ONNX; use the layers of dkic.quantized"
+                    )
         return t
 
     def convolution(self, t: _Activations, layer: nn.Module, padding: Sequence[int] | None = None) -> _Activations:
         """padding: top, left, bottom, right; None: the layer's."""
         assert isinstance(layer, QuantizedConv2d)
         if layer.slope is not None or layer.upscale > 1:
-            raise TypeError("entropy_onnx: QuantizedConv2d has no translation to ONNX with negative_slope or upscale")
+            raise TypeError(
+                "entropy_onnx: QuantizedConv2d has no translation to ONNX with negative_slope or upscale; set neither"
+            )
         weight = self.constant((layer.weight.int() + _WEIGHT_ZERO).to(torch.uint8))
         zero = self.constant(np.array(_WEIGHT_ZERO, np.uint8))
         pads = list(padding or (int(layer.padding[0]),) * 4)

@@ -40,7 +40,8 @@ def find_weights(model: str | Path) -> list[Path]:
     if not files:
         shipped = ", ".join(shipped_models()) or "none"
         raise DkicError(
-            f"no model {model}: give the path of a weights file, one of the shipped names ({shipped}), or a repository owner/name"
+            f"model {model}: does not exist; give the path of a weights file, one of the shipped names ({shipped}), "
+            "or a repository owner/name"
         )
     return files
 
@@ -66,7 +67,7 @@ def download(
     Arguments are those of `huggingface_hub.snapshot_download`. Raises DkicError where huggingface_hub is not installed, the
     repository can't be read, or it has no weights files.
     """
-    hub = _huggingface_hub(f"{repository}: there is no such file or folder, and to download it")
+    hub = _huggingface_hub(repository, "there is no such file or folder, and downloading it")
     try:
         folder = Path(
             hub.snapshot_download(
@@ -132,7 +133,7 @@ def push(
     Arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`. A README.md that the repository has is kept. Raises
     DkicError where huggingface_hub is not installed, or the repository can't be written.
     """
-    hub = _huggingface_hub(f"{repository}: to upload to it")
+    hub = _huggingface_hub(repository, "uploading")
     with tempfile.TemporaryDirectory() as folder:
         save(weights, folder)
         try:
@@ -156,11 +157,11 @@ def push(
     return str(commit.commit_url)
 
 
-def _huggingface_hub(purpose: str) -> ModuleType:
+def _huggingface_hub(repository: str, purpose: str) -> ModuleType:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise DkicError(f"{purpose} huggingface_hub is needed, which is not installed; {install('hub')}") from error
+        raise DkicError(f"{repository}: {purpose} needs huggingface_hub, which is not installed; {install('hub')}") from error
     return huggingface_hub
 
 

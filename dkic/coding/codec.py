@@ -55,7 +55,7 @@ class Codec:
         self._weights = {quality: one for one in weights for quality in one.qualities}
         self.points = _operating_points(weights, sorted(self._weights))
         if len(self._weights) < sum(len(one.qualities) for one in weights):
-            raise DkicError(f"two weights files have the same quality: {', '.join(str(one.path) for one in weights)}")
+            raise DkicError(f"{', '.join(str(one.path) for one in weights)}: two have the same quality; give one file for each")
 
     @property
     def qualities(self) -> list[int]:
@@ -111,7 +111,7 @@ class Codec:
                 failed.
         """
         if icc not in ("keep", "drop"):
-            raise DkicError(f"icc must be keep or drop, not {icc!r}")
+            raise DkicError(f"icc: must be keep or drop, not {icc!r}")
         data = image_from(image, background)
         data = replace(data, icc=stored_profile(data, icc))
         if not isinstance(image, ImageData):
@@ -119,7 +119,7 @@ class Codec:
                 warnings.warn(f"{_name_of(image)}: {note}", stacklevel=3)  # past torch.inference_mode's wrapper
         _check_tile(tile)
         if qstep not in range(-MAX_QSTEP, MAX_QSTEP + 1):
-            raise DkicError(f"qstep must be an integer from {-MAX_QSTEP} to {MAX_QSTEP}, not {qstep}")
+            raise DkicError(f"qstep: must be an integer from {-MAX_QSTEP} to {MAX_QSTEP}, not {qstep}")
         if target_bpp is None:
             quality = self.points.default_quality if quality is None else quality
             weights = self.weights_of(quality)
@@ -127,7 +127,7 @@ class Codec:
             weights.quality_at(*point)  # raises before the work
             return self._verified(_packed(data, weights, _analyzed(data, weights, tile), point), verify)
         if quality is not None or qstep:
-            raise DkicError(f"give {'qstep' if quality is None else 'quality'} or target_bpp, not both")
+            raise DkicError(f"{'qstep' if quality is None else 'quality'}: can't be combined with target_bpp; give one of them")
         return self._verified(self._within(data, target_bpp, tile), verify)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
@@ -214,7 +214,7 @@ class Codec:
         weights = next((weights for weights in self._weights.values() if weights.hash == model_hash), None)
         if weights is None:
             have = ", ".join(dict.fromkeys(weights.hash.hex() for weights in self._weights.values()))
-            raise DkicError(f"the file was encoded with model {model_hash.hex()}, not with {have}; load that model")
+            raise DkicError(f"model {model_hash.hex()}: is needed to decode the file, and {have} is loaded; load that model")
         return weights
 
     @overload
@@ -254,7 +254,7 @@ class Codec:
             FormatError: data is damaged, or was encoded with other arithmetic. DkicError: it needs another model.
         """
         if output not in ("pil", "numpy", "torch", "image_data"):
-            raise DkicError(f"output must be pil, numpy, torch or image_data, not {output}")
+            raise DkicError(f"output: must be pil, numpy, torch or image_data, not {output}")
         _check_tile(tile)
         file = data if isinstance(data, DkicFile) else unpack(data, salvage=salvage)
         if file is not data:
@@ -315,7 +315,7 @@ def _operating_points(weights: list[Weights], qualities: list[int]) -> Operating
         return SeparateNetworks(qualities)
     if len(weights) > 1:
         others = ", ".join(str(one.path) for one in weights)
-        raise DkicError(f"a variable-rate model is one weights file, not several ({others}); give the path of one of them")
+        raise DkicError(f"model: a variable-rate model is one weights file, not several ({others}); give the path of one of them")
     return VariableRate(qualities)
 
 
@@ -357,4 +357,4 @@ def _decoded_pixels(file: DkicFile, weights: Weights, tile: int | None) -> np.nd
 
 def _check_tile(tile: int | None) -> None:
     if tile is not None and (tile < 0 or tile % SIZE_MULTIPLE):
-        raise DkicError(f"tile must be a multiple of {SIZE_MULTIPLE}, or 0 for no tiles, not {tile}")
+        raise DkicError(f"tile: must be a multiple of {SIZE_MULTIPLE}, or 0 for no tiles, not {tile}")

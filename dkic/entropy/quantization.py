@@ -11,7 +11,7 @@ from dkic.errors import DkicError
 
 SCALE_INDEX_MAX = len(SCALES) - 1
 _LOG_FIRST = math.log(SCALES[0])
-NO_SCALE = "the model's scales are not numbers; its weights are broken"
+NO_SCALE = "model: its scales are NaN, as of broken weights; use other weights"
 INDEX_LOG_STEP = math.log(SCALES[-1] / SCALES[0]) / SCALE_INDEX_MAX  # from one scale to the next
 
 # Coded means are multiples of 1/64. Rounding them costs no measurable rate, and float64 differences of 1e-13 between machines

@@ -53,4 +53,4 @@ def _load(path: Path) -> nn.Module:
     except OSError as error:
         raise DkicError(f"{path}: no weights that can be read ({reason(error)})") from None
     except Exception:  # torch raises half a dozen types, with paragraphs of advice
-        raise DkicError(f"{path}: does not hold the weights of torch-fidelity's Inception, {FILE_NAME}") from None
+        raise DkicError(f"{path}: does not hold the weights of torch-fidelity's Inception, {FILE_NAME}; give that file") from None

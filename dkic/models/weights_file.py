@@ -84,9 +84,11 @@ class Weights:
             return None
         at = quality - qstep / PARTS
         if not 1 <= at <= MAX_QUALITY:
-            raise DkicError(f"quality {quality} with qstep {qstep:+} is beyond 1 to {MAX_QUALITY}")
+            raise DkicError(f"quality {quality} with qstep {qstep:+}: must be from 1 to {MAX_QUALITY} together")
         if qstep >= PARTS // 2:
-            raise DkicError(f"a variable-rate model has qsteps -8 to 7, not {qstep:+}; take quality {quality - 1} with qstep -8")
+            raise DkicError(
+                f"qstep {qstep:+}: must be -8 to 7 for a variable-rate model; use quality {quality - 1} with qstep -8"
+            )
         return torch.tensor([at], dtype=torch.float64, device=self.device)
 
     def quantization(self, quality: int, qstep: int) -> tuple[Tensor | None, Quantizer]:
@@ -141,7 +143,7 @@ def load_weights(path: str | Path) -> Weights:
         with torch.device("cpu"), safe_open(path, "pt") as file:  # safetensors reads to torch's default device
             head = json.loads((file.metadata() or {}).get("dkic", "null"))
             if not isinstance(head, dict) or head.get("format") not in FORMATS:
-                raise DkicError(f"not dkic weights of format {' or '.join(map(str, FORMATS))}")
+                raise DkicError(f"format: must be dkic weights of format {' or '.join(map(str, FORMATS))}")
             return _weights(path, head, file)
     except DkicError as error:
         raise DkicError(f"{path}: {error}") from None
@@ -155,7 +157,7 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
     try:
         _check_quality(head["quality"])
         if not isinstance(head["about"], dict):
-            raise DkicError("about must be an object")
+            raise DkicError("about: must be an object")
         config = config_of(head["config"])
         arithmetic = FORMATS[head["format"]]
         with _LayersWithoutMemory():
@@ -167,31 +169,31 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
         expected |= _stored_in_int8({name: expected[name] for name in in_int8})
         shapes = {name: shape for name, shape in found.items() if not name.startswith(_TABLES)}
         if {name: list(t.shape) for name, t in expected.items()} != shapes:
-            raise DkicError("the tensors' names or shapes do not fit the config")
+            raise DkicError("tensors: must have the names and shapes of the config")
         arrays = {name.removeprefix(_TABLES): file.get_tensor(name).numpy() for name in found.keys() - expected.keys()}
         tables = Tables.from_arrays(arrays)
         if len(tables) != len(SCALES) + config.hyper_channels:
-            raise DkicError(f"it holds {len(tables)} tables, and the config needs {len(SCALES) + config.hyper_channels}")
+            raise DkicError(f"tables: must be {len(SCALES) + config.hyper_channels} for the config, not {len(tables)}")
         # Integers must have their dtype; floating-point tensors are converted from any.
         tensors = {name: file.get_tensor(name) for name in expected}
         for name, t in tensors.items():
             wanted = expected[name].dtype
             if t.dtype != wanted and not (wanted.is_floating_point and t.is_floating_point()):
-                raise DkicError(f"{name} is of type {str(t.dtype)[6:]}, not {str(wanted)[6:]}")
+                raise DkicError(f"{name}: must be of type {str(wanted)[6:]}, not {str(t.dtype)[6:]}")
             if not t.isfinite().all():
-                raise DkicError(f"{name} holds values that are not finite")
+                raise DkicError(f"{name}: must be finite")
             tensors[name] = t.to(wanted, copy=True)
         for name in in_int8:
             scale = tensors.pop(_SCALES + name)
             if not (scale > 0).all():
-                raise DkicError(f"a scale of {name} is not above 0")
+                raise DkicError(f"{name}: its scales must be above 0")
             tensors[name] = from_int8(tensors[name], scale)
         if exact:
             load(model, tensors, strict=False, assign=True)
         else:
             model.load_state_dict(tensors, strict=False, assign=True)
     except (DkicError, KeyError) as error:
-        raise DkicError(f"damaged weights file ({reason(error)})") from None
+        raise DkicError(f"weights: damaged ({reason(error)}); get the file again") from None
     return Weights(path, _for_coding(model, arithmetic), tables, file_hash(path), head["quality"], head["about"], arithmetic)
 
 
@@ -203,7 +205,7 @@ def _stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _stored_in_int8(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors that a file stores for weights in int8: integers and scales, on the meta device."""
     if wrong := [name for name, t in weights.items() if t.ndim != 4 or not t.is_floating_point()]:
-        raise DkicError(f"it has scales of {wrong[0]}, which is not a weight of the transforms")
+        raise DkicError(f"{wrong[0]}: must be a weight of the transforms, as it has scales")
     scales = {_SCALES + name: torch.empty(len(t), dtype=torch.float32, device="meta") for name, t in weights.items()}
     # Not empty_like: for a tensor on the meta device it imports torch's compiler, which takes 0.5 s.
     return scales | {name: torch.empty(t.shape, dtype=torch.int8, device="meta") for name, t in weights.items()}

@@ -105,13 +105,13 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     def check_bounds(self) -> None:
         check_multiplier(self.multiplier)
         if self.weight.eq(-WEIGHT_MAX - 1).any():
-            raise DkicError(f"a weight is beyond {WEIGHT_MAX}")
+            raise DkicError(f"weight: must be from -{WEIGHT_MAX} to {WEIGHT_MAX}")
         bias = _largest(self.bias)
         if bias >= SUM_BOUND:  # it is added in float32
-            raise DkicError(f"a bias is {bias}, and 2^24 is the bound")
+            raise DkicError(f"bias: must be below 2^24, not {bias}")
         most = ACTIVATION_MAX * _largest_filter(self.weight) + bias
         if most >= 2**31:
-            raise DkicError(f"sums could reach {most}, and 2^31 is the bound")
+            raise DkicError(f"weight: the sums of a filter must stay below 2^31, and could reach {most}")
         self._parts = self._packed = None
         self.parts()
 
@@ -127,7 +127,9 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
                 if most + (bias if count == 1 else 0) < SUM_BOUND:
                     break
             else:
-                raise DkicError(f"a filter's sums could reach {most} with a bias of {bias}, and 2^24 is the bound")
+                raise DkicError(
+                    f"weight: the sums of a filter must stay below 2^24, and could reach {most} with a bias of {bias}"
+                )
             # Stored in the order in which `integer_convolution` multiplies, which saves a copy per call.
             laid_out = self.weight.float().permute(2, 3, 1, 0)
             self._parts = [(part, laid_out[:, :, part].contiguous().permute(3, 2, 0, 1)) for part in slices]

@@ -223,4 +223,4 @@ def _convert(network: nn.Module, tensors: dict[QuantizedLayer, dict[str, Tensor]
 def check_multiplier(multiplier: Tensor) -> None:
     """Raises DkicError if a multiplier is negative or not finite."""
     if not (multiplier.isfinite().all() and (multiplier >= 0).all()):
-        raise DkicError("a multiplier is not finite or is negative")
+        raise DkicError("multiplier: must be finite and at least 0")

@@ -68,7 +68,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
     def check_bounds(self) -> None:
         check_multiplier(self.aggregate_multiplier)
         if self.mask_table.max() > MASK_UNITS:
-            raise DkicError(f"a mask is beyond {MASK_UNITS}")
+            raise DkicError(f"mask_table: must be from 0 to {MASK_UNITS}")
 
     def dequantize_from(self, other: "Self") -> None:
         multiplier = other.aggregate_multiplier.clamp_min(1e-12)

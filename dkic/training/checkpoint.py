@@ -37,7 +37,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not {"recipe", "config", "photos", "step", "model", "optimizer"} <= set(state):
             raise ValueError("other contents")
     except FileNotFoundError:
-        raise DkicError(f"{path}: no checkpoint there to continue from") from None
+        raise DkicError(f"{path}: there is no checkpoint to continue from; leave --resume out") from None
     except Exception as error:  # torch.load raises half a dozen types for a damaged file
         raise DkicError(f"{path}: not a dkic training checkpoint ({type(error).__name__})") from error
     return state
@@ -55,8 +55,7 @@ def recipe_in(path: Path) -> Recipe:
 def restore(run: StagedRun, state: Mapping[str, Any]) -> None:
     """Continue from a checkpoint's contents (see load_checkpoint)."""
     if state["photos"] != run.photos.fingerprint:
-        other = "the folder holds other photographs than those that the run began with"
-        raise DkicError(f"{other}, so it can't continue exactly")
+        raise DkicError("photographs: must be those that the run began with, so that it continues exactly")
     _restore_parts(run, state, *run.parts)
     run.step = state["step"]
 
@@ -64,7 +63,7 @@ def restore(run: StagedRun, state: Mapping[str, Any]) -> None:
 def begin_second_stage(run: StagedRun, state: Mapping[str, Any]) -> None:
     """Begin at the second stage, with the model and its optimizer as the first stage of another run left them."""
     if len(run.recipe.stages) < 2:
-        raise DkicError("to start from another run's first stage, a recipe needs a second one")
+        raise DkicError("recipe: needs a second stage, to start from another run's first stage")
     _restore_parts(run, state, "model", "optimizer")
     if run.average and "average" in state:
         _restore_parts(run, state, "average")
@@ -80,4 +79,4 @@ def _restore_parts(run: StagedRun, state: Mapping[str, Any], *names: str) -> Non
         for name in names:
             run.parts[name].load_state_dict(state[name])
     except (RuntimeError, ValueError, KeyError) as error:
-        raise DkicError(f"the checkpoint does not fit {run.recipe.preset} as this version of dkic has it") from error
+        raise DkicError(f"checkpoint: must be of {run.recipe.preset} as this version of dkic has it") from error

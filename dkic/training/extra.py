@@ -12,4 +12,4 @@ def check_train_extra() -> None:
     """Raises DkicError where one is missing. Those of the judges that a recipe weighs are looked for when these are loaded."""
     for package in PACKAGES:
         if find_spec(package) is None:
-            raise DkicError(f"training needs {package}; {install('train')}")
+            raise DkicError(f"training: needs {package}; {install('train')}")

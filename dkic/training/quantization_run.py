@@ -34,11 +34,11 @@ class QuantizeSettings:
 
     def __post_init__(self) -> None:
         if self.crop < SIZE_MULTIPLE or self.crop % SIZE_MULTIPLE:
-            raise DkicError(f"--crop must be a multiple of {SIZE_MULTIPLE}, not {self.crop}")
+            raise DkicError(f"--crop: must be a multiple of {SIZE_MULTIPLE}, not {self.crop}")
         if self.steps < 0 or self.batch < 1:
-            raise DkicError(f"--steps must be at least 0 and --batch at least 1, not {self.steps} and {self.batch}")
+            raise DkicError(f"--steps, --batch: must be at least 0 and 1, not {self.steps} and {self.batch}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise DkicError(f"--lr must be above 0, not {self.learning_rate}")
+            raise DkicError(f"--lr: must be above 0, not {self.learning_rate}")
 
 
 class QuantizationRun(Run):

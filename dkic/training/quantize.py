@@ -58,10 +58,10 @@ def quantize(
     """
     path, *others = find_weights(model)
     if others:
-        raise DkicError(f"{model} has {len(others) + 1} qualities; quantize their files one by one")
+        raise DkicError(f"{model}: has {len(others) + 1} qualities; quantize their files one by one")
     weights = load_weights(path)
     if weights.arithmetic == Arithmetic.EXACT:
-        raise DkicError(f"{path}: its entropy networks are quantized already")
+        raise DkicError(f"{path}: its entropy networks are quantized already; give float weights")
     check_output(out, force)
     where = device_for(device)
     network = weights.model.float().to(where)
@@ -71,7 +71,7 @@ def quantize(
             log(f"{given}: {skipped}")
     images = list(_images(measure)) if measure else []
     if measure and not images:
-        raise DkicError(f"{measure}: no rate can be measured, as all its images are below {SIZE_MULTIPLE}x{SIZE_MULTIPLE}")
+        raise DkicError(f"{measure}: must have an image of at least {SIZE_MULTIPLE}x{SIZE_MULTIPLE} pixels")
 
     def rate(network: CodecNetwork) -> float:
         with torch.inference_mode():

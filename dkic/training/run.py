@@ -157,4 +157,4 @@ class Run(ABC):
         """TrainingFailed, on all processes alike, where a loss or the norm of a gradient is not finite."""
         if not math.isfinite(value):
             crops = f"on crops of {', '.join(sorted(set(self.all_files())))}"
-            raise TrainingFailed(f"the {what} became {value} at step {self.step}, {crops}; train anew with a lower learning rate")
+            raise TrainingFailed(f"step {self.step}: the {what} is {value} {crops}; train anew with a lower learning rate")

@@ -111,7 +111,7 @@ class StagedRun(Run):
     def start_with(self, model: CodecNetwork) -> None:
         """Begin with the numbers of a model that was trained before."""
         if model.config != self.model.config:
-            raise DkicError(f"the weights have another shape than {self.recipe.preset}")
+            raise DkicError(f"weights: must have the shape of {self.recipe.preset}")
         self.model.load_state_dict(model.state_dict())
         if self.average:
             self.average.module.load_state_dict(model.state_dict())

@@ -94,7 +94,7 @@ def test_the_icc_profile_is_kept(codec):
     without = codec.compress(crop(40, 40))
     assert codec.decompress(without, "image_data").icc is None
     assert codec.compress(image, icc="drop") == without
-    with pytest.raises(DkicError, match="icc must be keep or drop, not 'no'"):
+    with pytest.raises(DkicError, match="icc: must be keep or drop, not 'no'"):
         codec.compress(image, icc="no")
 
 

@@ -322,7 +322,7 @@ def test_a_bound_that_fails_leaves_the_model_as_it_was():
         last.bias[-1] = float("nan")
     model.train()
     with pytest.raises(
-        DkicError, match=r"latent_codec.y.latent_codec.y3.entropy_parameters.layers.\d: a multiplier is not finite"
+        DkicError, match=r"latent_codec.y.latent_codec.y3.entropy_parameters.layers.\d: multiplier: must be finite"
     ):
         make_bit_exact(model, images(1))
     with torch.no_grad():
@@ -357,7 +357,7 @@ def test_only_the_state_of_a_converted_model_is_loaded():
     make_bit_exact(model, images(1))
     state = model.state_dict()
     state["h_s.layers.1.weight"] = torch.full_like(state["h_s.layers.1.weight"], -128)
-    with pytest.raises(DkicError, match="h_s.layers.1: a weight is beyond 127"):
+    with pytest.raises(DkicError, match="h_s.layers.1: weight: .* 127"):
         load_bit_exact(MODELS["mean scale"](), state)
 
 

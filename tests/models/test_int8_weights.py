@@ -53,7 +53,7 @@ def refusal(path, contents, head) -> str:
     save_file({k: v.clone() for k, v in contents.items() if v is not None}, path, {"dkic": json.dumps(head)})
     with pytest.raises(DkicError) as caught:
         load_weights(path)
-    assert str(caught.value).startswith(f"{path}: damaged weights file (") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: weights: damaged (") and "\n" not in str(caught.value)
     return str(caught.value)
 
 
@@ -136,7 +136,7 @@ def test_invalid_scales_are_refused(saved, path, value):
     contents = load_file(saved)
     contents[SCALE][5] = value
     why = refusal(path, contents, head_of(saved))
-    assert NAME in why and ("not above 0" in why or "not finite" in why)
+    assert NAME in why and ("above 0" in why or "finite" in why)
 
 
 def test_other_types_and_shapes_are_refused(saved, path):

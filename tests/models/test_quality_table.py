@@ -108,7 +108,7 @@ def test_numbers_outside_their_bounds_are_refused(name, value):
     convert(table)
     state = table.state_dict()
     state[name][7, 1] = value
-    with pytest.raises(DkicError, match=f"{name} has a number outside"):
+    with pytest.raises(DkicError, match=f"{name}: must be from"):
         load(QuantizerTable(3, 2), state)
 
 

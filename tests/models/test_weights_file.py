@@ -192,7 +192,7 @@ def test_saving_overwrites_and_a_missing_folder_is_named(model, path):
 
 def test_other_safetensors_are_not_dkic_weights(tmp_path):
     save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
-    assert "not dkic weights" in refusal(tmp_path / "a.safetensors")
+    assert "format: must be" in refusal(tmp_path / "a.safetensors")
 
 
 def test_models_are_found_by_name_file_and_folder(path, monkeypatch):

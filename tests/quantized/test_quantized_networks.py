@@ -341,7 +341,7 @@ def test_a_layer_that_violates_a_bound_is_named():
     model = trainable()
     with torch.no_grad():
         model.context.passes[0][1].spatial.weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(DkicError, match=r"^context.passes.0.1.spatial: a multiplier is not finite"):
+    with pytest.raises(DkicError, match=r"^context.passes.0.1.spatial: multiplier: must be finite"):
         convert(model)
 
 

@@ -139,5 +139,5 @@ def test_without_ray(model, images, tmp_path, monkeypatch, decoded):
     monkeypatch.setitem(sys.modules, "ray", None)
     result = measure(model, images, "-o", tmp_path / "t.csv", "--ray", "auto")
     assert (result.status, result.out) == (2, "") and len(result.err.splitlines()) == 1
-    assert "--ray needs Ray Data (" in result.err and "pip install -e '.[cluster]'" in result.err
+    assert "--ray: needs Ray Data (" in result.err and "pip install -e '.[cluster]'" in result.err
     assert decoded == []  # not here instead
