@@ -37,7 +37,7 @@ def qstep_size(qstep: int) -> float:
     """Quantization step of y: 1.131 ** qstep (qstep -8 to 8), rounded to a multiple of 1/64; 1 for qstep 0.
 
     1.131 is the ratio of neighboring scales, so a coarser quantization shifts all table indexes by the same number. A multiple of
-    1/64 keeps y_hat on the grid of means.
+    1/64 keeps y_hat a multiple of 1/64, as means are.
     """
     return _QSTEP_SIZES[qstep + 8] / MEAN_STEPS
 

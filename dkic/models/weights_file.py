@@ -6,7 +6,7 @@ int8 with a scale for each output channel (dkic.models.int8_weights), all else a
 
     format 1    float networks, as training writes them: all tensors float16; h_s and context compute in float64
     format 2    h_s and context integers; the transforms float16
-    format 3    as 2, with large weights of the transforms int8. `steps.NAME`, float16 `[out]`, holds the scales of weight NAME
+    format 3    as 2, with large weights of the transforms int8. `scales.NAME`, float16 `[out]`, holds the scales of weight NAME
 
 All formats are read; 1 and 3 are written. Every .dkic file names its model by the hash of the weights file, so a published file
 is never changed: new weights get a new name.
@@ -38,7 +38,8 @@ from dkic.shipped_weights import file_hash
 
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
 _TABLES = "tables."
-_SCALES = "steps."  # prefix of the scales of int8 weights
+_SCALES = "scales."  # prefix of the scales of int8 weights
+_OLD_SCALES = "steps."  # that prefix in the shipped weights, whose bytes can't change
 # The factorized prior is needed only in training: the file contains its integer tables.
 _TRAINING_ONLY = "prior."
 _ACTIVATION_SCALE = ".scale"  # suffix of the activation scales, which a float network does not use
@@ -162,20 +163,21 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
         arithmetic = FORMATS[head["format"]]
         with _LayersWithoutMemory():
             model = network_of(config)
-        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+        in_file = {_SCALES + n.removeprefix(_OLD_SCALES) if n.startswith(_OLD_SCALES) else n: n for n in file.keys()}  # noqa: SIM118
+        found = {name: file.get_slice(given).get_shape() for name, given in in_file.items()}
         exact = arithmetic == Arithmetic.EXACT
         expected = _stored(converted_state(model) if exact else model.state_dict())
         in_int8 = [name for name in expected if _SCALES + name in found] if head["format"] == 3 else []
         expected |= _stored_in_int8({name: expected[name] for name in in_int8})
         shapes = {name: shape for name, shape in found.items() if not name.startswith(_TABLES)}
-        if {name: list(t.shape) for name, t in expected.items()} != shapes:
+        if len(in_file) < len(file.keys()) or {name: list(t.shape) for name, t in expected.items()} != shapes:
             raise DkicError("tensors: must have the names and shapes of the config")
-        arrays = {name.removeprefix(_TABLES): file.get_tensor(name).numpy() for name in found.keys() - expected.keys()}
+        arrays = {name.removeprefix(_TABLES): file.get_tensor(in_file[name]).numpy() for name in found.keys() - expected.keys()}
         tables = Tables.from_arrays(arrays)
         if len(tables) != len(SCALES) + config.hyper_channels:
             raise DkicError(f"tables: must be {len(SCALES) + config.hyper_channels} for the config, not {len(tables)}")
         # Integers must have their dtype; floating-point tensors are converted from any.
-        tensors = {name: file.get_tensor(name) for name in expected}
+        tensors = {name: file.get_tensor(in_file[name]) for name in expected}
         for name, t in tensors.items():
             wanted = expected[name].dtype
             if t.dtype != wanted and not (wanted.is_floating_point and t.is_floating_point()):
