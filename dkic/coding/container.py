@@ -258,7 +258,7 @@ def _unpack_header(reader: _Reader) -> tuple[Header, bool]:
     # Before the CRC, whose place in another version is unknown.
     version = reader.take(1)[0]
     if version > VERSION:
-        raise reader.error(f"the file has version {version} and this dkic reads {VERSION}; use a newer dkic")
+        raise reader.error(f"the file has version {version} and needs a newer dkic, this one reads {VERSION}")
     if version < VERSION:
         raise reader.error(f"the file has version {version}, which does not exist, so the file is damaged")
     mode, quality = reader.take(2)
