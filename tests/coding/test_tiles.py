@@ -81,7 +81,7 @@ def test_encoder_and_decoder_may_use_different_tiles(codec):
 
 @pytest.mark.parametrize("tile", [-64, 100])
 def test_other_tiles_are_refused(codec, tile):
-    with pytest.raises(DkicError, match=f"tile must be a multiple of 64, or 0 for no tiles, not {tile}"):
+    with pytest.raises(DkicError, match=f"tile: must be a multiple of 64, or 0 for no tiles, not {tile}"):
         codec.compress(photograph(), tile=tile)
 
 

@@ -152,7 +152,7 @@ def test_absurd_sizes_are_refused_before_memory_is_allocated(path, monkeypatch):
         ({"bottlenecks": [10**9] * 3}, "bottlenecks"),
         ({"hyper_channels": 193}, "hyper_channels"),
         ({"slices": config["slices"] * 100_000}, "slices"),
-        (largest, "do not fit the config"),
+        (largest, "names and shapes of the config"),
     ]
     for change, why in cases:
         rewritten(path, head | {"config": config | change})

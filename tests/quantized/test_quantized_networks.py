@@ -322,13 +322,13 @@ def test_a_layer_with_large_sums_is_split(native, monkeypatch):
 @pytest.mark.parametrize(
     ("weight", "bias", "message"),
     [
-        (torch.full((1, 1, 25, 25), 127), None, "a filter's sums could reach 20240625 with a bias of 0, and 2\\^24 is the bound"),
-        (torch.full((1, 1, 1, 1), 1), torch.tensor([-(2**24)]), "a bias is 16777216, and 2\\^24 is the bound"),
-        (torch.full((1, 1, 1, 1), 1), torch.tensor([2**24 - 255]), "with a bias of 16776961, and 2\\^24 is the bound"),
+        (torch.full((1, 1, 25, 25), 127), None, "weight: .* below 2\\^24, and could reach 20240625 with a bias of 0"),
+        (torch.full((1, 1, 1, 1), 1), torch.tensor([-(2**24)]), "bias: must be below 2\\^24, not 16777216"),
+        (torch.full((1, 1, 1, 1), 1), torch.tensor([2**24 - 255]), "below 2\\^24, .* with a bias of 16776961"),
         # In several parts, where native code would add the bias as an integer and products of matrices as a float32.
-        (torch.full((1, 900, 1, 1), 127), torch.tensor([-(900 * 127 * 255) + 17]), "a bias is 29146483, and 2\\^24 is the bound"),
-        (torch.full((1, 1, 1, 1), -128), None, "a weight is beyond 127"),
-        (torch.full((1, 80_000, 1, 1), 127), None, "sums could reach 2590800000, and 2\\^31 is the bound"),
+        (torch.full((1, 900, 1, 1), 127), torch.tensor([-(900 * 127 * 255) + 17]), "bias: must be below 2\\^24, not 29146483"),
+        (torch.full((1, 1, 1, 1), -128), None, "weight: must be from -127 to 127"),
+        (torch.full((1, 80_000, 1, 1), 127), None, "weight: .* below 2\\^31, and could reach 2590800000"),
     ],
     ids=["filter", "bias", "filter and bias", "bias of parts", "weight", "int32"],
 )

@@ -132,7 +132,7 @@ def test_outputs_that_are_refused(model, images, tmp_path, monkeypatch):
     assert (tmp_path / "t.csv").read_text() == "precious"
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = measure(model, images, "-o", tmp_path / "t.parquet")
-    assert result.status == 2 and "Parquet needs pyarrow (" in result.err and ".[eval]" in result.err
+    assert result.status == 2 and "needs pyarrow to read Parquet (" in result.err and ".[eval]" in result.err
 
 
 def test_without_ray(model, images, tmp_path, monkeypatch, decoded):

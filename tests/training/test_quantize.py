@@ -93,7 +93,7 @@ def test_standard_output(trained, photos, tmp_path, capfdbinary):
     (tmp_path / "x.safetensors").write_bytes(capfdbinary.readouterr().out)
     assert load_weights(tmp_path / "x.safetensors").arithmetic == Arithmetic.EXACT
     result = dkic("quantize", trained, photos, "-o", "-", "--measure", photos, *settings)
-    assert result.status == 2 and "--measure reads the new weights file, and /dev/stdout is a stream" in result.err
+    assert result.status == 2 and "--measure: reads the new weights file, and /dev/stdout is a stream" in result.err
 
 
 def test_a_missing_gpu_is_refused(trained, photos, tmp_path, monkeypatch):
@@ -104,7 +104,11 @@ def test_a_missing_gpu_is_refused(trained, photos, tmp_path, monkeypatch):
 
 
 def test_invalid_options_are_refused(trained, photos, tmp_path):
-    wrong = ("--crop", "100", "multiple of 64"), ("--lr", "0", "--lr must be above 0"), ("--batch", "0", "--batch at least 1")
+    wrong = (
+        ("--crop", "100", "multiple of 64"),
+        ("--lr", "0", "--lr: must be above 0"),
+        ("--batch", "0", "--steps, --batch: must be at least 0 and 1"),
+    )
     for option, value, message in wrong:
         result = dkic("quantize", str(trained), str(photos), "-o", str(tmp_path / "x.safetensors"), option, value)
         assert result.status != 0 and message in result.err and "Traceback" not in result.err

@@ -394,9 +394,9 @@ def test_a_run_begins_with_weights_that_ship(folder, tmp_path):
 
     for changes, sentence in (
         (("--start-from", "tiny", "--quality", 99), "--start-from tiny: it has the qualities 1, "),
-        (("--start-from", "huge"), "no model huge: give the path of a weights file"),
-        (("--start-from", tmp_path / "no.pt"), "no.pt: no checkpoint there to continue from"),
-        (("--preset", "paper", "--start-from", "tiny", "--quality", quality), "the weights have another shape than paper"),
+        (("--start-from", "huge"), "model huge: does not exist; give the path of a weights file"),
+        (("--start-from", tmp_path / "no.pt"), "no.pt: there is no checkpoint to continue from"),
+        (("--preset", "paper", "--start-from", "tiny", "--quality", quality), "weights: must have the shape of paper"),
     ):
         result = command("train", folder, *ON_CPU, "--crop", 64, "--out", tmp_path / "new", *changes)
         assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1

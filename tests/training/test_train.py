@@ -219,7 +219,7 @@ def test_another_lambda_starts_where_the_warm_up_ended(folder, tmp_path):
 
 def test_a_missing_package_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "accelerate" else name)
-    assert "training needs accelerate; pip install" in refusal(folder, tmp_path / "run")
+    assert "training: needs accelerate; pip install" in refusal(folder, tmp_path / "run")
 
 
 def test_the_command_trains_and_resumes(folder, tmp_path):
