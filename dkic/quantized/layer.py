@@ -165,7 +165,8 @@ def load(network: nn.Module, state_dict: Mapping[str, Tensor], strict: bool = Tr
     _check_not_converted(network)
     empty: dict[QuantizedLayer, dict[str, Tensor]] = {}
     for name, layer in quantized_layers(network).items():
-        device = "meta" if assign else next((t.device for t in (*layer.parameters(), *layer.buffers())), None)
+        held = next((t.device for t in (*layer.parameters(), *layer.buffers())), None)
+        device = torch.device("meta") if assign else held
         for key in layer.stored:
             given = state_dict.get(_key(name, key))
             if given is None:
