@@ -23,10 +23,10 @@ def format_2(tmp_path_factory):
     """A shipped network as a file of format 2: its large weights in float16, and between the multiples of their scales."""
     path = find_weights("tiny")[2]
     contents, generator = load_file(path), torch.Generator().manual_seed(3)
-    for name in [name for name in contents if name.startswith("scales.")]:
-        scale, weight = contents.pop(name), contents[name.removeprefix("scales.")]
+    for name in [name for name in contents if name.startswith("steps.")]:
+        scale, weight = contents.pop(name), contents[name.removeprefix("steps.")]
         between = weight + 0.6 * (torch.rand(weight.shape, generator=generator) - 0.5)
-        contents[name.removeprefix("scales.")] = (between * scale.float().view(-1, 1, 1, 1)).half()
+        contents[name.removeprefix("steps.")] = (between * scale.float().view(-1, 1, 1, 1)).half()
     old = tmp_path_factory.mktemp("format 2") / path.name
     save_file(contents, old, {"dkic": json.dumps(head_of(path) | {"format": 2})})
     return load_weights(old)
