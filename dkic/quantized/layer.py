@@ -175,7 +175,8 @@ def load(network: nn.Module, state_dict: Mapping[str, Tensor], strict: bool = Tr
                 raise DkicError(f"load/state_dict: {_key(name, key)} has dtype {given.dtype}; give {layer.stored[key]}")
         empty[layer] = {key: torch.empty(s, dtype=layer.stored[key], device=device) for key, s in layer.shapes().items()}
     _convert(network, empty)
-    network.load_state_dict(state_dict, strict=strict, assign=assign)
+    # CompressAI's models override load_state_dict without `assign`.
+    network.load_state_dict(state_dict, strict=strict, **({"assign": True} if assign else {}))
     _check_bounds(network)
 
 
