@@ -91,7 +91,7 @@ def onnx() -> Iterator[Row]:
     import onnxruntime
 
     from dkic.codec_onnx import export_codec
-    from dkic.coding.transforms import analyse
+    from dkic.coding.transforms import analyze
     from dkic.demo import PHOTO
     from dkic.entropy.arithmetic import Arithmetic
     from dkic.hub import find_weights
@@ -110,7 +110,7 @@ def onnx() -> Iterator[Row]:
                 found = session.run(None, {key: t.contiguous().numpy() for key, t in tensors.items()})
                 return [torch.from_numpy(t) for t in found]
 
-            y, z_hat = analyse(pixels, weights, tile=0)
+            y, z_hat = analyze(pixels, weights, tile=0)
             (features,) = run("hyper_synthesis", z_hat=z_hat)
             different = int((features != weights.model.features(z_hat, None, y.shape[-2:])).sum())
             numbers, known, start = features.numel(), torch.zeros_like(y), 0
@@ -130,7 +130,7 @@ def onnx() -> Iterator[Row]:
                         known[:, part.channels, i::2, j::2] = t
                 start += spec.channels
             (image,) = run("synthesis", y_hat=known)
-            ours = weights.model.synthesise(known, None).clamp(0, 1)
+            ours = weights.model.synthesize(known, None).clamp(0, 1)
             levels = ((ours * 255).round() - (image * 255).round()).abs()
         yield path.stem, f"{different} of {numbers:,} numbers differ", _difference(image, ours), f"{levels.max():.0f}"
 

@@ -43,7 +43,8 @@ def find_weights(model: str | Path) -> list[Path]:
     if not files:
         shipped = ", ".join(shipped_models()) or "none"
         raise DkicError(
-            f"no model {model}: give the path of a weights file, one of the shipped names ({shipped}), or a repository owner/name"
+            f"model {model}: does not exist; give the path of a weights file, one of the shipped names ({shipped}), "
+            "or a repository owner/name"
         )
     return files
 
@@ -76,7 +77,7 @@ def download(
     Raises:
         DkicError: huggingface_hub is not installed, the repository can't be read, or it has no weights files.
     """
-    hub = _huggingface_hub(f"{repository}: there is no such file or folder, and to download it")
+    hub = _huggingface_hub(repository, "there is no such file or folder, and downloading it")
     try:
         folder = Path(
             hub.snapshot_download(
@@ -155,7 +156,7 @@ def push(
     Raises:
         DkicError: huggingface_hub is not installed, or the repository can't be written.
     """
-    hub = _huggingface_hub(f"{repository}: to upload to it")
+    hub = _huggingface_hub(repository, "uploading")
     with tempfile.TemporaryDirectory() as folder:
         save(weights, folder)
         try:
@@ -179,12 +180,12 @@ def push(
     return str(commit.commit_url)
 
 
-def _huggingface_hub(purpose: str) -> ModuleType:
-    """Imports huggingface_hub; raises DkicError, starting with `purpose`, if it is not installed."""
+def _huggingface_hub(repository: str, purpose: str) -> ModuleType:
+    """Imports huggingface_hub; raises DkicError, which names the repository and the purpose, if it is not installed."""
     try:
         import huggingface_hub
     except ImportError as error:
-        raise DkicError(f"{purpose} huggingface_hub is needed, which is not installed; {install('hub')}") from error
+        raise DkicError(f"{repository}: {purpose} needs huggingface_hub, which is not installed; {install('hub')}") from error
     return huggingface_hub
 
 

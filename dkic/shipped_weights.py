@@ -43,5 +43,6 @@ def find_by_hash(model_hash: bytes) -> Path:
             return path
     shipped = ", ".join(shipped_models()) or "none"
     raise DkicError(
-        f"it was made with model {model_hash.hex()}, which is none of the shipped ones ({shipped}); give its weights with --model"
+        f"model {model_hash.hex()}: is needed to decode the file, and is none of the shipped ones ({shipped}); "
+        "give its weights with --model"
     )

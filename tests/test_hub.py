@@ -134,7 +134,7 @@ def test_without_huggingface_hub(monkeypatch, codec):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for ask in (lambda: dkic.load("owner/name"), lambda: codec.push_to_hub("owner/name")):
         with pytest.raises(
-            DkicError, match=r"^owner/name: .*huggingface_hub is needed, which is not installed; pip install .*\[hub\]"
+            DkicError, match=r"^owner/name: .*needs huggingface_hub, which is not installed; pip install .*\[hub\]"
         ):
             ask()
 

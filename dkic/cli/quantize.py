@@ -42,7 +42,7 @@ def quantize(
     """
     refuse_terminal(out)
     if measure is not None and is_stream(out):
-        raise click.UsageError(f"--measure reads the new weights file, and {out} is a stream; name a file with -o")
+        raise click.UsageError(f"--measure: reads the new weights file, and {out} is a stream; name a file with -o")
     from tqdm import tqdm
 
     from dkic.cli.progress import StepBar

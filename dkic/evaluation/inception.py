@@ -56,4 +56,4 @@ def _load(path: Path) -> nn.Module:
     except OSError as error:
         raise DkicError(f"{path}: no weights that can be read ({reason(error)})") from None
     except Exception:  # torch.load raises many types, with long messages
-        raise DkicError(f"{path}: does not hold the weights of torch-fidelity's Inception, {FILE_NAME}") from None
+        raise DkicError(f"{path}: does not hold the weights of torch-fidelity's Inception, {FILE_NAME}; give that file") from None

@@ -24,7 +24,7 @@ def along(weight: float | Sequence[float], quality: Tensor | None) -> Tensor | f
     if isinstance(weight, float | int):
         return weight
     if quality is None:
-        raise ValueError("a weight of two numbers needs a quality")
+        raise ValueError("quality: must be given for a weight of two numbers")
     low, high = weight
     return low * torch.pow(high / low, (quality - 1) / (MAX_QUALITY - 1))
 

@@ -45,7 +45,7 @@ class Share(NamedTuple):
         size, left = divmod(batch, self.processes * self.micro_batches)
         if left:
             shares = f"{self.processes} processes with {self.micro_batches} micro-batches each"
-            raise DkicError(f"batch: {batch} crops can't be divided among {shares}")
+            raise DkicError(f"batch: must be a multiple of the crops of {shares}, not {batch}")
         numbers = map(self.number, range(self.micro_batches))
         return [range(number * size, (number + 1) * size) for number in numbers]
 

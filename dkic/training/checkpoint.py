@@ -45,7 +45,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not {"recipe", "config", "photos", "step", "model", "optimizer"} <= set(state):
             raise ValueError("other contents")
     except FileNotFoundError:
-        raise DkicError(f"{path}: no checkpoint there to continue from") from None
+        raise DkicError(f"{path}: there is no checkpoint to continue from; leave --resume out") from None
     except Exception as error:  # torch.load raises half a dozen types for a damaged file
         raise DkicError(f"{path}: not a dkic training checkpoint ({type(error).__name__})") from error
     return state
@@ -71,7 +71,7 @@ def restore(run: StagedRun, state: Mapping[str, Any]) -> None:
         DkicError: the photographs differ from those of the checkpoint, or its model does not fit the run.
     """
     if state["photos"] != run.photos.fingerprint:
-        raise DkicError("the folders contain other photographs than when the run started; give the same photographs to resume it")
+        raise DkicError("photographs: must be those that the run began with, so that it continues exactly")
     _restore_parts(run, state, *run.parts)
     run.step = state["step"]
 
@@ -87,7 +87,7 @@ def begin_second_stage(run: StagedRun, state: Mapping[str, Any]) -> None:
         DkicError: the recipe has one stage, or the checkpoint's model does not fit the run.
     """
     if len(run.recipe.stages) < 2:
-        raise DkicError("the recipe has one stage; starting from the first stage of another run needs two")
+        raise DkicError("recipe: needs a second stage, to start from another run's first stage")
     _restore_parts(run, state, "model", "optimizer")
     if run.average and "average" in state:
         _restore_parts(run, state, "average")
@@ -103,4 +103,4 @@ def _restore_parts(run: StagedRun, state: Mapping[str, Any], *names: str) -> Non
         for name in names:
             run.parts[name].load_state_dict(state[name])
     except (RuntimeError, ValueError, KeyError) as error:
-        raise DkicError(f"the checkpoint does not fit {run.recipe.preset} as this version of dkic has it") from error
+        raise DkicError(f"checkpoint: must be of {run.recipe.preset} as this version of dkic has it") from error

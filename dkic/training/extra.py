@@ -16,4 +16,4 @@ def check_train_extra() -> None:
     """
     for package in PACKAGES:
         if find_spec(package) is None:
-            raise DkicError(f"training needs {package}; {install('train')}")
+            raise DkicError(f"training: needs {package}; {install('train')}")

@@ -177,7 +177,7 @@ class PhotoFolder:
             return self._cache[path]
         pixels = read_image(path).pixels
         if min(pixels.shape[:2]) < self.crop:
-            raise DkicError(f"{path}: has become smaller than {self.crop}x{self.crop} pixels since it was found")
+            raise DkicError(f"{path}: has become smaller than {self.crop}x{self.crop} pixels since it was found; restore it")
         self._cache[path] = pixels
         self._cache_left -= pixels.nbytes
         while self._cache_left < 0 and len(self._cache) > 1:

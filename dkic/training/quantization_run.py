@@ -42,18 +42,18 @@ class QuantizeSettings:
 
     def __post_init__(self) -> None:
         if self.crop < SIZE_MULTIPLE or self.crop % SIZE_MULTIPLE:
-            raise DkicError(f"--crop must be a multiple of {SIZE_MULTIPLE}, not {self.crop}")
+            raise DkicError(f"--crop: must be a multiple of {SIZE_MULTIPLE}, not {self.crop}")
         if self.steps < 0 or self.batch < 1:
-            raise DkicError(f"--steps must be at least 0 and --batch at least 1, not {self.steps} and {self.batch}")
+            raise DkicError(f"--steps, --batch: must be at least 0 and 1, not {self.steps} and {self.batch}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise DkicError(f"--lr must be above 0, not {self.learning_rate}")
+            raise DkicError(f"--lr: must be above 0, not {self.learning_rate}")
 
 
 class QuantizationRun(Run):
     """Quantization-aware training of a model's entropy networks for the bits of y; the transforms are frozen.
 
     Args:
-        model: network in simulated quantization (`dkic.quantized.simulate`), on `device`.
+        model: prepared network (`dkic.quantized.prepare`), on `device`.
         settings: see `QuantizeSettings`.
         photos, device, workers, warn: see `Run`.
     """
@@ -90,6 +90,6 @@ class QuantizationRun(Run):
 def latents_of(model: CodecNetwork, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Latents y and z_hat (None without a hyper-prior) of images `[N, 3, H, W]` in [0, 1], computed without gradients."""
     with torch.no_grad():
-        y = model.analyse(x.contiguous(memory_format=torch.channels_last))
+        y = model.analyze(x.contiguous(memory_format=torch.channels_last))
         z = model.hyper_latent(y)
         return y, None if z is None else z.round()

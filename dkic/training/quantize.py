@@ -17,7 +17,7 @@ from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.int8_weights import round_large
 from dkic.models.weights_file import load_weights, save_weights
 from dkic.output_file import check_output
-from dkic.quantized import calibrating, convert, simulate
+from dkic.quantized import calibrate, convert, prepare
 from dkic.training.along_quality import spread_qualities
 from dkic.training.batches import Batches, default_workers, pixels_of
 from dkic.training.device import DeviceName, device_for
@@ -65,10 +65,10 @@ def quantize(
     """
     path, *others = find_weights(model)
     if others:
-        raise DkicError(f"{model} has {len(others) + 1} qualities; quantize their files one by one")
+        raise DkicError(f"{model}: has {len(others) + 1} qualities; quantize their files one by one")
     weights = load_weights(path)
     if weights.arithmetic == Arithmetic.EXACT:
-        raise DkicError(f"{path}: its entropy networks are quantized already")
+        raise DkicError(f"{path}: its entropy networks are quantized already; give float weights")
     check_output(out, force)
     where = device_for(device)
     network = weights.model.float().to(where)
@@ -78,7 +78,7 @@ def quantize(
             log(f"{given}: {skipped}")
     images = list(_images(measure)) if measure else []
     if measure and not images:
-        raise DkicError(f"{measure}: no rate can be measured, as all its images are below {SIZE_MULTIPLE}x{SIZE_MULTIPLE}")
+        raise DkicError(f"{measure}: must have an image of at least {SIZE_MULTIPLE}x{SIZE_MULTIPLE} pixels")
 
     def rate(network: CodecNetwork) -> float:
         with torch.inference_mode():
@@ -90,7 +90,7 @@ def quantize(
         round_large(transform)  # to the values in the file, so that training sees the latents that they compute
     seed = settings.seed + 1  # crops that differ from those of training
     _calibrate(network, Batches(folder, seed, [range(settings.batch)], default_workers(where), where.type == "cuda", log), where)
-    simulate(network)
+    prepare(network)
     untrained = math.nan
     if settings.steps:
         untrained = rate(network) if images else math.nan
@@ -127,7 +127,7 @@ def _images(folder: Path) -> Iterator[Tensor]:
 
 def _calibrate(network: CodecNetwork, batches: Batches, device: torch.device) -> None:
     """Calibrates the activation scales on `_CALIBRATION_STEPS` batches."""
-    with torch.no_grad(), calibrating(network):
+    with torch.no_grad(), calibrate(network):
         for i in range(_CALIBRATION_STEPS):
             (crops,) = batches.of(i)
             x = pixels_of(crops, device)

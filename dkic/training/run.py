@@ -169,4 +169,4 @@ class Run(ABC):
         """Raises `TrainingFailed` if a loss or gradient norm is not finite; `value` must be equal on all processes."""
         if not math.isfinite(value):
             crops = f"on crops of {', '.join(sorted(set(self.all_files())))}"
-            raise TrainingFailed(f"the {what} became {value} at step {self.step}, {crops}; restart with a lower learning rate")
+            raise TrainingFailed(f"step {self.step}: the {what} is {value} {crops}; restart with a lower learning rate")

@@ -124,7 +124,7 @@ class StagedRun(Run):
             DkicError: the architecture differs from the recipe's.
         """
         if model.config != self.model.config:
-            raise DkicError(f"the weights have another architecture than {self.recipe.preset}")
+            raise DkicError(f"weights: must have the shape of {self.recipe.preset}")
         self.model.load_state_dict(model.state_dict())
         if self.average:
             self.average.module.load_state_dict(model.state_dict())

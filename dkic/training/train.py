@@ -73,7 +73,7 @@ def train_folder(
     """
     path = out / CHECKPOINT
     if path.exists() and not resume:
-        raise DkicError(f"{path} exists: add --resume to continue that run, or give another --out")
+        raise DkicError(f"{path}: exists; add --resume to continue that run, or give another --out")
     if lpips_backbone and recipe.weights.lpips == 0:
         raise DkicError("--lpips-backbone: the recipe has no weight for LPIPS; leave the option out")
     beginning = _beginning(start_from, quality) if start_from and not resume else None

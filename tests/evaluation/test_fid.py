@@ -161,7 +161,7 @@ def test_many_patches_in_subsets(weights, early_features, tmp_path, monkeypatch)
 
     fid, kid = metrics(originals)
     assert abs(fid) < 1e-3 and kid < 0  # as the texts say of pairs
-    with pytest.raises(ValueError, match="these images have 10 patches, and the originals 5"):
+    with pytest.raises(ValueError, match="5 patches .* not 10"):
         metrics(decoded * 2)
 
 

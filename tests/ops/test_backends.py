@@ -15,12 +15,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
-def chosen(monkeypatch):
-    monkeypatch.setattr(backends, "_chosen", {})
-    monkeypatch.setattr(backends, "_running", set())
+def nothing_is_set():
+    for op in backends.OPS:
+        set_backend(op, None)
     yield
-    for op in list(backends._on_triton):
-        backends._use_native(op)
+    for op in backends.OPS:
+        set_backend(op, None)
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ CUDA_LIBRARY = pytest.mark.skipif(backends.load_cuda() is not None, reason=str(b
 def registered(op: str) -> str:
     """The kernel of dkic::op for CUDA tensors, as the dispatcher describes it."""
     lines = torch._C._dispatch_dump(f"dkic::{op}").splitlines()
-    return next(line for line in lines if line.startswith("CUDA"))
+    return next((line for line in lines if line.startswith("CUDA")), "none")
 
 
 @CUDA_LIBRARY
@@ -195,9 +195,10 @@ def test_triton_replaces_missing_cuda_kernels_with_a_warning(monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setattr(backends, "find_triton", lambda: None)
     monkeypatch.setattr(backends, "find_cuda", lambda index=None: "There are none.")
+    before = registered("ldcn")
     with pytest.warns(UserWarning, match="^dkic.ops.ldcn runs on its Triton kernels: There are none.$"):
         backends.check_runs("ldcn", CUDA)
-    assert ("ldcn" in backends._on_triton) == (backends.load_cuda() is None)
+    assert (registered("ldcn") != before) == (backends.load_cuda() is None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backends.check_runs("ldcn", CUDA)

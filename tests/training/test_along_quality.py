@@ -41,7 +41,7 @@ def test_a_weight_along_the_quality():
     quality = torch.tensor([1.0, 50.5, 100.0])
     assert torch.allclose(along([4.0, 1.0], quality), torch.tensor([4.0, 2.0, 1.0]))
     assert along(0.3, quality) == 0.3 and along(0.3, None) == 0.3
-    with pytest.raises(ValueError, match="needs a quality"):
+    with pytest.raises(ValueError, match="quality: must be given"):
         along([4.0, 1.0], None)
 
 

@@ -178,7 +178,7 @@ def test_a_folder_without_photographs_is_an_error_with_the_counts(tmp_path):
 
 def test_a_path_that_is_not_a_folder_is_refused(folder):
     for path in (folder / "a.png", folder / "nowhere"):
-        with pytest.raises(DkicError, match="no such folder of images"):
+        with pytest.raises(DkicError, match="no such folder"):
             PhotoFolder(path, 64)
 
 

@@ -94,8 +94,8 @@ def test_lambda_depends_on_the_rate_of_all_micro_batches(folder, above):
 
 def test_an_error_in_one_process_is_raised_in_all(halves):
     for half in halves:
-        assert half["nowhere"].endswith("nowhere: there is no such folder of images")
-        assert half["batch"] == "batch: 3 crops can't be divided among 2 processes with 1 micro-batches each"
+        assert "nowhere: there is no such folder" in half["nowhere"]
+        assert half["batch"].startswith("batch: ") and "2 processes with 1 micro-batches" in half["batch"]
 
 
 @pytest.fixture

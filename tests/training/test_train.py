@@ -108,7 +108,7 @@ def test_a_time_limit_of_zero_runs_no_steps(folder, tmp_path):
 def test_a_nan_loss_stops_the_run_unchanged(run):
     torch.nn.init.constant_(run.model.g_s[-1][0].bias, math.nan)
     before = [p.clone() for p in run.model.parameters()]
-    with pytest.raises(DkicError, match="loss became nan at step 0"):
+    with pytest.raises(DkicError, match="step 0: the loss is nan"):
         run.train_step()
     assert run.step == 0
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, run.model.parameters(), strict=True))
@@ -118,7 +118,7 @@ def test_a_nan_loss_stops_the_run_unchanged(run):
 def test_a_gradient_that_is_not_finite_stops_the_run_unchanged(run, value):
     before = [p.clone() for p in run.model.parameters()]
     run.model.g_a[0].bias.register_hook(lambda gradient: gradient * value)
-    with pytest.raises(DkicError, match="gradient became .* at step 0"):
+    with pytest.raises(DkicError, match="step 0: the .*gradient is "):
         run.train_step()
     assert run.step == 0
     assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
@@ -157,7 +157,7 @@ def test_an_existing_run_is_not_overwritten(folder, begun):
 
 
 def test_resuming_needs_a_checkpoint(folder, tmp_path):
-    assert "no checkpoint there to continue from" in refusal(folder, tmp_path / "none", "--resume")
+    assert "no checkpoint" in refusal(folder, tmp_path / "none", "--resume")
     assert not (tmp_path / "none").exists()
 
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder, checkpoint):
     del model["g_a.0.weight"]
     for changed in ({"model": model}, {"optimizer": {"state": {}, "param_groups": []}}):
         torch.save(state | changed, checkpoint)
-        assert "does not fit" in refusal(folder, checkpoint.parent, "--resume")
+        assert "checkpoint: must be of" in refusal(folder, checkpoint.parent, "--resume")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_resumed_run_keeps_its_photographs(folder, begun, tmp_path):
     for name in ("0.png", "1.png"):
         (other / name).write_bytes((folder / name).read_bytes())
     before = (begun / CHECKPOINT).read_bytes()
-    assert "other photographs than when the run started" in refusal(other, begun, "--resume")
+    assert "photographs: must be those" in refusal(other, begun, "--resume")
     assert (begun / CHECKPOINT).read_bytes() == before
 
 
@@ -219,7 +219,7 @@ def test_another_lambda_starts_from_the_end_of_the_warmup(folder, tmp_path):
 
 def test_a_missing_package_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "accelerate" else name)
-    assert "training needs accelerate; pip install" in refusal(folder, tmp_path / "run")
+    assert "training: needs accelerate; pip install" in refusal(folder, tmp_path / "run")
 
 
 def test_the_command_trains_and_resumes(folder, tmp_path):
@@ -243,6 +243,6 @@ def test_the_command_trains_and_resumes(folder, tmp_path):
 
 def test_the_command_names_an_unusable_folder(folder, tmp_path):
     (tmp_path / "file").touch()
-    assert "no such folder of images" in refusal(tmp_path / "file", tmp_path / "run")
+    assert "no such folder" in refusal(tmp_path / "file", tmp_path / "run")
     assert "no photograph of at least 128x128" in refusal(folder, tmp_path / "run")
     assert f"{tmp_path / 'file'}: can't be written" in refusal(folder, tmp_path / "file", "--crop", 64, "--steps", 1)
