@@ -181,7 +181,7 @@ def test_a_backend_asked_for_by_name_refuses_the_cpu():
     set_backend("ldcn", "cuda")
     try:
         ldcn(*(t.cuda() for t in PLAIN.tensors()))
-        with pytest.raises(RuntimeError, match="is set to its cuda backend, which does not take cpu tensors"):
+        with pytest.raises(RuntimeError, match="is set to its cuda backend, which does not support cpu tensors"):
             ldcn(*PLAIN.tensors())
     finally:
         set_backend("ldcn", None)

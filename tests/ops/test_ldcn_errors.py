@@ -81,7 +81,7 @@ def test_a_device_without_kernels_is_refused(monkeypatch):
     from dkic.ops import backends
 
     reason = backends.op_unavailable_reason("ldcn", torch.device("mps"))
-    assert reason == "dkic.ops.ldcn has no kernels for mps tensors; move them to the CPU with .cpu()."
+    assert reason == "dkic.ops.ldcn has no kernels for mps tensors; move them to the CPU with .cpu()"
     monkeypatch.setattr(backends, "_running", set())
     monkeypatch.setattr(backends, "op_unavailable_reason", lambda op, device: reason)
     with pytest.raises(RuntimeError) as caught:
