@@ -20,7 +20,7 @@ struct Walk {
   int64_t size[kWalkAxes];
 };
 
-// Work is divided into chunks of a sample by shape only, never by the number of threads.
+// Work is divided into chunks of a sample by shape only, independent of the number of threads.
 constexpr int64_t kWalkChunk = 4096;
 static inline int64_t chunks_of_sample(const Walk& walk) { return (walk.elements + kWalkChunk - 1) / kWalkChunk; }
 

@@ -71,7 +71,7 @@ inline std::optional<Walk> walk_through(const Shape& shape, bool channels_last, 
   return walk;
 }
 
-// Calls f(first, last) for parts of all chunks, on several threads.
+// Calls f(first, last) for ranges of all chunks, on several threads.
 template <class F>
 void for_chunks(const Walk& walk, const F& f) {
   torch::stable::parallel_for(0, walk.batch * chunks_of_sample(walk), 1, f);

@@ -98,8 +98,7 @@ inline void write_tile(void* result, Scalar type, int64_t position, int count, c
     if (static_cast<const void*>(to) == from) return;
     if constexpr (sizeof(To) == sizeof(T)) {
       for (int i = 0; i < count; ++i) to[i] = from[i];
-    } else if constexpr (sizeof(To) < sizeof(T)) {  // floats are never written to a tensor of doubles: where there is one, all is
-                                                    // computed in double
+    } else if constexpr (sizeof(To) < sizeof(T)) {  // never wider: if any tensor is double, the op computes in double
       alignas(64) To narrow[kTile];
       for (int i = 0; i < kTile; i += W) store<W>(narrow + i, __builtin_convertvector(load<W>(from + i), Vector<float, W>));
       for (int i = 0; i < count; ++i) to[i] = narrow[i];
