@@ -189,8 +189,8 @@ def test_vector_atomics(program, traffic, groups):
 def test_all_else_is_read_and_written_once(traffic, groups, dtype, layout):
     """Every kernel requests each element of offset, mask and grad_y once, and writes each result once.
 
-    Those in NCHW are whole sectors in every request. In NHWC a pixel's numbers of one group end within a sector, whose rest the
-    neighbouring block asks for at the same time: as many sectors as the layout has it, and no more, leave a block's cache.
+    In NCHW, every request consists of whole sectors. In NHWC, the elements of a group of a pixel end within a sector; an
+    adjacent block requests the rest at the same time. Behind the cache of a block, the traffic is exactly these sectors.
     """
     x, offset, mask, grad_y = problem(groups, dtype)
     counts = traffic(groups, dtype, layout)
