@@ -156,7 +156,7 @@ def _backward(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """walk: TraversalArguments. Operands: StridedOperands; only grad_bits and scale must not be None. gradients: Gradients."""
+    """walk: TraversalArguments. Operands: StridedOperands or None (not grad_bits and scale). gradients: Gradients."""
     n, element, inside = place(walk.elements, walk.chunks, BLOCK, WIDE)
     grad = read(grad_bits, n, element, inside, walk.size, TYPE)
     if likelihood is not None:
