@@ -94,7 +94,7 @@ struct Density {
       Trace trace;
       const V value = load<W>(x + i), upper = logit(p, value + T(0.5), trace), lower = logit(p, value - T(0.5), trace);
       const V result = bin(upper, lower).likelihood();
-      store<W>(likelihood + i, M::less(result, least).choose(least, result));  // NaN stays
+      store<W>(likelihood + i, M::less(result, least).choose(least, result));  // propagates NaN
     }
   }
 

@@ -1,4 +1,4 @@
-"""The problems that the ops are tested on, and timed on: shapes and geometry by name, and tensors made from them."""
+"""Test and benchmark cases of the ops: named shapes and geometries, and their tensors."""
 
 from dataclasses import dataclass, replace
 
@@ -37,7 +37,7 @@ class LdcnCase:
 
     @property
     def out_size(self) -> Pair:
-        """(Ho, Wo), as of any convolution."""
+        """(Ho, Wo) of a convolution."""
         along = zip((self.height, self.width), self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
         ho, wo = ((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in along)
         return ho, wo
@@ -155,7 +155,7 @@ class DeformConv2dCase(LdcnCase):
     def tensors(
         self, dtype: torch.dtype = torch.float64, *, spread: float = 2.0, position_dtype: torch.dtype | None = None
     ) -> tuple[Tensor | None, ...]:
-        """input, offset, weight, bias and mask, the same at every call. Of weight's products y has a variance near 1."""
+        """input, offset, weight, bias and mask, the same at every call. weight is scaled for a variance of y near 1."""
         x, offset, mask = super().tensors(dtype, spread=spread, position_dtype=position_dtype)
         generator = torch.Generator().manual_seed(2)
         shape = (self.out_channels, self.channels // self.weight_groups, *self.kernel_size)
@@ -283,7 +283,7 @@ class LikelihoodCase:
         return y.to(dtype), scale.to(dtype), mean.to(dtype) if self.has_mean else None
 
     def noise(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """A noise to give, the same at every call."""
+        """A noise tensor, the same at every call."""
         generator = torch.Generator().manual_seed(2)
         return torch.rand(self.shape, generator=generator, dtype=torch.float64).sub(0.5).to(dtype)
 
