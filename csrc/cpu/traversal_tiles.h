@@ -72,7 +72,7 @@ const T* read_tile(const Traversal& traversal, const StridedOperand& t, int64_t 
   const int64_t stride = t.stride[traversal.axes - 1];
   const bool direct = stride == 1 && is_of_type<T>(t.type);
   // A contiguous sample, without for_runs' divisions (3 % of gaussian_likelihood's forward).
-  if (direct && walk.axes == 1 && count == kTile) return static_cast<const T*>(t.data) + n * t.batch_stride + first;
+  if (direct && traversal.axes == 1 && count == kTile) return static_cast<const T*>(t.data) + n * t.batch_stride + first;
   const T* tile = buffer;
   for_runs(traversal, t.stride, first, count, [&](int done, int64_t offset, int length) {
     offset += n * t.batch_stride;
