@@ -59,7 +59,7 @@ struct Forward {
   using V = Vector<T, W>;
 
   const GaussianLikelihoodArguments& a;
-  // Zero where not read: lanes past the last element are worked out too, and no tensor is read as one of zeros.
+  // Zero where not read: lanes past the last element are computed too, and no tensor is read as one of zeros.
   alignas(64) T y[kTile]{}, scale[kTile]{}, mean[kTile]{}, noise[kTile]{};
   alignas(64) T y_hat[kTile]{}, bits[kTile]{}, by_v[kTile]{}, by_scale[kTile]{};
   alignas(64) T residual[kTile]{}, bounded_scale[kTile]{};
