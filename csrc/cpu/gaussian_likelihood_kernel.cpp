@@ -4,7 +4,7 @@
 
 #include "cpu/gaussian_tile.h"
 #include "cpu/philox.h"
-#include "cpu/walk_tiles.h"
+#include "cpu/traversal_tiles.h"
 
 namespace dkic::DKIC_ISA {
 namespace {
@@ -26,7 +26,7 @@ void draw_in_order(uint64_t seed, int64_t n, int64_t first, int count, T* noise)
     for (int i = 0; i < 4 * W; i += kLanes) {
       Vector<uint32_t, kLanes> word;
       std::memcpy(&word, reinterpret_cast<const char*>(blocks) + 4 * i, sizeof word);
-      store<kLanes>(noise + done + i, centred<T, kLanes>(word));
+      store<kLanes>(noise + done + i, centered<T, kLanes>(word));
     }
   }
 }
@@ -37,8 +37,8 @@ void draw_strided(const GaussianLikelihoodArguments& a, int64_t n, int64_t first
   using V = Philox::V;
   constexpr int W = Philox::W;
   alignas(64) uint64_t element[kTile]{};
-  for_runs(a.walk, a.index_stride, first, count, [&](int done, int64_t number, int length) {
-    for (int i = 0; i < length; ++i) element[done + i] = uint64_t(number + i * a.index_stride[a.walk.axes - 1]);
+  for_runs(a.traversal, a.index_stride, first, count, [&](int done, int64_t number, int length) {
+    for (int i = 0; i < length; ++i) element[done + i] = uint64_t(number + i * a.index_stride[a.traversal.axes - 1]);
   });
   for (int done = 0; done < count; done += W) {
     V e;
@@ -48,7 +48,7 @@ void draw_strided(const GaussianLikelihoodArguments& a, int64_t n, int64_t first
     const V odd = (e & 1) != 0, high = (e & 2) != 0;
     const V low_words = odd ? philox.word[1] : philox.word[0], high_words = odd ? philox.word[3] : philox.word[2];
     const V word = high ? high_words : low_words;
-    store<W>(noise + done, centred<T, W>(__builtin_convertvector(word, Vector<uint32_t, W>)));
+    store<W>(noise + done, centered<T, W>(__builtin_convertvector(word, Vector<uint32_t, W>)));
   }
 }
 
@@ -67,7 +67,7 @@ struct Forward {
 
   void chunk(int64_t number) {
     double total = 0;
-    for_tiles(a.walk, number, [&](int64_t n, int64_t first, int count, int64_t position) {
+    for_tiles(a.traversal, number, [&](int64_t n, int64_t first, int count, int64_t position) {
       if (a.by_v || a.by_scale) {
         tile<true>(n, first, count, position);
       } else {
@@ -80,10 +80,10 @@ struct Forward {
 
   template <bool kDerivatives>
   void tile(int64_t n, int64_t first, int count, int64_t position) {
-    const T* y_from = read_tile(a.walk, a.y, n, first, count, y);
-    const T* scale_from = read_tile(a.walk, a.scale, n, first, count, scale);
-    const T* mean_from = a.mean.data ? read_tile(a.walk, a.mean, n, first, count, mean) : mean;
-    const T* noise_from = a.noise.data ? read_tile(a.walk, a.noise, n, first, count, noise) : noise;
+    const T* y_from = read_tile(a.traversal, a.y, n, first, count, y);
+    const T* scale_from = read_tile(a.traversal, a.scale, n, first, count, scale);
+    const T* mean_from = a.mean.data ? read_tile(a.traversal, a.mean, n, first, count, mean) : mean;
+    const T* noise_from = a.noise.data ? read_tile(a.traversal, a.noise, n, first, count, noise) : noise;
     if (a.drawn) {
       if (a.in_order) {
         draw_in_order(a.seed, n, first, count, noise);
@@ -150,12 +150,13 @@ struct Backward {
   alignas(64) T grad_y[kTile]{}, grad_scale[kTile]{}, grad_mean[kTile]{};
 
   void chunk(int64_t number) {
-    for_tiles(a.walk, number, [&](int64_t n, int64_t first, int count, int64_t position) { tile(n, first, count, position); });
+    for_tiles(a.traversal, number,
+              [&](int64_t n, int64_t first, int count, int64_t position) { tile(n, first, count, position); });
   }
 
   void tile(int64_t n, int64_t first, int count, int64_t position) {
-    const auto read = [&](const Walked& t, T* buffer) -> const T* {
-      return t.data ? read_tile(a.walk, t, n, first, count, buffer) : buffer;
+    const auto read = [&](const StridedOperand& t, T* buffer) -> const T* {
+      return t.data ? read_tile(a.traversal, t, n, first, count, buffer) : buffer;
     };
     const T *y_hat_from = read(a.grad_y_hat, grad_y_hat), *bits_from = read(a.grad_bits, grad_bits);
     if (a.likelihood.data) {

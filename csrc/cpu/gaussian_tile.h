@@ -2,7 +2,7 @@
 // such vectors would take the time of both formulas.
 #pragma once
 #include "cpu/gaussian_bits.h"
-#include "cpu/walk_tiles.h"
+#include "cpu/traversal_tiles.h"
 
 namespace dkic::DKIC_ISA {
 

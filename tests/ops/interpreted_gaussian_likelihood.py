@@ -18,7 +18,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from dkic.ops import reference
 from dkic.ops.triton.gaussian_likelihood import backward, draw, forward
-from dkic.ops.triton.walk import offset_of, place
+from dkic.ops.triton.traversal import offset_of, place
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SEED = torch.tensor(-1234567890123456789)

@@ -13,7 +13,17 @@ from torch import Tensor
 
 from dkic.ops._gaussian_likelihood import empty_result
 from dkic.ops.triton.gaussian_bits import gaussian_bits
-from dkic.ops.triton.walk import begin, channels_innermost, check, nearest, offset_of, place, read, strides_of, walk_through
+from dkic.ops.triton.traversal import (
+    begin,
+    channels_innermost,
+    check,
+    make_traversal,
+    nearest,
+    offset_of,
+    place,
+    read,
+    strides_of,
+)
 
 # Elements per program. float64 has one element per thread: its polynomials are three times as long, a value takes 2 registers.
 BLOCK = {torch.float32: 512, torch.float64: 128}
@@ -67,7 +77,7 @@ def draw_in_order(seed, n, first, BLOCK: tl.constexpr):
 
 @triton.jit
 def _forward(
-    walk,
+    traversal,
     y,
     scale,
     mean,
@@ -83,31 +93,31 @@ def _forward(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """walk: TraversalArguments. y, scale, mean, noise: StridedOperands, the last two or None. seed: of the noise, or None.
+    """traversal: TraversalArguments. y, scale, mean, noise: StridedOperands, the last two or None. seed: of the noise, or None.
 
     index_stride: strides of the element's index in its sample, or None if the traversal is in index order. results: Results.
     """
-    n, element, inside = place(walk.elements, walk.chunks, BLOCK, WIDE)
-    value = read(y, n, element, inside, walk.size, TYPE)
-    s = read(scale, n, element, inside, walk.size, TYPE)
+    n, element, inside = place(traversal.elements, traversal.chunks, BLOCK, WIDE)
+    value = read(y, n, element, inside, traversal.size, TYPE)
+    s = read(scale, n, element, inside, traversal.size, TYPE)
     v = value
     if mean is not None:
-        m = read(mean, n, element, inside, walk.size, TYPE)
+        m = read(mean, n, element, inside, traversal.size, TYPE)
         v = value - m
     if ROUNDED:
         v = nearest(v)
         value = v if mean is None else v + m
     elif noise is not None:
-        u = read(noise, n, element, inside, walk.size, TYPE)
+        u = read(noise, n, element, inside, traversal.size, TYPE)
         v, value = v + u, value + u
     elif seed is not None:
         if index_stride is None:
-            u = draw_in_order(seed, n, begin(walk.chunks, BLOCK, WIDE)[1], BLOCK)
+            u = draw_in_order(seed, n, begin(traversal.chunks, BLOCK, WIDE)[1], BLOCK)
         else:
-            u = draw(seed, n, offset_of(n, element, walk.size, index_stride))
+            u = draw(seed, n, offset_of(n, element, traversal.size, index_stride))
         u = u.to(TYPE) * 5.9604644775390625e-08  # 2^-24
         v, value = v + u, value + u
-    position = n * walk.elements + element  # in the results
+    position = n * traversal.elements + element  # in the results
     if results.y_hat is not None:
         if results.y_hat.dtype.element_ty.primitive_bitwidth == 16:
             value = value.to(tl.float32)  # float64 is rounded to float32 first, as on the CPU
@@ -142,7 +152,7 @@ def _add(sums, total, chunks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _backward(
-    walk,
+    traversal,
     grad_y_hat,
     grad_bits,
     by_v,
@@ -156,25 +166,25 @@ def _backward(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """walk: TraversalArguments. Operands: StridedOperands or None (not grad_bits and scale). gradients: Gradients."""
-    n, element, inside = place(walk.elements, walk.chunks, BLOCK, WIDE)
-    grad = read(grad_bits, n, element, inside, walk.size, TYPE)
+    """traversal: TraversalArguments. Operands: StridedOperands or None (not grad_bits and scale). gradients: Gradients."""
+    n, element, inside = place(traversal.elements, traversal.chunks, BLOCK, WIDE)
+    grad = read(grad_bits, n, element, inside, traversal.size, TYPE)
     if likelihood is not None:
-        at_bound = read(likelihood, n, element, inside, walk.size, TYPE) <= LIKELIHOOD_MIN
+        at_bound = read(likelihood, n, element, inside, traversal.size, TYPE) <= LIKELIHOOD_MIN
         # At the bound, the gradient passes only if a descent step would increase the likelihood.
         grad = tl.where(at_bound & (grad > 0.0), 0.0, grad)
-    position = n * walk.elements + element
+    position = n * traversal.elements + element
     if by_v is not None:
-        by_bits = grad * read(by_v, n, element, inside, walk.size, TYPE)
+        by_bits = grad * read(by_v, n, element, inside, traversal.size, TYPE)
         if gradients.mean is not None:
             tl.store(gradients.mean + position, -by_bits, mask=inside)
         if gradients.y is not None:
             if grad_y_hat is not None:
-                by_bits += read(grad_y_hat, n, element, inside, walk.size, TYPE)
+                by_bits += read(grad_y_hat, n, element, inside, traversal.size, TYPE)
             tl.store(gradients.y + position, by_bits, mask=inside)
     if gradients.scale is not None:
-        g = grad * read(by_scale, n, element, inside, walk.size, TYPE)
-        below = read(scale, n, element, inside, walk.size, TYPE) < SCALE_MIN
+        g = grad * read(by_scale, n, element, inside, traversal.size, TYPE)
+        below = read(scale, n, element, inside, traversal.size, TYPE) < SCALE_MIN
         # Below scale_min, the gradient passes only if a descent step would increase scale.
         tl.store(gradients.scale + position, tl.where(below & (g > 0.0), 0.0, g), mask=inside)
 
@@ -207,8 +217,8 @@ def forward(
     drawn_strided = seed is not None and channels_last
     if drawn_strided:  # strides of the element's index in its sample, in row-major order
         strides.append((0, *torch.empty(y.shape, device="meta").stride()[1:]))
-    walk = walk_through(y.shape, channels_last, strides)
-    if walk is None:
+    traversal = make_traversal(y.shape, channels_last, strides)
+    if traversal is None:
         plain = (None if t is None else t.contiguous() for t in operands)
         return forward(*plain, seed, rounded, scale_min, sum, need_v, need_scale, likelihood, likelihood_min)
     dtype = torch.float64 if any(t is not None and t.dtype == torch.float64 for t in operands) else torch.float32
@@ -217,15 +227,15 @@ def forward(
     bits = y.new_empty(y.shape[:1], dtype=dtype) if sum else empty_result(y, dtype)
     by_v, by_scale = empty_result(y, dtype, need_v), empty_result(y, dtype, need_scale)
     block = BLOCK[dtype]
-    chunks = walk.chunks(block)
+    chunks = traversal.chunks(block)
     sums = y.new_empty(y.shape[0] * chunks, dtype=torch.float64) if sum else None
     with torch.cuda.device_of(y):
         if y.numel():
             _forward[(y.shape[0] * chunks,)](
-                walk.arguments(block),
-                *walk.operands(operands),
+                traversal.arguments(block),
+                *traversal.operands(operands),
                 seed,
-                walk.strides[-1] if drawn_strided else None,
+                traversal.strides[-1] if drawn_strided else None,
                 Results(
                     y_hat if changed else None,
                     None if sum else bits,
@@ -239,7 +249,7 @@ def forward(
                 LIKELIHOOD_MIN=likelihood_min,
                 TYPE=TYPE[dtype],
                 BLOCK=block,
-                WIDE=walk.wide,
+                WIDE=traversal.wide,
                 maxnreg=REGISTERS,
             )
         if sum and y.shape[0]:
@@ -273,22 +283,22 @@ def backward(
     if dtype != torch.float64 and any(t is not None and t.dtype == torch.float64 for t in operands):
         raise RuntimeError("gaussian_likelihood_backward: grad_bits must be float64 as others are")
     like = slope_v if slope_v is not None else slope_scale if slope_scale is not None else scale
-    walk = walk_through(scale.shape, channels_innermost(like), [strides_of(t, scale.dim()) for t in operands])
-    if walk is None:
+    traversal = make_traversal(scale.shape, channels_innermost(like), [strides_of(t, scale.dim()) for t in operands])
+    if traversal is None:
         plain = [None if t is None else t.contiguous() for t in (grad_y_hat, grad_bits, by_v, by_scale, scale, likelihood)]
         return backward(*plain[:5], scale_min, need_y, need_scale, need_mean, plain[5], likelihood_min)
     grads = [empty_result(like, dtype, needed) for needed in (need_y, need_scale, need_mean)]
     block = BLOCK[dtype]
     if scale.numel():
         with torch.cuda.device_of(scale):
-            _backward[(scale.shape[0] * walk.chunks(block),)](
-                walk.arguments(block),
-                *walk.operands(operands),
+            _backward[(scale.shape[0] * traversal.chunks(block),)](
+                traversal.arguments(block),
+                *traversal.operands(operands),
                 Gradients(*(g if g.numel() else None for g in grads)),
                 SCALE_MIN=scale_min,
                 LIKELIHOOD_MIN=likelihood_min,
                 TYPE=TYPE[dtype],
                 BLOCK=block,
-                WIDE=walk.wide,
+                WIDE=traversal.wide,
             )
     return tuple(grads)

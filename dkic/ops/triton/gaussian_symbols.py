@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dkic.ops.triton.walk import check, nearest, place, read, strides_of, walk_through
+from dkic.ops.triton.traversal import check, make_traversal, nearest, place, read, strides_of
 
 BLOCK = {torch.float32: 512, torch.float64: 256}
 TYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
@@ -49,7 +49,7 @@ def buckets(first: float, last: float, count: int, device: torch.device) -> Buck
 
 @triton.jit
 def _symbols(
-    walk,
+    traversal,
     y,
     scale,
     mean,
@@ -60,16 +60,16 @@ def _symbols(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """walk: TraversalArguments. y, scale, mean: StridedOperands, the last or None. table: Buckets."""
-    n, element, inside = place(walk.elements, walk.chunks, BLOCK, WIDE)
-    residual = read(y, n, element, inside, walk.size, TYPE)
+    """traversal: TraversalArguments. y, scale, mean: StridedOperands, the last or None. table: Buckets."""
+    n, element, inside = place(traversal.elements, traversal.chunks, BLOCK, WIDE)
+    residual = read(y, n, element, inside, traversal.size, TYPE)
     if mean is not None:
-        residual -= read(mean, n, element, inside, walk.size, TYPE)
+        residual -= read(mean, n, element, inside, traversal.size, TYPE)
     rounded = nearest(residual)
     fits = (rounded >= -2147483648.0) & (rounded < 2147483648.0)
-    position = n * walk.elements + element
+    position = n * traversal.elements + element
     tl.store(symbols + position, tl.where(fits, rounded, 0.0).to(tl.int32), mask=inside)
-    s = read(scale, n, element, inside, walk.size, TYPE).to(tl.float64)
+    s = read(scale, n, element, inside, traversal.size, TYPE).to(tl.float64)
     bucket = (s.to(tl.int64, bitcast=True) >> SHIFT) - table.first
     bucket = tl.minimum(tl.maximum(bucket, 0), table.count - 1)
     above = (s > tl.load(table.edge + bucket)).to(tl.uint8)
@@ -86,8 +86,8 @@ def forward(
     """
     operands = (y, scale, mean)
     check("gaussian_symbols", y, operands)
-    walk = walk_through(y.shape, False, [strides_of(t, y.dim()) for t in operands])
-    if walk is None:
+    traversal = make_traversal(y.shape, False, [strides_of(t, y.dim()) for t in operands])
+    if traversal is None:
         plain = (None if t is None else t.contiguous() for t in operands)
         return forward(*plain, scale_first, scale_last, scale_count)
     table = buckets(scale_first, scale_last, scale_count, y.device)
@@ -95,14 +95,14 @@ def forward(
     symbols, index = y.new_empty(y.shape, dtype=torch.int32), y.new_empty(y.shape, dtype=torch.uint8)
     if y.numel():
         with torch.cuda.device_of(y):
-            _symbols[(y.shape[0] * walk.chunks(BLOCK[dtype]),)](
-                walk.arguments(BLOCK[dtype]),
-                *walk.operands(operands),
+            _symbols[(y.shape[0] * traversal.chunks(BLOCK[dtype]),)](
+                traversal.arguments(BLOCK[dtype]),
+                *traversal.operands(operands),
                 table,
                 symbols,
                 index,
                 TYPE=TYPE[dtype],
                 BLOCK=BLOCK[dtype],
-                WIDE=walk.wide,
+                WIDE=traversal.wide,
             )
     return symbols, index

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dkic.ops.triton.layouts import index_of, pixel_strides
-from dkic.ops.triton.walk import nearest
+from dkic.ops.triton.traversal import nearest
 
 BLOCK = 1024
 

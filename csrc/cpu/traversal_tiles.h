@@ -1,7 +1,7 @@
-// Reads and writes the elements of a traversal (walk.h) tile by tile, with any strides and types.
+// Reads and writes the elements of a traversal (traversal.h) tile by tile, with any strides and types.
 #pragma once
 #include "cpu/simd.h"
-#include "cpu/walk.h"
+#include "cpu/traversal.h"
 
 namespace dkic::DKIC_ISA {
 
@@ -10,11 +10,11 @@ constexpr int kTile = 512;
 // Calls f(n, first, count, position) for the tiles of a chunk: elements [first, first + count) of sample n; their results begin
 // at `position`.
 template <class F>
-void for_tiles(const Walk& walk, int64_t chunk, const F& f) {
-  const int64_t chunks = chunks_of_sample(walk), n = chunk / chunks, begin = chunk % chunks * kWalkChunk;
-  const int64_t end = begin + kWalkChunk < walk.elements ? begin + kWalkChunk : walk.elements;
+void for_tiles(const Traversal& traversal, int64_t chunk, const F& f) {
+  const int64_t chunks = chunks_of_sample(traversal), n = chunk / chunks, begin = chunk % chunks * kTraversalChunk;
+  const int64_t end = begin + kTraversalChunk < traversal.elements ? begin + kTraversalChunk : traversal.elements;
   for (int64_t first = begin; first < end; first += kTile)
-    f(n, first, int(end - first < kTile ? end - first : kTile), n * walk.elements + first);
+    f(n, first, int(end - first < kTile ? end - first : kTile), n * traversal.elements + first);
 }
 
 template <class T>
@@ -40,16 +40,16 @@ inline void read_run(const From* from, int64_t stride, T* to, int64_t count) {
 // Calls f(done, offset, length) for the runs along the innermost axis in elements [first, first + count) of a sample. A run
 // begins with element first + done, at `offset` from the sample's first element.
 template <class F>
-inline void for_runs(const Walk& walk, const int64_t* stride, int64_t first, int count, const F& f) {
-  const int inner = walk.axes - 1;
-  int64_t position = first, offset = 0, at[kWalkAxes];
+inline void for_runs(const Traversal& traversal, const int64_t* stride, int64_t first, int count, const F& f) {
+  const int inner = traversal.axes - 1;
+  int64_t position = first, offset = 0, at[kTraversalAxes];
   for (int axis = inner; axis >= 0; --axis) {
-    at[axis] = position % walk.size[axis];
-    position /= walk.size[axis];
+    at[axis] = position % traversal.size[axis];
+    position /= traversal.size[axis];
     offset += at[axis] * stride[axis];
   }
   for (int done = 0; done < count;) {
-    const int64_t rest = walk.size[inner] - at[inner];
+    const int64_t rest = traversal.size[inner] - at[inner];
     const int length = rest < count - done ? int(rest) : count - done;
     f(done, offset, length);
     done += length;
@@ -58,8 +58,8 @@ inline void for_runs(const Walk& walk, const int64_t* stride, int64_t first, int
     at[inner] = 0;
     for (int axis = inner - 1; axis >= 0; --axis) {
       offset += stride[axis];
-      if (++at[axis] < walk.size[axis]) break;
-      offset -= walk.size[axis] * stride[axis];
+      if (++at[axis] < traversal.size[axis]) break;
+      offset -= traversal.size[axis] * stride[axis];
       at[axis] = 0;
     }
   }
@@ -68,11 +68,11 @@ inline void for_runs(const Walk& walk, const int64_t* stride, int64_t first, int
 // Elements [first, first + count) of sample n as T: a pointer into the tensor if it is contiguous there and of this type, else to
 // converted copies in `buffer`.
 template <class T>
-const T* read_tile(const Walk& walk, const Walked& t, int64_t n, int64_t first, int count, T* buffer) {
-  const int64_t stride = t.stride[walk.axes - 1];
+const T* read_tile(const Traversal& traversal, const StridedOperand& t, int64_t n, int64_t first, int count, T* buffer) {
+  const int64_t stride = t.stride[traversal.axes - 1];
   const bool direct = stride == 1 && is_of_type<T>(t.type);
   const T* tile = buffer;
-  for_runs(walk, t.stride, first, count, [&](int done, int64_t offset, int length) {
+  for_runs(traversal, t.stride, first, count, [&](int done, int64_t offset, int length) {
     offset += n * t.batch_stride;
     if (direct && length == kTile) {
       tile = static_cast<const T*>(t.data) + offset;

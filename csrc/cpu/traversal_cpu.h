@@ -1,9 +1,9 @@
-// Creates the traversal (walk.h) of torch tensors, and runs a kernel along it.
+// Creates the traversal (traversal.h) of torch tensors, and runs a kernel along it.
 #pragma once
 #include <algorithm>
 
 #include "common/stable_abi.h"
-#include "cpu/walk.h"
+#include "cpu/traversal.h"
 
 namespace dkic {
 
@@ -41,40 +41,40 @@ inline Operand optional_operand(const std::optional<Tensor>& t, const Shape& sha
   return t ? operand(*t, shape, name) : Operand{nullptr, Scalar::f32, Shape(shape.size(), 0)};
 }
 
-// The axes after the batch, innermost last; adjacent axes are merged if every operand allows it. nullopt if more than kWalkAxes
-// are left: then the caller makes contiguous copies first.
-inline std::optional<Walk> walk_through(const Shape& shape, bool channels_last, const std::vector<Operand>& operands,
-                                        std::vector<Walked>& walked) {
+// The axes after the batch, innermost last; adjacent axes are merged if every operand allows it. nullopt if more than
+// kTraversalAxes are left: then the caller makes contiguous copies first.
+inline std::optional<Traversal> make_traversal(const Shape& shape, bool channels_last, const std::vector<Operand>& operands,
+                                               std::vector<StridedOperand>& traversed) {
   std::vector<size_t> axes;
   for (size_t axis = channels_last ? 2 : 1; axis < shape.size(); ++axis) axes.push_back(axis);
   if (channels_last) axes.push_back(1);
 
-  Walk walk{shape[0], 1, 0, {}};
-  walked.clear();
-  for (const Operand& o : operands) walked.push_back({o.data, o.type, o.strides[0], {}});
+  Traversal traversal{shape[0], 1, 0, {}};
+  traversed.clear();
+  for (const Operand& o : operands) traversed.push_back({o.data, o.type, o.strides[0], {}});
   // The strides of a tensor without elements have no meaning, and a copy would not change that.
   const bool empty = std::find(shape.begin(), shape.end(), 0) != shape.end();
   for (const size_t axis : axes) {
-    walk.elements *= shape[axis];
+    traversal.elements *= shape[axis];
     if (shape[axis] == 1 || empty) continue;
-    bool merges = walk.axes > 0;
+    bool merges = traversal.axes > 0;
     for (size_t i = 0; i < operands.size() && merges; ++i)
-      merges = walked[i].stride[walk.axes - 1] == operands[i].strides[axis] * shape[axis];
+      merges = traversed[i].stride[traversal.axes - 1] == operands[i].strides[axis] * shape[axis];
     if (!merges) {
-      if (walk.axes == kWalkAxes) return std::nullopt;
-      walk.size[walk.axes++] = 1;
+      if (traversal.axes == kTraversalAxes) return std::nullopt;
+      traversal.size[traversal.axes++] = 1;
     }
-    walk.size[walk.axes - 1] *= shape[axis];
-    for (size_t i = 0; i < operands.size(); ++i) walked[i].stride[walk.axes - 1] = operands[i].strides[axis];
+    traversal.size[traversal.axes - 1] *= shape[axis];
+    for (size_t i = 0; i < operands.size(); ++i) traversed[i].stride[traversal.axes - 1] = operands[i].strides[axis];
   }
-  if (walk.axes == 0) walk.size[walk.axes++] = 1;
-  return walk;
+  if (traversal.axes == 0) traversal.size[traversal.axes++] = 1;
+  return traversal;
 }
 
 // Calls f(first, last) for ranges of all chunks, on several threads.
 template <class F>
-void for_chunks(const Walk& walk, const F& f) {
-  torch::stable::parallel_for(0, walk.batch * chunks_of_sample(walk), 1, f);
+void for_chunks(const Traversal& traversal, const F& f) {
+  torch::stable::parallel_for(0, traversal.batch * chunks_of_sample(traversal), 1, f);
 }
 
 }  // namespace dkic

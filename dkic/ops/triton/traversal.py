@@ -1,4 +1,4 @@
-"""Traversal of tensors with the same shape and any strides, for elementwise Triton kernels; as csrc/cpu/walk_cpu.h."""
+"""Traversal of tensors with the same shape and any strides, for elementwise Triton kernels; as csrc/cpu/traversal_cpu.h."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class TraversalArguments(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Walk:
+class Traversal:
     """Iteration over each sample in the memory order of the results, along the axes of `size`."""
 
     elements: int  # per sample
@@ -61,7 +61,7 @@ def strides_of(t: Tensor | None, dim: int) -> Sequence[int]:
     return [0] * dim if t is None else t.stride()
 
 
-def walk_through(shape: Sequence[int], channels_last: bool, strides: Sequence[Sequence[int]]) -> Walk | None:
+def make_traversal(shape: Sequence[int], channels_last: bool, strides: Sequence[Sequence[int]]) -> Traversal | None:
     """A traversal of the axes after the batch, innermost last; adjacent axes are merged if every tensor allows it.
 
     None if more than MOST_AXES are left: the caller then makes contiguous copies.
@@ -84,7 +84,7 @@ def walk_through(shape: Sequence[int], channels_last: bool, strides: Sequence[Se
     if not size:
         size = [1]
         merged = [[*m, 0] for m in merged]
-    return Walk(elements, tuple(size), [tuple(m) for m in merged]) if len(size) <= MOST_AXES else None
+    return Traversal(elements, tuple(size), [tuple(m) for m in merged]) if len(size) <= MOST_AXES else None
 
 
 def check(op: str, like: Tensor, tensors: Sequence[Tensor | None]) -> None:
