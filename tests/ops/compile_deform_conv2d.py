@@ -38,7 +38,7 @@ def main() -> None:
             launch(case, dtype, deterministic)
     compiled.problem = f"{ONE_GROUP} float16"
     launch(ONE_GROUP, torch.float16, False)
-    compiled.problem = "elements whose numbers have 64 bits"
+    compiled.problem = "64-bit element indexes"
     samples.index_of = lambda *tensors: samples.tl.int64
     launch(CODEC, torch.float16, False)
     launch(CODEC, torch.float32, False)

@@ -30,7 +30,7 @@ def main() -> None:
         for deterministic in (False, True):
             compiled.problem = f"{case} {str(dtype)[6:]}{' deterministic' if deterministic else ''}"
             launch(case, dtype, deterministic)
-    compiled.problem = "elements whose numbers have 64 bits"
+    compiled.problem = "64-bit element indexes"
     samples.index_of = lambda *tensors: samples.tl.int64
     launch(CODEC, torch.float16, False)
     compiled.print()
