@@ -92,7 +92,7 @@ def begin_second_stage(run: StagedRun, state: Mapping[str, Any]) -> None:
     if run.average and "average" in state:
         _restore_parts(run, state, "average")
     elif run.average:
-        run.average.module.load_state_dict(run.model.state_dict())
+        run.average.load_state_dict(run.model.state_dict())
     run.step = run.schedule.ends[0]
 
 

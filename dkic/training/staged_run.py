@@ -1,6 +1,7 @@
 """Training with a recipe: rate-distortion optimization in stages, optionally with a discriminator (PO-DKIC, Eqs. 1 to 5)."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import EllipsisType
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dkic.errors import DkicError
 from dkic.models import PRESETS, network_of
@@ -93,9 +94,11 @@ class StagedRun(Run):
             self.adversary = Adversary(channels, recipe.discriminator_width, recipe.accumulation, accelerator)
             self.parts["discriminator"] = self.adversary.discriminator
             self.parts["discriminator_optimizer"] = self.adversary.optimizer
-        self.average: AveragedModel | None = None
+        # Not torch's AveragedModel, whose counter is copied to the GPU in each step, which makes the host wait.
+        self.average: CodecNetwork | None = None
         if recipe.ema is not None:
-            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+            self.average = copy.deepcopy(self.model).requires_grad_(False)
+            self._move_average = get_ema_multi_avg_fn(recipe.ema)
             self.parts["average"] = self.average
         if recipe.precision == "bfloat16":
             autocast_transforms(self.model, self.device)
@@ -114,7 +117,7 @@ class StagedRun(Run):
     def trained(self) -> CodecNetwork:
         """A copy of the model to save, on the CPU; it has the averaged weights if the recipe has `ema`."""
         model = self.new_model()
-        model.load_state_dict((self.average.module if self.average else self.model).state_dict())
+        model.load_state_dict((self.average or self.model).state_dict())
         return model
 
     def start_with(self, model: CodecNetwork) -> None:
@@ -127,7 +130,7 @@ class StagedRun(Run):
             raise DkicError(f"weights: must have the shape of {self.recipe.preset}")
         self.model.load_state_dict(model.state_dict())
         if self.average:
-            self.average.module.load_state_dict(model.state_dict())
+            self.average.load_state_dict(model.state_dict())
 
     @property
     def stage(self) -> Stage:
@@ -146,7 +149,7 @@ class StagedRun(Run):
         with self.adversary.restored_on_failure() if self.adversary else contextlib.nullcontext():
             result = super().train_step()
         if self.average:
-            self.average.update_parameters(self.model)
+            self._move_average(list(self.average.parameters()), list(self.model.parameters()), None)
         return result
 
     def accumulate(self, crops: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,4 @@
-"""A training step synchronizes the host with the device once, before the weights are updated.
-
-The recipes have no moving average, since its counter is always on the CPU.
-"""
+"""A training step synchronizes the host with the device once, before the weights are updated."""
 
 import pytest
 import torch
@@ -15,7 +12,7 @@ from dkic.training.recipe import Recipe
 from dkic.training.staged_run import StagedRun
 
 RECIPES = {
-    "a rate target, then a discriminator": GOOD | {"discriminator_width": 8},
+    "a rate target, then a discriminator": GOOD | {"discriminator_width": 8, "ema": 0.9},
     "variable rate, several perceptual metrics": VARIABLE
     | {
         "weights": VARIABLE["weights"] | {"dists": 1.0, "lpips_vgg": 0.5, "color": 1.0},

@@ -20,13 +20,13 @@ class Buckets(NamedTuple):
     """Lookup table of the edges between scales, with at most one edge per bucket.
 
     edge: the edge in each bucket, float64, infinity if there is none. below: the number of edges below each bucket, uint8. first:
-    the key of the first bucket.
+    the key of the first bucket. size: the number of buckets.
     """
 
     edge: Tensor
     below: Tensor
     first: int
-    count: int
+    size: int
 
 
 @cache
@@ -71,7 +71,7 @@ def _symbols(
     tl.store(symbols + position, tl.where(fits, rounded, 0.0).to(tl.int32), mask=inside)
     s = read(scale, n, element, inside, traversal.size, TYPE).to(tl.float64)
     bucket = (s.to(tl.int64, bitcast=True) >> SHIFT) - table.first
-    bucket = tl.minimum(tl.maximum(bucket, 0), table.count - 1)
+    bucket = tl.minimum(tl.maximum(bucket, 0), table.size - 1)
     above = (s > tl.load(table.edge + bucket)).to(tl.uint8)
     found = tl.where(fits & (s == s), tl.load(table.below + bucket) + above, 255)  # NO_TABLE
     tl.store(index + position, found.to(tl.uint8), mask=inside)
