@@ -1,45 +1,83 @@
 """Which backend and which kernels serve a call of an op."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from dkic.ops import backends
+from dkic.ops import backends, ldcn_cuda_kernels
 from dkic.ops._deform_conv2d import deform_conv2d
+from dkic.ops._factorized_likelihood import factorized_likelihood
+from dkic.ops._gaussian_indexes import edges_between, gaussian_indexes
+from dkic.ops._gaussian_likelihood import gaussian_likelihood
+from dkic.ops._gaussian_symbols import gaussian_symbols
+from dkic.ops._ldcn import ldcn
 from dkic.ops.deform_arguments import pair_of
+
+_OPS: dict[str, Callable] = {
+    op.__name__: op
+    for op in (deform_conv2d, factorized_likelihood, gaussian_indexes, gaussian_likelihood, gaussian_symbols, ldcn)
+}
+_PAIRS = ("kernel_size", "stride", "padding", "dilation")
 
 
 def explain(op: str, *arguments: Any, **options: Any) -> str:
-    """Which backend serves a call of an op and, of `deform_conv2d` on a GPU, its kernels and their tiles. Runs nothing.
+    """Which backend serves a call of an op and, of `deform_conv2d` and `ldcn` on a GPU, which of its kernels. Computes nothing.
 
         print(dkic.ops.explain("deform_conv2d", x, offset, weight, padding=1))
 
     Args:
-        op: "ldcn", "deform_conv2d", "gaussian_likelihood" or "gaussian_symbols".
-        arguments, options: those of the op's call; without a tensor among them it is an error.
+        op: "deform_conv2d", "factorized_likelihood", "gaussian_indexes", "gaussian_likelihood", "gaussian_symbols" or "ldcn".
+        arguments, options: those of the op's call, which are checked as in the call.
 
     Returns:
-        One line, or several; no line break at the end. Tiles are defaults by compute capability, or tuned: `python -m
-        benchmarks.tune_deform_conv2d` times them for a shape and stores them in dkic's cache folder.
+        One line, or several; no line break at the end. For `deform_conv2d` with the tiles, which are defaults by compute
+        capability, or tuned: `python -m benchmarks.tune_deform_conv2d` times them for a shape and stores them in dkic's cache
+        folder. For `ldcn`'s CUDA kernels with the reason why a call gets a general kernel.
 
     Raises:
-        ValueError: there is no such op, or no tensor.
-        RuntimeError: no backend serves the tensors' device; the message says what to do.
+        ValueError: there is no such op.
+        TypeError, ValueError, RuntimeError: the call would raise it: an argument is wrong, or no backend serves the tensors'
+            device; the message says what to do.
     """
-    if op not in backends.OPS:
-        raise ValueError(f"explain/op: must be one of {', '.join(backends.OPS)}, and is {op!r}")
-    tensors = [t for t in (*arguments, *options.values()) if isinstance(t, Tensor)]
-    if not tensors:
-        raise ValueError(f"explain/arguments: must include a tensor; give those of a call of {op}")
-    device = tensors[0].device
+    if op not in _OPS:
+        raise ValueError(f"explain/op: must be one of {', '.join(_OPS)}, and is {op!r}; choose one")
+    try:
+        call = inspect.signature(_OPS[op]).bind(*arguments, **options)
+    except TypeError as error:
+        raise TypeError(f"explain/arguments: {error}; give those of a call of {op}") from None
+    call.apply_defaults()
+    if isinstance(scales := call.arguments.get("scales"), Tensor):
+        edges_between(op, scales, call.arguments["rule"])
+        call.arguments["scales"] = scales.tolist()  # the call reads its numbers, which a fake tensor does not have
+    _check(_OPS[op], call)
+    given = {name: pair_of(op, name, value) if name in _PAIRS else value for name, value in call.arguments.items()}
+    device = next(iter(given.values())).device
     if device.type == "meta":
         return f"{op}: no kernel, the tensors are on the meta device"
-    backend = backends.serving(op, device)
+    if op == "gaussian_indexes" and device.type == "cuda":
+        return f"{op}: torch.bucketize"
+    backend = backends.serving(op, device) if op in backends.OPS else "cpu"
     line = f"{op}: {backend} backend"
-    if (op, backend) != ("deform_conv2d", "triton"):
-        return line
-    call = inspect.signature(deform_conv2d).bind(*arguments, **options)
-    call.apply_defaults()
-    pairs = {name: pair_of(op, name, call.arguments[name]) for name in ("stride", "padding", "dilation")}
-    return f"{line}, {backends.triton_kernels(op).explain(**{**call.arguments, **pairs})}"
+    if (op, backend) == ("deform_conv2d", "triton"):
+        return f"{line}, {backends.triton_kernels(op).explain(**given)}"
+    if (op, backend) == ("ldcn", "cuda"):
+        read = ("x", "offset", "mask", "kernel_size", "stride")
+        return f"{line}\n{ldcn_cuda_kernels.explain(*(given[name] for name in read))}"
+    return line
+
+
+def _check(function: Callable, call: inspect.BoundArguments) -> None:
+    """Makes the call with fake tensors, which have shape, dtype, strides and device, and no numbers."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to import
+
+    def fake(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return mode.from_tensor(value)
+        if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+            return [fake(v) for v in value]
+        return value
+
+    with FakeTensorMode() as mode:
+        function(*map(fake, call.args), **{name: fake(value) for name, value in call.kwargs.items()})
