@@ -51,13 +51,15 @@ def explain(op: str, *arguments: Any, **options: Any) -> str:
     if isinstance(scales := call.arguments.get("scales"), Tensor):
         edges_between(op, scales, call.arguments["rule"])
         call.arguments["scales"] = scales.tolist()  # the call reads its numbers, which a fake tensor does not have
-    _check(_OPS[op], call)
+    _check(op, call)
     given = {name: pair_of(op, name, value) if name in _PAIRS else value for name, value in call.arguments.items()}
     device = next(iter(given.values())).device
     if device.type == "meta":
         return f"{op}: no kernel, the tensors are on the meta device"
     if op == "gaussian_indexes" and device.type == "cuda":
         return f"{op}: torch.bucketize"
+    if op == "factorized_likelihood" and device.type != "cpu":
+        raise RuntimeError(backends.no_kernels(op, device))
     backend = backends.serving(op, device) if op in backends.OPS else "cpu"
     line = f"{op}: {backend} backend"
     if (op, backend) == ("deform_conv2d", "triton"):
@@ -68,16 +70,18 @@ def explain(op: str, *arguments: Any, **options: Any) -> str:
     return line
 
 
-def _check(function: Callable, call: inspect.BoundArguments) -> None:
-    """Makes the call with fake tensors, which have shape, dtype, strides and device, and no numbers."""
-    from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to import
+def _check(op: str, call: inspect.BoundArguments) -> None:
+    """Makes the call with tensors on the meta device, which have shape, dtype and strides, and no numbers."""
+    first, *_ = call.arguments
+    device = getattr(call.arguments[first], "device", None)
 
-    def fake(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return mode.from_tensor(value)
-        if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
-            return [fake(v) for v in value]
-        return value
+    def meta(name: str, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [meta(name, v) for v in value] if any(isinstance(v, Tensor) for v in value) else value
+        if not isinstance(value, Tensor):
+            return value
+        if device and value.device != device:
+            raise ValueError(f"{op}/{name}: must be on {first}'s device {device}, and is on {value.device}; move it")
+        return value.to("meta")
 
-    with FakeTensorMode() as mode:
-        function(*map(fake, call.args), **{name: fake(value) for name, value in call.kwargs.items()})
+    _OPS[op](**{name: meta(name, value) for name, value in call.arguments.items()})
