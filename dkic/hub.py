@@ -125,13 +125,18 @@ def push(
     private: bool | None = None,
     token: str | None = None,
     branch: str | None = None,
-    create_pr: bool = False,
+    create_pr: bool | None = None,
+    allow_patterns: list[str] | str | None = None,
+    ignore_patterns: list[str] | str | None = None,
+    delete_patterns: list[str] | str | None = None,
 ) -> str:
     """Uploads what `save` writes, and returns the commit's address. Makes the repository where there is none.
 
-    Arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`. A README.md that the repository has is kept. Raises
-    DkicError where huggingface_hub is not installed, or the repository can't be written.
+    Arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`. A README.md that the repository has is kept. Other weights
+    files are deleted from the repository, because they would be loaded too; delete_patterns adds to these. Raises DkicError where
+    huggingface_hub is not installed, or the repository can't be written.
     """
+    also_deleted = [delete_patterns] if isinstance(delete_patterns, str) else delete_patterns or []
     hub = _huggingface_hub(f"{repository}: to upload to it")
     with tempfile.TemporaryDirectory() as folder:
         save(weights, folder)
@@ -146,7 +151,9 @@ def push(
                 commit_message=commit_message,
                 revision=branch,
                 create_pr=create_pr,
-                delete_patterns=[_PATTERN],  # other weights files would be loaded too
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+                delete_patterns=[_PATTERN, *also_deleted],
             )
         except (OSError, ValueError) as error:
             raise DkicError(

@@ -63,7 +63,7 @@ WRONG = [
     *(
         (dict([(name, wrong)]), TypeError, f"{name}: must be an int or a pair (height, width) of ints, and is {wrong!r}")
         for name in PLAIN.geometry
-        for wrong in ((3, 3, 3), (3,), (), 3.0, (3, 3.0), "same", "33", None, torch.tensor(3.0))
+        for wrong in ((3, 3, 3), (3,), (), 3.0, (3, 3.0), "same", "33", None, torch.tensor(3.0), True, (3, True), torch.tensor(True))
     ),
 ]  # fmt: skip
 
