@@ -15,7 +15,9 @@ from dkic.demo import PHOTO
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", default="tiny", help="shipped weights, a path, or a repository owner/name, which is downloaded")
+    parser.add_argument(
+        "--model", default="tiny", help="shipped weights, a path, or a repository owner/name, which is downloaded"
+    )
     parser.add_argument("--push", metavar="owner/name", help="also upload to this repository")
     arguments = parser.parse_args()
 

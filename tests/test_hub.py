@@ -222,7 +222,11 @@ def test_an_unknown_argument_is_refused(codec, tmp_path, method):
 
 
 def test_arguments_without_a_meaning_are_refused(codec, tmp_path):
-    for options, token in (({"config": {}}, "config"), ({"model_card_kwargs": {}}, "model_card_kwargs"), ({"private": True}, "private")):
+    for options, token in (
+        ({"config": {}}, "config"),
+        ({"model_card_kwargs": {}}, "model_card_kwargs"),
+        ({"private": True}, "private"),
+    ):
         with pytest.raises(ValueError, match=f"^save_pretrained/{token}: "):
             codec.save_pretrained(tmp_path / "new", **options)
     with pytest.raises(ValueError, match="^push_to_hub/config: "):

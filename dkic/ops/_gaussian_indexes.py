@@ -73,7 +73,9 @@ def edges_between(op: str, scales: Sequence[float] | Tensor | None, rule: str) -
 def _numbers(op: str, scales: Sequence[float] | Tensor) -> list[float]:
     if isinstance(scales, Tensor) and scales.dtype not in (torch.bool, *COMPLEX):
         if scales.dim() != 1:
-            raise ValueError(f"{op}/scales: must be 2 to {MOST_SCALES} numbers [T], and has shape {list(scales.shape)}; flatten it")
+            raise ValueError(
+                f"{op}/scales: must be 2 to {MOST_SCALES} numbers [T], and has shape {list(scales.shape)}; flatten it"
+            )
         return scales.tolist()
     wrong = f"{op}/scales: must be a list or a 1-dimensional tensor of numbers, and is {_named(scales)}; convert it"
     if isinstance(scales, (str, bytes, Tensor)):

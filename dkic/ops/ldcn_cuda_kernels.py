@@ -20,7 +20,9 @@ def explain(x: Tensor, offset: Tensor, mask: Tensor | None, kernel_size: Sizes, 
     samples = forward or _general_samples_because(x, offset, kernel_size)
     scatter = _general_scatter_because(x, offset, mask, kernel_size, stride)
     lines = ("forward", "warp", forward), ("gradients of offset and mask", "warp", samples), ("gradient of x", "window", scatter)
-    return "\n".join(f"{what}: {f'general kernel, because {reason}' if reason else f'{fast} kernel'}" for what, fast, reason in lines)
+    return "\n".join(
+        f"{what}: {f'general kernel, because {reason}' if reason else f'{fast} kernel'}" for what, fast, reason in lines
+    )
 
 
 def _depth(x: Tensor, offset: Tensor, kernel_size: Sizes) -> int:
@@ -29,7 +31,9 @@ def _depth(x: Tensor, offset: Tensor, kernel_size: Sizes) -> int:
 
 
 def _general_because(x: Tensor, offset: Tensor, mask: Tensor | None, kernel_size: Sizes) -> str | None:
-    return _unread_because(x, offset, mask, kernel_size) or _no_vectors_because(x, offset, kernel_size, _VECTOR_BYTES // x.itemsize)
+    return _unread_because(x, offset, mask, kernel_size) or _no_vectors_because(
+        x, offset, kernel_size, _VECTOR_BYTES // x.itemsize
+    )
 
 
 def _unread_because(x: Tensor, offset: Tensor, mask: Tensor | None, kernel_size: Sizes) -> str | None:

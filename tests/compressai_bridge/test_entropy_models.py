@@ -5,9 +5,10 @@ import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.entropy_models.entropy_models import GaussianMixtureConditional
 from compressai.models.base import get_scale_table
+from host_reads import NoHostReads
 from torch import Tensor
 
-from dkic.compressai import accelerated
+from dkic.compressai import accelerate, accelerated, restore
 
 SHAPE = (2, 6, 5, 7)
 

@@ -96,7 +96,9 @@ def test_residuals_without_a_symbol_are_refused(which, value):
     if which == "scale" and not math.isnan(value):
         assert gaussian_symbols(**tensors)[1][1, 2, 30, 40] == (63 if value > 0 else 0)
         return
-    with pytest.raises(RuntimeError, match="^gaussian_symbols/y: y - mean is not finite or beyond int32, or scale is NaN; [^:]*$"):
+    with pytest.raises(
+        RuntimeError, match="^gaussian_symbols/y: y - mean is not finite or beyond int32, or scale is NaN; [^:]*$"
+    ):
         gaussian_symbols(**tensors)
 
 
