@@ -141,14 +141,18 @@ def push(
     private: bool | None = None,
     token: str | None = None,
     branch: str | None = None,
-    create_pr: bool = False,
+    create_pr: bool | None = None,
+    allow_patterns: list[str] | str | None = None,
+    ignore_patterns: list[str] | str | None = None,
+    delete_patterns: list[str] | str | None = None,
 ) -> str:
     """Uploads the files of `save` to a repository, which is created if necessary. An existing README.md is kept.
 
     Args:
         weights: loaded weights.
         repository: name of the repository, "owner/name".
-        commit_message, private, token, branch, create_pr: see `huggingface_hub.ModelHubMixin.push_to_hub`.
+        commit_message, private, token, branch, create_pr: see
+            `huggingface_hub.ModelHubMixin.push_to_hub`.
 
     Returns:
         URL of the commit.
@@ -156,6 +160,7 @@ def push(
     Raises:
         DkicError: huggingface_hub is not installed, or the repository can't be written.
     """
+    also_deleted = [delete_patterns] if isinstance(delete_patterns, str) else delete_patterns or []
     hub = _huggingface_hub(repository, "uploading")
     with tempfile.TemporaryDirectory() as folder:
         save(weights, folder)
@@ -170,7 +175,9 @@ def push(
                 commit_message=commit_message,
                 revision=branch,
                 create_pr=create_pr,
-                delete_patterns=[_PATTERN],  # since all weights files of a repository are loaded
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+                delete_patterns=[_PATTERN, *also_deleted],  # all weights files of a repository are loaded
             )
         except (OSError, ValueError) as error:
             raise DkicError(

@@ -5,12 +5,14 @@
 
     image.save("photo.dkic", quality=4)
     image = Image.open("photo.dkic")
+    dkic.pillow.save(image, "photo.dkic", quality=2)  # replaces the file only after encoding
 
 `Image.open` reads the header; pixels are decoded on first access.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Iterable
@@ -22,13 +24,15 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from dkic.coding.container import MAGIC, read_head, unpack
 from dkic.coding.image_color import fitting_profile
 from dkic.errors import DkicError, FormatError
+from dkic.output_file import write_atomically
 
 if TYPE_CHECKING:
     from dkic.coding.codec import Codec
 
-__all__ = ["DkicImageFile", "DkicImageError", "UnidentifiedDkicError", "set_codec"]
+__all__ = ["DkicImageFile", "DkicImageError", "UnidentifiedDkicError", "save", "set_codec"]
 
 FORMAT = "DKIC"
+OPTIONS = ("quality", "target_bpp", "icc_profile", "background")
 _lock = threading.Lock()
 _codec: Codec | None = None
 
@@ -108,19 +112,49 @@ class _Decoder(ImageFile.PyDecoder):
         return -1, 0
 
 
+def save(image: Image.Image, path: str | os.PathLike[str], **options: Any) -> None:
+    """Writes an image to a `.dkic` file as `image.save` does, but atomically: after an error, an existing file is unchanged.
+
+    `Image.save` truncates an existing file before it calls the encoder of any format.
+
+    Args:
+        image: a PIL image.
+        path: the file.
+        options: quality, target_bpp, icc_profile and background, as for `image.save`; see docs/pillow.md.
+
+    Raises:
+        TypeError: there is no such option, or image is not a PIL image.
+        DkicImageError: the image can't be encoded, or the file can't be written.
+    """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"save/image: must be a PIL image, and is a {type(image).__name__}; convert it with Image.fromarray")
+    if unknown := [name for name in options if name not in OPTIONS]:
+        raise TypeError(f"save/{unknown[0]}: there is no such option; give one of {', '.join(OPTIONS)}")
+    data = _encoded(image, os.fspath(path), options)
+    try:
+        write_atomically(path, data, force=True)
+    except DkicError as error:
+        raise DkicImageError(str(error)) from error
+
+
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    fp.write(_encoded(image, filename, image.encoderinfo))
+
+
+def _encoded(image: Image.Image, filename: str | bytes, options: dict[str, Any]) -> bytes:
     from dkic.coding.image_conversion import image_from
 
-    options: dict[str, Any] = image.encoderinfo
     try:
+        profile = options.get("icc_profile")
+        if not isinstance(profile, bytes | None):
+            raise DkicError(f"icc_profile: must be bytes or None, and is a {type(profile).__name__}; give the profile's bytes")
         converted = image_from(image, options.get("background"))
         _warn("the image", converted.notes)
         if "icc_profile" in options:
-            converted = replace(converted, icc=options["icc_profile"] or None)
-        data = _current_codec().compress(converted, quality=options.get("quality"), target_bpp=options.get("target_bpp"))
+            converted = replace(converted, icc=profile or None)
+        return _current_codec().compress(converted, quality=options.get("quality"), target_bpp=options.get("target_bpp"))
     except DkicError as error:
         raise DkicImageError(_named(filename, error)) from error
-    fp.write(data)
 
 
 def _named(filename: str | bytes, sentence: object) -> str:

@@ -1,5 +1,6 @@
 """Weights in local folders and in repositories of the hub, without network access."""
 
+import inspect
 import shutil
 import subprocess
 import sys
@@ -202,6 +203,48 @@ def test_a_hub_that_cant_be_written(codec, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", Api(error=ConnectionError("unreachable")))
     with pytest.raises(DkicError, match=r"^owner/name: the hub's repository can't be written \(unreachable\)"):
         codec.push_to_hub("owner/name")
+
+
+def test_the_arguments_of_the_mixin(codec):
+    """The three methods take those of huggingface_hub's ModelHubMixin."""
+    mixin = huggingface_hub.ModelHubMixin
+    for method, also in (("save_pretrained", hub.push), ("from_pretrained", hub.download), ("push_to_hub", hub.push)):
+        known = {*inspect.signature(getattr(dkic.Codec, method)).parameters, *inspect.signature(also).parameters}
+        wanted = {n for n, p in inspect.signature(getattr(mixin, method)).parameters.items() if p.kind is not p.VAR_KEYWORD}
+        assert wanted <= known, wanted - known
+
+
+@pytest.mark.parametrize("method", ["save_pretrained", "from_pretrained", "push_to_hub"])
+def test_an_unknown_argument_is_refused(codec, tmp_path, method):
+    codec.save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=f"^{method}/foo: there is no such argument; give one of "):
+        getattr(codec, method)(str(tmp_path), foo=1)
+
+
+def test_arguments_without_a_meaning_are_refused(codec, tmp_path):
+    for options, token in (
+        ({"config": {}}, "config"),
+        ({"model_card_kwargs": {}}, "model_card_kwargs"),
+        ({"private": True}, "private"),
+    ):
+        with pytest.raises(ValueError, match=f"^save_pretrained/{token}: "):
+            codec.save_pretrained(tmp_path / "new", **options)
+    with pytest.raises(ValueError, match="^push_to_hub/config: "):
+        codec.push_to_hub("owner/name", config={})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("repository", [None, "owner/other"])
+def test_saving_and_uploading_at_once(codec, tmp_path, monkeypatch, repository):
+    api = Api()
+    monkeypatch.setattr(huggingface_hub, "HfApi", api)
+    address = codec.save_pretrained(
+        tmp_path / "mine", push_to_hub=True, repo_id=repository, ignore_patterns="*.md", delete_patterns="old*", create_pr=True
+    )
+    assert address == f"https://hub/{repository or 'mine'}/commit/1"
+    assert (tmp_path / "mine" / "tiny-q1.3.safetensors").exists()
+    assert api.named["ignore_patterns"] == "*.md" and api.named["create_pr"] is True
+    assert api.named["delete_patterns"] == ["*.safetensors", "old*"]
 
 
 def test_loading_a_local_model_does_not_import_huggingface_hub():

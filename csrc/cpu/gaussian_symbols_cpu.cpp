@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 
 #include "cpu/gaussian_symbols_kernel.h"
 #include "cpu/traversal_cpu.h"
@@ -63,7 +64,11 @@ std::tuple<Tensor, Tensor> gaussian_symbols(const Tensor& y, const Tensor& scale
   for_chunks(a.traversal, [&](int64_t first, int64_t last) {
     if (!kernel.run(a, first, last)) good = false;
   });
-  STD_TORCH_CHECK(good, "gaussian_symbols: y - mean must be finite and within int32, and scale must not be NaN");
+  // Not STD_TORCH_CHECK, which adds the line of this file: it is the data that is wrong.
+  if (!good) {
+    throw std::runtime_error(
+        "gaussian_symbols/y: y - mean is not finite or beyond int32, or scale is NaN; check the network that computes them");
+  }
   return {symbols, index};
 }
 

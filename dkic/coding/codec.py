@@ -6,8 +6,11 @@ decode  the reverse
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -112,6 +115,7 @@ class Codec:
         """
         if icc not in ("keep", "drop"):
             raise DkicError(f"icc: must be keep or drop, not {icc!r}")
+        _check_rate(quality, target_bpp)
         data = image_from(image, background)
         data = replace(data, icc=stored_profile(data, icc))
         if not isinstance(image, ImageData):
@@ -130,9 +134,38 @@ class Codec:
             raise DkicError(f"{'qstep' if quality is None else 'quality'}: can't be combined with target_bpp; give one of them")
         return self._verified(self._within(data, target_bpp, tile), verify)
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Writes the weights files into a folder, which `dkic.load` takes; see `dkic.hub.save`."""
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: None = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: None = None,
+        **upload: Any,
+    ) -> str | None:
+        """Writes the weights files into a folder, which `dkic.load` takes; see `dkic.hub.save`.
+
+        Args:
+            config, model_card_kwargs: must be None: weights files contain the configuration, and the model card lists them.
+            repo_id: repository "owner/name" for push_to_hub; None: the folder's name.
+            push_to_hub: whether to upload the files too.
+            upload: as for `push_to_hub`, if that is True.
+
+        Returns:
+            The commit's address, or None without push_to_hub.
+
+        Raises:
+            TypeError: there is no such argument.
+            ValueError: config or model_card_kwargs is given.
+            DkicError: the folder or the repository can't be written.
+        """
+        _check_names("save_pretrained", upload, hub.push)
+        _check_none("save_pretrained", config=config, model_card_kwargs=model_card_kwargs)
+        if upload and not push_to_hub:
+            raise ValueError(f"save_pretrained/{next(iter(upload))}: is for an upload; give push_to_hub=True too")
         hub.save(self._weights.values(), save_directory)
+        return self.push_to_hub(repo_id or Path(save_directory).name, **upload) if push_to_hub else None
 
     @classmethod
     def from_pretrained(
@@ -145,20 +178,28 @@ class Codec:
             download: revision, cache_dir, token, force_download and local_files_only, as for `dkic.hub.download`.
 
         Raises:
+            TypeError: there is no such argument.
             DkicError: as `dkic.load`.
         """
+        _check_names("from_pretrained", download, hub.download)
         name = pretrained_model_name_or_path
         return load(hub.download(str(name), **download) if hub.is_repository(name) else name, device)
 
-    def push_to_hub(self, repo_id: str, **upload: Any) -> str:
+    def push_to_hub(self, repo_id: str, *, config: None = None, model_card_kwargs: None = None, **upload: Any) -> str:
         """Uploads the weights files to a repository "owner/name"; returns the commit's address.
 
         Args:
-            upload: commit_message, private, token, branch and create_pr, as for `dkic.hub.push`.
+            config, model_card_kwargs: must be None, as for `save_pretrained`.
+            upload: commit_message, private, token, branch, create_pr, allow_patterns, ignore_patterns and delete_patterns, as for
+                `dkic.hub.push`.
 
         Raises:
+            TypeError: there is no such argument.
+            ValueError: config or model_card_kwargs is given.
             DkicError: huggingface_hub is not installed, or the repository can't be written.
         """
+        _check_names("push_to_hub", upload, hub.push)
+        _check_none("push_to_hub", config=config, model_card_kwargs=model_card_kwargs)
         return hub.push(self._weights.values(), repo_id, **upload)
 
     def model_hash(self, quality: int) -> bytes:
@@ -355,6 +396,28 @@ def _decoded_pixels(file: DkicFile, weights: Weights, tile: int | None) -> np.nd
     return np.repeat(pixels[:, :, 1:2], 3, axis=2) if file.header.grayscale else pixels
 
 
+def _check_names(method: str, given: dict[str, Any], function: Callable) -> None:
+    """Raises TypeError if a keyword argument is not one of a function's."""
+    known = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    if unknown := [name for name in given if name not in known]:
+        raise TypeError(f"{method}/{unknown[0]}: there is no such argument; give one of {', '.join(known)}")
+
+
+def _check_none(method: str, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{method}/{name}: must be None, because weights files contain their configuration; leave it out")
+
+
+def _check_rate(quality: object, target_bpp: object) -> None:
+    if quality is not None and (isinstance(quality, bool) or not isinstance(quality, Integral)):
+        raise DkicError(f"quality: must be an integer, and is {quality!r}; convert it")
+    if target_bpp is None:
+        return
+    if isinstance(target_bpp, bool) or not isinstance(target_bpp, Real) or not target_bpp > 0:  # written so that NaN fails
+        raise DkicError(f"target_bpp: must be a positive number of bits per pixel, and is {target_bpp!r}; choose another")
+
+
 def _check_tile(tile: int | None) -> None:
-    if tile is not None and (tile < 0 or tile % SIZE_MULTIPLE):
+    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, Integral) or tile < 0 or tile % SIZE_MULTIPLE):
         raise DkicError(f"tile: must be a multiple of {SIZE_MULTIPLE}, or 0 for no tiles, not {tile}")

@@ -58,7 +58,7 @@ def opaque_color(name: str) -> tuple[int, int, int]:
     """Red, green and blue of a color as Pillow names it. Raises DkicError if there is none, or it is not opaque."""
     try:
         color: tuple[int, ...] = ImageColor.getrgb(name)
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):  # the latter two where it is no string
         color = ()
     if color[3:] not in ((), (255,)) or not color:
         raise DkicError(f"background: {name!r} is not an opaque color; use a name such as white, or #rrggbb")

@@ -21,6 +21,8 @@ from dkic.compressai.quantized_network import UNITS, QuantizedNetwork
 from dkic.compressai.replacement import accelerated
 from dkic.quantized import ActivationScale, calibrate, convert, load
 
+CHANNELS = 3
+MULTIPLE = 64  # of the sides of images, for the models that do not state their own: 16 by g_a, 4 by h_a
 MODELS = "ScaleHyperprior, MeanScaleHyperprior and models of a HyperpriorLatentCodec"
 
 
@@ -49,21 +51,21 @@ def make_bit_exact(
     Args:
         model: trained and updated: a `ScaleHyperprior`, a `MeanScaleHyperprior`, or a model of a `HyperpriorLatentCodec` whose
             `y` is a `GaussianConditionalLatentCodec`, a `CheckerboardLatentCodec` or a `ChannelGroupsLatentCodec` of these.
-        images: calibration images `[N, 3, H, W]` in [0, 1], or an iterable of them, in sizes that the model supports.
+        images: calibration images `[N, 3, H, W]` in [0, 1], or an iterable of them, on the model's device and in its dtype. Sides
+            must be multiples of the model's downsampling factor, which is 64 for the models of CompressAI.
         measure: images for the report; None: the calibration images.
 
     Raises:
-        TypeError: the model, or a layer in it, has no bit-exact form, or an entropy coder other than "ans".
-        ValueError: `model.update()` has not been called, or there are no images.
+        TypeError: the model, or a layer in it, has no bit-exact form, or an entropy coder other than "ans"; images or measure are
+            of another type.
+        ValueError: `model.update()` has not been called, there are no images, or the model can't code them.
         DkicError: a layer violates a bound of exact arithmetic.
 
     After an error the model is unchanged.
     """
-    calibration = [images] if isinstance(images, Tensor) else list(images)
-    measured = calibration if measure is None else list(measure)
-    if not calibration or not measured:
-        raise ValueError(f"make_bit_exact/{'measure' if calibration else 'images'}: has no images; give at least one")
     replacements = _replacements(model)
+    calibration = _checked(model, "images", images)
+    measured = calibration if measure is None else _checked(model, "measure", measure)
     for module in model.modules():
         if isinstance(module, EntropyModel):
             tables_of(module)
@@ -71,11 +73,11 @@ def make_bit_exact(
     model.eval()
     try:
         with _installed(replacements):
-            float_bytes = _stream_bytes(model, measured) if measured is not calibration else None
+            float_bytes = _stream_bytes(model, "measure", measured) if measured is not calibration else None
             with calibrate(model):
-                calibration_bytes = _stream_bytes(model, calibration)
+                calibration_bytes = _stream_bytes(model, "images", calibration)
             convert(model)
-            bit_exact_bytes = _stream_bytes(model, measured)
+            bit_exact_bytes = _stream_bytes(model, "measure", measured)
     finally:
         model.train(training)
     return BitExactReport(calibration_bytes if float_bytes is None else float_bytes, bit_exact_bytes)
@@ -100,10 +102,46 @@ def load_bit_exact(model: nn.Module, state_dict: Mapping[str, Any]) -> nn.Module
     return model
 
 
+def _checked(model: nn.Module, name: str, images: Any) -> list[Tensor]:
+    """The batches of `images`, each one that the model can take."""
+    batches = [images] if isinstance(images, Tensor) else list(images) if isinstance(images, Iterable) else None
+    wanted = "give a tensor [N, 3, H, W] in [0, 1], or an iterable of them"
+    if batches is None:
+        raise TypeError(f"make_bit_exact/{name}: is a {type(images).__name__}; {wanted}")
+    if not batches:
+        raise ValueError(f"make_bit_exact/{name}: has no images; give at least one")
+    like = next(model.parameters())
+    for x in batches:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"make_bit_exact/{name}: contains a {type(x).__name__}; {wanted}")
+        if x.dtype != like.dtype:
+            raise TypeError(f"make_bit_exact/{name}: is {x.dtype} and the model {like.dtype}; {wanted} in the model's dtype")
+        if x.dim() != 4 or x.shape[1] != CHANNELS or not x.numel():
+            raise ValueError(f"make_bit_exact/{name}: contains a tensor of shape {list(x.shape)}; {wanted}, none of them empty")
+        if x.device != like.device:
+            raise ValueError(f"make_bit_exact/{name}: is on {x.device} and the model on {like.device}; move one")
+        low, high = float(x.min()), float(x.max())
+        if not (low >= 0 and high <= 1):  # written so that NaN fails
+            raise ValueError(f"make_bit_exact/{name}: has values from {low:g} to {high:g}; scale or clamp them to [0, 1]")
+    return batches
+
+
 @torch.no_grad()
-def _stream_bytes(model: Any, images: Iterable[Tensor]) -> int:
+def _stream_bytes(model: Any, name: str, images: Iterable[Tensor]) -> int:
     with accelerated(model):
-        return sum(len(s) for x in images for strings in model.compress(x)["strings"] for s in strings)
+        return sum(len(s) for x in images for strings in _compressed(model, name, x) for s in strings)
+
+
+def _compressed(model: Any, name: str, x: Tensor) -> list[list[bytes]]:
+    multiple = getattr(model, "downsampling_factor", MULTIPLE)
+    try:
+        return model.compress(x)["strings"]
+    except (ValueError, RuntimeError) as error:
+        h, w = x.shape[2:]
+        if h % multiple == 0 and w % multiple == 0:
+            raise
+        wrong = f"the model can't code images of {h}x{w} pixels ({error})"
+        raise ValueError(f"make_bit_exact/{name}: {wrong}; crop or pad both sides to a multiple of {multiple}") from error
 
 
 class _Replacement(NamedTuple):

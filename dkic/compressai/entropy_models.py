@@ -6,6 +6,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
 from compressai.entropy_models.entropy_models import GaussianMixtureConditional
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from dkic.ops import factorized_likelihood, gaussian_indexes, gaussian_likelihood
 from dkic.ops._factorized_likelihood import FILTERS
@@ -21,6 +22,21 @@ def tables_of(model: EntropyModel) -> tuple[Tensor, Tensor, Tensor]:
     model._check_cdf_length()
     model._check_offsets_size()
     return model._quantized_cdf, model._cdf_length.reshape(-1), model._offset.reshape(-1)
+
+
+_values = WeakTensorKeyDictionary()  # of bounds: version, address and number
+
+
+def value_of(bound: Tensor) -> float:
+    """The number in the buffer of a `LowerBound`. It is read again only after a change, because reading waits for a GPU."""
+    if bound.is_inference():  # has no version
+        return bound.item()
+    state = bound._version, bound.data_ptr()
+    known, value = _values.get(bound, (None, 0.0))
+    if known != state:
+        value = bound.item()
+        _values[bound] = state, value
+    return value
 
 
 # ---- EntropyModel ----
@@ -75,7 +91,7 @@ def bottleneck_forward(self: EntropyBottleneck, x: Tensor, training: bool | None
     likelihood = factorized_likelihood(
         outputs, list(self.matrices), list(self.biases), list(self.factors), likelihood_min=_likelihood_min(self)
     )
-    return outputs, likelihood
+    return outputs, _bound_if_compiling(self, likelihood)
 
 
 def bottleneck_compress(self: EntropyBottleneck, x: Tensor) -> list[bytes]:
@@ -93,7 +109,7 @@ def bottleneck_decompress(self: EntropyBottleneck, strings: list[bytes], size: t
 def build_indexes(self: GaussianConditional, scales: Tensor) -> Tensor:
     if len(self.scale_table) == 1:
         return torch.zeros_like(scales, dtype=torch.int32)
-    table, bound = self.scale_table.tolist(), self.lower_bound_scale.bound.item()
+    table, bound = self.scale_table.tolist(), value_of(self.lower_bound_scale.bound)
     indexes = gaussian_indexes(scales.detach(), table, RULE).int()
     least = sum(scale < bound for scale in table[:-1])  # the index of the bound; smaller scales get it too
     return indexes.clamp_(min=least) if least else indexes
@@ -114,7 +130,7 @@ def gaussian_forward(
         )
         if means is not None and fixed is not None and means.requires_grad:
             outputs = outputs + (means - fixed)
-    return outputs, _bound_on_device(self, likelihood)
+    return outputs, _bound_if_compiling(self, likelihood)
 
 
 def likelihood(self: GaussianConditional, inputs: Tensor, scales: Tensor, means: Tensor | None = None) -> Tensor:
@@ -123,9 +139,10 @@ def likelihood(self: GaussianConditional, inputs: Tensor, scales: Tensor, means:
 
 
 def _bounded(self: GaussianConditional, scales: Tensor) -> tuple[Tensor, float]:
-    """Scales and scale_min. On a GPU the scale bound is applied here, because reading its value would synchronize."""
-    bound = self.lower_bound_scale.bound
-    return (scales, bound.item()) if bound.device.type == "cpu" else (self.lower_bound_scale(scales), LEAST_SCALE)
+    """Scales and scale_min. A program that is compiled can't read the bound's value, so there the bound is applied here."""
+    if torch.compiler.is_compiling():
+        return self.lower_bound_scale(scales), LEAST_SCALE
+    return scales, value_of(self.lower_bound_scale.bound)
 
 
 def _output(self: EntropyModel) -> dict:
@@ -133,14 +150,15 @@ def _output(self: EntropyModel) -> dict:
 
 
 def _likelihood_min(self: EntropyModel) -> float:
-    """The likelihood bound if it is on the CPU, else 0: reading it from a GPU would synchronize."""
-    on_cpu = self.use_likelihood_bound and self.likelihood_lower_bound.bound.device.type == "cpu"
-    return self.likelihood_lower_bound.bound.item() if on_cpu else 0.0
+    """The likelihood bound; 0 where there is none, and where `_bound_if_compiling` applies it."""
+    if torch.compiler.is_compiling() or not self.use_likelihood_bound:
+        return 0.0
+    return value_of(self.likelihood_lower_bound.bound)
 
 
-def _bound_on_device(self: EntropyModel, likelihood: Tensor) -> Tensor:
-    on_cpu = self.use_likelihood_bound and self.likelihood_lower_bound.bound.device.type == "cpu"
-    return self.likelihood_lower_bound(likelihood) if self.use_likelihood_bound and not on_cpu else likelihood
+def _bound_if_compiling(self: EntropyModel, likelihood: Tensor) -> Tensor:
+    bounded = self.use_likelihood_bound and torch.compiler.is_compiling()
+    return self.likelihood_lower_bound(likelihood) if bounded else likelihood
 
 
 # ---- GaussianMixtureConditional ----

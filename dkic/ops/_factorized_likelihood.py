@@ -46,6 +46,9 @@ def factorized_likelihood(
         raise TypeError(f"factorized_likelihood/x: must be float32 or float64 on the CPU, and is {kind}; convert it")
     if x.dim() < 2:
         raise ValueError(f"factorized_likelihood/x: has shape {list(x.shape)}; give [N, C, ...]")
+    if isinstance(likelihood_min, bool) or not isinstance(likelihood_min, (int, float)):
+        kind = type(likelihood_min).__name__
+        raise TypeError(f"factorized_likelihood/likelihood_min: must be a number, and is a {kind}; give a float")
     if not 0 <= likelihood_min <= 1:
         raise ValueError(f"factorized_likelihood/likelihood_min: must be from 0 to 1, and is {likelihood_min}; choose another")
     if not torch.compiler.is_compiling() and (reason := backends.load_cpu()):
@@ -57,6 +60,8 @@ def factorized_likelihood(
         "factors": [(c, o, 1) for o in FILTERS],
     }
     for name, given in (("matrices", matrices), ("biases", biases), ("factors", factors)):
+        if not isinstance(given, (list, tuple)) or not all(isinstance(t, Tensor) and t.is_floating_point() for t in given):
+            raise TypeError(f"factorized_likelihood/{name}: must be a list of floating-point tensors, and is not; give that")
         found = [tuple(t.shape) for t in given]
         if found != shapes[name]:
             what = f"must have shapes {shapes[name]}, and have {found}"

@@ -13,6 +13,7 @@ from dkic.ops import backends
 from dkic.ops.schemas import library
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 RULES = ("nearest", "next_larger")
 MOST_SCALES = 65536
 
@@ -44,30 +45,52 @@ def gaussian_indexes(
         raise TypeError(f"gaussian_indexes/scale: must be a tensor of floating-point numbers, and is {kind}; convert it")
     if scale.dim() == 0:
         raise ValueError("gaussian_indexes/scale: has no batch dimension; give [N, ...]")
-    edges = edges_between(scales, rule)
+    edges = edges_between("gaussian_indexes", scales, rule)
     if scale.device.type == "cpu" and not torch.compiler.is_compiling() and (reason := backends.load_cpu()):
         raise RuntimeError(reason)
     return torch.ops.dkic.gaussian_indexes(scale, edges)
 
 
-def edges_between(scales: Sequence[float] | Tensor | None, rule: str) -> list[float]:
+def edges_between(op: str, scales: Sequence[float] | Tensor | None, rule: str) -> list[float]:
     """Upper bounds, inclusive, of the scales of each index except the last."""
     if rule not in RULES:
-        raise ValueError(f"gaussian_indexes/rule: must be one of {', '.join(RULES)}, and is {rule!r}; choose one")
+        raise ValueError(f"{op}/rule: must be one of {', '.join(RULES)}, and is {rule!r}; choose one")
     low, step = math.log(SCALE_FIRST), math.log(SCALE_LAST / SCALE_FIRST) / (SCALE_COUNT - 1)
     if scales is None:
         scales = [math.exp(low + i * step) for i in range(SCALE_COUNT)]
         if rule == "nearest":
             return [math.exp(low + (i + 0.5) * step) for i in range(SCALE_COUNT - 1)]
-    scales = scales.tolist() if isinstance(scales, Tensor) else [float(s) for s in scales]
-    if not isinstance(scales, list) or not 2 <= len(scales) <= MOST_SCALES:
-        count = len(scales) if isinstance(scales, list) else 1
-        raise ValueError(f"gaussian_indexes/scales: must be 2 to {MOST_SCALES} numbers, and are {count}; give fewer tables")
+    scales = _numbers(op, scales)
+    if not 2 <= len(scales) <= MOST_SCALES:
+        raise ValueError(f"{op}/scales: must be 2 to {MOST_SCALES} numbers, and are {len(scales)}; give one for each table")
     if not (scales[0] > 0 and scales[-1] < math.inf and all(a <= b for a, b in zip(scales, scales[1:], strict=False))):
-        raise ValueError("gaussian_indexes/scales: must be positive, finite and sorted, and are not; sort them")
+        raise ValueError(f"{op}/scales: must be positive, finite and sorted, and are not; sort them")
     if rule == "next_larger":
         return scales[:-1]
     return [math.sqrt(a) * math.sqrt(b) for a, b in zip(scales, scales[1:], strict=False)]
+
+
+def _numbers(op: str, scales: Sequence[float] | Tensor) -> list[float]:
+    if isinstance(scales, Tensor) and scales.dtype not in (torch.bool, *COMPLEX):
+        if scales.dim() != 1:
+            raise ValueError(
+                f"{op}/scales: must be 2 to {MOST_SCALES} numbers [T], and has shape {list(scales.shape)}; flatten it"
+            )
+        return scales.tolist()
+    wrong = f"{op}/scales: must be a list or a 1-dimensional tensor of numbers, and is {_named(scales)}; convert it"
+    if isinstance(scales, (str, bytes, Tensor)):
+        raise TypeError(wrong)
+    try:
+        return [float(s) for s in scales]
+    except (TypeError, ValueError):
+        raise TypeError(wrong) from None
+
+
+def _named(scales: object) -> str:
+    if isinstance(scales, Tensor):
+        return str(scales.dtype)[6:]
+    shown = repr(scales)
+    return shown if len(shown) <= 40 and "\n" not in shown else f"a {type(scales).__name__} of something else"
 
 
 @torch.library.register_fake("dkic::gaussian_indexes", lib=library)

@@ -72,12 +72,14 @@ def gaussian_likelihood(
         RuntimeError: the kernels for y's device are not available; the message explains how to fix it.
     """
     options = (quantize, scale_min, reduction, output, likelihood_min)
-    drawn_from, has_gradient = generator is not None, isinstance(noise, Tensor) and noise.requires_grad
+    drawn_from = None if generator is None else (type(generator), getattr(generator, "device", None))
+    has_gradient = isinstance(noise, Tensor) and noise.requires_grad
     call = call_of("gaussian_likelihood", y, scale, mean, noise, drawn_from, has_gradient, *options)
     if not was_accepted(call):
         tensors = {"scale": scale, "mean": mean, "noise": noise}
         check_tensors("gaussian_likelihood", y, tensors, ("mean", "noise"), broadcast=("scale", "mean"))
-        _check_options(quantize, noise, generator, scale_min, reduction)
+        _check_options(quantize, noise, scale_min, reduction)
+        _check_generator(generator, quantize, noise, y)
         _check_output(output, likelihood_min, reduction)
         accept(call)
     scale, mean = _expanded(scale, y), None if mean is None else _expanded(mean, y)
@@ -130,30 +132,43 @@ def check_tensors(
             raise ValueError(f"{op}/{name}: must be on y's device {y.device}, and is on {t.device}")
 
 
-def _check_options(
-    quantize: str, noise: Tensor | None, generator: torch.Generator | None, scale_min: float, reduction: str
-) -> None:
+def _check_options(quantize: str, noise: Tensor | None, scale_min: float, reduction: str) -> None:
     for name, value, choices in (("quantize", quantize, QUANTIZE), ("reduction", reduction, REDUCTIONS)):
         if value not in choices:
             raise ValueError(f"gaussian_likelihood/{name}: must be one of {', '.join(choices)}, and is {value!r}")
-    if not isinstance(scale_min, (int, float)):
-        raise TypeError(f"gaussian_likelihood/scale_min: must be a number, and is a {type(scale_min).__name__}")
+    _check_number("scale_min", scale_min)
     if not LEAST_SCALE <= scale_min <= MOST_SCALE:
         raise ValueError(f"gaussian_likelihood/scale_min: must be from {LEAST_SCALE:g} to {MOST_SCALE:g}, and is {scale_min}")
-    for name, given in (("noise", noise), ("generator", generator)):
-        if given is not None and quantize != "noise":
-            raise ValueError(f"gaussian_likelihood/{name}: must be None for quantize={quantize!r}, which draws no noise")
-    if noise is not None and generator is not None:
-        raise ValueError("gaussian_likelihood/generator: must be None where noise is given")
+    if noise is not None and quantize != "noise":
+        raise ValueError(f"gaussian_likelihood/noise: must be None for quantize={quantize!r}, which draws no noise")
     if noise is not None and noise.requires_grad:
         raise ValueError("gaussian_likelihood/noise: must not require a gradient, and does")
+
+
+def _check_generator(generator: torch.Generator | None, quantize: str, noise: Tensor | None, y: Tensor) -> None:
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        kind = type(generator).__name__
+        raise TypeError(f"gaussian_likelihood/generator: must be a torch.Generator, and is a {kind}; seed one with manual_seed")
+    if quantize != "noise":
+        raise ValueError(f"gaussian_likelihood/generator: must be None for quantize={quantize!r}, which draws no noise")
+    if noise is not None:
+        raise ValueError("gaussian_likelihood/generator: must be None where noise is given")
+    if generator.device.type != y.device.type != "meta":
+        devices = f"must be on y's device {y.device}, and is on {generator.device}"
+        raise ValueError(f"gaussian_likelihood/generator: {devices}; give torch.Generator({str(y.device)!r})")
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"gaussian_likelihood/{name}: must be a number, and is a {type(value).__name__}")
 
 
 def _check_output(output: str, likelihood_min: float, reduction: str) -> None:
     if output not in OUTPUTS:
         raise ValueError(f"gaussian_likelihood/output: must be one of {', '.join(OUTPUTS)}, and is {output!r}")
-    if not isinstance(likelihood_min, (int, float)):
-        raise TypeError(f"gaussian_likelihood/likelihood_min: must be a number, and is a {type(likelihood_min).__name__}")
+    _check_number("likelihood_min", likelihood_min)
     if not 0 <= likelihood_min <= 1:
         raise ValueError(f"gaussian_likelihood/likelihood_min: must be from 0 to 1, and is {likelihood_min}")
     if output == "bits" and likelihood_min != 0:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dkic.gaussian_scales import SCALE_COUNT, SCALE_FIRST, SCALE_LAST
 from dkic.ops import backends
-from dkic.ops._gaussian_indexes import gaussian_indexes
+from dkic.ops._gaussian_indexes import edges_between
 from dkic.ops._gaussian_likelihood import check_tensors
 from dkic.ops.accepted_calls import accept, call_of, was_accepted
 from dkic.ops.schemas import library
@@ -51,17 +51,18 @@ def gaussian_symbols(
     if not was_accepted(call):
         check_tensors("gaussian_symbols", y, {"scale": scale, "mean": mean}, optional=("mean",))
         accept(call)
-    backends.check_runs("gaussian_symbols", y.device)
-    symbols, index = torch.ops.dkic.gaussian_symbols(y, scale, mean, SCALE_FIRST, SCALE_LAST, SCALE_COUNT)
-    if scales is None and rule == "nearest":
-        return symbols, index
-    uncodable, index = index == NO_TABLE, gaussian_indexes(scale, scales, rule)
-    if y.device.type == "cpu":
-        return symbols, index
-    if scales is not None and len(scales) == NO_TABLE + 1:
+    edges = None if scales is None and rule == "nearest" else edges_between("gaussian_symbols", scales, rule)
+    if edges is not None and len(edges) == NO_TABLE and y.device.type == "cuda":
         raise ValueError(
             "gaussian_symbols/scales: must not be 256 on a GPU, where index 255 marks what can't be coded; give fewer"
         )
+    backends.check_runs("gaussian_symbols", y.device)
+    symbols, index = torch.ops.dkic.gaussian_symbols(y, scale, mean, SCALE_FIRST, SCALE_LAST, SCALE_COUNT)
+    if edges is None:
+        return symbols, index
+    uncodable, index = index == NO_TABLE, torch.ops.dkic.gaussian_indexes(scale, edges)
+    if y.device.type == "cpu":
+        return symbols, index
     return symbols, index.masked_fill(uncodable, torch.iinfo(index.dtype).max)
 
 

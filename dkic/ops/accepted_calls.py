@@ -21,12 +21,18 @@ def call_of(*arguments: Any) -> Call:
     """
     if torch.compiler.is_compiling():
         return None
-    call = tuple((t.shape, t.dtype, t.device) if isinstance(t, Tensor) else t for t in arguments)
+    call = tuple(_key(argument) for argument in arguments)
     try:
         hash(call)
     except TypeError:
         return None
     return call
+
+
+def _key(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return argument.shape, argument.dtype, argument.device
+    return (bool, argument) if isinstance(argument, bool) else argument  # True equals 1, and is not always right where 1 is
 
 
 def was_accepted(call: Call) -> bool:

@@ -201,13 +201,17 @@ def serving(op: str, device: torch.device) -> str:
     return _chosen.get(op) or next(backend for backend in takes if unavailable_reason(backend, device) is None)
 
 
+def no_kernels(op: str, device: torch.device) -> str:
+    return f"dkic.ops.{op} has no kernels for {device.type} tensors; move them to the CPU with .cpu()"
+
+
 def op_unavailable_reason(op: str, device: torch.device) -> str | None:
     """The reason why the op does not run on `device`; None if it does."""
     if device.type == "meta":
         return None
     takes = [backend for backend in OPS[op] if DEVICES[backend] == device.type]
     if not takes:
-        return f"dkic.ops.{op} has no kernels for {device.type} tensors; move them to the CPU with .cpu()"
+        return no_kernels(op, device)
     chosen = _chosen.get(op)
     if chosen is None:
         reasons = [unavailable_reason(backend, device) for backend in takes]

@@ -105,7 +105,7 @@ def _check(**tensors: Tensor) -> None:
 
 
 def _arguments(network: RasterNetwork, tables: GaussianTables) -> tuple:
-    edges = edges_between(tables.scales, "next_larger")
+    edges = edges_between("raster_context", tables.scales, "next_larger")
     integers = check_tables("raster_context", tables.cdf, tables.cdf_length, tables.offset)
     weights, biases = ([t.detach() for t in group] for group in (network.weights, network.biases))
     context = network.context_weight.detach(), network.context_bias.detach()

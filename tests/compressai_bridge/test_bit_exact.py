@@ -342,6 +342,40 @@ def test_wrong_arguments_are_refused():
         make_bit_exact(MODELS["mean scale"](), images(1))
 
 
+WRONG_IMAGES = [
+    ([3, 4], TypeError, "contains a int"),
+    (3, TypeError, "is a int"),
+    ("photo.png", TypeError, "contains a str"),
+    (images(1)[0], ValueError, r"shape \[3, 128, 128\]"),
+    (images(1)[:0], ValueError, r"shape \[0, 3, 128, 128\]"),
+    (images(1)[:, :1], ValueError, r"shape \[1, 1, 128, 128\]"),
+    (images(1) * 255, ValueError, "has values from"),
+    (images(1) * float("nan"), ValueError, "has values from nan"),
+    ((images(1) * 255).byte(), TypeError, "torch.uint8"),
+    (images(1).double(), TypeError, "torch.float64"),
+    (images(1).to("meta"), ValueError, "on meta"),
+    (images(1)[..., :100, :90], ValueError, "100x90 pixels .*; crop or pad both sides to a multiple of 64"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "exception", "token"), WRONG_IMAGES, ids=[token for *_, token in WRONG_IMAGES])
+@pytest.mark.parametrize("argument", ["images", "measure"])
+def test_wrong_images_are_named_and_the_model_is_unchanged(wrong, exception, token, argument):
+    model = shared_model()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    kinds = [type(m) for m in model.modules()]
+    with pytest.raises(exception, match=f"^make_bit_exact/{argument}: .*{token}") as caught:
+        make_bit_exact(model, **{"images": images(1), argument: wrong})
+    assert "; " in str(caught.value)
+    assert [type(m) for m in model.modules()] == kinds
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+@cache
+def shared_model() -> nn.Module:
+    return model_of("mean scale")
+
+
 def test_a_converted_model_is_not_converted_again():
     model = model_of("mean scale")
     make_bit_exact(model, images(1))

@@ -5,9 +5,10 @@ import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.entropy_models.entropy_models import GaussianMixtureConditional
 from compressai.models.base import get_scale_table
+from host_reads import NoHostReads
 from torch import Tensor
 
-from dkic.compressai import accelerated
+from dkic.compressai import accelerate, accelerated, restore
 
 SHAPE = (2, 6, 5, 7)
 
@@ -63,6 +64,49 @@ def test_noise_is_uniform_and_the_gradients_are_those_of_its_likelihood():
     actual, theirs = (torch.autograd.grad((p * weights).sum(), tensors) for p in (likelihood, expected))
     for a, e in zip(actual, theirs, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_bounds_are_read_once_and_again_after_a_change(training):
+    model = accelerate(GaussianConditional(None, scale_bound=0.11))
+    tensors = latent()
+    model(*tensors, training=training)
+    with NoHostReads():
+        model(*tensors, training=training)
+    scales = torch.full(SHAPE, 1e-3, dtype=tensors[0].dtype)
+    changes = [
+        lambda: model.lower_bound_scale.bound.fill_(2.0),
+        lambda: model.load_state_dict({**model.state_dict(), "lower_bound_scale.bound": torch.tensor([3.0])}),
+        lambda: model.lower_bound_scale.register_buffer("bound", torch.tensor([4.0])),
+        lambda: model.double(),
+    ]
+    for change in changes:
+        change()
+        actual = model(tensors[0], scales, training=False)
+        restore(model)
+        expected = model(tensors[0], scales, training=False)
+        accelerate(model)
+        for a, e in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, e.to(a.dtype), rtol=1e-4, atol=1e-7)
+
+
+def test_bounds_of_inference_mode():
+    with torch.inference_mode():
+        model = accelerate(GaussianConditional(None, scale_bound=0.11))
+        first = model(*latent())[1]
+        model.lower_bound_scale.bound.fill_(50.0)
+        assert not torch.equal(model(*latent())[1], first)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_compiled_program_applies_the_bounds(training):
+    model = accelerate(GaussianConditional(None, scale_bound=0.5))
+    y, _, mean = (t.detach() for t in latent())
+    scales = torch.full(SHAPE, 1e-3, dtype=y.dtype)
+    compiled = torch.compile(lambda *t: model(*t, training=training), fullgraph=True, backend="aot_eager")
+    y_hat, likelihood = compiled(y, scales, mean)
+    expected = model.likelihood_lower_bound(model._likelihood(y_hat, scales, mean))
+    torch.testing.assert_close(likelihood, expected, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("filters", [(3, 3, 3, 3), (3, 3)], ids=str)

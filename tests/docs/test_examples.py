@@ -74,6 +74,21 @@ def test_compressai_model(photos, model, last):
     assert lines[2].startswith("streams equal") and re.search(last, lines[3])
 
 
+def test_pillow_plugin(photos, tmp_path):
+    out = tmp_path / "out.dkic"
+    lines = run("pillow_plugin.py", photos / "0.png", out, "--quality", 2).splitlines()
+    assert lines[0] == "DKIC, 192x128, RGB, quality 2" and re.search(r"[\d.]+ bpp, [\d.]+ dB", lines[1])
+    run("pillow_plugin.py", photos / "0.png", out, "--target-bpp", 0.5)
+    assert out.stat().st_size * 8 <= 0.5 * 192 * 128
+
+
+def test_hub_weights(tmp_path):
+    folder = tmp_path / "weights"
+    lines = run("hub_weights.py", folder).splitlines()
+    assert "README.md" in lines[0] and lines[1].endswith("the files are equal")
+    assert list(folder.glob("*.safetensors"))
+
+
 def test_train_on_folder(photos, tmp_path):
     lines = run("train_on_folder.py", photos, tmp_path / "run", "--steps", 2, "--batch", 1).splitlines()
     assert re.search(r"[\d.]+ bpp", lines[-1])

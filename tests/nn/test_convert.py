@@ -6,6 +6,7 @@ import torchvision
 from nn import dcn_reference
 from ops import tolerances
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from dkic.nn import DCNv3, DCNv4, DeformConv2d, DeformConv2dPack, convert
 
@@ -103,6 +104,42 @@ def test_a_module_that_cannot_be_converted_is_named():
     other.weight = nn.Parameter(torch.ones(1))
     with pytest.raises(ValueError, match=r"^convert/model: block\.0 \(somebody\.DCNv4\) can't be converted \(.*channels"):
         convert(nn.ModuleDict({"block": nn.Sequential(other)}))
+
+
+def test_only_a_module_is_converted():
+    with pytest.raises(TypeError, match="^convert/model: must be a torch.nn.Module, and is a int"):
+        convert(3)
+
+
+@pytest.mark.parametrize("tensor", ["weight", "conv_offset"])
+def test_a_parametrized_layer_is_named_and_the_model_is_unchanged(tensor):
+    pack = mmcv_module("ModulatedDeformConv2dPack", modulated=True, pack=True)
+    weight_norm(pack if tensor == "weight" else pack.conv_offset)
+    model = nn.Sequential(torchvision.ops.DeformConv2d(4, 6, 3), pack)
+    before = list(model)
+    with pytest.raises(ValueError, match=r"^convert/model: 1 \(.*ModulatedDeformConv2dPack\).*parametrizes weight.*; call "):
+        convert(model)
+    assert list(model) == before
+
+
+def test_hooks_are_kept_and_their_handles_remain_valid():
+    theirs = mmcv_module("ModulatedDeformConv2dPack", modulated=True, pack=True)
+    seen = []
+    handles = [
+        theirs.register_forward_hook(lambda *_: seen.append("forward")),
+        theirs.register_forward_pre_hook(lambda *_, **__: seen.append("pre"), with_kwargs=False),
+        theirs.register_full_backward_hook(lambda *_: seen.append("backward")),
+        theirs.conv_offset.register_forward_hook(lambda *_: seen.append("inner")),
+    ]
+    ours = convert(nn.Sequential(theirs))[0]
+    x = torch.randn(1, 4, 8, 9, requires_grad=True, dtype=torch.float64)
+    ours(x).sum().backward()
+    assert type(ours) is DeformConv2dPack and seen == ["pre", "inner", "forward", "backward"]
+    for handle in handles:
+        handle.remove()
+    seen.clear()
+    ours(x)
+    assert seen == []
 
 
 def test_other_modules_are_kept():

@@ -83,8 +83,37 @@ def test_explains_the_backend_of_any_op():
     assert explain("ldcn", x, offset, kernel_size=3) == "ldcn: cpu backend"
     with pytest.raises(ValueError, match="^explain/op: must be one of"):
         explain("conv2d", x)
-    with pytest.raises(ValueError, match="tensor"):
-        explain("ldcn", 3)
+    latent = torch.ones(1, 2, 3, 4)
+    c = 2
+    shapes = [(c, 3, 1), *[(c, 3, 3)] * 3, (c, 1, 3)], [*[(c, 3, 1)] * 4, (c, 1, 1)], [(c, 3, 1)] * 4
+    parameters = [[torch.ones(shape) for shape in kind] for kind in shapes]
+    for op, *others in (
+        ("factorized_likelihood", *parameters),
+        ("gaussian_indexes",),
+        ("gaussian_symbols", latent, None),
+    ):
+        assert explain(op, latent, *others) == f"{op}: cpu backend"
+    assert explain("gaussian_likelihood", latent, latent, quantize="noise") == "gaussian_likelihood: cpu backend"
+    tables = torch.tensor([1.0, 2.0])
+    assert explain("gaussian_symbols", latent, latent, scales=tables) == "gaussian_symbols: cpu backend"
+
+
+def test_explain_refuses_what_the_call_refuses():
+    x, offset, _ = arguments(torch.float32)
+    latent = torch.ones(1, 2, 3, 4)
+    for call, options, exception, token in (
+        (("ldcn", 3), {}, TypeError, "^explain/arguments: .*offset"),
+        (("ldcn", x, *range(9)), {}, TypeError, "^explain/arguments: "),
+        (("ldcn", x, 1), {}, TypeError, "^ldcn/offset: must be a tensor"),
+        (("ldcn", x, offset), {"kernel_size": 9}, ValueError, "^ldcn/offset: "),
+        (("ldcn", x, offset), {"kernel_size": True}, TypeError, "^ldcn/kernel_size: "),
+        (("ldcn", x, offset.to("meta")), {}, ValueError, "^ldcn/offset: .*meta"),
+        (("gaussian_indexes", latent, torch.ones(2, 2)), {}, ValueError, "^gaussian_indexes/scales: "),
+        (("gaussian_likelihood", latent, latent), {"quantize": "floor"}, ValueError, "^gaussian_likelihood/quantize: "),
+        (("factorized_likelihood", latent, [1], [], []), {}, TypeError, "^factorized_likelihood/matrices: "),
+    ):
+        with pytest.raises(exception, match=token):
+            explain(*call, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)

@@ -77,6 +77,13 @@ WRONG = [
         "generator: must be None for quantize='none', which draws no noise",
     ),
     (dict(generator=torch.Generator()), ValueError, "generator: must be None where noise is given"),
+    (
+        dict(noise=None, generator=3),
+        TypeError,
+        "generator: must be a torch.Generator, and is a int; seed one with manual_seed",
+    ),
+    (dict(scale_min=True), TypeError, "scale_min: must be a number, and is a bool"),
+    (dict(output="likelihood", likelihood_min=True), TypeError, "likelihood_min: must be a number, and is a bool"),
     (dict(noise=lambda t: t.requires_grad_()), ValueError, "noise: must not require a gradient, and does"),
 ]  # fmt: skip
 

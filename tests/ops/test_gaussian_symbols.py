@@ -96,7 +96,9 @@ def test_residuals_without_a_symbol_are_refused(which, value):
     if which == "scale" and not math.isnan(value):
         assert gaussian_symbols(**tensors)[1][1, 2, 30, 40] == (63 if value > 0 else 0)
         return
-    with pytest.raises(RuntimeError, match="y - mean must be finite and within int32, and scale must not be NaN"):
+    with pytest.raises(
+        RuntimeError, match="^gaussian_symbols/y: y - mean is not finite or beyond int32, or scale is NaN; [^:]*$"
+    ):
         gaussian_symbols(**tensors)
 
 
@@ -111,6 +113,17 @@ def test_a_wrong_argument_is_named():
         with pytest.raises(exception) as caught:
             gaussian_symbols(*arguments)
         assert str(caught.value) == f"gaussian_symbols/{message}"
+
+
+def test_wrong_tables_are_named():
+    y = torch.ones(2, 3)
+    for options, exception, token in (
+        ({"scales": "abc"}, TypeError, "scales: must be a list"),
+        ({"scales": [2.0, 1.0]}, ValueError, "scales: must be positive"),
+        ({"rule": "lower"}, ValueError, "rule: must be one of"),
+    ):
+        with pytest.raises(exception, match=f"^gaussian_symbols/{token}"):
+            gaussian_symbols(y, y, **options)
 
 
 @pytest.mark.parametrize("scales", [(0.0, 256.0, 64), (2.0, 1.0, 64), (0.11, 256.0, 1), (0.11, 256.0, 70), (0.11, math.inf, 64)])

@@ -139,6 +139,46 @@ def test_wrong_options_leave_no_file(image, tmp_path, options):
     assert not path.exists()
 
 
+WRONG_OPTIONS = [
+    ({"quality": "4"}, "quality: must be an integer, and is '4'"),
+    ({"quality": True}, "quality: must be an integer"),
+    ({"quality": [4]}, "quality: must be an integer"),
+    ({"target_bpp": "0.3"}, "target_bpp: must be a positive number .*'0.3'"),
+    ({"target_bpp": float("nan")}, "target_bpp: must be a positive number"),
+    ({"target_bpp": -1}, "target_bpp: must be a positive number"),
+    ({"icc_profile": "sRGB"}, "icc_profile: must be bytes or None, and is a str"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_OPTIONS, ids=[str(options) for options, _ in WRONG_OPTIONS])
+def test_an_option_of_a_wrong_type_is_named(image, path, options, message):
+    """By `dkic.pillow.save` too, which leaves an existing file as it is."""
+    before = path.read_bytes()
+    with pytest.raises(dkic.pillow.DkicImageError, match=message):
+        image.save(io.BytesIO(), "DKIC", **options)
+    with pytest.raises(dkic.pillow.DkicImageError, match=rf"photo\.dkic: {message}"):
+        dkic.pillow.save(image, path, **options)
+    assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
+
+
+def test_a_background_of_a_wrong_type(image):
+    transparent = image.convert("RGBA")
+    transparent.putalpha(100)
+    with pytest.raises(dkic.pillow.DkicImageError, match="background: 3 is not an opaque color"):
+        transparent.save(io.BytesIO(), "DKIC", background=3)
+
+
+def test_saving_atomically_equals_saving(codec, image, path):
+    dkic.pillow.save(image, path, quality=2)
+    assert path.read_bytes() == codec.compress(image, quality=2)
+    with pytest.raises(TypeError, match="^save/qualty: there is no such option"):
+        dkic.pillow.save(image, path, qualty=2)
+    with pytest.raises(TypeError, match="^save/image: must be a PIL image, and is a str"):
+        dkic.pillow.save("photo.png", path)
+    with pytest.raises(dkic.pillow.DkicImageError, match="does not exist"):
+        dkic.pillow.save(image, path.parent / "none" / "photo.dkic")
+
+
 def test_truncated_and_damaged_files(path):
     data = path.read_bytes()
     cut = Image.open(io.BytesIO(data[:60]))

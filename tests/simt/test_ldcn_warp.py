@@ -13,6 +13,8 @@ from simt.compilers import SANITIZERS, SIMT, compile_cpp, compile_once, needs_em
 from simt.ldcn_program import Results, run
 from torch import Tensor
 
+from dkic.ops import ldcn_cuda_kernels
+
 pytestmark = needs_emulator
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -50,8 +52,20 @@ def checked(
     assert results.warp_forward and results.warp_samples == (case.depth * tensors[0].itemsize <= 8 * 16)
     in_window = case.kernel_size == (3, 3) and case.stride == (1, 1) and case.depth in (16, 24, 32)
     assert results.window_scatter == in_window
+    assert_explained(results, case, tensors)
     assert_close(results.tensors, of_reference(case, tensors, grad_y))
     return results
+
+
+def assert_explained(results: Results, case: LdcnCase, tensors: Tensors) -> None:
+    """`explain` names the kernels that ran."""
+    lines = ldcn_cuda_kernels.explain(*tensors, case.kernel_size, case.stride).splitlines()
+    assert [line.split(":")[1].split()[0] for line in lines] == [
+        "warp" if results.warp_forward else "general",
+        "warp" if results.warp_samples else "general",
+        "window" if results.window_scatter else "general",
+    ]
+    assert all(("; " in line or "torch." in line) == ("general" in line) for line in lines)
 
 
 @pytest.mark.parametrize("float_offset", [False, True], ids=["", "float offset"])
@@ -79,6 +93,8 @@ def test_takes_what_it_is_compiled_for(program):
         grad_y = pixels_adjacent(case.grad_y(tensors[0].dtype))
         results = run(program, case, tensors, grad_y, order="forward", lead=lead)
         assert_close(results.tensors, of_reference(case, tensors, grad_y))
+        if not lead:  # which moves the tensors of the emulator alone
+            assert_explained(results, case, tensors)
         return results.warp_forward
 
     (x, offset, mask), _ = problem(SMALL, torch.float16)
