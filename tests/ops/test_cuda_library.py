@@ -1,7 +1,7 @@
 """Machine code of the CUDA kernels, read from the built library: registers, local memory, wide loads.
 
-For the compute capabilities of ARCHITECTURES, and 8.0 for spills; no GPU is needed. A multiprocessor has 65,536 registers, and CUDA takes 1 KB of
-shared memory a block.
+For the compute capabilities of ARCHITECTURES, and 8.0 for spills; no GPU is needed. A multiprocessor has 65,536 registers, and
+CUDA takes 1 KB of shared memory a block.
 """
 
 import importlib.util
