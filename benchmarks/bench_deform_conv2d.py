@@ -110,5 +110,5 @@ def test_deform_conv2d(case, work, device, dtype, implementation, measure):
     if implementation == "dkic":
         # In float32: torchvision's positions in float16 are off by up to 1/32 of a pixel here, and ours are float32.
         assert_same(call(), calls(case, "torchvision", device, torch.float32, dtype)[work]())
-    rounds, least = ROUNDS[implementation][work], parts(case, work, implementation, dtype)
-    measure(f"deform_conv2d {work} {case}{ON[device, dtype]}", implementation, call, rounds, device=device, parts=least)
+    rounds, operations = ROUNDS[implementation][work], parts(case, work, implementation, dtype)
+    measure(f"deform_conv2d {work} {case}{ON[device, dtype]}", implementation, call, rounds, device=device, parts=operations)

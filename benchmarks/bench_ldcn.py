@@ -72,8 +72,8 @@ def test_ldcn(case, work, device, implementation, measure):
         given = [*case.tensors(torch.float32), *([case.grad_y(torch.float32)] if work != "forward" else [])]
         moved = sum(t.nbytes for t in (*given, *results))
     name = f"ldcn {work} {case}{ON[device]}"
-    least = parts(case, work, implementation)
-    measure(name, implementation, call, ROUNDS[implementation][work], bytes_moved=moved, device=device, parts=least)
+    operations = parts(case, work, implementation)
+    measure(name, implementation, call, ROUNDS[implementation][work], bytes_moved=moved, device=device, parts=operations)
 
 
 @pytest.mark.parametrize("implementation", ["dkic float32", "dkic"])
@@ -87,5 +87,5 @@ def test_ldcn_half(case, name, work, device, implementation, measure):
         x, offset, mask = (t.to(device) for t in case.tensors(HALVES[name], position_dtype=torch.float32))
         expected = ldcn(x.float(), offset, mask, **case.geometry)
         torch.testing.assert_close(call()[0].float(), expected, rtol=2.0**-7, atol=1e-3)
-    least, rounds = parts(case, work, implementation, HALVES[name]), ROUNDS["dkic"][work]
-    measure(f"ldcn {name} {work} {case}{ON[device]}", implementation, call, rounds, device=device, parts=least)
+    operations, rounds = parts(case, work, implementation, HALVES[name]), ROUNDS["dkic"][work]
+    measure(f"ldcn {name} {work} {case}{ON[device]}", implementation, call, rounds, device=device, parts=operations)

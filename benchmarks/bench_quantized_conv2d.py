@@ -38,10 +38,10 @@ def test_quantized_conv2d(channels, out, k, implementation, measure):
 
 @pytest.mark.parametrize("implementation", ["float32", "dkic"])
 @torch.no_grad()
-def test_exact_network(implementation, measure):
+def test_quantized_network(implementation, measure):
     """An encoder's traversal of the latent, without the coder."""
-    exact = Ours("tiny").model
-    model = exact if implementation == "dkic" else DKIC(PRESETS["tiny"]).eval().to(memory_format=torch.channels_last)
+    quantized = Ours("tiny").model
+    model = quantized if implementation == "dkic" else DKIC(PRESETS["tiny"]).eval().to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)
     z_hat, y = torch.zeros(1, 64, 8, 12), 3 * torch.randn(1, 128, 32, 48, generator=generator)
 
@@ -52,4 +52,4 @@ def test_exact_network(implementation, measure):
         return passes.y_hat
 
     assert torch.equal(traverse(), y)
-    measure("exact h_s and context of tiny, 768x512", implementation, traverse, ROUNDS)
+    measure("quantized h_s and context of tiny, 768x512", implementation, traverse, ROUNDS)

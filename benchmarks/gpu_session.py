@@ -1,11 +1,11 @@
-"""Tests, benchmarks and a leg of training on a GPU with limited time, in one command.
+"""Tests, benchmarks and training on a GPU, in one suite with a time limit.
 
     python -m benchmarks.gpu_session OUT --minutes 25 --photos sets/train
-    python -m benchmarks.gpu_session OUT --dry-run              # the same on a CPU, a few seconds a part
+    python -m benchmarks.gpu_session OUT --dry-run              # on a CPU, a few seconds a part
 
-Parts run one after the other, the most valuable first, each in a new process. OUT/session.json gets a record after each part,
-and OUT/session.log its output, so nothing is lost if time runs out. A second run skips the parts that succeeded. The leg of
-training takes what time is left, and leaves its weights in OUT/leg.
+Parts run one after the other, the most valuable first, each in a new process. After each part, its record is added to
+OUT/records.json and its output to OUT/suite.log, so no result is lost at the time limit. A second run skips the parts that
+succeeded. The training part uses the remaining time and writes its weights to OUT/training.
 """
 
 import json
@@ -24,7 +24,7 @@ from dkic.doctor import processor
 from dkic.errors import DkicError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LEG = "training leg"
+TRAINING = "training"
 _TABLE = "benchmarks.json"
 # Tests that compile no kernel at run time come first.
 TESTS = (
@@ -40,7 +40,7 @@ BENCHMARKS = ("ldcn", "deform_conv2d", "gaussian_likelihood", "training", "codec
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the session: the command, which runs with this Python, and its time limit in minutes."""
+    """A part of the suite: arguments of this Python, and the time limit in minutes."""
 
     name: str
     arguments: tuple[str, ...]
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Record:
-    """Result of a part. status: 0 for success; -9 if its time ran out. medians: seconds, of benchmarks."""
+    """Result of a part. status: 0 for success; -9 beyond the time limit. medians: seconds, of benchmarks."""
 
     name: str
     command: str
@@ -62,7 +62,7 @@ class Record:
 
 
 def parts(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> list[Part]:
-    """The session, in order."""
+    """The suite, in order."""
     found = [Part("doctor", ("-m", "dkic", "doctor"), 1)]
     tuning = ("--dry-run",) if dry_run else ()
     mark = () if dry_run else ("-m", "cuda")
@@ -77,16 +77,16 @@ def parts(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> list
         found.append(Part("training step", ("-m", "benchmarks.profile_training"), 2))
         found.append(Part("training step, compiled", ("-m", "benchmarks.profile_training", "--compile"), 4))
     if photos is not None:
-        found.append(Part(LEG, leg(out, photos, minutes, dry_run), minutes))
+        found.append(Part(TRAINING, training(out, photos, minutes, dry_run), minutes))
     return found
 
 
-def leg(out: Path, photos: Path, minutes: float, dry_run: bool) -> tuple[str, ...]:
+def training(out: Path, photos: Path, minutes: float, dry_run: bool) -> tuple[str, ...]:
     """Continues the training of `small` on larger crops."""
-    run, weights = out / "leg", REPOSITORY / "relay" / "small.safetensors"
+    run, weights = out / "training", REPOSITORY / "relay" / "small.safetensors"
     resumed = ("--resume",) if (run / "checkpoint.pt").exists() else ()
     start = ("--start-from", str(weights)) if weights.exists() and not resumed else ()
-    config = REPOSITORY / "configs" / "relay" / ("1_mse.toml" if dry_run else "gpu.toml")
+    config = REPOSITORY / "configs" / "relay" / ("small_mse.toml" if dry_run else "small_perceptual_gpu.toml")
     limit = 0.05 if dry_run else minutes
     return (
         *("-m", "dkic", "train", str(photos), "--config", str(config), "-o", str(run), "--minutes", f"{limit:.2f}"),
@@ -130,21 +130,21 @@ def medians(out: Path) -> dict[str, float]:
     return {benchmark["fullname"]: benchmark["stats"]["median"] for benchmark in found["benchmarks"]}
 
 
-def session(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> Iterable[Record]:
+def run_suite(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> Iterable[Record]:
     """Runs the parts that have not succeeded yet; yields a record of each."""
     out.mkdir(parents=True, exist_ok=True)
-    table, end = out / "session.json", time.monotonic() + 60 * minutes
+    table, end = out / "records.json", time.monotonic() + 60 * minutes
     records = [Record(**record) for record in json.loads(table.read_text())] if table.exists() else []
-    done = {record.name for record in records if record.status == 0} - {LEG}
+    done = {record.name for record in records if record.status == 0} - {TRAINING}
     for part in parts(out, photos, minutes, dry_run):
         left = end - time.monotonic()
         if part.name in done:
             continue
         if left < 20:
             return
-        if part.name == LEG:  # it ends in time by itself, and writes its weights
-            part = Part(LEG, leg(out, photos or out, (left - 15) / 60, dry_run), part.minutes)
-        record = run(part, min(left, 60 * part.minutes + 30), out / "session.log")
+        if part.name == TRAINING:  # it ends in time by itself, and writes its weights
+            part = Part(TRAINING, training(out, photos or out, (left - 15) / 60, dry_run), part.minutes)
+        record = run(part, min(left, 60 * part.minutes + 30), out / "suite.log")
         records.append(record)
         table.write_text(json.dumps([asdict(r) for r in records], indent=1))
         yield record
@@ -152,16 +152,20 @@ def session(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> It
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--photos", type=click.Path(exists=True, path_type=Path), help="Photographs to train on; without, there is no leg.")
-@click.option("--minutes", type=float, default=9.5, show_default=True, help="All that the session may take.")
-@click.option("--dry-run", is_flag=True, help="Rehearse on the CPU.")
+@click.option(
+    "--photos",
+    type=click.Path(exists=True, path_type=Path),
+    help="Photographs to train on; without them there is no training part.",
+)
+@click.option("--minutes", type=float, default=30, show_default=True, help="Time limit of the suite.")
+@click.option("--dry-run", is_flag=True, help="Check all commands on a CPU.")
 def main(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> None:
-    """Run the session; continue the one in OUT."""
+    """Run the suite; continue the one in OUT."""
     if not dry_run and not torch.cuda.is_available():
-        raise click.ClickException("PyTorch sees no CUDA GPU; rehearse with --dry-run")
+        raise click.ClickException("PyTorch sees no CUDA GPU; check the suite with --dry-run")
     failed = []
     try:
-        for record in session(out, photos, minutes, dry_run):
+        for record in run_suite(out, photos, minutes, dry_run):
             click.echo(f"{record.name}: status {record.status} in {record.seconds:.1f} s")
             failed += [record.name] * (record.status != 0)
     except (DkicError, OSError) as error:

@@ -1,8 +1,8 @@
 """Time and memory of dkic, AVIF and HEVC on one photograph in three sizes, at equal file sizes.
 
-    python -m benchmarks.image_sizes PHOTO --quality 3 --threads 2
+    python -m benchmarks.image_sizes PHOTO --quality 3 --threads 2 > benchmarks/results/image_sizes.csv
 
-A table in Markdown: seconds to encode and to decode, medians of complete calls from pixels in memory to bytes and back (for HEVC
+A StoredTable: seconds to encode and to decode, medians of complete calls from pixels in memory to bytes and back (for HEVC
 including the start of ffmpeg); and the peak memory of both beyond a process with Python and torch, including the model's weights
 (for HEVC the memory of ffmpeg). The peers use the setting with the nearest file size.
 """
@@ -24,7 +24,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from benchmarks.source_commit import source_commit
+from benchmarks.stored_table import StoredTable
 from dkic.coding.image_reading import read_image
+from dkic.doctor import processor
 from dkic.errors import DkicError
 from dkic.evaluation.by_ffmpeg import ByFfmpeg
 from dkic.evaluation.classical import ByPillow
@@ -139,13 +142,13 @@ def main(photo: Path, quality: int, threads: int, memory_of: tuple[str, str, str
         return
     try:
         with tempfile.TemporaryDirectory() as folder:
-            measured(read_image(photo).pixels, quality, threads, Path(folder))
+            print(measured(read_image(photo).pixels, quality, threads, Path(folder)).text(), end="")
     except DkicError as error:
         raise click.ClickException(str(error)) from None
 
 
-def measured(photo: np.ndarray, quality: int, threads: int, folder: Path) -> None:
-    """Prints the table; folder: gets the photograph in each size."""
+def measured(photo: np.ndarray, quality: int, threads: int, folder: Path) -> StoredTable:
+    """The table; folder: gets the photograph in each size."""
     codecs = {f"dkic, quality {quality}": (OURS, None), **PEERS}
     cells: dict[str, list[str]] = {label: [] for label in codecs}
     for size in SIZES:
@@ -164,9 +167,11 @@ def measured(photo: np.ndarray, quality: int, threads: int, folder: Path) -> Non
             cells[label].append(f"{took[0]:.2f} / {took[1]:.2f} s, {held / 1e6:.0f} MB")
             at = f"{size[0]}x{size[1]}, setting {setting}, {bpp:.3f} bits per pixel"
             print(f"{label}, {at}: {cells[label][-1]}", file=sys.stderr)
-    print(f"| | {' | '.join(f'{w}x{h}' for w, h in SIZES)} |\n| --- |{' --- |' * len(SIZES)}")
-    for label, row in cells.items():
-        print(f"| {label} | {' | '.join(row)} |")
+    command = f"python -m benchmarks.image_sizes PHOTO --quality {quality} --threads {threads}"
+    machine = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
+    columns = ("codec", *(f"{width}x{height}" for width, height in SIZES))
+    rows = tuple((label, *row) for label, row in cells.items())
+    return StoredTable(command, machine, f"PyTorch {torch.__version__}", source_commit(), columns, rows)
 
 
 def _in_a_process(path: Path, threads: int, name: str, speed: int | None, setting: int) -> int:

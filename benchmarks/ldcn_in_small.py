@@ -34,7 +34,7 @@ from dkic.training.recipe import Recipe
 from dkic.training.recipe_file import read_recipe
 from dkic.training.staged_run import StagedRun
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs" / "relay" / "2_judges.toml"
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "relay" / "small_perceptual.toml"
 QUALITIES = (5, 20, 40, 60, 80)
 GROUP_CHANNELS = 16
 SIDE = 768  # of the center crops of photographs, on which runs are compared

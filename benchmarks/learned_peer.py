@@ -4,9 +4,9 @@
     python -m benchmarks.learned_peer train PHOTOS --quality 30 --minutes 120 --seconds 0.7 -o peer-q30.pt
     python -m benchmarks.learned_peer compare TEST RUN/small.safetensors peer-q10.pt peer-q30.pt
 
-The loss is that of configs/relay/2_judges.toml at one quality: the peer has a network for each rate. It has as many steps as fit
-into --minutes at its own speed: give that as --seconds, measured on a machine that does nothing else (`speed`). `compare` encodes
-each photograph with the peer, and with dkic to at most the peer's bits.
+The loss is that of configs/relay/small_perceptual.toml at one quality, as the peer has one network per rate. The number of steps
+is what fits into --minutes at the peer's own speed: give that as --seconds per step, measured on an idle machine (`speed`).
+`compare` encodes each photograph with the peer, and with dkic to at most the peer's bits.
 """
 
 import time
@@ -35,7 +35,7 @@ from dkic.training.recipe import Recipe
 from dkic.training.recipe_file import read_recipe
 from dkic.training.staged_run import StagedRun
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs" / "relay" / "2_judges.toml"
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "relay" / "small_perceptual.toml"
 WIDTH, LATENT_CHANNELS = 128, 192  # mbt2018-mean's at its lower qualities
 QUANTILE_STEPS = 2000  # CompressAI trains the tails of z's tables by a loss of their own, which nothing else depends on
 

@@ -1,11 +1,12 @@
-"""Parity of dkic's bridges with the packages that they replace: differences of results, in a Markdown table.
+"""Parity of a bridge of dkic with the package that it replaces: differences of results, as a StoredTable.
 
-    python -m benchmarks.parity [compressai dcn onnx pillow]
+    python -m benchmarks.parity compressai > benchmarks/results/parity_compressai.csv     # or dcn, onnx, pillow
 
 Models of CompressAI are untrained, with latents and scales that vary (see tests/compressai_bridge/bridge_models.py).
 """
 
 import argparse
+import importlib.metadata
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,23 +18,26 @@ import torch
 from torch import Tensor
 
 from benchmarks.source_commit import source_commit
+from benchmarks.stored_table import StoredTable
+from dkic.doctor import processor
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
-class Row(NamedTuple):
-    compared: str
-    peer: str
-    result: str
+Row = tuple[str, ...]
+
+
+class Bridge(NamedTuple):
+    columns: Row
+    rows: Callable[[], Iterator[Row]]
+    peers: tuple[str, ...]  # names of the packages
 
 
 def compressai() -> Iterator[Row]:
-    import compressai as package
     from compressai_bridge.bridge_models import AUTOREGRESSIVE, MODELS, images, model_of
 
     from dkic.compressai import accelerate, restore
 
-    peer = f"CompressAI {package.__version__}"
     for name in MODELS:
         # CompressAI 1.2.8 can't decode a batch with RasterScanLatentCodec.
         model, x = model_of(name), images(1 if name == "raster scan" else 2)
@@ -48,10 +52,14 @@ def compressai() -> Iterator[Row]:
         restore(model)
         away = max(((likelihoods[key] - t).abs() / t).max().item() for key, t in out.items())
         total = len(_strings(theirs))
-        whose = "own" if name in AUTOREGRESSIVE else "its"
-        yield Row(f"{name}: streams", peer, f"{equal} of {total} equal")
-        yield Row(f"{name}: image of {whose} streams", peer, _difference(decoded, expected))
-        yield Row(f"{name}: likelihoods", peer, f"{away:.1e} relative")
+        label = "RasterScanLatentCodec" if name == "raster scan" else type(model).__name__
+        remarks = ["autoregressive"] * (name in AUTOREGRESSIVE) + ["one crop"] * (len(x) == 1)
+        yield (
+            f"{label} ({'; '.join(remarks)})" if remarks else label,
+            f"{equal} of {total} equal",
+            _difference(decoded, expected),
+            f"{away:.1e}",
+        )
 
 
 def dcn() -> Iterator[Row]:
@@ -66,7 +74,7 @@ def dcn() -> Iterator[Row]:
         tensors = [torch.randn(shape, dtype=dtype) for shape in ((2, 64, 32, 48), (2, 18, 32, 48), (2, 9, 32, 48))]
         expected = layer(*tensors)
         ours = convert(torch.nn.Sequential(layer))[0]
-        yield Row(f"DeformConv2d, {dtype}", f"torchvision {torchvision.__version__}", _difference(ours(*tensors), expected))
+        yield f"DeformConv2d, {str(dtype)[6:]}", "torchvision", _difference(ours(*tensors), expected)
     x = torch.randn(2, 16, 12, 64, dtype=torch.float64)
     for version, module, reference in (
         ("DCNv3", DCNv3(64, group=4), lambda m: dcn_reference.dcnv3(m, x)),
@@ -76,21 +84,20 @@ def dcn() -> Iterator[Row]:
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         y = module(x) if version == "DCNv3" else module(x.flatten(1, 2), (16, 12))
-        yield Row(f"{version}, torch.float64", "plain PyTorch (grid_sample)", _difference(y, reference(module)))
+        yield f"{version}, float64", "plain PyTorch (grid_sample)", _difference(y, reference(module))
 
 
 def onnx() -> Iterator[Row]:
     import onnxruntime
 
     from dkic.codec_onnx import export_codec
-    from dkic.coding.transforms import analyse
+    from dkic.coding.transforms import analyze
     from dkic.demo import PHOTO
     from dkic.entropy.arithmetic import Arithmetic
     from dkic.hub import find_weights
     from dkic.models.slice_context import take_cells
     from dkic.models.weights_file import load_weights
 
-    peer = f"ONNX Runtime {onnxruntime.__version__}"
     pixels = _pixels(PHOTO, 256, 384)
     for path in find_weights("tiny"):
         weights = load_weights(path)
@@ -103,7 +110,7 @@ def onnx() -> Iterator[Row]:
                 found = session.run(None, {key: t.contiguous().numpy() for key, t in tensors.items()})
                 return [torch.from_numpy(t) for t in found]
 
-            y, z_hat = analyse(pixels, weights, tile=0)
+            y, z_hat = analyze(pixels, weights, tile=0)
             (features,) = run("hyper_synthesis", z_hat=z_hat)
             different = int((features != weights.model.features(z_hat, None, y.shape[-2:])).sum())
             numbers, known, start = features.numel(), torch.zeros_like(y), 0
@@ -123,14 +130,12 @@ def onnx() -> Iterator[Row]:
                         known[:, part.channels, i::2, j::2] = t
                 start += spec.channels
             (image,) = run("synthesis", y_hat=known)
-            ours = weights.model.synthesise(known, None).clamp(0, 1)
+            ours = weights.model.synthesize(known, None).clamp(0, 1)
             levels = ((ours * 255).round() - (image * 255).round()).abs()
-        yield Row(f"{path.stem}: quantized networks", peer, f"{different} of {numbers:,} numbers differ")
-        yield Row(f"{path.stem}: synthesis", peer, f"{_difference(image, ours)}; gray levels: {levels.max():.0f}")
+        yield path.stem, f"{different} of {numbers:,} numbers differ", _difference(image, ours), f"{levels.max():.0f}"
 
 
 def pillow() -> Iterator[Row]:
-    import PIL
     from PIL import Image
 
     import dkic
@@ -145,8 +150,7 @@ def pillow() -> Iterator[Row]:
             same = path.read_bytes() == codec.compress(image, quality)
             ours = codec.decompress(path.read_bytes(), "numpy").astype(int)
             away = np.abs(np.asarray(Image.open(path)).astype(int) - ours).max()
-            result = f"file {'equal' if same else 'differs'}; gray levels: {away}"
-            yield Row(f"quality {quality}: save and open", f"dkic.Codec, with Pillow {PIL.__version__}", result)
+            yield str(quality), "equal" if same else "different", str(away)
 
 
 def _arguments(compressed: dict) -> dict:
@@ -165,25 +169,30 @@ def _pixels(path: Path, height: int, width: int) -> Tensor:
 
 
 def _difference(a: Tensor, b: Tensor) -> str:
-    return f"{(a - b).abs().max().item():.1e}"
+    return "equal" if torch.equal(a, b) else f"{(a - b).abs().max().item():.1e}"
 
 
-BRIDGES: dict[str, Callable[[], Iterator[Row]]] = {"compressai": compressai, "dcn": dcn, "onnx": onnx, "pillow": pillow}
+BRIDGES = {
+    "compressai": Bridge(("model", "streams", "decoded image", "likelihoods, relative"), compressai, ("compressai",)),
+    "dcn": Bridge(("module", "compared with", "largest difference"), dcn, ("torchvision",)),
+    "onnx": Bridge(("weights", "quantized networks", "synthesis, of 1", "decoded pixels, gray levels"), onnx, ("onnxruntime",)),
+    "pillow": Bridge(("quality", "file", "decoded pixels, gray levels"), pillow, ("pillow",)),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bridges", nargs="*", metavar="BRIDGE", default=list(BRIDGES))
-    bridges = parser.parse_args().bridges
-    if unknown := set(bridges) - BRIDGES.keys():
-        parser.error(f"{', '.join(sorted(unknown))}: no such bridge; use {', '.join(BRIDGES)}")
+    parser.add_argument("bridge", choices=BRIDGES)
+    name = parser.parse_args().bridge
+    bridge = BRIDGES[name]
     sys.path.insert(0, str(TESTS))
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, commit {source_commit()}\n")
-    print("| compared | with | largest difference |\n| --- | --- | --- |")
+    threads = torch.get_num_threads()
+    machine = f"{processor()} with {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}"
+    versions = ", ".join([f"PyTorch {torch.__version__}", *(f"{p} {importlib.metadata.version(p)}" for p in bridge.peers)])
     with torch.no_grad():
-        for bridge in bridges:
-            for row in BRIDGES[bridge]():
-                print("| " + " | ".join(row) + " |", flush=True)
+        rows = tuple(bridge.rows())
+    command = f"python -m benchmarks.parity {name}"
+    print(StoredTable(command, machine, versions, source_commit(), bridge.columns, rows).text(), end="")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Photograph(NamedTuple):
 
     set: str
     name: str
-    registry: str
+    source: str
     package: str
     version: str
     file: str

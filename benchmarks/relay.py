@@ -1,6 +1,6 @@
 """Progress of a training: mean metrics over photographs, each encoded to the same bits per pixel.
 
-    python -m benchmarks.relay RUN/small.safetensors sets/validation --csv relay/log.csv --leg 2_judges --hours 1.5
+    python -m benchmarks.relay RUN/small.safetensors sets/validation --csv relay/log.csv --leg small_perceptual --hours 1.5
 
 `hours`: core hours of the leg. A row for each rate is appended to the file.
 """

@@ -1,14 +1,17 @@
-"""The tables of docs/benchmarks.md and two charts, from pytest-benchmark's JSON.
+"""The tables of the documentation and two charts, from the data in benchmarks/results.
 
     pytest benchmarks --benchmark-only --benchmark-json results.json
-    python -m benchmarks.report results.json
+    python -m benchmarks.report results.json      # stores the medians in benchmarks/results, then writes the pages
+    python -m benchmarks.report                   # writes the pages only
 
-The table replaces the text between the page's lines `<!-- benchmarks -->` and `<!-- /benchmarks -->`. The charts are written to
-docs/images/, and the median and facts of every row to benchmarks/results/results.json. Results that were all measured on a GPU
-(pytest's -k cuda) go between `<!-- benchmarks, GPU -->` and `<!-- /benchmarks, GPU -->`, and to results_gpu.json, without charts.
+A table replaces the text between a page's lines `<!-- results/FILE -->` and `<!-- /results -->`. FILE is pytest-benchmark's JSON,
+reduced to median and facts, or the CSV of a StoredTable. `<!-- results/FILE: PART -->` selects the benchmarks whose names begin
+with PART, or the rows of a CSV whose first cell is PART. Results are stored as results.json, with two charts in docs/images, or
+as results_gpu.json if they were all measured on a GPU (pytest's -k cuda); --name selects another name.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +21,11 @@ import click
 import numpy as np
 
 from benchmarks.charts import chart_growth, chart_ratios
+from benchmarks.stored_table import StoredTable
 
 ROOT = Path(__file__).resolve().parents[1]
-CPU, GPU = "benchmarks", "benchmarks, GPU"  # names of the page's markers
+FOLDER = Path("benchmarks", "results")
+SECTION = re.compile(r"(<!-- results/([^\s:]+)(?:: (.+?))? -->\n).*?(<!-- /results -->)", re.DOTALL)
 OURS = "dkic"
 MOST_DEVIATION = 0.25  # of a size's median from the fitted line
 
@@ -119,8 +124,8 @@ def notes(facts: dict[str, Any]) -> str:
     texts = result_notes(facts)
     if "gb_per_s" in facts:
         texts.append(f"{facts['gb_per_s']:.3g} GB/s, {facts['share_of_copy_bandwidth']:.0%} of copy bandwidth")
-    if "times_least" in facts:
-        texts.append(f"{facts['times_least']:.3g}x the roofline")
+    if "times_roofline" in facts:
+        texts.append(f"{facts['times_roofline']:.3g}x the roofline")
     if "peak_memory" in facts:
         texts.append(f"peak memory {facts['peak_memory'] / 1e9:.2f} GB")
     return "; ".join(texts)
@@ -137,7 +142,7 @@ def times(own: Row, other: Row) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """The page's text between the markers."""
+    """The rows in Markdown: speedups over baselines, and the time by image size."""
     ours = next(row.facts for row in rows if row.implementation == OURS)
     threads = "1 thread" if ours["threads"] == 1 else f"{ours['threads']} threads"
     machine = ", ".join(str(ours[name]) for name in ("gpu", "cpu") if name in ours)
@@ -167,39 +172,84 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def splice(text: str, inside: str, name: str = CPU) -> str:
-    """`text` with the part between the markers replaced. Raises ValueError unless each marker appears once, in order."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"it needs the lines {begin} and {end}, once each and in this order")
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n{inside}\n{end}{rest.split(end)[1]}"
+def pages_of(root: Path) -> list[Path]:
+    """The pages that may show stored results."""
+    outside = (root / "README.md", root / "dkic" / "weights" / "MODEL_CARD.md")
+    return [*filter(Path.exists, outside), *sorted((root / "docs").rglob("*.md"))]
+
+
+def files_of(text: str) -> list[str]:
+    """Names of the files that a page shows. Raises ValueError if a marker lacks its end."""
+    sections = SECTION.findall(text)
+    if not text.count("<!-- results/") == text.count("<!-- /results -->") == len(sections):
+        raise ValueError("each line <!-- results/FILE --> needs a line <!-- /results --> after it, and before the next one")
+    return [file for _, file, _, _ in sections]
+
+
+def shown(file: str, part: str, text: str) -> str:
+    """A stored file, or a part of it, in Markdown."""
+    if file.endswith(".csv"):
+        stored = StoredTable.parse(text)
+        return (stored.rows_of(part) if part else stored).markdown()
+    return table(rows_of({"benchmarks": [b for b in json.loads(text)["benchmarks"] if b["group"].startswith(part)]}))
+
+
+def spliced(text: str, stored: dict[str, str]) -> str:
+    """A page's text with its sections as in `stored`, the texts of files by name. Raises ValueError for what cannot be shown."""
+
+    def section(found: re.Match) -> str:
+        begin, file, part, end = found.groups()
+        if file not in stored:
+            raise ValueError(f"{FOLDER / file} is missing")
+        try:
+            return f"{begin}{shown(file, part or '', stored[file])}\n{end}"
+        except ValueError as error:
+            raise ValueError(f"{FOLDER / file}: {error}") from None
+
+    files_of(text)
+    return SECTION.sub(section, text)
+
+
+def stored_in(root: Path) -> dict[str, str]:
+    """The texts of the stored files by name."""
+    return {path.name: path.read_text() for path in sorted((root / FOLDER).iterdir())} if (root / FOLDER).exists() else {}
 
 
 @click.command()
-@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--page", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=ROOT / "docs" / "benchmarks.md")
-@click.option("--charts", type=click.Path(file_okay=False, path_type=Path), default=ROOT / "docs" / "images")
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=ROOT / "benchmarks" / "results")
-def main(results: Path, page: Path, charts: Path, folder: Path) -> None:
-    """Write RESULTS, pytest-benchmark's JSON, into a page of the documentation and two charts."""
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+@click.option("--name", help="Name of the stored file without .json; by default results, or results_gpu.")
+@click.option("--root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=ROOT, help="The repository.")
+def main(results: Path | None, name: str | None, root: Path) -> None:
+    """Store RESULTS, pytest-benchmark's JSON, and write the tables of the documentation and two charts."""
+    pages = {path: path.read_text() for path in pages_of(root)}
+    stored = stored_in(root)
+    rows: list[Row] = []
     try:
-        rows = rows_of(json.loads(results.read_text()))
+        if results is not None:
+            rows = rows_of(json.loads(results.read_text()))
+            name = name or ("results_gpu" if all("gpu" in row.facts for row in rows) else "results")
+            kept = [{"group": r.work, "stats": {"median": r.seconds}, "extra_info": r.facts} for r in rows]
+            stored[f"{name}.json"] = json.dumps({"benchmarks": kept}, indent=1) + "\n"
     except ValueError as error:
         raise click.ClickException(f"{results}: {error}") from None
-    on_gpu = all("gpu" in row.facts for row in rows)
-    try:
-        text = splice(page.read_text(), table(rows), GPU if on_gpu else CPU)
-    except ValueError as error:
-        raise click.ClickException(f"{page}: {error}") from None
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = [{"group": r.work, "stats": {"median": r.seconds}, "extra_info": r.facts} for r in rows]
-    (folder / f"results{'_gpu' if on_gpu else ''}.json").write_text(json.dumps({"benchmarks": kept}, indent=1) + "\n")
-    if not on_gpu:
-        charts.mkdir(parents=True, exist_ok=True)
-        chart_ratios(works(rows), charts / "ratios.png")
-        chart_growth(growths(rows), charts / "growth.png")
-    page.write_text(text)
+    texts = {}
+    for path, text in pages.items():
+        try:
+            texts[path] = spliced(text, stored)
+        except ValueError as error:
+            raise click.ClickException(f"{path}: {error}") from None
+    if results is not None:
+        if not any(f"{name}.json" in files_of(text) for text in pages.values()):
+            raise click.ClickException(f"{root}: no page has the line <!-- results/{name}.json -->")
+        (root / FOLDER).mkdir(parents=True, exist_ok=True)
+        (root / FOLDER / f"{name}.json").write_text(stored[f"{name}.json"])
+        if name == "results":
+            charts = root / "docs" / "images"
+            charts.mkdir(parents=True, exist_ok=True)
+            chart_ratios(works(rows), charts / "ratios.png")
+            chart_growth(growths(rows), charts / "growth.png")
+    for path, text in texts.items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

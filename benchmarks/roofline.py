@@ -63,7 +63,7 @@ class Work:
             return {"memory": self.bytes / gpu.bytes, "arithmetic": self.flops / gpu.flops, "products": self.products / rate}
         return {"memory": self.bytes / gpu.bytes, "arithmetic": (self.flops + self.products) / gpu.flops}
 
-    def least_seconds(self, gpu: Gpu) -> float:
+    def roofline_seconds(self, gpu: Gpu) -> float:
         return max(self.times(gpu).values())
 
     def limit(self, gpu: Gpu) -> str:
@@ -158,10 +158,10 @@ def main() -> None:
     print(f"| kernel | problem | Gflop | of them products | MB | {' | '.join(f'{name}, µs' for name in names)} |")
     print("| --- " * (5 + len(names)) + "|")
     for problem, work in benchmarked():
-        least = (f"{1e6 * work.least_seconds(gpu):.1f} ({work.limit(gpu)})" for gpu in GPUS.values())
+        times = (f"{1e6 * work.roofline_seconds(gpu):.1f} ({work.limit(gpu)})" for gpu in GPUS.values())
         total = work.flops + work.products
         share = f"{work.products / total:.0%}"
-        print(f"| {work.name} | {problem} | {total / 1e9:.3g} | {share} | {work.bytes / 1e6:.3g} | {' | '.join(least)} |")
+        print(f"| {work.name} | {problem} | {total / 1e9:.3g} | {share} | {work.bytes / 1e6:.3g} | {' | '.join(times)} |")
 
 
 if __name__ == "__main__":

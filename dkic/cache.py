@@ -16,4 +16,4 @@ def cache_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dkic"
     except RuntimeError:  # a user without an entry in the system's database, as in containers
-        raise DkicError("the user has no home folder for a cache; set DKIC_CACHE to a folder that can be written") from None
+        raise DkicError("cache: the user has no home folder for it; set DKIC_CACHE to a folder that can be written") from None

@@ -44,7 +44,7 @@ class _Part(nn.Module):
 
 class _Analysis(_Part):
     def forward(self, image: Tensor) -> Tensor:
-        return self.model.analyse(image)
+        return self.model.analyze(image)
 
 
 class _HyperAnalysis(_Part):
@@ -56,7 +56,7 @@ class _HyperAnalysis(_Part):
 
 class _Synthesis(_Part):
     def forward(self, y_hat: Tensor) -> Tensor:
-        return self.model.synthesise(y_hat, self.quality).clamp(0, 1)
+        return self.model.synthesize(y_hat, self.quality).clamp(0, 1)
 
 
 def _transforms(weights: Weights, quality: int) -> Iterator[_Transform]:
@@ -101,9 +101,9 @@ def export_codec(weights: Weights, quality: int, folder: Path, force: bool = Fal
 
         table = dkic.onnx.translation_table()
     except ImportError:
-        raise DkicError(f"export to ONNX needs onnx and onnxscript; {install('onnx')}") from None
+        raise DkicError(f"ONNX: its export needs onnx and onnxscript; {install('onnx')}") from None
     if quality not in weights.qualities:
-        raise DkicError(f"{weights.path}: this model has no quality {quality}")
+        raise DkicError(f"{weights.path}: this model has no quality {quality}; give another quality")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

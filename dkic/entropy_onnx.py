@@ -77,8 +77,8 @@ def entropy_models(network: CodecNetwork, quality: Tensor | None, opset: int) ->
 def _slice_features(context: SliceContext, number: int, earlier: int, features: int, graph: "_Graph") -> EntropyModel:
     t = graph.input("features", features, "h", "w")
     if number:
-        entries = list(context.entries)[:number]
-        t = graph.node("Concat", t, graph.latent(graph.input("y_hat", earlier, "h", "w"), entries), axis=1)
+        latent_inputs = list(context.entries)[:number]
+        t = graph.node("Concat", t, graph.latent(graph.input("y_hat", earlier, "h", "w"), latent_inputs), axis=1)
     layers = cast(nn.Sequential, context.features[number])
     graph.output("slice_features", graph.sequence(_Activations(t, nonnegative=False), layers).name, _width(context), "h", "w")
     return graph.model(f"slice_{number + 1}")
@@ -176,9 +176,9 @@ class _Graph:
         """t: float32 integers."""
         return self.clip(self.node("Round", self.node("Mul", t, self.constant(multiplier.view(-1, 1, 1)))), low, high)
 
-    def latent(self, t: str, entries: Sequence[nn.Module]) -> str:
-        """Activations of a latent, of which each of the entries has some channels."""
-        multiplier = torch.cat([entry.multiplier for entry in entries if isinstance(entry, LatentInput)])
+    def latent(self, t: str, inputs: Sequence[nn.Module]) -> str:
+        """Activations of a latent, of which each of the inputs has some channels."""
+        multiplier = torch.cat([one.multiplier for one in inputs if isinstance(one, LatentInput)])
         units = self.node("Round", self.node("Mul", t, self.scalar(MEAN_STEPS)))
         return self.requantize(units, multiplier, -ACTIVATION_MAX, ACTIVATION_MAX)
 
@@ -199,14 +199,18 @@ class _Graph:
                 case nn.Identity():
                     pass
                 case _:
-                    raise TypeError(f"entropy_onnx: {type(layer).__name__} has no translation to ONNX")
+                    raise TypeError(
+                        f"entropy_onnx: {type(layer).__name__} has no translation to ONNX; use the layers of dkic.quantized"
+                    )
         return t
 
     def convolution(self, t: _Activations, layer: nn.Module, padding: Sequence[int] | None = None) -> _Activations:
         """padding: top, left, bottom, right; None: the layer's."""
         assert isinstance(layer, QuantizedConv2d)
         if layer.slope is not None or layer.upscale > 1:
-            raise TypeError("entropy_onnx: QuantizedConv2d has no translation to ONNX with negative_slope or upscale")
+            raise TypeError(
+                "entropy_onnx: QuantizedConv2d has no translation to ONNX with negative_slope or upscale; set neither"
+            )
         weight = self.constant((layer.weight.int() + _WEIGHT_ZERO).to(torch.uint8))
         zero = self.constant(np.array(_WEIGHT_ZERO, np.uint8))
         pads = list(padding or (int(layer.padding[0]),) * 4)

@@ -24,14 +24,17 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_weights(model: str | Path) -> list[Path]:
-    """Local files of a model: every function and command that takes a model resolves it here.
+    """Resolves a model to its local weights files. All functions and commands with a `model` argument use it.
 
     Args:
-        model: a weights file, a folder of weights files, a name of shipped weights such as "tiny", or a repository "owner/name",
-            which is downloaded if there is no local path of that name.
+        model: a weights file, a folder of weights files, the name of a shipped model such as "tiny", or a repository
+            "owner/name", which is downloaded if there is no local path of that name.
+
+    Returns:
+        Paths of the weights files, at least one.
 
     Raises:
-        DkicError: there is no such model; or as `download`.
+        DkicError: there is no such model; or see `download`.
     """
     path = download(str(model)) if is_repository(model) else Path(model)
     if path.is_file():
@@ -40,13 +43,14 @@ def find_weights(model: str | Path) -> list[Path]:
     if not files:
         shipped = ", ".join(shipped_models()) or "none"
         raise DkicError(
-            f"no model {model}: give the path of a weights file, one of the shipped names ({shipped}), or a repository owner/name"
+            f"model {model}: does not exist; give the path of a weights file, one of the shipped names ({shipped}), "
+            "or a repository owner/name"
         )
     return files
 
 
 def is_repository(model: str | Path) -> bool:
-    """Whether model is the name of a repository, "owner/name", and no local path; a `Path` is always local."""
+    """Whether `model` is a repository name "owner/name" and not an existing local path. A `Path` is always local."""
     if not isinstance(model, str) or model.endswith(".safetensors"):
         return False
     return bool(_REPOSITORY.fullmatch(model)) and not Path(model).exists()
@@ -61,12 +65,19 @@ def download(
     force_download: bool = False,
     local_files_only: bool = False,
 ) -> Path:
-    """The local folder of a repository's weights files; those that are in the cache are not downloaded again.
+    """Downloads the weights files of a repository; cached files are reused.
 
-    Arguments are those of `huggingface_hub.snapshot_download`. Raises DkicError where huggingface_hub is not installed, the
-    repository can't be read, or it has no weights files.
+    Args:
+        repository: name of the repository, "owner/name".
+        revision, cache_dir, token, force_download, local_files_only: see `huggingface_hub.snapshot_download`.
+
+    Returns:
+        The local folder of the files.
+
+    Raises:
+        DkicError: huggingface_hub is not installed, the repository can't be read, or it has no weights files.
     """
-    hub = _huggingface_hub(f"{repository}: there is no such file or folder, and to download it")
+    hub = _huggingface_hub(repository, "there is no such file or folder, and downloading it")
     try:
         folder = Path(
             hub.snapshot_download(
@@ -80,7 +91,7 @@ def download(
                 library_name="dkic",
             )
         )
-    except (OSError, ValueError) as error:  # huggingface_hub's errors, and those of the connection
+    except (OSError, ValueError) as error:  # errors of huggingface_hub and of the connection
         raise DkicError(
             f"{repository}: there is no such file or folder, and the hub's repository can't be read ({_first_line(error)}); "
             "check the name, the connection and the token"
@@ -91,10 +102,15 @@ def download(
 
 
 def save(weights: Iterable[Weights], folder: str | Path) -> None:
-    """Writes weights files, byte by byte as they were loaded, and a README.md unless there is one.
+    """Copies weights files into a folder, unmodified, and adds a README.md if there is none.
 
-    Raises DkicError where the folder has other weights files, a weights file has changed since it was loaded, or the system
-    refuses.
+    Args:
+        weights: loaded weights.
+        folder: destination, created if necessary.
+
+    Raises:
+        DkicError: the folder contains other weights files, a weights file has changed since it was loaded, or the folder can't be
+            written.
     """
     folder = Path(folder)
     files = {one.path.name: one for one in weights}
@@ -127,12 +143,20 @@ def push(
     branch: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Uploads what `save` writes, and returns the commit's address. Makes the repository where there is none.
+    """Uploads the files of `save` to a repository, which is created if necessary. An existing README.md is kept.
 
-    Arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`. A README.md that the repository has is kept. Raises
-    DkicError where huggingface_hub is not installed, or the repository can't be written.
+    Args:
+        weights: loaded weights.
+        repository: name of the repository, "owner/name".
+        commit_message, private, token, branch, create_pr: see `huggingface_hub.ModelHubMixin.push_to_hub`.
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        DkicError: huggingface_hub is not installed, or the repository can't be written.
     """
-    hub = _huggingface_hub(f"{repository}: to upload to it")
+    hub = _huggingface_hub(repository, "uploading")
     with tempfile.TemporaryDirectory() as folder:
         save(weights, folder)
         try:
@@ -146,7 +170,7 @@ def push(
                 commit_message=commit_message,
                 revision=branch,
                 create_pr=create_pr,
-                delete_patterns=[_PATTERN],  # other weights files would be loaded too
+                delete_patterns=[_PATTERN],  # since all weights files of a repository are loaded
             )
         except (OSError, ValueError) as error:
             raise DkicError(
@@ -156,11 +180,12 @@ def push(
     return str(commit.commit_url)
 
 
-def _huggingface_hub(purpose: str) -> ModuleType:
+def _huggingface_hub(repository: str, purpose: str) -> ModuleType:
+    """Imports huggingface_hub; raises DkicError, which names the repository and the purpose, if it is not installed."""
     try:
         import huggingface_hub
     except ImportError as error:
-        raise DkicError(f"{purpose} huggingface_hub is needed, which is not installed; {install('hub')}") from error
+        raise DkicError(f"{repository}: {purpose} needs huggingface_hub, which is not installed; {install('hub')}") from error
     return huggingface_hub
 
 

@@ -145,7 +145,7 @@ def check_output(path: str | os.PathLike[str], force: bool = False) -> Path:
     if not os.path.isdir(target.parent):
         raise DkicError(f"{path}: the directory {target.parent} does not exist; make it first")
     if os.path.isdir(target):
-        raise DkicError(f"{path}: this is a directory, and the name of a file is needed")
+        raise DkicError(f"{path}: this is a directory; give the name of a file")
     if os.path.exists(target) and not os.path.isfile(target):
         raise DkicError(f"{path}: this is neither a regular file, a pipe nor a character device; name another file")
     if os.path.exists(target) and not force:

@@ -1,4 +1,4 @@
-"""Progress of long work. A library function tells how far it is; who calls it may show it."""
+"""Protocol with which library functions report progress; commands display it."""
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
@@ -7,16 +7,22 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Shows progress while items are taken."""
+    """Displays progress while an iterable is consumed."""
 
     def __call__(self, items: Iterable[T], /, what: str, *, unit: str = "file", total: int | None = None) -> Iterable[T]:
-        """Returns an iterable of the items.
+        """Wraps an iterable.
 
         Args:
-            what: happens to them, as "measuring". unit: what an item is. total: their number, where `items` has no length.
+            items: the items to process.
+            what: label of the operation, such as "measuring".
+            unit: name of one item.
+            total: number of items, if `items` has no length.
+
+        Returns:
+            An iterable over the same items.
         """
 
 
 def unseen(items: Iterable[T], /, what: str, *, unit: str = "file", total: int | None = None) -> Iterable[T]:
-    """The items; shows nothing."""
+    """A `Progress` that displays nothing."""
     return items

@@ -1,4 +1,4 @@
-"""Shipped weights files, by name and by hash. Does not import PyTorch, which takes a second."""
+"""Shipped weights files, by name and by hash. Does not import PyTorch, which takes about one second."""
 
 import hashlib
 import re
@@ -8,7 +8,7 @@ from dkic.errors import DkicError
 
 SHIPPED = Path(__file__).resolve().parent / "weights"
 HASH_BYTES = 8
-_NAME = re.compile(r"(.+?)(?:-q(\d+))?(?:\.(\d+))?")
+_NAME = re.compile(r"(.+?)(?:-q(\d+))?(?:-r(\d+))?")  # NAME-qQUALITY-rREVISION
 
 
 def file_hash(path: Path) -> bytes:
@@ -22,9 +22,10 @@ def shipped_models() -> list[str]:
 
 
 def newest_files(model: str) -> list[Path]:
-    """The newest shipped files of a name: NAME-qQUALITY.safetensors each, or NAME.safetensors of a variable-rate model.
+    """The newest shipped weights files of a model, by ascending quality.
 
-    Where there are later revisions, .REVISION follows the stem.
+    Files are named NAME-qQUALITY-rREVISION.safetensors; NAME-rREVISION.safetensors for a variable-rate model. Without -rREVISION,
+    the revision is 1.
     """
     newest: dict[int, tuple[int, Path]] = {}
     for path in SHIPPED.glob("*.safetensors"):
@@ -36,11 +37,12 @@ def newest_files(model: str) -> list[Path]:
 
 
 def find_by_hash(model_hash: bytes) -> Path:
-    """The shipped file with the model hash of a .dkic file's header. Raises DkicError if there is none."""
+    """The shipped weights file that has the model hash in a .dkic file's header; raises DkicError if there is none."""
     for path in sorted(SHIPPED.glob("*.safetensors")):
         if file_hash(path) == model_hash:
             return path
     shipped = ", ".join(shipped_models()) or "none"
     raise DkicError(
-        f"it was made with model {model_hash.hex()}, which is none of the shipped ones ({shipped}); give its weights with --model"
+        f"model {model_hash.hex()}: is needed to decode the file, and is none of the shipped ones ({shipped}); "
+        "give its weights with --model"
     )

@@ -89,7 +89,7 @@ def test_cuda_home_goes_before_path(machine):
 
 
 NO_NVCC = "there was no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda"
-CUDA_TORCH = "install a CUDA build of torch, as https://pytorch.org/get-started tells"
+CUDA_TORCH = "install a CUDA build of torch from https://pytorch.org/get-started"
 EXTRAS = "cuda-toolkit[cccl,crt,cudart,nvcc,nvvm]"
 PACKAGES = f", or run `python3 -m pip install '{EXTRAS}==13.0.*'`"
 

@@ -83,7 +83,7 @@ def test_nothing_is_overwritten_without_force(folder, coded):
 
 def test_an_input_that_is_its_own_output_is_refused(folder, coded):
     said = wrong_usage("compress", coded, "--force")
-    assert said == f"Error: {coded} is an input itself; name another output with -o"
+    assert said == f"Error: {coded}: is an input itself; name another output with -o"
 
 
 def test_a_folder_is_compressed_and_decompressed(folder, tmp_path):

@@ -19,7 +19,7 @@ from dkic.cli import cli
 from dkic.codec_onnx import export_codec
 from dkic.coding.container import unpack
 from dkic.coding.latent import decode_latent
-from dkic.coding.transforms import analyse
+from dkic.coding.transforms import analyze
 from dkic.errors import DkicError
 from dkic.hub import find_weights
 from dkic.models.presets import PRESETS, network_of
@@ -57,7 +57,7 @@ def test_encoder_agrees(folder, weights):
     for height, width in ((128, 192), (64, 320)):
         x = torch.from_numpy(crop(height, width)).permute(2, 0, 1).unsqueeze(0)
         with torch.inference_mode():
-            y, z_hat = analyse(x, weights, tile=0)
+            y, z_hat = analyze(x, weights, tile=0)
         actual = run(folder / "analysis.onnx", x.float() / 255)
         torch.testing.assert_close(actual, y.contiguous(), rtol=1e-4, atol=1e-4 * y.abs().max().item())
         off = (run(folder / "hyper_analysis.onnx", y) - z_hat).abs()
@@ -135,7 +135,7 @@ def test_a_variable_rate_model(tmp_path):
     assert "is not quantized" in files[-1].read_text()
     y_hat = torch.randn(1, weights.model.config.latent_channels, 4, 6)
     with torch.no_grad():
-        expected, other = (weights.model.synthesise(y_hat, weights.quality_at(q, 0)).clamp(0, 1) for q in (30, 90))
+        expected, other = (weights.model.synthesize(y_hat, weights.quality_at(q, 0)).clamp(0, 1) for q in (30, 90))
     assert (other - expected).abs().max() > 0.01
     actual = run(tmp_path / "onnx" / "synthesis.onnx", y_hat)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

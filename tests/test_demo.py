@@ -70,4 +70,4 @@ def test_an_unwritable_file_is_a_one_line_error(done, tmp_path, monkeypatch):
     (tmp_path / "side-by-side.png").mkdir()
     result = dkic("demo", "-o", tmp_path)
     assert result.status == 1
-    assert result.err == f"dkic: {tmp_path / 'side-by-side.png'}: this is a directory, and the name of a file is needed\n"
+    assert result.err == f"dkic: {tmp_path / 'side-by-side.png'}: this is a directory; give the name of a file\n"

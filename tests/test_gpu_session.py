@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks import gpu_session
-from benchmarks.gpu_session import LEG, Part, parts, session
+from benchmarks.gpu_session import TRAINING, Part, parts, run_suite
 
 
 def fake(monkeypatch, out: Path, programs: dict[str, str], minutes: float = 1) -> None:
@@ -13,46 +13,46 @@ def fake(monkeypatch, out: Path, programs: dict[str, str], minutes: float = 1) -
 
 
 def statuses(out: Path) -> dict[str, int]:
-    return {record["name"]: record["status"] for record in json.loads((out / "session.json").read_text())}
+    return {record["name"]: record["status"] for record in json.loads((out / "records.json").read_text())}
 
 
 def test_every_part_is_recorded(monkeypatch, tmp_path):
     fake(monkeypatch, tmp_path, {"good": "print('hello')", "bad": "raise SystemExit(3)", "after": "print(1)"})
-    names = [record.name for record in session(tmp_path, None, 5, True)]
+    names = [record.name for record in run_suite(tmp_path, None, 5, True)]
     assert names == ["good", "bad", "after"]
     assert statuses(tmp_path) == {"good": 0, "bad": 3, "after": 0}
-    assert "hello" in (tmp_path / "session.log").read_text()
+    assert "hello" in (tmp_path / "suite.log").read_text()
 
 
 def test_finished_parts_are_not_repeated(monkeypatch, tmp_path):
     fake(monkeypatch, tmp_path, {"good": "print('hello')", "bad": "raise SystemExit(3)"})
-    list(session(tmp_path, None, 5, True))
+    list(run_suite(tmp_path, None, 5, True))
     fake(monkeypatch, tmp_path, {"good": "raise SystemExit(1)", "bad": "print('mended')"})
-    assert [record.name for record in session(tmp_path, None, 5, True)] == ["bad"]
+    assert [record.name for record in run_suite(tmp_path, None, 5, True)] == ["bad"]
     assert statuses(tmp_path) == {"good": 0, "bad": 0}
 
 
 def test_a_part_beyond_its_time_limit_is_killed(monkeypatch, tmp_path):
     code = "import time; print('begun', flush=True); time.sleep(60)"
     monkeypatch.setattr(gpu_session, "parts", lambda *_: [Part("slow", ("-c", code), -0.48)])
-    (record,) = session(tmp_path, None, 5, True)
+    (record,) = run_suite(tmp_path, None, 5, True)
     assert record.status == -9 and record.seconds < 30
 
 
-def test_a_truncated_table_does_not_end_the_session(monkeypatch, tmp_path):
+def test_a_truncated_table_does_not_end_the_suite(monkeypatch, tmp_path):
     code = f"open({str(tmp_path / 'benchmarks.json')!r}, 'w').write('{{\"benchmarks\": [')"
     fake(monkeypatch, tmp_path, {"cut": code, "after": "print(1)"})
-    assert [record.medians for record in session(tmp_path, None, 5, True)] == [{}, {}]
+    assert [record.medians for record in run_suite(tmp_path, None, 5, True)] == [{}, {}]
 
 
 def test_no_part_starts_after_the_time_limit(monkeypatch, tmp_path):
     fake(monkeypatch, tmp_path, {"good": "print('hello')"})
-    assert list(session(tmp_path, None, 0.1, True)) == []
+    assert list(run_suite(tmp_path, None, 0.1, True)) == []
 
 
-def test_files_and_recipe_of_the_session_exist(tmp_path):
+def test_files_and_recipe_of_the_suite_exist(tmp_path):
     root = gpu_session.REPOSITORY
     found = parts(tmp_path, tmp_path, 5, False)
     paths = [a for part in found for a in part.arguments if a.startswith(("tests/", "benchmarks/"))]
     assert len(paths) > 8 and all((root / path).exists() for path in paths)
-    assert found[-1].name == LEG and Path(found[-1].arguments[found[-1].arguments.index("--config") + 1]).exists()
+    assert found[-1].name == TRAINING and Path(found[-1].arguments[found[-1].arguments.index("--config") + 1]).exists()

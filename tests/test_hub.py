@@ -35,13 +35,13 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def codec():
-    return dkic.load(SHIPPED / "tiny-q1.3.safetensors")
+    return dkic.load(SHIPPED / "tiny-q1-r3.safetensors")
 
 
 def test_a_saved_folder_is_loaded(codec, tmp_path):
     folder = tmp_path / "owner" / "name"
     codec.save_pretrained(folder)
-    assert (folder / "tiny-q1.3.safetensors").read_bytes() == (SHIPPED / "tiny-q1.3.safetensors").read_bytes()
+    assert (folder / "tiny-q1-r3.safetensors").read_bytes() == (SHIPPED / "tiny-q1-r3.safetensors").read_bytes()
     assert codec.model_hash(1).hex() in (folder / "README.md").read_text()
     data = codec.compress(IMAGE)
     for other in (dkic.load(folder), dkic.Codec.from_pretrained(folder), dkic.load("owner/name")):
@@ -59,11 +59,11 @@ def test_saving_into_a_folder_of_other_weights_is_refused(codec, tmp_path):
     (tmp_path / "other.safetensors").touch()
     with pytest.raises(DkicError, match=r"has other weights files \(other.safetensors\)"):
         codec.save_pretrained(tmp_path)
-    assert not (tmp_path / "tiny-q1.3.safetensors").exists()
+    assert not (tmp_path / "tiny-q1-r3.safetensors").exists()
 
 
 def test_weights_that_have_changed_are_not_saved(tmp_path):
-    path = shutil.copy(SHIPPED / "tiny-q1.3.safetensors", tmp_path / "mine.safetensors")
+    path = shutil.copy(SHIPPED / "tiny-q1-r3.safetensors", tmp_path / "mine.safetensors")
     codec = dkic.load(path)
     with open(path, "ab") as file:
         file.write(b"\0")
@@ -96,7 +96,7 @@ def test_a_repository_is_downloaded(codec, how, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (("info", "--model", "owner/name"), "tiny-q1.3.safetensors, quality 1, hash"),
+        (("info", "--model", "owner/name"), "tiny-q1-r3.safetensors, quality 1, hash"),
         (("compress", "in.png", "-o", "new.dkic", "--model", "owner/name"), "new.dkic: "),
         (("decompress", "in.dkic", "-o", "new.png", "--model", "owner/name"), "new.png: "),
         (("measure", "in.png", "-o", "new.csv", "--model", "owner/name", "--distortion", "mse"), "new.csv"),
@@ -116,7 +116,7 @@ def test_every_command_takes_a_repository(codec, command, said, tmp_path, monkey
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setenv("DKIC_CACHE", str(tmp_path / "measurements"))
     (tmp_path / "cache").mkdir()
-    for name in ("tiny-q1.3.safetensors", "tiny-q2.3.safetensors"):
+    for name in ("tiny-q1-r3.safetensors", "tiny-q2-r3.safetensors"):
         shutil.copy(SHIPPED / name, tmp_path / "cache")
     Image.fromarray(IMAGE).save("in.png")
     Path("in.dkic").write_bytes(codec.compress(IMAGE))
@@ -134,7 +134,7 @@ def test_without_huggingface_hub(monkeypatch, codec):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for ask in (lambda: dkic.load("owner/name"), lambda: codec.push_to_hub("owner/name")):
         with pytest.raises(
-            DkicError, match=r"^owner/name: .*huggingface_hub is needed, which is not installed; pip install .*\[hub\]"
+            DkicError, match=r"^owner/name: .*needs huggingface_hub, which is not installed; pip install .*\[hub\]"
         ):
             ask()
 
@@ -193,8 +193,8 @@ def test_uploading(codec, monkeypatch, has_readme):
     api = Api(has_readme)
     monkeypatch.setattr(huggingface_hub, "HfApi", api)
     assert codec.push_to_hub("owner/name", branch="main") == "https://hub/owner/name/commit/1"
-    assert set(api.files) == {"tiny-q1.3.safetensors"} | (set() if has_readme else {"README.md"})
-    assert api.files["tiny-q1.3.safetensors"] == (SHIPPED / "tiny-q1.3.safetensors").read_bytes()
+    assert set(api.files) == {"tiny-q1-r3.safetensors"} | (set() if has_readme else {"README.md"})
+    assert api.files["tiny-q1-r3.safetensors"] == (SHIPPED / "tiny-q1-r3.safetensors").read_bytes()
     assert api.named["revision"] == "main" and api.named["delete_patterns"] == ["*.safetensors"]
 
 

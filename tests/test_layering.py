@@ -16,7 +16,7 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 
 # From the lowest layer up. Packages and modules of dkic import only from lower layers; "dkic" is dkic/__init__.py.
 LAYERS = (
-    ("dkic", "_native", "errors", "memory", "progress", "streams"),
+    ("dkic", "_native", "errors", "gaussian_scales", "memory", "progress", "streams"),
     ("cache", "output_file", "shipped_weights"),
     ("table_file",),
     ("allocation", "ops"),

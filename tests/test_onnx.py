@@ -36,9 +36,14 @@ class DeformConv(nn.Module):
 
 def exported(model: nn.Module, inputs: tuple, dynamic_shapes=None, opset_version: int = 20) -> onnx.ModelProto:
     program = torch.onnx.export(
-        model.eval(), inputs, dynamo=True, verbose=False, opset_version=opset_version, dynamic_shapes=dynamic_shapes,
+        model.eval(),
+        inputs,
+        dynamo=True,
+        verbose=False,
+        opset_version=opset_version,
+        dynamic_shapes=dynamic_shapes,
         custom_translation_table=dkic.onnx.translation_table(),
-    )  # fmt: skip
+    )
     onnx.checker.check_model(program.model_proto, full_check=True)
     return program.model_proto
 

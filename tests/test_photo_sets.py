@@ -55,7 +55,10 @@ def test_sets(tmp_path):
     with open(tmp_path / "out/sets.csv", newline="") as file:
         written = list(csv.DictReader(file))
     assert [(r["name"], r["source_width"], r["width"], r["license"]) for r in written] == [
-        ("report", "1536", "768", "MIT"), ("kept", "180", "180", "MIT"), ("halved", "342", "171", "MIT")]  # fmt: skip
+        ("report", "1536", "768", "MIT"),
+        ("kept", "180", "180", "MIT"),
+        ("halved", "342", "171", "MIT"),
+    ]
 
 
 def test_large_strongly_compressed_jpegs_are_quartered(tmp_path):
@@ -66,15 +69,18 @@ def test_large_strongly_compressed_jpegs_are_quartered(tmp_path):
     assert photo_sets.for_training(image, path).size == (384, 384)
 
 
-@pytest.mark.parametrize("row, message", [
-    (("train", "Kept", ROWS[2][2], ".jpg"), "Kept: listed twice"),  # one file where names ignore case
-    (("trian", "typo", ROWS[2][2], ".jpg"), "no set 'trian'"),
-    (("train", "small", crop(310, 342), ".jpg"), "only 171x155 pixels"),
-    (("validation", "small", crop(500, 468, top=0), ".png"), "smaller than 768x512"),
-    (("train", "mirrored", whole()[:, ::-1], ".png"), "mirrored resembles report"),
-    (("train", "again", ROWS[1][2][:, ::-1], ".png"), "again resembles kept"),
-    (("train", "clear", np.zeros((200, 200, 4), np.uint8), ".png"), "transparent"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        (("train", "Kept", ROWS[2][2], ".jpg"), "Kept: listed twice"),  # one file where names ignore case
+        (("trian", "typo", ROWS[2][2], ".jpg"), "no set 'trian'"),
+        (("train", "small", crop(310, 342), ".jpg"), "only 171x155 pixels"),
+        (("validation", "small", crop(500, 468, top=0), ".png"), "smaller than 768x512"),
+        (("train", "mirrored", whole()[:, ::-1], ".png"), "mirrored resembles report"),
+        (("train", "again", ROWS[1][2][:, ::-1], ".png"), "again resembles kept"),
+        (("train", "clear", np.zeros((200, 200, 4), np.uint8), ".png"), "transparent"),
+    ],
+)
 def test_refused(tmp_path, row, message):
     rows = [("test", "report", whole(), ".png"), *ROWS[1:], row]
     result = make(tmp_path, rows)
@@ -93,14 +99,24 @@ def test_the_list_that_ships():
     photographs = photo_sets.listed(photo_sets.LISTING)
     held = {p.name for p in photographs if p.set != "train"}
     assert held == {
-        "picosdeeuropa", "life_by_Aitzol", "friends_by_Aitzol", "castle-maintenon", "cincinnati-bridge", "Picture_1A",
-        "EveningGlow", "Garden", "FallenLeaf", "Kleiber_by_Lukas", "Wall"}  # fmt: skip
+        "picosdeeuropa",
+        "life_by_Aitzol",
+        "friends_by_Aitzol",
+        "castle-maintenon",
+        "cincinnati-bridge",
+        "Picture_1A",
+        "EveningGlow",
+        "Garden",
+        "FallenLeaf",
+        "Kleiber_by_Lukas",
+        "Wall",
+    }
     files = [(p.package, p.file) for p in photographs]
     assert len(set(files)) == len(files)
     for photograph in photographs:
         assert photograph.license and photograph.package not in RESERVED
-        assert photograph.registry in ("debian", "npm", "pypi")
-        assert bool(photograph.version) == (photograph.registry != "debian")
+        assert photograph.source in ("debian", "npm", "pypi")
+        assert bool(photograph.version) == (photograph.source != "debian")
         assert photograph.package in photo_sets.__doc__ or photograph.package.startswith("startbootstrap-")
 
 
@@ -133,15 +149,18 @@ def test_unpacked_resources(tmp_path, version):
     assert (tmp_path / "out/c.bin").read_bytes() == b"raw"
 
 
-@pytest.mark.parametrize("data, message", [
-    (resource_file(magic=b"qrcs"), "not a Qt resource file"),
-    (resource_file(version=4), "version 4"),
-    (resource_file(flags=4), "unsupported method"),
-    (resource_file(name="../../b.txt"), "out of the folder"),
-    (resource_file()[:-30], "damaged"),
-    (resource_file().replace(zlib.compress(b"compressed" * 9)[2:6], b"\xff" * 4), "damaged"),
-    (b"", "not a Qt resource file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (resource_file(magic=b"qrcs"), "not a Qt resource file"),
+        (resource_file(version=4), "version 4"),
+        (resource_file(flags=4), "unsupported method"),
+        (resource_file(name="../../b.txt"), "out of the folder"),
+        (resource_file()[:-30], "damaged"),
+        (resource_file().replace(zlib.compress(b"compressed" * 9)[2:6], b"\xff" * 4), "damaged"),
+        (b"", "not a Qt resource file"),
+    ],
+)
 def test_refused_resources(tmp_path, data, message):
     (tmp_path / "data.rcc").write_bytes(data)
     result = CliRunner().invoke(unpack_rcc.main, [str(tmp_path / "data.rcc"), str(tmp_path / "out")])

@@ -220,12 +220,12 @@ def test_the_roofline_time_is_the_largest_of_the_resource_times():
     gpu = roofline.Gpu("a GPU", bytes=100.0, flops=10.0, tf32=60.0, half=50.0)
     work = roofline.Work("work", bytes=300, flops=20, products=100)
     # 3 s of memory, 2 s of arithmetic, 100 / (60 / 3) s of products
-    assert (work.least_seconds(gpu), work.limit(gpu)) == (5.0, "products")
+    assert (work.roofline_seconds(gpu), work.limit(gpu)) == (5.0, "products")
     half = roofline.Work("work", bytes=300, flops=20, products=100, half=True)
-    assert (half.least_seconds(gpu), half.limit(gpu)) == (3.0, "memory")
+    assert (half.roofline_seconds(gpu), half.limit(gpu)) == (3.0, "memory")
     # Where three of tf32's are slower than one of float32's, the same units do both.
     gpu = roofline.Gpu("a GPU", bytes=100.0, flops=10.0, tf32=30.0, half=50.0)
-    assert (work.least_seconds(gpu), work.limit(gpu)) == (12.0, "arithmetic")
+    assert (work.roofline_seconds(gpu), work.limit(gpu)) == (12.0, "arithmetic")
 
 
 def test_a_gpu_is_recognized_by_its_full_name(monkeypatch):

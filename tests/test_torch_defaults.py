@@ -162,16 +162,16 @@ def test_weights_files(defaults: Defaults, tmp_path: Path):
     integers = copy.deepcopy(network)
 
     def written(name: str) -> list[bytes]:
-        frozen = copy.deepcopy(integers)
-        convert(frozen)
+        quantized = copy.deepcopy(integers)
+        convert(quantized)
         save_weights(tmp_path / f"{name}-float.safetensors", network, 1, {})
-        save_weights(tmp_path / f"{name}-exact.safetensors", frozen, 1, {})
-        return [(tmp_path / f"{name}-{kind}.safetensors").read_bytes() for kind in ("float", "exact")]
+        save_weights(tmp_path / f"{name}-quantized.safetensors", quantized, 1, {})
+        return [(tmp_path / f"{name}-{kind}.safetensors").read_bytes() for kind in ("float", "quantized")]
 
     expected = written("expected")
     with defaults():
         assert written("found") == expected
-        loaded = [load_weights(tmp_path / f"found-{kind}.safetensors") for kind in ("float", "exact")]
+        loaded = [load_weights(tmp_path / f"found-{kind}.safetensors") for kind in ("float", "quantized")]
         assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in trainable(loaded[1]).parameters())
     for weights in loaded:
         again = load_weights(weights.path)

@@ -115,7 +115,7 @@ def cuda_of(torch: Torch) -> tuple[int, int] | None:
 def _find(torch: Torch) -> Cuda | NoCuda:
     cuda = cuda_of(torch)
     if cuda is None:
-        repair = "install a CUDA build of torch, as https://pytorch.org/get-started tells"
+        repair = "install a CUDA build of torch from https://pytorch.org/get-started"
         return NoCuda(f"torch {torch.version} is built without CUDA", repair)
     nvcc = find_nvcc(torch, cuda)
     if isinstance(nvcc, NoCuda):

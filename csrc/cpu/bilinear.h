@@ -1,8 +1,8 @@
-// The bilinear sample of a zero-padded image: position, the four corners' weights, and which corners lie inside.
+// Bilinear sampling of a zero-padded image: position, weights of the four corners, and which corners are inside.
 //
-// Torch-free and vectorized over taps. Semantics are torchvision's: a corner outside the image is 0, and so is the sample at a
-// position of -1 or less, or of the size or more. At exactly -1 the position's gradient is 0 in ldcn; in deform_conv2d, as in
-// torchvision, it is that of the inner side. A NaN position gives NaN weights on corner (0, 0).
+// Torch-free and vectorized over taps. Semantics as in torchvision: a corner outside the image is 0, and so is a sample with a
+// coordinate <= -1 or >= the size. At exactly -1, the gradient of the position is 0 in ldcn; in deform_conv2d, as in torchvision,
+// it is the one-sided derivative from inside the image. A NaN position gives NaN weights for corner (0, 0).
 #pragma once
 #include "cpu/simd.h"
 
@@ -41,7 +41,7 @@ inline AxisSample<T, I, W> sample_axis(Vector<T, W> position, T size) {
   AxisSample<T, I, W> s;
   s.low = __builtin_convertvector(low, VI);
   s.fraction = position - low;
-  // As unsigned numbers, negative ones are beyond the last too.
+  // Compared as unsigned numbers, so that negative numbers exceed the size.
   const Unsigned count = Unsigned{} + typename UnsignedOf<I>::type(size);
   s.low_inside = bit_cast<Unsigned>(s.low) < count;
   s.high_exists = bit_cast<Unsigned>(s.low + I(1)) < count;

@@ -1,15 +1,15 @@
-// The instruction set whose compilation of each kernel runs: the best one of this machine, or the one that the environment
-// variable DKIC_CPU_CAPABILITY names (default, avx2, avx512).
+// The instruction set of the kernels that run: the best one that this machine supports, or the value of the environment variable
+// DKIC_CPU_CAPABILITY (default, avx2, avx512).
 #pragma once
 
 namespace dkic {
 
 enum class CpuCapability { baseline, avx2, avx512 };
 
-// Chosen at the first call and kept. Throws std::runtime_error, with a message for users, if the machine lacks the named one.
+// Selected at the first call. Throws std::runtime_error, with a message for users, if the machine does not support the value.
 CpuCapability cpu_capability();
 
-// The compilation of a kernel to run. DKIC_CHOSEN(ldcn_kernel) calls it with those in the namespaces that setup.py's flags name.
+// The variant of a kernel to run. DKIC_CHOSEN(ldcn_kernel) calls it with the variants in the namespaces of setup.py's flags.
 template <class Kernel>
 const Kernel& chosen(const Kernel& baseline, const Kernel& avx2, const Kernel& avx512) {
   switch (cpu_capability()) {

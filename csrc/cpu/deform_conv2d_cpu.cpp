@@ -105,10 +105,10 @@ void for_pieces(int64_t pieces, const F& f) {
   for_pieces(pieces, pieces + 2, f);
 }
 
-// out = a b, or out += a b, each sum in pieces of no more numbers than MKL adds up in one way: on Intel's processors it cuts
-// longer ones where it may use one thread only, and not where it runs on one of several. (30,000 random shapes of the layouts
-// used here: none differs at 768 numbers, a fifth does at 896; in float64 none at 192, but for two rows: hence kRows. With
-// numbers of a sum side by side in b, more do.)
+// out = a b, or out += a b, with the inner dimension in pieces of at most kSum: on Intel processors, MKL splits longer sums when
+// it is limited to one thread, but not when it runs on one of several threads, so results would differ. (Of 30,000 random shapes
+// with the layouts used here, none differs at 768, and 20 % differ at 896; in float64 none at 192, except with two rows: hence
+// kRows. With a contiguous inner dimension in b, more differ.)
 void product(const Tensor& out, const Tensor& a, const Tensor& b, bool add) {
   const int64_t length = a.size(1), most = a.scalar_type() == ScalarType::Double ? kSum / 4 : kSum;
   const int64_t piece = divide_up(divide_up(length, divide_up(length, most)), 16) * 16;
@@ -129,7 +129,7 @@ void zero_rows(const Tensor& block, int64_t pixels, int64_t length) {
   if (size > 0) std::memset(address(block, pixels * length), 0, size_t(size));
 }
 
-// Number of output pixels of a block that needs `bytes` per pixel: as many as fit into kBlock, but at least 16 blocks in total.
+// Output pixels per block, for `bytes` per pixel: as many as fit into kBlock, but at least 16 blocks in total.
 int64_t pixels_a_block(int64_t bytes, int64_t pixels) {
   const int64_t share = std::max(whole_rows(divide_up(pixels, 16)), int64_t(32));
   const int64_t block = std::min({kBlock / bytes, int64_t(1024), share});
@@ -153,8 +153,8 @@ void for_weight_groups(const DeformConv2dArguments& a, Channels channels, const 
   }
 }
 
-// Forward processes as many channels at a time as make a sum of one piece: with fewer columns per pixel, more pixels fit into a
-// block, and each block's product reads the weight once. (All 192 channels at once: 96 ms instead of 86.)
+// Forward processes as many channels at a time as fit into one piece of a sum: with fewer columns per pixel, more pixels fit into
+// a block, and each block's product reads the weight once. (All 192 channels at once: 96 ms instead of 86.)
 int64_t channels_a_chunk(const DeformConv2dArguments& a) {
   return std::min(std::max(kSum / (a.kernel_h * a.kernel_w * a.run), int64_t(1)) * a.run, a.channels);
 }

@@ -127,7 +127,7 @@ void backward_samples(const Arguments& a, Range range, const void* grad_columns,
         const Tap<T> tap = taps[t];
         const A fy = tap.fraction_y(), fx = tap.fraction_x(), m = a.mask.data ? taps.m[t] : A(1);
         const A top = dot[0] + fx * (dot[1] - dot[0]), bottom = dot[2] + fx * (dot[3] - dot[2]);
-        const bool differentiated = tap.inside() >> 4, sampled = tap.inside() & 15;
+        const bool differentiated = tap.inside() >> kGradientShift, sampled = tap.inside() & kAllCorners;
         part[0] = differentiated ? m * (bottom - top) : A(0);
         part[1] = differentiated ? m * (dot[1] - dot[0] + fy * (dot[3] - dot[2] - dot[1] + dot[0])) : A(0);
         part[2] = sampled ? top + fy * (bottom - top) : A(0);
@@ -136,23 +136,16 @@ void backward_samples(const Arguments& a, Range range, const void* grad_columns,
   });
 }
 
-// to[i] = value, in to's type.
+// to[i] = value, converted to the type of `to`.
 template <class A>
 void write(void* to, Scalar type, int64_t i, A value) {
-  switch (type) {
-    case Scalar::f32:
-      static_cast<float*>(to)[i] = float(value);
-      break;
-    case Scalar::f64:
-      static_cast<double*>(to)[i] = double(value);
-      break;
-    case Scalar::f16:
-      store<1>(static_cast<half*>(to) + i, Vector<float, 1>{float(value)});
-      break;
-    case Scalar::bf16:
-      store<1>(static_cast<bfloat16*>(to) + i, Vector<float, 1>{float(value)});
-      break;
-  }
+  with_scalar<half, bfloat16>(type, [&]<class To>() {
+    if constexpr (sizeof(To) == 2) {
+      store<1>(static_cast<To*>(to) + i, Vector<float, 1>{float(value)});
+    } else {
+      static_cast<To*>(to)[i] = To(value);
+    }
+  });
 }
 
 template <class T>

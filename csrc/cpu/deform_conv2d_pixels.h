@@ -46,7 +46,7 @@ struct AllInside {
 struct Inside {
   int bits;
   bool operator()(int bit) const { return bits >> bit & 1; }
-  bool differentiated(int bit) const { return bits >> (bit + 4) & 1; }
+  bool differentiated(int bit) const { return bits >> (bit + kGradientShift) & 1; }
 };
 
 // The taps of one pixel, in an image whose rows and columns are h and w elements apart.
@@ -75,9 +75,9 @@ struct PixelTaps {
 
  private:
   bool inside_everywhere() const {
-    int all = 15;
+    int all = kAllCorners;
     for (int64_t number = 0; number < taps.k; ++number) all &= taps[first + number * taps.tap_step].inside();
-    return all == 15;
+    return all == kAllCorners;
   }
 };
 
@@ -86,7 +86,7 @@ struct PixelTaps {
 template <int W, class T, class Inside>
 inline auto blend(const T* q, const Corners& corner, const Tap<T>& tap, const Inside& inside) {
   Vector<typename Accumulator<T>::type, W> sum = {};
-  for (int bit = 0; bit < 4; ++bit)
+  for (int bit = 0; bit < kCorners; ++bit)
     if (inside(bit)) sum += tap.weight(bit) * load<W>(q + corner[bit]);
   return sum;
 }

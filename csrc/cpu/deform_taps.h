@@ -1,6 +1,7 @@
 // The taps of a deformable aggregation: their addresses, bilinear weights, and which corners are inside the image. Included by
 // ldcn_kernel.cpp and deform_conv2d_kernel.cpp.
 #pragma once
+#include "common/corners.h"
 #include "common/ldcn_arguments.h"
 #include "cpu/bilinear.h"
 #include "cpu/buffer.h"
@@ -19,17 +20,17 @@ struct Accumulator<double> {
 
 constexpr int64_t kTile = 144;  // taps computed at once if K allows: 16 positions of a 3x3 kernel, 5 to 9 KB
 
-// As many taps as a vector has lanes. The compiler knows the distances between the arrays, so a loop over taps needs one register
-// for all; with pointers to separate arrays, registers spill (ldcn's forward: 10.0 ms instead of 8.7).
+// As many taps as a vector has lanes. The distances between the arrays are constants, so a loop over taps needs one register for
+// all arrays; with pointers to separate arrays, registers spill (ldcn's forward: 10.0 ms instead of 8.7).
 template <class T>
 struct TapBlock {
   using A = typename Accumulator<T>::type;
   using I = typename IntOf<A>::type;
   static constexpr int W = kVectorBytes / int(sizeof(A));
 
-  alignas(64) A weight[4][W];  // of corners (0,0) (0,1) (1,0) (1,1), with the mask in them; 0 of a corner outside
+  alignas(64) A weight[4][W];  // of corners (0,0) (0,1) (1,0) (1,1), times the mask; 0 for a corner outside
   int64_t start[W];            // of corner (0,0), in elements
-  I inside[W];                 // bits 1 2 4 8: corners (0,0) (0,1) (1,0) (1,1) lie inside; for other bits see Border
+  I inside[W];  // set of the corners (kCorner00, ...) inside the image; for the bits from kGradientShift see Border
   A fraction_y[W], fraction_x[W];
 };
 
@@ -46,9 +47,11 @@ struct Tap {
   A fraction_x() const { return block.fraction_x[lane]; }
 };
 
-// The gradient of a position that is exactly -1: zero, or that of the inner side. For the latter, bits 16 32 64 128 of `inside`
-// mark the corners that the position's gradient uses: those inside and, at -1, where none is inside, the next ones.
+// The gradient of a position of exactly -1: zero, or the one-sided derivative from inside the image. For the latter, the bits of
+// `inside` from kGradientShift on are the set of the corners that the position's gradient uses: those inside and, at -1, where
+// none is inside, those at 0.
 enum class Border { zero_gradient, inner_gradient };
+constexpr int kGradientShift = kCorners;
 
 // The taps of up to `positions` adjacent positions of one output row in one group. Tap k of position p is entry
 // p * position_step + k * tap_step: the order of offset in memory, so that it is read in runs.
@@ -99,7 +102,7 @@ struct Taps {
     TapBlock<T>* block = blocks;
     const int64_t array = size;
     const bool adjacent = channels_adjacent, multiply_narrow = narrow;
-    Vector<I, W> all = Vector<I, W>{} + I(15);
+    Vector<I, W> all = Vector<I, W>{} + I(kAllCorners);
     for (int64_t t = 0; t < end; t += W, ++block) {
       Vector<A, W> dy, dx;
       if (adjacent) {
@@ -124,14 +127,17 @@ struct Taps {
       } else {
         for (int lane = 0; lane < W; ++lane) block->start[lane] = int64_t(y.low[lane]) * h + int64_t(x.low[lane]) * w;
       }
-      Vector<I, W> corners = (inside[0] & I(1)) | (inside[1] & I(2)) | (inside[2] & I(4)) | (inside[3] & I(8));
+      Vector<I, W> corners =
+          (inside[0] & I(kCorner00)) | (inside[1] & I(kCorner01)) | (inside[2] & I(kCorner10)) | (inside[3] & I(kCorner11));
       all &= corners;
       if constexpr (kBorder == Border::inner_gradient)
-        corners |= (inside[0] & I(16)) | (y.low_inside & x.high_exists & I(32)) | (y.high_exists & x.low_inside & I(64)) |
-                   (y.high_exists & x.high_exists & I(128));
+        corners |= (inside[0] & I(kCorner00 << kGradientShift)) |
+                   (y.low_inside & x.high_exists & I(kCorner01 << kGradientShift)) |
+                   (y.high_exists & x.low_inside & I(kCorner10 << kGradientShift)) |
+                   (y.high_exists & x.high_exists & I(kCorner11 << kGradientShift));
       std::memcpy(block->inside, &corners, sizeof corners);
     }
-    all_inside = !any(all != I(15));
+    all_inside = !any(all != I(kAllCorners));
   }
 
   const LdcnArguments& args;
@@ -148,7 +154,7 @@ struct Taps {
   // Whether a row or column beyond the last, times its step, can be multiplied and added in int32.
   static bool fits_int32(int64_t step, int64_t size) { return step >= 0 && step <= (int64_t(1) << 30) / (size + 2); }
 
-  // By vectors, of which the last may overlap the one before, so that no rest is left.
+  // In vectors; the last one may overlap the previous one, so that there is no scalar remainder.
   template <int L, class S>
   static void copy_run(A* to, const S* from, int64_t count) {
     const auto some = [&](int64_t i) { store<L>(to + i, __builtin_convertvector(load<L>(from + i), Vector<A, L>)); };
@@ -173,16 +179,7 @@ struct Taps {
   template <class F>
   static void typed(const Strided& from, int64_t n, int64_t channel, int64_t oh, int64_t ow, const F& f) {
     const int64_t at = n * from.n + channel * from.c + oh * from.h + ow * from.w;
-    switch (from.type) {
-      case Scalar::f32:
-        return f(static_cast<const float*>(from.data) + at);
-      case Scalar::f64:
-        return f(static_cast<const double*>(from.data) + at);
-      case Scalar::f16:
-        return f(static_cast<const half*>(from.data) + at);
-      case Scalar::bf16:
-        return f(static_cast<const bfloat16*>(from.data) + at);
-    }
+    with_scalar<half, bfloat16>(from.type, [&]<class S>() { f(static_cast<const S*>(from.data) + at); });
   }
   void gather_offsets(int64_t n, int64_t g, int64_t oh, int64_t ow, int64_t count) {
     const Strided& from = args.offset;
@@ -212,7 +209,7 @@ struct Taps {
   const bool narrow;
   const Buffer<A> numbers;
   const Buffer<TapBlock<T>> tap_blocks;
-  A* offsets;  // of two arrays' length; dy and dx interleaved if channels are adjacent, else all dy and then all dx
+  A* offsets;  // length of two arrays; dy and dx interleaved if channels are adjacent, else all dy and then all dx
 };
 
 }  // namespace

@@ -16,7 +16,7 @@ struct Density {
   using V = Vector<T, W>;
   using M = Mask<T, W>;
 
-  static inline V exponential(V x) { return GaussianBits<T, W>::exponential(x); }
+  static inline V exponential(V x) { return GaussianBin<T, W>::exponential(x); }
   static inline V sigmoid(V x) { return T(1) / (T(1) + exponential(-x)); }
   static inline V tanh(V x) { return T(1) - T(2) / (T(1) + exponential(x + x)); }
 
@@ -94,7 +94,7 @@ struct Density {
       Trace trace;
       const V value = load<W>(x + i), upper = logit(p, value + T(0.5), trace), lower = logit(p, value - T(0.5), trace);
       const V result = bin(upper, lower).likelihood();
-      store<W>(likelihood + i, M::less(result, least).choose(least, result));  // NaN stays
+      store<W>(likelihood + i, M::less(result, least).choose(least, result));  // propagates NaN
     }
   }
 

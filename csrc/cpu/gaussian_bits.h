@@ -1,4 +1,4 @@
-// Bits of a unit bin under a Gaussian, and their derivatives: -log2 P, P = Phi((v + 1/2) / s) - Phi((v - 1/2) / s).
+// Likelihood of a unit bin under a Gaussian, P = Phi((v + 1/2) / s) - Phi((v - 1/2) / s), or its bits, -log2 P; and derivatives.
 //
 // Torch-free and vectorized. There are two formulas, each accurate on its own part of (v, s). With a = |v|, u = a / s,
 // h = 1 / (2 s), the bin is [x, y] = [u - h, u + h]; phi is the density and M = (1 - Phi) / phi Mills' ratio:
@@ -7,11 +7,11 @@
 //   wide    the rest; x < 0:  P = 1 - phi(x) (M(-x) + e^(-2 u h) M(y)), through log1p: exact where P is nearly 1
 //                     x >= 0: P = phi(x) (M(x) - e^(-2 u h) M(y)), so that ln P = -x^2/2 + ..., however far out
 //
-// Errors are at most 8e-7 in float and 1e-14 in double (relative for the bits, times |g| + 1/s for a derivative g), up to
-// |v| / s of 1e18. Beyond, -ln P is x^2/2.
+// Errors of bits are at most 8e-7 in float and 1e-14 in double (relative for the bits, times |g| + 1/s for a derivative g). Where
+// x > kFar, -ln P is x^2/2. Errors of likelihoods are at most 5e-7 and 1e-15 (relative, and times |g| + P/s for a derivative).
 //
 // Limits: s = inf gives infinite bits and derivatives of 0; v = +-inf gives infinite bits, by_v = +-inf and by_scale = -inf.
-// NaN in v or s gives NaN, and so do both infinite.
+// Likelihoods below the normal numbers are 0, with derivatives of 0. NaN in v or s gives NaN, and so do both infinite.
 #pragma once
 #include "cpu/mask.h"
 
@@ -28,7 +28,8 @@ struct GaussianFit<float> {
   static constexpr int kMantissa = 23;
   static constexpr IntOf<float>::type kHead = ~0xfff;  // keeps 12 bits: products of two such heads are exact
   static constexpr IntOf<float>::type kRootHalf = 0x3f3504f3;
-  static constexpr float kRound = 0x1.8p23f, kLeastExponent = -80, kMostBits = 126, kFar = 0x1p60f;
+  static constexpr float kRound = 0x1.8p23f + 127;  // and the bias of an exponent
+  static constexpr float kLeastExponent = -87, kLeastNormal = 0x1p-126f, kFar = 0x1p20f;
   static constexpr float kLn2High = 0x1.62ep-1f, kLn2Low = 0x1.0bfbe8p-15f;
   static constexpr float mills[] = {1.893219055f,    -1.523770314f,    0.9704099614f,   -0.4675531274f,   0.1513885563f,
                                     -0.01883037159f, -0.008713460733f, 0.003919832456f, 0.0003241714095f, -0.0003943441879f};
@@ -42,7 +43,8 @@ struct GaussianFit<double> {
   static constexpr int kMantissa = 52;
   static constexpr IntOf<double>::type kHead = ~0x7ffffff;  // 26 bits
   static constexpr IntOf<double>::type kRootHalf = 0x3fe6a09e667f3bcd;
-  static constexpr double kRound = 0x1.8p52, kLeastExponent = -700, kMostBits = 1022, kFar = 0x1p60;
+  static constexpr double kRound = 0x1.8p52 + 1023;
+  static constexpr double kLeastExponent = -708, kLeastNormal = 0x1p-1022, kFar = 0x1p30;
   static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
   static constexpr double mills[] = {
       1.89321906330848526,     -1.52377091081998509,    0.970409554867617658,   -0.467540962998187209,   0.151391762311048338,
@@ -155,88 +157,103 @@ inline V triangle(const T (&c)[N][N], V x, V y) {
   return sum;
 }
 
+enum class BinOutput { bits, likelihood };
+
 template <class T, int W>
-struct GaussianBits {
+struct GaussianBin {
   using Fit = GaussianFit<T>;
   using V = Vector<T, W>;
   using VI = Vector<typename IntOf<T>::type, W>;
   using M = Mask<T, W>;
   static constexpr NarrowFit<T> kNarrow{};
 
-  V bits, by_v, by_scale;  // by_*: derivatives, left unset unless wanted
+  V value, by_v, by_scale;  // by_*: derivatives, left unset unless wanted
 
   static inline M is_narrow(V v, V s) {
     return M::less(V{} + T(1 / 0.9), s) & M::less(absolute(v), T(1.4) * s * s);  // h < 0.45, u h < 0.7
   }
 
-  // e^x, within the normal numbers.
+  // e^x, at most e^(-kLeastExponent); 0 below e^kLeastExponent.
   static inline V exponential(V x) {
     const V most = V{} - Fit::kLeastExponent;
     return exponential(M::less(most, x).choose(most, x), V{});
   }
 
-  // 2^-bits; 0 where that is below the normal numbers.
-  static inline V likelihood(V bits) {
-    const V shifted = Fit::kRound - bits, k = shifted - Fit::kRound, f = T(-0.69314718055994530942) * (bits + k);
-    const V e = T(1) + (f + f * f * polynomial(Fit::exponential, f));
-    const V p = bit_cast<V>(bit_cast<VI>(e) + (bit_cast<VI>(shifted) << Fit::kMantissa));
-    return M::equal(bits, bits).choose(M::less(V{} + Fit::kMostBits, bits).choose(V{}, p), bits);  // NaN stays
-  }
-
   // The two formulas. s > 0; NaN and an infinite v use `wide`, an infinite s with a finite v uses `narrow`.
-  template <bool kDerivatives>
-  static inline GaussianBits narrow(V v, V s) {
-    const V r = T(1) / s, u = absolute(v) * r, h = T(0.5) * r, p = u * h, q = p * p, t = h * h, square = u * u;
-    const Logarithm log = logarithm(s);
-    GaussianBits result;
-    result.bits = (T(0.5) * square + (log.rest - kLnPhi0 - triangle(kNarrow.log, q, t))) * kLog2E + log.power;
-    if constexpr (kDerivatives) {
-      const V scale = kLog2E * r;
-      result.by_v = with_sign(v, (u - h * p * triangle(kNarrow.by_v, q, t)) * scale);
-      result.by_scale = (T(1) - square + triangle(kNarrow.by_scale, q, t)) * scale;
+  template <BinOutput kOutput, bool kDerivatives>
+  static inline GaussianBin narrow(V v, V s) {
+    const V a = absolute(v), r = T(1) / s, u = a * r, h = T(0.5) * r, p = u * h, q = p * p, t = h * h, square = u * u;
+    const V series = triangle(kNarrow.log, q, t);
+    GaussianBin result;
+    V weight;  // of the derivatives
+    if constexpr (kOutput == BinOutput::bits) {
+      const Logarithm log = logarithm(s);
+      result.value = (T(0.5) * square + (log.rest - kLnPhi0 - series)) * kLog2E + log.power;
+      weight = -kLog2E * r;
+    } else {
+      const M finite = M::less(s, V{} + T(__builtin_inf()));  // infinity times 0 is NaN
+      const Square exact = half_square(a, V{}, finite.choose(s, V{}), r);
+      result.value = kPhi0 * r * exponential(exact.high, exact.low + series);
+      weight = result.value * r;
     }
+    if constexpr (kDerivatives) {
+      result.by_v = with_sign(v, (h * p * triangle(kNarrow.by_v, q, t) - u) * weight);
+      result.by_scale = (square - T(1) - triangle(kNarrow.by_scale, q, t)) * weight;
+    }
+    if constexpr (kOutput == BinOutput::likelihood) result.template flush<kDerivatives>();
     return result;
   }
 
-  template <bool kDerivatives>
-  static inline GaussianBits wide(V v, V s) {
+  template <BinOutput kOutput, bool kDerivatives>
+  static inline GaussianBin wide(V v, V s) {
     const V a = absolute(v), upper = a + T(0.5), lower = a - T(0.5), r = T(1) / s;
-    const V u = a * r, h = T(0.5) * r, y = upper * r;
+    const V u = a * r, h = T(0.5) * r, x = lower * r;
     const V zero{}, one = zero + T(1);
-    const M center = M::less(lower, zero);
-
+    const M center = M::less(lower, zero), at_zero = M::equal(v, zero);
     const Square square = half_square(lower, a - (lower + T(0.5)), s, r);
-    // Where v is 0, as for most of a rounded latent, phi(y) / phi(x) is 1 and one exponential is enough.
-    const M at_zero = M::equal(v, zero), beside = center & ~at_zero;
-    const V power = exponential(at_zero.choose(square.high, T(-2) * u * h), at_zero.choose(square.low, zero));
-    const V fall = at_zero.choose(one, power);  // phi(y) / phi(x)
     V mills_x, mills_y;
     if (at_zero.all()) {
-      mills(y, y, mills_x, mills_y);
+      mills(upper, upper, s, mills_x, mills_y);
     } else {
-      mills(absolute(lower * r), y, mills_x, mills_y);
-    }
-    const V tail = mills_x - fall * mills_y;
-    V density{}, outside{};  // the latter 1 - P
-    if (center.any()) {
-      density = kPhi0 * (beside.any() ? at_zero.choose(power, exponential(square.high, square.low)) : power);
-      outside = density * (mills_x + fall * mills_y);
+      mills(absolute(lower), upper, s, mills_x, mills_y);
     }
 
-    // ln P = exponent + ln(factor); they have one sign, or nearly, so little cancels.
-    const V exponent = center.choose(zero, square.high + (square.low + kLnPhi0)), factor = center.choose(one - outside, tail);
-    const Logarithm log = logarithm(factor, center, outside);
-    GaussianBits result;
-    result.bits = -((exponent + log.rest) * kLog2E + log.power);
-    if constexpr (kDerivatives) {
-      const V scale = kLog2E * center.choose(density, one) * r / factor;
-      result.by_v = with_sign(v, (one - fall) * scale);
-      result.by_scale = ((u + h) * fall - square.root) * scale;
+    GaussianBin result;
+    V fall, weight;  // phi(y) / phi(x); of the derivatives
+    if constexpr (kOutput == BinOutput::bits) {
+      // Where v is 0, as for most of a rounded latent, phi(y) / phi(x) is 1 and one exponential is enough.
+      const M beside = center & ~at_zero;
+      const V power = exponential(at_zero.choose(square.high, T(-2) * u * h), at_zero.choose(square.low, zero));
+      fall = at_zero.choose(one, power);
+      const V tail = mills_x - fall * mills_y;
+      V density{}, outside{};  // the latter 1 - P
+      if (center.any()) {
+        density = kPhi0 * (beside.any() ? at_zero.choose(power, exponential(square.high, square.low)) : power);
+        outside = density * (mills_x + fall * mills_y);
+      }
+      // ln P = exponent + ln(factor); they have one sign, or nearly, so little cancels.
+      const V exponent = center.choose(zero, square.high + (square.low + kLnPhi0)), factor = center.choose(one - outside, tail);
+      const Logarithm log = logarithm(factor, center, outside);
+      result.value = (-exponent - log.rest) * kLog2E - log.power;
+      weight = -kLog2E * center.choose(density, one) * r / factor;
+    } else {
+      fall = at_zero.all() ? one : exponential(T(-2) * u * h, zero);
+      const V density = kPhi0 * exponential(square.high, square.low);
+      const V tail = with_sign(lower, mills_x) - fall * mills_y;
+      result.value = center.choose(one, zero) + density * tail;
+      weight = density * r;
     }
-    const V x = lower * r;
-    if (const M far = M::less(zero + Fit::kFar, x); far.any()) {  // the square's parts overflow
+    if constexpr (kDerivatives) {
+      result.by_v = with_sign(v, (fall - one) * weight);
+      result.by_scale = (square.root - (u + h) * fall) * weight;
+    }
+    const M far = M::less(zero + Fit::kFar, x);  // the square's parts and mills' products overflow
+    if constexpr (kOutput == BinOutput::likelihood) {
+      result.value = far.choose(zero, result.value);
+      result.template flush<kDerivatives>();
+    } else if (far.any()) {
       const V slope = kLog2E * x * r;
-      result.bits = far.choose(T(0.5) * kLog2E * x * x, result.bits);
+      result.value = far.choose(T(0.5) * kLog2E * x * x, result.value);
       if constexpr (kDerivatives) {
         result.by_v = far.choose(with_sign(v, slope), result.by_v);
         result.by_scale = far.choose(-x * slope, result.by_scale);
@@ -248,10 +265,22 @@ struct GaussianBits {
  private:
   static constexpr T kLog2E = T(1.44269504088896340736), kLnPhi0 = T(-0.91893853320467274178), kPhi0 = T(0.39894228040143267794);
 
+  // Of a likelihood: 0 below the normal numbers.
+  template <bool kDerivatives>
+  void flush() {
+    const V zero{};
+    const M impossible = M::less(value, zero + Fit::kLeastNormal);
+    value = impossible.choose(zero, value);
+    if constexpr (kDerivatives) {
+      by_v = impossible.choose(zero, by_v);
+      by_scale = impossible.choose(zero, by_scale);
+    }
+  }
+
   static inline V absolute(V x) { return bit_cast<V>(bit_cast<VI>(x) & ~sign_bit()); }
   static inline V head(V x) { return bit_cast<V>(bit_cast<VI>(x) & Fit::kHead); }
   static inline VI sign_bit() { return bit_cast<VI>(-V{}); }
-  static inline V with_sign(V v, V x) { return M::less(v, V{}).choose(-x, x); }
+  static inline V with_sign(V v, V x) { return bit_cast<V>(bit_cast<VI>(x) ^ (bit_cast<VI>(v) & sign_bit())); }
 
   // x = (lower + rest) / s with half as many bits again, and -x^2/2 in two parts: where P is nearly 1 its complement goes with
   // e^(-x^2/2), and x^2/2 comes to 10 and more.
@@ -270,25 +299,22 @@ struct GaussianBits {
     }
   }
 
-  // M(z) for two z >= 0 with one division, which takes as long as a polynomial; relative error 3e-8 in float before rounding,
-  // 1e-15 in double.
-  static inline void mills(V z0, V z1, V& m0, V& m1) {
-    const V far0 = z0 + T(4), far1 = z1 + T(4), inverse = T(1) / (far0 * far1);
+  // M(a0 / s) and M(a1 / s), both a >= 0, with one division, which takes as long as a polynomial and does not wait for that of
+  // 1 / s; relative error 3e-8 in float before rounding, 1e-15 in double.
+  static inline void mills(V a0, V a1, V s, V& m0, V& m1) {
+    const V four = T(4) * s, far0 = a0 + four, far1 = a1 + four, inverse = T(1) / (far0 * far1);
     const V inverse0 = inverse * far1, inverse1 = inverse * far0;
-    m0 = polynomial(Fit::mills, (z0 - T(4)) * inverse0) * inverse0;
-    m1 = polynomial(Fit::mills, (z1 - T(4)) * inverse1) * inverse1;
+    m0 = polynomial(Fit::mills, (a0 - four) * inverse0) * (s * inverse0);
+    m1 = polynomial(Fit::mills, (a1 - four) * inverse1) * (s * inverse1);
   }
 
-  // e^(high + low), |low| much below |high|; at least e^kLeastExponent, so that 2^k below stays a normal number.
+  // e^(high + low), |low| much below |high| or 1; 0 below e^kLeastExponent, so that 2^k is a normal number.
   static inline V exponential(V high, V low) {
-    const V bound = V{} + Fit::kLeastExponent;
-    const M least = M::less(high, bound);
-    high = least.choose(bound, high);
-    low = least.choose(V{}, low);
     const V shifted = high * T(1.44269504088896340736) + Fit::kRound, k = shifted - Fit::kRound;
     const V f = (high - k * Fit::kLn2High) + (low - k * Fit::kLn2Low);
     const V e = T(1) + (f + f * f * polynomial(Fit::exponential, f));
-    return bit_cast<V>(bit_cast<VI>(e) + (bit_cast<VI>(shifted) << Fit::kMantissa));
+    const V power = bit_cast<V>(bit_cast<VI>(shifted) << Fit::kMantissa);
+    return M::less(high, V{} + Fit::kLeastExponent).choose(V{}, e * power);
   }
 
   // x = 2^power e^rest, power being x itself where that is infinite or NaN; where x is near 1 and `given`, of 1 - complement.

@@ -1,8 +1,8 @@
-// dkic::gaussian_likelihood and dkic::gaussian_likelihood_backward on the CPU: checks that guard memory, outputs, the walk
+// dkic::gaussian_likelihood and dkic::gaussian_likelihood_backward on the CPU: checks that guard memory, outputs, the traversal
 // through the tensors, and cutting the work for threads. Schemas, fake kernels, autograd and the user's error messages are in
 // dkic/ops/; the arithmetic is in gaussian_likelihood_kernel.cpp.
 #include "cpu/gaussian_likelihood_kernel.h"
-#include "cpu/walk_cpu.h"
+#include "cpu/traversal_cpu.h"
 
 namespace dkic {
 namespace {
@@ -34,9 +34,9 @@ Result gaussian_likelihood(const Tensor& y, const Tensor& scale, const std::opti
                                       optional_operand(mean, shape, "mean"), optional_operand(noise, shape, "noise"),
                                       seed ? numbers(shape) : optional_operand({}, shape, "")};
   const bool channels_last = channels_innermost(y);
-  std::vector<Walked> walked;
-  const std::optional<Walk> walk = walk_through(shape, channels_last, operands, walked);
-  if (!walk) {
+  std::vector<StridedOperand> traversed;
+  const std::optional<Traversal> traversal = make_traversal(shape, channels_last, operands, traversed);
+  if (!traversal) {
     const auto plain = [](const std::optional<Tensor>& t) { return t ? std::optional(torch::stable::contiguous(*t)) : t; };
     Result result = gaussian_likelihood(*plain(y), *plain(scale), plain(mean), plain(noise), seed, rounded, scale_min, sum,
                                         need_v, need_scale, likelihood, likelihood_min);
@@ -44,14 +44,14 @@ Result gaussian_likelihood(const Tensor& y, const Tensor& scale, const std::opti
   }
 
   GaussianLikelihoodArguments a{};
-  a.walk = *walk;
+  a.traversal = *traversal;
   for (const Operand& o : operands) a.is_double |= o.type == Scalar::f64;
   a.rounded = rounded, a.drawn = seed.has_value(), a.in_order = !channels_last;
   a.scale_min = scale_min;
   a.likelihood = likelihood, a.likelihood_min = likelihood_min;
   if (seed) a.seed = uint64_t(*static_cast<const int64_t*>(seed->const_data_ptr()));
-  a.y = walked[0], a.scale = walked[1], a.mean = walked[2], a.noise = walked[3];
-  for (int axis = 0; axis < kWalkAxes; ++axis) a.index_stride[axis] = walked[4].stride[axis];
+  a.y = traversed[0], a.scale = traversed[1], a.mean = traversed[2], a.noise = traversed[3];
+  for (int axis = 0; axis < kTraversalAxes; ++axis) a.index_stride[axis] = traversed[4].stride[axis];
 
   const ScalarType type = compute_type(a.is_double);
   const auto map = [&](bool wanted, ScalarType of, void*& data) {
@@ -62,14 +62,14 @@ Result gaussian_likelihood(const Tensor& y, const Tensor& scale, const std::opti
   const Tensor y_hat = map(rounded || noise || seed, y.scalar_type(), a.y_hat);
   Tensor bits = map(!sum, type, a.bits);
   const Tensor by_v = map(need_v, type, a.by_v), by_scale = map(need_scale, type, a.by_scale);
-  const int64_t chunks = chunks_of_sample(a.walk);
-  std::vector<double> sums(sum ? size_t(a.walk.batch * chunks) : 0);
+  const int64_t chunks = chunks_of_sample(a.traversal);
+  std::vector<double> sums(sum ? size_t(a.traversal.batch * chunks) : 0);
   a.sums = sum ? sums.data() : nullptr;
   const GaussianLikelihoodKernel& kernel = DKIC_CHOSEN(gaussian_likelihood_kernel);
-  for_chunks(a.walk, [&](int64_t first, int64_t last) { kernel.forward(a, first, last); });
+  for_chunks(a.traversal, [&](int64_t first, int64_t last) { kernel.forward(a, first, last); });
   if (sum) {
-    bits = torch::stable::empty(Shape{a.walk.batch}, type, std::nullopt, y.device());
-    for (int64_t n = 0; n < a.walk.batch; ++n) {
+    bits = torch::stable::empty(Shape{a.traversal.batch}, type, std::nullopt, y.device());
+    for (int64_t n = 0; n < a.traversal.batch; ++n) {
       double total = 0;
       for (int64_t chunk = 0; chunk < chunks; ++chunk) total += sums[size_t(n * chunks + chunk)];
       if (a.is_double) {
@@ -104,20 +104,21 @@ std::tuple<Tensor, Tensor, Tensor> gaussian_likelihood_backward(const std::optio
                                       operand(scale, shape, "scale"),
                                       optional_operand(likelihood, shape, "likelihood")};
   const bool channels_last = channels_innermost(slope_v ? *slope_v : slope_scale ? *slope_scale : scale);
-  std::vector<Walked> walked;
-  const std::optional<Walk> walk = walk_through(shape, channels_last, operands, walked);
-  if (!walk) {
+  std::vector<StridedOperand> traversed;
+  const std::optional<Traversal> traversal = make_traversal(shape, channels_last, operands, traversed);
+  if (!traversal) {
     const auto plain = [](const Tensor& t) { return torch::stable::contiguous(t); };
     return gaussian_likelihood_backward(grad_y_hat ? std::optional(plain(*grad_y_hat)) : grad_y_hat, plain(grad_bits),
                                         plain(by_v), plain(by_scale), plain(scale), scale_min, need_y, need_scale, need_mean,
                                         likelihood ? std::optional(plain(*likelihood)) : likelihood, likelihood_min);
   }
   GaussianLikelihoodBackwardArguments a{};
-  a.walk = *walk;
+  a.traversal = *traversal;
   a.is_double = bits.type == Scalar::f64;
   a.scale_min = scale_min, a.likelihood_min = likelihood_min;
-  a.grad_y_hat = walked[0], a.grad_bits = walked[1], a.by_v = walked[2], a.by_scale = walked[3], a.scale = walked[4];
-  a.likelihood = walked[5];
+  a.grad_y_hat = traversed[0], a.grad_bits = traversed[1], a.by_v = traversed[2], a.by_scale = traversed[3],
+  a.scale = traversed[4];
+  a.likelihood = traversed[5];
   for (const Operand& o : operands)
     STD_TORCH_CHECK(a.is_double || o.type != Scalar::f64,
                     "gaussian_likelihood_backward: grad_bits must be float64 as others are");
@@ -130,7 +131,7 @@ std::tuple<Tensor, Tensor, Tensor> gaussian_likelihood_backward(const std::optio
   const Tensor grad_y = map(need_y, a.grad_y), grad_scale = map(need_scale, a.grad_scale),
                grad_mean = map(need_mean, a.grad_mean);
   const GaussianLikelihoodKernel& kernel = DKIC_CHOSEN(gaussian_likelihood_kernel);
-  for_chunks(a.walk, [&](int64_t first, int64_t last) { kernel.backward(a, first, last); });
+  for_chunks(a.traversal, [&](int64_t first, int64_t last) { kernel.backward(a, first, last); });
   return {grad_y, grad_scale, grad_mean};
 }
 

@@ -1,10 +1,10 @@
-// The Gaussian likelihood of a latent on the CPU, in one pass: noise or rounding, bits, their derivatives and their sum. Compiled
-// once per instruction set (DKIC_ISA); gaussian_likelihood_cpu.cpp chooses one at run time.
+// The Gaussian likelihood of a latent on the CPU, in one pass: noise or rounding, bits or likelihoods, their derivatives, and the
+// sum of bits. Compiled once per instruction set (DKIC_ISA); gaussian_likelihood_cpu.cpp chooses one at run time.
 #include "cpu/gaussian_likelihood_kernel.h"
 
 #include "cpu/gaussian_tile.h"
 #include "cpu/philox.h"
-#include "cpu/walk_tiles.h"
+#include "cpu/traversal_tiles.h"
 
 namespace dkic::DKIC_ISA {
 namespace {
@@ -26,7 +26,7 @@ void draw_in_order(uint64_t seed, int64_t n, int64_t first, int count, T* noise)
     for (int i = 0; i < 4 * W; i += kLanes) {
       Vector<uint32_t, kLanes> word;
       std::memcpy(&word, reinterpret_cast<const char*>(blocks) + 4 * i, sizeof word);
-      store<kLanes>(noise + done + i, centred<T, kLanes>(word));
+      store<kLanes>(noise + done + i, centered<T, kLanes>(word));
     }
   }
 }
@@ -37,8 +37,8 @@ void draw_strided(const GaussianLikelihoodArguments& a, int64_t n, int64_t first
   using V = Philox::V;
   constexpr int W = Philox::W;
   alignas(64) uint64_t element[kTile]{};
-  for_runs(a.walk, a.index_stride, first, count, [&](int done, int64_t number, int length) {
-    for (int i = 0; i < length; ++i) element[done + i] = uint64_t(number + i * a.index_stride[a.walk.axes - 1]);
+  for_runs(a.traversal, a.index_stride, first, count, [&](int done, int64_t number, int length) {
+    for (int i = 0; i < length; ++i) element[done + i] = uint64_t(number + i * a.index_stride[a.traversal.axes - 1]);
   });
   for (int done = 0; done < count; done += W) {
     V e;
@@ -48,7 +48,7 @@ void draw_strided(const GaussianLikelihoodArguments& a, int64_t n, int64_t first
     const V odd = (e & 1) != 0, high = (e & 2) != 0;
     const V low_words = odd ? philox.word[1] : philox.word[0], high_words = odd ? philox.word[3] : philox.word[2];
     const V word = high ? high_words : low_words;
-    store<W>(noise + done, centred<T, W>(__builtin_convertvector(word, Vector<uint32_t, W>)));
+    store<W>(noise + done, centered<T, W>(__builtin_convertvector(word, Vector<uint32_t, W>)));
   }
 }
 
@@ -67,7 +67,7 @@ struct Forward {
 
   void chunk(int64_t number) {
     double total = 0;
-    for_tiles(a.walk, number, [&](int64_t n, int64_t first, int count, int64_t position) {
+    for_tiles(a.traversal, number, [&](int64_t n, int64_t first, int count, int64_t position) {
       if (a.by_v || a.by_scale) {
         tile<true>(n, first, count, position);
       } else {
@@ -80,10 +80,10 @@ struct Forward {
 
   template <bool kDerivatives>
   void tile(int64_t n, int64_t first, int count, int64_t position) {
-    const T* y_from = read_tile(a.walk, a.y, n, first, count, y);
-    const T* scale_from = read_tile(a.walk, a.scale, n, first, count, scale);
-    const T* mean_from = a.mean.data ? read_tile(a.walk, a.mean, n, first, count, mean) : mean;
-    const T* noise_from = a.noise.data ? read_tile(a.walk, a.noise, n, first, count, noise) : noise;
+    const T* y_from = read_tile(a.traversal, a.y, n, first, count, y);
+    const T* scale_from = read_tile(a.traversal, a.scale, n, first, count, scale);
+    const T* mean_from = a.mean.data ? read_tile(a.traversal, a.mean, n, first, count, mean) : mean;
+    const T* noise_from = a.noise.data ? read_tile(a.traversal, a.noise, n, first, count, noise) : noise;
     if (a.drawn) {
       if (a.in_order) {
         draw_in_order(a.seed, n, first, count, noise);
@@ -104,27 +104,23 @@ struct Forward {
       store<W>(residual + i, v);
       store<W>(bounded_scale + i, Mask<T, W>::less(s, V{} + least).choose(V{} + least, s));  // NaN stays
     }
-    gaussian.template work<kDerivatives>(residual, bounded_scale, count, to_bits, to_v, to_scale);
-    if (a.likelihood) to_likelihoods<kDerivatives>(count, to_bits, to_v, to_scale);
+    if (a.likelihood) {
+      gaussian.template work<BinOutput::likelihood, kDerivatives>(residual, bounded_scale, count, to_bits, to_v, to_scale);
+      bound_likelihoods(count, to_bits);
+    } else {
+      gaussian.template work<BinOutput::bits, kDerivatives>(residual, bounded_scale, count, to_bits, to_v, to_scale);
+    }
     if (a.y_hat) write_tile(a.y_hat, a.y.type, position, count, to_y_hat);
     if (a.bits) write_tile(a.bits, kType, position, count, to_bits);
     if (a.by_v) write_tile(a.by_v, kType, position, count, to_v);
     if (a.by_scale) write_tile(a.by_scale, kType, position, count, to_scale);
   }
 
-  // Of the bits and their derivatives, in place.
-  template <bool kDerivatives>
-  void to_likelihoods(int count, T* bits, T* by_v, T* by_scale) const {
-    const V zero{}, least = zero + T(a.likelihood_min);
+  void bound_likelihoods(int count, T* likelihood) const {
+    const V least = V{} + T(a.likelihood_min);
     for (int i = 0; i < count; i += W) {
-      const V p = GaussianBits<T, W>::likelihood(load<W>(bits + i));
-      store<W>(bits + i, Mask<T, W>::less(p, least).choose(least, p));
-      if constexpr (kDerivatives) {
-        const V factor = T(-0.69314718055994530942) * p;  // bits' derivatives may be infinite where p is 0
-        const Mask<T, W> impossible = Mask<T, W>::equal(p, zero);
-        store<W>(by_v + i, impossible.choose(zero, factor * load<W>(by_v + i)));
-        store<W>(by_scale + i, impossible.choose(zero, factor * load<W>(by_scale + i)));
-      }
+      const V p = load<W>(likelihood + i);
+      store<W>(likelihood + i, Mask<T, W>::less(p, least).choose(least, p));  // NaN stays
     }
   }
 
@@ -146,50 +142,37 @@ struct Backward {
 
   const GaussianLikelihoodBackwardArguments& a;
   alignas(64) T grad_y_hat[kTile]{}, grad_bits[kTile]{}, by_v[kTile]{}, by_scale[kTile]{}, scale[kTile]{}, likelihood[kTile]{};
-  alignas(64) T passed[kTile]{};  // of grad_bits
   alignas(64) T grad_y[kTile]{}, grad_scale[kTile]{}, grad_mean[kTile]{};
 
   void chunk(int64_t number) {
-    for_tiles(a.walk, number, [&](int64_t n, int64_t first, int count, int64_t position) { tile(n, first, count, position); });
+    for_tiles(a.traversal, number,
+              [&](int64_t n, int64_t first, int count, int64_t position) { tile(n, first, count, position); });
   }
 
   void tile(int64_t n, int64_t first, int count, int64_t position) {
-    const auto read = [&](const Walked& t, T* buffer) -> const T* {
-      return t.data ? read_tile(a.walk, t, n, first, count, buffer) : buffer;
+    const auto read = [&](const StridedOperand& t, T* buffer) -> const T* {
+      return t.data ? read_tile(a.traversal, t, n, first, count, buffer) : buffer;
+    };
+    const auto place = [&](void* result, T* buffer) {
+      return result ? tile_of_result(result, kType, position, count, buffer) : buffer;
     };
     const T *y_hat_from = read(a.grad_y_hat, grad_y_hat), *bits_from = read(a.grad_bits, grad_bits);
-    if (a.likelihood.data) {
-      const T* likelihood_from = read(a.likelihood, likelihood);
-      const T least = T(a.likelihood_min);
-      for (int i = 0; i < count; i += W) {
-        // At the bound, the gradient passes only if a descent step would increase the likelihood.
-        const V g = load<W>(bits_from + i);
-        store<W>(passed + i, (load<W>(likelihood_from + i) <= least) & (g > T(0)) ? V{} : g);
-      }
-      bits_from = passed;
+    const T *v_from = read(a.by_v, by_v), *s_from = read(a.by_scale, by_scale), *scale_from = read(a.scale, scale);
+    const T* likelihood_from = read(a.likelihood, likelihood);
+    T *to_y = place(a.grad_y, grad_y), *to_mean = place(a.grad_mean, grad_mean), *to_scale = place(a.grad_scale, grad_scale);
+    // Without likelihoods none is at the bound; likelihoods that were not read are 0.
+    const V zero{}, least = zero + (a.likelihood.data ? T(a.likelihood_min) : T(-1)), least_scale = zero + T(a.scale_min);
+    for (int i = 0; i < count; i += W) {
+      // At a bound, the gradient passes only if a descent step would increase the likelihood or the scale.
+      const V grad = load<W>(bits_from + i), g = (load<W>(likelihood_from + i) <= least) & (grad > zero) ? zero : grad;
+      const V by_residual = g * load<W>(v_from + i), by_bounded = g * load<W>(s_from + i);
+      store<W>(to_y + i, load<W>(y_hat_from + i) + by_residual);
+      store<W>(to_mean + i, -by_residual);
+      store<W>(to_scale + i, (load<W>(scale_from + i) < least_scale) & (by_bounded > zero) ? zero : by_bounded);
     }
-    if (a.grad_y || a.grad_mean) {
-      const T* slope = read(a.by_v, by_v);
-      T* to_y = a.grad_y ? tile_of_result(a.grad_y, kType, position, count, grad_y) : grad_y;
-      T* to_mean = a.grad_mean ? tile_of_result(a.grad_mean, kType, position, count, grad_mean) : grad_mean;
-      for (int i = 0; i < count; i += W) {
-        const V by_bits = load<W>(bits_from + i) * load<W>(slope + i);
-        store<W>(to_y + i, load<W>(y_hat_from + i) + by_bits);
-        store<W>(to_mean + i, -by_bits);
-      }
-      if (a.grad_y) write_tile(a.grad_y, kType, position, count, to_y);
-      if (a.grad_mean) write_tile(a.grad_mean, kType, position, count, to_mean);
-    }
-    if (a.grad_scale) {
-      const T *slope = read(a.by_scale, by_scale), *scale_from = read(a.scale, scale);
-      T* to_scale = tile_of_result(a.grad_scale, kType, position, count, grad_scale);
-      for (int i = 0; i < count; i += W) {
-        const V g = load<W>(bits_from + i) * load<W>(slope + i);
-        // Below scale_min, the gradient passes only if a descent step would increase scale.
-        store<W>(to_scale + i, (load<W>(scale_from + i) < T(a.scale_min)) & (g > T(0)) ? V{} : g);
-      }
-      write_tile(a.grad_scale, kType, position, count, to_scale);
-    }
+    if (a.grad_y) write_tile(a.grad_y, kType, position, count, to_y);
+    if (a.grad_mean) write_tile(a.grad_mean, kType, position, count, to_mean);
+    if (a.grad_scale) write_tile(a.grad_scale, kType, position, count, to_scale);
   }
 };
 

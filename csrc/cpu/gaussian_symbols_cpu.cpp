@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "cpu/gaussian_symbols_kernel.h"
-#include "cpu/walk_cpu.h"
+#include "cpu/traversal_cpu.h"
 
 namespace dkic {
 namespace {
@@ -42,9 +42,9 @@ std::tuple<Tensor, Tensor> gaussian_symbols(const Tensor& y, const Tensor& scale
   const Shape shape = shape_of(y);
   const std::vector<Operand> operands{operand(y, shape, "y"), operand(scale, shape, "scale"),
                                       optional_operand(mean, shape, "mean")};
-  std::vector<Walked> walked;
-  const std::optional<Walk> walk = walk_through(shape, false, operands, walked);
-  if (!walk) {
+  std::vector<StridedOperand> traversed;
+  const std::optional<Traversal> traversal = make_traversal(shape, false, operands, traversed);
+  if (!traversal) {
     const auto plain = [](const Tensor& t) { return torch::stable::contiguous(t); };
     return gaussian_symbols(plain(y), plain(scale), mean ? std::optional(plain(*mean)) : mean, scale_first, scale_last,
                             scale_count);
@@ -52,15 +52,15 @@ std::tuple<Tensor, Tensor> gaussian_symbols(const Tensor& y, const Tensor& scale
   const ScaleBuckets buckets = buckets_between(scale_first, scale_last, scale_count);
   Tensor symbols = empty_result(y, ScalarType::Int, false), index = empty_result(y, ScalarType::Byte, false);
   GaussianSymbolsArguments a{};
-  a.walk = *walk;
+  a.traversal = *traversal;
   for (const Operand& o : operands) a.is_double |= o.type == Scalar::f64;
-  a.y = walked[0], a.scale = walked[1], a.mean = walked[2];
+  a.y = traversed[0], a.scale = traversed[1], a.mean = traversed[2];
   a.buckets = &buckets;
   a.symbols = static_cast<int32_t*>(symbols.mutable_data_ptr());
   a.index = static_cast<uint8_t*>(index.mutable_data_ptr());
   std::atomic<bool> good{true};
   const GaussianSymbolsKernel& kernel = DKIC_CHOSEN(gaussian_symbols_kernel);
-  for_chunks(a.walk, [&](int64_t first, int64_t last) {
+  for_chunks(a.traversal, [&](int64_t first, int64_t last) {
     if (!kernel.run(a, first, last)) good = false;
   });
   STD_TORCH_CHECK(good, "gaussian_symbols: y - mean must be finite and within int32, and scale must not be NaN");

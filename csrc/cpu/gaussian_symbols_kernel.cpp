@@ -2,7 +2,7 @@
 // chooses one at run time.
 #include "cpu/gaussian_symbols_kernel.h"
 
-#include "cpu/walk_tiles.h"
+#include "cpu/traversal_tiles.h"
 
 namespace dkic::DKIC_ISA {
 namespace {
@@ -16,9 +16,9 @@ struct Symbols {
   alignas(64) T y[kTile]{}, scale[kTile]{}, mean[kTile]{}, rounded[kTile]{};
 
   bool tile(int64_t n, int64_t first, int count, int64_t position) {
-    const T* y_from = read_tile(a.walk, a.y, n, first, count, y);
-    const T* mean_from = a.mean.data ? read_tile(a.walk, a.mean, n, first, count, mean) : mean;
-    const T* scale_from = read_tile(a.walk, a.scale, n, first, count, scale);
+    const T* y_from = read_tile(a.traversal, a.y, n, first, count, y);
+    const T* mean_from = a.mean.data ? read_tile(a.traversal, a.mean, n, first, count, mean) : mean;
+    const T* scale_from = read_tile(a.traversal, a.scale, n, first, count, scale);
     for (int i = 0; i < count; i += W) store<W>(rounded + i, nearest<T, W>(load<W>(y_from + i) - load<W>(mean_from + i)));
     bool good = true;
     for (int i = 0; i < count; ++i) {
@@ -43,7 +43,7 @@ bool run_chunks(const GaussianSymbolsArguments& a, int64_t first, int64_t last) 
   Symbols<T> symbols{a};
   bool good = true;
   for (int64_t number = first; number < last; ++number)
-    for_tiles(a.walk, number,
+    for_tiles(a.traversal, number,
               [&](int64_t n, int64_t begin, int count, int64_t position) { good &= symbols.tile(n, begin, count, position); });
   return good;
 }

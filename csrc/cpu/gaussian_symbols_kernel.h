@@ -2,7 +2,7 @@
 // torch-free).
 #pragma once
 #include "cpu/cpu_capability.h"
-#include "cpu/walk.h"
+#include "cpu/traversal.h"
 
 namespace dkic {
 
@@ -16,16 +16,16 @@ struct ScaleBuckets {
 };
 
 struct GaussianSymbolsArguments {
-  Walk walk;
+  Traversal traversal;
   bool is_double;
-  Walked y, scale, mean;
+  StridedOperand y, scale, mean;
   const ScaleBuckets* buckets;
-  int32_t* symbols;  // results in the order of the walk
+  int32_t* symbols;  // results in the order of the traversal
   uint8_t* index;
 };
 
 struct GaussianSymbolsKernel {
-  // Chunks [first, last) of batch * chunks_of_sample(walk). False where a symbol is no int32 or a scale is NaN.
+  // Chunks [first, last) of batch * chunks_of_sample(traversal). False where a symbol is no int32 or a scale is NaN.
   bool (*run)(const GaussianSymbolsArguments&, int64_t first, int64_t last);
 };
 

@@ -75,8 +75,8 @@ struct Blend {
         const T *q00 = base + tap.start(), *q10 = q00 + corner.h, *q01 = q00 + corner.w, *q11 = q10 + corner.w;
         if constexpr (!kAllInside) {
           const int inside = tap.inside();
-          q00 = inside & 1 ? q00 : nothing, q01 = inside & 2 ? q01 : nothing;
-          q10 = inside & 4 ? q10 : nothing, q11 = inside & 8 ? q11 : nothing;
+          q00 = inside & kCorner00 ? q00 : nothing, q01 = inside & kCorner01 ? q01 : nothing;
+          q10 = inside & kCorner10 ? q10 : nothing, q11 = inside & kCorner11 ? q11 : nothing;
         }
         top.add(tap.weight(0), q00);
         bottom.add(tap.weight(2), q10);
@@ -159,12 +159,12 @@ struct Dots {
       const Tap<T> tap = taps[t];
       const T *q = base + tap.start(), *q10 = q + corner.h;
       const int inside = tap.inside();
-      if (inside == 15) [[likely]] {
+      if (inside == kAllCorners) [[likely]] {
         const V sums[4] = {dot(q), dot(q + corner.w), dot(q10), dot(q10 + corner.w)};
         add_sums<A, W>(dots + 4 * t, sums);
       } else if (inside) {
-        const V sums[4] = {inside & 1 ? dot(q) : V{}, inside & 2 ? dot(q + corner.w) : V{}, inside & 4 ? dot(q10) : V{},
-                           inside & 8 ? dot(q10 + corner.w) : V{}};
+        const V sums[4] = {inside & kCorner00 ? dot(q) : V{}, inside & kCorner01 ? dot(q + corner.w) : V{},
+                           inside & kCorner10 ? dot(q10) : V{}, inside & kCorner11 ? dot(q10 + corner.w) : V{}};
         add_sums<A, W>(dots + 4 * t, sums);
       }
     }
@@ -261,10 +261,10 @@ struct Scatter {
         add(q10, tap.weight(2));
         add(q10 + corner.w, tap.weight(3));
       } else {
-        if (inside & 1) add(q, tap.weight(0));
-        if (inside & 2) add(q + corner.w, tap.weight(1));
-        if (inside & 4) add(q10, tap.weight(2));
-        if (inside & 8) add(q10 + corner.w, tap.weight(3));
+        if (inside & kCorner00) add(q, tap.weight(0));
+        if (inside & kCorner01) add(q + corner.w, tap.weight(1));
+        if (inside & kCorner10) add(q10, tap.weight(2));
+        if (inside & kCorner11) add(q10 + corner.w, tap.weight(3));
       }
     }
   }

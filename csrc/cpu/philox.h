@@ -60,7 +60,7 @@ inline void interleave(const V& a, const V& b, V (&to)[2]) {
 
 // Numbers in [-1/2, 1/2) from random words: multiples of 2^-24, so the same in float and in double.
 template <class T, int W>
-inline Vector<T, W> centred(Vector<uint32_t, W> word) {
+inline Vector<T, W> centered(Vector<uint32_t, W> word) {
   return __builtin_convertvector(bit_cast<Vector<int32_t, W>>(word >> 8) - (1 << 23), Vector<T, W>) * T(0x1p-24);
 }
 

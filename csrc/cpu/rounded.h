@@ -24,7 +24,7 @@ inline Floats rounded(Floats x) {
 #endif
 }
 
-// x rounded and clamped to low ... high; NaN stays.
+// x rounded and clamped to [low, high]; propagates NaN.
 inline Floats rounded_within(Floats x, float low, float high) {
   const Floats q = rounded(x), least = Floats{} + low, most = Floats{} + high, bounded = q < least ? least : q;
   return bounded > most ? most : bounded;

@@ -1,5 +1,4 @@
-// The device and stream of an op's CUDA kernels, by torch's stable ABI (with USE_CUDA): the tensors' device and its current
-// stream.
+// Device and stream of an op's CUDA kernels, with torch's stable ABI (USE_CUDA): the tensors' device and its current stream.
 #pragma once
 #include <torch/csrc/stable/accelerator.h>
 
@@ -22,7 +21,7 @@ class CudaGuard {
 
  private:
   static int32_t index_of(const Tensor& t) {
-    STD_TORCH_CHECK(t.is_cuda(), "all tensors must be on the GPU where one of them is");
+    STD_TORCH_CHECK(t.is_cuda(), "all tensors must be on the same GPU");
     return t.get_device_index();
   }
 

@@ -1,4 +1,4 @@
-// Launches kernel bodies on the GPU. The tests have their own launcher, which runs the same bodies on the emulator.
+// Launches kernel bodies on the GPU. Tests run the same bodies with the launcher of the emulator.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -9,18 +9,18 @@
 
 namespace dkic::gpu {
 
-// Body::kBlocks, the number of blocks that a multiprocessor must be able to run at once, limits the registers.
+// Body::kBlocks, the minimum number of resident blocks per multiprocessor, limits the registers.
 template <class Body>
 __global__ void __launch_bounds__(Body::kThreads, Body::kBlocks) kernel(const __grid_constant__ Body body) {
   body(CudaThread());
 }
 
-// Queues kernels on a stream; after a failed launch, it queues none.
+// Launches kernels on a stream; after a failed launch, it launches none.
 class CudaLauncher {
  public:
   explicit CudaLauncher(void* stream) : stream_(static_cast<cudaStream_t>(stream)) {}
 
-  // At most as many blocks as there are pieces of work; bodies loop over the pieces. No launch without work.
+  // blocks: number of work items; the grid may be smaller, bodies loop over the items. No launch without work.
   template <class Body>
   void operator()(const Body& body, int64_t blocks, size_t shared_bytes = 0) {
     if (blocks == 0 || error_ != cudaSuccess) return;

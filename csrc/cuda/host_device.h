@@ -1,7 +1,7 @@
-// The interface that kernel bodies are written against, so that one source compiles for the GPU and, in tests, for the CPU.
+// The interface that kernel bodies use, so that the same source compiles for the GPU and, in tests, for the CPU.
 //
-// A body is a template over the type of its thread, which provides the index, collectives and memory accesses: CudaThread under
-// nvcc; in the tests the emulator's counterpart with the same members (tests/simt/simt.h).
+// A body is a template over the thread type, which provides the thread index, collectives and memory accesses: CudaThread with
+// nvcc, and a class of the emulator with the same members in tests (tests/simt/simt.h).
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -47,7 +47,7 @@ struct Word<16> {
   using type = uint4;
 };
 
-// N numbers as one word, which a memory access moves.
+// N elements as one word of a memory access.
 template <class T, int N>
 using WordOf = typename Word<int(sizeof(T)) * N>::type;
 
@@ -98,17 +98,17 @@ class CudaThread {
     return __shfl_xor_sync(mask, value, distance);
   }
 
-  // One access of N numbers that the kernel never writes.
+  // One access of N elements that the kernel never writes.
   template <int N, class T>
   __device__ __forceinline__ Pack<T, N> load(const T* from) const {
     return unpacked<T, N>(__ldg(words<N>(from)));
   }
-  // As above, for numbers that are read once: the caches evict them first.
+  // As above, for elements that are read once: the caches evict them first.
   template <int N, class T>
   __device__ __forceinline__ Pack<T, N> load_streaming(const T* from) const {
     return unpacked<T, N>(__ldcs(words<N>(from)));
   }
-  // As above, for numbers that the kernel may also write.
+  // As above, for elements that the kernel may also write.
   template <int N, class T>
   __device__ __forceinline__ Pack<T, N> load_written(const T* from) const {
     return unpacked<T, N>(*words<N>(from));
@@ -117,7 +117,7 @@ class CudaThread {
   __device__ __forceinline__ void store(T* to, const Pack<T, N>& values) const {
     *words<N>(to) = packed(values);
   }
-  // As above, for numbers that no kernel reads soon: the caches evict them first.
+  // As above, for elements that no kernel reads soon: the caches evict them first.
   template <int N, class T>
   __device__ __forceinline__ void store_streaming(T* to, const Pack<T, N>& values) const {
     __stcs(words<N>(to), packed(values));
@@ -127,7 +127,7 @@ class CudaThread {
   __device__ __forceinline__ void atomic_add(T* to, T value) const {
     atomicAdd(to, value);
   }
-  // Four numbers, aligned to 16 bytes: one instruction where has_vector_atomics().
+  // Four elements, aligned to 16 bytes: one instruction if has_vector_atomics().
   __device__ __forceinline__ void atomic_add(float* to, const Pack<float, 4>& values) const {
 #if __CUDA_ARCH__ >= 900
     asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "f"(values.v[0]),

@@ -1,6 +1,6 @@
-// dkic::ldcn and dkic::ldcn_backward on CUDA: checks that guard memory, outputs, and the kernels' choice by the type of x.
-// Schemas, fake kernels, autograd and the user's error messages are in dkic/ops/; the kernels' bodies are in ldcn_cuda_*.cuh, and
-// docs/design/ldcn_cuda.md says why they are so.
+// dkic::ldcn and dkic::ldcn_backward on CUDA: checks that guard memory accesses, outputs, and kernel selection by the type of x.
+// Schemas, fake kernels, autograd and error messages for users are in dkic/ops/. The kernel bodies are in ldcn_cuda_*.cuh;
+// docs/design/ldcn_cuda.md explains their design.
 #include "cuda/ldcn_cuda.h"
 
 #include "common/deform_arguments.h"
@@ -9,17 +9,19 @@
 namespace dkic {
 namespace {
 
+template <class T>
+constexpr const gpu::LdcnCudaKernel* kKernel = nullptr;
+template <>
+constexpr const gpu::LdcnCudaKernel* kKernel<float> = &gpu::ldcn_cuda_f32;
+template <>
+constexpr const gpu::LdcnCudaKernel* kKernel<double> = &gpu::ldcn_cuda_f64;
+template <>
+constexpr const gpu::LdcnCudaKernel* kKernel<torch::headeronly::Half> = &gpu::ldcn_cuda_f16;
+template <>
+constexpr const gpu::LdcnCudaKernel* kKernel<torch::headeronly::BFloat16> = &gpu::ldcn_cuda_bf16;
+
 const gpu::LdcnCudaKernel& kernel_for(Scalar type) {
-  switch (type) {
-    case Scalar::f32:
-      return gpu::ldcn_cuda_f32;
-    case Scalar::f64:
-      return gpu::ldcn_cuda_f64;
-    case Scalar::f16:
-      return gpu::ldcn_cuda_f16;
-    default:
-      return gpu::ldcn_cuda_bf16;
-  }
+  return *with_scalar<torch::headeronly::Half, torch::headeronly::BFloat16>(type, []<class T>() { return kKernel<T>; });
 }
 
 LdcnArguments arguments(const Tensor& x, const Tensor& offset, const std::optional<Tensor>& mask,
@@ -27,7 +29,7 @@ LdcnArguments arguments(const Tensor& x, const Tensor& offset, const std::option
                         const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation) {
   LdcnArguments a{};
   read_samples(a, "ldcn", x, offset, mask, kernel_size, stride, padding, dilation);
-  // The kernels count images, channels and taps in 32 bits, elements in 64.
+  // Kernels index images, channels and taps with 32 bits, elements with 64 bits.
   constexpr int64_t kMost = int64_t(1) << 30;
   STD_TORCH_CHECK(a.batch < kMost && a.channels < kMost && a.kernel_h * a.kernel_w < kMost && offset.size(1) < kMost,
                   "ldcn: images, channels, taps and channels of offset must each be fewer than 2^30");

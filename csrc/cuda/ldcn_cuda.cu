@@ -1,4 +1,4 @@
-// ldcn's CUDA kernels for one type of x, DKIC_SCALAR: f32, f64, f16 or bf16. setup.py has it compiled for each.
+// ldcn's CUDA kernels for one type of x, DKIC_SCALAR: f32, f64, f16 or bf16. setup.py compiles this file once per type.
 #include "cuda/cuda_launch.cuh"
 #include "cuda/ldcn_cuda.h"
 #include "cuda/ldcn_cuda_launches.cuh"

@@ -1,23 +1,23 @@
-// What ldcn_cuda.cpp (torch) and ldcn_cuda.cu (compiled once per type of x, torch-free) say to each other.
+// Interface between ldcn_cuda.cpp (torch) and ldcn_cuda.cu (compiled once per type of x, torch-free).
 #pragma once
 #include "common/ldcn_arguments.h"
 
 namespace dkic::gpu {
 
-// The sums that become the gradient of x, NHWC without gaps; they begin at 0.
+// Accumulators of the gradient of x, contiguous NHWC, initialized to 0.
 struct LdcnSums {
-  void* values;       // of float (double for double); or of 64-bit integers, for double twice as many
-  unsigned* largest;  // with integers: two numbers
+  void* values;       // float (double for double); or 64-bit integers, two per element for double
+  unsigned* largest;  // integers only: two magnitudes
 };
 
-// Each queues its kernels on the stream, of the current device, and returns CUDA's error code, 0 where there is none.
+// Each function launches its kernels on a stream of the current device and returns CUDA's error code, 0 on success.
 struct LdcnCudaKernel {
   int (*forward)(const LdcnArguments&, void* stream);
   // Gradients of offset and mask.
   int (*backward_samples)(const LdcnArguments&, void* stream);
-  // Gradient of x. In float and double the sums are grad_x itself.
+  // Gradient of x. For float and double, the accumulators are grad_x.
   int (*backward_x)(const LdcnArguments&, const LdcnSums&, void* stream);
-  // The same by sums of integers, which come out the same in any order. grad_x begins at 0 too.
+  // Deterministic gradient of x: integer sums do not depend on the order. grad_x is initialized to 0.
   int (*backward_x_fixed)(const LdcnArguments&, const LdcnSums&, void* stream);
 };
 

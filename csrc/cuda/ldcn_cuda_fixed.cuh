@@ -1,15 +1,15 @@
-// ldcn's gradient of x by sums of 64-bit integers, which come out the same in whatever order they are made.
+// Deterministic gradient of x of ldcn: it is accumulated in 64-bit integers, whose sum does not depend on the order.
 //
-// Every contribution weight * grad_y is multiplied by a power of two and rounded to an integer. The power is the largest that no
-// sum can overflow with: from the largest finite numbers of grad_y and mask, and from how many contributions a sum can have at
-// most, one of every tap. That leaves some 40 bits below the largest contribution, where float has 24. Double has 53: there a
-// second integer sums what the first leaves over, some 40 bits further down.
+// Every contribution weight * grad_y is scaled by a power of two and rounded to an integer. The power is the largest for which no
+// sum can overflow, given the largest finite magnitudes of grad_y and mask and the maximum number of contributions, one per tap.
+// The largest contribution then has a precision of about 40 bits; float has 24. Double has 53: a second integer accumulates the
+// remainders, about 40 bits further down.
 #pragma once
 #include "cuda/ldcn_cuda_kernels.cuh"
 
 namespace dkic::gpu {
 
-// Magnitudes are exponents: of a number below 2^e, e + kExponentBias; 0 of 0.
+// The magnitude of a number below 2^e is e + kExponentBias; the magnitude of 0 is 0.
 constexpr int kExponentBias = 2048;
 
 template <class A>
@@ -17,13 +17,14 @@ DKIC_DEVICE bool is_finite(A value) {
   return value - value == 0;
 }
 
-// The magnitude of the largest finite number of t, [n, c, h, w], whose sums are A. `largest` begins at 0.
+// Atomic maximum of the magnitudes of the finite elements of t, [n, c, h, w], in the accumulator type A. `largest` is initialized
+// to 0.
 template <class A, class Thread>
 DKIC_DEVICE void ldcn_largest(const Thread& thread, const Strided& t, int64_t n, int64_t c, int64_t h, int64_t w,
                               unsigned* largest) {
   A most = 0;
   for (int64_t i = thread.block() * kLdcnThreads + thread.index(); i < n * c * h * w; i += thread.blocks() * kLdcnThreads) {
-    // Neighbouring threads read neighbours in memory.
+    // Adjacent threads read adjacent elements.
     const int64_t channel = t.c == 1 ? i % c : i / (w * h) % c, rest = t.c == 1 ? i / c : i;
     const int64_t image = t.c == 1 ? rest / (w * h) : i / (w * h * c);
     const int64_t at = image * t.n + channel * t.c + rest / w % h * t.h + rest % w * t.w;
@@ -37,32 +38,32 @@ DKIC_DEVICE void ldcn_largest(const Thread& thread, const Strided& t, int64_t n,
   if (thread.index() % 32 == 0 && most > 0) thread.atomic_max(largest, unsigned(std::ilogb(most) + 1 + kExponentBias));
 }
 
-// The powers of two that contributions, and what they leave over, are multiplied by, as exponents.
+// Exponents of the powers of two that scale contributions and their remainders.
 struct FixedExponents {
   int first, second;
 };
 
-// largest: the magnitudes of grad_y and, where there is one, of mask.
+// largest: the magnitudes of grad_y and, if present, of mask.
 template <class A, class Thread>
 DKIC_DEVICE FixedExponents fixed_exponents(const Thread& thread, const LdcnArguments& a, const unsigned* largest) {
-  // The limits of the exponents of finite numbers, and of those whose power of two, and second power, have inverses.
+  // Limits of exponents: of finite numbers, and of powers with a finite inverse and a finite second power.
   constexpr int kMost = sizeof(A) == 8 ? 1024 : 128, kLimit = sizeof(A) == 8 ? 900 : 126;
-  // One bit is for the rounding of weights and products.
+  // One extra bit for the rounding of weights and products.
   const unsigned of_mask = a.mask.data ? thread.template load<1>(largest + 1).v[0] : kExponentBias + 1;
   const int below = int(thread.template load<1>(largest).v[0] + of_mask) - 2 * kExponentBias + 1;
-  int contributions = 0;  // their number's logarithm, rounded up
+  int contributions = 0;  // log2 of their number, rounded up
   while ((int64_t(1) << contributions) < a.out_height * a.out_width * a.kernel_h * a.kernel_w) ++contributions;
   const int spare = 62 - contributions, exponent = spare - (below < kMost ? below : kMost);
-  const int first = exponent < kLimit ? exponent : kLimit;  // what lies below half its inverse is lost to float
+  const int first = exponent < kLimit ? exponent : kLimit;  // smaller contributions round to 0, below the precision of float
   return {first, first + spare};
 }
 
-// A contribution that is not finite leaves NaN in the result, in whatever order it comes.
+// A contribution that is not finite sets the result to NaN, independent of the order.
 template <class T>
 struct FixedSum {
   using A = typename SumOf<T>::type;
   long long* sums;
-  long long* second_sums;  // of double
+  long long* second_sums;  // double only
   T* result;
   A scale, inverse, second_scale;
 
@@ -82,11 +83,11 @@ struct FixedSum {
   }
 };
 
-// What the kernels below share: sums (for double, first all sums and then all second ones) and grad_x begin at 0, NHWC without
-// gaps; largest: the magnitudes of grad_y and, where there is one, of mask.
+// Arguments of the kernels below. sums (for double, all first sums before all second sums) and grad_x are contiguous NHWC,
+// initialized to 0; largest: the magnitudes of grad_y and, if present, of mask.
 template <class T>
 struct FixedGradient {
-  int64_t count;  // of numbers
+  int64_t count;  // of elements
   long long* sums;
   T* grad_x;
   const unsigned* largest;
@@ -102,7 +103,7 @@ DKIC_DEVICE void ldcn_backward_x_fixed(const Thread& thread, const LdcnArguments
   ldcn_scatter<T>(thread, a, plan, FixedSum<T>{to.sums, to.sums + to.count, to.grad_x, scale, inverse, second_scale});
 }
 
-// From the sums to grad_x.
+// Converts the sums to grad_x.
 template <class T, class Thread>
 DKIC_DEVICE void ldcn_round_fixed(const Thread& thread, const LdcnArguments& a, const FixedGradient<T>& to) {
   using A = typename SumOf<T>::type;

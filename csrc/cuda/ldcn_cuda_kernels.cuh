@@ -1,17 +1,18 @@
-// Bodies of ldcn's CUDA kernels, in NHWC. The tests run them on the CPU (host_device.h).
+// Bodies of ldcn's general CUDA kernels, in NHWC. The tests run them on the CPU (host_device.h).
 //
-// A block works out its taps (position, floor, weights, corners inside) once, a tap a thread, into shared memory; then the lanes
-// that share a position stream its channels over them. Several chunks of taps, or several rounds of channels, are for large
-// kernels and deep groups.
+// A block computes its taps (position, floor, weights, corners inside) once, one tap per thread, into shared memory. Then the
+// lanes of a position iterate over the taps, each for its channels. Large kernels need several chunks of taps, and groups with
+// many channels several rounds of channels.
 #pragma once
 #include <cmath>
 
+#include "common/corners.h"
 #include "cuda/ldcn_cuda_numbers.cuh"
 #include "cuda/ldcn_cuda_plan.h"
 
 namespace dkic::gpu {
 
-// One axis of a position: as sample_axis in bilinear.h, where the reasons are.
+// One axis of a position, as sample_axis in csrc/cpu/bilinear.h.
 template <class A>
 struct Axis {
   int low;
@@ -29,7 +30,7 @@ DKIC_DEVICE Axis<A> sample_axis(A position, int size) {
   return {at, position - low, unsigned(at) < unsigned(size), unsigned(at + 1) < unsigned(size) && p > A(-1)};
 }
 
-// A block's share of the work: a group's tile of positions in one image.
+// Work item of a block: a tile of positions of one group in one image.
 struct Tile {
   int n, g, oh, ow;  // of the first position
 };
@@ -43,7 +44,7 @@ DKIC_DEVICE Tile tile_at(const LdcnArguments& a, const LdcnPlan& plan, int64_t i
   return tile;
 }
 
-// Position number p of a tile, which may lie beyond the border.
+// Position p of a tile; it does not exist if it is outside the result.
 struct Position {
   int oh, ow;
   bool exists;
@@ -54,22 +55,23 @@ DKIC_DEVICE Position position_in(const LdcnArguments& a, const LdcnPlan& plan, c
   return {oh, ow, oh < a.out_height && ow < a.out_width};
 }
 
-// Numbers that count elements are of 64 bits, all others of 32.
+// Element indexes have 64 bits, all other indexes 32.
 DKIC_DEVICE int64_t pixel_of(const LdcnArguments& a, const Tile& tile, const Position& at) {
   return (tile.n * a.out_height + at.oh) * a.out_width + at.ow;
 }
 
-// The corners of a tap in one word: where corner (0, 0) starts, in elements, and which of (0,0) (0,1) (1,0) (1,1) lie inside.
+// The corners of a tap in one word: the set of the corners inside the image in the low kCorners bits, and above them the offset
+// of corner (0, 0), in elements. A word of 0: no corner is inside.
 struct TapCorners {
   int64_t word;
 
-  static DKIC_DEVICE TapCorners of(int64_t start, int inside) { return {start * 16 + inside}; }
-  DKIC_DEVICE int64_t start() const { return word >> 4; }
+  static DKIC_DEVICE TapCorners of(int64_t start, int inside) { return {start * (1 << kCorners) + inside}; }
+  DKIC_DEVICE int64_t start() const { return word >> kCorners; }
   DKIC_DEVICE bool inside(int corner) const { return word >> corner & 1; }
   DKIC_DEVICE bool any() const { return word != 0; }
 };
 
-// In shared memory, entry p * chunk + t is tap t of position p. A tap without a corner is 0 in everything.
+// Taps in shared memory: entry p * chunk + t is tap t of position p. A tap with no corner inside is all zeros.
 template <class A>
 struct SharedTaps {
   TapNumbers<A>* numbers;
@@ -82,15 +84,16 @@ DKIC_DEVICE SharedTaps<A> shared_taps(const Thread& thread, const LdcnPlan& plan
   return {numbers, reinterpret_cast<TapCorners*>(numbers + kLdcnThreads / plan.lanes * plan.chunk)};
 }
 
-// What a kernel needs of a tap beside its corners: their weights with the mask in them, 0 of one outside ...
+// TapNumbers of a kernel: either the weights of the corners times the mask, 0 for a corner outside ...
 struct Weights {
   template <class A>
   static DKIC_DEVICE TapNumbers<A> numbers(const Axis<A>& y, const Axis<A>& x, A mask, int inside) {
     const A my = mask * y.fraction, mx = mask - my, v11 = my * x.fraction, v01 = mx * x.fraction;
-    return {{inside & 1 ? mx - v01 : A(0), inside & 2 ? v01 : A(0), inside & 4 ? my - v11 : A(0), inside & 8 ? v11 : A(0)}};
+    return {{inside & kCorner00 ? mx - v01 : A(0), inside & kCorner01 ? v01 : A(0), inside & kCorner10 ? my - v11 : A(0),
+             inside & kCorner11 ? v11 : A(0)}};
   }
 };
-// ... or what the weights are made of.
+// ... or the fractions and the mask.
 struct Fractions {
   template <class A>
   static DKIC_DEVICE TapNumbers<A> numbers(const Axis<A>& y, const Axis<A>& x, A mask, int) {
@@ -98,14 +101,14 @@ struct Fractions {
   }
 };
 
-// A tap as the kernels need it, with Kind's numbers.
+// A tap: its corners, and its numbers of a Kind (Weights or Fractions).
 template <class A>
 struct Tap {
   TapCorners corners;
   TapNumbers<A> numbers;
 };
 
-// Tap `tap` of position `at` in group g of image n; rows and columns of the sampled image are h and w elements apart.
+// Computes tap `tap` of position `at` in group g of image n; h and w: row and column strides of the sampled image.
 template <class Kind, class A, class Thread>
 DKIC_DEVICE Tap<A> compute_tap(const Thread& thread, const LdcnArguments& a, bool offset_pairs, int n, int g, const Position& at,
                                int tap, int64_t h, int64_t w) {
@@ -124,8 +127,8 @@ DKIC_DEVICE Tap<A> compute_tap(const Thread& thread, const LdcnArguments& a, boo
   }
   const auto y = sample_axis(A(at.oh * a.stride_h - a.padding_h + row * a.dilation_h) + d.v[0], int(a.height));
   const auto x = sample_axis(A(at.ow * a.stride_w - a.padding_w + column * a.dilation_w) + d.v[1], int(a.width));
-  const int inside = (y.low_inside && x.low_inside ? 1 : 0) | (y.low_inside && x.high_inside ? 2 : 0) |
-                     (y.high_inside && x.low_inside ? 4 : 0) | (y.high_inside && x.high_inside ? 8 : 0);
+  const int inside = (y.low_inside && x.low_inside ? kCorner00 : 0) | (y.low_inside && x.high_inside ? kCorner01 : 0) |
+                     (y.high_inside && x.low_inside ? kCorner10 : 0) | (y.high_inside && x.high_inside ? kCorner11 : 0);
   Tap<A> result{};
   if (inside) result = {TapCorners::of(y.low * h + x.low * w, inside), Kind::numbers(y, x, mask, inside)};
   return result;
@@ -137,7 +140,7 @@ DKIC_DEVICE void compute_taps(const Thread& thread, const LdcnArguments& a, cons
                               int count, int64_t h, int64_t w, const SharedTaps<A>& taps) {
   const int positions = kLdcnThreads / plan.lanes;
   for (int i = thread.index(); i < positions * count; i += kLdcnThreads) {
-    // Neighbouring threads read offsets that are neighbours in memory.
+    // Adjacent threads read adjacent offsets.
     const bool taps_adjacent = a.offset.c == 1;
     const int p = taps_adjacent ? i / count : i % positions, t = taps_adjacent ? i % count : i / positions;
     const Position at = position_in(a, plan, tile, p);
@@ -148,16 +151,16 @@ DKIC_DEVICE void compute_taps(const Thread& thread, const LdcnArguments& a, cons
   }
 }
 
-// What the general kernels loop over: a block's tiles, and chunks of a tile's taps.
+// Loops of the general kernels, over the tiles of a block and over chunks of the taps of a tile.
 template <class A, class Thread>
 struct TapLoops {
   const Thread& thread;
   const LdcnArguments& a;
   const LdcnPlan& plan;
   SharedTaps<A> taps;
-  int own, lane;    // the thread's position in a tile, and its lane among those of the position
-  int depth, k;     // channels of a group; taps
-  int first_entry;  // in `taps`, of the position
+  int own, lane;    // the thread's position in a tile, and its lane in the position
+  int depth, k;     // channels per group; taps
+  int first_entry;  // first tap of the position in `taps`
 
   DKIC_DEVICE TapLoops(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan)
       : thread(thread),
@@ -170,7 +173,7 @@ struct TapLoops {
         k(int(a.kernel_h * a.kernel_w)),
         first_entry(own * plan.chunk) {}
 
-  // Calls f(tile, at) for each of the block's tiles; at: the thread's position.
+  // Calls f(tile, at) for each tile of the block; at: the position of the thread.
   template <class F>
   DKIC_DEVICE void for_each_tile(const F& f) const {
     for (int64_t index = thread.block(); index < plan.tiles; index += thread.blocks()) {
@@ -179,13 +182,13 @@ struct TapLoops {
     }
   }
 
-  // Calls f(first, count) when taps [first, first + count) of all positions of a tile are in shared memory. All threads of a
-  // block call it together: there are barriers in it. again: the call before was for the same tile.
+  // Calls f(first, count) for each chunk, with taps [first, first + count) of all positions of a tile in shared memory. Contains
+  // barriers: all threads of a block must call it. again: the previous call was for the same tile.
   template <class Kind, class F>
   DKIC_DEVICE void for_each_chunk(const Tile& tile, int64_t h, int64_t w, bool again, const F& f) const {
     for (int first = 0; first < k; first += plan.chunk) {
       const int count = k - first < plan.chunk ? k - first : plan.chunk;
-      if (!again || plan.chunk < k) {  // else they are there still
+      if (!again || plan.chunk < k) {  // otherwise the taps are still in shared memory
         thread.barrier();
         compute_taps<Kind>(thread, a, plan, tile, first, count, h, w, taps);
         thread.barrier();
@@ -195,7 +198,7 @@ struct TapLoops {
   }
 };
 
-// V channels of a corner, zeros where it lies outside.
+// V channels of a corner; zeros for a corner outside.
 template <int V, class T, class Thread>
 DKIC_DEVICE Pack<T, V> load_corner(const Thread& thread, bool inside, const T* from) {
   Pack<T, V> values{};
@@ -212,7 +215,7 @@ DKIC_DEVICE void load_corners(const Thread& thread, TapCorners of, const T* x, i
   corners[3] = load_corner<V>(thread, of.inside(3), q + h + w);
 }
 
-// Adds so many taps to the sums, all their corners loaded before the first is used.
+// Adds the samples of `Taps` taps to the sums; loads all corners before the first is used.
 template <int Taps, int V, class T, class A, class Thread>
 DKIC_DEVICE void add_taps(const Thread& thread, const SharedTaps<A>& taps, int entry, const T* x, int64_t h, int64_t w,
                           A (&sums)[V]) {
@@ -233,7 +236,7 @@ DKIC_DEVICE void ldcn_forward(const Thread& thread, const LdcnArguments& a, cons
   const TapLoops<A, Thread> loops(thread, a, plan);
   const int depth = loops.depth;
   loops.for_each_tile([&](const Tile& tile, const Position& at) {
-    // All threads go as many rounds: there are barriers in them.
+    // All threads run the same number of rounds, because rounds contain barriers.
     for (int round = 0; round < depth; round += plan.lanes * V) {
       const int channel = round + loops.lane * V;
       const bool busy = at.exists && channel < depth;
@@ -243,7 +246,7 @@ DKIC_DEVICE void ldcn_forward(const Thread& thread, const LdcnArguments& a, cons
         if (!busy) return;
         const int end = loops.first_entry + count;
         int entry = loops.first_entry;
-        // As many loads in flight as 64 registers let be: 8, or 4 where sums take more than 4 of them.
+        // As many loads in flight as 64 registers allow: 8, or 4 if the sums take more than 4 registers.
         constexpr int kAtOnce = V <= 4 && sizeof(A) == 4 ? 2 : 1;
         DKIC_UNROLL(1)  // unrolled, double spills, and a tap takes as many instructions
         for (; entry + kAtOnce <= end; entry += kAtOnce) add_taps<kAtOnce, V>(thread, loops.taps, entry, x, a.x.h, a.x.w, sums);
@@ -263,7 +266,7 @@ struct TapGradients {
   A along_y, along_x, of_mask;
 };
 
-// dots: grad_y times the corners, summed over channels.
+// dots: dot products over channels of grad_y and each corner.
 template <class A>
 DKIC_DEVICE TapGradients<A> gradients_from(const TapNumbers<A>& fractions, const A (&dots)[4]) {
   const A fy = fractions.v[0], fx = fractions.v[1], mask = fractions.v[2];
@@ -272,14 +275,14 @@ DKIC_DEVICE TapGradients<A> gradients_from(const TapNumbers<A>& fractions, const
   return {mask * (bottom - top), mask * (right + fy * (dots[3] - dots[2] - right)), top + fy * (bottom - top)};
 }
 
-// Where the channels of a tile's group begin in grad_y.
+// The first channel of the tile's group in grad_y, at a position.
 template <class T>
 DKIC_DEVICE const T* gradient_at(const LdcnArguments& a, const Tile& tile, const Position& at) {
   const int64_t pixel = tile.n * a.grad_y.n + at.oh * a.grad_y.h + at.ow * a.grad_y.w;
   return static_cast<const T*>(a.grad_y.data) + pixel + tile.g * int(a.channels / a.groups);
 }
 
-// Gradients of offset and mask. Every sum over channels has one order, whatever the launch.
+// Gradients of offset and mask. Sums over channels have a fixed order.
 template <class T, int V, class Thread>
 DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan) {
   using A = typename SumOf<T>::type;
@@ -293,7 +296,7 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
     Pack<T, V> g{};
     if (begin < end) g = thread.template load<V>(grad_y + begin);
     loops.template for_each_chunk<Fractions>(tile, a.x.h, a.x.w, false, [&](int first, int count) {
-      for (int t = 0; t < count; ++t) {  // as many times in every lane: there are shuffles in it
+      for (int t = 0; t < count; ++t) {  // the same number of iterations in all lanes, because of the shuffles
         const int entry = loops.first_entry + t;
         const TapCorners of = taps.corners[entry];
         A along_y = 0, along_x = 0, of_mask = 0;
@@ -317,7 +320,7 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
           along_x += thread.shuffle_xor(kAllLanes, along_x, distance);
           of_mask += thread.shuffle_xor(kAllLanes, of_mask, distance);
         }
-        // The position's lanes, which are of one warp, have read the tap's numbers: the shuffles needed them.
+        // All lanes of the position are in one warp and have read the tap's numbers before the shuffles.
         if (loops.lane == 0) taps.numbers[entry] = {{along_y, along_x, of_mask, A(0)}};
       }
       thread.barrier();
@@ -335,7 +338,7 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
   });
 }
 
-// Adds weight * g to the corners of a tap that are inside; `image`: where the channel lies in pixel (0, 0).
+// Adds weight * g to the corners of a tap that are inside; image: index of the channel at pixel (0, 0).
 template <class Sum, class A, class Thread>
 DKIC_DEVICE void add_to_corners(const Thread& thread, const Sum& sum, const Tap<A>& tap, int64_t image, int64_t h, int64_t w,
                                 A g) {
@@ -346,8 +349,7 @@ DKIC_DEVICE void add_to_corners(const Thread& thread, const Sum& sum, const Tap<
   if (tap.corners.inside(3)) sum.add(thread, q + h + w, tap.numbers.v[3] * g);
 }
 
-// Gradient of x: every tap adds weight * grad_y to its corners, as `sum` adds. One channel to a lane, so that the lanes' atomics
-// fall side by side.
+// Gradient of x: every tap adds weight * grad_y to its corners with `sum`. One channel per lane, so that atomics are coalesced.
 template <class T, class Sum, class Thread>
 DKIC_DEVICE void ldcn_scatter(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan, const Sum& sum) {
   using A = typename SumOf<T>::type;
@@ -378,14 +380,14 @@ struct AtomicSum {
   }
 };
 
-// Into sums, which begin at 0: NHWC without gaps, of float (double for double).
+// Accumulates into sums: contiguous NHWC, initialized to 0, float (double for double).
 template <class T, class Thread>
 DKIC_DEVICE void ldcn_backward_x(const Thread& thread, const LdcnArguments& a, const LdcnPlan& plan,
                                  typename SumOf<T>::type* sums) {
   ldcn_scatter<T>(thread, a, plan, AtomicSum<typename SumOf<T>::type>{sums});
 }
 
-// Rounds `count` sums to T. Both begin at multiples of 16 bytes.
+// Rounds `count` sums to T. Both arrays are aligned to 16 bytes.
 template <class T, class Thread>
 DKIC_DEVICE void ldcn_round(const Thread& thread, const float* sums, int64_t count, T* to) {
   const int64_t first = thread.block() * kLdcnThreads + thread.index(), quads = count / 4;

@@ -1,5 +1,4 @@
-// ldcn's launches: which kernels an op runs, one after another, and on how many blocks. A launcher runs them: CudaLauncher, or
-// the tests' on the emulator.
+// Kernel launches of ldcn: the kernels of each op and their grid sizes. The launcher is CudaLauncher, or the emulator's in tests.
 #pragma once
 #include "cuda/ldcn_cuda_fixed.cuh"
 #include "cuda/ldcn_cuda_warp_forward.cuh"
@@ -8,9 +7,10 @@
 
 namespace dkic::gpu {
 
-// ---- The bodies as a launcher takes them ----
+// ---- Kernel bodies as functors ----
 
-// kBlocks, those of a multiprocessor of 65,536 registers: 4 leave a thread 64 registers, 3 leave 80, 2 leave 128.
+// kBlocks: minimum resident blocks per multiprocessor with 65,536 registers: 4 blocks allow 64 registers per thread, 3 allow 80,
+// 2 allow 128.
 template <int Blocks>
 struct LdcnBody {
   static constexpr int kThreads = kLdcnThreads, kBlocks = Blocks;
@@ -53,7 +53,7 @@ struct LdcnBackwardSamples : LdcnBody<3> {
 };
 
 template <class T, class P, int kSide, int kTeam>
-struct LdcnWarpSamples : LdcnBody<kSide == 3 ? 3 : 2> {  // 80 registers spill a number or two of 5 x 5 taps
+struct LdcnWarpSamples : LdcnBody<kSide == 3 ? 3 : 2> {  // with 80 registers, 5 x 5 taps spill a few values
   static constexpr const char* kName = "ldcn_warp_samples";
   LdcnArguments a;
   LdcnWarpPlan plan;
@@ -143,7 +143,7 @@ struct LdcnRoundFixed : LdcnBody<4> {
 
 // ---- The launches ----
 
-// Calls f<V>() for a vector of that many channels, which ldcn_vector chose.
+// Calls f<V>() with V = vector, from ldcn_vector.
 template <class T, class F>
 void with_vector(int vector, const F& f) {
   if constexpr (sizeof(T) == 2)
@@ -154,7 +154,7 @@ void with_vector(int vector, const F& f) {
   f.template operator()<1>();
 }
 
-// Calls f<P, kSide, kTeam>() as the plan has them, P being the type of offset and mask.
+// Calls f<P, kSide, kTeam>() with the parameters of the plan; P: the type of offset and mask.
 template <class T, class F>
 void with_warp_kernel(const LdcnWarpPlan& plan, const F& f) {
   const auto with_team = [&]<class P, int kSide>() {
@@ -171,7 +171,7 @@ void with_warp_kernel(const LdcnWarpPlan& plan, const F& f) {
   with_side.template operator()<float>();
 }
 
-// Threads that take a number each, but no more blocks than keep a GPU busy: they go round.
+// Blocks for one element per thread, up to the number that fills a GPU; kernels use grid-stride loops.
 inline int64_t ldcn_blocks(int64_t count) {
   constexpr int64_t kMost = 4096;
   const int64_t blocks = (count + kLdcnThreads - 1) / kLdcnThreads;
@@ -212,11 +212,11 @@ void launch_ldcn_backward_samples(Launcher&& launch, const LdcnArguments& a) {
   });
 }
 
-// Atomics pass the cache in which the samples of a compact tile meet. So a tile may be as wide as a sector of 8 floats, which a
-// row of offsets or of the mask in NCHW is then read by.
+// Atomics bypass the L1 cache, which is the reason for compact tiles. So tiles are 8 columns wide here: rows of offset and mask
+// in NCHW are then read in whole sectors of 8 floats.
 inline LdcnPlan ldcn_scatter_plan(const LdcnArguments& a, int sum_size) { return ldcn_plan(a, 1, sum_size, 8); }
 
-// Whether a window's kernel takes the problem, and ran.
+// Launches the window kernel if it supports the problem; returns whether it does.
 template <class T, class Launcher>
 bool launch_ldcn_window_scatter(Launcher&& launch, const LdcnArguments& a, float* sums) {
   const auto plan = ldcn_window_plan<T>(a);
@@ -234,7 +234,7 @@ bool launch_ldcn_window_scatter(Launcher&& launch, const LdcnArguments& a, float
   return with_offset.template operator()<float>(), true;
 }
 
-// Adds to sums, which begin at 0; halves are then rounded into a.grad_x.
+// Accumulates into sums, initialized to 0; for half types, rounds them to a.grad_x.
 template <class T, class Launcher>
 void launch_ldcn_backward_x(Launcher&& launch, const LdcnArguments& a, typename SumOf<T>::type* sums) {
   bool done = false;
@@ -248,7 +248,7 @@ void launch_ldcn_backward_x(Launcher&& launch, const LdcnArguments& a, typename 
   }
 }
 
-// All of it begins at 0: the sums (twice as many as x has numbers, for double), the two largest magnitudes and a.grad_x.
+// The sums (for double, two per element of x), the two largest magnitudes and a.grad_x are initialized to 0.
 template <class T, class Launcher>
 void launch_ldcn_backward_x_fixed(Launcher&& launch, const LdcnArguments& a, long long* sums, unsigned* largest) {
   using A = typename SumOf<T>::type;

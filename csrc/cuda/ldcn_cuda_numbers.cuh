@@ -1,4 +1,4 @@
-// Numbers of ldcn's CUDA kernels: conversion between types, one by one and in packs, and access to tensors of any of them.
+// Type conversions of ldcn's CUDA kernels, for scalars and packs, and typed access to tensors.
 #pragma once
 #include <type_traits>
 
@@ -7,7 +7,7 @@
 
 namespace dkic::gpu {
 
-// Halves have conversions from and to float alone.
+// Half types convert only from and to float.
 template <class To, class From>
 DKIC_DEVICE To converted(From value) {
   if constexpr (sizeof(To) == 2 || sizeof(From) == 2) {
@@ -19,7 +19,7 @@ DKIC_DEVICE To converted(From value) {
 
 #ifdef __CUDACC__
 
-// Two halves share a register. Converted as a pair they take one instruction each; taken apart first, one more.
+// Two half values share a register. Converted as a pair, each takes one instruction; unpacking first takes one more.
 DKIC_DEVICE Pack<float, 2> pair_to_float(const Pack<half, 2>& pair) {
   __half2 halves;
   memcpy(&halves, &pair, sizeof pair);
@@ -83,7 +83,7 @@ DKIC_DEVICE Pack<T, N> to_pack(const T (&values)[N]) {
   return pack;
 }
 
-// One access of N numbers, which the kernel never writes.
+// One access of N elements that the kernel never writes.
 template <int N, class A, class Thread>
 DKIC_DEVICE Pack<A, N> read(const Thread& thread, const Strided& from, int64_t at) {
   return with_scalar<half, bfloat16>(

@@ -1,4 +1,5 @@
-// How a launch of ldcn's CUDA kernels is cut: which lanes cover a group's channels, and which positions a block has.
+// Launch configuration of ldcn's general CUDA kernels: the lanes that cover the channels of a group, and the positions of a
+// block.
 #pragma once
 #include <cstddef>
 
@@ -7,28 +8,28 @@
 
 namespace dkic::gpu {
 
-constexpr int kLdcnThreads = 256;  // of a block
-// Taps whose arithmetic a block keeps at once, half as many in double: 24 KB or 20, of which an SM of 100 KB holds four.
+constexpr int kLdcnThreads = 256;  // per block
+// Taps per block in shared memory, half as many for double: 24 KB (double: 20 KB), so that an SM with 100 KB runs four blocks.
 constexpr int kLdcnTaps = 1024;
 
-// A block has one group's channels at kLdcnThreads / lanes positions, which lie in a tile: its samples overlap most so.
+// A block computes the channels of one group at kLdcnThreads / lanes positions. The positions form a 2-d tile, because then their
+// samples overlap most.
 struct LdcnPlan {
-  int lanes;                    // that share a position: a power of two, at most a warp
+  int lanes;                    // per position: a power of two, at most a warp
   int tile_height, tile_width;  // in positions
-  int chunk;                    // taps of a position that are worked out at once
+  int chunk;                    // taps per position that are computed at once
   bool offset_pairs;            // dy and dx can be loaded in one access
   int64_t tile_rows, tile_columns, tiles;
   size_t shared_bytes;
 };
 
-// What a kernel needs of a tap beside its place, read from shared memory 16 bytes at once.
+// Values of a tap besides its corners; loaded from shared memory in 16-byte accesses.
 template <class A>
 struct alignas(16) TapNumbers {
   A v[4];
 };
 
-// How many channels of a group one lane may load and store at once, up to 16 bytes: as x, `t` (grad_y, or x again) and what is
-// written let it, where they begin and by their strides.
+// Channels per vector access, up to 16 bytes, given the alignment and strides of x, of `t` (grad_y or x) and of the result.
 inline int ldcn_vector(const LdcnArguments& a, const Strided& t, const void* written, int element_size) {
   const auto fits = [&](int64_t v) {
     const auto aligned = [&](const void* p) { return reinterpret_cast<uintptr_t>(p) % uintptr_t(v * element_size) == 0; };
@@ -40,14 +41,15 @@ inline int ldcn_vector(const LdcnArguments& a, const Strided& t, const void* wri
   return v;
 }
 
-// Whether a tap's dy and dx lie side by side and are aligned to the size of both.
+// Whether dy and dx of a tap are adjacent and aligned to the size of the pair.
 inline bool ldcn_offset_pairs(const Strided& offset) {
   const uintptr_t pair = 2 * (offset.type == Scalar::f64 ? 8 : offset.type == Scalar::f32 ? 4 : 2);
   const bool even = offset.n % 2 == 0 && offset.h % 2 == 0 && offset.w % 2 == 0;
   return offset.c == 1 && even && reinterpret_cast<uintptr_t>(offset.data) % pair == 0;
 }
 
-// `vector` channels to a lane, sums of `sum_size` bytes, tiles of at least so many columns where there are as many positions.
+// vector: channels per lane. sum_size: bytes of the accumulator type. least_columns: minimum tile width, if a block has as many
+// positions.
 inline LdcnPlan ldcn_plan(const LdcnArguments& a, int vector, int sum_size, int least_columns = 1) {
   LdcnPlan plan{};
   const int64_t depth = a.channels / a.groups, k = a.kernel_h * a.kernel_w;

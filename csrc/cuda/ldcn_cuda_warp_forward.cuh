@@ -1,5 +1,5 @@
-// ldcn's forward for kernels of 3 x 3 and 5 x 5 taps. The lanes of a position compute different taps and pass them on by
-// shuffles: no shared memory, which would take L1 cache from x, and no barrier.
+// Forward of ldcn for 3 x 3 and 5 x 5 kernels. The lanes of a position compute different taps and exchange them by shuffles:
+// without shared memory, which would reduce the L1 cache for x, and without barriers.
 #pragma once
 #include "cuda/ldcn_cuda_warp_taps.cuh"
 
@@ -7,7 +7,7 @@ namespace dkic::gpu {
 
 struct WarpTap {
   unsigned start;
-  float weights[4];  // of corners (0,0) (0,1) (1,0) (1,1), with the mask in them
+  float weights[4];  // of corners (0,0) (0,1) (1,0) (1,1), times the mask
 };
 
 template <int kSide>
@@ -18,7 +18,7 @@ DKIC_DEVICE WarpTap weighted_tap(const LdcnWarpPlan& plan, const Position& at, i
   return {start_of(plan, of, origin), {top * x.first, top * x.second, bottom * x.first, bottom * x.second}};
 }
 
-// Adds the tap of lane `source` of each `width` lanes to the sums of a vector, `vector` vectors behind the tap's start.
+// Adds the tap of lane `source` in each segment of `width` lanes to the sums, for the vector at offset `vector` from its start.
 template <class T, int V, class Thread>
 DKIC_DEVICE void add_tap(const Thread& thread, const LdcnWarpPlan& plan, const WarpTap& tap, int source, int width,
                          unsigned vector, float (&sums)[V]) {
@@ -39,7 +39,7 @@ DKIC_DEVICE bool all_finite(const float (&sums)[V]) {
   return zero == 0;
 }
 
-// The sums of V channels of a position as the general kernel makes them.
+// The sums of V channels of a position, computed as in the general kernel.
 template <class T, int V, class Thread>
 DKIC_DEVICE void sum_exactly(const Thread& thread, const LdcnArguments& a, int n, int g, const Position& at, int channel,
                              float (&sums)[V]) {
@@ -58,7 +58,7 @@ DKIC_DEVICE void sum_exactly(const Thread& thread, const LdcnArguments& a, int n
   }
 }
 
-// P: the type of offset and mask. Kernels are kSide x kSide.
+// P: the type of offset and mask. The kernel size is kSide x kSide.
 template <class T, class P, int kSide, int kTeam, class Thread>
 DKIC_DEVICE void ldcn_warp_forward(const Thread& thread, const LdcnArguments& a, const LdcnWarpPlan& plan) {
   using Lane = WarpLane<kTeam>;
@@ -69,7 +69,7 @@ DKIC_DEVICE void ldcn_warp_forward(const Thread& thread, const LdcnArguments& a,
     const WarpTile tile = warp_tile<kTeam>(plan, index);
     const unsigned group = tile.group + lane.team, part = tile.part * plan.part_vectors;
     const auto origin_of = [&](unsigned g) { return tile.n * plan.of_x.n + g * plan.group_vectors; };
-    // A lane beyond the slice loads the same as the last within.
+    // A lane past the end of the slice loads the same vector as the last lane in the slice.
     const unsigned left = plan.group_vectors - part, count = left < plan.part_vectors ? left : plan.part_vectors;
     const bool has_vector = lane.member < count;
     const unsigned vector = part + (has_vector ? lane.member : count - 1);
@@ -84,7 +84,7 @@ DKIC_DEVICE void ldcn_warp_forward(const Thread& thread, const LdcnArguments& a,
     const auto y_of = [&](const Position& at) {
       return static_cast<T*>(a.y) + size_t(result_at(plan, tile.n, at, group) + vector) * V;
     };
-    unsigned not_finite = 0;  // a bit a step
+    unsigned not_finite = 0;  // one bit per step
     DKIC_UNROLL(1)
     for (int step = 0; step < kTileSteps; ++step) {
       const Position at = warp_position(plan, tile, lane.warp, step, lane.position);
@@ -104,7 +104,8 @@ DKIC_DEVICE void ldcn_warp_forward(const Thread& thread, const LdcnArguments& a,
       if (!all_finite(sums)) not_finite |= 1u << step;
       thread.template store_streaming<V>(y_of(at), converted<T>(to_pack(sums)));
     }
-    // A sample that weighs 0 and is not finite made NaN of a sum that may have none; and NaN in a position outside is nothing.
+    // Sums that are not finite are computed again: a sample of weight 0 that is not finite makes a sum NaN, and so does a NaN in
+    // the offset of a tap outside the image; neither may affect the result.
     DKIC_UNROLL(1)
     for (int step = 0; not_finite >> step; ++step) {
       if (!(not_finite >> step & 1)) continue;

@@ -1,7 +1,7 @@
-// How a launch of ldcn's warp kernels is cut, and which problems they take. The others go to the general kernels.
+// Launch configuration of ldcn's warp kernels, and the problems that they support. Other problems use the general kernels.
 //
-// A warp kernel is compiled for one kernel size. Its indices have 32 bits and count vectors of 16 bytes of x. A block has a tile
-// of 8 x 8 positions of one slice: as many groups as eight lanes hold, or a part of a deeper group.
+// A warp kernel is compiled for one kernel size. Its 32-bit indexes count vectors of 16 bytes of x. A block computes a tile of
+// 8 x 8 positions of one slice: as many groups as eight lanes hold, or a part of a larger group.
 #pragma once
 #include <optional>
 
@@ -9,15 +9,15 @@
 
 namespace dkic::gpu {
 
-constexpr int kPositionLanes = 8;                    // lanes that share a position
-constexpr int kWarpPositions = 32 / kPositionLanes;  // positions that a warp has at a time, side by side
+constexpr int kPositionLanes = 8;                    // lanes per position
+constexpr int kWarpPositions = 32 / kPositionLanes;  // adjacent positions that a warp computes at a time
 constexpr int kTileSide = 8;
 constexpr int kTileSteps = kTileSide * kTileSide * kPositionLanes / kLdcnThreads;
 constexpr int kStepRows = kTileSide / kTileSteps;
-// Of the gradient of x.
+// Tile of the gradient of x.
 constexpr int kScatterHeight = 8, kScatterWidth = 16;
 
-// Division of a number below 2^31 by a constant of the launch: a multiplication and a shift.
+// Division of a number below 2^31 by a launch constant, as a multiplication and a shift.
 struct Divisor {
   unsigned divisor, multiplier, shift;
 
@@ -34,8 +34,8 @@ struct PixelStrides {
   unsigned n, h, w;
 };
 
-// One axis of x and y. The two samples of a position begin at most at `last`. The second one's weight falls to 0 at the distance
-// `reach` from the first: 2, or less than any distance where x has one sample only.
+// One axis of x and y. last: largest index of the first of the two samples of a position. reach: distance from the first sample
+// at which the weight of the second is 0: 2, or less than any distance if x has only one sample.
 struct WarpAxis {
   int last;
   float reach;
@@ -44,15 +44,15 @@ struct WarpAxis {
 
 struct LdcnWarpPlan {
   int kernel_side;
-  int team;                         // lanes that a group has: 2, 4 or 8
-  bool float_offset;                // offset and mask are float32, whatever x is
-  const void* x[4];                 // where corners (0,0) (0,1) (1,0) (1,1) of the first sample lie
+  int team;                         // lanes per group: 2, 4 or 8
+  bool float_offset;                // offset and mask are float32, for any type of x
+  const void* x[4];                 // corners (0,0) (0,1) (1,0) (1,1) of the sample at pixel (0, 0)
   const void* offset;               // channels adjacent, dy and dx in one access
   const void* mask;                 // channels adjacent; nullptr: ones
   PixelStrides of_x, of_y;          // in vectors; of_y: of y, or of its gradient
   PixelStrides of_offset, of_mask;  // in elements
   WarpAxis rows, columns;
-  unsigned group_vectors, part_vectors;  // of a group; of a slice that is a part of one, at most
+  unsigned group_vectors, part_vectors;  // per group; per part of a group, at most
   Divisor parts, slices, tile_columns, tile_rows;
   unsigned tiles;
 };
@@ -61,8 +61,8 @@ inline WarpAxis warp_axis(int64_t size, int64_t out, int64_t stride, int64_t pad
   return {size > 1 ? int(size - 2) : 0, size > 1 ? 2.f : -1e30f, int(out), int(stride), int(padding), int(dilation)};
 }
 
-// The strides of a [batch, channels, height, width] tensor in units of `unit` elements, channels being adjacent; nothing where 32
-// bits can't number the units.
+// Strides of a [batch, channels, height, width] tensor with adjacent channels, in units of `unit` elements; nullopt if indexes of
+// units exceed 32 bits.
 inline std::optional<PixelStrides> pixel_strides(const Strided& t, int64_t batch, int64_t channels, int64_t height, int64_t width,
                                                  int64_t unit) {
   const auto extent = [](int64_t size, int64_t stride) { return double(size - 1) * double(stride); };
@@ -71,7 +71,7 @@ inline std::optional<PixelStrides> pixel_strides(const Strided& t, int64_t batch
   return PixelStrides{unsigned(t.n / unit), unsigned(t.h / unit), unsigned(t.w / unit)};
 }
 
-// Whether a warp kernel is compiled for the kernel size and the types, and can read the layouts of x, offset and mask.
+// Whether a warp kernel supports the kernel size, the types, and the layouts of x, offset and mask.
 inline bool has_warp_kernel(const LdcnArguments& a) {
   const bool size = a.kernel_h == a.kernel_w && (a.kernel_h == 3 || a.kernel_h == 5);
   const bool types = (a.offset.type == a.x.type || a.offset.type == Scalar::f32) && a.x.type != Scalar::f64;
@@ -80,12 +80,12 @@ inline bool has_warp_kernel(const LdcnArguments& a) {
   return size && types && mask && ldcn_offset_pairs(a.offset) && any;
 }
 
-// How a launch is cut: elements in a vector, slices of the channels, and positions of a block.
+// Partition of a launch: elements per vector, slices of the channels, and positions per block.
 struct WarpCut {
   int64_t vector, slices, tile_height, tile_width;
 };
 
-// What all plans have, for x or its gradient and y or its gradient; nothing where 32 bits are too few.
+// The common part of all plans. x: x or its gradient; y: y or its gradient. nullopt if 32 bits do not suffice.
 inline std::optional<LdcnWarpPlan> cut_plan(const LdcnArguments& a, const Strided& x, const Strided& y, const WarpCut& cut) {
   const int64_t taps = a.groups * a.kernel_h * a.kernel_w;
   const auto of_x = pixel_strides(x, a.batch, a.channels, a.height, a.width, cut.vector);
@@ -110,7 +110,7 @@ inline std::optional<LdcnWarpPlan> cut_plan(const LdcnArguments& a, const Stride
   return plan;
 }
 
-// The plan, or nothing where a general kernel is to run. T: the type of x. y: y or its gradient.
+// The plan of a warp kernel; nullopt: use the general kernel. T: the type of x. y: y or its gradient.
 template <class T>
 std::optional<LdcnWarpPlan> ldcn_warp_plan(const LdcnArguments& a, const Strided& y) {
   constexpr int64_t kVector = 16 / sizeof(T);
@@ -134,7 +134,7 @@ std::optional<LdcnWarpPlan> ldcn_warp_forward_plan(const LdcnArguments& a) {
   return ldcn_warp_plan<T>(a, y);
 }
 
-// Sums over channels are made by eight lanes at most. Their results' numbers have 32 bits, too.
+// At most eight lanes sum over channels, and indexes of the results have 32 bits.
 template <class T>
 std::optional<LdcnWarpPlan> ldcn_warp_samples_plan(const LdcnArguments& a) {
   const auto plan = ldcn_warp_plan<T>(a, a.grad_y);
@@ -142,8 +142,8 @@ std::optional<LdcnWarpPlan> ldcn_warp_samples_plan(const LdcnArguments& a) {
   return plan && plan->parts.divisor == 1 && results < 4294967296.0 ? plan : std::nullopt;
 }
 
-// The gradient of x by a window (ldcn_cuda_window_scatter.cuh), for the depths that it is compiled for. Indices count quads of
-// channels, of_x those of the gradient of x.
+// Plan of the window kernel (ldcn_cuda_window_scatter.cuh), for the group depths that it is compiled for. Indexes count quads of
+// channels; of_x: strides of the gradient of x.
 template <class T>
 std::optional<LdcnWarpPlan> ldcn_window_plan(const LdcnArguments& a) {
   const int64_t depth = a.channels / a.groups;

@@ -1,13 +1,13 @@
-// ldcn's gradients of offset and mask for kernels of 3 x 3 and 5 x 5 taps, cut as the forward (ldcn_cuda_warp_forward.cuh).
+// Gradients of offset and mask of ldcn for 3 x 3 and 5 x 5 kernels, partitioned as in the forward (ldcn_cuda_warp_forward.cuh).
 //
-// A tap's gradients need the products of grad_y and its four corners, summed over the group's channels. The lanes of a group pass
-// each other halves of what they have, until each has the whole sums of its own taps.
+// The gradients of a tap need the dot products, over the channels of the group, of grad_y and its four corners. The lanes of a
+// group reduce them by a recursive-halving reduce-scatter: each lane ends with the sums of its own taps.
 #pragma once
 #include "cuda/ldcn_cuda_warp_taps.cuh"
 
 namespace dkic::gpu {
 
-// grad_y times the corners (0,0) (0,1) (1,0) (1,1), summed over channels.
+// Dot products over channels of grad_y and the corners (0,0) (0,1) (1,0) (1,1).
 struct Dots {
   float v[4];
 };
@@ -25,8 +25,9 @@ DKIC_DEVICE Dots dots_at(const Thread& thread, const LdcnWarpPlan& plan, unsigne
   return dots;
 }
 
-// Sums over the kTeam lanes of a group: lane `member` ends with those of tap + member. dots_of(tap): the lane's summands.
-// Lanes are told apart by kBit and the higher bits. Taps are visited so that few sums wait for others, which saves registers.
+// Reduce-scatter over the kTeam lanes of a group: lane `member` ends with the sums of tap + member. dots_of(tap): the summands of
+// this lane. kBit: the distance of the lanes that exchange. The recursion order keeps few partial sums live, which saves
+// registers.
 template <int kBit, int kTeam, class DotsOf, class Thread>
 DKIC_DEVICE Dots exchanged_sums(const Thread& thread, unsigned member, int tap, const DotsOf& dots_of) {
   if constexpr (kBit == kTeam) {
@@ -44,7 +45,7 @@ DKIC_DEVICE Dots exchanged_sums(const Thread& thread, unsigned member, int tap, 
   }
 }
 
-// How the weights of an axis' two samples change with the position. On a sample: as just behind it, towards the next.
+// Derivatives of the weights of the two samples of an axis by the position; on a sample, the right-sided derivatives.
 DKIC_DEVICE AxisWeights slopes_at(const WarpAxis& axis, float distance) {
   return {std::fabs(distance) < 1 ? (distance < 0 ? 1.f : -1.f) : 0.f,
           distance >= 0 && distance < axis.reach ? (distance < 1 ? 1.f : -1.f) : 0.f};
@@ -59,7 +60,7 @@ DKIC_DEVICE TapGradients<float> gradients_of(const LdcnWarpPlan& plan, const Tap
           y.first * top + y.second * bottom};
 }
 
-// The gradients of a tap as the general kernel makes them.
+// The gradients of a tap, computed as in the general kernel.
 template <class T, int V, class Thread>
 DKIC_DEVICE TapGradients<float> exact_gradients(const Thread& thread, const LdcnArguments& a, int n, int g, const Position& at,
                                                 int tap) {
@@ -82,7 +83,7 @@ DKIC_DEVICE TapGradients<float> exact_gradients(const Thread& thread, const Ldcn
   return gradients_from(of.numbers, dots);
 }
 
-// Writes a tap's gradients; false where one is not finite. channel: group * taps + tap.
+// Stores the gradients of a tap; returns whether all are finite. channel: group * taps + tap.
 template <class P, class Thread>
 DKIC_DEVICE bool store_gradients(const Thread& thread, const LdcnArguments& a, const LdcnWarpPlan& plan, unsigned n,
                                  const Position& at, unsigned channel, int taps, const TapGradients<float>& of) {
@@ -93,12 +94,12 @@ DKIC_DEVICE bool store_gradients(const Thread& thread, const LdcnArguments& a, c
   return 0 * of.along_y + 0 * of.along_x + 0 * of.of_mask == 0;
 }
 
-// P: the type of offset and mask. Kernels are kSide x kSide.
+// P: the type of offset and mask. The kernel size is kSide x kSide.
 template <class T, class P, int kSide, int kTeam, class Thread>
 DKIC_DEVICE void ldcn_warp_samples(const Thread& thread, const LdcnArguments& a, const LdcnWarpPlan& plan) {
   using Lane = WarpLane<kTeam>;
   constexpr int V = 16 / sizeof(T), kTaps = kSide * kSide, kLast = kTaps - 1;
-  constexpr int kOwn = kLast / kTeam;  // taps of a lane, before the last: o * kTeam + member
+  constexpr int kOwn = kLast / kTeam;  // taps per lane without the last tap: o * kTeam + member
   static_assert(kLast % 8 == 0 && (kOwn + 1) * kTileSteps <= 32);
   const Lane lane(thread.index());
   const bool has_vector = lane.member < plan.group_vectors;
@@ -106,7 +107,7 @@ DKIC_DEVICE void ldcn_warp_samples(const Thread& thread, const LdcnArguments& a,
   for (unsigned index = unsigned(thread.block()); index < plan.tiles; index += unsigned(thread.blocks())) {
     const WarpTile tile = warp_tile<kTeam>(plan, index);
     const unsigned group = tile.group + lane.team, origin = tile.n * plan.of_x.n + group * plan.group_vectors;
-    unsigned not_finite = 0;  // a bit a tap
+    unsigned not_finite = 0;  // one bit per tap
     DKIC_UNROLL(1)
     for (int step = 0; step < kTileSteps; ++step) {
       const Position at = warp_position(plan, tile, lane.warp, step, lane.position);
@@ -142,7 +143,7 @@ DKIC_DEVICE void ldcn_warp_samples(const Thread& thread, const LdcnArguments& a,
         for (float& dot : dots.v) dot += thread.shuffle_xor(kAllLanes, dot, distance);
       if (at.exists && lane.member == 0) finish(kOwn, kLast, place, last_input.mask, dots);
     }
-    // As in the forward: what is not finite is computed again.
+    // As in the forward, gradients that are not finite are computed again.
     DKIC_UNROLL(1)
     for (int bit = 0; not_finite >> bit; ++bit) {
       if (!(not_finite >> bit & 1)) continue;

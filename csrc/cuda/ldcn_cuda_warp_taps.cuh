@@ -1,15 +1,15 @@
-// What ldcn's warp kernels share: a lane's task, its positions, and taps that never leave the image.
+// Shared by ldcn's warp kernels: the assignment of lanes and positions, and taps whose four samples are always inside the image.
 //
-// A tap's four samples are moved into the image, and a sample that is not one of the position's corners has the weight 0. So
-// loads need no predicate. The two weights of an axis are tents around its two samples: max(0, 1 - |d|) and
-// max(0, min(d, 2 - d)), d being the distance from the first. Both are exact where the bilinear weights are.
+// The four samples of a tap are clamped into the image, and a sample that is not a corner of the position has the weight 0. So
+// loads need no predicate. The two weights of an axis are tent functions around its two samples: max(0, 1 - |d|) and
+// max(0, min(d, 2 - d)), where d is the distance from the first sample. Both are exact wherever the bilinear weights are.
 #pragma once
 #include "cuda/ldcn_cuda_kernels.cuh"
 #include "cuda/ldcn_cuda_warp_plan.h"
 
 namespace dkic::gpu {
 
-// Rounded down; a number out of range becomes the nearest int, NaN becomes 0.
+// floor(value), saturated to the range of int; 0 for NaN.
 DKIC_DEVICE int saturated_floor(float value) {
 #ifdef __CUDA_ARCH__
   return __float2int_rd(value);
@@ -19,7 +19,7 @@ DKIC_DEVICE int saturated_floor(float value) {
 #endif
 }
 
-// max(0, value); NaN stays NaN.
+// max(0, value); propagates NaN.
 DKIC_DEVICE float at_least_0(float value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   float result;
@@ -30,13 +30,13 @@ DKIC_DEVICE float at_least_0(float value) {
 #endif
 }
 
-// Which part a lane has in a warp of kWarpPositions positions: eight lanes a position, kTeam of them a group. Each lane computes
-// kOwnTaps of every eight taps of its group and position, and one of the last taps of the block's steps.
+// Assignment of a lane in a warp of kWarpPositions positions: eight lanes per position, kTeam of them per group. Each lane
+// computes kOwnTaps of every eight taps of its group and position, and one of the last taps of the steps.
 template <int kTeam>
 struct WarpLane {
   static constexpr int kTeams = kPositionLanes / kTeam, kOwnTaps = 8 / kTeam;
 
-  // Unsigned: the divisions by constants are shifts.
+  // Unsigned, so that divisions by constants are shifts.
   unsigned warp, lane, position, team, member;
 
   explicit DKIC_DEVICE WarpLane(int thread)
@@ -46,7 +46,7 @@ struct WarpLane {
         team(lane % kPositionLanes / kTeam),
         member(lane % kTeam) {}
 
-  // The last taps are computed together: lane by lane, positions first, then groups, then steps.
+  // The last taps of all steps are computed at once, one per lane: positions vary fastest, then groups, then steps.
   static_assert(kWarpPositions * kTeams * kTileSteps <= 32);
   DKIC_DEVICE int source_of_last(int step) const { return (step * kTeams + int(team)) * kWarpPositions + int(position); }
   DKIC_DEVICE unsigned last_position() const { return lane % kWarpPositions; }
@@ -54,7 +54,7 @@ struct WarpLane {
   DKIC_DEVICE unsigned last_step() const { return lane / (kWarpPositions * kTeams); }
 };
 
-// A block's share of the work. The slices of a tile follow one another, so that blocks which run together share sectors.
+// Work item of a block. The slices of a tile are consecutive, so that concurrent blocks share sectors.
 struct WarpTile {
   unsigned n, group, part;  // the first group of the slice
   int oh, ow;               // of the first position
@@ -74,7 +74,7 @@ DKIC_DEVICE WarpTile warp_tile(const LdcnWarpPlan& plan, unsigned index) {
   return tile;
 }
 
-// Position p of a warp in one step over its block's tile; it may lie beyond the border.
+// Position p of a warp in one step over the tile of its block; it may be outside the result.
 DKIC_DEVICE Position warp_position(const LdcnWarpPlan& plan, const WarpTile& tile, unsigned warp, unsigned step, unsigned p) {
   constexpr unsigned kWarpsInRow = kTileSide / kWarpPositions;
   const int oh = tile.oh + int(step * kStepRows + warp / kWarpsInRow);
@@ -82,7 +82,7 @@ DKIC_DEVICE Position warp_position(const LdcnWarpPlan& plan, const WarpTile& til
   return {oh, ow, oh < plan.rows.out && ow < plan.columns.out};
 }
 
-// A tap's offset and mask, 0 of a position that does not exist.
+// Offset and mask of a tap; 0 for a position that does not exist.
 struct TapInput {
   float dy, dx, mask;
 };
@@ -104,7 +104,7 @@ DKIC_DEVICE TapInput read_tap(const Thread& thread, const LdcnWarpPlan& plan, un
   return input;
 }
 
-// One axis of a tap: where its two samples begin, and how far behind the first the position lies.
+// One axis of a tap: the index of its first sample, and the distance of the position from it.
 struct AxisPlace {
   int first;
   float distance;
@@ -116,7 +116,7 @@ DKIC_DEVICE AxisPlace place_on(const WarpAxis& axis, float position) {
   return {first, position - float(first)};
 }
 
-// What the two samples of an axis count, by the distance of the position from the first.
+// Weights of the two samples of an axis, from the distance of the position from the first sample.
 struct AxisWeights {
   float first, second;
 };
@@ -125,7 +125,7 @@ DKIC_DEVICE AxisWeights weights_at(const WarpAxis& axis, float distance) {
   return {at_least_0(1 - std::fabs(distance)), at_least_0(std::fmin(distance, axis.reach - distance))};
 }
 
-// A tap of kernels of kSide x kSide.
+// Both axes of a tap of a kSide x kSide kernel.
 struct TapPlace {
   AxisPlace y, x;
 };
@@ -139,19 +139,19 @@ DKIC_DEVICE TapPlace place_of(const LdcnWarpPlan& plan, const Position& at, int 
   return {along(plan.rows, at.oh, row, input.dy), along(plan.columns, at.ow, column, input.dx)};
 }
 
-// Where corner (0, 0) of a tap lies, in vectors, `origin` being the group's first vector in pixel (0, 0).
+// Index of corner (0, 0) of a tap, in vectors; origin: the first vector of the group at pixel (0, 0).
 DKIC_DEVICE unsigned start_of(const LdcnWarpPlan& plan, const TapPlace& tap, unsigned origin) {
   return unsigned(tap.y.first) * plan.of_x.h + unsigned(tap.x.first) * plan.of_x.w + origin;
 }
 
-// V channels of a tap's four corners, `at` being where corner (0, 0) lies, in vectors.
+// V channels of the four corners of a tap; at: index of corner (0, 0), in vectors.
 template <class T, int V, class Thread>
 DKIC_DEVICE void load_samples(const Thread& thread, const LdcnWarpPlan& plan, unsigned at, Pack<T, V> (&corners)[4]) {
   for (int corner = 0; corner < 4; ++corner)
     corners[corner] = thread.template load<V>(static_cast<const T*>(plan.x[corner]) + size_t(at) * V);
 }
 
-// Where a group of a position lies in y or its gradient, in vectors.
+// Index of a group at a position in y or its gradient, in vectors.
 DKIC_DEVICE unsigned result_at(const LdcnWarpPlan& plan, unsigned n, const Position& at, unsigned group) {
   const PixelStrides& s = plan.of_y;
   return n * s.n + unsigned(at.oh) * s.h + unsigned(at.ow) * s.w + group * plan.group_vectors;

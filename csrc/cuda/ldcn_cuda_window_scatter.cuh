@@ -1,10 +1,11 @@
-// ldcn's gradient of x for kernels of 3 x 3 taps, with a tenth of the general kernel's atomics.
+// Gradient of x of ldcn for 3 x 3 kernels, with a tenth of the atomics of the general kernel.
 //
-// A block has one group at 16 x 8 positions. It sorts their taps by the pixel at which the four samples begin, within a window of
-// 32 x 20 pixels around the tile. Teams of lanes then go down the columns of the window: a tap costs them one read of grad_y from
-// shared memory, and its four contributions are added in registers. What falls on one pixel meets there (rows) and by a shuffle
-// (columns) before it goes out. Taps outside the window go out directly. So do taps with anything that is not finite: of those
-// only the corners inside may count, and the others' weight of 0 would not keep them out.
+// A block computes one group at 16 x 8 positions. It sorts their taps by the pixel of corner (0, 0), within a window of 32 x 20
+// pixels around the tile. Teams of lanes then iterate over the columns of the window, from top to bottom: a tap costs one read of
+// grad_y from shared memory, and its four contributions are accumulated in registers. Contributions to the same pixel are summed
+// in registers (along a column) and by a shuffle (across columns) before the atomic addition. Taps outside the window use atomics
+// directly, as do taps with a value that is not finite: only their corners inside may contribute, and a weight of 0 would not
+// exclude the others.
 #pragma once
 #include "cuda/ldcn_cuda_warp_taps.cuh"
 
@@ -23,26 +24,26 @@ DKIC_DEVICE void add(Quad& sum, const Quad& values, float weight) {
   for (int v = 0; v < 4; ++v) sum.v[v] += weight * values.v[v];
 }
 
-// How lanes are shared out where a group has kQuads quads of channels: a team of kTeam lanes a column.
+// Assignment of lanes for a group of kQuads * 4 channels: a team of kTeam lanes per column.
 template <int kQuads>
 struct ColumnLanes {
   static constexpr int kTeam = kQuads > 4 ? 8 : 4, kTeams = 32 / kTeam;
   static_assert(kQuads <= kTeam && kWindowWidth % kTeams == 0);
 };
 
-// A block's shared memory. Taps are sorted by bin: window column * kWindowHeight + window row.
+// Shared memory of a block. Taps are sorted by bin: window column * kWindowHeight + window row.
 template <int kQuads>
 struct ScatterShared {
   Quad weights[kScatterPositions * kScatterTaps];
   Quad gradient[kScatterPositions * kQuads];
-  Quad row[kScatterWarps][(ColumnLanes<kQuads>::kTeams + 1) * kQuads];  // of a warp's columns, and the one to their right
-  unsigned bins[kBins + kBinsOfThread];                                 // how many taps; then where they begin
+  Quad row[kScatterWarps][(ColumnLanes<kQuads>::kTeams + 1) * kQuads];  // of the columns of a warp, and the column to their right
+  unsigned bins[kBins + kBinsOfThread];                                 // number of taps per bin; then the index of its first tap
   unsigned of_warp[kScatterWarps];
   unsigned char position[kScatterPositions * kScatterTaps + 1];
   unsigned char not_finite[kScatterPositions];
 };
 
-// Where a block's tile and its window begin.
+// Origin of the tile of a block and of its window.
 struct ScatterTile {
   unsigned n, group;
   int oh, ow;
@@ -56,7 +57,7 @@ DKIC_DEVICE ScatterTile scatter_tile(const LdcnWarpPlan& plan, unsigned index) {
   tile.ow = int(rest - row * plan.tile_columns.divisor) * kScatterWidth;
   tile.n = plan.tile_rows.quotient(row);
   tile.oh = int(row - tile.n * plan.tile_rows.divisor) * kScatterHeight;
-  // The tile's taps without offset lie in the middle.
+  // Taps with zero offset are in the center of the window.
   const auto begin = [](const WarpAxis& axis, int out, int margin) { return out - axis.padding + axis.dilation - margin; };
   tile.window_row = begin(plan.rows, tile.oh, (kWindowHeight - kScatterHeight) / 2);
   tile.window_column = begin(plan.columns, tile.ow, (kWindowWidth - kScatterWidth) / 2);
@@ -68,7 +69,7 @@ DKIC_DEVICE Position scatter_position(const LdcnWarpPlan& plan, const ScatterTil
   return {oh, ow, oh < plan.rows.out && ow < plan.columns.out};
 }
 
-// Copies grad_y to shared memory, and notes positions where it is not finite.
+// Copies grad_y to shared memory, and marks positions where it is not finite.
 template <class T, int kQuads, class Thread>
 DKIC_DEVICE void stage_gradient(const Thread& thread, const LdcnArguments& a, const LdcnWarpPlan& plan, const ScatterTile& tile,
                                 ScatterShared<kQuads>& shared) {
@@ -87,7 +88,7 @@ DKIC_DEVICE void stage_gradient(const Thread& thread, const LdcnArguments& a, co
   }
 }
 
-// Adds a tap's contributions one by one, as the general kernel does.
+// Adds the contributions of a tap with one atomic each, as the general kernel.
 template <class T, class Thread>
 DKIC_DEVICE void add_directly(const Thread& thread, const LdcnArguments& a, const ScatterTile& tile, const Position& at, int tap,
                               float* sums) {
@@ -103,7 +104,7 @@ DKIC_DEVICE void add_directly(const Thread& thread, const LdcnArguments& a, cons
   }
 }
 
-// A tap's place in the sorted order: its bin, kNoBin where it is not in the window, and how many of the bin come before it.
+// Place of a tap in the sorted order: its bin (kNoBin if it is not in the window) and its rank in the bin.
 struct SortedTap {
   Quad weights;
   unsigned bin, rank;
@@ -133,7 +134,7 @@ DKIC_DEVICE SortedTap sort_tap(const Thread& thread, const LdcnArguments& a, con
   return sorted;
 }
 
-// From how many taps the bins have to where those begin.
+// Exclusive prefix sum over the bins: from the number of taps per bin to the index of the first.
 template <int kQuads, class Thread>
 DKIC_DEVICE void begin_bins(const Thread& thread, ScatterShared<kQuads>& shared) {
   const int first = thread.index() * kBinsOfThread, lane = thread.index() % 32, warp = thread.index() / 32;
@@ -157,7 +158,7 @@ DKIC_DEVICE void begin_bins(const Thread& thread, ScatterShared<kQuads>& shared)
   }
 }
 
-// Adds a row of a warp's columns to the sums, lanes side by side, kWidth channels to an atomic: 1 or 4.
+// Adds a row of the columns of a warp to the sums, coalesced, with kWidth channels (1 or 4) per atomic.
 template <int kQuads, int kWidth, class Thread>
 DKIC_DEVICE void hand_out(const Thread& thread, const LdcnArguments& a, const LdcnWarpPlan& plan, const ScatterTile& tile,
                           const Quad* row, int y, int column, float* sums) {
@@ -182,7 +183,7 @@ DKIC_DEVICE void hand_out(const Thread& thread, const LdcnArguments& a, const Ld
   }
 }
 
-// Goes down a warp's columns of the window.
+// Sums the taps of the window columns of a warp, row by row.
 template <int kQuads, class Thread>
 DKIC_DEVICE void sum_columns(const Thread& thread, const LdcnArguments& a, const LdcnWarpPlan& plan, const ScatterTile& tile,
                              ScatterShared<kQuads>& shared, float* sums) {
@@ -194,7 +195,7 @@ DKIC_DEVICE void sum_columns(const Thread& thread, const LdcnArguments& a, const
   for (int first = warp * Lanes::kTeams; first < kWindowWidth; first += kScatterWarps * Lanes::kTeams) {
     const unsigned* begins = &shared.bins[(first + team) * kWindowHeight];
     unsigned tap = begins[0], position = shared.position[tap];
-    Quad below[2] = {};  // what the taps of the row above add to this one
+    Quad below[2] = {};  // contributions of the taps of the previous row to this row
     DKIC_UNROLL(1)
     for (int y = 0; y <= kWindowHeight; ++y) {
       Quad here[2] = {below[0], below[1]};
@@ -204,12 +205,12 @@ DKIC_DEVICE void sum_columns(const Thread& thread, const LdcnArguments& a, const
         DKIC_UNROLL(1)
         for (; tap < end; ++tap) {
           const Quad weights = shared.weights[tap], g = shared.gradient[position * kQuads + quad];
-          position = shared.position[tap + 1];  // early; the one behind the last is not used
+          position = shared.position[tap + 1];  // prefetch; the entry after the last tap is not used
           add(here[0], g, weights.v[0]), add(here[1], g, weights.v[1]);
           add(below[0], g, weights.v[2]), add(below[1], g, weights.v[3]);
         }
       }
-      for (int v = 0; v < 4; ++v) {  // the right samples of the column to the left
+      for (int v = 0; v < 4; ++v) {  // right samples of the column to the left
         const float left = thread.shuffle(kAllLanes, here[1].v[v], lane >= Lanes::kTeam ? lane - Lanes::kTeam : lane);
         if (team) here[0].v[v] += left;
       }
@@ -229,7 +230,7 @@ DKIC_DEVICE void sum_columns(const Thread& thread, const LdcnArguments& a, const
   }
 }
 
-// Adds to sums, which begin at 0, NHWC without gaps. P: the type of offset and mask; a group has kQuads * 4 channels.
+// Accumulates into sums, contiguous NHWC, initialized to 0. P: the type of offset and mask. A group has kQuads * 4 channels.
 template <class T, class P, int kQuads, class Thread>
 DKIC_DEVICE void ldcn_window_scatter(const Thread& thread, const LdcnArguments& a, const LdcnWarpPlan& plan, float* sums) {
   constexpr int kRounds = (kScatterPositions * kScatterTaps + kLdcnThreads - 1) / kLdcnThreads;

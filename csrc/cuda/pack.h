@@ -1,4 +1,4 @@
-// N adjacent numbers that are read or written in one access, which requires alignment to their size.
+// N adjacent elements for one memory access, which requires alignment to their total size.
 #pragma once
 
 namespace dkic {

@@ -161,7 +161,9 @@ def _refuse_duplicates(rows: _Rows, cell: np.ndarray) -> None:
     if len(again):
         first, second = (int(order[at]) for at in (again[0], again[0] + 1))
         what = f"{rows.image[first]} with quality {rows.numbers['quality'][first]:g}"
-        raise DkicError(f"{rows.path}: {what} appears twice, in {rows.line} {rows.lines[first]} and {rows.lines[second]}")
+        raise DkicError(
+            f"{rows.path}: {what} appears twice, in {rows.line} {rows.lines[first]} and {rows.lines[second]}; remove one"
+        )
 
 
 def _pixels(rows: _Rows, image: np.ndarray) -> np.ndarray:
@@ -256,7 +258,7 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DkicError(f"{path}: Parquet needs pyarrow ({reason(error)}); {install('eval')}, or give CSV") from None
+        raise DkicError(f"{path}: needs pyarrow to read Parquet ({reason(error)}); {install('eval')}, or give CSV") from None
     return pyarrow, parquet
 
 

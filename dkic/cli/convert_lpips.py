@@ -30,7 +30,7 @@ def convert_lpips(source: Path, net: str | None, out: Path | None, force: bool) 
         found = convert(source)
         if net is not None:
             if net not in found:
-                raise DkicError(f"{source}: contains {' and '.join(found)}, not {net}")
+                raise DkicError(f"{source}: contains {' and '.join(found)}, not {net}; give its file")
             found = {net: found[net]}
         if out is not None and len(found) > 1:
             raise DkicError(f"{source}: contains {' and '.join(found)}; choose the one for {out} with --net")

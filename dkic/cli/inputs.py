@@ -53,7 +53,7 @@ def output_files(inputs: tuple[str, ...], out: str | None, suffix: str, several:
             is a terminal.
     """
     if out == "":
-        raise click.UsageError("-o: the name of the output is empty")
+        raise click.UsageError("-o: must not be empty")
     folder = None
     if out is None and not several and is_stream(inputs[0]):
         targets = [Path(STDOUT)]
@@ -88,9 +88,11 @@ def _check_distinct(inputs: tuple[str, ...], targets: list[Path], option: str) -
     source_of: dict[Path, str] = {}
     for source, target in zip(inputs, targets, strict=True):
         if source_of.setdefault(target, source) is not source:
-            raise click.UsageError(f"{source_of[target]} and {source} would both be written to {target}; give them separately")
+            raise click.UsageError(
+                f"{target}: would be the output of both {source_of[target]} and {source}; give them separately"
+            )
         if identity(target) in files:
-            raise click.UsageError(f"{option}{target} is an input itself; name another output with -o")
+            raise click.UsageError(f"{option}{target}: is an input itself; name another output with -o")
 
 
 def refuse_terminal(target: Path) -> None:

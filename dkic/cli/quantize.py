@@ -13,13 +13,13 @@ from dkic.cli.options import FORCE, PATH, THREADS, TRAINING_DEVICE, write_to
 from dkic.streams import is_stream
 
 
-@click.command(short_help="Quantize a trained model, so that its files decode alike everywhere.")
+@click.command(short_help="Quantize a trained model for bit-exact decoding.")
 @click.argument("model", metavar="MODEL")
 @click.argument("photos", metavar="DIR", type=PATH)
 @click.option("-o", "--out", required=True, metavar="FILE", type=PATH, callback=write_to, help="The new weights file, or -.")
 @click.option("--measure", metavar="DIR", type=PATH, help="Report the change in rate on these images.")
 @TRAINING_DEVICE
-@click.option("--steps", type=int, default=0, show_default=True, help="Steps of training as integers.")
+@click.option("--steps", type=int, default=0, show_default=True, help="Steps of quantization-aware training.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
 @click.option("--crop", type=int, default=256, show_default=True, help="Side of a crop; a multiple of 64.")
 @click.option("--lr", "learning_rate", type=float, default=2e-4, show_default=True, help="Adam's peak learning rate.")
@@ -35,14 +35,14 @@ def quantize(
     force: bool,
     **settings: Any,
 ) -> None:
-    """Quantize MODEL's entropy networks, so that its files decode alike everywhere.
+    """Quantize the entropy networks of MODEL, so that files decode bit-exactly on every machine.
 
-    They are calibrated, and with --steps trained on as integers, on the photographs in DIR. Large weights of the transforms are
-    rounded to 8 bits. MODEL is a weights file, or owner/name of one on the Hugging Face Hub.
+    Activation scales are calibrated on the photographs in DIR; with --steps, quantization-aware training follows. Large weights
+    of the transforms are rounded to 8 bits. MODEL is a weights file, or owner/name on the Hugging Face Hub.
     """
     refuse_terminal(out)
     if measure is not None and is_stream(out):
-        raise click.UsageError(f"--measure reads the new weights file, and {out} is a stream; name a file with -o")
+        raise click.UsageError(f"--measure: reads the new weights file, and {out} is a stream; name a file with -o")
     from tqdm import tqdm
 
     from dkic.cli.progress import StepBar

@@ -25,21 +25,21 @@ def recipe_of(out: Path, config: Path | None, options: Mapping[str, Any], given:
         DkicError: options that do not go together, or that can't be.
     """
     if config is not None and given:
-        raise DkicError(f"{_option(min(given))} can't be given with --config; set it in {config}")
+        raise DkicError(f"{_option(min(given))}: can't be given with --config; set it in {config}")
     recipe = None if config is None else read_recipe(config)
     if not resume:
         return recipe or mse_recipe(**options)
     kept = recipe_in(out / CHECKPOINT)
     if recipe not in (None, kept):
-        raise DkicError(f"{config} is not the recipe that {out} was begun with; leave --config out to resume that run")
+        raise DkicError(f"--config {config}: is not the recipe of the run in {out}; leave --config out to resume that run")
     if not given:
         return kept
     arguments = mse_arguments(kept)
     if arguments is None:
-        raise DkicError(f"{_option(min(given))} can't be given: {out} was begun with another recipe, and keeps it")
+        raise DkicError(f"{_option(min(given))}: the run in {out} has another recipe, and keeps it; leave the option out")
     for name, value in given.items():
         if name != "steps" and value != arguments[name]:
-            raise DkicError(f"{_option(name)} was {arguments[name]} in {out}; a resumed run keeps it")
+            raise DkicError(f"{_option(name)}: must be {arguments[name]}, as in the run in {out} that is resumed")
     return mse_recipe(**arguments | {"steps": given.get("steps", arguments["steps"])})
 
 

@@ -1,6 +1,6 @@
 """`Codec`: images to the contents of .dkic files and back.
 
-encode  image_conversion -> x -> transforms.analyse -> y, z_hat -> latent.encode_latent -> container -> file
+encode  image_conversion -> x -> transforms.analyze -> y, z_hat -> latent.encode_latent -> container -> file
 decode  the reverse
 """
 
@@ -30,7 +30,7 @@ from dkic.coding.operating_points import (
     last_within,
     named,
 )
-from dkic.coding.transforms import analyse, synthesise
+from dkic.coding.transforms import analyze, synthesize
 from dkic.entropy.arithmetic import Arithmetic
 from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
@@ -55,7 +55,7 @@ class Codec:
         self._weights = {quality: one for one in weights for quality in one.qualities}
         self.points = _operating_points(weights, sorted(self._weights))
         if len(self._weights) < sum(len(one.qualities) for one in weights):
-            raise DkicError(f"two weights files have the same quality: {', '.join(str(one.path) for one in weights)}")
+            raise DkicError(f"{', '.join(str(one.path) for one in weights)}: two have the same quality; give one file for each")
 
     @property
     def qualities(self) -> list[int]:
@@ -111,7 +111,7 @@ class Codec:
                 failed.
         """
         if icc not in ("keep", "drop"):
-            raise DkicError(f"icc must be keep or drop, not {icc!r}")
+            raise DkicError(f"icc: must be keep or drop, not {icc!r}")
         data = image_from(image, background)
         data = replace(data, icc=stored_profile(data, icc))
         if not isinstance(image, ImageData):
@@ -119,15 +119,15 @@ class Codec:
                 warnings.warn(f"{_name_of(image)}: {note}", stacklevel=3)  # past torch.inference_mode's wrapper
         _check_tile(tile)
         if qstep not in range(-MAX_QSTEP, MAX_QSTEP + 1):
-            raise DkicError(f"qstep must be an integer from {-MAX_QSTEP} to {MAX_QSTEP}, not {qstep}")
+            raise DkicError(f"qstep: must be an integer from {-MAX_QSTEP} to {MAX_QSTEP}, not {qstep}")
         if target_bpp is None:
             quality = self.points.default_quality if quality is None else quality
             weights = self.weights_of(quality)
             point = OperatingPoint(int(quality), int(qstep))
             weights.quality_at(*point)  # raises before the work
-            return self._verified(_packed(data, weights, _analysed(data, weights, tile), point), verify)
+            return self._verified(_packed(data, weights, _analyzed(data, weights, tile), point), verify)
         if quality is not None or qstep:
-            raise DkicError(f"give {'qstep' if quality is None else 'quality'} or target_bpp, not both")
+            raise DkicError(f"{'qstep' if quality is None else 'quality'}: can't be combined with target_bpp; give one of them")
         return self._verified(self._within(data, target_bpp, tile), verify)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
@@ -176,7 +176,7 @@ class Codec:
         def latent(weights: Weights) -> tuple[Tensor, Tensor | None]:
             if weights.hash not in latents:
                 latents.clear()
-                latents[weights.hash] = _analysed(image, weights, tile)
+                latents[weights.hash] = _analyzed(image, weights, tile)
             return latents[weights.hash]
 
         def within(point: int) -> bool:
@@ -214,7 +214,7 @@ class Codec:
         weights = next((weights for weights in self._weights.values() if weights.hash == model_hash), None)
         if weights is None:
             have = ", ".join(dict.fromkeys(weights.hash.hex() for weights in self._weights.values()))
-            raise DkicError(f"the file was encoded with model {model_hash.hex()}, not with {have}; load that model")
+            raise DkicError(f"model {model_hash.hex()}: is needed to decode the file, and {have} is loaded; load that model")
         return weights
 
     @overload
@@ -254,7 +254,7 @@ class Codec:
             FormatError: data is damaged, or was encoded with other arithmetic. DkicError: it needs another model.
         """
         if output not in ("pil", "numpy", "torch", "image_data"):
-            raise DkicError(f"output must be pil, numpy, torch or image_data, not {output}")
+            raise DkicError(f"output: must be pil, numpy, torch or image_data, not {output}")
         _check_tile(tile)
         file = data if isinstance(data, DkicFile) else unpack(data, salvage=salvage)
         if file is not data:
@@ -315,7 +315,7 @@ def _operating_points(weights: list[Weights], qualities: list[int]) -> Operating
         return SeparateNetworks(qualities)
     if len(weights) > 1:
         others = ", ".join(str(one.path) for one in weights)
-        raise DkicError(f"a variable-rate model is one weights file, not several ({others}); give the path of one of them")
+        raise DkicError(f"model: a variable-rate model is one weights file, not several ({others}); give the path of one of them")
     return VariableRate(qualities)
 
 
@@ -330,11 +330,11 @@ def _name_of(image: object) -> str:
     return str(image) if isinstance(image, str | Path) else "the image"
 
 
-def _analysed(image: ImageData, weights: Weights, tile: int | None) -> tuple[Tensor, Tensor | None]:
+def _analyzed(image: ImageData, weights: Weights, tile: int | None) -> tuple[Tensor, Tensor | None]:
     pixels = image.pixels
     if not pixels.flags.writeable or min(pixels.strides) < 0:  # torch warns of the former and refuses the latter
         pixels = pixels.copy()
-    return analyse(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0), weights, tile)
+    return analyze(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0), weights, tile)
 
 
 def _packed(image: ImageData, weights: Weights, latent: tuple[Tensor, Tensor | None], point: OperatingPoint) -> bytes:
@@ -350,11 +350,11 @@ def _decoded_pixels(file: DkicFile, weights: Weights, tile: int | None) -> np.nd
     y_hat = decode_latent(file, weights).float()
     header = file.header
     quality = weights.quality_at(header.quality, header.qstep)
-    image = synthesise(y_hat, header.height, header.width, weights, tile, quality)
+    image = synthesize(y_hat, header.height, header.width, weights, tile, quality)
     pixels = image[0].permute(1, 2, 0).contiguous().numpy()
     return np.repeat(pixels[:, :, 1:2], 3, axis=2) if file.header.grayscale else pixels
 
 
 def _check_tile(tile: int | None) -> None:
     if tile is not None and (tile < 0 or tile % SIZE_MULTIPLE):
-        raise DkicError(f"tile must be a multiple of {SIZE_MULTIPLE}, or 0 for no tiles, not {tile}")
+        raise DkicError(f"tile: must be a multiple of {SIZE_MULTIPLE}, or 0 for no tiles, not {tile}")

@@ -98,12 +98,12 @@ def crc32c(data: bytes, crc: int = 0) -> int:
     return _rans.crc32c(data, crc)
 
 
-def check_size(width: int, height: int, where: str = "", error: type[DkicError] = DkicError) -> None:
+def check_size(width: int, height: int, where: str = "image:", error: type[DkicError] = DkicError) -> None:
     """Raises `error`, with a message that begins with `where`, if dkic does not code images of this size."""
     if width < 1 or height < 1:
-        raise error(f"{where}the image has {width} x {height} pixels, but must have at least 1 x 1")
+        raise error(f"{where} must have at least 1 x 1 pixels, not {width} x {height}")
     if width * height > MAX_PIXELS:
-        raise error(f"{where}the image has {width} x {height} pixels, but may have at most {MAX_PIXELS}")
+        raise error(f"{where} must have at most {MAX_PIXELS} pixels, not {width} x {height}")
 
 
 def pack(file: DkicFile) -> bytes:
@@ -113,8 +113,8 @@ def pack(file: DkicFile) -> bytes:
     if file.icc is not None:
         if len(file.icc) > MAX_ICC_BYTES:
             raise DkicError(
-                f"the image's ICC profile has {len(file.icc)} bytes, but a .dkic file holds at most "
-                f"{MAX_ICC_BYTES}; remove the profile from the image or use a smaller one"
+                f"icc: the profile has {len(file.icc)} bytes, and a .dkic file holds at most {MAX_ICC_BYTES}; "
+                "remove it from the image or use a smaller one"
             )
         sections += _pack_section(_ICC, zlib.compress(file.icc, 9))
     return header + sections
@@ -138,7 +138,7 @@ def unpack(data: bytes, *, salvage: bool = False) -> DkicFile:
             that begins with the section ("header", "image section", "ICC section").
     """
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise DkicError(f"data: the contents of a .dkic file must be bytes, not {type(data).__name__}")
+        raise DkicError(f"data: must be the bytes of a .dkic file, not {type(data).__name__}")
     try:
         file, problems = _unpack_all(_Reader(bytes(data)))
     except FormatError as error:
@@ -176,13 +176,13 @@ def read_head(file: IO[bytes]) -> tuple[Header, bytes | None]:
 def _pack_header(header: Header, has_icc: bool) -> bytes:
     check_size(header.width, header.height)
     if len(header.model_hash) != MODEL_HASH_BYTES:
-        raise DkicError(f"a model hash has {MODEL_HASH_BYTES} bytes, but {header.model_hash.hex()!r} has not")
+        raise DkicError(f"model_hash: must have {MODEL_HASH_BYTES} bytes, not {len(header.model_hash)}")
     if not 0 <= header.quality <= 255:
-        raise DkicError(f"quality must be from 0 to 255 to be written in a .dkic file, not {header.quality}")
+        raise DkicError(f"quality: must be from 0 to 255, not {header.quality}")
     if not 0 <= header.arithmetic <= 15:
-        raise DkicError(f"the arithmetic mode must be from 0 to 15, not {header.arithmetic}")
+        raise DkicError(f"arithmetic: must be from 0 to 15, not {header.arithmetic}")
     if not -MAX_QSTEP <= header.qstep <= MAX_QSTEP:
-        raise DkicError(f"the qstep must be from {-MAX_QSTEP} to {MAX_QSTEP}, not {header.qstep}")
+        raise DkicError(f"qstep: must be from {-MAX_QSTEP} to {MAX_QSTEP}, not {header.qstep}")
     mode = header.arithmetic | header.grayscale * _GRAYSCALE_BIT | has_icc * _ICC_BIT | (header.qstep != 0) * _QSTEP_BIT
     head = MAGIC + bytes([VERSION, mode, header.quality]) + header.model_hash
     head += _varint(header.width) + _varint(header.height)
@@ -198,7 +198,7 @@ def _pack_section(section_type: int, payload: bytes) -> bytes:
 
 def _varint(value: int) -> bytes:
     if value >> 7 * _MAX_VARINT_BYTES:
-        raise DkicError(f"{value} is too large for a .dkic file, a number has {_MAX_VARINT_BYTES} bytes")
+        raise DkicError(f"number: must be below 2^{7 * _MAX_VARINT_BYTES} in a .dkic file, not {value}")
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -224,7 +224,7 @@ class _Reader:
     def take(self, count: int) -> bytes:
         left = len(self.data) - self.position
         if count > left:
-            raise self.error(f"the file ends too early, {count} more bytes are needed and {left} are left")
+            raise self.error(f"the file ends too early, {count} more bytes are needed and {left} are left; get the whole file")
         self.position += count
         return self.data[self.position - count : self.position]
 
@@ -244,7 +244,7 @@ class _Reader:
 
     def check_crc(self, stored: int, computed: int) -> None:
         if stored != computed:
-            raise self.error(f"its CRC32C is {computed:08x}, not {stored:08x}, so the file is damaged")
+            raise self.error(f"its CRC32C is {computed:08x}, not {stored:08x}; get an undamaged file")
 
 
 def _unpack_header(reader: _Reader) -> tuple[Header, bool]:
@@ -272,7 +272,7 @@ def _unpack_header(reader: _Reader) -> tuple[Header, bool]:
         raise reader.error(f"bit 7 of byte 5 must be zero, but the byte is {mode:#04x}")
     if mode & _QSTEP_BIT and not (qstep and -MAX_QSTEP <= qstep <= MAX_QSTEP):
         raise reader.error(f"the qstep must be from {-MAX_QSTEP} to {MAX_QSTEP} and not 0, but it is {qstep}")
-    check_size(width, height, "header: ", FormatError)
+    check_size(width, height, "header: the image", FormatError)
     header = Header(width, height, model_hash, quality, mode & 0x0F, bool(mode & _GRAYSCALE_BIT), qstep)
     return header, bool(mode & _ICC_BIT)
 

@@ -106,14 +106,14 @@ def images_in(folder: str | os.PathLike[str]) -> FolderImages:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DkicError(f"{folder}: there is no such folder of images")
+        raise DkicError(f"{folder}: there is no such folder; give a folder of images")
     try:
         files = [path for path in sorted(folder.iterdir()) if path.name[0] != "." and not path.is_dir()]
     except OSError as error:
         raise DkicError(f"{folder}: can't be read ({reason(error)})") from None
     found = _sorted_out(files)
     if not found.images:
-        raise DkicError(f"{folder}: there are no images ({', '.join(_readable_suffixes())}) in it")
+        raise DkicError(f"{folder}: there are no images ({', '.join(_readable_suffixes())}) in it; give another folder")
     return found
 
 
@@ -124,7 +124,7 @@ def images_below(folder: str | os.PathLike[str]) -> FolderImages:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DkicError(f"{folder}: there is no such folder of images")
+        raise DkicError(f"{folder}: there is no such folder; give a folder of images")
     return _sorted_out(sorted(_files_below(folder)))
 
 

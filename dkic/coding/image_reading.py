@@ -69,7 +69,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         found = format_of(file.read(_HEAD_BYTES))
         file.seek(0)
         if found is None or found.unavailable_reason():
-            raise DkicError(f"{path}: not a {format_names()} image")
+            raise DkicError(f"{path}: not a {format_names()} image; convert it to one of these formats")
         found.register()
         with Image.open(file, formats=(found.pillow,)) as pil:
             return pil.size
@@ -81,10 +81,10 @@ def _from_file(file: IO[bytes], name: str, background: str | None) -> ImageData:
     head = file.read(_HEAD_BYTES)
     file.seek(-len(head), os.SEEK_CUR)
     if not head:
-        raise DkicError(f"{name}: the file is empty")
+        raise DkicError(f"{name}: the file is empty; get the whole file")
     found = format_of(head)
     if found is None:
-        raise DkicError(f"{name}: not a {format_names()} image, or its header is damaged")
+        raise DkicError(f"{name}: not a {format_names()} image, or its header is damaged; convert it or get an undamaged file")
     if unavailable := found.unavailable_reason():
         raise DkicError(f"{name}: this is {found.label}, which can't be read; {unavailable}")
     found.register()

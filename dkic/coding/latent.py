@@ -45,7 +45,7 @@ class CodedPart(NamedTuple):
     def check(self) -> None:
         """Raises DkicError for what only broken weights produce."""
         if not self.largest < 2**31:
-            raise DkicError("the model's latent is not finite or far too large; its weights are broken")
+            raise DkicError("model: its latent is not finite or far too large, as of broken weights; use other weights")
         if self.no_scale:
             raise DkicError(NO_SCALE)
 

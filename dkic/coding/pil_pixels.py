@@ -32,7 +32,7 @@ def pil_pixels(
     Raises:
         DkicError: the image is not one that dkic codes.
     """
-    check_size(pil.width, pil.height, f"{name}: ")
+    check_size(pil.width, pil.height, f"{name}: the image")
     if refusal := _refusal(pil):
         raise DkicError(f"{name}: {refusal}")
     transparent_gray = _scaled_transparent_gray(pil)

@@ -38,9 +38,11 @@ def pillow_guard(name: str) -> Iterator[None]:
     except DkicError:
         raise
     except Image.DecompressionBombError as error:
-        raise DkicError(f"{name}: the image has more than {MAX_PIXELS} pixels") from error
+        raise DkicError(f"{name}: the image must have at most {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
-        raise DkicError(f"{name}: not a {format_names()} image, or its header is damaged") from error
+        raise DkicError(
+            f"{name}: not a {format_names()} image, or its header is damaged; convert it or get an undamaged file"
+        ) from error
     except Exception as error:
         # Pillow's readers raise anything on damaged files: SyntaxError, struct.error, MemoryError ...
         raise DkicError(f"{name}: can't be read as an image ({reason(error)})") from error

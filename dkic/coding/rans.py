@@ -68,7 +68,7 @@ try:
     from dkic._native import _rans
 except ImportError as error:
     raise ImportError(
-        f"dkic's entropy coder does not load ({error}): build it with `python3 -m pip install -e .` in "
+        f"dkic's entropy coder: can't be loaded ({error}); build it with `python3 -m pip install -e .` in "
         "dkic's source folder (a C++20 compiler is needed)"
     ) from error
 
@@ -125,7 +125,7 @@ class Decoder:
     def __init__(self, data: bytes, tables: Tables) -> None:
         """data: the result of `encode` or `Encoder.finish` for the same tables. Raises FormatError."""
         if not isinstance(data, bytes | bytearray | memoryview):
-            raise TypeError(f"data must be bytes, got {type(data).__name__}")
+            raise TypeError(f"data: must be bytes, not {type(data).__name__}")
         self._tables = tables
         try:
             self._decoder = _rans.Decoder(data, _native(tables))
@@ -155,13 +155,13 @@ class Decoder:
 
 
 def _format_error(error: Exception) -> FormatError:
-    return FormatError(f"the entropy-coded stream is damaged or was coded with other tables: {error}")
+    return FormatError(f"stream: damaged, or coded with other tables ({error})")
 
 
 def _native(tables: Tables) -> Any:
     """The native coder's form of the tables, cached for each `Tables` object."""
     if not isinstance(tables, Tables):
-        raise TypeError(f"tables must be dkic.entropy.tables.Tables, got {type(tables).__name__}")
+        raise TypeError(f"tables: must be dkic.entropy.tables.Tables, not {type(tables).__name__}")
     native = _native_tables.get(tables)
     if native is None:
         native = _rans.TableSet(tables.frequencies, tables.length, tables.offset)
@@ -176,24 +176,24 @@ def _as_array(value: Array, name: str, dtypes: tuple[type, ...]) -> np.ndarray:
     array = value
     if torch is not None and isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
-            raise TypeError(f"{name} must be on the CPU, got a tensor on {value.device}")
+            raise TypeError(f"{name}: must be on the CPU, not on {value.device}")
         if value.dtype not in (getattr(torch, np.dtype(dtype).name) for dtype in dtypes):
-            raise TypeError(f"{name} must be {allowed}, got {value.dtype}")
+            raise TypeError(f"{name}: must be {allowed}, not {value.dtype}")
         array = value.numpy()
     elif not isinstance(value, np.ndarray):
         kind = type(value).__name__
-        raise TypeError(f"{name} must be a numpy array or torch tensor of {allowed}, got {kind}")
+        raise TypeError(f"{name}: must be a numpy array or torch tensor of {allowed}, not {kind}")
     if array.dtype not in dtypes:
-        raise TypeError(f"{name} must be {allowed}, got {array.dtype}")
+        raise TypeError(f"{name}: must be {allowed}, not {array.dtype}")
     if array.ndim != 1:
-        raise ValueError(f"{name} must have one dimension, got shape {tuple(array.shape)}")
+        raise ValueError(f"{name}: must have one dimension, not shape {tuple(array.shape)}")
     return np.ascontiguousarray(array)
 
 
 def _check_indexes(indexes: Array, tables: Tables) -> np.ndarray:
     array = _as_array(indexes, "indexes", (np.uint8,))
     if array.size and array.max() >= len(tables):
-        raise ValueError(f"indexes must be below the number of tables, {len(tables)}, got {array.max()}")
+        raise ValueError(f"indexes: must be below the number of tables, {len(tables)}, not {array.max()}")
     return array
 
 
@@ -201,5 +201,5 @@ def _check_pair(symbols: Array, indexes: Array, tables: Tables) -> tuple[np.ndar
     symbols_array = _as_array(symbols, "symbols", (np.int16, np.int32))
     indexes_array = _check_indexes(indexes, tables)
     if len(symbols_array) != len(indexes_array):
-        raise ValueError(f"symbols and indexes must have one length, got {len(symbols_array)} and {len(indexes_array)}")
+        raise ValueError(f"symbols, indexes: must have one length, not {len(symbols_array)} and {len(indexes_array)}")
     return symbols_array, indexes_array

@@ -27,7 +27,7 @@ def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
 
 
 @_without_autocast
-def analyse(x: Tensor, weights: Weights, tile: int | None = None) -> tuple[Tensor, Tensor | None]:
+def analyze(x: Tensor, weights: Weights, tile: int | None = None) -> tuple[Tensor, Tensor | None]:
     """x `[1, 3, H, W]`, uint8 or float32 in [0, 1], any size -> y, and z_hat as integers (None: no hyper-prior)."""
     side, device = tile_side(x.shape[-2], x.shape[-1], tile), weights.device
     x = _padded(x)
@@ -41,7 +41,7 @@ def analyse(x: Tensor, weights: Weights, tile: int | None = None) -> tuple[Tenso
     def g_a(part: Tensor) -> Tensor:
         part = part.to(device)
         part = part.float() / 255 if part.dtype == torch.uint8 else part
-        return weights.model.analyse(part.contiguous(memory_format=torch.channels_last))
+        return weights.model.analyze(part.contiguous(memory_format=torch.channels_last))
 
     tiled(g_a, x, side, MARGIN, write)
     z = weights.model.hyper_latent(y)
@@ -49,7 +49,7 @@ def analyse(x: Tensor, weights: Weights, tile: int | None = None) -> tuple[Tenso
 
 
 @_without_autocast
-def synthesise(
+def synthesize(
     y_hat: Tensor, height: int, width: int, weights: Weights, tile: int | None = None, quality: Tensor | None = None
 ) -> Tensor:
     """y_hat `[1, M, h, w]` -> image `[1, 3, height, width]`, uint8, channels_last.
@@ -63,7 +63,7 @@ def synthesise(
         image[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part.clamp(0, 1).mul(255).round().to(torch.uint8)
 
     def g_s(part: Tensor) -> Tensor:
-        return weights.model.synthesise(part.contiguous(memory_format=torch.channels_last), quality)
+        return weights.model.synthesize(part.contiguous(memory_format=torch.channels_last), quality)
 
     tiled(g_s, y_hat, tile_side(height, width, tile) // LATENT_STRIDE, MARGIN // LATENT_STRIDE, write)
     return image

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dkic.compressai.entropy_models import tables_of
 from dkic.compressai.quantized_network import UNITS, QuantizedNetwork
 from dkic.compressai.replacement import accelerated
-from dkic.quantized import ActivationScale, calibrating, check_bounds, convert, convert_empty, quantized_layers, stored_names
+from dkic.quantized import ActivationScale, calibrate, convert, load
 
 MODELS = "ScaleHyperprior, MeanScaleHyperprior and models of a HyperpriorLatentCodec"
 
@@ -72,7 +72,7 @@ def make_bit_exact(
     try:
         with _installed(replacements):
             float_bytes = _stream_bytes(model, measured) if measured is not calibration else None
-            with calibrating(model):
+            with calibrate(model):
                 calibration_bytes = _stream_bytes(model, calibration)
             convert(model)
             bit_exact_bytes = _stream_bytes(model, measured)
@@ -90,30 +90,14 @@ def load_bit_exact(model: nn.Module, state_dict: Mapping[str, Any]) -> nn.Module
 
     Raises:
         TypeError: as for `make_bit_exact`.
-        ValueError: state_dict is not that of a converted model.
+        DkicError: state_dict is not that of a converted model, or a layer violates a bound of exact arithmetic.
         RuntimeError: state_dict is that of a model of another shape.
-        DkicError: a layer violates a bound of exact arithmetic.
 
     After an error the model has its original entropy networks.
     """
     with _installed(_replacements(model)):
-        devices = {name: _device(layer) for name, layer in quantized_layers(model).items()}
-        convert_empty(model)
-        for name, layer in quantized_layers(model).items():
-            for key in layer.stored:
-                setattr(layer, key, torch.zeros_like(getattr(layer, key), device=devices[name]))
-        for name in stored_names(model):
-            if name not in state_dict:
-                raise ValueError(
-                    f"load_bit_exact/state_dict: has no {name}; give the state_dict of a model that make_bit_exact converted"
-                )
-        model.load_state_dict(state_dict)
-        check_bounds(model)
+        load(model, state_dict)
     return model
-
-
-def _device(layer: nn.Module) -> torch.device:
-    return next(t.device for t in (*layer.parameters(), *layer.buffers()))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from dkic.errors import DkicError
 
 SCALE_INDEX_MAX = len(SCALES) - 1
 _LOG_FIRST = math.log(SCALES[0])
-NO_SCALE = "the model's scales are not numbers; its weights are broken"
+NO_SCALE = "model: its scales are NaN, as of broken weights; use other weights"
 INDEX_LOG_STEP = math.log(SCALES[-1] / SCALES[0]) / SCALE_INDEX_MAX  # from one scale to the next
 
 # Coded means are multiples of 1/64. Rounding them costs no measurable rate, and float64 differences of 1e-13 between machines
@@ -37,7 +37,7 @@ def qstep_size(qstep: int) -> float:
     """Quantization step of y: 1.131 ** qstep (qstep -8 to 8), rounded to a multiple of 1/64; 1 for qstep 0.
 
     1.131 is the ratio of neighboring scales, so a coarser quantization shifts all table indexes by the same number. A multiple of
-    1/64 keeps y_hat on the grid of means.
+    1/64 keeps y_hat a multiple of 1/64, as means are.
     """
     return _QSTEP_SIZES[qstep + 8] / MEAN_STEPS
 

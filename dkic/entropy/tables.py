@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from dkic.errors import FormatError
+from dkic.gaussian_scales import SCALE_COUNT, SCALE_FIRST, SCALE_LAST
 
 FREQUENCY_BITS = 16
 FREQUENCY_SUM = 2**FREQUENCY_BITS
 MAX_TABLES = 256  # a table index is one byte
 MAX_LENGTH = FREQUENCY_SUM  # every frequency is at least 1
 
-SCALES: np.ndarray = np.exp(np.linspace(math.log(0.11), math.log(256.0), 64))
+SCALES: np.ndarray = np.exp(np.linspace(math.log(SCALE_FIRST), math.log(SCALE_LAST), SCALE_COUNT))
 """Standard deviations of `gaussian_tables`, float64 `[64]`, equally spaced in their logarithm."""
 
 _ARRAY_NAMES = ("frequencies", "length", "offset")

@@ -1,1 +1,1 @@
-"""Codecs compared: what they make of images, in numbers and to look at."""
+"""Evaluation of codecs: measurements, metrics, figures and reports."""

@@ -32,7 +32,7 @@ class ByFfmpeg:
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
         height, width = pixels.shape[:2]
         if self.name == "vvc" and (height % 2 or width % 2):
-            raise DkicError(f"vvc codes 4:2:0, which needs even sides; the image is {width}x{height}")
+            raise DkicError(f"vvc: the sides of a 4:2:0 image must be even, not {width}x{height}")
         threads = str(torch.get_num_threads())
         if self.name == "vvc":
             coder = ["-c:v", "libvvenc", "-preset", "medium", "-qpa", "0", "-qp", str(quality), "-threads", threads]

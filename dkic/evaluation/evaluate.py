@@ -47,7 +47,7 @@ def run(
     """Measures, allocates and writes the report. The arguments are the options of `dkic evaluate`. Raises DkicError."""
     for package in ("pyarrow", "lpips", "matplotlib", "bjontegaard", "pytorch_msssim"):
         if find_spec(package) is None:
-            raise DkicError(f"`dkic evaluate` needs {package}; {install('eval')}")
+            raise DkicError(f"`dkic evaluate`: needs {package}; {install('eval')}")
     import torch
 
     from dkic.coding.image_formats import images_in
@@ -138,7 +138,7 @@ def _asked(metrics: Sequence[str], allocate_by: str) -> list[str]:
     """The requested metrics of OPTIONAL. Raises DkicError."""
     for alone in ("all", "none"):
         if alone in metrics and len(metrics) > 1:
-            raise DkicError(f"--metrics {alone}: can't be combined with other names")
+            raise DkicError(f"--metrics {alone}: can't be combined with other names; give it alone")
     return [name for name in OPTIONAL if name in (*metrics, allocate_by) or "all" in metrics]
 
 

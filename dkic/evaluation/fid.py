@@ -79,7 +79,7 @@ class PatchMetrics:
 
         own = torch.cat(list(features(decoded, self._network)))
         if len(own) != self.patches:
-            raise ValueError(f"these images have {len(own)} patches, and the originals {self.patches}")
+            raise ValueError(f"decoded: must have {self.patches} patches as the originals have, not {len(own)}")
         fid = fid_statistics_to_metric(fid_features_to_statistics(own), self._statistics, verbose=False)
         size, subsets = self._subsets()
         kid = kid_features_to_metric(

@@ -51,7 +51,7 @@ def parse_crops(texts: Sequence[str], images: Mapping[str, Path]) -> dict[str, l
         if not inside or crop.width < 8 or crop.height < 8:
             raise DkicError(f"--crop {text}: must be at least 8x8 and inside the image of {width}x{height}")
         if len(found.setdefault(image, [])) == len(COLORS):
-            raise DkicError(f"--crop {text}: at most two crops an image")
+            raise DkicError(f"--crop {text}: an image must have at most two crops")
         found[image].append(crop)
     return found
 

@@ -1,4 +1,4 @@
-"""The Inception network that FID and KID compare patches by: torch-fidelity's, with weights that are looked for, not fetched."""
+"""The Inception network of FID and KID, from torch-fidelity. Its weights are read from local files and never downloaded."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,14 +16,17 @@ SOURCE = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FI
 
 
 def load_inception(file: Path | None = None) -> nn.Module:
-    """The network on the CPU: uint8 `[N, 3, H, W]` -> a tuple of float32 `[N, 2048]`, the features of FID and KID.
+    """Loads the Inception network on the CPU.
 
     Args:
-        file: its weights; None: those where torch-fidelity itself leaves them, or those in dkic's cache folder.
+        file: weights file; None: the first existing file of `cached_weights`.
+
+    Returns:
+        A module that maps uint8 images `[N, 3, H, W]` to a tuple with the features of FID and KID, float32 `[N, 2048]`.
 
     Raises:
-        Unavailable: file is None, and torch-fidelity or weights are not there.
-        DkicError: a file of weights can't be used, or one was given and torch-fidelity is not there.
+        Unavailable: `file` is None, and torch-fidelity is not installed or there are no weights.
+        DkicError: the weights file is not usable; or `file` is given and torch-fidelity is not installed.
     """
     if find_spec("torch_fidelity") is None:
         raise (DkicError if file else Unavailable)(f"torch-fidelity is not installed; {install('eval')}")
@@ -36,21 +39,21 @@ def load_inception(file: Path | None = None) -> nn.Module:
 
 
 def cached_weights() -> list[Path]:
-    """Where weights are looked for: in the cache of torch's hub, then in dkic's."""
+    """Default paths of the weights, in search order: the cache of torch.hub (torch-fidelity's default) and dkic's cache."""
     return [Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME, cache_folder() / FILE_NAME]
 
 
 def _load(path: Path) -> nn.Module:
     from torch_fidelity import FeatureExtractorInceptionV3
 
-    layer = FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("fid")  # KID has the same
+    layer = FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("fid")  # the same layer for KID
     try:
-        # torch-fidelity lets a file run code; this does not, and what passes has none.
+        # torch-fidelity loads without weights_only; this load rejects files that contain code.
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not all(isinstance(value, Tensor) and value.isfinite().all() for value in state.values()):
             raise ValueError("other contents")
         return FeatureExtractorInceptionV3("inception-v3-compat", [layer], feature_extractor_weights_path=path)
     except OSError as error:
         raise DkicError(f"{path}: no weights that can be read ({reason(error)})") from None
-    except Exception:  # torch raises half a dozen types, with paragraphs of advice
-        raise DkicError(f"{path}: does not hold the weights of torch-fidelity's Inception, {FILE_NAME}") from None
+    except Exception:  # torch.load raises many types, with long messages
+        raise DkicError(f"{path}: does not hold the weights of torch-fidelity's Inception, {FILE_NAME}; give that file") from None

@@ -71,8 +71,8 @@ class Cheng2020:
         self._urls = model_urls[name]["mse"]
         self.qualities = tuple(sorted(self._files or cfgs[name]))
         self.about = f"{name}: CompressAI, {'given weights' if self._files else 'MSE weights of its zoo'}, 16 bytes of header"
-        self._model = lru_cache(maxsize=None)(self._load)
-        self._model(self.qualities[0])  # fails now if weights are missing
+        self.network = lru_cache(maxsize=None)(self._load)
+        self.network(self.qualities[0])  # fails now if weights are missing
 
     def _load(self, quality: int) -> Any:
         path = self._files.get(quality)
@@ -96,7 +96,7 @@ class Cheng2020:
     def encode(self, pixels: np.ndarray, quality: int) -> bytes:
         height, width = pixels.shape[:2]
         x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        coded = self._model(quality).compress(F.pad(x, (0, -width % 64, 0, -height % 64), mode="replicate"))
+        coded = self.network(quality).compress(F.pad(x, (0, -width % 64, 0, -height % 64), mode="replicate"))
         (y,), (z,) = coded["strings"]
         return struct.pack("<4I", height, width, quality, len(z)) + z + y
 
@@ -105,7 +105,7 @@ class Cheng2020:
         height, width, quality, length = struct.unpack("<4I", data[:16])
         z, y = data[16 : 16 + length], data[16 + length :]
         shape = (-(-height // 64), -(-width // 64))
-        x_hat = self._model(quality).decompress([[y], [z]], shape)["x_hat"][0, :, :height, :width]
+        x_hat = self.network(quality).decompress([[y], [z]], shape)["x_hat"][0, :, :height, :width]
         return x_hat.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 

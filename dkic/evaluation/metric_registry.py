@@ -63,5 +63,5 @@ def _load(name: str) -> Compare:
 
         return partial(metrics.dists, network=DISTS())
     if name == "ssimulacra2" and find_spec("ssimulacra2") is None:
-        raise DkicError(f"SSIMULACRA2 needs the package ssimulacra2; {install('eval')}")
+        raise DkicError(f"SSIMULACRA2: needs the package ssimulacra2; {install('eval')}")
     return {"ssimulacra2": metrics.ssimulacra2, "psnr": metrics.psnr, "ms_ssim": metrics.ms_ssim}[name]

@@ -22,7 +22,7 @@ def batch(*images: np.ndarray) -> Tensor:
     """uint8 `[H, W, 3]` images of one size -> uint8 `[N, 3, H, W]`, as the metrics take them."""
     for p in images:
         if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] != 3 or p.shape != images[0].shape:
-            raise ValueError(f"images must be uint8 [H, W, 3] of one size, and one is {p.dtype} {list(p.shape)}")
+            raise ValueError(f"images: must be uint8 [H, W, 3] of one size, not {p.dtype} {list(p.shape)}")
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
@@ -97,4 +97,4 @@ def _file(x: Tensor) -> io.BytesIO:
 def _check(x: Tensor, x_hat: Tensor) -> None:
     for name, t in (("x", x), ("x_hat", x_hat)):
         if t.dtype != torch.uint8 or t.ndim != 4 or t.shape[1] != 3 or t.shape != x.shape:
-            raise ValueError(f"{name} must be uint8 [N, 3, H, W] as x is, and is {t.dtype} {list(t.shape)}")
+            raise ValueError(f"{name}: must be uint8 [N, 3, H, W] of the shape of x, not {t.dtype} {list(t.shape)}")

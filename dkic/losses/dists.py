@@ -42,7 +42,7 @@ class DISTS(nn.Module):
         layers: list[nn.Module] = [_L2Pool() if isinstance(layer, nn.MaxPool2d) else layer for layer in features]
         ends = [-1, *features.compared]
         self.stages = nn.ModuleList(nn.Sequential(*layers[a + 1 : b + 1]) for a, b in zip(ends, ends[1:], strict=False))
-        alpha, beta = _similarity_weights()
+        alpha, beta = similarity_weights()
         self.register_buffer("alpha", alpha)
         self.register_buffer("beta", beta)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406], **_FLOAT32_CPU).reshape(3, 1, 1))
@@ -106,7 +106,7 @@ def _similarities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return texture, (2 * (a * b).mean((2, 3)) + _STABILITY) / (variances + _STABILITY)
 
 
-def _similarity_weights() -> tuple[Tensor, Tensor]:
+def similarity_weights() -> tuple[Tensor, Tensor]:
     """alpha and beta `[1475]`, fitted by DISTS' authors."""
     spec = find_spec("DISTS_pytorch")
     if spec is None or not spec.submodule_search_locations:

@@ -34,7 +34,7 @@ class _Input(NamedTuple):
     after: int
 
 
-class _Band(NamedTuple):
+class Band(NamedTuple):
     """A tile along one axis.
 
     pixels: of the image, with the receptive field. inputs: of each layer. own: the positions that the tile owns, in its part of
@@ -60,17 +60,17 @@ def lpips_in_tiles(network: LPIPS, x: Tensor, x_hat: Tensor, tile: int) -> Tenso
     """
     if tile < MIN_TILE:
         raise ValueError(f"lpips_in_tiles/tile: is {tile}; give at least {MIN_TILE}")
-    rows, columns = (list(_bands(network.backbone, side, tile)) for side in x.shape[2:])
+    rows, columns = (list(bands(network.backbone, side, tile)) for side in x.shape[2:])
     tiles = [(row, column) for row in rows for column in columns]
     distances = []
     for pair in zip(x, x_hat, strict=True):
-        maps = [_of_tile(network, pair, *bands) for bands in tiles]
+        maps = [_of_tile(network, pair, *tile_bands) for tile_bands in tiles]
         sums, positions = torch.tensor(maps, dtype=torch.float64, device="cpu").sum(0).unbind(1)
         distances.append((sums / positions).sum())
     return torch.stack(distances).to(x.device, torch.float32)
 
 
-def _of_tile(network: LPIPS, pair: tuple[Tensor, Tensor], row: _Band, column: _Band) -> list[tuple[float, int]]:
+def _of_tile(network: LPIPS, pair: tuple[Tensor, Tensor], row: Band, column: Band) -> list[tuple[float, int]]:
     """Sum and number of the distances that a tile owns, for each compared feature map. pair: images `[3, H, W]`."""
     pixels = torch.stack([image[:, row.pixels, column.pixels] for image in pair])
     x = network.normalized(pixels.float() / 255)
@@ -91,7 +91,7 @@ def _applied(layer: nn.Module, x: Tensor, rows: _Input, columns: _Input) -> Tens
     return F.conv2d(F.pad(x, (columns.before, columns.after, rows.before, rows.after)), layer.weight, layer.bias, layer.stride)
 
 
-def _bands(backbone: Backbone, side: int, tile: int) -> Iterator[_Band]:
+def bands(backbone: Backbone, side: int, tile: int) -> Iterator[Band]:
     """The tiles along an axis of `side` pixels."""
     geometry = [_geometry(layer) for layer in backbone]
     sizes = [side]  # of the image, then of each layer's output
@@ -114,7 +114,7 @@ def _bands(backbone: Backbone, side: int, tile: int) -> Iterator[_Band]:
             needed[i] = span, span[0] - padded[0], padded[1] - span[1]
         outputs[-1] = span  # the image
         inputs = [_Input(_within(outputs[i - 1], needed[i][0]), *needed[i][1:]) for i in range(len(geometry))]
-        yield _Band(slice(*span), inputs, [_within(outputs[i], own[i]) for i in backbone.compared])
+        yield Band(slice(*span), inputs, [_within(outputs[i], own[i]) for i in backbone.compared])
 
 
 def _geometry(layer: nn.Module) -> tuple[int, int, int]:

@@ -55,7 +55,7 @@ class CodecNetwork(nn.Module, ABC):
         """Whether one network covers the qualities 1 to 100."""
 
     @abstractmethod
-    def analyse(self, x: Tensor) -> Tensor:
+    def analyze(self, x: Tensor) -> Tensor:
         """x `[N, 3, H, W]` in [0, 1], H and W multiples of 16 -> y `[N, M, H/16, W/16]`."""
 
     @abstractmethod
@@ -71,7 +71,7 @@ class CodecNetwork(nn.Module, ABC):
         """The quantizer of y at a quality."""
 
     @abstractmethod
-    def synthesise(self, y_hat: Tensor, quality: Tensor | None) -> Tensor:
+    def synthesize(self, y_hat: Tensor, quality: Tensor | None) -> Tensor:
         """y_hat `[N, M, h, w]` -> x_hat `[N, 3, 16h, 16w]`, not clamped to [0, 1]."""
 
     @abstractmethod

@@ -55,7 +55,7 @@ class DKIC(CodecNetwork):
         latent = self.latent_bits(y, round_ste(z), generator=generator)
         return TrainingOutput(self.g_s(latent.y_hat), bits + latent.bits, quantized_bits + latent.quantized_bits, latent.y_hat)
 
-    def analyse(self, x: Tensor) -> Tensor:
+    def analyze(self, x: Tensor) -> Tensor:
         return self.g_a(x)
 
     def hyper_latent(self, y: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class DKIC(CodecNetwork):
     def quantizer(self, quality: Tensor | None) -> Quantizer:
         return Quantizer()
 
-    def synthesise(self, y_hat: Tensor, quality: Tensor | None) -> Tensor:
+    def synthesize(self, y_hat: Tensor, quality: Tensor | None) -> Tensor:
         return self.g_s(y_hat)
 
     def transforms(self) -> Iterator[nn.Module]:

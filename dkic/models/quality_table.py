@@ -84,7 +84,7 @@ class QuantizedQualityTable(QuantizedLayer, QualityTable, ABC):
         for name, (low, high) in self.bounds.items():
             table = getattr(self, name)
             if table.min() < low or table.max() > high:
-                raise DkicError(f"{name} has a number outside {low} to {high}")
+                raise DkicError(f"{name}: must be from {low} to {high}")
 
     def dequantize_from(self, other: "Self") -> None:
         qualities = torch.linspace(1, MAX_QUALITY, len(self.points)).mul(PARTS).round() / PARTS

@@ -17,7 +17,7 @@ the features to means and indexes are integers; means are multiples of 1/64.
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -113,24 +113,36 @@ class PassContext(QuantizedLayer):
         return mean / MEAN_STEPS, (index + INDEX_START).clamp(0, SCALE_INDEX_MAX)
 
 
+class ContextConfig(Protocol):
+    """The part of a model config that `SliceContext` reads."""
+
+    @property
+    def slices(self) -> tuple[SliceSpec, ...]: ...
+    @property
+    def hyper_features(self) -> int: ...
+    @property
+    def context_channels(self) -> int: ...
+
+
 class SliceContext(nn.Module):
     """The context of all slices; see the documentation of this module.
 
     Args:
-        config: model config; `slices`, `hyper_features` and `context_channels` are used.
+        config: model config.
         features: scale of the initial features; None: 1.
     """
 
-    def __init__(self, config: Any, features: ActivationScale | None = None) -> None:
+    def __init__(self, config: ContextConfig, features: ActivationScale | None = None) -> None:
         super().__init__()
         self.specs: tuple[SliceSpec, ...] = config.slices
         self.latent_channels = sum(spec.channels for spec in self.specs)
         self.features, self.passes = nn.ModuleList(), nn.ModuleList()
+        # "entries": the latent inputs. Weights files and checkpoints contain the name.
         self.entries, self.hidden_scales = nn.ModuleList(), nn.ModuleList()
         before, width = config.hyper_features, config.context_channels
         inputs: list[ActivationScale] = [features or ActivationScale(config.hyper_features, 1.0)]
         for spec in self.specs:
-            entry, hidden, own = LatentInput(spec.channels, MEAN_STEPS), ActivationScale(width), ActivationScale(width)
+            latent_input, hidden, own = LatentInput(spec.channels, MEAN_STEPS), ActivationScale(width), ActivationScale(width)
             self.features.append(
                 nn.Sequential(
                     QuantizedConv2d(before, width, 1, inputs=inputs, outputs=hidden, relu=True),
@@ -138,10 +150,12 @@ class SliceContext(nn.Module):
                     QuantizedConv2d(width, width, 3, 1, 1, inputs=[hidden], outputs=own),
                 )
             )
-            self.passes.append(nn.ModuleList(PassContext(spec, width, p == 0, entry.scale, own) for p in range(spec.passes)))
-            self.entries.append(entry)
+            self.passes.append(
+                nn.ModuleList(PassContext(spec, width, p == 0, latent_input.scale, own) for p in range(spec.passes))
+            )
+            self.entries.append(latent_input)
             self.hidden_scales.append(hidden)
-            inputs = [*inputs, entry.scale]
+            inputs = [*inputs, latent_input.scale]
             before += spec.channels
 
     def traverse(self, features: Tensor) -> "Traversal":
@@ -172,22 +186,22 @@ class Traversal:
         for number, spec in enumerate(context.specs):
             channels = slice(start, start + spec.channels)
             start += spec.channels
-            entry = cast(LatentInput, context.entries[number])
+            latent_input = cast(LatentInput, context.entries[number])
             slices.append((yield from self._passes(number, channels, context.features[number](seen.all()))))
             if start < context.latent_channels:
-                seen.add(entry(slices[-1]))
+                seen.add(latent_input(slices[-1]))
             else:
-                entry.scale.observe(slices[-1])
+                latent_input.scale.observe(slices[-1])
         self.y_hat = torch.cat(slices, dim=1)
 
     def _passes(self, number: int, channels: slice, features: Tensor) -> Generator[Pass, None, Tensor]:
         """Yields the passes of one slice; returns its y_hat."""
         n, _, h, w = features.shape
-        spec, entry = self._context.specs[number], self._context.entries[number]
+        spec, latent_input = self._context.specs[number], self._context.entries[number]
         unknown = features.new_zeros((n, spec.channels, h // 2, w // 2))
         parts = {(i, j): unknown for i in (0, 1) for j in (0, 1)}
         for cells, context in zip(PASSES[spec.passes], cast(nn.ModuleList, self._context.passes[number]), strict=True):
-            known = None if context.spatial is None else entry(join_cells(parts))
+            known = None if context.spatial is None else latent_input(join_cells(parts))
             part = Pass(channels, cells, *context(cells, features, known))
             del known
             yield part

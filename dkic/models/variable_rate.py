@@ -152,7 +152,7 @@ class VariableRateDKIC(CodecNetwork):
         latent = self.latent_bits(self.g_a(x), None, quality, generator)
         return TrainingOutput(self.g_s(latent.y_hat, quality), latent.bits, latent.quantized_bits, latent.y_hat)
 
-    def analyse(self, x: Tensor) -> Tensor:
+    def analyze(self, x: Tensor) -> Tensor:
         return self.g_a(x)
 
     def hyper_latent(self, y: Tensor) -> None:
@@ -164,7 +164,7 @@ class VariableRateDKIC(CodecNetwork):
     def quantizer(self, quality: Tensor | None) -> Quantizer:
         return self.quantizer_table(quality)
 
-    def synthesise(self, y_hat: Tensor, quality: Tensor | None) -> Tensor:
+    def synthesize(self, y_hat: Tensor, quality: Tensor | None) -> Tensor:
         return self.g_s(y_hat, quality)
 
     def transforms(self) -> Iterator[nn.Module]:

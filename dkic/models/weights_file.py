@@ -6,7 +6,7 @@ int8 with a scale for each output channel (dkic.models.int8_weights), all else a
 
     format 1    float networks, as training writes them: all tensors float16; h_s and context compute in float64
     format 2    h_s and context integers; the transforms float16
-    format 3    as 2, with large weights of the transforms int8. `steps.NAME`, float16 `[out]`, holds the scales of weight NAME
+    format 3    as 2, with large weights of the transforms int8. `scales.NAME`, float16 `[out]`, holds the scales of weight NAME
 
 All formats are read; 1 and 3 are written. Every .dkic file names its model by the hash of the weights file, so a published file
 is never changed: new weights get a new name.
@@ -33,12 +33,13 @@ from dkic.models.dkic import DKIC
 from dkic.models.int8_weights import from_int8, is_large, to_int8
 from dkic.models.presets import config_of, network_of
 from dkic.output_file import reason, write_atomically
-from dkic.quantized import check_bounds, convert_empty, stored_names
+from dkic.quantized import converted_state, load, stored_names
 from dkic.shipped_weights import file_hash
 
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
 _TABLES = "tables."
-_SCALES = "steps."  # prefix of the scales of int8 weights
+_SCALES = "scales."  # prefix of the scales of int8 weights
+_OLD_SCALES = "steps."  # that prefix in the shipped weights, whose bytes can't change
 # The factorized prior is needed only in training: the file contains its integer tables.
 _TRAINING_ONLY = "prior."
 _ACTIVATION_SCALE = ".scale"  # suffix of the activation scales, which a float network does not use
@@ -84,9 +85,11 @@ class Weights:
             return None
         at = quality - qstep / PARTS
         if not 1 <= at <= MAX_QUALITY:
-            raise DkicError(f"quality {quality} with qstep {qstep:+} is beyond 1 to {MAX_QUALITY}")
+            raise DkicError(f"quality {quality} with qstep {qstep:+}: must be from 1 to {MAX_QUALITY} together")
         if qstep >= PARTS // 2:
-            raise DkicError(f"a variable-rate model has qsteps -8 to 7, not {qstep:+}; take quality {quality - 1} with qstep -8")
+            raise DkicError(
+                f"qstep {qstep:+}: must be -8 to 7 for a variable-rate model; use quality {quality - 1} with qstep -8"
+            )
         return torch.tensor([at], dtype=torch.float64, device=self.device)
 
     def quantization(self, quality: int, qstep: int) -> tuple[Tensor | None, Quantizer]:
@@ -113,7 +116,7 @@ def save_weights(path: Path, model: CodecNetwork, quality: int, about: dict[str,
     tables = tables or _tables_of(model)
     integers = set(stored_names(model))
     tensors: dict[str, torch.Tensor] = {}
-    for name, value in _stored(model).items():
+    for name, value in _stored(model.state_dict()).items():
         if name in integers:
             tensors[name] = value
         elif integers and is_large(value):
@@ -141,7 +144,7 @@ def load_weights(path: str | Path) -> Weights:
         with torch.device("cpu"), safe_open(path, "pt") as file:  # safetensors reads to torch's default device
             head = json.loads((file.metadata() or {}).get("dkic", "null"))
             if not isinstance(head, dict) or head.get("format") not in FORMATS:
-                raise DkicError(f"not dkic weights of format {' or '.join(map(str, FORMATS))}")
+                raise DkicError(f"format: must be dkic weights of format {' or '.join(map(str, FORMATS))}")
             return _weights(path, head, file)
     except DkicError as error:
         raise DkicError(f"{path}: {error}") from None
@@ -155,56 +158,56 @@ def _weights(path: Path, head: dict[str, Any], file: safe_open) -> Weights:
     try:
         _check_quality(head["quality"])
         if not isinstance(head["about"], dict):
-            raise DkicError("about must be an object")
+            raise DkicError("about: must be an object")
         config = config_of(head["config"])
         arithmetic = FORMATS[head["format"]]
         with _LayersWithoutMemory():
             model = network_of(config)
-            if arithmetic == Arithmetic.EXACT:
-                convert_empty(model)
-        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-        expected = _stored(model)
+        in_file = {_SCALES + n.removeprefix(_OLD_SCALES) if n.startswith(_OLD_SCALES) else n: n for n in file.keys()}  # noqa: SIM118
+        found = {name: file.get_slice(given).get_shape() for name, given in in_file.items()}
+        exact = arithmetic == Arithmetic.EXACT
+        expected = _stored(converted_state(model) if exact else model.state_dict())
         in_int8 = [name for name in expected if _SCALES + name in found] if head["format"] == 3 else []
         expected |= _stored_in_int8({name: expected[name] for name in in_int8})
         shapes = {name: shape for name, shape in found.items() if not name.startswith(_TABLES)}
-        if {name: list(t.shape) for name, t in expected.items()} != shapes:
-            raise DkicError("the tensors' names or shapes do not fit the config")
-        arrays = {name.removeprefix(_TABLES): file.get_tensor(name).numpy() for name in found.keys() - expected.keys()}
+        if len(in_file) < len(file.keys()) or {name: list(t.shape) for name, t in expected.items()} != shapes:
+            raise DkicError("tensors: must have the names and shapes of the config")
+        arrays = {name.removeprefix(_TABLES): file.get_tensor(in_file[name]).numpy() for name in found.keys() - expected.keys()}
         tables = Tables.from_arrays(arrays)
         if len(tables) != len(SCALES) + config.hyper_channels:
-            raise DkicError(f"it holds {len(tables)} tables, and the config needs {len(SCALES) + config.hyper_channels}")
+            raise DkicError(f"tables: must be {len(SCALES) + config.hyper_channels} for the config, not {len(tables)}")
         # Integers must have their dtype; floating-point tensors are converted from any.
-        tensors = {name: file.get_tensor(name) for name in expected}
+        tensors = {name: file.get_tensor(in_file[name]) for name in expected}
         for name, t in tensors.items():
             wanted = expected[name].dtype
             if t.dtype != wanted and not (wanted.is_floating_point and t.is_floating_point()):
-                raise DkicError(f"{name} is of type {str(t.dtype)[6:]}, not {str(wanted)[6:]}")
+                raise DkicError(f"{name}: must be of type {str(wanted)[6:]}, not {str(t.dtype)[6:]}")
             if not t.isfinite().all():
-                raise DkicError(f"{name} holds values that are not finite")
+                raise DkicError(f"{name}: must be finite")
             tensors[name] = t.to(wanted, copy=True)
         for name in in_int8:
             scale = tensors.pop(_SCALES + name)
             if not (scale > 0).all():
-                raise DkicError(f"a scale of {name} is not above 0")
+                raise DkicError(f"{name}: its scales must be above 0")
             tensors[name] = from_int8(tensors[name], scale)
-        model.load_state_dict(tensors, strict=False, assign=True)
-        if arithmetic == Arithmetic.EXACT:
-            check_bounds(model)
+        if exact:
+            load(model, tensors, strict=False, assign=True)
+        else:
+            model.load_state_dict(tensors, strict=False, assign=True)
     except (DkicError, KeyError) as error:
-        raise DkicError(f"damaged weights file ({reason(error)})") from None
+        raise DkicError(f"weights: damaged ({reason(error)}); get the file again") from None
     return Weights(path, _for_coding(model, arithmetic), tables, file_hash(path), head["quality"], head["about"], arithmetic)
 
 
-def _stored(model: CodecNetwork) -> dict[str, torch.Tensor]:
-    """The part of a model's state_dict that a file stores."""
-    dropped = _TRAINING_ONLY, _ACTIVATION_SCALE
-    return {n: t for n, t in model.state_dict().items() if not n.startswith(dropped[0]) and not n.endswith(dropped[1])}
+def _stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The part of a model's state dict that a file stores."""
+    return {n: t for n, t in state.items() if not n.startswith(_TRAINING_ONLY) and not n.endswith(_ACTIVATION_SCALE)}
 
 
 def _stored_in_int8(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors that a file stores for weights in int8: integers and scales, on the meta device."""
     if wrong := [name for name, t in weights.items() if t.ndim != 4 or not t.is_floating_point()]:
-        raise DkicError(f"it has scales of {wrong[0]}, which is not a weight of the transforms")
+        raise DkicError(f"{wrong[0]}: must be a weight of the transforms, as it has scales")
     scales = {_SCALES + name: torch.empty(len(t), dtype=torch.float32, device="meta") for name, t in weights.items()}
     # Not empty_like: for a tensor on the meta device it imports torch's compiler, which takes 0.5 s.
     return scales | {name: torch.empty(t.shape, dtype=torch.int8, device="meta") for name, t in weights.items()}

@@ -5,8 +5,8 @@ from dkic.ops import deform_conv2d, gaussian_likelihood, gaussian_symbols, ldcn
 ```
 """
 
-# The module of a public op is named _ldcn, so that dkic.ops.ldcn is the function alone. The next are imported for what they
-# register: rules for torch.vmap, and the fakes of internal ops.
+# Modules of public ops are named with an underscore (_ldcn), so that dkic.ops.ldcn is the function. The modules of the next line
+# are imported for what they register: batching rules of torch.vmap, and fake kernels of internal ops.
 from dkic.ops import batching, cdf_coder, quantized_conv2d, raster_context, requantize  # noqa: F401
 from dkic.ops._deform_conv2d import deform_conv2d
 from dkic.ops._explain import explain

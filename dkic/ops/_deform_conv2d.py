@@ -1,4 +1,4 @@
-"""Deformable convolution, modulated or not: a drop-in for torchvision's function."""
+"""Deformable convolution, with or without a modulation mask: a drop-in replacement for torchvision's function."""
 
 import torch
 from torch import Tensor
@@ -20,67 +20,69 @@ def deform_conv2d(
     dilation: Pair = 1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Convolution whose taps sample the input at learned positions, with learned weights (DCNv2, arXiv 1811.11168).
+    """Modulated deformable convolution (DCNv2, arXiv 1811.11168).
 
-    A drop-in for `torchvision.ops.deform_conv2d`:
+    A drop-in replacement for `torchvision.ops.deform_conv2d`:
 
         y[n, o, p] = bias[o] + sum_{c, k} weight[o, c, k] * mask[n, g, k, p]
                                * bilinear(input[n, c], p*stride - padding + k*dilation + offset[n, g, k, p])
 
-    over the channels c of o's weight group; g is c's offset group.
+    summed over the channels c of the weight group of o; g is the offset group of c.
 
     Args:
-        input: `[N, C, H, W]`, float32, float64, float16 or bfloat16. channels_last is the fast path.
-        offset: `[N, G*K*2, Ho, Wo]`, displacements in pixels, (dy, dx) interleaved per tap; K = kernel height * width, the
-            number of offset groups G follows from the shape and divides C.
-        weight: `[O, C/groups, kernel height, kernel width]`, input's dtype; the number of weight groups, which divides O too,
-            follows from the shape.
-        bias: `[O]`, input's dtype; None means zeros.
+        input: `[N, C, H, W]`, float32, float64, float16 or bfloat16. channels_last is fastest.
+        offset: `[N, G*K*2, Ho, Wo]`, displacements in pixels, (dy, dx) interleaved per tap; K = kernel height * width. The
+            number of offset groups G is inferred from the shape and must divide C.
+        weight: `[O, C/groups, kernel height, kernel width]`, same dtype as input. The number of weight groups is inferred from
+            the shape and must divide C and O.
+        bias: `[O]`, same dtype as input; None means zeros.
         stride, padding, dilation: an int or (height, width).
-        mask: `[N, G*K, Ho, Wo]`, the taps' weights; None means ones.
+        mask: `[N, G*K, Ho, Wo]`, the weight of each tap; None means ones.
 
-    Outside the image the input is 0. A sample at or beyond -1 or H (W) is 0 as a whole, and so are its gradients, but that of
-    offset at exactly -1: there it is that of the inner side, as in torchvision. (`dkic.ops.ldcn` gives 0.) Zero offsets with
-    padding put samples there. Positions and sums are float32 (float64 where input is float64).
+    The input is zero-padded. A sample with a coordinate <= -1 or >= H (W) is 0, and so are its gradients, with one exception: at
+    a coordinate of exactly -1, the gradient of offset is the one-sided derivative from inside the image, as in torchvision.
+    (`dkic.ops.ldcn` returns 0.) Zero offsets with padding sample at exactly -1. Positions and sums are float32 (float64 if input
+    is float64).
 
-    Under autocast everything is computed in float32 and returned in input's dtype, as torchvision does on CUDA; float64 stays.
+    Under autocast, the op computes in float32 and returns input's dtype, as torchvision does on CUDA; float64 stays float64.
 
     Differences from torchvision:
 
-    * NaN positions give NaN, and infinite ones 0, where torchvision 0.29 may end the process. Where a sample is 0 as a whole, a
-      NaN or infinite mask does not matter.
-    * offset and mask may have another floating dtype than input; half-precision positions and sums are float32. bfloat16 works
-      on the CPU too.
-    * A channels_last input gives a channels_last y, and gradients have the memory format of their tensors; torchvision's results
-      are contiguous.
-    * Wrong arguments are a ValueError or TypeError with another message; both are RuntimeErrors too. Sizes, strides, paddings and
-      dilations from 2^24 on are refused, and an input without channels.
-    * There are kernels for the CPU and for CUDA (torchvision: MPS too).
-    * `torch.func.grad` works, and `torch.vmap` is not a loop.
+    * NaN positions produce NaN and infinite positions produce 0; torchvision 0.29 can crash the process. For a sample outside
+      the image, a NaN or infinite mask has no effect.
+    * offset and mask can have a different floating-point dtype than input. With half-precision inputs, positions and sums are
+      float32. bfloat16 is also supported on the CPU.
+    * A channels_last input gives a channels_last y. Gradients have the memory format of their tensors. torchvision's results are
+      contiguous.
+    * Invalid arguments raise ValueError or TypeError, with different messages; both are also RuntimeErrors. Sizes,
+      strides, paddings and dilations must be below 2^24, and input must have at least one channel.
+    * CPU and CUDA are supported (torchvision also supports MPS).
+    * `torch.func.grad` is supported, and `torch.vmap` has a batching rule instead of a loop.
 
-    On a GPU, half precision rounds samples to it once, to multiply them on the tensor cores, which sum in float32. float32 is
-    multiplied by torch, and so as TF32 where torch.backends.cuda.matmul allows it, as in torchvision. The gradient of input is
-    summed by atomics, in any order; under `torch.use_deterministic_algorithms(True)` it is summed in 64-bit integers, the same
-    in every run. All else is the same in every run, as torch's matrix product is. The result on the CPU does not depend on the
-    number of threads. `dkic.ops.explain` names the kernels that serve a call.
+    On a GPU, half-precision samples are rounded once and multiplied on the tensor cores with float32 accumulation. float32
+    samples are multiplied by PyTorch's GEMM, in TF32 if `torch.backends.cuda.matmul` allows it, as in torchvision. The gradient
+    of input is accumulated with atomics in a nondeterministic order; under `torch.use_deterministic_algorithms(True)` it is
+    accumulated in 64-bit integers and reproducible bit by bit. All other results are as reproducible as PyTorch's matrix
+    product. Results on the CPU do not depend on the number of threads. `dkic.ops.explain` names the kernels of a call.
 
-    `torch.vmap` folds its dimension into the batch; into groups where it is one of weight or bias, or where gradients of these
-    are wanted per sample. Forward-mode and second derivatives raise NotImplementedError. `torch.jit.script` compiles calls of
-    this function; in them, wrong arguments are a RuntimeError of the native code.
+    `torch.vmap` folds the vmapped dimension into the batch. If weight or bias is vmapped, or if their gradients are requested
+    per sample, it is folded into the groups. Forward-mode and second derivatives raise NotImplementedError. `torch.jit.script`
+    supports this function; there, invalid arguments raise a RuntimeError from the native code.
 
-    Memory beside arguments and results on the CPU, forward as well as backward: up to 32 MB whatever the image's size, a copy of
-    the weight and, in half precision or where input is not channels_last, the gradient of input once more in float32 (float64).
-    An input that is not channels_last is copied up to 16 MB; a larger one is read as it lies, slower. On a GPU: copies of the
-    weight, of input and y's gradient where they are not channels_last, and of results that are not; parts of the weight's
-    gradient, in all as large as the weight or at most 1024 programs' tiles; and the gradient of input in float32 or,
-    deterministic, in 64-bit integers; in float32 and float64, up to 40 MB of samples.
+    Additional memory on the CPU, forward and backward: up to 32 MB for any image size, and a copy of weight. In half precision,
+    or if input is not channels_last, the gradient of input is also held in float32 (float64). An input that is not channels_last
+    is copied if it has up to 16 MB; a larger input is read with its strides, which is slower.
+
+    Additional memory on a GPU: a copy of weight; channels_last copies of input, of y's gradient and of results that have another
+    memory format; partial sums of weight's gradient, in total the size of weight or the tiles of 1024 programs; the gradient of
+    input in float32 (64-bit integers if deterministic); for float32 and float64, up to 40 MB of samples.
 
     Returns:
         y `[N, O, Ho, Wo]` in the dtype and memory format of input.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; the message names it. Both are RuntimeErrors too.
-        RuntimeError: the kernels for input's device are not built; the message says what to do.
+        TypeError, ValueError: an argument is invalid; the message names it. Both are also RuntimeErrors.
+        RuntimeError: the kernels for input's device are not available; the message explains how to fix it.
     """
     if not torch.jit.is_scripting():
         stride, padding = pair_of("deform_conv2d", "stride", stride), pair_of("deform_conv2d", "padding", padding)
@@ -179,7 +181,7 @@ autograd.register("deform_conv2d", _backward, _setup_context)
 
 
 def _autocast(_device, input, offset, weight, bias, mask, stride, padding, dilation):
-    # As torchvision on CUDA: computed in float32, returned in input's dtype. (offset and mask are read as they are.)
+    # As torchvision on CUDA: compute in float32, return input's dtype. offset and mask need no cast; kernels convert on load.
     def cast(t):
         return t if t is None or t.dtype == torch.float64 else t.float()
 
@@ -189,4 +191,4 @@ def _autocast(_device, input, offset, weight, bias, mask, stride, padding, dilat
 
 autocast.register("deform_conv2d", _autocast)
 
-backends.load_cpu()  # ops must be registered before they are first traced; a missing library is reported when it is used
+backends.load_cpu()  # ops must be registered before tracing; the first call reports a missing library

@@ -1,4 +1,4 @@
-"""Which backend and which kernels serve a call of an op."""
+"""Description of the backend and kernels that run a call of an op."""
 
 import inspect
 from typing import Any
@@ -11,21 +11,21 @@ from dkic.ops.deform_arguments import pair_of
 
 
 def explain(op: str, *arguments: Any, **options: Any) -> str:
-    """Which backend serves a call of an op and, of `deform_conv2d` on a GPU, its kernels and their tiles. Runs nothing.
+    """Describes the backend of an op call and, for `deform_conv2d` on a GPU, its kernels and tiles. Launches no kernel.
 
         print(dkic.ops.explain("deform_conv2d", x, offset, weight, padding=1))
 
     Args:
         op: "ldcn", "deform_conv2d", "gaussian_likelihood" or "gaussian_symbols".
-        arguments, options: those of the op's call; without a tensor among them it is an error.
+        arguments, options: positional and keyword arguments of the call, with at least one tensor.
 
     Returns:
-        One line, or several; no line break at the end. Tiles are defaults by compute capability, or tuned: `python -m
-        benchmarks.tune_deform_conv2d` times them for a shape and stores them in dkic's cache folder.
+        One or more lines, without a trailing newline. Tiles are defaults for the compute capability, or tuned: `python -m
+        benchmarks.tune_deform_conv2d` measures them for a shape and stores them in dkic's cache folder.
 
     Raises:
-        ValueError: there is no such op, or no tensor.
-        RuntimeError: no backend serves the tensors' device; the message says what to do.
+        ValueError: `op` is unknown, or no argument is a tensor.
+        RuntimeError: no backend supports the tensors' device; the message explains how to fix it.
     """
     if op not in backends.OPS:
         raise ValueError(f"explain/op: must be one of {', '.join(backends.OPS)}, and is {op!r}")

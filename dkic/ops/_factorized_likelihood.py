@@ -1,4 +1,4 @@
-"""Likelihood of a latent under a learned density of each channel: Balle et al. 2018, appendix 6.1."""
+"""Likelihood of a latent under a learned density per channel: Balle et al. 2018, appendix 6.1."""
 
 from collections.abc import Sequence
 
@@ -23,23 +23,23 @@ def factorized_likelihood(
     """Probability of the unit bin around x under the density of its channel.
 
     With h_0 = x, z_k = softplus(matrix_k) h_k + bias_k and h_(k+1) = z_k + tanh(factor_k) tanh(z_k), the cumulative distribution
-    is sigmoid(z_4); the likelihood is its difference over [x - 1/2, x + 1/2].
+    function is F(x) = sigmoid(z_4). The likelihood is F(x + 1/2) - F(x - 1/2).
 
     Args:
         x: quantized values `[N, C, ...]` on the CPU, float32 or float64.
         matrices, biases, factors: `[C, 3, 1]`, three times `[C, 3, 3]` and `[C, 1, 3]`; four times `[C, 3, 1]` and `[C, 1, 1]`;
-            four times `[C, 3, 1]`; in any floating-point dtype, computed with in that of x.
+            four times `[C, 3, 1]`; any floating-point dtype, converted to the dtype of x.
         likelihood_min: lower bound of the likelihoods, 0 to 1. At the bound the gradient passes only if a descent step would
             increase the likelihood (as in CompressAI's `LowerBound`).
 
     Results do not depend on the number of threads.
 
     Returns:
-        likelihoods in the shape and dtype of x, contiguous; differentiable by x and all parameters.
+        likelihoods in the shape and dtype of x, contiguous; differentiable with respect to x and all parameters.
 
     Raises:
-        TypeError, ValueError: an argument is not as above.
-        RuntimeError: the CPU kernels are not built.
+        TypeError, ValueError: an argument is invalid; the message names it.
+        RuntimeError: the CPU kernels are not available; the message explains how to fix it.
     """
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64) or x.device.type not in ("cpu", "meta"):
         kind = f"{x.dtype} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
@@ -91,4 +91,4 @@ def _backward(ctx, grad):
 
 autograd.register("factorized_likelihood", _backward, _setup_context)
 
-backends.load_cpu()  # ops must be registered before they are first traced; a missing library is reported when it is used
+backends.load_cpu()  # ops must be registered before tracing; the first call reports a missing library

@@ -1,4 +1,4 @@
-"""Table indexes of scales, as an entropy coder with Gaussian tables takes them."""
+"""Indexes of the Gaussian frequency tables that an entropy coder uses for given scales."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dkic.gaussian_scales import SCALE_COUNT, SCALE_FIRST, SCALE_LAST
 from dkic.ops import backends
 from dkic.ops.schemas import library
 
-# The standard deviations of dkic's own tables, spread evenly in log: those of dkic.entropy.tables.SCALES.
-SCALE_FIRST, SCALE_LAST, SCALE_COUNT = 0.11, 256.0, 64
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 RULES = ("nearest", "next_larger")
 MOST_SCALES = 65536
@@ -21,23 +20,24 @@ MOST_SCALES = 65536
 def gaussian_indexes(
     scale: Tensor, scales: Sequence[float] | Tensor | None = None, rule: Literal["nearest", "next_larger"] = "nearest"
 ) -> Tensor:
-    """Index of the Gaussian table that each latent element is coded with: what a decoder needs before it has symbols.
+    """Index of the frequency table of each element of a latent.
 
     Args:
         scale: standard deviations `[N, ...]`; float32, float64, float16 or bfloat16, any strides.
-        scales: standard deviations of the tables, 2 to 65536, positive, finite and sorted; None: dkic's own
-            (`dkic.entropy.tables.SCALES`, 64 from 0.11 to 256).
-        rule: "nearest": the table whose scale is nearest in log, the smaller one of two at the same distance; "next_larger": the
-            first table whose scale is not below (CompressAI's `GaussianConditional.build_indexes`). Beyond either end, the end's.
+        scales: standard deviations of the tables, 2 to 65536 values, positive, finite and sorted; None: dkic's tables
+            (`dkic.entropy.tables.SCALES`, 64 values from 0.11 to 256).
+        rule: "nearest": the table with the nearest scale in log space, the smaller one for a tie; "next_larger": the first table
+            with a scale >= the element's (CompressAI's `GaussianConditional.build_indexes`). Values out of range use the first
+            or the last table.
 
-    NaN gives the last index.
+    NaN has the last index.
 
     Returns:
         uint8, or int32 for more than 256 tables, in the shape of scale, contiguous.
 
     Raises:
-        TypeError, ValueError: an argument is not as above.
-        RuntimeError: the CPU kernels are not built.
+        TypeError, ValueError: an argument is invalid; the message names it.
+        RuntimeError: the CPU kernels are not available; the message explains how to fix it.
     """
     if not isinstance(scale, Tensor) or scale.dtype not in FLOATS:
         kind = scale.dtype if isinstance(scale, Tensor) else type(scale).__name__
@@ -51,7 +51,7 @@ def gaussian_indexes(
 
 
 def edges_between(scales: Sequence[float] | Tensor | None, rule: str) -> list[float]:
-    """The scales at which the index rises by one; one that equals an edge has the lower index."""
+    """Upper bounds, inclusive, of the scales of each index except the last."""
     if rule not in RULES:
         raise ValueError(f"gaussian_indexes/rule: must be one of {', '.join(RULES)}, and is {rule!r}; choose one")
     low, step = math.log(SCALE_FIRST), math.log(SCALE_LAST / SCALE_FIRST) / (SCALE_COUNT - 1)
@@ -83,7 +83,7 @@ def _cuda(scale, edges):
 
 @lru_cache(maxsize=64)
 def _bounds(edges: tuple[float, ...], device: torch.device) -> Tensor:
-    """Kept, since a copy to a GPU waits for it and can't be captured in a CUDA graph."""
+    """Cached, because a host-to-device copy synchronizes and cannot be captured in a CUDA graph."""
     return torch.tensor(edges, dtype=torch.float64, device=device)
 
 

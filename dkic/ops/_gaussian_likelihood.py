@@ -1,4 +1,4 @@
-"""Gaussian likelihood of a latent: noise or rounding, and the bits of every element, in one pass."""
+"""Quantization of a latent (noise or rounding) and the bits of every element under a Gaussian, in one pass."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,7 +14,7 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 QUANTIZE = ("noise", "round", "none")
 REDUCTIONS = ("none", "sum")
 OUTPUTS = ("bits", "likelihood")
-LEAST_SCALE, MOST_SCALE = 1e-4, 1e8  # float32 holds what the formula makes of these
+LEAST_SCALE, MOST_SCALE = 1e-4, 1e8  # no intermediate value overflows in float32
 
 
 def gaussian_likelihood(
@@ -30,46 +30,46 @@ def gaussian_likelihood(
     output: Literal["bits", "likelihood"] = "bits",
     likelihood_min: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The quantised latent and its bits under a Gaussian that is integrated over unit bins.
+    """The quantized latent and its bits under a Gaussian, integrated over unit bins.
 
-        v = quantised y - mean,   s = max(scale, scale_min),   bits = -log2(Phi((v + 1/2) / s) - Phi((v - 1/2) / s))
+        v = quantized y - mean,   s = max(scale, scale_min),   bits = -log2(Phi((v + 1/2) / s) - Phi((v - 1/2) / s))
 
     (Balle et al. 2018, "Variational image compression with a scale hyperprior".) v is the residual before the mean is added
-    back, so a large mean costs no precision. Nothing is clamped: bits and gradients are exact and finite far out in the
-    tails. Against exact arithmetic at the same v and s, for |v| / s up to 1e3 and s in [0.11, 256], bits are within 1e-6 of
-    themselves and a gradient g within 1e-6 * (|g| + 1/s); for float64, within 1e-14.
+    back, so a large mean does not reduce precision. Probabilities are not clamped: bits and gradients are accurate and finite far
+    out in the tails. Compared with exact arithmetic for the same v and s, with |v| / s up to 1e3 and s in [0.11, 256], the
+    relative error of bits is at most 1e-6 and the error of a gradient g at most 1e-6 * (|g| + 1/s); in float64, 1e-14.
 
-    NaN in y, scale, mean or noise gives NaN in the bits and gradients of that element. Infinity gives the limit: an infinite
-    scale, infinite bits with gradients of 0; an infinite residual, infinite bits with infinite gradients; both, NaN.
+    NaN in y, scale, mean or noise produces NaN bits and gradients for that element. Infinity produces the limit: an infinite
+    scale gives infinite bits and zero gradients; an infinite residual gives infinite bits and infinite gradients; both give NaN.
 
     Args:
         y: any shape, batch first; float32, float64, float16 or bfloat16.
         scale: standard deviations; broadcasts to the shape of y.
         mean: broadcasts to the shape of y; None means 0.
-        quantize: "noise": y_hat = y + u, u uniform in [-1/2, 1/2); "round": y_hat = round(y - mean) + mean, half to even, with
-            the gradient passed straight through; "none": y_hat is y itself.
-        noise: u, in the shape of y, for quantize="noise"; it gets no gradient. None: drawn, a multiple of 2^-24.
-        generator: where the noise's seed is drawn from; None: torch's own. For one seed the noise of an element depends on its
-            sample's number in the batch and its number in the sample alone, not on layout, dtype or threads (Philox 4x32-10).
-            torch.compile can't trace a generator: compiled, give the noise or leave this None.
-        scale_min: lower bound of s, 0.0001 to 1e8. Below it scale's gradient passes only where a step down it would raise scale.
-        reduction: "none": bits of every element; "sum": of every sample, `[N]`, summed in float64.
+        quantize: "noise": y_hat = y + u, u uniform in [-1/2, 1/2); "round": y_hat = round(y - mean) + mean, half to even, with a
+            straight-through gradient; "none": y_hat is y.
+        noise: u, in the shape of y, for quantize="noise"; not differentiable. None: random multiples of 2^-24.
+        generator: generator of the noise's seed; None: PyTorch's default generator. For a given seed, the noise of an element
+            depends only on the sample's index in the batch and the element's index in the sample, not on layout, dtype or number
+            of threads (Philox 4x32-10). torch.compile cannot trace a generator: in compiled code, pass noise, or None here.
+        scale_min: lower bound of s, 0.0001 to 1e8. Below the bound, the gradient passes only if a descent step would increase
+            scale (as in CompressAI's `LowerBound`).
+        reduction: "none": bits of every element; "sum": bits of every sample, `[N]`, summed in float64.
         output: "bits", or "likelihood": 2^-bits, the probability of the bin, for reduction="none".
         likelihood_min: lower bound of the likelihoods, 0 to 1. At the bound the gradient passes only if a descent step would
             increase the likelihood (as in CompressAI's `LowerBound`).
 
-    Tensors may have any strides (slices of channels and expanded tensors are read in place) and different dtypes, which are
-    converted as they are read. All is computed in float32, or in float64 where one of the tensors is float64, also under
-    autocast; a gradient is then rounded to the dtype of its tensor (float16 ends at 65504). The result on the CPU does not depend
-    on the number of threads.
+    Tensors can have any strides (slices of channels and expanded tensors are read in place) and different dtypes, converted on
+    load. The op computes in float32, or in float64 if any tensor is float64, also under autocast. Gradients are rounded to the
+    dtype of their tensor (the float16 maximum is 65504). Results on the CPU do not depend on the number of threads.
 
     Returns:
-        y_hat in the shape and dtype of y; bits or likelihoods in the shape of y, or `[N]`, float32 (float64 where computed so).
-        Both are contiguous, or channels_last where y has its channels adjacent and 4 or 5 dimensions.
+        y_hat in the shape and dtype of y; bits or likelihoods in the shape of y, or `[N]`, in float32 (float64 if any tensor is
+        float64). Both are channels_last if y has 4 or 5 dimensions and a channel stride of 1, else contiguous.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; the message names it.
-        RuntimeError: the kernels for y's device are not built; the message says what to do.
+        TypeError, ValueError: an argument is invalid; the message names it.
+        RuntimeError: the kernels for y's device are not available; the message explains how to fix it.
     """
     options = (quantize, scale_min, reduction, output, likelihood_min)
     drawn_from, has_gradient = generator is not None, isinstance(noise, Tensor) and noise.requires_grad
@@ -88,7 +88,7 @@ def gaussian_likelihood(
     need_v = torch.is_grad_enabled() and (y.requires_grad or (mean is not None and mean.requires_grad))
     need_scale = torch.is_grad_enabled() and scale.requires_grad
     how = quantize == "round", scale_min, reduction == "sum", need_v, need_scale, output == "likelihood", likelihood_min
-    if autograd.is_plain_call(y, scale, mean):  # see there: it spares autograd's time
+    if autograd.is_plain_call(y, scale, mean):  # skips the overhead of autograd
         with torch._C._AutoDispatchBelowAutograd():
             y_hat, bits, _, _ = torch.ops.dkic.gaussian_likelihood(y, scale, mean, noise, seed, *how)
     else:
@@ -97,7 +97,7 @@ def gaussian_likelihood(
 
 
 def _expanded(t: Tensor, y: Tensor) -> Tensor:
-    """t in the shape of y. Half types as float32, so that gradients are rounded after they are summed, not before."""
+    """t expanded to the shape of y. Half types become float32, so that gradients are rounded after they are summed."""
     if t.shape == y.shape:
         return t
     return (t.float() if t.dtype.itemsize == 2 else t).expand(y.shape)
@@ -106,7 +106,12 @@ def _expanded(t: Tensor, y: Tensor) -> Tensor:
 def check_tensors(
     op: str, y: Tensor, others: dict[str, Tensor | None], optional: Sequence[str], broadcast: Sequence[str] = ()
 ) -> None:
-    """Raises where `others`, some of them optional, are not tensors that go with y; some may broadcast to its shape."""
+    """Raises unless y and `others` are floating-point tensors of the same shape and device.
+
+    Args:
+        optional: names of `others` that can be None.
+        broadcast: names of `others` that can broadcast to the shape of y.
+    """
     named = [("y", y), *((name, t) for name, t in others.items() if t is not None or name not in optional)]
     for name, t in named:
         if not isinstance(t, Tensor):
@@ -158,7 +163,7 @@ def _check_output(output: str, likelihood_min: float, reduction: str) -> None:
 
 
 def empty_result(like: Tensor, dtype: torch.dtype, wanted: bool = True) -> Tensor:
-    """As the native code lays results out."""
+    """An empty result with the memory format of the native kernels; without elements if not `wanted`."""
     if not wanted:
         return like.new_empty((0,), dtype=dtype)
     memory_format = torch.contiguous_format
@@ -204,7 +209,7 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.needed = need_v, need_scale
     ctx.dtypes = y.dtype, scale.dtype, None if mean is None else mean.dtype
     ctx.save_for_backward(by_v, by_scale, scale, bits if is_likelihood and ctx.likelihood_min > 0 else None)
-    unused = () if rounded or noise is not None or seed is not None else (y_hat,)  # empty, since it would be y itself
+    unused = () if rounded or noise is not None or seed is not None else (y_hat,)  # empty, because y_hat is y
     ctx.mark_non_differentiable(*unused, by_v, by_scale)
     ctx.set_materialize_grads(False)
 
@@ -212,7 +217,7 @@ def _setup_context(ctx, inputs, output) -> None:
 def _backward(ctx, grad_y_hat, grad_bits, *_):
     by_v, by_scale, scale, likelihood = ctx.saved_tensors
     need_y, need_scale, need_mean = ctx.needs_input_grad[:3]
-    if grad_bits is None:  # y_hat's gradient passes straight through
+    if grad_bits is None:  # straight-through gradient of y_hat
         return (grad_y_hat if need_y else None, *(None,) * 11)
     if ((need_y or need_mean) and not ctx.needed[0]) or (need_scale and not ctx.needed[1]):
         raise RuntimeError("dkic::gaussian_likelihood was called without need_v or need_scale, and its gradient is wanted")
@@ -225,4 +230,4 @@ def _backward(ctx, grad_y_hat, grad_bits, *_):
 
 autograd.register("gaussian_likelihood", _backward, _setup_context)
 
-backends.load_cpu()  # ops must be registered before they are first traced; a missing library is reported when it is used
+backends.load_cpu()  # ops must be registered before tracing; the first call reports a missing library

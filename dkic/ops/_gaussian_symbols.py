@@ -1,4 +1,4 @@
-"""Symbols and table indexes of a latent, as an entropy coder with Gaussian tables takes them."""
+"""Symbols and table indexes of a latent, for an entropy coder with Gaussian frequency tables."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,13 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dkic.gaussian_scales import SCALE_COUNT, SCALE_FIRST, SCALE_LAST
 from dkic.ops import backends
-from dkic.ops._gaussian_indexes import SCALE_COUNT, SCALE_FIRST, SCALE_LAST, gaussian_indexes
+from dkic.ops._gaussian_indexes import gaussian_indexes
 from dkic.ops._gaussian_likelihood import check_tensors
 from dkic.ops.accepted_calls import accept, call_of, was_accepted
 from dkic.ops.schemas import library
 
-NO_TABLE = 255  # index of an element that can't be coded, of a GPU's kernel
+NO_TABLE = 255  # index of an element that cannot be coded; written by the GPU kernel
 
 
 def gaussian_symbols(
@@ -23,27 +24,28 @@ def gaussian_symbols(
     scales: Sequence[float] | Tensor | None = None,
     rule: Literal["nearest", "next_larger"] = "nearest",
 ) -> tuple[Tensor, Tensor]:
-    """What is coded of a latent: its residuals, rounded, and which of the Gaussian tables each is coded with.
+    """Rounded residuals of a latent, and the index of the frequency table of each.
 
     Args:
         y: any shape, batch first; float32, float64, float16 or bfloat16.
         scale: standard deviations, in the shape of y.
         mean: in the shape of y; None means 0.
-        scales, rule: the tables' standard deviations and how one is chosen, as for `gaussian_indexes`.
+        scales, rule: standard deviations of the tables, and the rule that selects one, as in `gaussian_indexes`.
 
-    Tensors may have any strides and different dtypes; no shape is broadcast. y - mean is worked out in float32, or in float64
-    where one of the tensors is float64. Scales are compared in float64.
+    Tensors can have any strides and different dtypes; shapes are not broadcast. y - mean is computed in float32, or in float64 if
+    any tensor is float64. Scales are compared in float64.
 
     Returns:
         symbols: round(y - mean), half to even, int32; index: uint8 (int32 for more than 256 scales), below the number of scales.
         Both are contiguous, in the shape of y.
 
-    An element can't be coded if y - mean is not finite or beyond int32, or scale is NaN. The CPU raises RuntimeError. A GPU does
-    not wait for its kernel: such an element gets the largest index of the dtype (255 of uint8), which entropy coders refuse.
+    An element cannot be coded if y - mean is not finite or exceeds int32, or if scale is NaN. The CPU raises RuntimeError. The
+    GPU does not synchronize to check: such an element has the largest index of the dtype (255 for uint8), which entropy coders
+    reject.
 
     Raises:
-        TypeError, ValueError: an argument is not as above, or there are 256 scales on a GPU; the message names it.
-        RuntimeError: an element can't be coded (on the CPU), or the kernels for y's device are not built.
+        TypeError, ValueError: an argument is invalid, or there are 256 scales on a GPU; the message names it.
+        RuntimeError: an element cannot be coded (on the CPU), or the kernels for y's device are not available.
     """
     call = call_of("gaussian_symbols", y, scale, mean)
     if not was_accepted(call):

@@ -1,4 +1,4 @@
-"""Lite DCN aggregation: every output pixel is a weighted sum of bilinear samples at learned positions, channel by channel."""
+"""Lite DCN aggregation: each output pixel is a weighted sum of bilinear samples at learned positions, per channel."""
 
 import torch
 from torch import Tensor
@@ -18,39 +18,39 @@ def ldcn(
     padding: Pair = 1,
     dilation: Pair = 1,
 ) -> Tensor:
-    """Sum, over a kernel's taps, of modulated bilinear samples of x.
+    """Sum of modulated bilinear samples of x over the taps of a kernel.
 
         y[n, g*D + d, p] = sum_k mask[n, g, k, p] * bilinear(x[n, g*D + d], p*stride - padding + k*dilation + offset[n, g, k, p])
 
-    Equals `torchvision.ops.deform_conv2d` with one weight group per channel and all weights 1 (DCNv4 calls the same thing
-    deformable aggregation); the convolution's weights are left to 1x1 layers around it, which is what makes it lite.
+    Equals `torchvision.ops.deform_conv2d` with one weight group per channel and all weights 1 (the deformable aggregation of
+    DCNv4). 1x1 convolutions around the op replace the weights of the convolution.
 
     Args:
-        x: `[N, C, H, W]`, float32, float64, float16 or bfloat16. channels_last is the fast path.
-        offset: `[N, G*K*2, Ho, Wo]`, displacements in pixels, (dy, dx) interleaved per tap; K = kernel height * width, the
-            number of groups G follows from the shape and divides C.
-        mask: `[N, G*K, Ho, Wo]`, the taps' weights; None means ones.
+        x: `[N, C, H, W]`, float32, float64, float16 or bfloat16. channels_last is fastest.
+        offset: `[N, G*K*2, Ho, Wo]`, displacements in pixels, (dy, dx) interleaved per tap; K = kernel height * width. The
+            number of groups G is inferred from the shape and must divide C.
+        mask: `[N, G*K, Ho, Wo]`, the weight of each tap; None means ones.
         kernel_size, stride, padding, dilation: an int or (height, width).
 
-    offset and mask may have another floating dtype than x. Positions and sums are float32 (float64 where x is float64). Under
-    autocast a float32 x is cast, offset and mask are not. Results on the CPU do not depend on the number of threads.
+    offset and mask can have a different floating-point dtype than x. Positions and sums are float32 (float64 if x is float64).
+    Autocast casts a float32 x, but not offset and mask. Results on the CPU do not depend on the number of threads.
 
-    Outside the image x is 0. A sample at or beyond -1 or H (W) is 0 as a whole, and so are its gradients. At exactly -1
-    `dkic.ops.deform_conv2d` and torchvision give offset the gradient of the inner side instead.
+    x is zero-padded. A sample with a coordinate <= -1 or >= H (W) is 0, and so are its gradients. (At exactly -1,
+    `dkic.ops.deform_conv2d` and torchvision instead return the one-sided derivative from inside the image for offset.)
 
-    `torch.vmap` folds its dimension into the batch. Forward-mode and second derivatives raise NotImplementedError.
-    `torch.jit.script` compiles calls of this function; in them, wrong arguments are a RuntimeError of the native code.
+    `torch.vmap` folds the vmapped dimension into the batch. Forward-mode and second derivatives raise NotImplementedError.
+    `torch.jit.script` supports this function; there, invalid arguments raise a RuntimeError from the native code.
 
-    On CUDA the gradient of x is summed by atomics, and its last bits vary from run to run. Under
-    `torch.use_deterministic_algorithms(True)` the sums are of 64-bit integers (for float64, two for each number), which are
-    the same in whatever order they are made: so is every result, to the bit.
+    On CUDA, the gradient of x is accumulated with atomics, so its last bits vary between runs. Under
+    `torch.use_deterministic_algorithms(True)` it is accumulated in 64-bit integers (two per value for float64), and all results
+    are reproducible bit by bit.
 
     Returns:
-        y `[N, C, Ho, Wo]` in the dtype and memory format of x; gradients have that of their tensor.
+        y `[N, C, Ho, Wo]` in the dtype and memory format of x; gradients have those of their tensor.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; the message names it. Both are RuntimeErrors too.
-        RuntimeError: the kernels for x's device are not built; the message says what to do.
+        TypeError, ValueError: an argument is invalid; the message names it. Both are also RuntimeErrors.
+        RuntimeError: the kernels for x's device are not available; the message explains how to fix it.
     """
     if not torch.jit.is_scripting():
         kernel_size, stride = pair_of("ldcn", "kernel_size", kernel_size), pair_of("ldcn", "stride", stride)
@@ -102,7 +102,7 @@ autograd.register("ldcn", _backward, _setup_context)
 
 
 def _autocast(device, x, offset, mask, kernel_size, stride, padding, dilation):
-    # offset and mask keep their dtype: bfloat16 positions would move in steps of whole pixels beyond 256.
+    # offset and mask keep their dtype: the resolution of bfloat16 beyond 256 is a whole pixel.
     if x.dtype == torch.float32:
         x = x.to(torch.get_autocast_dtype(device))
     return torch.ops.dkic.ldcn(x, offset, mask, kernel_size, stride, padding, dilation)
@@ -110,10 +110,10 @@ def _autocast(device, x, offset, mask, kernel_size, stride, padding, dilation):
 
 autocast.register("ldcn", _autocast)
 
-# Ops must be registered before they are first traced; a missing library is reported when it is used.
+# Ops must be registered before tracing; the first call reports a missing library.
 backends.load_cpu()
 if _without_cuda := backends.load_cuda():
-    # A compiled program gets here without the checks above.
+    # Compiled code calls this without the checks of ldcn().
     def _triton_kernels():
         if backends.find_triton():
             raise RuntimeError(_without_cuda)

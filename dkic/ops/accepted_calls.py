@@ -1,6 +1,6 @@
-"""Which calls of ops had right arguments: one with tensors of the same shapes, dtypes and devices is not checked again.
+"""Cache of validated op calls: calls with the same shapes, dtypes, devices and options skip the argument checks.
 
-Checks take 20 us of the host's time, as long as a GPU takes for a small kernel.
+The checks take 20 us on the host, as long as a small kernel on a GPU.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ _accepted: set[Call] = set()
 
 
 def call_of(*arguments: Any) -> Call:
-    """What the checks of a call depend on, if they look at no more of a tensor than its shape, dtype and device.
+    """Cache key of a call, for checks that read only shape, dtype and device of a tensor.
 
-    None where that can't be kept: in code that is being compiled, and for sizes that are symbols and arguments of a wrong type.
+    None if the call cannot be cached: during compilation, and with symbolic sizes or other unhashable arguments.
     """
     if torch.compiler.is_compiling():
         return None
@@ -30,11 +30,11 @@ def call_of(*arguments: Any) -> Call:
 
 
 def was_accepted(call: Call) -> bool:
-    return call is not None and call in _accepted  # in this order: a compiled program would be bound to what the set holds
+    return call is not None and call in _accepted  # in this order, so that torch.compile adds no guard on the set
 
 
 def accept(call: Call) -> None:
-    """Notes that the arguments are right; only at the end of the checks."""
+    """Adds a call to the cache, after all checks have passed."""
     if call is None:
         return
     if len(_accepted) >= _MOST:

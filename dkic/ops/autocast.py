@@ -1,4 +1,4 @@
-"""The native ops under `torch.autocast`, on the CPU and on CUDA."""
+"""Registration of autocast rules for the native ops, on the CPU and on CUDA."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,12 @@ from dkic.ops.schemas import library
 
 
 def register(op: str, call: Callable[..., Tensor]) -> None:
-    """Defines what a call of dkic::`op` does under autocast.
+    """Registers the autocast rule of dkic::`op`.
 
     Args:
-        op: an op of one overload.
-        call: gets the device's type, "cpu" or "cuda", and the op's arguments; casts them and calls the op. Autocast is off in it.
+        op: an op with one overload.
+        call: called with the device type ("cpu" or "cuda") and the arguments of the op, with autocast disabled; casts the
+            arguments and calls the op.
     """
     for device, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
         _register(op, call, device, key)

@@ -1,4 +1,4 @@
-"""Autograd of the native ops: reverse mode by their backward ops; all other derivatives raise, none is silently zero."""
+"""Autograd of the native ops: reverse mode calls their backward ops; all other derivatives raise NotImplementedError."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,23 +12,23 @@ from dkic.ops.schemas import library
 
 
 def register(op: str, backward: Callable, setup_context: Callable) -> None:
-    """Give dkic::`op` a reverse-mode derivative.
+    """Registers the reverse-mode derivative of dkic::`op`.
 
     Args:
-        op: an op of one overload, whose backward op is `<op>_backward`; that one gets no derivative.
+        op: an op with one overload. Its backward op, `<op>_backward`, is not differentiable.
         backward, setup_context: as for `torch.library.register_autograd`.
 
     Forward mode (`torch.func.jvp`, dual tensors) and second derivatives raise NotImplementedError. (An op registered with
-    `torch.library.register_autograd` drops tangents without an error: its result has the tangent 0.)
+    `torch.library.register_autograd` silently drops tangents.)
     """
     _register(op, backward, setup_context)
     _register(f"{op}_backward", _no_second_derivative(op), None)
 
 
 def is_plain_call(*tensors: Tensor | None) -> bool:
-    """Whether a call of an op needs nothing of autograd, which takes 10 us of the host's time; never while torch compiles.
+    """Whether a call can skip autograd with `torch._C._AutoDispatchBelowAutograd`, which saves 10 us on the host.
 
-    Then `torch._C._AutoDispatchBelowAutograd` saves that time.
+    False during compilation.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
@@ -36,14 +36,14 @@ def is_plain_call(*tensors: Tensor | None) -> bool:
 
 
 def has_tangent(*tensors: Tensor | None) -> bool:
-    """Whether forward-mode differentiation is under way for one of the tensors."""
+    """Whether a tensor is a dual tensor of forward-mode differentiation."""
     if forward_ad._current_level < 0:
         return False
     return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
 def no_forward_mode(op: str) -> NotImplementedError:
-    """The error of an op without a forward-mode derivative."""
+    """The error for an op without a forward-mode derivative."""
     return NotImplementedError(
         f"dkic.ops.{op} has no forward-mode derivative (torch.func.jvp, torch.func.jacfwd, dual tensors); "
         "use reverse mode: torch.func.vjp, torch.func.jacrev"
@@ -58,7 +58,9 @@ def _is_differentiated(inputs: Sequence[object]) -> bool:
 
 def _no_second_derivative(op: str) -> Callable:
     def backward(ctx, *grads):
-        raise NotImplementedError(f"dkic.ops.{op} has no second derivative: its backward can't be differentiated.")
+        raise NotImplementedError(
+            f"dkic.ops.{op} has no second derivative: its backward is not differentiable; call backward without create_graph"
+        )
 
     return backward
 
@@ -67,12 +69,12 @@ def _register(op: str, backward: Callable, setup_context: Callable | None) -> No
     overload = getattr(torch.ops.dkic, op).default
     defaults = [argument.default_value for argument in overload._schema.arguments]
 
-    # torch.autograd.Function refuses to run where torch.func has entered the dispatcher already; its base does not.
+    # torch.autograd.Function raises inside a torch.func transform that is already dispatched; its base class does not.
     class Function(_SingleLevelFunction):
         @staticmethod
         def forward(ctx, *arguments):
             *inputs, keyset = arguments
-            # Outer transforms of torch.func differentiate what this one does.
+            # Outer torch.func transforms differentiate this forward.
             with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
                 output = overload.redispatch(keyset & torch._C._after_autograd_keyset, *inputs)
             if setup_context is not None:
@@ -81,15 +83,15 @@ def _register(op: str, backward: Callable, setup_context: Callable | None) -> No
 
         @staticmethod
         def backward(ctx, *grads):
-            return *backward(ctx, *grads), None  # the last is keyset's
+            return *backward(ctx, *grads), None  # None: gradient of keyset
 
         @staticmethod
         def jvp(ctx, *tangents):
             raise no_forward_mode(op.removesuffix("_backward"))
 
     def kernel(keyset, *inputs):
-        inputs = (*inputs, *defaults[len(inputs) :])  # the dispatcher leaves out trailing arguments that equal their defaults
-        if not _is_differentiated(inputs):  # a Function would cost 15 us of the host's time
+        inputs = (*inputs, *defaults[len(inputs) :])  # the dispatcher omits trailing arguments that equal their defaults
+        if not _is_differentiated(inputs):  # Function.apply takes 15 us on the host
             with torch._C._AutoDispatchBelowAutograd():
                 return overload.redispatch(keyset & torch._C._after_autograd_keyset, *inputs)
         with enable_single_level_autograd_function():

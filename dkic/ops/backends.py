@@ -1,4 +1,7 @@
-"""The backends of each op, whether they are usable on this machine, and if not, the reason with the fix."""
+"""The backends of each op, whether they are available on this machine, and if not, the reason and the fix.
+
+Reasons are error messages: `<what is wrong>; <what to do>`.
+"""
 
 import ctypes
 import json
@@ -31,20 +34,20 @@ REBUILD_CUDA = "build dkic with `python3 -m pip install -e .` in its source fold
 
 @cache
 def load_cpu() -> str | None:
-    """Loads the CPU kernels once. Returns None if they are usable, else the reason as a sentence."""
+    """Loads the CPU kernels once. Returns None if they are available, else the reason."""
     path = NATIVE / "libdkic_cpu.so"
     if not path.exists():
-        return f"dkic's CPU kernels are not built: {REBUILD}."
+        return f"dkic's CPU kernels are not built; {REBUILD}"
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"dkic's CPU kernels do not load into torch {torch.__version__} ({error}): {REBUILD}."
+        return f"dkic's CPU kernels do not load into torch {torch.__version__} ({error}); {REBUILD}"
     capability = cpu_capability(path)
     return None if capability in CAPABILITIES else capability
 
 
 def cpu_runs() -> bool:
-    """Whether the CPU kernels are usable; assumed while torch compiles, when they can't be loaded."""
+    """Whether the CPU kernels are available; True during compilation, when they cannot be loaded."""
     return torch.compiler.is_compiling() or load_cpu() is None
 
 
@@ -56,21 +59,21 @@ def cpu_capability(library: Path) -> str:
 
 
 def find_gpu() -> str | None:
-    """Why torch can't use a GPU, as a sentence; None if it can."""
+    """The reason why torch cannot use a GPU; None if it can."""
     if not torch.version.cuda:
-        return f"torch {torch.__version__} is built without CUDA: install a CUDA build, as https://pytorch.org/get-started tells."
+        return f"torch {torch.__version__} is built without CUDA; install a CUDA build from https://pytorch.org/get-started"
     if not torch.cuda.is_available():
-        return f"torch {torch.__version__} sees no CUDA GPU: check with `nvidia-smi` that there is one and that its driver works."
+        return f"torch {torch.__version__} sees no CUDA GPU; check the GPU and its driver with `nvidia-smi`"
     return None
 
 
 @cache
 def find_triton() -> str | None:
-    """Why the Triton kernels are not usable, as a sentence; None if they are. Compiles nothing."""
+    """The reason why the Triton kernels are not available; None if they are. Compiles nothing."""
     if reason := find_gpu():
         return reason
     if find_spec("triton") is None:
-        return "triton, which dkic's GPU kernels are written in, is not installed: run `python3 -m pip install triton`."
+        return "triton, which dkic's GPU kernels need, is not installed; run `python3 -m pip install triton`"
     return None
 
 
@@ -84,22 +87,22 @@ def cuda_build() -> dict:
 
 @cache
 def load_cuda() -> str | None:
-    """Loads the CUDA kernels once, which needs no GPU. Returns None if that succeeds, else the reason as a sentence."""
+    """Loads the CUDA kernels once, which needs no GPU. Returns None if that succeeds, else the reason."""
     path = NATIVE / "libdkic_cuda.so"
     if not path.exists():
         build = cuda_build()
-        reason = f" ({build['reason']}): {build['repair']}, then" if "reason" in build else ":"
-        return f"dkic's CUDA kernels are not built{reason} {REBUILD_CUDA}."
+        reason = f" ({build['reason']}); {build['repair']}, then" if "reason" in build else ";"
+        return f"dkic's CUDA kernels are not built{reason} {REBUILD_CUDA}"
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"dkic's CUDA kernels do not load into torch {torch.__version__} ({error}): {REBUILD_CUDA}."
+        return f"dkic's CUDA kernels do not load into torch {torch.__version__} ({error}); {REBUILD_CUDA}"
     return None
 
 
 @cache
 def find_cuda(index: int | None = None) -> str | None:
-    """Why the CUDA kernels are not usable on a GPU (None: the current one), as a sentence; None if they are."""
+    """The reason why the CUDA kernels are not available on a GPU (None: the current GPU); None if they are."""
     if reason := load_cuda() or find_gpu():
         return reason
     capability = torch.cuda.get_device_capability(index)
@@ -108,7 +111,7 @@ def find_cuda(index: int | None = None) -> str | None:
         return None
     return (
         f"dkic's CUDA kernels are built for compute capability {' '.join(built)}, and {torch.cuda.get_device_name(index)} has "
-        f"{'{}.{}'.format(*capability)}: set TORCH_CUDA_ARCH_LIST to the latter, and {REBUILD_CUDA}."
+        f"{'{}.{}'.format(*capability)}; set TORCH_CUDA_ARCH_LIST to the latter, and {REBUILD_CUDA}"
     )
 
 
@@ -121,14 +124,14 @@ def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
 
 
 def triton_kernels(op: str):
-    """The module of the op's Triton kernels, which is imported only here. Raises RuntimeError if Triton is not usable."""
+    """The module of the op's Triton kernels, which is imported only here. Raises RuntimeError if Triton is not available."""
     if reason := find_triton():
         raise RuntimeError(reason)
     return import_module(f"dkic.ops.triton.{op}")
 
 
 def unavailable_reason(backend: str, device: torch.device | None = None) -> str | None:
-    """Why a backend of DEVICES is not usable on this machine (on this device), as a sentence; None if it is usable."""
+    """The reason why a backend of DEVICES is not available on this machine (on this device); None if it is."""
     if backend == "cuda":
         return find_cuda(device.index if device else None)
     return {"cpu": load_cpu, "triton": find_triton}[backend]()
@@ -144,8 +147,8 @@ def set_backend(op: str, backend: str | None) -> None:
         backend: "cpu", "cuda" or "triton"; None: select by the device of the tensors, "cuda" before "triton".
 
     Raises:
-        ValueError: there is no such op, or it has no such backend.
-        RuntimeError: the backend is not usable; the message says what to do. The selection is unchanged.
+        ValueError: `op` is unknown, or it has no such backend.
+        RuntimeError: the backend is not available; the message explains how to fix it. The selection is unchanged.
     """
     if op not in OPS:
         raise ValueError(f"set_backend/op: is {op!r}; give one of {', '.join(OPS)}")
@@ -178,7 +181,7 @@ def _use_native(op: str) -> None:
 
 
 def check_runs(op: str, device: torch.device) -> None:
-    """Raises RuntimeError, with the fix, if the op does not run on `device`; not checked while torch compiles."""
+    """Raises RuntimeError, with the fix, if the op does not run on `device`; not checked during compilation."""
     if torch.compiler.is_compiling() or (op, device) in _running:
         return
     if reason := op_unavailable_reason(op, device):
@@ -191,7 +194,7 @@ def check_runs(op: str, device: torch.device) -> None:
 
 
 def serving(op: str, device: torch.device) -> str:
-    """The backend that takes a device's tensors. RuntimeError: none does; the message says what to do."""
+    """The backend that runs the op for tensors on `device`. Raises RuntimeError, with the fix, if there is none."""
     if reason := op_unavailable_reason(op, device):
         raise RuntimeError(reason)
     takes = [backend for backend in OPS[op] if DEVICES[backend] == device.type]
@@ -199,19 +202,19 @@ def serving(op: str, device: torch.device) -> str:
 
 
 def op_unavailable_reason(op: str, device: torch.device) -> str | None:
-    """None where the op runs on `device`, else the reason as a sentence."""
+    """The reason why the op does not run on `device`; None if it does."""
     if device.type == "meta":
         return None
     takes = [backend for backend in OPS[op] if DEVICES[backend] == device.type]
     if not takes:
-        return f"dkic.ops.{op} has no kernels for {device.type} tensors; move them to the CPU with .cpu()."
+        return f"dkic.ops.{op} has no kernels for {device.type} tensors; move them to the CPU with .cpu()"
     chosen = _chosen.get(op)
     if chosen is None:
         reasons = [unavailable_reason(backend, device) for backend in takes]
         return None if None in reasons else reasons[0]
     if chosen not in takes:
         return (
-            f"dkic.ops.{op} is set to its {chosen} backend, which does not take {device.type} tensors; "
-            f'move them, or call dkic.ops.set_backend("{op}", None).'
+            f"dkic.ops.{op} is set to its {chosen} backend, which does not support {device.type} tensors; "
+            f'move them, or call dkic.ops.set_backend("{op}", None)'
         )
     return unavailable_reason(chosen, device)

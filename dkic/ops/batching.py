@@ -1,4 +1,4 @@
-"""Batching rules of ldcn and deform_conv2d, for `torch.vmap`: a vmapped dimension becomes part of the batch, or of the groups."""
+"""Batching rules of ldcn and deform_conv2d for `torch.vmap`: the vmapped dimension is folded into the batch or the groups."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from dkic.ops.schemas import library
 
 
 class _Fold:
-    """Folds a vmapped dimension of `size` into another dimension, the same for all tensors of a call, and back.
+    """Folds a vmapped dimension of `size` into another dimension, the same for all tensors of a call, and unfolds it.
 
-    into: 0, the batch; 1, the channels, of which every vmapped call then has groups of its own.
+    into: 0, the batch; 1, the channels: each vmapped call then has its own groups.
     """
 
     def __init__(self, size: int, into: int) -> None:
@@ -20,7 +20,7 @@ class _Fold:
         self.size, self.into = size, into
 
     def fold(self, t: Tensor | None, in_dim: int | None, into: int | None = None) -> Tensor | None:
-        """t without its vmapped dimension; one that has none is repeated. into: for this tensor."""
+        """t with its vmapped dimension folded, or repeated if it has none. into: overrides `self.into` for this tensor."""
         if t is None:
             return None
         into = self.into if into is None else into
@@ -28,7 +28,7 @@ class _Fold:
         return t.flatten(into, into + 1)
 
     def unfold(self, t: Tensor, into: int | None = None) -> tuple[Tensor, int | None]:
-        """(t, out_dim); an empty t, which stands for a gradient that is not wanted, is left alone."""
+        """(t, out_dim). An empty t, the placeholder of a gradient that is not needed, is returned unchanged."""
         into = self.into if into is None else into
         return (t, None) if t.shape == (0,) else (t.unflatten(into, (self.size, t.shape[into] // self.size)), into)
 
@@ -85,7 +85,7 @@ def _deform_conv2d_backward(
     deterministic,
 ):
     of_grad_y, of_input, of_offset, of_weight, of_mask, *_ = in_dims
-    per_sample = of_weight is not None or need_weight or need_bias  # a fold into the batch would sum over it
+    per_sample = of_weight is not None or need_weight or need_bias  # folded into the batch, they would be summed over it
     fold = _Fold(info.batch_size, 1 if per_sample else 0)
     grad_y, input = fold.fold(grad_y, of_grad_y), fold.fold(input, of_input)
     offset, mask = fold.fold(offset, of_offset), fold.fold(mask, of_mask)

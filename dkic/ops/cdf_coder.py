@@ -14,23 +14,23 @@ DAMAGED = "the entropy-coded stream is damaged or was coded with other tables"
 
 
 def cdf_encode(symbols: Tensor, indexes: Tensor, cdf: Tensor, cdf_length: Tensor, offset: Tensor) -> list[bytes]:
-    """Streams of a batch of symbols, one for each sample; `compressai.ans.RansDecoder` decodes them.
+    """Encodes a batch of symbols, one stream per sample; compatible with `compressai.ans.RansDecoder`.
 
     Args:
-        symbols: integers `[N, ...]`, in the range of int32. A symbol outside its row's range takes more bits.
-        indexes: integers that broadcast to the shape of symbols: the row of cdf that each symbol is coded with.
-        cdf: integers `[T, L]`, T unlimited. Row t rises from 0 to 65536 over its first `cdf_length[t]` entries; its last
-            interval is the sentinel's, which precedes a symbol outside the row's range.
+        symbols: integers `[N, ...]`, in the range of int32. A symbol outside the range of its table costs more bits.
+        indexes: integers that broadcast to the shape of symbols: the row of cdf for each symbol.
+        cdf: integers `[T, L]`, T unlimited. Row t increases from 0 to 65536 over its first `cdf_length[t]` entries; its last
+            interval is the escape symbol, which precedes a symbol outside the range.
         cdf_length: integers `[T]`.
         offset: integers `[T]`: the first symbol of each row.
 
-    These are the `quantized_cdf`, `cdf_length` and `offset` of a CompressAI entropy model. Samples are coded side by side on
-    torch's threads; the result does not depend on their number. Tensors on other devices are copied to the CPU.
+    These are the `quantized_cdf`, `cdf_length` and `offset` of a CompressAI entropy model. Samples are coded in parallel on
+    PyTorch's threads; the result does not depend on their number. Tensors on other devices are copied to the CPU.
 
     Raises:
-        TypeError, ValueError: an argument is not as above.
-        RuntimeError: an index has no row, a row that is used is not a CDF, or a symbol has probability 0; or the CPU kernels are
-            not built.
+        TypeError, ValueError: an argument is invalid; the message names it.
+        RuntimeError: an index is out of range, a row that is used is not a CDF, or a symbol has probability 0; or the CPU
+            kernels are not available.
     """
     _check_cpu()
     symbols = _integers("cdf_encode", "symbols", symbols)
@@ -51,19 +51,19 @@ def cdf_encode(symbols: Tensor, indexes: Tensor, cdf: Tensor, cdf_length: Tensor
 
 
 def cdf_decode(strings: Sequence[bytes], indexes: Tensor, cdf: Tensor, cdf_length: Tensor, offset: Tensor) -> Tensor:
-    """Symbols of a batch of streams that `cdf_encode` or `compressai.ans.RansEncoder` made.
+    """Decodes a batch of streams from `cdf_encode` or `compressai.ans.RansEncoder`.
 
     Args:
         strings: N streams.
-        indexes: integers `[N, ...]`, those that the symbols were coded with.
+        indexes: integers `[N, ...]`, the indexes that the symbols were encoded with.
         cdf, cdf_length, offset: as for `cdf_encode`.
 
     Returns:
         int32 in the shape of indexes, on the CPU.
 
     Raises:
-        FormatError: a stream is damaged, or was coded with other indexes or tables. A changed byte can also decode to other
-            symbols: the format has no checksum.
+        FormatError: a stream is damaged, or was encoded with other indexes or tables. The format has no checksum: a changed byte
+            can also decode to wrong symbols.
         TypeError, ValueError, RuntimeError: as for `cdf_encode`.
     """
     _check_cpu()
@@ -78,14 +78,14 @@ def cdf_decode(strings: Sequence[bytes], indexes: Tensor, cdf: Tensor, cdf_lengt
 
 
 class StreamDecoder:
-    """Decodes a stream part by part, where the indexes of a part depend on earlier symbols."""
+    """Decodes a stream in parts, for indexes that depend on earlier symbols."""
 
     def __init__(self, data: bytes) -> None:
         self._data, _ = from_bytes("StreamDecoder", [data], 1)
         self._state = torch.zeros(2, dtype=torch.int64, device="cpu")
 
     def decode(self, indexes: Tensor, cdf: Tensor, cdf_length: Tensor, offset: Tensor) -> Tensor:
-        """The next symbols, int32, one for each of `indexes`. Raises as `cdf_decode`; whether the stream ends is not checked."""
+        """The next symbols, int32, in the shape of indexes. Raises as `cdf_decode`, but does not check the end of the stream."""
         _check_cpu()
         indexes = _integers("StreamDecoder", "indexes", indexes)
         tables = check_tables("StreamDecoder", cdf, cdf_length, offset)
@@ -99,7 +99,7 @@ class StreamDecoder:
 
 
 def to_bytes(data: Tensor, size: Tensor) -> list[bytes]:
-    """The streams in the two tensors that native encoders return."""
+    """Splits the data of a native encoder into streams of the given sizes in bytes."""
     whole, begin, streams = data.numpy().tobytes(), 0, []
     for length in size.tolist():
         streams.append(whole[begin : begin + length])
@@ -108,7 +108,7 @@ def to_bytes(data: Tensor, size: Tensor) -> list[bytes]:
 
 
 def from_bytes(op: str, strings: Sequence[bytes], streams: int) -> tuple[Tensor, Tensor]:
-    """Streams as native decoders take them."""
+    """(data, size) of streams, the inputs of the native decoders."""
     if isinstance(strings, bytes | bytearray | str) or not all(isinstance(s, bytes | bytearray | memoryview) for s in strings):
         raise TypeError(f"{op}/strings: must be a sequence of bytes, one for each sample; give a list")
     if len(strings) != streams:
@@ -119,7 +119,7 @@ def from_bytes(op: str, strings: Sequence[bytes], streams: int) -> tuple[Tensor,
 
 
 def check_intact(op: str, intact: Tensor) -> None:
-    """Raises FormatError where a stream was not decoded to exactly its end."""
+    """Raises FormatError unless every stream was decoded exactly to its end."""
     if not intact.all():
         number = int(intact.logical_not().nonzero()[0])
         raise FormatError(f"{op}/strings: {DAMAGED} (stream {number}); check the indexes and tables")
@@ -154,7 +154,7 @@ def _index_matrix(indexes: Tensor, streams: int) -> Tensor:
 
 
 def check_tables(op: str, cdf: Tensor, cdf_length: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tables as native code takes them. Raises TypeError or ValueError where they are not as for `cdf_encode`."""
+    """Converts tables for the native code. Raises TypeError or ValueError unless they have the form of `cdf_encode`."""
     named = {"cdf": cdf, "cdf_length": cdf_length, "offset": offset}
     tables = {name: _integers(op, name, t) for name, t in named.items()}
     rows = tables["cdf"].shape[0] if tables["cdf"].dim() == 2 else None

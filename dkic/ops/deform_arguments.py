@@ -1,4 +1,4 @@
-"""The arguments of the ops that sample an image at learned positions: their checks, and what to say where one is wrong."""
+"""Argument checks and error messages of the deformable ops."""
 
 import operator
 from collections.abc import Iterable
@@ -10,24 +10,24 @@ from dkic.ops.accepted_calls import accept, call_of, was_accepted
 
 Sizes = tuple[int, int]
 Pair = int | Sizes
-SIZE_LIMIT = 2**24  # positions are float32, exact for integers up to here
+SIZE_LIMIT = 2**24  # positions are float32, which is exact for integers up to this limit
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class ArgumentTypeError(TypeError, RuntimeError):
-    """An argument has a wrong type. A RuntimeError too, which is what torch's and torchvision's ops raise."""
+    """An argument has an invalid type. Also a RuntimeError, like the errors of PyTorch's and torchvision's ops."""
 
 
 class ArgumentValueError(ValueError, RuntimeError):
-    """An argument has a wrong value or shape. A RuntimeError too, which is what torch's and torchvision's ops raise."""
+    """An argument has an invalid value or shape. Also a RuntimeError, like the errors of PyTorch's and torchvision's ops."""
 
 
 def pair_of(op: str, name: str, value: Pair) -> Sizes:
-    """An integer or a pair of integers as a pair (height, width), else an ArgumentTypeError that names the argument.
+    """Converts an integer or a pair of integers to a pair (height, width). Raises ArgumentTypeError.
 
-    Whatever has `__index__` is an integer: an int, numpy's integers, a tensor of one integer. A SymInt stays symbolic.
+    Integers are objects with `__index__`: int, NumPy integers, integer tensors with one element. A SymInt stays symbolic.
     """
-    if type(value) is int:  # the usual case, without the time that the others take
+    if type(value) is int:  # fast path of the common case
         return value, value
     try:
         values = (value, value) if not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0 else tuple(value)
@@ -39,14 +39,14 @@ def pair_of(op: str, name: str, value: Pair) -> Sizes:
 
 
 def list_of(pair: Pair) -> list[int]:
-    """An int or a pair of ints as the list [height, width]. (Also in TorchScript.)"""
+    """Converts an int or a pair of ints to the list [height, width]; scriptable."""
     if isinstance(pair, int):
         return [pair, pair]
     return [pair[0], pair[1]]
 
 
 def check_tensor(op: str, name: str, t: Tensor, image: tuple[str, Tensor], dimensions: int = 4) -> None:
-    """A floating tensor of so many dimensions on the device of the image, which is given with its name."""
+    """Checks type, dtype, number of dimensions and device of an argument. image: name and tensor of the image."""
     if not isinstance(t, Tensor):
         raise ArgumentTypeError(f"{op}/{name}: must be a tensor, and is a {type(t).__name__}")
     if t.dtype not in _FLOATS:
@@ -68,7 +68,7 @@ def check_samples(
     padding: Sizes,
     dilation: Sizes,
 ) -> None:
-    """Image, offset and mask fit each other and the geometry."""
+    """Checks that the shapes of image, offset and mask match the geometry. image: its name and tensor."""
     what, x = image
     call = call_of(op, what, x, offset, mask, kernel, stride, padding, dilation)
     if was_accepted(call):
@@ -110,5 +110,5 @@ def check_samples(
 
 
 def out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Height or width of a convolution's result."""
+    """Output height or width of a convolution."""
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

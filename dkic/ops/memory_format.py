@@ -1,4 +1,4 @@
-"""The memory format of results: that of the tensor which they go with."""
+"""Memory format of results: the format of the corresponding input."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ __all__ = ["empty_like_format", "gradient_like", "suggest_memory_format"]
 
 
 def empty_like_format(like: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """An empty tensor of a shape and dtype (None: those of `like`), channels_last where `like` is, else contiguous.
+    """An empty tensor of a shape and dtype (None: those of `like`), channels_last if `like` is, else contiguous.
 
-    As `memory_format_of` in csrc/common/stable_abi.h: a slice of a channels_last tensor is channels_last too; where strides leave
-    it open (one channel, one pixel, no element) the result is contiguous.
+    Same rule as `memory_format_of` in csrc/common/stable_abi.h: a slice of a channels_last tensor is channels_last too. If the
+    strides are ambiguous (one channel, one pixel, no element), the result is contiguous.
     """
     shape = like.shape if shape is None else shape
     memory_format = suggest_memory_format(like)
@@ -21,5 +21,5 @@ def empty_like_format(like: Tensor, shape: Sequence[int] | None = None, dtype: t
 
 
 def gradient_like(t: Tensor, needed: bool) -> Tensor:
-    """An empty tensor for the gradient of t; of no elements where none is needed."""
+    """An empty tensor for the gradient of t; it has no elements if the gradient is not needed."""
     return empty_like_format(t) if needed else t.new_empty((0,))

@@ -1,8 +1,8 @@
-"""Coding of a latent whose scales and means depend on the elements before it in raster order, with native networks and coder.
+"""Coding of a latent with an autoregressive context model in raster order; networks and entropy coder are native code.
 
 The context model of Minnen et al. 2018 ("Joint Autoregressive and Hierarchical Priors for Learned Image Compression"): a masked
-convolution over the decoded latent, then 1x1 convolutions over the hyperprior's parameters and its output give each position's
-scales and means.
+convolution over the decoded latent, followed by 1x1 convolutions over its output and the parameters of the hyperprior, predicts
+the scales and means of each position.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from dkic.ops.schemas import library
 
 
 class RasterNetwork(NamedTuple):
-    """Weights of a context model over a latent of M channels and P parameters.
+    """Weights of a context model for a latent with M channels and P hyperprior parameters per position.
 
     Attributes:
-        context_weight: float32 `[C, M, k, k]`, k odd and at most 31. What lies at the middle and after it in raster order is not
-            read, so it may be masked or not.
+        context_weight: float32 `[C, M, k, k]`, k odd and at most 31. The center and the elements after it in raster order are
+            not read, so they need not be masked.
         context_bias: float32 `[C]`.
-        weights: 1x1 convolutions, float32 `[out, in, 1, 1]`: the first has P + C inputs, the parameters' first; the last has 2 M
-            outputs, the scales first.
-        biases: float32 `[out]` of each.
-        slopes: of the LeakyReLU after each of them but the last; 0: ReLU; 1: none.
+        weights: weights of the 1x1 convolutions, float32 `[out, in, 1, 1]`: the first has P + C inputs, the parameters before the
+            context; the last has 2 M outputs, the scales before the means.
+        biases: biases of the 1x1 convolutions, float32 `[out]`.
+        slopes: negative slopes of the LeakyReLU after each 1x1 convolution except the last; 0: ReLU; 1: identity.
     """
 
     context_weight: Tensor
@@ -38,11 +38,11 @@ class RasterNetwork(NamedTuple):
 
 
 class GaussianTables(NamedTuple):
-    """Tables for zero-mean Gaussians of rising scales, as CompressAI's `GaussianConditional` has them; see `cdf_encode`.
+    """Tables of zero-mean Gaussians with increasing scales, as in CompressAI's `GaussianConditional`; see `cdf_encode`.
 
     Attributes:
-        scales: `[T]`, the standard deviation of each table; a scale is coded with the first table whose own is not below it.
-        scale_min: lower bound of scales, applied first.
+        scales: `[T]`, the standard deviation of each table; an element uses the first table with a scale >= its own.
+        scale_min: lower bound of the elements' scales, applied before the table is selected.
         cdf, cdf_length, offset: as for `cdf_encode`.
     """
 
@@ -54,11 +54,11 @@ class GaussianTables(NamedTuple):
 
 
 def raster_encode(y: Tensor, params: Tensor, network: RasterNetwork, tables: GaussianTables) -> tuple[Tensor, list[bytes]]:
-    """The dequantized latent and its streams, one for each sample.
+    """Encodes a latent; returns the dequantized latent and one stream per sample.
 
-    Symbols are round(y - mean), half to even; streams have the positions in raster order, and in each the channels in order.
-    Scales and means are equal to the bit in `raster_decode`, for every number of threads and on AVX2 and AVX-512. Machines
-    without fused multiply-add, and params that differ by a bit, can give other symbols.
+    Symbols are round(y - mean), half to even, in raster order of the positions and then by channel. Scales and means are
+    bit-exact with `raster_decode` for any number of threads, and between AVX2 and AVX-512. CPUs without fused multiply-add, or
+    params that differ in a bit, can produce other symbols.
 
     Args:
         y: float32 `[N, M, H, W]` on the CPU.
@@ -68,8 +68,8 @@ def raster_encode(y: Tensor, params: Tensor, network: RasterNetwork, tables: Gau
         y_hat: float32 `[N, M, H, W]`, contiguous; N streams.
 
     Raises:
-        TypeError, ValueError: an argument is not as above.
-        RuntimeError: y - mean is not finite or beyond int32; or as for `cdf_encode`.
+        TypeError, ValueError: an argument is invalid; the message names it.
+        RuntimeError: y - mean is not finite or exceeds int32; or as for `cdf_encode`.
     """
     _check(y=y, params=params)
     if y.shape[0] != params.shape[0] or y.shape[2:] != params.shape[2:]:
@@ -80,10 +80,10 @@ def raster_encode(y: Tensor, params: Tensor, network: RasterNetwork, tables: Gau
 
 
 def raster_decode(strings: Sequence[bytes], params: Tensor, network: RasterNetwork, tables: GaussianTables) -> Tensor:
-    """The dequantized latent that `raster_encode` coded, float32 `[N, M, H, W]`.
+    """Decodes the streams of `raster_encode`; returns the dequantized latent, float32 `[N, M, H, W]`.
 
     Raises:
-        FormatError: a stream is damaged, or was coded with other parameters, network or tables.
+        FormatError: a stream is damaged, or was encoded with other parameters, network or tables.
         TypeError, ValueError, RuntimeError: as for `raster_encode`.
     """
     _check(params=params)

@@ -1,4 +1,4 @@
-"""The ops in plain PyTorch: slow, differentiable, and the specification that the kernels are tested against."""
+"""Reference implementations of the ops in plain PyTorch: slow, differentiable; the kernels are tested against them."""
 
 import math
 
@@ -19,7 +19,7 @@ def ldcn(
     padding: Pair = 1,
     dilation: Pair = 1,
 ) -> Tensor:
-    """See `dkic.ops.ldcn`. Computes in the dtype of x, so pass float64 for a reference."""
+    """See `dkic.ops.ldcn`. Computes in the dtype of x; pass float64 for a reference."""
     return samples(x, offset, mask, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation).sum(2)
 
 
@@ -33,7 +33,7 @@ def deform_conv2d(
     dilation: Pair = 1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """See `dkic.ops.deform_conv2d`. Computes in the dtype of input, so pass float64 for a reference."""
+    """See `dkic.ops.deform_conv2d`. Computes in the dtype of input; pass float64 for a reference."""
     o, depth, kh, kw = weight.shape
     geometry = {"kernel_size": (kh, kw), "stride": stride, "padding": padding, "dilation": dilation}
     columns = samples(input, offset, mask, **geometry, inner_gradient=True)
@@ -56,9 +56,10 @@ def samples(
     dilation: Pair,
     inner_gradient: bool = False,
 ) -> Tensor:
-    """Every tap's bilinear sample times its mask, `[N, C, K, Ho, Wo]`.
+    """Bilinear samples of all taps, multiplied by the mask: `[N, C, K, Ho, Wo]`.
 
-    inner_gradient: the gradient of a position that is exactly -1 is that of the inner side, as in torchvision; else zero.
+    inner_gradient: the gradient of a position of exactly -1 is the one-sided derivative from inside the image, as in torchvision;
+    otherwise zero.
     """
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = map(list_of, (kernel_size, stride, padding, dilation))
     n, c, h, w = x.shape
@@ -71,8 +72,8 @@ def samples(
     column = (tap % kw * dw).view(k, 1, 1) + (torch.arange(wo, device=x.device) * sw - pw).view(1, 1, wo)
     py, px = offset[:, :, :, 0] + row, offset[:, :, :, 1] + column  # [n, groups, k, ho, wo]
 
-    # A sample outside is moved to (-2, -2), where it has no corner: so it is 0, with gradient 0, even at infinity.
-    # Not so for NaN, which has to be seen in the result.
+    # Samples outside the image, also infinite ones, are moved to (-2, -2), where no corner is inside: value and gradient are 0.
+    # NaN positions are not moved, so that they propagate to the result.
     before = torch.lt if inner_gradient else torch.le
     outside = before(py, -1) | (py >= h) | before(px, -1) | (px >= w)
     py, px = (torch.where(outside, -2.0, position) for position in (py, px))
@@ -89,7 +90,7 @@ def samples(
             weight = wy * wx
             if mask is not None:
                 weight = weight * mask.to(x.dtype).reshape(n, groups, k, ho, wo)
-            # Both are 0 where there is no corner: 0 times what lies elsewhere would let inf and NaN in.
+            # Both factors are masked, because 0 times an infinite or NaN factor would be NaN.
             sampled = sampled + torch.where(valid.unsqueeze(2), corner, 0) * torch.where(valid, weight, 0).unsqueeze(2)
     return sampled.reshape(n, c, k, ho, wo)
 
@@ -97,18 +98,18 @@ def samples(
 def gaussian_bits(v: Tensor, scale: Tensor) -> Tensor:
     """Bits of the unit bin around v under a zero-mean Gaussian: -log2(Phi((v + 1/2) / scale) - Phi((v - 1/2) / scale)).
 
-    v, scale: tensors of one shape; scale > 0. The result has the dtype of v. It is computed in log space on the tail's side, so
-    that neither value nor gradient is lost however small the probability is; and in float64, since at a large scale the two
-    edges of the bin differ by less than the resolution of float32.
+    v, scale: tensors of the same shape; scale > 0. The result has the dtype of v. It is computed in log space from the nearer
+    tail, so that values and gradients are accurate for arbitrarily small probabilities; and in float64, because at a large scale
+    the edges of the bin differ by less than the resolution of float32.
 
-    Limits: an infinite scale gives infinitely many bits with zero gradients; an infinite v gives infinitely many bits with
-    infinite gradients; NaN in v or scale, and both infinite, give NaN.
+    Limits: an infinite scale gives infinite bits and zero gradients; an infinite v gives infinite bits and infinite gradients;
+    NaN in v or scale, or both infinite, gives NaN.
     """
     dtype = v.dtype
-    v, scale = v.abs().double(), scale.double()  # the bin of -v is as likely, and its upper tail does not cancel
+    v, scale = v.abs().double(), scale.double()  # by symmetry; the upper tail has no cancellation
     ratio = v / scale
     flat, far = scale.isinf() & v.isfinite(), ratio > 2.0**60
-    # The formula gets harmless arguments where its result is not used: a gradient of 0 times infinity would be NaN.
+    # Safe arguments where the result of the formula is not used: otherwise gradients would be 0 * infinity = NaN.
     near_v, near_scale = v.masked_fill(flat | far, 0), scale.masked_fill(flat | far, 1)
     upper = torch.special.log_ndtr((0.5 - near_v) / near_scale)
     lower = torch.special.log_ndtr((-0.5 - near_v) / near_scale)
@@ -118,7 +119,7 @@ def gaussian_bits(v: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Rounded(torch.autograd.Function):
-    """round(x), half to even; the gradient passes straight through. x + (round(x) - x) would make NaN of infinity."""
+    """round(x), half to even, with a straight-through gradient. x + (round(x) - x) would turn infinity into NaN."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -130,12 +131,12 @@ class _Rounded(torch.autograd.Function):
 
 
 class _AtLeast(torch.autograd.Function):
-    """max(x, bound); below the bound a gradient passes only where a step down it would raise x."""
+    """max(x, bound). Below the bound, the gradient passes only if a descent step would increase x (CompressAI's `LowerBound`)."""
 
     @staticmethod
     def forward(ctx, x: Tensor, bound: float) -> Tensor:
         ctx.below = x < bound
-        return torch.where(ctx.below, bound, x)  # NaN stays
+        return torch.where(ctx.below, bound, x)  # propagates NaN
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
@@ -155,7 +156,7 @@ def gaussian_likelihood(
     output: str = "bits",
     likelihood_min: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """See `dkic.ops.gaussian_likelihood`; `seed` is what that draws from its generator. Pass float64 for a reference."""
+    """See `dkic.ops.gaussian_likelihood`; `seed` is the number drawn from its generator. Pass float64 for a reference."""
     mean = torch.zeros_like(y) if mean is None else mean
     residual = y - mean
     if quantize == "round":
@@ -168,18 +169,18 @@ def gaussian_likelihood(
         y_hat = y
     bits = gaussian_bits(residual, _AtLeast.apply(scale.expand(y.shape), scale_min))
     if output == "likelihood":
-        # An infinite residual has infinite gradients of its bits, which a likelihood of 0 times them would make NaN.
+        # An infinite residual has infinite gradients of the bits; times a likelihood of 0 they would be NaN.
         likelihood = torch.exp2(-bits.masked_fill(bits.isinf(), 0)).masked_fill(bits.isinf(), 0)
         return y_hat, _AtLeast.apply(likelihood, likelihood_min)
     return y_hat, bits.flatten(1).sum(1) if reduction == "sum" and bits.dim() > 1 else bits
 
 
 def philox(counter: Tensor, key: int) -> Tensor:
-    """Philox 4x32-10 (Salmon et al. 2011): 32-bit words `[..., 4]` in int64 -> random words of that shape."""
+    """Philox 4x32-10 (Salmon et al. 2011): maps 32-bit words `[..., 4]`, stored as int64, to random words of the same shape."""
     word = list(counter.unbind(-1))
     keys = [key & _WORD, key >> 32 & _WORD]
     for _ in range(10):
-        # A product is of 64 bits and may wrap around to below 0; its two halves are right all the same.
+        # The 64-bit product may overflow to a negative number; its two halves are still correct.
         product0, product1 = word[0] * 0xD2511F53, word[2] * 0xCD9E8D57
         word = [
             (product1 >> 32 & _WORD) ^ word[1] ^ keys[0],
@@ -192,10 +193,10 @@ def philox(counter: Tensor, key: int) -> Tensor:
 
 
 def gaussian_noise(shape: torch.Size | tuple[int, ...], seed: int) -> Tensor:
-    """The noise that `gaussian_likelihood` draws: multiples of 2^-24 in [-1/2, 1/2), float64.
+    """The random noise of `gaussian_likelihood`: multiples of 2^-24 in [-1/2, 1/2), float64.
 
-    Element e (row by row) of sample n is the upper 24 bits of word e % 4 of the Philox block with counter (e // 4, n), of 64 bits
-    each, the lower word first, and key `seed`.
+    Element e (in row-major order) of sample n is the upper 24 bits of word e % 4 of the Philox block with key `seed` and the
+    counter (e // 4, n), two 64-bit numbers with the lower word first.
     """
     n = torch.arange(shape[0], device="cpu").view(-1, 1)
     e = torch.arange(math.prod(shape[1:]), device="cpu")

@@ -1,4 +1,4 @@
-"""From the integers of a convolution to those of the next layer."""
+"""Requantization: integer sums of a convolution to the integer activations of the next layer."""
 
 import torch
 from torch import Tensor
@@ -9,18 +9,19 @@ from dkic.ops.schemas import library
 
 
 def round_ste(t: Tensor) -> Tensor:
-    """Rounded half to even; the gradient, of reverse and forward mode, passes straight through."""
+    """Rounds half to even, with a straight-through gradient in reverse and forward mode."""
     return t + (t.round() - t).detach() if t.requires_grad or has_tangent(t) else t.round()
 
 
 def requantize(total: Tensor, bias: Tensor | None, multiplier: Tensor, low: int, high: int) -> Tensor:
-    """clamp(round((round(total) + bias) * multiplier), low, high), each rounded half to even; differentiable as if not rounded.
+    """clamp(round((round(total) + bias) * multiplier), low, high), rounded half to even, with straight-through gradients.
 
-    One float32 sum (of int32: an exact sum, rounded to float32 once) and one float32 product: the same on every machine.
+    One float32 addition (for int32: an exact addition, then one rounding to float32) and one float32 multiplication: bit-exact
+    on all machines.
 
     Args:
-        total: `[N, C, H, W]`, float32 or float64, of integers to within 1/2; or int32, where they may exceed 2^24.
-        bias, multiplier: float32, `[C]` or of one element; bias of integers.
+        total: `[N, C, H, W]`, float32 or float64, within 1/2 of integers; or int32, for integers that may exceed 2^24.
+        bias, multiplier: float32, `[C]` or one element; bias holds integers.
 
     Returns:
         float32 `[N, C, H, W]`.
@@ -29,7 +30,7 @@ def requantize(total: Tensor, bias: Tensor | None, multiplier: Tensor, low: int,
     multiplier = multiplier.expand(channels)
     bias = None if bias is None else bias.expand(channels)
     if total.dtype != torch.int32:
-        # Rounded before it is cast: between 2^22 and 2^24 the cast would take 5.49 for 5.5, and that becomes 6.
+        # Rounded before the cast: between 2^22 and 2^24, the cast would round a fraction of 0.49 to 0.5, and that rounds up.
         total = total if total.dtype == torch.float32 else round_ste(total).float()
         tensors = (total, multiplier) if bias is None else (total, bias, multiplier)
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors) or has_tangent(*tensors)

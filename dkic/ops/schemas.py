@@ -1,6 +1,6 @@
 """Schemas of the native ops. Native code implements `<op>` and `<op>_backward`; fakes, autograd and autocast are in Python.
 
-The build compiles the definitions below into `libdkic_cpu.so` (setup.py), so that the ops exist in a C++ program that loads it.
+The build compiles these definitions into `libdkic_cpu.so` (setup.py), so that C++ programs that load it have the ops.
 """
 
 import torch
@@ -9,7 +9,7 @@ from dkic.ops import backends
 
 
 class _Library(torch.library.Library):
-    """Defines what `libdkic_cpu.so` does not: everything where it is not built, whose absence is reported at the first call."""
+    """Defines the ops that `libdkic_cpu.so` does not define: all ops if it is not built, which the first call reports."""
 
     def define(self, schema: str) -> None:
         name = schema.partition("(")[0]
@@ -25,7 +25,7 @@ library = _Library("dkic", "FRAGMENT")
 library.define(
     "ldcn(Tensor x, Tensor offset, Tensor? mask, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation) -> Tensor"
 )
-# need_*: gradients wanted; the others come back empty. The order is that of the results.
+# need_*: which gradients to compute, in the order of the results; the others are empty.
 library.define(
     "ldcn_backward(Tensor grad_y, Tensor x, Tensor offset, Tensor? mask, int[2] kernel_size, int[2] stride, int[2] padding, "
     "int[2] dilation, bool need_x, bool need_offset, bool need_mask, bool deterministic) -> (Tensor, Tensor, Tensor)"
@@ -41,9 +41,9 @@ library.define(
     "bool deterministic) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
-# Either rounded, or a noise that is given, or one drawn from seed (one int64 number), or none of them. y_hat is empty where it
-# would be y itself; bits are [N] where sum. likelihood: bits are the likelihoods, max(2^-bits, likelihood_min). by_v and by_scale
-# are derivatives, of the bits or of the likelihood before its bound, and empty where not needed.
+# At most one of rounded, noise and seed (an int64 tensor with one element). y_hat is empty if it equals y. bits is [N] if sum. If
+# likelihood, bits holds likelihoods, max(2^-bits, likelihood_min). by_v and by_scale: derivatives of the bits, or of the
+# likelihood before the bound; empty if not needed.
 library.define(
     "gaussian_likelihood(Tensor y, Tensor scale, Tensor? mean, Tensor? noise, Tensor? seed, bool rounded, float scale_min, "
     "bool sum, bool need_v, bool need_scale, bool likelihood=False, float likelihood_min=0.) "
@@ -58,19 +58,19 @@ library.define(
     "gaussian_symbols(Tensor y, Tensor scale, Tensor? mean, float scale_first, float scale_last, int scale_count) "
     "-> (Tensor symbols, Tensor index)"
 )
-# How many of the edges, which are sorted, lie below each scale: uint8 for 255 edges or less, else int32.
+# The number of edges (sorted) below each scale: uint8 for up to 255 edges, else int32.
 library.define("gaussian_indexes(Tensor scale, float[] edges) -> Tensor")
 
-# Of integers in float32, with a bias and a multiplier for each channel: see dkic.ops.requantize.
+# total holds integers in float32; bias and multiplier are per channel. See dkic.ops.requantize.
 library.define("requantize(Tensor total, Tensor? bias, Tensor multiplier, int low, int high) -> Tensor")
 
-# Of integers in float32, then requantised; weight as dkic.ops.quantized_conv2d.packed lays it out.
+# x holds integers in float32; weight is packed by dkic.ops.quantized_conv2d.packed. The result is requantized.
 library.define(
     "quantized_conv2d(Tensor x, Tensor weight, Tensor bias, Tensor multiplier, int stride, int padding, int low, int high) "
     "-> Tensor"
 )
 
-# Symbols and indexes are [streams, symbols of each]; data holds the streams one after the other, size the bytes of each.
+# Symbols and indexes are [streams, symbols per stream]. data: the concatenated streams; size: bytes of each stream.
 library.define(
     "cdf_encode(Tensor symbols, Tensor indexes, Tensor cdf, Tensor cdf_length, Tensor offset) -> (Tensor data, Tensor size)"
 )
@@ -82,8 +82,8 @@ library.define(
     "cdf_decode_part(Tensor data, Tensor(a!) state, Tensor indexes, Tensor cdf, Tensor cdf_length, Tensor offset) -> Tensor"
 )
 
-# A latent whose scales and means depend on the elements before it in raster order: see dkic.ops.raster_context. weights and
-# biases are those of 1x1 convolutions; slopes, of the LeakyReLU between them, are one fewer.
+# Coding with a context model in raster order: see dkic.ops.raster_context. weights and biases: of the 1x1 convolutions; slopes:
+# of the LeakyReLUs between them, one fewer.
 library.define(
     "raster_encode(Tensor y, Tensor params, Tensor context_weight, Tensor context_bias, Tensor[] weights, Tensor[] biases, "
     "float[] slopes, float[] edges, float scale_min, Tensor cdf, Tensor cdf_length, Tensor offset) "
@@ -95,7 +95,7 @@ library.define(
     "-> (Tensor y_hat, Tensor intact)"
 )
 
-# parameters: [C, FACTORIZED_PARAMETERS], see dkic.ops.factorized_likelihood. likelihood: forward's.
+# parameters: [C, parameters per channel], packed by dkic.ops.factorized_likelihood. likelihood: the result of the forward.
 library.define("factorized_likelihood(Tensor x, Tensor parameters, float likelihood_min) -> Tensor")
 library.define(
     "factorized_likelihood_backward(Tensor grad, Tensor x, Tensor parameters, Tensor likelihood, float likelihood_min) "

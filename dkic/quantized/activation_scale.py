@@ -1,6 +1,7 @@
 """Scales of activation tensors."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -59,3 +60,21 @@ class ActivationScale(nn.Module):
     def forget(self) -> None:
         """Deletes the scale. A converted network does not need it: the multipliers contain it."""
         del self.scale
+
+
+@dataclass(frozen=True)
+class UsedScales:
+    """The scales that a layer uses and other modules own.
+
+    `nn.Module` does not register what a dataclass holds, so a state dict contains each scale once, under its owner.
+
+    inputs: of the input, in the order of its channels. output: of the result.
+    """
+
+    inputs: tuple[ActivationScale, ...]
+    output: ActivationScale
+
+    @property
+    def input_vector(self) -> Tensor:
+        """The scale of each channel of the input, `[channels]`."""
+        return torch.cat([scale.vector for scale in self.inputs])

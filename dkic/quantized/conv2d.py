@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dkic.errors import DkicError
 from dkic.ops import quantized_conv2d
 from dkic.ops.requantize import requantize, round_ste
-from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
+from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale, UsedScales
 from dkic.quantized.layer import QuantizedLayer, check_multiplier
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         if not 0 <= negative_slope < 1 or (negative_slope and not relu):
             raise ValueError(f"QuantizedConv2d/negative_slope: is {negative_slope}; give 0 to 1, and relu=True")
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, stride, padding, groups=groups)
-        self.scales = tuple(inputs), outputs  # a tuple is not registered: the scales are submodules of other modules
+        self.scales = UsedScales(tuple(inputs), outputs)
         self.low, self.high = (0 if relu else -bound), bound
         self.upscale = upscale
         # float32, as requantization multiplies in it. Fixed by the architecture, so it is not saved.
@@ -78,8 +78,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
     def integers(self) -> dict[str, Tensor]:
         """weight `[out, in / groups, k, k]`, bias `[out]` and multiplier `[out]`."""
-        inputs, outputs = self.scales
-        scales = torch.cat([scale.vector for scale in inputs])
+        scales = self.scales.input_vector
         weight = self.weight * (scales.view(1, -1, 1, 1) if self.groups == 1 else scales.view(-1, 1, 1, 1))
         # The second bound is for a layer initialized to zero: it keeps the integer bias far below 2^24.
         unit = torch.maximum(weight.detach().abs().amax((1, 2, 3)) / WEIGHT_MAX, self.bias.detach().abs() * 2.0**-22)
@@ -87,13 +86,12 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         return {
             "weight": round_ste(weight / unit.view(-1, 1, 1, 1)),
             "bias": round_ste(self.bias / unit),
-            "multiplier": unit / self._output_scale(outputs),
+            "multiplier": unit / self._output_scale(),
         }
 
     def dequantize_from(self, other: "Self") -> None:
-        inputs, outputs = self.scales
-        scales = torch.cat([scale.vector for scale in inputs])
-        unit = other.multiplier * self._output_scale(outputs)
+        scales = self.scales.input_vector
+        unit = other.multiplier * self._output_scale()
         weight = other.weight * unit.view(-1, 1, 1, 1)
         self.weight.copy_(weight / (scales.view(1, -1, 1, 1) if self.groups == 1 else scales.view(-1, 1, 1, 1)))
         self.bias.copy_(other.bias * unit)
@@ -105,13 +103,13 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     def check_bounds(self) -> None:
         check_multiplier(self.multiplier)
         if self.weight.eq(-WEIGHT_MAX - 1).any():
-            raise DkicError(f"a weight is beyond {WEIGHT_MAX}")
+            raise DkicError(f"weight: must be from -{WEIGHT_MAX} to {WEIGHT_MAX}")
         bias = _largest(self.bias)
         if bias >= SUM_BOUND:  # it is added in float32
-            raise DkicError(f"a bias is {bias}, and 2^24 is the bound")
+            raise DkicError(f"bias: must be below 2^24, not {bias}")
         most = ACTIVATION_MAX * _largest_filter(self.weight) + bias
         if most >= 2**31:
-            raise DkicError(f"sums could reach {most}, and 2^31 is the bound")
+            raise DkicError(f"weight: the sums of a filter must stay below 2^31, and could reach {most}")
         self._parts = self._packed = None
         self.parts()
 
@@ -127,7 +125,9 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
                 if most + (bias if count == 1 else 0) < SUM_BOUND:
                     break
             else:
-                raise DkicError(f"a filter's sums could reach {most} with a bias of {bias}, and 2^24 is the bound")
+                raise DkicError(
+                    f"weight: the sums of a filter must stay below 2^24, and could reach {most} with a bias of {bias}"
+                )
             # Stored in the order in which `integer_convolution` multiplies, which saves a copy per call.
             laid_out = self.weight.float().permute(2, 3, 1, 0)
             self._parts = [(part, laid_out[:, :, part].contiguous().permute(3, 2, 0, 1)) for part in slices]
@@ -151,7 +151,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
             elif self.low == 0:
                 y = y.relu()
             y = self._rearranged(y)
-            self.scales[1].observe(y)
+            self.scales.output.observe(y)
             return y
         with torch.autocast(x.device.type, enabled=False):  # half precision would round the sums
             units = self._units(x)
@@ -173,9 +173,9 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     def _rearranged(self, y: Tensor) -> Tensor:
         return F.pixel_shuffle(y, self.upscale) if self.upscale > 1 else y
 
-    def _output_scale(self, outputs: ActivationScale) -> Tensor:
+    def _output_scale(self) -> Tensor:
         """The output's scale, `[1]` or `[out_channels]`: that of the channel to which `pixel_shuffle` moves each filter."""
-        scale = outputs.scale
+        scale = self.scales.output.scale
         return scale.repeat_interleave(self.upscale**2) if len(scale) > 1 else scale
 
     def _total(self, x: Tensor) -> Tensor:

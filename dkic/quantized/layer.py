@@ -7,10 +7,11 @@ with larger sums is split along its input channels, and the parts are added as i
 multiplication rounded half to even, and a clamp. There are no logarithms, and no divisions except by powers of two.
 docs/quantized.md contains the complete argument.
 
-    with calibrating(network):      # 1. activation scales, from the largest values seen
+    with calibrate(network):        # 1. activation scales, from the largest values seen
         network(x)
-    simulate(network)               # 2. optional: train with integers; rounding passes gradients straight through
+    prepare(network)                # 2. optional: quantization-aware training; rounding passes gradients straight through
     convert(network)                # 3. integers only, bounds checked
+    load(other, state_dict)         # or a float network of the same shape, from the state dict of a converted one
 """
 
 import contextlib
@@ -33,7 +34,7 @@ class State(enum.Enum):
     """State of a quantized layer."""
 
     FLOAT = "float"  # initial state: real numbers
-    SIMULATED = "simulated"  # computes with integers from float parameters, which can be trained
+    PREPARED = "prepared"  # computes with integers from float parameters, which can be trained
     CONVERTED = "converted"  # contains only integers, as in a weights file
 
 
@@ -91,11 +92,11 @@ def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
 
 def stored_names(network: nn.Module) -> list[str]:
     """State dict keys of the tensors that converted layers hold; empty for a network that is not converted."""
-    return [f"{name}.{key}" for name, m in quantized_layers(network).items() if m.converted for key in m.stored]
+    return [_key(name, key) for name, m in quantized_layers(network).items() if m.converted for key in m.stored]
 
 
 @contextlib.contextmanager
-def calibrating(network: nn.Module) -> Iterator[None]:
+def calibrate(network: nn.Module) -> Iterator[None]:
     """Context manager: activation scales record the largest values inside, and are set from them at the end.
 
     If the block raises, the scales are unchanged.
@@ -113,11 +114,14 @@ def calibrating(network: nn.Module) -> Iterator[None]:
         scale.set_from_recorded()
 
 
-def simulate(network: nn.Module, enabled: bool = True) -> None:
-    """Switches a calibrated network from the float to the simulated state, or back. Raises DkicError if it is converted."""
+def prepare(network: nn.Module) -> None:
+    """Switches a calibrated network to the prepared state, in place: quantization-aware training.
+
+    Raises DkicError if it is converted.
+    """
     _check_not_converted(network)
     for layer in quantized_layers(network).values():
-        layer.state = State.SIMULATED if enabled else State.FLOAT
+        layer.state = State.PREPARED
 
 
 @torch.no_grad()
@@ -128,22 +132,52 @@ def convert(network: nn.Module) -> None:
     """
     _check_not_converted(network)
     _convert(network, {layer: layer.integers() for layer in quantized_layers(network).values()})
-    check_bounds(network)
+    _check_bounds(network)
 
 
-def convert_empty(network: nn.Module) -> None:
-    """Converts a network without values: its integers are on the meta device. Assign those of a file, then `check_bounds`."""
-    layers = quantized_layers(network).values()
-    _convert(network, {m: {n: torch.empty(s, dtype=m.stored[n], device="meta") for n, s in m.shapes().items()} for m in layers})
-
-
-def check_bounds(network: nn.Module) -> None:
-    """Raises DkicError that names the layer if the integers of a converted network violate a bound."""
+def converted_state(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict that a float network will have once converted, with its integers on the meta device."""
+    state: dict[str, Tensor] = dict(network.state_dict())
+    for name, module in network.named_modules(remove_duplicate=False):
+        if isinstance(module, ActivationScale):
+            state.pop(_key(name, "scale"), None)
     for name, layer in quantized_layers(network).items():
-        try:
-            layer.check_bounds()
-        except DkicError as error:
-            raise DkicError(f"{name}: {error}") from None
+        for key in (*layer.stored, *layer.replaced):
+            state.pop(_key(name, key), None)
+        state |= {_key(name, key): torch.empty(s, dtype=layer.stored[key], device="meta") for key, s in layer.shapes().items()}
+    return state
+
+
+@torch.no_grad()
+def load(network: nn.Module, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
+    """Converts a float network to the integers in the state dict of a converted one, in place, and loads its other tensors.
+
+    Args:
+        network: float, of the same shape; calibration is not needed.
+        state_dict: of the converted network.
+        strict, assign: as in `torch.nn.Module.load_state_dict`; the tensors in `stored` are required in any case.
+
+    Raises:
+        DkicError: network is converted, or state_dict lacks a tensor of a quantized layer, has it in another dtype, or violates a
+            bound of exact arithmetic. The message names the layer.
+        RuntimeError: another tensor does not fit, as in `load_state_dict`.
+    """
+    _check_not_converted(network)
+    empty: dict[QuantizedLayer, dict[str, Tensor]] = {}
+    for name, layer in quantized_layers(network).items():
+        held = next((t.device for t in (*layer.parameters(), *layer.buffers())), None)
+        device = torch.device("meta") if assign else held
+        for key in layer.stored:
+            given = state_dict.get(_key(name, key))
+            if given is None:
+                raise DkicError(f"load/state_dict: has no {_key(name, key)}; give the state dict of a converted network")
+            if given.dtype != layer.stored[key]:
+                raise DkicError(f"load/state_dict: {_key(name, key)} has dtype {given.dtype}; give {layer.stored[key]}")
+        empty[layer] = {key: torch.empty(s, dtype=layer.stored[key], device=device) for key, s in layer.shapes().items()}
+    _convert(network, empty)
+    # CompressAI's models override load_state_dict without `assign`.
+    network.load_state_dict(state_dict, strict=strict, **({"assign": True} if assign else {}))
+    _check_bounds(network)
 
 
 @torch.no_grad()
@@ -158,6 +192,20 @@ def dequantize(converted: nn.Module, network: nn.Module) -> None:
     pairs = list(zip(quantized_layers(network).values(), quantized_layers(converted).values(), strict=True))
     for layer, other in sorted(pairs, key=lambda pair: pair[0].needs_scales):  # layers that set scales come first
         layer.dequantize_from(other)
+
+
+def _key(layer: str, tensor: str) -> str:
+    """State dict key; the name of a network that is itself a layer is empty."""
+    return f"{layer}.{tensor}" if layer else tensor
+
+
+def _check_bounds(network: nn.Module) -> None:
+    """Raises DkicError that names the layer if the integers of a converted network violate a bound."""
+    for name, layer in quantized_layers(network).items():
+        try:
+            layer.check_bounds()
+        except DkicError as error:
+            raise DkicError(f"{name or 'network'}: {error}") from None
 
 
 def _check_not_converted(network: nn.Module) -> None:
@@ -177,4 +225,4 @@ def _convert(network: nn.Module, tensors: dict[QuantizedLayer, dict[str, Tensor]
 def check_multiplier(multiplier: Tensor) -> None:
     """Raises DkicError if a multiplier is negative or not finite."""
     if not (multiplier.isfinite().all() and (multiplier >= 0).all()):
-        raise DkicError("a multiplier is not finite or is negative")
+        raise DkicError("multiplier: must be finite and at least 0")

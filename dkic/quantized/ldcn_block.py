@@ -10,7 +10,7 @@ from dkic.errors import DkicError
 from dkic.nn.ldcn_block import LDCNBlock, plus_branch
 from dkic.ops import ldcn
 from dkic.ops.requantize import requantize, round_ste
-from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
+from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale, UsedScales
 from dkic.quantized.conv2d import QuantizedConv2d
 from dkic.quantized.layer import QuantizedLayer, check_multiplier
 
@@ -41,11 +41,11 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
     aggregate_multiplier: Tensor
 
     def __init__(self, channels: int, groups: int, scale: ActivationScale) -> None:
-        self._scale = (scale,)  # a tuple is not registered: the scale is a submodule of another module
+        self.scales = UsedScales((scale,), scale)
         LDCNBlock.__init__(self, channels, groups, mask="sigmoid", relu=False)
 
     def _convolutions(self, channels: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]:
-        (scale,) = self._scale
+        scale = self.scales.output
         self.value_scale, self.depthwise_scale, self.aggregate_scale = (ActivationScale(channels) for _ in range(3))
         units = [1 / OFFSET_UNITS] * (2 * self.taps) + [1 / _LOGIT_UNITS] * self.taps
         self.offset_mask_scale = ActivationScale(self.taps * 3, units)
@@ -68,7 +68,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
     def check_bounds(self) -> None:
         check_multiplier(self.aggregate_multiplier)
         if self.mask_table.max() > MASK_UNITS:
-            raise DkicError(f"a mask is beyond {MASK_UNITS}")
+            raise DkicError(f"mask_table: must be from 0 to {MASK_UNITS}")
 
     def dequantize_from(self, other: "Self") -> None:
         multiplier = other.aggregate_multiplier.clamp_min(1e-12)
@@ -80,7 +80,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
             total = self.aggregate(x)
             self.aggregate_scale.observe(total)
             y = plus_branch(x, self.project(total))
-            self._scale[0].observe(y)
+            self.scales.output.observe(y)
             return y
         value, offset_mask = self.value(x), self.offset_mask(self.depthwise(x))
         offset, logits = offset_mask[:, : self.taps * 2], offset_mask[:, self.taps * 2 :]

@@ -97,7 +97,7 @@ def _connected(address: str) -> Iterator[None]:
         import ray
         from ray.data import DataContext
     except ImportError as error:
-        raise DkicError(f"--ray needs Ray Data ({reason(error)}); {install('cluster')}") from None
+        raise DkicError(f"--ray: needs Ray Data ({reason(error)}); {install('cluster')}") from None
     _check_reachable(address)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)

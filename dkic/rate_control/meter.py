@@ -36,7 +36,7 @@ class Meter:
         self, codec: Codec, distortion: Distortion, tile: int | None = None, icc: Literal["keep", "drop"] = "keep"
     ) -> None:
         if distortion not in get_args(Distortion):
-            raise DkicError(f"distortion must be {' or '.join(get_args(Distortion))}, not {distortion}")
+            raise DkicError(f"distortion: must be {' or '.join(get_args(Distortion))}, not {distortion}")
         self.distortion = distortion
         self._codec, self._tile, self._icc = codec, tile, icc
         self._network = _network().to(codec.device) if distortion == "lpips" else None
@@ -48,7 +48,7 @@ class Meter:
         side = 1 if self._network is None else self._network.backbone.min_side
         if min(image.width, image.height) < side:
             raise DkicError(
-                f"LPIPS is not defined for {image.width}x{image.height} pixels, only for sides of {side} or more; "
+                f"LPIPS: is not defined for {image.width}x{image.height} pixels, only for sides of {side} or more; "
                 "leave the image out, or use --distortion mse"
             )
         encode = partial(self._codec.compress, image, point.quality, tile=self._tile, qstep=point.qstep, icc=self._icc)

@@ -1,1 +1,1 @@
-"""Training: photographs in, weights out."""
+"""Training of codec networks on folders of photographs."""

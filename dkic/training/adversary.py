@@ -1,4 +1,4 @@
-"""The discriminator's side of a run: equations 4 and 5 of the paper."""
+"""GAN losses of a run and the discriminator that they train (PO-DKIC, Eqs. 4 and 5)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,15 +12,18 @@ from dkic.models.discriminator import Discriminator
 
 
 class Adversary:
-    """A discriminator and its optimizer.
+    """A discriminator with its optimizer.
 
     Args:
-        latent_channels: of the model that it judges.
+        latent_channels: channels of the codec's latent y.
         width: see `Discriminator`.
-        micro_batches: of a step, each of which adds its share of the gradients.
-        accelerator: where it computes.
+        micro_batches: micro-batches per step; gradients are divided by this number.
+        accelerator: device and processes of the run.
 
-    Attributes: `discriminator`; `shared`, what wraps it where processes share gradients; `optimizer`.
+    Attributes:
+        discriminator: the network.
+        shared: the network, wrapped in DistributedDataParallel if there are several processes.
+        optimizer: Adam over its parameters.
     """
 
     def __init__(self, latent_channels: int, width: int, micro_batches: int, accelerator: Accelerator) -> None:
@@ -34,19 +37,23 @@ class Adversary:
         self._micro_batches = micro_batches
 
     def losses(self, x: Tensor, x_hat: Tensor, y_hat: Tensor, weight: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The generator's weighted loss, differentiable, and both sides' figures. Adds the discriminator's gradients.
+        """Computes the GAN losses and accumulates the discriminator's gradients.
 
         Args:
             x, x_hat: images and reconstructions, `[N, 3, H, W]` in [0, 1].
-            y_hat: the quantized latent, see `Discriminator`.
-            weight: of the generator's loss, one or those of the images `[N]`.
+            y_hat: quantized latent; see `Discriminator`.
+            weight: weight of the generator's loss, a number or `[N]`.
+
+        Returns:
+            The weighted generator loss, a differentiable scalar, and the fields `gan`, `discriminator` and
+            `discriminator_accuracy` of `StepResult`.
         """
         both = torch.cat((x, x_hat.detach()))
         real, fake = self.shared(both, y_hat.detach().repeat(2, 1, 1, 1)).chunk(2)
         loss = discriminator_loss(real, fake)
         (loss / self._micro_batches).backward()
-        # Not through what shares gradients between processes: this pass has none for the discriminator.
-        with _constant(self.discriminator):
+        # Without DistributedDataParallel, since this pass computes no gradients of the discriminator.
+        with _frozen(self.discriminator):
             fake_logits = self.discriminator(x_hat, y_hat)
         gan = generator_loss(real, fake_logits, weight)
         figures = {"gan": generator_loss(real, fake_logits.detach()), "discriminator": loss}
@@ -54,7 +61,7 @@ class Adversary:
 
     @contextlib.contextmanager
     def restored_on_failure(self) -> Iterator[None]:
-        """An error in it leaves the spectral norms' estimates, which every forward pass refines, as they were."""
+        """Context manager that restores the buffers of the spectral norm, which forward passes update, if its body raises."""
         before = [(buffer, buffer.clone()) for buffer in self.discriminator.buffers()]
         try:
             yield
@@ -65,8 +72,8 @@ class Adversary:
 
 
 @contextlib.contextmanager
-def _constant(module: nn.Module) -> Iterator[None]:
-    """In it no parameter of a module learns, and its spectral norms' estimates stay as they are."""
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Context manager in which a module's parameters need no gradient and its spectral-norm buffers are not updated."""
     module.requires_grad_(False).eval()
     try:
         yield

@@ -1,4 +1,4 @@
-"""A run's crops, step after step, decoded ahead by worker processes."""
+"""Batches of random crops for each step of a run, prefetched by worker processes."""
 
 import os
 import signal
@@ -14,9 +14,15 @@ from dkic.training.photos import Crops, PhotoFolder
 
 
 class Share(NamedTuple):
-    """What a process makes of every step's crops: `micro_batches` parts of them.
+    """The micro-batches of one process among those of all processes.
 
-    Parts are dealt in turn, so that n processes have the crops and the noise of one process with n times the micro-batches.
+    Micro-batches are numbered across processes in round-robin order. So n processes use the same crops and noise as one process
+    with n times the micro-batches.
+
+    Attributes:
+        process: index of the process.
+        processes: number of processes.
+        micro_batches: micro-batches per step of each process.
     """
 
     process: int = 0
@@ -24,36 +30,44 @@ class Share(NamedTuple):
     micro_batches: int = 1
 
     def number(self, part: int) -> int:
-        """The number of a micro-batch of this process among those of all processes."""
+        """Global index of this process's micro-batch `part`."""
         return part * self.processes + self.process
 
     def crops(self, batch: int) -> list[range]:
-        """Numbers of the crops in each micro-batch of this process. Raises DkicError where they can't be divided equally."""
+        """Indexes of the crops in each micro-batch of this process.
+
+        Args:
+            batch: crops per step over all processes.
+
+        Raises:
+            DkicError: `batch` is not divisible by the number of micro-batches of all processes.
+        """
         size, left = divmod(batch, self.processes * self.micro_batches)
         if left:
             shares = f"{self.processes} processes with {self.micro_batches} micro-batches each"
-            raise DkicError(f"batch: {batch} crops can't be divided among {shares}")
+            raise DkicError(f"batch: must be a multiple of the crops of {shares}, not {batch}")
         numbers = map(self.number, range(self.micro_batches))
         return [range(number * size, (number + 1) * size) for number in numbers]
 
 
-WHOLE = Share()  # that of one process without micro-batches
+WHOLE = Share()  # one process, one micro-batch
 
 
 class Batches:
-    """The crops that a process makes of every step's, in parts: micro-batches.
+    """The micro-batches of one process for each step.
 
-    They are the same whatever the number of workers and whichever step is the first one asked for.
+    The crops depend neither on the number of workers nor on the step that is requested first.
 
     Args:
-        photos: where crops come from.
-        seed: of the run.
-        parts: numbers of the crops in each part.
-        workers: processes that decode; 0: this one.
-        pin: have the pixels in memory that a GPU reads while others compute.
-        tell: is given a sentence for each photograph that proves unreadable, once.
+        photos: source of the crops.
+        seed: seed of the run.
+        parts: indexes of the crops in each micro-batch.
+        workers: worker processes of the `DataLoader`; 0 decodes in this process.
+        pin: whether to use pinned memory, for asynchronous copies to a GPU.
+        warn: called once with a message for each photograph that can't be read.
 
-    Attributes: `unreadable` are those photographs.
+    Attributes:
+        unreadable: paths of the photographs that can't be read, found so far.
     """
 
     def __init__(
@@ -63,16 +77,20 @@ class Batches:
         parts: Sequence[range],
         workers: int = 0,
         pin: bool = False,
-        tell: Callable[[str], None] = lambda sentence: None,
+        warn: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.unreadable = set[str]()
         self._all = _Parts(photos, seed, parts)
-        self._options = {"num_workers": workers, "pin_memory": pin, "worker_init_fn": _in_worker, "collate_fn": _as_it_is}
-        self._parts, self._tell, self._next = len(parts), tell, -1
+        self._options = {"num_workers": workers, "pin_memory": pin, "worker_init_fn": _init_worker, "collate_fn": _identity}
+        self._parts, self._warn, self._next = len(parts), warn, -1
         self._iterator: Iterator[Crops | DkicError] = iter(())
 
     def of(self, step: int) -> list[Crops]:
-        """The parts of a step's crops. Steps in order are made ahead; another step begins anew."""
+        """The micro-batches of a step. Consecutive steps are prefetched; any other step restarts the workers.
+
+        Raises:
+            DkicError: none of the photographs can be read.
+        """
         if step != self._next:
             indexes = range(step * self._parts, sys.maxsize)
             self._iterator = iter(DataLoader(self._all, batch_size=None, sampler=indexes, **self._options))  # type: ignore
@@ -86,12 +104,12 @@ class Batches:
         for path, why in (item for crops in found for item in crops.unreadable.items()):
             if path not in self.unreadable:
                 self.unreadable.add(path)
-                self._tell(why)
+                self._warn(why)
         return found
 
 
 class _Parts(Dataset[Crops | DkicError]):
-    """All parts of all steps, numbered. An error is an item too: raised in a worker, it would come with a traceback as text."""
+    """The micro-batches of all steps. Errors are returned as items: `DataLoader` adds a traceback to the text of raised ones."""
 
     def __init__(self, photos: PhotoFolder, seed: int, parts: Sequence[range]) -> None:
         self.photos, self.seed, self.parts = photos, seed, parts
@@ -104,8 +122,8 @@ class _Parts(Dataset[Crops | DkicError]):
             return error
 
 
-def _in_worker(_: int) -> None:
-    """Ctrl-C is for the process that trains, which ends a step and then its workers."""
+def _init_worker(_: int) -> None:
+    """Ignores Ctrl-C, which the training process handles: it finishes the step and stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     info = get_worker_info()
     assert info is not None
@@ -113,15 +131,15 @@ def _in_worker(_: int) -> None:
     dataset.photos.divide_cache(info.num_workers)
 
 
-def _as_it_is(item: Crops | DkicError) -> Crops | DkicError:
+def _identity(item: Crops | DkicError) -> Crops | DkicError:
     return item
 
 
 def default_workers(device: torch.device) -> int:
-    """Processes that decode photographs, where none are asked for: a GPU is faster than one of them."""
+    """Default number of worker processes: at most 4 for a GPU, which one worker can't keep busy; else 1."""
     return min(4, os.cpu_count() or 1) if device.type == "cuda" else 1
 
 
 def pixels_of(crops: Crops, device: torch.device) -> torch.Tensor:
-    """`[n, 3, crop, crop]` float32 in [0, 1] on a device, channels_last."""
+    """Crops as float32 `[n, 3, crop, crop]` in [0, 1] on `device`, in channels_last memory format."""
     return crops.pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)

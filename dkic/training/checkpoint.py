@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run, from which it continues exactly."""
+"""Checkpoints: the complete state of a run, from which it is resumed exactly."""
 
 import io
 from collections.abc import Mapping
@@ -13,38 +13,50 @@ from dkic.training.recipe import Recipe
 from dkic.training.staged_run import StagedRun
 
 CHECKPOINT = "checkpoint.pt"
-# Left at the end of the first of several stages: runs at other rates can start from it.
+# Written at the end of the first of several stages; runs at other rates can start from it.
 WARMED_UP = "warmed_up.pt"
 
 
 def save_checkpoint(run: StagedRun, path: Path) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Writes a checkpoint atomically.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     state = {
         "recipe": run.recipe.to_dict(),
         "config": run.config.to_dict(),
         "photos": run.photos.fingerprint,
         "step": run.step,
     }
-    content = io.BytesIO()  # into a file, torch.save would tell a full disk by a RuntimeError
+    content = io.BytesIO()  # on a full disk, torch.save to a file raises RuntimeError instead of OSError
     torch.save(state | {name: part.state_dict() for name, part in run.parts.items()}, content)
     write_atomically(path, content.getvalue(), force=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents; what is not one is a DkicError."""
+    """Reads the contents of a checkpoint.
+
+    Raises:
+        DkicError: the file does not exist or is not a checkpoint.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not {"recipe", "config", "photos", "step", "model", "optimizer"} <= set(state):
             raise ValueError("other contents")
     except FileNotFoundError:
-        raise DkicError(f"{path}: no checkpoint there to continue from") from None
+        raise DkicError(f"{path}: there is no checkpoint to continue from; leave --resume out") from None
     except Exception as error:  # torch.load raises half a dozen types for a damaged file
         raise DkicError(f"{path}: not a dkic training checkpoint ({type(error).__name__})") from error
     return state
 
 
 def recipe_in(path: Path) -> Recipe:
-    """The recipe of the run that left a checkpoint. Raises DkicError as `load_checkpoint`, and where the recipe is damaged."""
+    """Reads the recipe of the run that wrote a checkpoint.
+
+    Raises:
+        DkicError: see `load_checkpoint`; or the recipe in it is invalid.
+    """
     try:
         return Recipe.of(load_checkpoint(path)["recipe"])
     except DkicError as error:
@@ -53,18 +65,29 @@ def recipe_in(path: Path) -> Recipe:
 
 
 def restore(run: StagedRun, state: Mapping[str, Any]) -> None:
-    """Continue from a checkpoint's contents (see load_checkpoint)."""
+    """Restores a run from the contents of a checkpoint (see `load_checkpoint`).
+
+    Raises:
+        DkicError: the photographs differ from those of the checkpoint, or its model does not fit the run.
+    """
     if state["photos"] != run.photos.fingerprint:
-        other = "the folder holds other photographs than those that the run began with"
-        raise DkicError(f"{other}, so it can't continue exactly")
+        raise DkicError("photographs: must be those that the run began with, so that it continues exactly")
     _restore_parts(run, state, *run.parts)
     run.step = state["step"]
 
 
 def begin_second_stage(run: StagedRun, state: Mapping[str, Any]) -> None:
-    """Begin at the second stage, with the model and its optimizer as the first stage of another run left them."""
+    """Starts a run at its second stage from the model and optimizer of another run after its first stage.
+
+    Args:
+        run: new run.
+        state: contents of the other run's `WARMED_UP` checkpoint.
+
+    Raises:
+        DkicError: the recipe has one stage, or the checkpoint's model does not fit the run.
+    """
     if len(run.recipe.stages) < 2:
-        raise DkicError("to start from another run's first stage, a recipe needs a second one")
+        raise DkicError("recipe: needs a second stage, to start from another run's first stage")
     _restore_parts(run, state, "model", "optimizer")
     if run.average and "average" in state:
         _restore_parts(run, state, "average")
@@ -76,8 +99,8 @@ def begin_second_stage(run: StagedRun, state: Mapping[str, Any]) -> None:
 def _restore_parts(run: StagedRun, state: Mapping[str, Any], *names: str) -> None:
     try:
         if state["config"] != run.config.to_dict():
-            raise ValueError("another shape")
+            raise ValueError("another architecture")
         for name in names:
             run.parts[name].load_state_dict(state[name])
     except (RuntimeError, ValueError, KeyError) as error:
-        raise DkicError(f"the checkpoint does not fit {run.recipe.preset} as this version of dkic has it") from error
+        raise DkicError(f"checkpoint: must be of {run.recipe.preset} as this version of dkic has it") from error

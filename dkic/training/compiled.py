@@ -1,4 +1,4 @@
-"""Compiled networks of a training step: fewer kernels, and on a GPU CUDA graphs instead of launches one by one."""
+"""Compilation of the networks of a training step, on a GPU with CUDA graphs."""
 
 from collections.abc import Iterable
 
@@ -9,10 +9,10 @@ BACKEND = "inductor"
 
 
 def compile_networks(networks: Iterable[nn.Module], device: torch.device) -> None:
-    """Has each network compiled by torch.compile at its first call, forward and backward, in place; states keep their names.
+    """Compiles networks in place with `torch.compile`, at their first call; keys of the state dict do not change.
 
-    On a GPU its kernels are recorded in CUDA graphs ("reduce-overhead"): a small model's step consists of thousands of kernels
-    that take less time than their launches.
+    On a GPU, the mode is "reduce-overhead" (CUDA graphs), since a step of a small model consists of thousands of kernels that
+    take less time than their launches.
     """
     options = {"mode": "reduce-overhead"} if device.type == "cuda" else {}
     for network in networks:

@@ -1,4 +1,4 @@
-"""What trains: a GPU or the CPU."""
+"""The device of training: a GPU or the CPU."""
 
 from typing import Literal
 
@@ -11,12 +11,13 @@ DeviceName = Literal["cpu", "cuda"]
 
 
 def device_for(name: DeviceName | None = None) -> torch.device:
-    """The device that a run computes on; None: a GPU where there is one, else the CPU.
+    """Returns the device of a run.
 
-    Which GPU is up to CUDA_VISIBLE_DEVICES, or to torchrun.
+    Args:
+        name: "cpu" or "cuda"; None: a GPU if there is one, else the CPU. CUDA_VISIBLE_DEVICES or torchrun selects the GPU.
 
     Raises:
-        DkicError: no such device, or an op that training needs has no kernels for it here.
+        DkicError: there is no such device, or an op that training needs has no kernels for it in this installation.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise DkicError("--device cuda: torch finds no GPU here; train with --device cpu, or see what `dkic doctor` says")

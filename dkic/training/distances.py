@@ -1,4 +1,4 @@
-"""The perceptual part of a recipe's loss: a weighted sum of distances between images."""
+"""Perceptual distortion of a recipe: a weighted sum of distances between images."""
 
 from pathlib import Path
 
@@ -14,14 +14,19 @@ from dkic.training.recipe import Recipe
 
 
 class Distances(nn.Module):
-    """Those that the recipe weighs; networks of the others are not loaded.
+    """Weighted sum of the perceptual metrics and the color distance of a recipe.
 
-    LPIPS of the recipe's net and the distance of colors are of all images of a batch. DISTS and LPIPS-VGG, which take several
-    times the work, are of `vgg_crops` of them each, one's after the other's, and weigh as much as if they were of all.
+    Only metrics with a weight are loaded. LPIPS with `lpips_net` and the color distance use all images of a batch. DISTS and
+    LPIPS-VGG cost several times as much, so each uses `vgg_crops` images, in disjoint ranges of the batch, and is scaled to the
+    weight of a full batch.
 
     Args:
-        recipe: see Recipe.
-        backbone: of LPIPS' net, see `dkic.losses.lpips.LPIPS`. VGG-16's is found as `load_backbone` says.
+        recipe: see `Recipe`.
+        backbone: file of the ImageNet weights of `lpips_net`; see `dkic.losses.lpips.LPIPS`. VGG-16's weights are found as in
+            `load_backbone`.
+
+    Raises:
+        DkicError: weights or a package of a metric are missing.
     """
 
     def __init__(self, recipe: Recipe, backbone: str | Path | None = None) -> None:
@@ -39,7 +44,7 @@ class Distances(nn.Module):
                 layers.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def backbones(self) -> list[nn.Module]:
-        """The convolutions of the networks: modules that are called, one after the other."""
+        """The feature extractors of all metrics: the modules to cast or compile."""
         found: list[nn.Module] = []
         for network in self.networks.values():
             assert isinstance(network, DISTS | LPIPS)
@@ -47,9 +52,15 @@ class Distances(nn.Module):
         return found
 
     def forward(self, x: Tensor, x_hat: Tensor, quality: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum for each image `[N]`, and every distance `[n]`, unweighted, by the weights' names.
+        """Computes the distances of images and reconstructions.
 
-        x, x_hat: `[N, 3, H, W]` in [0, 1]. quality: `[N]`, or None where no weight depends on it.
+        Args:
+            x, x_hat: `[N, 3, H, W]` in [0, 1].
+            quality: quality of each image, `[N]`; None if no weight depends on it.
+
+        Returns:
+            The weighted sum for each image, `[N]`, and the unweighted distances by name: `[N]`, or `[vgg_crops]` for DISTS and
+            LPIPS-VGG.
         """
         total = x.new_zeros(len(x))
         distances: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""The packages that training needs beside dkic's own."""
+"""The packages of the extra `[train]`."""
 
 import sys
 from importlib.util import find_spec
@@ -9,7 +9,11 @@ PACKAGES = ("pydantic", "accelerate", "tensorboard", "tomllib" if sys.version_in
 
 
 def check_train_extra() -> None:
-    """Raises DkicError where one is missing. Those of the judges that a recipe weighs are looked for when these are loaded."""
+    """Checks that the packages for training are installed; those of perceptual metrics are checked when the metrics are loaded.
+
+    Raises:
+        DkicError: a package is missing.
+    """
     for package in PACKAGES:
         if find_spec(package) is None:
-            raise DkicError(f"training needs {package}; {install('train')}")
+            raise DkicError(f"training: needs {package}; {install('train')}")

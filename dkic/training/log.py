@@ -1,4 +1,4 @@
-"""What a run reports of its steps: log.csv, and TensorBoard's files."""
+"""Logs of a run: log.csv and TensorBoard."""
 
 import contextlib
 import math
@@ -11,13 +11,19 @@ from torch.utils.tensorboard import SummaryWriter
 from dkic.errors import DkicError
 from dkic.training.step_result import StepResult
 
-TENSORBOARD = "tensorboard"  # the folder in a run's
+TENSORBOARD = "tensorboard"  # subfolder of the run
 
 
 class Log:
-    """A line for each step in log.csv, and the same figures as TensorBoard's curves, with an image now and then.
+    """Writes one line per step to log.csv, and the same values and some images to TensorBoard.
 
-    It continues after `step`. Lines of later steps, which were done after the checkpoint and then lost, are removed.
+    Args:
+        folder: folder of the run.
+        step: step from which the run is resumed; lines of later steps are removed.
+
+    Raises:
+        DkicError: log.csv has the columns of another version.
+        OSError: a file can't be written.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -26,7 +32,7 @@ class Log:
         path, head = folder / "log.csv", ",".join(self._names) + "\n"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: step + 1] if path.exists() else []
         if lines and lines[0] != head:
-            raise DkicError(f"{path}: its columns are those of another version of dkic; move it away to continue without it")
+            raise DkicError(f"{path}: its columns are from another version of dkic; move the file away to continue without it")
         self._csv = self._files.enter_context(open(path, "w", encoding="utf-8", buffering=1))
         self._csv.writelines(lines or [head])
         self._board = SummaryWriter(folder / TENSORBOARD, purge_step=step + 1)
@@ -39,7 +45,7 @@ class Log:
         self._files.close()
 
     def write(self, result: StepResult) -> None:
-        """A step's figures; TensorBoard gets those that were measured (not NaN)."""
+        """Writes the results of a step; NaN values are omitted in TensorBoard."""
         values = {name: getattr(result, name) for name in self._names[1:]}
         self._csv.write(f"{result.step}," + ",".join(f"{value:.6g}" for value in values.values()) + "\n")
         for name, value in values.items():
@@ -47,5 +53,5 @@ class Log:
                 self._board.add_scalar(name, value, result.step)
 
     def image(self, image: Tensor, step: int) -> None:
-        """`[3, H, W]` in [0, 1], to TensorBoard."""
+        """Writes an image `[3, H, W]` in [0, 1] to TensorBoard."""
         self._board.add_image("crops and reconstructions", image, step)

@@ -1,23 +1,25 @@
-"""The optimizer steps of a run, one after the other."""
+"""The training loop."""
 
 from collections.abc import Callable, Iterator
 
 from dkic.training.run import Run
 from dkic.training.step_result import StepResult, running_mean
 
-# Gets the number of the step that is done, that of all steps, and the running mean of their figures as text.
+# Called with the number of completed steps, the total number of steps, and the running mean of the results as text.
 ShowStep = Callable[[int, int, str], object]
 
 
 def show_nothing(step: int, steps: int, text: str) -> None:
-    """A ShowStep."""
+    """A `ShowStep` that does nothing."""
 
 
 def steps_of(run: Run, stopped: Callable[[], bool] = lambda: False, show: ShowStep = show_nothing) -> Iterator[StepResult]:
-    """Does the steps that are left, and yields the result of each.
+    """Runs the remaining steps and yields the result of each.
 
-    stopped: is asked before every step whether to end, on every process; it ends where it is true on one.
-    show: is called after every step where the run leads.
+    Args:
+        run: the run.
+        stopped: called before each step on every process; the loop ends if it returns True on any of them.
+        show: called after each step on the main process.
     """
     mean: StepResult | None = None
     while run.step < run.steps and not run.any_process(stopped()):

@@ -1,4 +1,4 @@
-"""The recipe for rate and mean squared error alone."""
+"""The recipe whose only distortion is MSE."""
 
 import math
 from typing import Any
@@ -7,10 +7,10 @@ from dkic.errors import DkicError
 from dkic.models import PRESETS, VariableRateConfig
 from dkic.training.recipe import Recipe
 
-# Rate that presses from the first step leaves whole dimensions uncoded: a `tiny` run at lambda 0.0067 had no red-green axis after
-# 3,800 steps (a held-out photograph of autumn leaves at 21.0 dB); 1,600 steps at 0.05 from there brought it in (29.3 dB).
+# Divisor of the rate weight during warm-up. At the full weight from the first step, the latent does not learn to code all color
+# dimensions: at lambda 0.0067, one held-out photograph remained at 21.0 dB instead of 29.3 dB.
 WARMUP_FACTOR = 8
-# Keys of the recipe by the options of `dkic train`.
+# Options of `dkic train` by key of the recipe.
 _OPTIONS = {
     "preset": "--preset",
     "batch": "--batch",
@@ -31,17 +31,17 @@ def mse_recipe(
     seed: int = 0,
     warmup_steps: int = 0,
 ) -> Recipe:
-    """A recipe for loss = bpp + lambda * 255^2 * MSE (MSE of values in [0, 1]), CompressAI's convention.
+    """Returns a recipe for loss = bpp + lambda * 255^2 * MSE (values in [0, 1]), as in CompressAI.
 
     Args:
-        preset, batch, crop, seed: see Recipe.
+        preset, batch, crop, seed: see `Recipe`.
         lambda_: weight of the distortion.
-        steps: length of the run; see `CosineSchedule` for the learning rate.
-        learning_rate: its peak.
-        warmup_steps: first steps, a stage of their own, in which the rate weighs an eighth.
+        steps: number of optimizer steps.
+        learning_rate: peak learning rate; see `CosineSchedule`.
+        warmup_steps: length of the first stage, in which the weight of the rate is divided by `WARMUP_FACTOR`.
 
     Raises:
-        DkicError: a value that can't be, named as the option of `dkic train`.
+        DkicError: a value is invalid; the message names the option of `dkic train`.
     """
     if isinstance(PRESETS.get(preset), VariableRateConfig):
         raise DkicError(f"--preset: {preset} is a variable-rate model, which is trained by a recipe; give --config")
@@ -68,7 +68,7 @@ def mse_recipe(
 
 
 def mse_arguments(recipe: Recipe) -> dict[str, Any] | None:
-    """The arguments of `mse_recipe` that make a recipe; None where there are none."""
+    """Returns the arguments with which `mse_recipe` returns `recipe`; None if there are none."""
     steps = sum(stage.epochs for stage in recipe.stages)
     warmup_steps = recipe.stages[0].epochs if recipe.stages[0].lambda_factor < 1 else 0
     found = {name: getattr(recipe, name) for name in ("preset", "batch", "crop", "seed")}

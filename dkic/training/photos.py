@@ -1,4 +1,4 @@
-"""Random crops of photographs in folders, reproducible from (seed, step) alone."""
+"""Random crops of photographs in folders, determined by (seed, step, index)."""
 
 import hashlib
 import re
@@ -18,18 +18,20 @@ from dkic.coding.image_formats import images_below
 from dkic.coding.image_reading import image_size, read_image
 from dkic.errors import DkicError
 
-# Where ImageNet's photographs for training are below its root: as ILSVRC2012_img_train.tar has them, as torchvision lays
-# them out, and in the archive of its localization challenge. Those for validation and test beside them are left alone.
+# Folders of ImageNet's training images relative to its root: ILSVRC2012_img_train.tar, torchvision's layout, and the archive of
+# the localization challenge. Validation and test images next to them are not used.
 IMAGENET_TRAIN = (".", "train", "ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train")
 _SYNSET = re.compile(r"n\d{8}")
-_AT_A_TIME = 1024  # headers that are read ahead, by several threads
+_READ_AHEAD = 1024  # image headers, read by several threads
 
 
 class Crops(NamedTuple):
-    """Some of a step's crops.
+    """Crops of a step.
 
-    pixels: uint8 `[n, crop, crop, 3]`. files: which photograph each is of. unreadable: photographs that turned out to be so,
-    and were passed over, since the last crops, with a sentence why.
+    Attributes:
+        pixels: uint8 `[n, crop, crop, 3]`.
+        files: path of the photograph of each crop.
+        unreadable: photographs that could not be read and were skipped since the previous call, by path, with the error message.
     """
 
     pixels: Tensor
@@ -38,27 +40,30 @@ class Crops(NamedTuple):
 
 
 class PhotoFolder:
-    """Crops of the photographs below a folder, or several.
+    """Random crops of the photographs in one or more folders.
 
-    A photograph is drawn with a chance proportional to its area, but at most AREA_CAP's, so that a few huge ones don't fill
-    every batch. Decoded images stay in memory up to `cache_bytes`.
+    The probability of a photograph is proportional to its area. Areas above AREA_CAP count as AREA_CAP, so that a few very large
+    photographs do not dominate the batches.
 
     Args:
-        folders: searched recursively, through symbolic links too, for images (`dkic.coding.image_formats`). That is Flicker2W's
-            layout too; of a folder in one of ImageNet's layouts (IMAGENET_TRAIN) the photographs for training are taken.
+        folders: folders to search recursively for images (`dkic.coding.image_formats`); symbolic links are followed. From a
+            folder in one of ImageNet's layouts (IMAGENET_TRAIN), only the training images are used.
         crop: side of the square crops, in pixels; smaller photographs are skipped.
-        cache_bytes: memory for decoded images.
-        imagenet_photos: how many of ImageNet's photographs are taken, any, but always the same; None: all.
-        least_scale: every crop is of its photograph scaled by a random factor, its logarithm uniform, from this to 1, as far as
-            the photograph is large enough.
+        cache_bytes: memory limit of the cache of decoded images, in bytes.
+        imagenet_photos: number of ImageNet's training images to use, a fixed random subset; None: all.
+        least_scale: photographs are scaled by a random factor in [least_scale, 1], log-uniform, before cropping. The factor is
+            limited so that the scaled photograph is not smaller than a crop.
 
     Attributes:
-        too_small, others, broken: how many were smaller than a crop; how many files are no images; those whose head can't be
-            read. That another can't be read (a truncated file, one with transparency) shows when it is first drawn: see `Crops`.
-        fingerprint: the same for folders with the same photographs, by name and size.
+        paths: the photographs that are large enough.
+        too_small: number of photographs that are smaller than a crop.
+        others: number of files that are not images.
+        broken: images whose header can't be read. Other errors (truncated data, transparency) are found when a photograph is
+            first decoded; see `Crops.unreadable`.
+        fingerprint: hash of the names and areas of the photographs.
 
     Raises:
-        DkicError: no photograph that is large enough.
+        DkicError: a folder does not exist, or no photograph is large enough.
     """
 
     AREA_CAP = 1_000_000
@@ -88,7 +93,7 @@ class PhotoFolder:
         self.fingerprint = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
         self._ends = np.cumsum(areas, dtype=np.int64)
         self._unreadable = set[Path]()
-        self._to_tell: dict[str, str] = {}
+        self._new_unreadable: dict[str, str] = {}
         self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()
         self._cache_left = cache_bytes
 
@@ -96,7 +101,16 @@ class PhotoFolder:
         return len(self.paths) - len(self._unreadable)
 
     def crops(self, seed: int, step: int, which: range) -> Crops:
-        """These of a step's crops: each depends on seed, step and its own number alone, whoever makes the others."""
+        """Crops of a step. Each crop depends only on the seed, the step and its own index.
+
+        Args:
+            seed: seed of the run.
+            step: optimizer step.
+            which: indexes of the crops in the step's global batch.
+
+        Raises:
+            DkicError: none of the photographs can be read.
+        """
         pixels, files = np.empty((len(which), self.crop, self.crop, 3), dtype=np.uint8), []
         for i, number in enumerate(which):
             rng = np.random.default_rng((seed, step, number))
@@ -114,23 +128,23 @@ class PhotoFolder:
                 crop = crop.transpose(1, 0, 2)
             pixels[i] = crop
             files.append(str(path))
-        unreadable, self._to_tell = self._to_tell, {}
+        unreadable, self._new_unreadable = self._new_unreadable, {}
         return Crops(torch.from_numpy(pixels), files, unreadable)
 
     def divide_cache(self, n: int) -> None:
-        """Keep to an n-th of the memory, as one of n processes that have a copy of this."""
+        """Divides the memory limit of the cache by the number n of worker processes, which have a copy each."""
         self._cache_left //= n
 
     def _found(self, folder: Path) -> Iterator[tuple[Path, int]]:
-        """The photographs below a folder that are large enough, and their areas; counts the others."""
+        """Yields (path, area in pixels) of the photographs in a folder that are large enough; counts the others."""
         imagenet = _imagenet(folder)
         paths, others = images_below(imagenet or folder)
         self.others += others.total()
         if imagenet:
-            np.random.default_rng(0).shuffle(paths)  # type: ignore[arg-type]  # by class otherwise
+            np.random.default_rng(0).shuffle(paths)  # type: ignore[arg-type]  # sorted by class before
         with ThreadPoolExecutor() as threads:
-            for start in range(0, len(paths), _AT_A_TIME):
-                some = paths[start : start + _AT_A_TIME]
+            for start in range(0, len(paths), _READ_AHEAD):
+                some = paths[start : start + _READ_AHEAD]
                 for path, size in zip(some, threads.map(_size, some), strict=True):
                     if size is None:
                         self.broken.append(path)
@@ -144,7 +158,7 @@ class PhotoFolder:
         return ", ".join(map(str, self._folders))
 
     def _draw(self, rng: np.random.Generator) -> tuple[Path, np.ndarray]:
-        """A photograph; where one can't be read, another is drawn, which is as reproducible as the files are."""
+        """Draws a photograph: its path, and its pixels `[H, W, 3]`, uint8. Draws again if the file can't be read."""
         reason: DkicError | None = None
         while len(self):
             path = self.paths[np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right")]
@@ -154,7 +168,7 @@ class PhotoFolder:
                 except DkicError as error:
                     reason = error
                     self._unreadable.add(path)
-                    self._to_tell[str(path)] = str(error)
+                    self._new_unreadable[str(path)] = str(error)
         raise DkicError(f"{self._where}: none of its photographs can be read ({reason})")
 
     def _pixels(self, path: Path) -> np.ndarray:
@@ -163,7 +177,7 @@ class PhotoFolder:
             return self._cache[path]
         pixels = read_image(path).pixels
         if min(pixels.shape[:2]) < self.crop:
-            raise DkicError(f"{path}: has become smaller than {self.crop}x{self.crop} pixels since it was found")
+            raise DkicError(f"{path}: has become smaller than {self.crop}x{self.crop} pixels since it was found; restore it")
         self._cache[path] = pixels
         self._cache_left -= pixels.nbytes
         while self._cache_left < 0 and len(self._cache) > 1:
@@ -172,7 +186,7 @@ class PhotoFolder:
 
 
 def _imagenet(folder: Path) -> Path | None:
-    """The folder of ImageNet's photographs for training, where `folder` is in one of its layouts."""
+    """The folder of ImageNet's training images if `folder` has one of its layouts, else None."""
     for below in IMAGENET_TRAIN:
         train = folder / below
         if train.is_dir() and any(_SYNSET.fullmatch(child.name) and child.is_dir() for child in train.iterdir()):
@@ -181,7 +195,7 @@ def _imagenet(folder: Path) -> Path | None:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height as the file's head has them; None where it is no image."""
+    """Width and height from the file's header; None if the header can't be read."""
     try:
         return image_size(path)
     except DkicError:

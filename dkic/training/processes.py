@@ -1,4 +1,4 @@
-"""Where a recipe's run computes: on a GPU or the CPU, in one process or in several under torchrun, by `accelerate`."""
+"""Device and processes of a run: a GPU or the CPU, one process or several under torchrun, managed by `accelerate`."""
 
 import os
 from collections.abc import Callable
@@ -18,28 +18,35 @@ T = TypeVar("T")
 
 
 def accelerator_for(device: DeviceName | None = None, freezes: bool = False) -> Accelerator:
-    """This process' part in the run.
+    """Returns the `Accelerator` of this process.
 
     Args:
-        device: see `device_for`, whose errors this has too.
-        freezes: whether there are steps in which some parameters get no gradient.
+        device: see `device_for`.
+        freezes: whether some parameters get no gradient in some steps.
+
+    Raises:
+        DkicError: see `device_for`.
     """
     on_cpu = device_for(device).type == "cpu"
     if on_cpu:
-        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # accelerate would choose another number
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # accelerate would set another number
     return Accelerator(
         cpu=on_cpu,
-        # Its autocast would be around the whole model, the entropy model too; see autocast_transforms.
+        # accelerate's autocast would include the entropy model; see autocast_transforms.
         mixed_precision="no",
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=freezes),
-            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # while one process lists a million photographs
+            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # the main process lists up to a million photographs first
         ],
     )
 
 
 def made_once(accelerator: Accelerator, make: Callable[[], T]) -> T:
-    """What the main process makes, or its DkicError, on every process."""
+    """Calls `make` on the main process and broadcasts the result to all processes.
+
+    Raises:
+        DkicError: `make` raised it; it is raised on all processes.
+    """
     made: list[T | DkicError | None] = [None]
     if accelerator.is_main_process:
         try:
@@ -53,29 +60,29 @@ def made_once(accelerator: Accelerator, make: Callable[[], T]) -> T:
 
 
 def leave() -> None:
-    """Ends what connects the processes."""
+    """Destroys the process group, if there is one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def autocast_transforms(model: CodecNetwork, device: torch.device) -> None:
-    """From now on g_a and g_s compute in bfloat16 where autocast does.
+    """Enables bfloat16 autocast in g_a, except its last layer, and in g_s, in place.
 
-    But for g_a's last layer: y, the entropy model, likelihoods and the rate stay float32, as does the discriminator.
-    A step of bfloat16 is 1/2 at 64 and above, and y is to be rounded to whole numbers.
+    y, the entropy model, likelihoods, rate and discriminator remain float32: y is rounded to integers, and above 64 neighboring
+    bfloat16 values are 1/2 or more apart.
     """
-    _within(model.g_a, device, True)
+    _autocast(model.g_a, device, True)
     g_a: Any = model.g_a
-    _within(g_a.head if model.variable_rate else g_a[-1], device, False)
-    _within(model.g_s, device, True)
+    _autocast(g_a.head if model.variable_rate else g_a[-1], device, False)
+    _autocast(model.g_s, device, True)
 
 
-def _within(module: nn.Module, device: torch.device, enabled: bool) -> None:
-    """Has a module computed with autocast to bfloat16, or in float32 in spite of it; its result is float32."""
+def _autocast(module: nn.Module, device: torch.device, enabled: bool) -> None:
+    """Wraps a module's forward in bfloat16 autocast, or disables autocast in it; the output is float32."""
     forward = module.forward
 
-    def within(x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+    def wrapped(x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled):
             return forward(x if enabled else x.float(), *more).float()
 
-    module.forward = within
+    module.forward = wrapped

@@ -10,9 +10,14 @@ from dkic.training.stage_schedule import StageSchedule
 
 
 class RateTerm:
-    """The weight of the rate: lambda(R, R*) of equation 2, or one that may depend on the quality.
+    """Weight of the rate: lambda(R, R*) of Eq. 2 of the paper, or a constant that may depend on the quality.
 
-    Attributes: `target`, equation 2's; None where the recipe gives a weight.
+    Args:
+        rate: rate settings of the recipe.
+        stages: provides the stages' factors.
+
+    Attributes:
+        target: Eq. 2; None if the recipe has a constant weight.
     """
 
     def __init__(self, rate: Rate, stages: StageSchedule) -> None:
@@ -23,12 +28,12 @@ class RateTerm:
             self.target = RateTarget(rate.target, rate.lambda_alpha, rate.lambda_beta, stages.target_factor, stages.lambda_factor)
 
     def weight(self, quantized_bpp: Tensor, quality: Tensor | None, step: int) -> Tensor:
-        """Weights of images' rates, `[N]` or, where it is one for all of them, `[1]`.
+        """Returns the weight of the rate: `[N]` if it depends on the quality, else `[1]`.
 
         Args:
-            quantized_bpp: bits per pixel of every image with a rounded latent, `[N]`.
-            quality: that of every image, `[N]`; None for a model of one quality.
-            step: of the run, for the stages' factors.
+            quantized_bpp: rate of each image with a rounded latent, in bits per pixel, `[N]`.
+            quality: quality of each image, `[N]`; None for a model of one quality.
+            step: step of the run, which selects the stage's factors.
         """
         if self.target is not None:
             return self.target.weight(quantized_bpp, step).reshape(1)

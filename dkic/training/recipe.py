@@ -1,4 +1,4 @@
-"""A recipe: what a training run does."""
+"""Recipes: the settings of a training run."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -31,15 +31,23 @@ def _rate_weight(value: Any) -> float | list[float] | None:
     return weight
 
 
-# A number, or two: at quality 1 and at quality 100.
+# One number, or two: the values at quality 1 and at quality 100.
 AlongQuality = Annotated[float | list[float], BeforeValidator(_along_quality)]
 
 
 class Weights(StrictModel):
-    """Weights of the loss' terms, those of equation 3 first.
+    """Weights of the terms of the loss; mse, lpips and gan are those of Eq. 3 of the paper.
 
-    mse: of values in [0, 255]. lpips: of `lpips_net`. gan: in stages that have it. dists, lpips_vgg: of `vgg_crops` crops.
-    color: of `dkic.losses.color.color_distance`. Of a variable-rate model each may be two numbers, at quality 1 and 100.
+    For a variable-rate model, each weight may be two numbers: its values at quality 1 and at quality 100; see
+    `dkic.training.along_quality`.
+
+    Attributes:
+        mse: weight of the MSE of values in [0, 255].
+        lpips: weight of LPIPS with `Recipe.lpips_net`.
+        gan: weight of the generator's loss, in stages with `gan`.
+        dists: weight of DISTS, computed on `Recipe.vgg_crops` crops.
+        lpips_vgg: weight of LPIPS with VGG-16, computed on `Recipe.vgg_crops` crops.
+        color: weight of `dkic.losses.color.color_distance`.
     """
 
     mse: AlongQuality
@@ -51,10 +59,13 @@ class Weights(StrictModel):
 
 
 class Rate(StrictModel):
-    """How the rate is weighted.
+    """Weight of the rate: either a constant `weight`, or Eq. 2 of the paper for a model of one quality.
 
-    Either `weight`: one number, or two for a variable-rate model, at quality 1 and 100; between them the weight is geometric. Or,
-    for a model of one quality, equation 2: lambda_alpha at or above the target (bits per pixel), lambda_beta below it.
+    Attributes:
+        target: target rate of Eq. 2, in bits per pixel.
+        lambda_alpha: weight of the rate at or above the target.
+        lambda_beta: weight of the rate below the target.
+        weight: one number; or, for a variable-rate model, two numbers at quality 1 and 100, interpolated geometrically.
     """
 
     target: Positive | None = None
@@ -74,9 +85,13 @@ class Rate(StrictModel):
 
 
 class LearningRate(StrictModel):
-    """Adam's: values[i] until epoch epochs[i] of the whole run, the last value from there on.
+    """Learning rate of Adam: piecewise constant, or with `peak` a cosine schedule.
 
-    Or peak and warmup_steps, see `CosineSchedule`.
+    Attributes:
+        values: learning rates; `values[i]` applies before epoch `epochs[i]`, the last value from the last epoch in `epochs` on.
+        epochs: epochs of the whole run at which the learning rate changes, increasing.
+        peak: peak learning rate of a `CosineSchedule`.
+        warmup_steps: steps of linear warmup of a `CosineSchedule`.
     """
 
     values: list[Positive] = []
@@ -93,16 +108,21 @@ class LearningRate(StrictModel):
         if len(self.values) != len(self.epochs) + 1:
             raise ValueError(f"values must be one more than epochs, not {len(self.values)} and {len(self.epochs)}")
         if sorted(set(self.epochs)) != self.epochs:
-            raise ValueError(f"epochs must rise, not {self.epochs}")
+            raise ValueError(f"epochs must increase, not {self.epochs}")
         return self
 
 
 class Stage(StrictModel):
-    """A part of the run, with its factors on the rate's target and on both lambdas.
+    """A stage of the run.
 
-    gan: with the discriminator, whose weight rises linearly from 0 over the stage's first `gan_ramp_epochs`.
-    freeze: encoder and entropy model stay as they are and the decoder alone learns, which steadies GAN training (MS-ILLM, Muckley
-    et al. 2023).
+    Attributes:
+        epochs: length in epochs.
+        gan: whether to train with a discriminator.
+        gan_ramp_epochs: epochs at the start of the stage in which the weight of the GAN loss rises linearly from 0.
+        freeze: whether to freeze the encoder and the entropy model and train only the decoder, which stabilizes GAN training
+            (MS-ILLM, Muckley et al. 2023).
+        target_factor: factor of `Rate.target`.
+        lambda_factor: factor of `Rate.lambda_alpha` and `lambda_beta`, or of `Rate.weight`.
     """
 
     epochs: Count
@@ -115,28 +135,37 @@ class Stage(StrictModel):
     @model_validator(mode="after")
     def _check(self) -> "Stage":
         if self.gan_ramp_epochs > (self.epochs if self.gan else 0):
-            bound = f"at most the stage's {self.epochs} epochs" if self.gan else "0 where a stage has no gan"
+            bound = f"at most the stage's {self.epochs} epochs" if self.gan else "0 if a stage has no gan"
             raise ValueError(f"gan_ramp_epochs must be {bound}, not {self.gan_ramp_epochs}")
         return self
 
 
 class Recipe(StrictModel):
-    """A run: stages after each other, epochs counted over all of them.
+    """Settings of a training run.
 
-    preset: the model's, one of PRESETS. batch, crop: crops a step, and their side in pixels.
-    epoch_steps: steps in an epoch; None: as many as there are whole batches in the photographs.
-    lpips_net: "alex" or "vgg". lpips_shifts: LPIPS is taken of a window at a random one of so many places in each direction.
-    With 1 a decoder learns where AlexNet samples, every 4th pixel, and leaves a fine weave: 0.173 became 0.200 where both
-    images were moved by 2 pixels.
-    vgg_crops: crops of every micro-batch that each judge with VGG's features sees, one judge's after the other's.
-    discriminator_width: channels after its first layer; HiFiC has 64.
-    clip_norm: bound of the gradients' norm.
-    accumulation: micro-batches that each process takes its share of the batch in, for a GPU of little memory.
-    precision: "bfloat16": g_a and g_s compute in it where autocast does; all else is float32.
-    compile: transforms and judges' networks are compiled, on a GPU into CUDA graphs; results differ in rounding.
-    ema: of the weights' moving average, what is kept at each step; the average is what is written for use. None: no average.
-    least_scale: every crop is of its photograph scaled by a random factor from this to 1, so that fine detail is met as often
-    as in small images. imagenet_photos: how many photographs are taken of a folder in one of ImageNet's layouts; None: all.
+    Attributes:
+        preset: architecture, one of PRESETS.
+        batch: crops per optimizer step, over all processes.
+        crop: side of the crops in pixels, a multiple of 64.
+        weights: weights of the distortion terms.
+        rate: weight of the rate.
+        learning_rate: learning rate of the codec and the discriminator.
+        stages: stages in order; epochs are counted over all stages.
+        epoch_steps: steps per epoch; None: the number of photographs divided by `batch`.
+        lpips_net: "alex" or "vgg".
+        lpips_shifts: number of positions, in each direction, of the random window on which LPIPS is computed. With 1, the decoder
+            overfits to the pixels that AlexNet samples (every 4th): LPIPS 0.173 became 0.200 on images shifted by 2 pixels.
+        vgg_crops: crops per micro-batch for each of DISTS and LPIPS-VGG; the metrics use disjoint crops.
+        discriminator_width: channels of the discriminator's first layer; 64 in HiFiC.
+        clip_norm: maximum gradient norm.
+        seed: seed of the initial weights, crops and noise.
+        accumulation: micro-batches per step of each process, to reduce the memory on a GPU.
+        precision: "bfloat16": autocast in g_a and g_s; everything else is float32.
+        compile: whether to compile the transforms and the networks of the perceptual metrics, on a GPU into CUDA graphs. Results
+            differ by rounding.
+        ema: decay of the exponential moving average of the weights, which is what the weights file contains; None: no average.
+        least_scale: minimum of the random scale of photographs before cropping; see `PhotoFolder`.
+        imagenet_photos: number of photographs from a folder in one of ImageNet's layouts; None: all.
     """
 
     preset: str
@@ -177,7 +206,7 @@ class Recipe(StrictModel):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if any(stage.gan for stage in self.stages) and not self.weights.gan:
-            raise ValueError("weights.gan must be above 0 where a stage has gan")
+            raise ValueError("weights.gan must be above 0 if a stage has gan")
         if self.weights.mse == self.weights.lpips == 0:
             raise ValueError("weights.mse or weights.lpips must be above 0")
         variable = isinstance(PRESETS[self.preset], VariableRateConfig)
@@ -188,8 +217,8 @@ class Recipe(StrictModel):
         if spans and not variable:
             raise ValueError(f"{spans[0]} must be one number: {self.preset} has one quality")
         share = self.batch // self.accumulation
-        if self.judged_crops > share:
-            most = share * self.vgg_crops // self.judged_crops
+        if self.vgg_crops_total > share:
+            most = share * self.vgg_crops // self.vgg_crops_total
             raise ValueError(f"vgg_crops must be at most {most}, and is {self.vgg_crops}")
         if self.lpips_shifts > self.crop // 2:
             raise ValueError(f"lpips_shifts must be at most half of the crop of {self.crop}, and is {self.lpips_shifts}")
@@ -202,6 +231,6 @@ class Recipe(StrictModel):
         return self
 
     @property
-    def judged_crops(self) -> int:
-        """Crops of a process' micro-batch that judges with VGG's features see, all of them together."""
+    def vgg_crops_total(self) -> int:
+        """Crops per micro-batch that DISTS and LPIPS-VGG use in total."""
         return self.vgg_crops * sum(weight != 0 for weight in (self.weights.dists, self.weights.lpips_vgg))

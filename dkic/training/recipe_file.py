@@ -1,4 +1,4 @@
-"""Recipes in TOML files."""
+"""Recipes as TOML files."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,11 @@ else:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """Reads a recipe from a TOML file. Raises DkicError, which begins with the path, where it can't be read or is no recipe."""
+    """Reads a recipe from a TOML file.
+
+    Raises:
+        DkicError: the file can't be read or is not a valid recipe; the message starts with the path.
+    """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Optimizer steps of a network on random crops: what all training has in common."""
+"""Base class of training runs: optimizer steps of a network on random crops."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,11 +20,17 @@ from dkic.training.step_result import StepResult
 
 
 class TrainingFailed(DkicError):
-    """A run that had begun can't continue: a loss that is not finite, a full disk."""
+    """A started run can't continue: a loss or gradient is not finite, or files can't be written."""
 
 
 class RunSettings(Protocol):
-    """What every run is given: seed, crops per optimizer step, bound of the gradients' norm."""
+    """Settings of every run.
+
+    Attributes:
+        seed: seed of crops and noise.
+        batch: crops per optimizer step, over all processes.
+        clip_norm: maximum norm of the gradients of each optimizer.
+    """
 
     @property
     def seed(self) -> int: ...
@@ -35,26 +41,29 @@ class RunSettings(Protocol):
 
 
 class Run(ABC):
-    """A network in training, and the number of optimizer steps that were done.
+    """A training run of a network.
 
-    Everything random is drawn from (seed, step), so the state of a run has no generators.
+    Random numbers are derived from (seed, step), so checkpoints contain no generator states.
 
     Args:
-        model: on the device that computes.
-        settings: see RunSettings.
-        photos: where crops come from.
-        schedule: the learning rate.
-        steps: length of the run.
-        device: what computes.
-        share: which of a step's crops this process has.
-        workers: processes that decode photographs, for each that trains; 0: itself.
-        tell: is given sentences about photographs that can't be read.
+        model: network on `device`.
+        settings: see `RunSettings`.
+        photos: source of the crops.
+        schedule: learning rate by step.
+        steps: number of optimizer steps.
+        device: device of the network.
+        share: micro-batches of this process.
+        workers: worker processes that decode photographs, per training process; 0 decodes in the training process.
+        warn: called once with a message for each photograph that can't be read.
 
-    Attributes: `step`; `leads`, whether this process reports and writes files; `batches`; `files`, the photographs of the last
-    step's crops.
+    Attributes:
+        step: number of completed optimizer steps.
+        leads: whether this is the main process, which reports and writes files.
+        batches: the crops of this process; see `Batches`.
+        files: paths of the photographs of the last step's crops.
 
     Raises:
-        DkicError: a batch that can't be divided into such shares.
+        DkicError: the batch can't be divided among the processes and their micro-batches.
     """
 
     def __init__(
@@ -68,35 +77,38 @@ class Run(ABC):
         device: torch.device,
         share: Share = WHOLE,
         workers: int = 0,
-        tell: Callable[[str], None] = lambda sentence: None,
+        warn: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.model, self.photos, self.learning_rate = model, photos, schedule
         self.step, self.steps = 0, steps
         self.device, self.share, self.leads = device, share, share.process == 0
         self._settings = settings
-        self.batches = Batches(photos, settings.seed, share.crops(settings.batch), workers, device.type == "cuda", tell)
+        self.batches = Batches(photos, settings.seed, share.crops(settings.batch), workers, device.type == "cuda", warn)
         self.files: list[str] = []
 
     @abstractmethod
     def optimizers(self) -> Sequence[Optimizer]:
-        """Those of the next step."""
+        """The optimizers of the next step."""
 
     @abstractmethod
     def accumulate(self, crops: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Adds the gradients of the step's loss.
+        """Computes the loss of a step and accumulates its gradients.
 
         Args:
-            crops: see `micro_batches`.
+            crops: micro-batches of this process; see `micro_batches`.
 
         Returns:
-            figures of the StepResult by name, float32 scalars on the device, loss, bpp and quantized_bpp at least; the same on
-            every process.
+            Fields of `StepResult` by name, at least loss, bpp and quantized_bpp: float32 scalars on the device, equal on all
+            processes.
         """
 
     def train_step(self) -> StepResult:
-        """One optimizer step. A loss or gradient that is not finite raises TrainingFailed before a weight is changed.
+        """Runs one optimizer step and returns its result.
 
-        The host waits for the device once, between the gradients and the optimizers' steps.
+        The host synchronizes with the device once, after the backward pass and before the weights are updated.
+
+        Raises:
+            TrainingFailed: the loss or a gradient norm is not finite; the weights are unchanged.
         """
         optimizers = self.optimizers()
         for optimizer in optimizers:
@@ -116,24 +128,24 @@ class Run(ABC):
         return StepResult(self.step, **figures)
 
     def micro_batches(self) -> list[Tensor]:
-        """This process' crops of the step, `[n, 3, crop, crop]` each; `files` are theirs."""
+        """This process's micro-batches of the step, float32 `[n, 3, crop, crop]` in [0, 1]; sets `files`."""
         found = self.batches.of(self.step)
         self.files = [file for crops in found for file in crops.files]
         return [pixels_of(crops, self.device) for crops in found]
 
     def seed_of(self, part: int) -> np.random.SeedSequence:
-        """What the random numbers of the step's micro-batch of this number come from."""
+        """Seed of the random numbers of the current step's micro-batch `part`."""
         return np.random.SeedSequence((self._settings.seed, self.step, self.share.number(part)))
 
     def noise(self, part: int) -> torch.Generator:
-        """What the noise of the latent of the step's micro-batch of this number comes from."""
+        """Generator, on the device, of the latent's noise for the current step's micro-batch `part`."""
         seed = self.seed_of(part).generate_state(1, np.uint64)[0]
         return torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1)))
 
     def qualities(self, part: int, n: int) -> Tensor | None:
-        """`[n]`, those of a micro-batch's n crops: evenly spaced from a random one on, so that every batch has low and high ones.
+        """Qualities `[n]` of the n crops of micro-batch `part`; None if the model has one quality.
 
-        None for a model of one quality.
+        They are evenly spaced with a random offset, so that each micro-batch contains low and high qualities.
         """
         if not self.model.variable_rate:
             return None
@@ -141,20 +153,20 @@ class Run(ABC):
         return spread_qualities(first, n, self.device)
 
     def any_process(self, flag: bool) -> bool:
-        """Whether it is true on any of the processes."""
+        """Whether `flag` is true on any process."""
         return flag
 
     def all_files(self) -> list[str]:
-        """The photographs of the step's crops, on all processes."""
+        """Paths of the photographs of the step's crops on all processes."""
         return self.files
 
     def _clip(self, optimizer: Optimizer) -> Tensor:
-        """Bounds the norm of an optimizer's gradients; returns what it was, a float32 scalar on the device."""
+        """Clips the gradient norm of an optimizer's parameters; returns the norm before, a float32 scalar on the device."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         return nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm).to(self.device, torch.float32)
 
     def _check_finite(self, what: str, value: float) -> None:
-        """TrainingFailed, on all processes alike, where a loss or the norm of a gradient is not finite."""
+        """Raises `TrainingFailed` if a loss or gradient norm is not finite; `value` must be equal on all processes."""
         if not math.isfinite(value):
             crops = f"on crops of {', '.join(sorted(set(self.all_files())))}"
-            raise TrainingFailed(f"the {what} became {value} at step {self.step}, {crops}; train anew with a lower learning rate")
+            raise TrainingFailed(f"step {self.step}: the {what} is {value} {crops}; restart with a lower learning rate")

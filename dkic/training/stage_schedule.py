@@ -1,4 +1,4 @@
-"""What a recipe prescribes for each step: the stage, the learning rate, the factors on the rate."""
+"""The stage, learning rate and rate factors of each step of a recipe."""
 
 from itertools import accumulate
 
@@ -8,14 +8,18 @@ from dkic.training.schedule import CosineSchedule, Schedule
 
 
 class StageSchedule:
-    """A recipe's epochs in steps.
+    """A recipe's schedule in steps instead of epochs.
 
     Args:
-        recipe: see Recipe.
-        photographs: how many there are, from which the length of an epoch follows where the recipe has no `epoch_steps`.
+        recipe: see `Recipe`.
+        photographs: number of photographs, which determines the steps per epoch if the recipe has no `epoch_steps`.
 
-    Attributes: `steps`, the run's length; `ends`, the step at which each stage ends; `learning_rate`; `target_factor` and
-    `lambda_factor`, those of the stages.
+    Attributes:
+        steps: number of steps of the run.
+        ends: step at which each stage ends.
+        learning_rate: learning rate by step.
+        target_factor: factor of the target rate by step.
+        lambda_factor: factor of the rate weight by step.
     """
 
     def __init__(self, recipe: Recipe, photographs: int) -> None:
@@ -34,11 +38,11 @@ class StageSchedule:
             self.learning_rate = StepSchedule(tuple(rate.values), tuple(epoch * epochs for epochs in rate.epochs))
 
     def stage_at(self, step: int) -> Stage:
-        """The stage of a step; the last one from the run's end on."""
+        """Stage of a step; the last stage after the end of the run."""
         return self._stages[self._index(step)]
 
     def gan_factor(self, step: int) -> float:
-        """Of the discriminator's weight: 1, and in a stage that begins with a ramp from near 0 to 1."""
+        """Factor of the weight of the GAN loss at a step: 1, or in (0, 1] with `gan_ramp_epochs`."""
         index = self._index(step)
         ramp = self._epoch * self._stages[index].gan_ramp_epochs
         done = step + 1 - (self.ends[index - 1] if index else 0)

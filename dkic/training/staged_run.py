@@ -1,4 +1,4 @@
-"""Training by a recipe, equations 1 to 5 of the paper: distortion at a rate, then with a discriminator."""
+"""Training with a recipe: rate-distortion optimization in stages, optionally with a discriminator (PO-DKIC, Eqs. 1 to 5)."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -32,21 +32,30 @@ from dkic.training.step_result import StepResult, psnr_of
 
 
 class StagedRun(Run):
-    """A recipe's run, in one process or, under torchrun, in several that share each step's crops.
+    """Training run of a recipe, in one process or in several under torchrun, which share the global batch.
 
-    In a stage with a discriminator, both sides' gradients are taken at the same weights and then both are stepped. Means of
-    the losses and equation 2's rate are over all of the step's crops, those of the relativistic GAN's logits over a
-    micro-batch on all processes.
+    In a stage with a discriminator, the gradients of the codec and the discriminator are computed at the same weights; then both
+    optimizers step. Losses and the rate of Eq. 2 are means over the global batch. The means of the relativistic GAN's logits are
+    over one micro-batch on all processes.
 
     Args:
-        recipe: see Recipe.
-        photos: where crops come from.
+        recipe: see `Recipe`.
+        photos: source of the crops.
         accelerator: see `processes.accelerator_for`.
         lpips_backbone: see `dkic.losses.lpips.LPIPS`.
-        workers, tell: see `Run`.
+        workers, warn: see `Run`.
 
-    Attributes: `recipe`; `schedule`; `rate`; `distances`; `adversary`, None where no stage has a discriminator; `average`, of the
-    weights, or None; `parts`, whose states a checkpoint keeps.
+    Attributes:
+        recipe: the recipe.
+        schedule: its stages by step.
+        rate: rate term of the loss.
+        distances: perceptual metrics of the loss.
+        adversary: the discriminator; None if no stage has one.
+        average: moving average of the weights; None if the recipe has no `ema`.
+        parts: modules and optimizers, by name, whose states are in a checkpoint.
+
+    Raises:
+        DkicError: a micro-batch has fewer crops than DISTS and LPIPS-VGG need, or weights of a metric are missing; or see `Run`.
     """
 
     def __init__(
@@ -57,9 +66,9 @@ class StagedRun(Run):
         lpips_backbone: str | Path | None = None,
         *,
         workers: int = 0,
-        tell: Callable[[str], None] = lambda sentence: None,
+        warn: Callable[[str], None] = lambda message: None,
     ) -> None:
-        _check_judged_crops(recipe, accelerator.num_processes)
+        _check_vgg_crops(recipe, accelerator.num_processes)
         self.recipe, self.accelerator = recipe, accelerator
         self.schedule = StageSchedule(recipe, len(photos.paths))
         self.config = PRESETS[recipe.preset]
@@ -74,7 +83,7 @@ class StagedRun(Run):
             device=device,
             share=Share(accelerator.process_index, accelerator.num_processes, recipe.accumulation),
             workers=workers,
-            tell=tell,
+            warn=warn,
         )
         self.optimizer = torch.optim.Adam(self.model.parameters(), fused=True)
         self.parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
@@ -98,27 +107,31 @@ class StagedRun(Run):
         self._examples: tuple[Tensor, Tensor] | None = None
 
     def new_model(self) -> CodecNetwork:
-        """A model of the recipe's shape, float32 as the crops are, on the CPU."""
+        """A newly initialized model with the recipe's architecture, float32, on the CPU."""
         with torch.device("cpu"):
             return network_of(self.config).float()
 
     def trained(self) -> CodecNetwork:
-        """A copy of the model on the CPU, as weights are written of it: the moving average, where the recipe has one."""
+        """A copy of the model to save, on the CPU; it has the averaged weights if the recipe has `ema`."""
         model = self.new_model()
         model.load_state_dict((self.average.module if self.average else self.model).state_dict())
         return model
 
     def start_with(self, model: CodecNetwork) -> None:
-        """Begin with the numbers of a model that was trained before."""
+        """Initializes the run, including the moving average, with the weights of a trained model.
+
+        Raises:
+            DkicError: the architecture differs from the recipe's.
+        """
         if model.config != self.model.config:
-            raise DkicError(f"the weights have another shape than {self.recipe.preset}")
+            raise DkicError(f"weights: must have the shape of {self.recipe.preset}")
         self.model.load_state_dict(model.state_dict())
         if self.average:
             self.average.module.load_state_dict(model.state_dict())
 
     @property
     def stage(self) -> Stage:
-        """That of the next step; the last one where all are done."""
+        """Stage of the next step; the last stage after the last step."""
         return self.schedule.stage_at(self.step)
 
     def optimizers(self) -> Sequence[Optimizer]:
@@ -126,7 +139,7 @@ class StagedRun(Run):
 
     def train_step(self) -> StepResult:
         if self.recipe.compile:
-            torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the step before have left may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()  # allows the graphs to reuse the memory of the previous step's outputs
         frozen = self.stage.freeze
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not frozen or name.startswith("g_s."))
@@ -140,36 +153,36 @@ class StagedRun(Run):
         rate_weight = self._rate_weight(crops)
         figures = []
         for part, x in enumerate(crops):
-            with self._gradients_kept_here() if part + 1 < len(crops) else contextlib.nullcontext():
+            with self._no_sync() if part + 1 < len(crops) else contextlib.nullcontext():
                 figures.append(self._accumulate(x, part, rate_weight))
         means = torch.stack([torch.stack(list(f.values())) for f in figures]).mean(0)
         mean = dict(zip(figures[0], self.accelerator.reduce(means, "mean"), strict=True))
         return mean | {"psnr": psnr_of(mean.pop("mse"))}
 
     def _rate_weight(self, crops: Sequence[Tensor]) -> Tensor | None:
-        """Equation 2's choice for the step, where one forward pass doesn't see all that it depends on."""
+        """Rate weight of Eq. 2 for the step if there are several micro-batches; it depends on the rate of all of them."""
         if len(crops) == 1 or self.rate.target is None:
             return None
         with torch.no_grad():
             bits = torch.cat([self.forward(x, part).quantized_bits for part, x in enumerate(crops)])
         return self.rate.weight(bits / crops[0][0, 0].numel(), None, self.step)
 
-    def _gradients_kept_here(self) -> contextlib.ExitStack:
-        """In it, gradients stay in this process: those of a later micro-batch take them along."""
+    def _no_sync(self) -> contextlib.ExitStack:
+        """Context manager that defers the gradient all-reduce to a later micro-batch."""
         stack = contextlib.ExitStack()
         for model in [self._shared_model] + ([self.adversary.shared] if self.adversary else []):
             stack.enter_context(self.accelerator.no_sync(model))
         return stack
 
     def _accumulate(self, x: Tensor, part: int, rate_weight: Tensor | None) -> dict[str, Tensor]:
-        """Adds a micro-batch's part of the step's gradients; returns its terms of the loss, and mse, as scalars."""
+        """Accumulates the gradients of micro-batch `part`; returns its loss, loss terms and mse as float32 scalars."""
         weights = self.recipe.weights
         quality = self.qualities(part, len(x))
         out = self.forward(x, part, quality)
         pixels = x[0, 0].numel()
         bpp, quantized_bpp = out.bits / pixels, out.quantized_bits / pixels
         squared = (out.x_hat - x).square().mean((1, 2, 3))
-        # A decoder clamps: what it shows is judged. The squared error draws back what lies outside.
+        # Metrics see clamped values, as a decoder outputs them. The MSE has a gradient outside [0, 1] too.
         shown = out.x_hat.clamp(0, 1)
         window = self.lpips_window(part)
         loss, distances = self.distances(x[window], shown[window], quality)
@@ -190,12 +203,12 @@ class StagedRun(Run):
         return {name: value.detach().float() for name, value in (terms | {"loss": loss}).items()}
 
     def forward(self, x: Tensor, part: int = 0, quality: Tensor | None = None) -> TrainingOutput:
-        """What the model makes of the step's micro-batch of this number."""
+        """Runs the model on micro-batch `part`: crops `[n, 3, crop, crop]`, qualities `[n]` (None: a model of one quality)."""
         noise = self.noise(part)
         return self._shared_model(x, noise) if quality is None else self._shared_model(x, noise, quality)
 
     def lpips_window(self, part: int) -> tuple[EllipsisType, slice, slice]:
-        """Where distances of a micro-batch are taken, drawn from (seed, step, micro-batch) as all else is."""
+        """Index of the window of micro-batch `part` on which distances are computed; random by (seed, step, micro-batch)."""
         shifts, size = self.recipe.lpips_shifts, self.recipe.crop - self.recipe.lpips_shifts + 1
         top, left = np.random.default_rng(self.seed_of(part).spawn(1)[0]).integers(shifts, size=2)
         return ..., slice(top, top + size), slice(left, left + size)
@@ -209,19 +222,22 @@ class StagedRun(Run):
         return gather_object(self.files)
 
     def examples(self) -> Tensor | None:
-        """An image `[3, H, W]` in [0, 1]: crops of the last step, and to the right their reconstructions; None before a step."""
+        """Image `[3, H, W]` in [0, 1] of up to four crops of the last step and, to the right, their reconstructions.
+
+        None before the first step.
+        """
         return None if self._examples is None else torch.cat(self._examples, 3).transpose(0, 1).flatten(1, 2)
 
     def about(self) -> dict[str, Any]:
-        """Facts of the run, for the weights file."""
+        """Description of the run, for the metadata of the weights file."""
         photographs = len(self.photos.paths) - len(self.batches.unreadable)
         return {"recipe": self.recipe.to_dict(), "steps": self.step, "photographs": photographs}
 
 
-def _check_judged_crops(recipe: Recipe, processes: int) -> None:
+def _check_vgg_crops(recipe: Recipe, processes: int) -> None:
     share = recipe.batch // (recipe.accumulation * processes)
-    if recipe.judged_crops > share:
+    if recipe.vgg_crops_total > share:
         raise DkicError(
-            f"vgg_crops: {recipe.judged_crops} crops are judged in each micro-batch of each process, which has {share}; "
+            f"vgg_crops: DISTS and LPIPS-VGG need {recipe.vgg_crops_total} crops per micro-batch and process, which has {share}; "
             "use fewer processes, a larger batch or less accumulation"
         )

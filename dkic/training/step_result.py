@@ -1,4 +1,4 @@
-"""The figures of an optimizer step."""
+"""Results of an optimizer step."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -8,11 +8,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step's figures, means over its batch. NaN: not measured, as the loss has no such term.
+    """Results of an optimizer step: means over its batch, NaN for terms that the loss does not contain.
 
-    bpp: bits per pixel of the noisy latent. quantized_bpp: of the rounded one, which is what files have. psnr: dB. rate_weight:
-    of the rate in the loss. lpips, dists, lpips_vgg, color, gan: terms of the loss, unweighted. discriminator: its own loss.
-    discriminator_accuracy: share of patches that it classifies correctly.
+    Attributes:
+        step: number of completed steps, this one included.
+        loss: loss of the codec.
+        bpp: rate of the latent with additive noise, in bits per pixel.
+        quantized_bpp: rate of the rounded latent, as in files, in bits per pixel.
+        psnr: PSNR in dB.
+        rate_weight: weight of the rate in the loss.
+        lpips, dists, lpips_vgg, color, gan: unweighted terms of the loss.
+        discriminator: loss of the discriminator.
+        discriminator_accuracy: fraction of patches that the discriminator classifies correctly.
     """
 
     step: int
@@ -40,7 +47,7 @@ class StepResult:
 
 
 def running_mean(mean: StepResult, new: StepResult, keep: float = 0.98) -> StepResult:
-    """The exponential mean of every figure but the step; a figure that was NaN before begins anew."""
+    """Exponential moving average of all fields but `step`, with decay `keep`; a field that was NaN restarts at its new value."""
     values = asdict(new)
     for name, before in asdict(mean).items():
         if name != "step" and not math.isnan(before):

@@ -1,4 +1,4 @@
-"""Checked settings, whose errors name every key that is wrong."""
+"""Base class of validated settings, whose errors name every invalid key."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -11,20 +11,20 @@ T = TypeVar("T", bound="StrictModel")
 
 
 class StrictModel(BaseModel):
-    """Settings that take no unknown key, and no value of another type."""
+    """Settings without unknown keys, type coercion or values that are not finite."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     @classmethod
     def of(cls: type[T], values: Any, names: Mapping[str, str] | None = None) -> T:
-        """From what a file holds, or `to_dict` gave.
+        """Validates settings from a file or from `to_dict`.
 
         Args:
-            values: by key.
-            names: what to call a (dotted) key in an error, where the user knows it by another name.
+            values: mapping from keys to values.
+            names: names of (dotted) keys in error messages, such as command-line options.
 
         Raises:
-            DkicError: every key that is unknown or missing, and every value that can't be, by name.
+            DkicError: keys are unknown or missing, or values are invalid; the message names all of them.
         """
         try:
             return cls.model_validate(values)
@@ -32,17 +32,17 @@ class StrictModel(BaseModel):
             raise DkicError("; ".join(_sentence(e, names or {}) for e in error.errors())) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """By key, as plain numbers, text, lists and dicts."""
+        """The settings as numbers, strings, lists and dicts."""
         return self.model_dump()
 
 
 def _sentence(error: Any, names: Mapping[str, str]) -> str:
-    """Of one of pydantic's errors: the key, and what is wrong with it."""
+    """Formats an error of pydantic: the key and what is wrong."""
     key = ".".join(map(str, error["loc"]))
     key = names.get(key, key)
     if error["type"] in ("extra_forbidden", "missing"):
         return f"{key}: {'missing' if error['type'] == 'missing' else 'unknown key'}"
     text = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should", "must")
-    if isinstance(error["input"], dict) and error["type"] == "value_error":  # of keys that do not go together
+    if isinstance(error["input"], dict) and error["type"] == "value_error":  # keys that exclude each other
         return f"{key}: {text}" if key else text
     return f"{key}: {text}, not {error['input']!r:.60}"

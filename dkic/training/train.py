@@ -1,4 +1,4 @@
-"""A training run in a folder: checkpoints, a log, and at the end weights."""
+"""Training runs in a folder, with checkpoints, a log and the final weights."""
 
 import contextlib
 import math
@@ -45,29 +45,35 @@ def train_folder(
     log: Callable[[str], None] = lambda line: None,
     show: ShowStep = show_nothing,
 ) -> Path:
-    """Train until all steps are done, `minutes` are over or Ctrl-C; returns the weights file written into `out`.
+    """Trains with a recipe until the last step, the time limit or Ctrl-C.
 
     Args:
-        folders: see `PhotoFolder`.
-        recipe: of a resumed run, that of its checkpoint.
-        out: gets checkpoint.pt, every `save_every` steps and at the end, log.csv with a line per step, TensorBoard's files, and
-            the weights; warmed_up.pt at the end of the first of several stages.
-        quality: of the weights file.
-        resume: continue the run in `out`.
-        start_from: warmed_up.pt of another run, to begin with the second stage; or a model
-            (see `find_weights`), to begin with its weights of the quality `quality`.
-        lpips_backbone: see `LPIPS`.
+        folders: folders of photographs; see `PhotoFolder`.
+        recipe: the recipe; of a resumed run, the one in its checkpoint.
+        out: folder of the run. It receives checkpoint.pt (every `save_every` steps and at the end), log.csv with one line per
+            step, TensorBoard's files, the weights file, and with several stages warmed_up.pt at the end of the first one.
+        quality: quality of the weights file, 1 to 255.
+        resume: whether to continue the run in `out`.
+        minutes: time limit in minutes; None: no limit.
+        start_from: warmed_up.pt of another run, to start with the second stage; or a model (see `find_weights`), to start from
+            its weights of quality `quality`.
+        lpips_backbone: file of the ImageNet weights of LPIPS; see `LPIPS`.
         device: see `device_for`.
-        workers: processes that decode photographs; None: 1 for the CPU, 4 for a GPU.
-        log: takes a line of text. show: is told every step.
+        workers: worker processes that decode photographs; None: see `default_workers`.
+        save_every: steps between checkpoints.
+        log: called with each line of the report.
+        show: called after each step; see `ShowStep`.
+
+    Returns:
+        Path of the weights file in `out`.
 
     Raises:
-        DkicError: a run that can't begin.
-        TrainingFailed: one that had begun, and can't continue.
+        DkicError: the run can't start.
+        TrainingFailed: the run has started and can't continue.
     """
     path = out / CHECKPOINT
     if path.exists() and not resume:
-        raise DkicError(f"{path} exists: add --resume to continue that run, or give another --out")
+        raise DkicError(f"{path}: exists; add --resume to continue that run, or give another --out")
     if lpips_backbone and recipe.weights.lpips == 0:
         raise DkicError("--lpips-backbone: the recipe has no weight for LPIPS; leave the option out")
     beginning = _beginning(start_from, quality) if start_from and not resume else None
@@ -80,7 +86,7 @@ def train_folder(
     if accelerator.is_main_process:
         _report(photos, log)
     workers = default_workers(accelerator.device) if workers is None else workers
-    run = StagedRun(recipe, photos, accelerator, lpips_backbone, workers=workers, tell=log)
+    run = StagedRun(recipe, photos, accelerator, lpips_backbone, workers=workers, warn=log)
     if resume:
         restore(run, load_checkpoint(path))
     elif isinstance(beginning, CodecNetwork):
@@ -108,9 +114,19 @@ def train_folder(
 def run_steps(
     run: StagedRun, out: Path, minutes: float | None = None, save_every: int = SAVE_EVERY, show: ShowStep = show_nothing
 ) -> None:
-    """Do the steps that are left, at most for `minutes`.
+    """Runs the remaining steps and writes checkpoints and a log (see `log.Log`) into `out`.
 
-    `out` gets checkpoint.pt, at the start, every `save_every` steps and at the end, and a log (see `log.Log`).
+    Args:
+        run: the run.
+        out: existing folder.
+        minutes: time limit in minutes; None: no limit.
+        save_every: steps between checkpoints; there is one at the start and one at the end, too.
+        show: called after each step; see `ShowStep`.
+
+    Raises:
+        TrainingFailed: a loss or gradient is not finite; checkpoint.pt is the state before that step.
+        DkicError: the crops of a step can't be read.
+        OSError: a file can't be written.
     """
     end = math.inf if minutes is None else time.monotonic() + minutes * 60
     several_stages = len(run.schedule.ends) > 1
@@ -141,7 +157,7 @@ def run_steps(
 
 
 def _beginning(start_from: str | Path, quality: int) -> CodecNetwork | dict[str, Any]:
-    """The model, or the contents of the checkpoint, that a run begins with."""
+    """The model, or the contents of the checkpoint, that a run starts from."""
     if Path(start_from).suffix == ".pt":
         return load_checkpoint(Path(start_from))
     there = [load_weights(path) for path in find_weights(start_from)]
@@ -161,7 +177,7 @@ def _report(photos: PhotoFolder, log: Callable[[str], None]) -> None:
 
 @contextlib.contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a step is never cut in the middle."""
+    """Context manager with an event that Ctrl-C sets, so that the current step is finished."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped

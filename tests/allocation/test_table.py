@@ -175,7 +175,7 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     path = write(tmp_path / "t.parquet", columns())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     said = refused(path)
-    assert said.startswith(f"{path}: Parquet needs pyarrow (") and "pip install -e '.[eval]'" in said
+    assert said.startswith(f"{path}: needs pyarrow to read Parquet (") and "pip install -e '.[eval]'" in said
 
 
 def test_an_unreachable_budget_is_refused(tmp_path):

@@ -16,7 +16,7 @@ from dkic.coding.container import crc32c, icc_section_bytes, pack, unpack
 from dkic.coding.image_data import ImageData
 from dkic.coding.image_reading import read_image
 from dkic.coding.latent import coded_parts
-from dkic.coding.transforms import analyse
+from dkic.coding.transforms import analyze
 from dkic.entropy.tables import SCALES
 from dkic.errors import DkicError
 from dkic.evaluation.classical import by_pillow
@@ -94,7 +94,7 @@ def test_the_icc_profile_is_kept(codec):
     without = codec.compress(crop(40, 40))
     assert codec.decompress(without, "image_data").icc is None
     assert codec.compress(image, icc="drop") == without
-    with pytest.raises(DkicError, match="icc must be keep or drop, not 'no'"):
+    with pytest.raises(DkicError, match="icc: must be keep or drop, not 'no'"):
         codec.compress(image, icc="no")
 
 
@@ -188,7 +188,7 @@ def test_the_input_is_not_modified(codec):
 def test_estimated_bits_equal_the_file_size(codec, demo_file):
     weights = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(photograph().copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
-    z, *y = coded_parts(*analyse(x, weights), weights, weights.quality)
+    z, *y = coded_parts(*analyze(x, weights), weights, weights.quality)
     estimate = bits = weights.tables.ideal_bits(z.symbols.numpy(), z.indexes.numpy())
     scales = torch.from_numpy(SCALES)
     for part in y:
@@ -204,7 +204,7 @@ def test_estimated_bits_equal_the_file_size(codec, demo_file):
 def test_the_checksum_is_that_of_the_latents_in_coding_order(codec, small):
     weights = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(crop(64, 64)).permute(2, 0, 1).unsqueeze(0).float() / 255
-    parts = coded_parts(*analyse(x, weights), weights, weights.quality)
+    parts = coded_parts(*analyze(x, weights), weights, weights.quality)
     latents = np.concatenate([part.values.numpy() + 0.0 for part in parts]).astype("<f4")
     assert unpack(small).image[:4] == crc32c(latents.tobytes()).to_bytes(4, "little")
 

@@ -31,7 +31,7 @@ def test_a_nonexistent_gpu_is_named(monkeypatch):
 
 @pytest.mark.parametrize("model", ["no-such-model", "", "../tiny", "tiny*", "no/such/file.safetensors"])
 def test_a_missing_model_is_refused_and_shipped_models_are_listed(model):
-    with pytest.raises(DkicError, match="no model .* shipped names .*tiny"):
+    with pytest.raises(DkicError, match="model .* shipped names .*tiny"):
         dkic.load(model)
 
 
@@ -53,11 +53,11 @@ def broken_weights(weights: Weights, part: str) -> Weights:
 
 @pytest.mark.parametrize("part", ["latent", "scales"])
 def test_weights_whose_latent_is_not_finite_are_refused(part, two_qualities):
-    with pytest.raises(DkicError, match="weights are broken"):
+    with pytest.raises(DkicError, match="broken weights"):
         Codec([broken_weights(two_qualities.weights_of(2), part)]).compress(crop(8, 8))
 
 
 def test_nan_scales_are_refused_in_decoding(two_qualities):
     data = two_qualities.compress(crop(8, 8), quality=2)
-    with pytest.raises(DkicError, match="weights are broken"):
+    with pytest.raises(DkicError, match="broken weights"):
         Codec([broken_weights(two_qualities.weights_of(2), "scales")]).decompress(data)

@@ -11,7 +11,7 @@ from quantized.quantized_models import real
 
 from dkic.coding.codec import Codec
 from dkic.coding.latent import CodedPart, coded_parts
-from dkic.coding.transforms import analyse
+from dkic.coding.transforms import analyze
 from dkic.errors import FormatError
 from dkic.hub import find_weights
 from dkic.models.weights_file import Weights, load_weights, save_weights
@@ -53,8 +53,8 @@ def test_decoding_is_equal_under_arithmetic_that_differs_in_the_last_bits(float6
     assert not torch.equal(here.model.h_s.get_parameter(name), there.model.h_s.get_parameter(name))
     assert (Codec([here]).decompress(file, "numpy") == Codec([there]).decompress(file, "numpy")).all()
     with torch.inference_mode():
-        coded = list(coded_parts(*analyse(x, here), here, here.quality))
-        same(coded, list(coded_parts(*analyse(x, there), there, there.quality)))
+        coded = list(coded_parts(*analyze(x, here), here, here.quality))
+        same(coded, list(coded_parts(*analyze(x, there), there, there.quality)))
     assert sum(len(part.symbols.unique()) > 8 for part in coded) > 3
     assert len(torch.cat([part.indexes for part in coded[1:]]).unique()) > 8
 
@@ -84,7 +84,7 @@ def test_the_number_of_threads_does_not_change_the_file(x):
             torch.set_num_threads(threads)
             # The decoder repeats only the computations that follow z and the symbols.
             with torch.inference_mode():
-                coded.append(list(coded_parts(*analyse(x, weights), weights, weights.quality)))
+                coded.append(list(coded_parts(*analyze(x, weights), weights, weights.quality)))
     finally:
         torch.set_num_threads(before)
     same(*coded)

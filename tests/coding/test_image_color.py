@@ -55,11 +55,27 @@ SRGB_CHRM = chrm(*WHITE, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
         (with_chunks(RGB, chunk(b"sRGB", b"\0"), gama(1.0), chrm(*WHITE, *P3_CHROMATICITIES)), None),
         (saved(Image.fromarray(colors()), "PNG", icc_profile=P3_PROFILE), P3_PROFILE),
     ],
-    ids=["cICP of P3", "cICP of sRGB", "iCCP over unspecified cICP", "iCCP over half a cICP", "half a cICP",
-         "gAMA over unspecified cICP", "cICP over iCCP", "cICP of gray", "cICP of gray, gamma 2.2", "gAMA 1", "gAMA 1 of gray",
-         "gAMA as beside sRGB", "gAMA and cHRM of sRGB", "cHRM of sRGB", "gAMA and cHRM of P3", "cHRM of P3", "sRGB over gAMA",
-         "iCCP"],
-)  # fmt: skip
+    ids=[
+        "cICP of P3",
+        "cICP of sRGB",
+        "iCCP over unspecified cICP",
+        "iCCP over half a cICP",
+        "half a cICP",
+        "gAMA over unspecified cICP",
+        "cICP over iCCP",
+        "cICP of gray",
+        "cICP of gray, gamma 2.2",
+        "gAMA 1",
+        "gAMA 1 of gray",
+        "gAMA as beside sRGB",
+        "gAMA and cHRM of sRGB",
+        "cHRM of sRGB",
+        "gAMA and cHRM of P3",
+        "cHRM of P3",
+        "sRGB over gAMA",
+        "iCCP",
+    ],
+)
 def test_png(tmp_path, data, icc):
     image = read_image(written(tmp_path, data))
     assert image.icc == icc and image.notes == ()
@@ -127,7 +143,7 @@ def test_tiff_primaries(tmp_path):
         (saved(Image.fromarray(colors()), "JPEG", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]), "is for CMYK pixels"),
     ],
     ids=["no gamma", "no primaries", "no profile", "cut off", "RGB for gray", "gray for RGB", "CMYK for RGB"],
-)  # fmt: skip
+)
 def test_an_invalid_color_description_is_dropped_with_a_note(tmp_path, data, note):
     image = read_image(written(tmp_path, data))
     assert image.icc is None and len(image.notes) == 1 and note in image.notes[0]

@@ -117,7 +117,7 @@ def test_image_checks_its_pixels():
     for pixels in (np.zeros((2, 2), np.uint8), np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 3))):
         with pytest.raises(DkicError, match=r"must be uint8 \[H, W, 3\], not "):
             ImageData(pixels)
-    with pytest.raises(DkicError, match="0 x 2 pixels, but must have at least 1 x 1"):
+    with pytest.raises(DkicError, match="at least 1 x 1 pixels, not 0 x 2"):
         ImageData(np.zeros((2, 0, 3), np.uint8))
     with pytest.raises(DkicError, match=f"at most {MAX_PIXELS}"):
         ImageData(np.broadcast_to(np.uint8(0), (2**14 + 1, 2**14, 3)))

@@ -96,7 +96,7 @@ def test_images_in_a_folder(tmp_path):
     assert found.skipped() == "skipped 4 files in formats that dkic does not read here (1 without a suffix, 2 .mp4, 1 .txt)"
     assert images_in(tmp_path / "below").skipped() is None
     for name in ("missing", "b.PNG"):
-        with pytest.raises(DkicError, match=f"{name}: there is no such folder of images"):
+        with pytest.raises(DkicError, match=f"{name}: there is no such folder"):
             images_in(tmp_path / name)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DkicError, match="empty: there are no images .*.webp.* in it"):
@@ -122,7 +122,7 @@ def test_images_below_a_folder_through_links(tmp_path):
     (folder / "a").symlink_to(folder / "z")  # a name for the same folder
     assert folder / "z" / "e.png" in images_below(folder).images
     assert found.others == {".txt": 1, "": 1}
-    with pytest.raises(DkicError, match="missing: there is no such folder of images"):
+    with pytest.raises(DkicError, match="missing: there is no such folder"):
         images_below(tmp_path / "missing")
 
 

@@ -13,7 +13,6 @@ from coding.png_files import SIGNATURE, chunk, gama, with_chunks
 from permissions import permissions_hold
 from PIL import Image, TiffImagePlugin
 
-from dkic.coding import pillow_guard
 from dkic.coding.container import MAX_PIXELS
 from dkic.coding.image_reading import read_image
 from dkic.errors import DkicError
@@ -242,7 +241,7 @@ def test_pillows_limit_neither_warns_nor_refuses(tmp_path, monkeypatch):
         assert Image.MAX_IMAGE_PIXELS == limit
 
 
-def test_pillows_limit_is_restored_after_threads(tmp_path):
+def test_pillows_limit_is_restored_after_threads(tmp_path, monkeypatch):
     limit = Image.MAX_IMAGE_PIXELS
     path = written(tmp_path, saved(Image.fromarray(colors()), "PNG"))
     threads = [threading.Thread(target=lambda: [read_image(path) for _ in range(50)]) for _ in range(4)]
@@ -251,4 +250,6 @@ def test_pillows_limit_is_restored_after_threads(tmp_path):
     for thread in threads:
         thread.join()
     assert limit == Image.MAX_IMAGE_PIXELS
-    assert pillow_guard._users == 0
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # a guard that is still counted would leave this limit in place
+    assert read_image(path).pixels.shape == (11, 17, 3)
+    assert Image.MAX_IMAGE_PIXELS == 50

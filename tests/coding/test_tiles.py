@@ -11,7 +11,7 @@ from photographs import photograph
 from dkic import load
 from dkic.coding.codec import Codec
 from dkic.coding.tiles import AUTOMATIC_ABOVE, AUTOMATIC_TILE, MARGIN, tile_side, tiled
-from dkic.coding.transforms import analyse
+from dkic.coding.transforms import analyze
 from dkic.errors import DkicError
 
 
@@ -63,7 +63,7 @@ def test_tiles_do_not_change_the_image(codec):
     weights = codec.weights_of(codec.qualities[-1])
     x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        y, y_in_tiles = (analyse(x, weights, tile)[0] for tile in (0, 256))
+        y, y_in_tiles = (analyze(x, weights, tile)[0] for tile in (0, 256))
     assert (y_in_tiles - y).abs().max() < 1e-4 and y.abs().max() > 10  # the bound that tiles guarantee to the encoder
     in_tiles = codec.compress(pixels, tile=256)
     assert abs(len(in_tiles) - len(whole)) <= 0.001 * len(whole)
@@ -81,7 +81,7 @@ def test_encoder_and_decoder_may_use_different_tiles(codec):
 
 @pytest.mark.parametrize("tile", [-64, 100])
 def test_other_tiles_are_refused(codec, tile):
-    with pytest.raises(DkicError, match=f"tile must be a multiple of 64, or 0 for no tiles, not {tile}"):
+    with pytest.raises(DkicError, match=f"tile: must be a multiple of 64, or 0 for no tiles, not {tile}"):
         codec.compress(photograph(), tile=tile)
 
 

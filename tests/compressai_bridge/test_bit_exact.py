@@ -22,7 +22,7 @@ from dkic.compressai import accelerated, load_bit_exact, make_bit_exact
 from dkic.compressai.quantized_network import QuantizedNetwork
 from dkic.errors import DkicError
 from dkic.ops import quantized_conv2d
-from dkic.quantized import calibrating, conv2d, convert
+from dkic.quantized import calibrate, conv2d, convert
 
 NAMES = ("scale", "mean scale", "elic official", "elic chandelier", "cheng2020 checkerboard")
 
@@ -233,7 +233,7 @@ def test_a_network_in_integers_is_near_the_float_one():
         network[-1].weight.mul_(40)  # so that the units of the output are small beside it
         expected = network(z)
         quantized = QuantizedNetwork(network, "h_s", chunks=("means", "scales"))
-        with calibrating(quantized):
+        with calibrate(quantized):
             torch.testing.assert_close(quantized(z), expected)
         convert(quantized)
         actual = quantized(z)
@@ -322,7 +322,7 @@ def test_a_bound_that_fails_leaves_the_model_as_it_was():
         last.bias[-1] = float("nan")
     model.train()
     with pytest.raises(
-        DkicError, match=r"latent_codec.y.latent_codec.y3.entropy_parameters.layers.\d: a multiplier is not finite"
+        DkicError, match=r"latent_codec.y.latent_codec.y3.entropy_parameters.layers.\d: multiplier: must be finite"
     ):
         make_bit_exact(model, images(1))
     with torch.no_grad():
@@ -351,13 +351,13 @@ def test_a_converted_model_is_not_converted_again():
 
 def test_only_the_state_of_a_converted_model_is_loaded():
     model = model_of("mean scale")
-    with pytest.raises(ValueError, match="load_bit_exact/state_dict: has no h_s.layers.0.multiplier"):
+    with pytest.raises(DkicError, match="load/state_dict: has no h_s.layers.0.multiplier"):
         load_bit_exact(model, model.state_dict())
     assert isinstance(model.h_s, nn.Sequential)
     make_bit_exact(model, images(1))
     state = model.state_dict()
     state["h_s.layers.1.weight"] = torch.full_like(state["h_s.layers.1.weight"], -128)
-    with pytest.raises(DkicError, match="h_s.layers.1: a weight is beyond 127"):
+    with pytest.raises(DkicError, match="h_s.layers.1: weight: .* 127"):
         load_bit_exact(MODELS["mean scale"](), state)
 
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 # Their links are relative to their own folder; those of the site are checked by `mkdocs build --strict`.
 OUTSIDE_THE_SITE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "dkic/weights/LICENSE.md", "dkic/weights/MODEL_CARD.md"]
+KERNELS = sorted(page for page in (DOCS / "kernels").glob("*.md") if page.stem != "index")
 PAGES = [*OUTSIDE_THE_SITE, *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md"))]
 
 
@@ -64,10 +65,15 @@ def test_inline_options_exist(page):
     assert set(re.findall(r"`(--[a-z][a-z-]*)", (ROOT / page).read_text())) <= known
 
 
+@pytest.mark.parametrize("page", KERNELS, ids=lambda page: page.stem)
+def test_pages_of_kernels_have_the_same_headings(page):
+    for heading in ("Formula", "Shapes", "Gradients", "Determinism", "How it works"):
+        assert f"\n## {heading}\n" in page.read_text(), heading
+    assert re.search(r"^## (Backends and s|S)peed$", page.read_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_op_has_a_page_and_an_api_entry(op):
-    page = (DOCS / "kernels" / f"{op}.md").read_text()
-    for heading in ("Formula", "Shapes", "Gradients", "Determinism", "How it works"):
-        assert f"\n## {heading}\n" in page, heading
+    assert DOCS / "kernels" / f"{op}.md" in KERNELS
     assert f"dkic.ops.{op}" in (DOCS / "api" / "ops.md").read_text()
     assert f"`dkic.ops.{op}`" in (ROOT / "README.md").read_text()

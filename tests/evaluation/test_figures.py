@@ -35,8 +35,11 @@ def test_the_tiles_hold_the_pixels_of_each_codec():
     crops = [Crop(10, 20, 64, 32), Crop(100, 60, 40, 40)]
     decoded = [(measurement(f"c{i}", bpp=0.1 * i, lpips=0.2), np.roll(original, 9 * i, axis=0)) for i in range(1, 5)]
     sheet = np.array(figure(original, crops, decoded))
-    enlarged = [np.repeat(np.repeat(Crop.of(c, p), times, 0), times, 1) for p in (original, *(p for _, p in decoded))
-                for c, times in zip(crops, (4, 6), strict=True)]  # fmt: skip
+    enlarged = [
+        np.repeat(np.repeat(Crop.of(c, p), times, 0), times, 1)
+        for p in (original, *(p for _, p in decoded))
+        for c, times in zip(crops, (4, 6), strict=True)
+    ]
     windows = {}
     for tile in enlarged:  # where it lies: unlike the others, and in full
         height, width = tile.shape[:2]
@@ -50,8 +53,10 @@ def test_the_tiles_hold_the_pixels_of_each_codec():
 
 
 def test_images_with_the_largest_differences_are_chosen():
-    cells = [at_target([measurement(c, i, lpips=v) for i, v in zip("xyz", values, strict=True)], 1)
-             for c, values in (("a", (0.1, 0.5, 0.3)), ("b", (0.2, 0.1, 0.25)))]  # fmt: skip
+    cells = [
+        at_target([measurement(c, i, lpips=v) for i, v in zip("xyz", values, strict=True)], 1)
+        for c, values in (("a", (0.1, 0.5, 0.3)), ("b", (0.2, 0.1, 0.25)))
+    ]
     assert most_different_images(cells) == ["y", "x"]
 
 
@@ -68,5 +73,5 @@ def test_given_crops(tmp_path):
     ]:
         with pytest.raises(DkicError, match=said):
             parse_crops([text], images)
-    with pytest.raises(DkicError, match="at most two crops"):
+    with pytest.raises(DkicError, match="two crops"):
         parse_crops(["a:b:1,2,8,9"] * 3, images)

@@ -49,7 +49,7 @@ def test_a_metric_that_can_not_run_is_an_error(monkeypatch, tmp_path):
     Image.fromarray(crop(64, 64)).save(tmp_path / "a.png")
     for options in ([], ["--metrics", "all"], ["--metrics", "none", "--allocate-by", "ssimulacra2"]):
         done = dkic("evaluate", tmp_path, "--codec", "jpeg", "-o", tmp_path / "out", *options)
-        assert done.status == 1 and "SSIMULACRA2 needs the package ssimulacra2" in done.err
+        assert done.status == 1 and "SSIMULACRA2: needs the package ssimulacra2" in done.err
     for alone in ("all", "none"):
         done = dkic("evaluate", tmp_path, "--codec", "jpeg", "-o", tmp_path / "out", "--metrics", alone, "dists")
         assert done.status == 1 and f"--metrics {alone}: can't be combined" in done.err

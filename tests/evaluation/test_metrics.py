@@ -107,7 +107,7 @@ def test_an_image_too_small_for_a_metric_has_no_value():
 @pytest.mark.parametrize("metric", [psnr, ms_ssim])
 @pytest.mark.parametrize("other", [flat(0, 21), flat(0, 20).float(), flat(0, 20)[:, :1], flat(0, 20)[0]])
 def test_other_shapes_and_types_are_refused(metric, other):
-    with pytest.raises(ValueError, match="x_hat must be uint8"):
+    with pytest.raises(ValueError, match="x_hat: must be uint8"):
         metric(flat(0, 20), other)
 
 

@@ -72,8 +72,11 @@ def test_markdown():
 def test_csv():
     rows = list(csv.DictReader(io.StringIO(as_csv(CELLS).decode())))
     assert [(row["codec"], row["target_bpp"], row["bpp"]) for row in rows] == [
-        ("a_b", "0.075", "0.0746"), ("a_b", "0.15", "0.15"), ("c", "0.075", ""), ("c", "0.15", "0.09"),
-    ]  # fmt: skip
+        ("a_b", "0.075", "0.0746"),
+        ("a_b", "0.15", "0.15"),
+        ("c", "0.075", ""),
+        ("c", "0.15", "0.09"),
+    ]
     assert float(rows[0]["psnr"]) == 27.666 and rows[2]["note"] and rows[0]["lpips_vgg"] == ""
 
 

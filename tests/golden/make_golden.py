@@ -21,7 +21,7 @@ from quantized.quantized_models import converted  # noqa: E402
 
 from dkic.coding.container import DkicFile, Header, pack, unpack  # noqa: E402
 from dkic.coding.latent import decode_latent, encode_latent  # noqa: E402
-from dkic.coding.transforms import analyse  # noqa: E402
+from dkic.coding.transforms import analyze  # noqa: E402
 from dkic.entropy.arithmetic import Arithmetic  # noqa: E402
 from dkic.entropy.tables import gaussian_tables  # noqa: E402
 from dkic.models.weights_file import load_weights, save_weights  # noqa: E402
@@ -58,7 +58,7 @@ def main() -> None:
         x = torch.from_numpy(crop(height, width)).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             # Random weights make small latents: larger, and some beyond every table.
-            y, z_hat = (t.double() for t in analyse(x, weights))
+            y, z_hat = (t.double() for t in analyze(x, weights))
             noise = torch.randn(z_hat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
             y, z_hat = (y / y.std() * 6 * 64).round(), (z_hat + 2 * noise).round()
             y[0, 0, 0, 0], y[0, 4, -1, -1], z_hat[0, 1, 0, 0] = 64 * 100_000, -64 * 5_000_000, 3000

@@ -31,7 +31,7 @@ def theirs() -> nn.Module:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torchvision.models.vgg16", lambda pretrained: vgg)
         module = DISTS_pytorch.DISTS(load_weights=False)
-    alpha, beta = dists_module._similarity_weights()
+    alpha, beta = dists_module.similarity_weights()
     module.alpha.data, module.beta.data = alpha.reshape(1, -1, 1, 1), beta.reshape(1, -1, 1, 1)
     return module
 

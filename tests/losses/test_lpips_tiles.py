@@ -76,7 +76,7 @@ def test_every_position_belongs_to_one_tile(net):
     with torch.device("meta"):
         backbone = Backbone(net)
     for side in range(backbone.min_side, 4 * 64 + 2):
-        bands = list(lpips_tiles._bands(backbone, side, 64))
+        bands = list(lpips_tiles.bands(backbone, side, 64))
         assert len(bands) == -(-side // 64)
         assert max(band.pixels.stop - band.pixels.start for band in bands) <= 64 + 16 + 2 * REACH[net]
         for at, size in enumerate(map_sizes(backbone, side)):

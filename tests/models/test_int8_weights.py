@@ -15,7 +15,7 @@ from dkic.models.weights_file import load_weights, save_weights
 from dkic.shipped_weights import file_hash
 
 NAME = "g_a.6.weight"  # [128, 96, 3, 3]
-SCALE = "steps." + NAME
+SCALE = "scales." + NAME
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def refusal(path, contents, head) -> str:
     save_file({k: v.clone() for k, v in contents.items() if v is not None}, path, {"dkic": json.dumps(head)})
     with pytest.raises(DkicError) as caught:
         load_weights(path)
-    assert str(caught.value).startswith(f"{path}: damaged weights file (") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: weights: damaged (") and "\n" not in str(caught.value)
     return str(caught.value)
 
 
@@ -98,10 +98,10 @@ def test_size_of_a_tiny_weights_file(saved):
 def test_large_weights_are_int8_and_other_tensors_are_unchanged(format_2, saved):
     assert head_of(saved)["format"] == 3 and head_of(format_2.path)["format"] == 2
     old, new = load_file(format_2.path), load_file(saved)
-    scales = {name for name in new if name.startswith("steps.")}
+    scales = {name for name in new if name.startswith("scales.")}
     assert new.keys() - scales == old.keys() and len(scales) == 10
     for name, t in old.items():
-        if "steps." + name in scales:
+        if "scales." + name in scales:
             assert name[:4] in ("g_a.", "g_s.", "h_a.") and t.numel() >= 2**15 and new[name].dtype == torch.int8
         else:
             assert torch.equal(t, new[name]) and t.dtype == new[name].dtype
@@ -126,7 +126,7 @@ def test_a_weight_is_its_integer_times_the_scale_of_its_channel(saved, path):
     small = "h_a.2.weight"
     contents, scales = load_file(saved), torch.arange(1, 65) * 2.0**-10
     integers = torch.randint(-127, 128, (64, 64, 3, 3), dtype=torch.int8, generator=torch.Generator().manual_seed(2))
-    save_file(contents | {small: integers, "steps." + small: scales.half()}, path, {"dkic": json.dumps(head_of(saved))})
+    save_file(contents | {small: integers, "scales." + small: scales.half()}, path, {"dkic": json.dumps(head_of(saved))})
     loaded = load_weights(path).model.get_parameter(small)
     assert torch.equal(loaded, integers.float() * scales.view(-1, 1, 1, 1))
 
@@ -136,23 +136,34 @@ def test_invalid_scales_are_refused(saved, path, value):
     contents = load_file(saved)
     contents[SCALE][5] = value
     why = refusal(path, contents, head_of(saved))
-    assert NAME in why and ("not above 0" in why or "not finite" in why)
+    assert NAME in why and ("above 0" in why or "finite" in why)
 
 
 def test_other_types_and_shapes_are_refused(saved, path):
     contents, head = load_file(saved), head_of(saved)
     for change, why in (
-        ({NAME: contents[NAME].half()}, f"{NAME} is of type float16, not int8"),
-        ({NAME: contents[NAME].int()}, f"{NAME} is of type int32, not int8"),
-        ({SCALE: contents[SCALE].to(torch.int8)}, f"{SCALE} is of type int8, not float32"),
-        ({SCALE: None}, f"{NAME} is of type int8, not float32"),
-        ({SCALE: contents[SCALE][:-1]}, "do not fit the config"),
-        ({SCALE: contents[SCALE][None]}, "do not fit the config"),
-        ({"steps.none": contents[SCALE]}, "do not fit the config"),
-        ({"steps.g_a.6.bias": contents[SCALE]}, "it has scales of g_a.6.bias, which is not a weight of the transforms"),
-        ({"steps.context.features.0.0.weight": torch.ones(96)}, "which is not a weight of the transforms"),
+        ({NAME: contents[NAME].half()}, f"{NAME}: must be of type int8, not float16"),
+        ({NAME: contents[NAME].int()}, f"{NAME}: must be of type int8, not int32"),
+        ({SCALE: contents[SCALE].to(torch.int8)}, f"{SCALE}: must be of type float32, not int8"),
+        ({SCALE: None}, f"{NAME}: must be of type float32, not int8"),
+        ({SCALE: contents[SCALE][:-1]}, "names and shapes of the config"),
+        ({SCALE: contents[SCALE][None]}, "names and shapes of the config"),
+        ({"scales.none": contents[SCALE]}, "names and shapes of the config"),
+        ({"scales.g_a.6.bias": contents[SCALE]}, "g_a.6.bias: must be a weight of the transforms"),
+        ({"scales.context.features.0.0.weight": torch.ones(96)}, "must be a weight of the transforms"),
     ):
         assert why in refusal(path, contents | change, head)
+
+
+def test_the_older_prefix_of_scales_is_read(saved, path):
+    contents = load_file(saved)
+    older = {"steps." + n.removeprefix("scales.") if n.startswith("scales.") else n: t for n, t in contents.items()}
+    save_file(older, path, {"dkic": json.dumps(head_of(saved))})
+    assert "steps." + NAME in older
+    ours, theirs = (load_weights(file).model.state_dict() for file in (path, saved))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(t, theirs[n]) for n, t in ours.items() if not n.startswith("prior."))  # which no file stores
+    assert "names and shapes" in refusal(path, contents | {"steps." + NAME: contents[SCALE]}, head_of(saved))
 
 
 def test_older_formats_have_no_scales(saved, path):

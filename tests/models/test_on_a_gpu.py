@@ -26,7 +26,8 @@ def moved(model: DKIC, mode: FakeTensorMode) -> DKIC:
         for name, t in module.named_buffers(recurse=False):
             module._buffers[name] = mode.from_tensor(t).cuda()
         if isinstance(module, QuantizedConv2d) and module.converted:  # what it makes of its weights once they have moved
-            module._parts = [(part, mode.from_tensor(t).cuda()) for part, t in module._parts]
+            parts = [(part, mode.from_tensor(t).cuda()) for part, t in module.parts()]
+            module.parts = lambda parts=parts: parts
     return model
 
 

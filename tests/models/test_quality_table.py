@@ -9,7 +9,7 @@ import torch
 from dkic.entropy.quantization import INDEX_LOG_STEP, MAX_QUALITY, PARTS
 from dkic.errors import DkicError
 from dkic.models.quality_table import QualityFeatures, QualityScale, QualityTable, QuantizerTable
-from dkic.quantized import check_bounds, convert, convert_empty
+from dkic.quantized import convert, converted_state, load
 
 
 def test_a_table_is_linear_between_its_points():
@@ -106,14 +106,35 @@ def test_the_quantized_table_is_near_the_float_state():
 def test_numbers_outside_their_bounds_are_refused(name, value):
     table = QuantizerTable(3, 2)
     convert(table)
-    getattr(table, name)[7, 1] = value
-    with pytest.raises(DkicError, match=f"{name} has a number outside"):
-        check_bounds(table)
+    state = table.state_dict()
+    state[name][7, 1] = value
+    with pytest.raises(DkicError, match=f"{name}: must be from"):
+        load(QuantizerTable(3, 2), state)
 
 
-def test_convert_empty_gives_the_layout_of_convert():
-    converted, empty = QuantizerTable(3, 2), QuantizerTable(3, 2)
+def test_converted_state_has_the_layout_of_convert():
+    table = QuantizerTable(3, 2)
+    expected = converted_state(table)
+    convert(table)
+    layouts = [{n: (t.shape, t.dtype) for n, t in state.items()} for state in (expected, table.state_dict())]
+    assert layouts[0] == layouts[1] and set(layouts[0]) == {"sizes", "offsets"}
+
+
+def test_load_gives_the_converted_table():
+    converted, loaded = QuantizerTable(3, 2), QuantizerTable(3, 2)
     convert(converted)
-    convert_empty(empty)
-    shapes = [{n: (t.shape, t.dtype) for n, t in table.state_dict().items()} for table in (converted, empty)]
-    assert shapes[0] == shapes[1] and set(shapes[0]) == {"sizes", "offsets"}
+    load(loaded, converted.state_dict())
+    assert loaded.converted and all(map(torch.equal, converted(torch.linspace(1, 100, 23)), loaded(torch.linspace(1, 100, 23))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda state: state.pop("sizes"), "no sizes"), (lambda state: state.update(sizes=state["sizes"].float()), "float32")],
+)
+def test_load_refuses_another_state_dict(change, message):
+    table = QuantizerTable(3, 2)
+    convert(table)
+    state = table.state_dict()
+    change(state)
+    with pytest.raises(DkicError, match=message):
+        load(QuantizerTable(3, 2), state)

@@ -35,7 +35,7 @@ def test_bits_rise_with_the_quality():
 def test_an_image_does_not_depend_on_the_others_of_its_batch():
     model = real()
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    y = model.analyse(x)
+    y = model.analyze(x)
     together = model.latent_bits(y, None, torch.tensor([20.0, 90.0]))
     alone = model.latent_bits(y[1:], None, torch.tensor([90.0]))
     assert torch.allclose(together.quantized_bits[1:], alone.quantized_bits, rtol=1e-4)
@@ -50,7 +50,7 @@ def test_the_analysis_is_the_same_at_all_qualities():
 
 def test_y_hat_is_within_half_a_step_of_y():
     model = real()
-    y = model.analyse(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)))
+    y = model.analyze(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)))
     for quality in (1.0, 55.0, 100.0):
         at = torch.tensor([quality])
         y_hat, size = model.latent_bits(y, None, at).y_hat, model.quantizer(at).size
@@ -96,7 +96,7 @@ def test_converted_bits_are_near_those_of_the_float_networks():
         assert b == pytest.approx(a, rel=0.1) and a != b
 
 
-def test_simulated_and_converted_networks_agree():
+def test_prepared_and_converted_networks_agree():
     before, after = calibrated(3), converted(3)
     for quality in (1.0, 33.0, 100.0):
         a, b = (forward(model, [quality]) for model in (before, after))

@@ -3,7 +3,7 @@
 import torch
 
 from dkic.models import SliceSpec, StageSpec, VariableRateConfig, VariableRateDKIC
-from dkic.quantized import calibrating, convert, simulate
+from dkic.quantized import calibrate, convert, prepare
 
 CONFIG = VariableRateConfig(
     analysis=(StageSpec(8, 12, 1, "conv"), StageSpec(2, 16, 1, "ldcn", 2)),
@@ -30,13 +30,13 @@ def real(seed: int = 0) -> VariableRateDKIC:
 
 
 def calibrated(seed: int = 0) -> VariableRateDKIC:
-    """In its simulated state."""
+    """In its prepared state."""
     model = real(seed).requires_grad_(True)
-    with torch.no_grad(), calibrating(model):
+    with torch.no_grad(), calibrate(model):
         for quality in (1.0, 50.0, 100.0):
             x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
-            model.latent_bits(model.analyse(x), None, torch.full((2,), quality))
-    simulate(model)
+            model.latent_bits(model.analyze(x), None, torch.full((2,), quality))
+    prepare(model)
     return model
 
 

@@ -134,18 +134,32 @@ def test_dcnv4_of_a_square_image_needs_no_shape():
 def test_state_dicts_are_the_published_ones():
     v3 = DCNv3(16, group=2, center_feature_scale=True).state_dict()
     assert {name: tuple(t.shape) for name, t in v3.items()} == {
-        "dw_conv.0.weight": (16, 1, 3, 3), "dw_conv.0.bias": (16,), "dw_conv.1.1.weight": (16,), "dw_conv.1.1.bias": (16,),
-        "offset.weight": (36, 16), "offset.bias": (36,), "mask.weight": (18, 16), "mask.bias": (18,),
-        "input_proj.weight": (16, 16), "input_proj.bias": (16,), "output_proj.weight": (16, 16), "output_proj.bias": (16,),
-        "center_feature_scale_proj_weight": (2, 16), "center_feature_scale_proj_bias": (2,),
-    }  # fmt: skip
+        "dw_conv.0.weight": (16, 1, 3, 3),
+        "dw_conv.0.bias": (16,),
+        "dw_conv.1.1.weight": (16,),
+        "dw_conv.1.1.bias": (16,),
+        "offset.weight": (36, 16),
+        "offset.bias": (36,),
+        "mask.weight": (18, 16),
+        "mask.bias": (18,),
+        "input_proj.weight": (16, 16),
+        "input_proj.bias": (16,),
+        "output_proj.weight": (16, 16),
+        "output_proj.bias": (16,),
+        "center_feature_scale_proj_weight": (2, 16),
+        "center_feature_scale_proj_bias": (2,),
+    }
     assert "dw_conv.1.0.running_mean" in DCNv3(16, group=2, norm_layer="BN").state_dict()
     v4 = DCNv4(16, group=2, dw_kernel_size=5, remove_center=True, output_bias=False).state_dict()
     assert {name: tuple(t.shape) for name, t in v4.items()} == {
-        "offset_mask_dw.weight": (16, 1, 5, 5), "offset_mask_dw.bias": (16,),
-        "offset_mask.weight": (48, 16), "offset_mask.bias": (48,),  # 2 groups of 8 taps of 3, a multiple of 8
-        "value_proj.weight": (16, 16), "value_proj.bias": (16,), "output_proj.weight": (16, 16),
-    }  # fmt: skip
+        "offset_mask_dw.weight": (16, 1, 5, 5),
+        "offset_mask_dw.bias": (16,),
+        "offset_mask.weight": (48, 16),
+        "offset_mask.bias": (48,),  # 2 groups of 8 taps of 3, a multiple of 8
+        "value_proj.weight": (16, 16),
+        "value_proj.bias": (16,),
+        "output_proj.weight": (16, 16),
+    }
     assert DCNv4(16, group=1).offset_mask.out_features == 32  # 27, padded to a multiple of 8
 
 
@@ -209,7 +223,7 @@ def test_compile_export_and_autocast(make):
         (lambda: dcnv4(torch.ones(1, 4, 4, 8), torch.ones(1, 4, 4, 100)), "dcnv4/offset_mask: .* give at least 108"),
         (lambda: dcnv3(torch.ones(1, 4, 4, 8), torch.ones(1, 4, 4, 72), torch.ones(1, 4, 4, 9)), "dcnv3/mask: .* give 36"),
     ],
-)  # fmt: skip
+)
 def test_wrong_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         call()

@@ -97,15 +97,26 @@ def test_parameters_are_mmcvs():
     layer = DeformConv2dPack(8, 6, (3, 2), groups=2, deform_groups=4)
     shapes = {name: tuple(t.shape) for name, t in layer.state_dict().items()}
     assert shapes == {
-        "weight": (6, 4, 3, 2), "bias": (6,), "conv_offset.weight": (4 * 3 * 6, 8, 3, 2), "conv_offset.bias": (4 * 3 * 6,)
-    }  # fmt: skip
+        "weight": (6, 4, 3, 2),
+        "bias": (6,),
+        "conv_offset.weight": (4 * 3 * 6, 8, 3, 2),
+        "conv_offset.bias": (4 * 3 * 6,),
+    }
     bound = 1 / math.sqrt(8 * 6)
     assert 0.9 * bound < layer.weight.abs().max() <= bound
     assert not layer.bias.any() and not layer.conv_offset.weight.any() and not layer.conv_offset.bias.any()
     assert list(inspect.signature(DeformConv2dPack).parameters) == [
-        "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "deform_groups", "bias",
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "deform_groups",
+        "bias",
         "modulated",
-    ]  # fmt: skip
+    ]
 
 
 def test_initially_a_convolution_with_half_the_weight():

@@ -1,4 +1,4 @@
-"""Compiles deform_conv2d's Triton kernels for a GPU that need not be there; as compile_triton.py, for the Gaussian ops.
+"""Compiles deform_conv2d's Triton kernels without a GPU; as compile_triton.py for the Gaussian ops.
 
 test_deform_conv2d_compile.py reads what comes out.
 """

@@ -1,4 +1,4 @@
-"""Compiles ldcn's Triton kernels for a GPU that need not be there; as compile_triton.py, for the Gaussian ops.
+"""Compiles ldcn's Triton kernels without a GPU; as compile_triton.py for the Gaussian ops.
 
 test_ldcn_triton.py reads what comes out.
 """

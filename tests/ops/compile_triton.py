@@ -1,6 +1,6 @@
-"""Compiles Triton kernels for a GPU that need not be there, as their launchers would; prints what ptxas made of each, as JSON.
+"""Compiles the Triton kernels of the Gaussian ops without a GPU, with the arguments of their launches; prints statistics (JSON).
 
-Run as `python compile_triton.py 86`, the GPU's compute capability. test_triton_compile.py reads what comes out.
+Run as `python compile_triton.py 86`, the compute capability. test_triton_compile.py reads the output.
 """
 
 import json
@@ -25,7 +25,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 
 
 class AbsentGpu:
-    """What Triton asks a driver before it compiles a kernel."""
+    """The part of a Triton driver that compilation needs."""
 
     def __init__(self, capability: int):
         self.target = GPUTarget("cuda", capability, 32)
@@ -66,7 +66,7 @@ def usage(kernel, problem: str) -> dict:
 
 
 def machine_code(kernel) -> dict:
-    """What PTX does not show. To disassemble a kernel takes half a second, about as long as ptxas."""
+    """Statistics that need SASS. Disassembly takes half a second per kernel, about as long as ptxas."""
     sass = cuobjdump("-sass", kernel)
     return {
         "global_loads_of_16_bytes": len(re.findall(r"\bLDG(?:STS)?\.E[.\w]*\.128\b", sass)),
@@ -102,7 +102,7 @@ def launch_counted(compiled: "Compiled") -> None:
         gaussian_likelihood_triton.forward(*args)
 
 
-# Seed of the noise, and whether derivatives are wanted.
+# Seed of the noise, and whether derivatives are computed.
 COUNTED = {
     "bits, noise": (torch.tensor(1), False),
     "bits, rounded": (None, False),
@@ -111,7 +111,7 @@ COUNTED = {
 }
 
 
-# Whole vectors and none; one axis and several.
+# With and without vectorized access; one axis and several.
 PROBLEMS = [
     (torch.float32, (2, 192, 16, 16), torch.Tensor.contiguous, "drawn"),
     (torch.float32, (2, 31, 5, 7), torch.Tensor.contiguous, "given"),
@@ -124,8 +124,7 @@ PROBLEMS = [
 
 
 class Compiled:
-    """Launches compile from now on, and do no more; `problem` names what is being compiled, `disassembled` those problems whose
-    machine code is read."""
+    """Replaces launches by compilation. problem: the current problem. disassembled: problems whose machine code is read."""
 
     def __init__(self, capability: int, disassembled: tuple[str, ...] = ()):
         driver.set_active(AbsentGpu(capability))
@@ -148,11 +147,11 @@ class Compiled:
 
 def main() -> None:
     compiled = Compiled(int(sys.argv[1]), disassembled=tuple(COUNTED))
-    launch_counted(compiled)  # first: a kernel keeps the name of the problem that it was first compiled for
+    launch_counted(compiled)  # first, because a kernel keeps the name of the first problem it is compiled for
     for dtype, shape, layout, mode in PROBLEMS:
         compiled.problem = f"{str(dtype)[6:]} {list(shape)} {layout.__name__} {mode}"
         launch(dtype, shape, layout, mode)
-    compiled.problem = "elements whose numbers have 64 bits"
+    compiled.problem = "64-bit element indexes"
     y = torch.ones(1).expand(1, 2**30 + 1)
     gaussian_likelihood_triton.forward(y, y, None, None, None, False, 0.11, True, False, False)
     compiled.print()

@@ -59,7 +59,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def pixels(request, monkeypatch):
-    """Of a tile; those of a GPU's where a test's parameter is None."""
+    """Tile sizes; the GPU's defaults if the parameter is None."""
     if wanted := getattr(request, "param", 128):
         for by_capability in tiles.DEFAULTS.values():
             for major, default in by_capability.items():
@@ -70,7 +70,7 @@ def pixels(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def bfloat16_products(monkeypatch):
-    """The interpreter multiplies bfloat16 numbers' bits as if they were integers."""
+    """Works around the interpreter, which multiplies the bits of bfloat16 numbers as integers."""
     multiply = InterpreterBuilder.create_dot
 
     def widened(self, a, b, *others):
@@ -116,7 +116,7 @@ def assert_as_the_reference(case: DeformConv2dCase, dtype: torch.dtype, determin
 
 
 def magnitudes_of_products(case: DeformConv2dCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor) -> dict[str, Tensor]:
-    """The sums that make y and the gradient of weight, of magnitudes."""
+    """y and the gradient of weight, computed from magnitudes."""
     x, offset, weight, _, mask = tensors
     size = {"kernel_size": case.kernel_size, **case.geometry}
     columns = reference.samples(x, offset, mask, **size).abs().unflatten(1, (case.weight_groups, -1))  # [n, g, c, k, h, w]
@@ -155,7 +155,7 @@ def test_several_tiles_and_parts(pixels, monkeypatch):
 @pytest.mark.parametrize("programs", [1, 1000])
 @pytest.mark.parametrize("case", [TINY, BARE], ids=str)
 def test_several_blocks_of_columns(case, programs, pixels, monkeypatch):
-    """The last smaller than the others; all taps to a program, and one."""
+    """The last block is smaller than the others; all taps per program, and one tap per program."""
     monkeypatch.setattr(deform_columns, "WORKSPACE", 1)
     monkeypatch.setattr(deform_columns, "ROWS", 16)
     monkeypatch.setattr(deform_columns, "PROGRAMS", programs)
@@ -178,7 +178,7 @@ def test_gradients_by_integers_fused():
 @pytest.mark.parametrize("pixels", [16], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_integers_do_not_depend_on_the_order(dtype, pixels, monkeypatch):
-    """Sums of floats do, by their last digits: so the order matters here."""
+    """Checks that the order matters: float sums differ in the last digits."""
     x, offset, weight, _, mask = TINY.tensors(dtype)
     args = TINY.grad_y(dtype), x, offset, weight, mask, *map(list, TINY.geometry.values()), True, False, False, False, False
     forwards = [backward(*args, fixed)[0] for fixed in (True, False)]
@@ -191,7 +191,7 @@ def test_integers_do_not_depend_on_the_order(dtype, pixels, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1.0, 1e30])
 def test_no_sum_of_integers_can_overflow(size, dtype):
-    """Every contribution as large as can be, and as many on one pixel as there are taps."""
+    """The largest possible contributions, with all taps on one pixel."""
     x = torch.ones(1, 2, 1, 1, dtype=dtype)
     grad_y, weight = torch.full((1, 3, 1, 1), size, dtype=dtype), torch.full((3, 2, 3, 3), 2.0, dtype=dtype)
     offset = torch.stack([1 - torch.arange(9) // 3, 1 - torch.arange(9) % 3], 1).view(1, 18, 1, 1).to(dtype)
@@ -308,7 +308,7 @@ def test_nan_stays_in_its_pixel():
 
 
 def test_not_finite_stays_in_its_weight_group():
-    """Vectors beside each other in a product belong to one weight group."""
+    """All vectors of a product belong to one weight group."""
     case = FUSED_CASES[2]
     x, offset, weight, bias, mask = case.tensors(torch.float16, spread=0.1, position_dtype=torch.float32)
     x[0, 30] = torch.inf
@@ -331,11 +331,18 @@ def test_what_guards_memory():
     good = dict(zip(NAMES, SMALL.tensors(torch.float32), strict=True))
     geometry = [list(pair) for pair in SMALL.geometry.values()]
     wrong = [
-        {"input": good["input"][:, :5]}, {"input": good["input"][0]}, {"input": good["input"][:1]},
-        {"offset": good["offset"][:, :-2]}, {"offset": good["offset"][:, :, 1:]}, {"mask": good["mask"][:, 1:]},
-        {"weight": good["weight"][:, :2]}, {"weight": good["weight"].double()}, {"weight": good["weight"][:1]},
-        {"bias": good["bias"][:1]}, {"mask": good["mask"].to("meta")},
-    ]  # fmt: skip
+        {"input": good["input"][:, :5]},
+        {"input": good["input"][0]},
+        {"input": good["input"][:1]},
+        {"offset": good["offset"][:, :-2]},
+        {"offset": good["offset"][:, :, 1:]},
+        {"mask": good["mask"][:, 1:]},
+        {"weight": good["weight"][:, :2]},
+        {"weight": good["weight"].double()},
+        {"weight": good["weight"][:1]},
+        {"bias": good["bias"][:1]},
+        {"mask": good["mask"].to("meta")},
+    ]
     for change in wrong:
         with pytest.raises(RuntimeError, match="deform_conv2d: "):
             forward(*{**good, **change}.values(), *geometry)

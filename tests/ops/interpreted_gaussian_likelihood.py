@@ -1,6 +1,6 @@
 """The Gaussian likelihood's Triton kernels in Triton's interpreter; test_gaussian_likelihood_triton.py runs this file.
 
-The interpreter fuses no product with a sum, as a GPU may: so accuracy is measured with every one of them fused, too.
+The interpreter does not contract products and sums to an fma, as a GPU may. So accuracy is also measured with all of them fused.
 """
 
 import numpy as np
@@ -18,29 +18,29 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from dkic.ops import reference
 from dkic.ops.triton.gaussian_likelihood import backward, draw, forward
-from dkic.ops.triton.walk import offset_of, place
+from dkic.ops.triton.traversal import offset_of, place
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SEED = torch.tensor(-1234567890123456789)
-# A sample takes a program at least, and the interpreter runs one in milliseconds.
+# A sample needs at least one program, which takes milliseconds in the interpreter.
 CASES = [case for case in LIKELIHOOD_CASES if case.shape != (70,)] + [LikelihoodCase("samples of one number", (5,))]
 MODES = ("drawn", "given", "round", "none")
 
 
 def arguments(case, mode, tensors=None, *, dtype=torch.float32, sum=False, derivatives=True) -> tuple:
-    """Those of dkic::gaussian_likelihood."""
+    """Arguments of dkic::gaussian_likelihood."""
     y, scale, mean = case.tensors(dtype) if tensors is None else tensors
     noise, seed = case.noise(dtype) if mode == "given" else None, SEED if mode == "drawn" else None
     return y, scale, mean, noise, seed, mode == "round", 0.11, sum, derivatives, derivatives
 
 
 def assert_as_on_the_cpu(args: tuple, tolerance: float) -> None:
-    """The same shapes, dtypes, layouts and quantised values; bits and derivatives to twice the error allowed to each."""
+    """Equal shapes, dtypes, layouts and quantized values; bits and derivatives within twice the error bound of each."""
     scale = args[1].double().clamp_min(0.11)
     actual, expected = forward(*args), torch.ops.dkic.gaussian_likelihood(*args)
     for a, e in zip(actual, expected, strict=True):
         assert (a.shape, a.dtype) == (e.shape, e.dtype) and (a.stride() == e.stride() or not a.numel())
-    if actual[0].dtype == torch.bfloat16:  # the interpreter cuts the digits off where a GPU rounds; see test_triton_compile.py
+    if actual[0].dtype == torch.bfloat16:  # the interpreter truncates, a GPU rounds; see test_triton_compile.py
         torch.testing.assert_close(actual[0], expected[0], rtol=2.0**-7, atol=0)
     else:
         assert torch.equal(actual[0], expected[0])
@@ -82,7 +82,7 @@ def test_axes_that_never_merge():
     case = LikelihoodCase("", (2, 3, 4, 2, 5))
     around = [torch.cat([t, t], -1).transpose(1, 3).contiguous().transpose(1, 3)[..., :5] for t in case.tensors(torch.float32)]
     assert_as_on_the_cpu(arguments(case, "drawn", around), TOLERANCE[torch.float32])
-    case = LikelihoodCase("", (2, 3, 4, 2, 5, 2, 3))  # more axes than a kernel walks: copied
+    case = LikelihoodCase("", (2, 3, 4, 2, 5, 2, 3))  # more axes than a traversal supports: copied
     around = [t.permute(6, 5, 4, 3, 2, 1, 0).contiguous().permute(6, 5, 4, 3, 2, 1, 0) for t in case.tensors(torch.float32)]
     assert_as_on_the_cpu(arguments(case, "drawn", around), TOLERANCE[torch.float32])
 
@@ -150,7 +150,7 @@ def _draw(seed, n, e, to):
 
 
 def test_noise_beyond_32_bits():
-    """The counters' upper words; no tensor here is so large."""
+    """The upper words of the counters, which need larger tensors than the tests have."""
     n, e = torch.arange(16) * 2**33 + 5, torch.arange(16) * (2**36 + 17) + 3
     to = torch.empty(16, dtype=torch.int32)
     _draw[(1,)](SEED, n, e, to)
@@ -186,7 +186,7 @@ def test_offsets_have_64_bits():
 
 @pytest.fixture
 def fused(request, monkeypatch):
-    """Where True, every float32 sum with a product in it is rounded once. (The product is exact in float64.)"""
+    """If True, every float32 sum with a product is rounded once, as an fma. (The product is exact in float64.)"""
     if not request.param:
         return False
     names = "fmul", "fadd", "fsub", "fneg"
@@ -223,9 +223,9 @@ def fused(request, monkeypatch):
 
 @pytest.fixture
 def reciprocals(request, monkeypatch):
-    """Every float32 reciprocal has this relative error, 2^-23 of either sign where 0: the bound of PTX for rcp.approx.ftz.
+    """Relative error of every float32 reciprocal; 0: 2^-23 with either sign, the bound of PTX for rcp.approx.ftz.
 
-    None: they are rounded to nearest.
+    None: rounded to nearest.
     """
     if request.param is None:
         return
@@ -247,7 +247,7 @@ def reciprocals(request, monkeypatch):
     monkeypatch.setattr(InterpreterBuilder, "create_fma", fma)
 
 
-# What a GPU may make of float32 arithmetic, and float64.
+# Variants of float32 arithmetic on a GPU, and float64.
 ARITHMETIC = [
     (torch.float32, False, None),
     (torch.float32, False, 0.0),
@@ -259,7 +259,7 @@ ARITHMETIC = [
 
 
 def errors(v: Tensor, scale: Tensor, expected: Tensor) -> list[float]:
-    """The largest: of bits relative to themselves, of a derivative g relative to |g| + 1 / scale."""
+    """Maximum errors: relative for bits, relative to |g| + 1 / scale for a derivative g."""
     _, *got = forward(v, scale, None, None, None, False, 0.1, False, True, True)
     assert all(t.isfinite().all() for t in got)
     floors = (0.0, 1 / scale.double(), 1 / scale.double())
@@ -276,7 +276,7 @@ def test_bits_and_derivatives_are_exact(dtype, fused, reciprocals):
 
 @pytest.mark.parametrize(("dtype", "fused", "reciprocals"), ARITHMETIC[:-1], indirect=["fused", "reciprocals"], ids=str)
 def test_float32_beside_float64_everywhere(dtype, fused, reciprocals):
-    """Half of the points where one way to work the bits out gives over to another."""
+    """Half of the points are near the boundary between two formulas."""
     r, s, sign, near = torch.rand(4, 2**15, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     s = torch.where(near < 0.5, 0.11 * 20**s, 0.11 * (256 / 0.11) ** s).float().clamp(0.11, 256)[None]
     v = (torch.where(near < 0.5, 2 * r, s.double() * 1e-3 * 1e6**r) * (sign - 0.5).sign()).float()
@@ -305,7 +305,7 @@ def test_nan_comes_back_as_nan(mode):
 
 
 def bits_and_derivatives(v: Tensor, scale: Tensor) -> list[Tensor]:
-    """Those of backward, for a gradient of 1."""
+    """Bits, and the gradients of the backward for a gradient of 1."""
     _, bits, by_v, by_scale = forward(v, scale, None, None, None, False, 0.11, False, True, True)
     return [bits, *backward(None, torch.ones_like(bits), by_v, by_scale, scale, 0.11, True, True, False)[:2]]
 
@@ -322,7 +322,7 @@ def test_limits(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_far_beyond_as_on_the_cpu(dtype):
-    """Where the square of v / s, or 1 / s, leaves the dtype's normal numbers."""
+    """Points where the square of v / s, or 1 / s, is outside the normal numbers of the dtype."""
     end = torch.finfo(dtype).max
     far = torch.logspace(12, np.log10(end) - 2, 200, dtype=torch.float64).to(dtype)[None]
     for v, scale in ((far, torch.full_like(far, 0.2)), (torch.full_like(far, 3.0), far), (far, far / 3), (far, far.sqrt())):
@@ -333,7 +333,7 @@ def test_far_beyond_as_on_the_cpu(dtype):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", [LATENT, LikelihoodCase("no mean", (2, 33), has_mean=False)], ids=str)
-def test_infinity_is_quantised_as_on_the_cpu(case, mode):
+def test_infinity_is_quantized_as_on_the_cpu(case, mode):
     y, *others = case.tensors(torch.float32)
     y.view(-1)[7:9] = torch.tensor([torch.inf, -torch.inf])
     args = arguments(case, mode, (y, *others))
@@ -353,7 +353,7 @@ def test_neither_pass_reads_the_host(mode):
         backward(None, bits, by_v, by_scale, args[1], 0.11, True, True, True)
 
 
-def test_what_guards_memory():
+def test_invalid_arguments_are_refused():
     y, scale, mean, *rest = arguments(LATENT, "none")
     for wrong in ((y, scale[:1], mean), (y, scale, mean[0]), (y, scale.to("meta"), mean), (y.sum(), scale.sum(), None)):
         with pytest.raises(RuntimeError, match="gaussian_likelihood: "):

@@ -51,7 +51,7 @@ def test_axes_that_never_merge():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_indexes_on_either_side_of_every_edge(dtype):
-    """The neighbours in float32 of the 63 middles, and of the tables' own scales."""
+    """float32 numbers next to the 63 boundaries and to the scales of the tables."""
     step = math.log(SCALES[-1] / SCALES[0]) / 63
     at = np.concatenate([np.exp(np.log(SCALES[:-1]) + step / 2), SCALES, 2 * SCALES, SCALES / 2]).astype(np.float32)
     near = np.concatenate([(at.view(np.int32) + steps).view(np.float32) for steps in range(-4, 5)])
@@ -83,7 +83,7 @@ def test_what_has_no_symbol_has_no_table(which, value):
         return
     symbols, index = forward(*tensors, *TABLES)
     assert (index == 255).nonzero().tolist() == [[1, 2, 3, 4]]
-    with pytest.raises(ValueError, match="indexes must be below the number of tables"):
+    with pytest.raises(ValueError, match="indexes: must be below the number of tables"):
         rans.encode(symbols.flatten(), index.flatten(), gaussian_tables())
 
 

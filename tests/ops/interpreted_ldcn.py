@@ -27,7 +27,7 @@ TINY = LdcnCase("tiny", kernel_size=(1, 2), padding=(0, 1), height=4, width=5)
 
 @pytest.fixture(autouse=True)
 def pixels(request, monkeypatch):
-    """Of a program; as many as on a GPU where a test's parameter is None."""
+    """Block sizes of a program; those of a GPU if the parameter is None."""
     if wanted := getattr(request, "param", 128):
         monkeypatch.setattr(ldcn_triton, "PIXELS", wanted)
 
@@ -37,7 +37,7 @@ def geometry_of(case: LdcnCase) -> list[list[int]]:
 
 
 def outcome(case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor, deterministic: bool = False) -> list[Tensor]:
-    """y and the gradients of x, offset and mask (where there is one)."""
+    """y and the gradients of x, offset and mask (if present)."""
     x, offset, mask = tensors
     needed = True, True, mask is not None
     gradients = backward(grad_y, x, offset, mask, *geometry_of(case), *needed, deterministic)
@@ -84,7 +84,7 @@ def test_every_dtype(dtype, position, deterministic):
 
 @pytest.mark.parametrize("pixels", [None], indirect=True)
 def test_programs_of_a_gpu(pixels):
-    """Several of pixels, channels and groups, with a rest in each."""
+    """Several blocks of pixels, channels and groups, each with a remainder."""
     case = LdcnCase("", batch=1, depth=67, height=3, width=13, kernel_size=(2, 1), padding=(1, 0))
     tensors = case.tensors()
     for actual, expected in zip(outcome(case, tensors, case.grad_y()), of_reference(case, tensors), strict=True):
@@ -106,7 +106,7 @@ def test_integers_give_the_reference(case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
 def test_no_sum_of_integers_can_overflow(size, dtype):
-    """Every contribution as large as can be, and as many on one pixel as there are taps."""
+    """The largest possible contributions, with all taps on one pixel."""
     x, grad_y = torch.ones(1, 2, 1, 1, dtype=dtype), torch.full((1, 2, 1, 1), size, dtype=dtype)
     offset = torch.stack([1 - torch.arange(9) // 3, 1 - torch.arange(9) % 3], 1).view(1, 18, 1, 1).to(dtype)
     geometry = [3, 3], [1, 1], [1, 1], [1, 1]

@@ -1,4 +1,4 @@
-"""Ways in which a tensor of four dimensions can lie in memory."""
+"""Memory layouts of 4-d tensors."""
 
 import torch
 from torch import Tensor

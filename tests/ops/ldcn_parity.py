@@ -1,4 +1,4 @@
-"""What ldcn must give for a case, and how near to it a kernel's results must be."""
+"""Expected results of ldcn for a case, and tolerances."""
 
 import torch
 from ops import tolerances
@@ -9,14 +9,14 @@ from dkic.ops import reference
 
 
 def of_reference(case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor) -> list[Tensor]:
-    """y and the gradients of x, offset and mask (where there is one), in float64."""
+    """y and the gradients of x, offset and mask (if present), in float64."""
     leaves = [t if t is None else t.detach().double().requires_grad_() for t in tensors]
     y = reference.ldcn(*leaves, **case.geometry)
     return [y.detach(), *torch.autograd.grad(y, [t for t in leaves if t is not None], grad_y.double())]
 
 
 def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
-    """Each result is rounded once, after sums in float32 (float64 for float64)."""
+    """Tolerance for results that are rounded once, after accumulation in float32 (float64 for float64)."""
     assert len(actual) == len(expected)
     for name, a, e in zip(("y", "x", "offset", "mask"), actual, expected, strict=False):
         assert a.shape == e.shape, name

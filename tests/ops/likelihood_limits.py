@@ -1,4 +1,4 @@
-"""Bits and derivatives where a scale or a residual is NaN or infinite; the CPU, Triton and the reference agree on them."""
+"""Bits and derivatives for NaN or infinite scales and residuals; the same for the CPU, Triton and the reference."""
 
 from itertools import product
 from math import inf, isfinite, isinf, isnan, nan
@@ -17,7 +17,7 @@ def points(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def limit(v: float, s: float) -> tuple[float, float, float] | None:
-    """(bits, by_v, by_scale), or None where all of them are finite."""
+    """(bits, by_v, by_scale), or None if all are finite."""
     if isnan(v) or isnan(s) or (isinf(v) and isinf(s)):
         return nan, nan, nan
     if isinf(s):  # P falls to 0 as 1 / s
@@ -28,7 +28,7 @@ def limit(v: float, s: float) -> tuple[float, float, float] | None:
 
 
 def assert_limits(v: Tensor, scale: Tensor, bits: Tensor, by_v: Tensor, by_scale: Tensor) -> None:
-    """Every element has its limit, or is finite if there is none."""
+    """Asserts that every element equals its limit, or is finite if it has none."""
     columns = (t.double().flatten().tolist() for t in (v, scale, bits, by_v, by_scale))
     for at_v, at_scale, *found in zip(*columns, strict=True):
         expected = limit(at_v, at_scale)
@@ -39,7 +39,7 @@ def assert_limits(v: Tensor, scale: Tensor, bits: Tensor, by_v: Tensor, by_scale
 
 
 def nans(dtype: torch.dtype) -> Tensor:
-    """NaNs of several payloads and both signs, `[1, 6]`; bit tricks may turn some of them into numbers."""
+    """NaNs with several payloads and both signs, `[1, 6]`, which bit manipulation may turn into numbers."""
     integer, quiet = {
         torch.float16: (torch.int16, 0x7E00),
         torch.bfloat16: (torch.int16, 0x7FC0),

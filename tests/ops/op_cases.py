@@ -1,4 +1,4 @@
-"""The problems that the ops are tested on, and timed on: shapes and geometry by name, and tensors made from them."""
+"""Test and benchmark cases of the ops: named shapes and geometries, and their tensors."""
 
 from dataclasses import dataclass, replace
 
@@ -37,7 +37,7 @@ class LdcnCase:
 
     @property
     def out_size(self) -> Pair:
-        """(Ho, Wo), as of any convolution."""
+        """(Ho, Wo) of a convolution."""
         along = zip((self.height, self.width), self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
         ho, wo = ((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in along)
         return ho, wo
@@ -109,7 +109,7 @@ LDCN_CASES = [
     *(LdcnCase(f"G {g}", groups=g, batch=1, height=5, width=6) for g in (1, 3, 8)),
     LdcnCase("one channel", groups=1, depth=1),
     LdcnCase("G 1, D 100", groups=1, depth=100, batch=1, height=5, width=6),
-]  # fmt: skip
+]
 
 # A few that take different paths through the kernel, for what is too slow to do with all.
 LDCN_FEW = [case for case in LDCN_CASES if case.name in ("plain", "no mask", "all of it", "D 33", "G 1, D 100")]
@@ -155,7 +155,7 @@ class DeformConv2dCase(LdcnCase):
     def tensors(
         self, dtype: torch.dtype = torch.float64, *, spread: float = 2.0, position_dtype: torch.dtype | None = None
     ) -> tuple[Tensor | None, ...]:
-        """input, offset, weight, bias and mask, the same at every call. Of weight's products y has a variance near 1."""
+        """input, offset, weight, bias and mask, the same at every call. weight is scaled for a variance of y near 1."""
         x, offset, mask = super().tensors(dtype, spread=spread, position_dtype=position_dtype)
         generator = torch.Generator().manual_seed(2)
         shape = (self.out_channels, self.channels // self.weight_groups, *self.kernel_size)
@@ -173,9 +173,19 @@ class DeformConv2dCase(LdcnCase):
 PLAIN_CONV = DeformConv2dCase("plain")
 # torchvision's own test (test/test_ops.py, TestDeformConv), with all its options at once.
 TORCHVISION_CONV = DeformConv2dCase(
-    "torchvision's test", batch=33, groups=3, depth=2, height=5, width=4, weight_groups=2, out_channels=2,
-    kernel_size=(3, 2), stride=(2, 1), padding=(1, 0), dilation=(2, 1),
-)  # fmt: skip
+    "torchvision's test",
+    batch=33,
+    groups=3,
+    depth=2,
+    height=5,
+    width=4,
+    weight_groups=2,
+    out_channels=2,
+    kernel_size=(3, 2),
+    stride=(2, 1),
+    padding=(1, 0),
+    dilation=(2, 1),
+)
 
 DEFORM_CONV2D_CASES = [
     PLAIN_CONV,
@@ -202,15 +212,35 @@ DEFORM_CONV2D_CASES = [
     # offset groups and weight groups: equal, one within the other, and neither; with few offset groups backward cuts channels
     DeformConv2dCase("one channel", groups=1, depth=1, out_channels=1),
     *(
-        DeformConv2dCase(f"G {groups} D {depth}, {weight_groups} weight groups", batch=1, groups=groups, depth=depth,
-                         weight_groups=weight_groups, out_channels=out_channels, height=6, width=19)
+        DeformConv2dCase(
+            f"G {groups} D {depth}, {weight_groups} weight groups",
+            batch=1,
+            groups=groups,
+            depth=depth,
+            weight_groups=weight_groups,
+            out_channels=out_channels,
+            height=6,
+            width=19,
+        )
         for groups, depth, weight_groups, out_channels in (
-            (1, 12, 1, 5), (1, 12, 12, 12), (1, 12, 12, 24), (12, 1, 1, 5), (12, 1, 12, 12), (4, 3, 3, 6),
-            (3, 4, 6, 6), (2, 6, 6, 12), (1, 67, 1, 3), (1, 100, 1, 7), (1, 128, 1, 3), (1, 128, 4, 4),
-            (2, 64, 1, 33), (8, 24, 1, 16), (8, 24, 2, 2),
+            (1, 12, 1, 5),
+            (1, 12, 12, 12),
+            (1, 12, 12, 24),
+            (12, 1, 1, 5),
+            (12, 1, 12, 12),
+            (4, 3, 3, 6),
+            (3, 4, 6, 6),
+            (2, 6, 6, 12),
+            (1, 67, 1, 3),
+            (1, 100, 1, 7),
+            (1, 128, 1, 3),
+            (1, 128, 4, 4),
+            (2, 64, 1, 33),
+            (8, 24, 1, 16),
+            (8, 24, 2, 2),
         )
     ),
-]  # fmt: skip
+]
 
 # A few that take different paths, for what is too slow to do with all.
 DEFORM_CONV2D_FEW = [
@@ -253,7 +283,7 @@ class LikelihoodCase:
         return y.to(dtype), scale.to(dtype), mean.to(dtype) if self.has_mean else None
 
     def noise(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """A noise to give, the same at every call."""
+        """A noise tensor, the same at every call."""
         generator = torch.Generator().manual_seed(2)
         return torch.rand(self.shape, generator=generator, dtype=torch.float64).sub(0.5).to(dtype)
 
@@ -284,4 +314,4 @@ LIKELIHOOD_CASES = [
     LikelihoodCase("rank 7", (2, 3, 1, 2, 4, 2, 3)),
     LikelihoodCase("pixels only", (2, 1, 20, 31)),
     LikelihoodCase("channels only", (2, 300, 1, 1)),
-]  # fmt: skip
+]

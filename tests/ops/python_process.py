@@ -1,4 +1,4 @@
-"""Python in a process of its own, and the instruction set that the kernels use there and here."""
+"""Python in a subprocess, and the instruction set of the kernels."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ PACKAGE = Path(dkic.__file__).resolve().parent
 
 
 def python(*arguments: str, cwd: Path = TESTS, **environment: str) -> subprocess.CompletedProcess:
-    """Runs Python in a process of its own, with dkic and the tests' modules to import."""
+    """Runs Python in a subprocess, with dkic and the modules of the tests on its path."""
     path = os.pathsep.join(map(str, (PACKAGE.parent, TESTS)))
     return subprocess.run(
         [sys.executable, *arguments],
@@ -30,7 +30,7 @@ CAPABILITIES = ["default", "avx2", "avx512"]
 
 
 def capability() -> str:
-    """What the kernels use in this process: the best there is, unless DKIC_CPU_CAPABILITY says otherwise."""
-    tell = ctypes.CDLL(str(backends.NATIVE / "libdkic_cpu.so")).dkic_cpu_capability
-    tell.restype = ctypes.c_char_p
-    return tell().decode()
+    """The instruction set of the kernels in this process: the best available, or DKIC_CPU_CAPABILITY."""
+    query = ctypes.CDLL(str(backends.NATIVE / "libdkic_cpu.so")).dkic_cpu_capability
+    query.restype = ctypes.c_char_p
+    return query().decode()

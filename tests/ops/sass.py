@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Loop:
-    """Instructions [first, last], the last of which branches back to the first."""
+    """A loop: instructions [first, last], where the last branches back to the first."""
 
     first: int
     last: int
@@ -23,12 +23,12 @@ class Code:
     loops: list[Loop]
 
     def count(self, opcode: str, loop: Loop | None = None) -> int:
-        """How many instructions match `opcode`, a regular expression, in the loop or in all."""
+        """The number of instructions that match the regular expression `opcode`, in the loop or in total."""
         within = self.instructions[loop.first : loop.last + 1] if loop else self.instructions
         return sum(re.search(opcode, text) is not None for text in within)
 
     def innermost(self, opcode: str, count: int) -> Loop:
-        """The shortest loop with so many instructions that match `opcode`."""
+        """The shortest loop with at least the given number of instructions that match `opcode`."""
         return min((loop for loop in self.loops if self.count(opcode, loop) == count), key=len)
 
 

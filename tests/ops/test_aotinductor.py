@@ -42,13 +42,24 @@ def program(tmp_path_factory) -> Path:
     include = torch_folder / "include"
     subprocess.run(
         [
-            *cxx_compiler(), "-std=c++20", "-O0", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
-            "-isystem", include, folder / "main.cpp", "-o", folder / "main",
-            f"-L{torch_folder / 'lib'}", f"-Wl,-rpath,{torch_folder / 'lib'}", "-Wl,--no-as-needed",
-            "-ltorch", "-ltorch_cpu", "-lc10",
+            *cxx_compiler(),
+            "-std=c++20",
+            "-O0",
+            f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+            "-isystem",
+            include,
+            folder / "main.cpp",
+            "-o",
+            folder / "main",
+            f"-L{torch_folder / 'lib'}",
+            f"-Wl,-rpath,{torch_folder / 'lib'}",
+            "-Wl,--no-as-needed",
+            "-ltorch",
+            "-ltorch_cpu",
+            "-lc10",
         ],
         check=True,
-    )  # fmt: skip
+    )
     return folder / "main"
 
 

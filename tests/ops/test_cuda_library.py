@@ -79,7 +79,7 @@ def cuobjdump():
 
 
 def named(name: str) -> Name:
-    """What a kernel's mangled name says."""
+    """A kernel and its template arguments, from the mangled name."""
     scalar = "f|d|6__half|13__nv_bfloat16"
     pattern = rf"kernelINS0_\d+([A-Za-z]+?)I({scalar})(?:({scalar}|S3_))?((?:Li\d+E)*)E"
     body, dtype, offset, numbers = re.search(pattern, name).groups()
@@ -136,7 +136,7 @@ def test_registers_leave_room_for_many_warps(kernels, architecture):
 
 
 def test_channels_are_loaded_16_bytes_at_once(codes, architecture):
-    """In the widest kernels a tap's four corners take one instruction each, and y one more."""
+    """In the widest kernels, each corner of a tap is loaded, and y stored, by one instruction."""
     seen = set()
     for of, code in codes(architecture).items():
         widest = of.numbers == ({"float": 4, "double": 2}.get(of.dtype, 8),)
@@ -200,7 +200,7 @@ INSTRUCTIONS |= {("LdcnWarpSamples", "float"): 105, ("LdcnWarpSamples", "half"):
 
 
 def lanes_and_vectors(shape: str, dtype: str) -> tuple[int, int]:
-    """The lanes of a group, and how many vectors of 16 bytes the eight lanes of a position share, as ldcn_warp_plan has them."""
+    """Lanes per group, and 16-byte vectors of the eight lanes of a position, as in ldcn_warp_plan."""
     groups, depth = SHAPES[shape]
     of_group = depth * (4 if dtype == "float" else 2) // 16
     lanes = next(lanes for lanes in (2, 4, 8) if lanes >= of_group and groups % (8 // lanes) == 0)

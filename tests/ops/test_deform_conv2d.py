@@ -16,7 +16,7 @@ from torch._prims_common import suggest_memory_format
 
 from dkic.ops import deform_conv2d, reference
 
-# Where strides don't tell the memory format.
+# Shapes with an ambiguous memory format.
 AMBIGUOUS = [
     DeformConv2dCase("one channel, one output", groups=1, depth=1, out_channels=1),
     DeformConv2dCase("one pixel", height=1, width=1),
@@ -73,7 +73,7 @@ def test_signature_is_torchvisions():
 
 
 def test_torchvisions_module_works_with_dkics_op(monkeypatch):
-    """A model of torchvision's layers runs on dkic's function."""
+    """A model with torchvision's layers runs with dkic's function."""
     layer = torchvision.ops.DeformConv2d(6, 4, 3, stride=2, padding=1, groups=2).double()
     x, offset, mask = torch.randn(2, 6, 9, 8).double(), torch.randn(2, 18, 5, 4).double(), torch.rand(2, 9, 5, 4).double()
     expected = layer(x, offset, mask)
@@ -89,8 +89,21 @@ def test_zero_offsets_give_a_convolution():
     torch.testing.assert_close(actual, expected, **tolerances.FLOAT64)
 
 
-@pytest.mark.parametrize("one", [1, True, (1, 1), [1, 1], np.int64(1), (np.int32(1), 1), np.array([1, 1]), torch.Size([1, 1]),
-                                 (torch.tensor(1), torch.tensor(1))], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    "one",
+    [
+        1,
+        True,
+        (1, 1),
+        [1, 1],
+        np.int64(1),
+        (np.int32(1), 1),
+        np.array([1, 1]),
+        torch.Size([1, 1]),
+        (torch.tensor(1), torch.tensor(1)),
+    ],
+    ids=repr,
+)
 def test_any_integer_type_is_accepted_for_a_pair(one):
     x, offset, weight, bias, mask = PLAIN_CONV.tensors()
     expected = torchvision.ops.deform_conv2d(x, offset, weight, bias, one, one, one, mask)
@@ -134,7 +147,7 @@ def test_strided_bias():
 
 @pytest.mark.parametrize("weight_groups", [1, 4])
 def test_a_large_nchw_image_is_not_copied(weight_groups):
-    """Beyond 16 MB NCHW is not copied to NHWC, but read through its strides."""
+    """An NCHW input above 16 MB is not copied to NHWC but read with its strides."""
     case = DeformConv2dCase(
         "", batch=1, groups=2, depth=16, height=512, width=513, weight_groups=weight_groups, stride=(16, 16), out_channels=8
     )
@@ -149,7 +162,7 @@ def test_a_large_nchw_image_is_not_copied(weight_groups):
 @pytest.mark.parametrize("which", ["none", "input", "offset", "mask", "all"])
 @pytest.mark.parametrize("case", [*DEFORM_CONV2D_FEW, *AMBIGUOUS], ids=str)
 def test_results_have_the_memory_format_of_their_tensor(case, which):
-    """y has input's, a gradient its own tensor's; the weight's is contiguous."""
+    """y has the format of input, a gradient that of its tensor; the gradient of weight is contiguous."""
     tensors = dict(zip(NAMES, case.tensors(), strict=True))
     for name, t in tensors.items():
         if t is not None and t.dim() == 4 and (which == "all" or name == which):

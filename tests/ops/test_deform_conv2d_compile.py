@@ -1,4 +1,4 @@
-"""What deform_conv2d's Triton kernels become on GPUs of compute capability 8.6 and 9.0, which need not be there."""
+"""Machine code of deform_conv2d's Triton kernels for compute capability 8.6 and 9.0; no GPU is needed."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_registers_stay_within_their_ceilings(compiled):
 
 
 def test_columns_of_float32_leave_room_for_many_warps(compiled):
-    """Each is a chain of loads: 8 blocks of 4 warps on a multiprocessor."""
+    """The kernels are bound by the latency of loads: 8 blocks of 4 warps per multiprocessor."""
     kernels = [k for k in compiled[1] if k["problem"] == "codec float32" and k["kernel"] == "write_columns"]
     assert kernels and all(k["reg"] <= 64 for k in kernels)
 
@@ -61,7 +61,7 @@ def test_products_of_half_precision_are_those_of_the_tensor_cores(compiled):
 
 
 def test_corners_are_loaded_by_16_bytes(compiled):
-    """8 channels in half precision, 4 in float32. Four loads or more; float32's columns are stored so too."""
+    """8 channels in half precision, 4 in float32: at least four loads; the float32 columns are stored likewise."""
     kernels = {(k["problem"], k["kernel"]): k for k in compiled[1]}
     for name in ("forward", "backward_weight"):
         assert kernels["codec float16", name]["global_loads_of_16_bytes"] >= 4
@@ -70,6 +70,6 @@ def test_corners_are_loaded_by_16_bytes(compiled):
 
 
 def test_a_round_of_half_precision_is_short(compiled):
-    """Of forward's inner loop, for 64 pixels by 192 outputs: 16 channels on 8.6, and 32 on 9.0."""
+    """The inner loop of forward, for 64 pixels by 192 outputs: 16 channels on 8.6, 32 on 9.0."""
     (forward,) = (k for k in compiled[1] if k["problem"] == "codec float16" and k["kernel"] == "forward")
     assert forward["longest_loop"] <= {86: 260, 90: 480}[compiled[0]]

@@ -73,11 +73,11 @@ PEAK = """if True:
 """
 
 
-# The conversion of the layout comes before the threads, and does not know their number.
+# The layout conversion runs before the threads and does not depend on their number.
 @pytest.mark.parametrize(("layout", "threads"), [("channels_last", 1), ("channels_last", 3), ("contiguous_format", 3)])
 @pytest.mark.parametrize("kind", ["forward", "backward"])
 def test_memory_does_not_grow_with_the_image(kind, layout, threads):
-    """At most 32 MB beside arguments and results, where x alone has 38 MB and its columns would have 340.
+    """At most 32 MB besides arguments and results, for an x of 38 MB whose columns would have 340 MB.
 
     The gradient of an x that is not channels_last is there twice.
     """

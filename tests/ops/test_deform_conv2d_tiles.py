@@ -1,4 +1,4 @@
-"""Which kernels and tiles serve a call of deform_conv2d on a GPU, and tuning; no GPU is needed."""
+"""Selection of kernels and tiles for a call of deform_conv2d on a GPU, and autotuning; no GPU is needed."""
 
 import json
 

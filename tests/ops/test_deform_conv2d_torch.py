@@ -15,9 +15,18 @@ from dkic.ops import deform_conv2d
 
 # Small, for checks that call the op once for every number.
 TINY = DeformConv2dCase(
-    "tiny", batch=1, groups=2, depth=2, height=3, width=4, kernel_size=(2, 3), stride=(2, 1), dilation=(1, 2), weight_groups=2,
+    "tiny",
+    batch=1,
+    groups=2,
+    depth=2,
+    height=3,
+    width=4,
+    kernel_size=(2, 3),
+    stride=(2, 1),
+    dilation=(1, 2),
+    weight_groups=2,
     out_channels=2,
-)  # fmt: skip
+)
 BARE = DeformConv2dCase("no mask, no bias", masked=False, biased=False)
 
 
@@ -73,7 +82,7 @@ def test_second_derivative_is_refused():
 
 
 class Block(nn.Module):
-    """deform_conv2d as it is used: offset and mask come from a convolution of x, so every size follows from x's."""
+    """Typical use: offset and mask are computed by a convolution of x, so all sizes depend on x."""
 
     def __init__(self, case: DeformConv2dCase) -> None:
         super().__init__()
@@ -205,7 +214,7 @@ def test_meta_tensors_give_shape_layout_and_dtype(case):
 
 
 class Scripted(nn.Module):
-    """Has all ways to give the geometry that TorchScript knows."""
+    """Passes the geometry in all forms that TorchScript supports."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -240,7 +249,7 @@ def test_the_function_itself_is_scripted():
 
 @pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
 def test_symbolic_integers_are_geometry(name):
-    """What a traced program computes from sizes."""
+    """Geometry that a traced program computes from sizes."""
     case = PLAIN_CONV
 
     def op(x, offset, weight):

@@ -1,4 +1,4 @@
-"""deform_conv2d's Triton kernels: in Triton's interpreter, which needs no GPU, and on a GPU where there is one."""
+"""deform_conv2d's Triton kernels, in Triton's interpreter and on a GPU if there is one."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from dkic.ops.triton import tiles  # noqa: E402
 
 
 def test_passes_in_the_interpreter():
-    """In a process of its own: Triton asks for its interpreter when it is imported."""
+    """In a subprocess, because Triton selects the interpreter when it is imported."""
     run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "ops/interpreted_deform_conv2d.py", TRITON_INTERPRET="1")
     assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]
 

@@ -20,7 +20,7 @@ def options(case: LikelihoodCase, quantize: str, dtype: torch.dtype = torch.floa
 
 
 def results(call, tensors, gradients, **options) -> list[Tensor]:
-    """y_hat, bits and the gradients of y, scale and mean (where there is one)."""
+    """y_hat, bits and the gradients of y, scale and mean (if present)."""
     tensors = tuple(t if t is None else t.detach().requires_grad_() for t in tensors)
     outputs = call(*tensors, **options)
     wanted = [t for t in tensors if t is not None]
@@ -151,7 +151,7 @@ def test_expanded_arguments(which, axes):
     assert all(map(torch.equal, *outcomes))
 
 
-def test_more_axes_than_a_walk_has():
+def test_more_axes_than_a_traversal_supports():
     case = LikelihoodCase("", (2, 3, 2, 4, 2, 3, 2))
     y, scale, mean = case.tensors()
     turned = [t.permute(6, 2, 4, 0, 5, 1, 3).contiguous().permute(3, 5, 1, 6, 2, 4, 0) for t in (y, scale)]
@@ -173,7 +173,7 @@ def test_results_have_the_layout_of_y(shape):
 
 
 def test_sums_in_another_layout():
-    """The order of additions is another, in float64."""
+    """Only the order of the float64 additions differs."""
     tensors = WIDE.tensors(torch.float32)
     one, other = (
         gaussian_likelihood(*map(layout, tensors), quantize="round", reduction="sum")[1]
@@ -272,7 +272,7 @@ def test_a_gradient_of_a_half_type_is_rounded_after_its_sum(which, dtype):
 
 @pytest.mark.parametrize("scale", [0.5, 0.3, 0.1, 0.0, -0.0, -5.0, -math.inf])
 def test_below_scale_min(scale):
-    """Bits are those at scale_min; a gradient passes where it would raise the scale only: where the residual is large."""
+    """Bits are those at scale_min; the gradient passes only if it would increase the scale, for large residuals."""
     y = torch.tensor([[0.0, 4.0]], dtype=torch.float64)
     scale_min = 0.5
     leaf = torch.full_like(y, scale, requires_grad=True)
@@ -357,7 +357,7 @@ def test_bits_of_scales_up_to_the_dtype_s_end(dtype):
 
 
 def test_a_residual_that_the_mean_hides():
-    """y_hat - mean would cancel; the residual is kept."""
+    """The residual is not computed as y_hat - mean, which would cancel."""
     mean = torch.full((1, 4), 2.0**20)
     u = torch.tensor([[0.25, -0.25, 0.4, 0.001]])
     bits = gaussian_likelihood(mean, torch.full_like(mean, 0.3), mean, quantize="noise", noise=u)[1]
@@ -373,6 +373,10 @@ def test_no_elements_whatever_the_strides():
     assert y.grad.shape == y.shape
     symbols, index = gaussian_symbols(y.detach(), scale)
     assert symbols.shape == index.shape == y.shape
-    total = gaussian_likelihood(torch.empty(3, 0, 2, 3, 4, 5, 6).permute(0, 6, 5, 4, 3, 2, 1), torch.ones(3, 6, 5, 4, 3, 2, 0),
-                                quantize="round", reduction="sum")[1]  # fmt: skip
+    total = gaussian_likelihood(
+        torch.empty(3, 0, 2, 3, 4, 5, 6).permute(0, 6, 5, 4, 3, 2, 1),
+        torch.ones(3, 6, 5, 4, 3, 2, 0),
+        quantize="round",
+        reduction="sum",
+    )[1]
     assert torch.equal(total, torch.zeros(3))

@@ -60,7 +60,7 @@ def test_noise_is_uniform():
 
 @pytest.mark.parametrize("quantized", range(2))
 def test_the_generator_decides(quantized):
-    """The same state, the same result; and a state that moves on."""
+    """Equal generator states give equal noise, and a call advances the state."""
     tensors = LATENT.tensors(torch.float32)
 
     def call(generator: torch.Generator | None) -> torch.Tensor:

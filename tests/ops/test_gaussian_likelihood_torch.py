@@ -91,7 +91,7 @@ def test_compile_for_all_sizes_at_once(choice, backend):
 
 
 class Prior(nn.Module):
-    """The op as it is used: mean and scale are slices of a prediction from the latent."""
+    """Typical use: mean and scale are slices of a prediction from the latent."""
 
     def __init__(self, **choice) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def test_compile_of_slices_of_a_prediction():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_changes_nothing(dtype):
-    """y keeps its dtype, whatever it is, and bits are computed in float32 (float64) all the same."""
+    """y_hat has the dtype of y, and bits are computed in float32 (float64)."""
     for tensors in (LATENT.tensors(torch.float32), LATENT.tensors(torch.float64), LATENT.tensors(dtype)):
         expected = gaussian_likelihood(*tensors, quantize="round")
         compiled = torch.compile(gaussian_likelihood, fullgraph=True, backend="aot_eager")

@@ -1,4 +1,4 @@
-"""The Gaussian likelihood's Triton kernels: in Triton's interpreter, which needs no GPU, and on a GPU where there is one."""
+"""Triton kernels of the Gaussian likelihood, in Triton's interpreter and on a GPU if there is one."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 
 def test_passes_in_the_interpreter():
-    """In a process of its own: Triton asks for its interpreter when it is imported."""
+    """In a subprocess, because Triton selects the interpreter when it is imported."""
     run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "ops/interpreted_gaussian_likelihood.py", TRITON_INTERPRET="1")
     assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]
 
@@ -59,11 +59,19 @@ class TestOnAGpu:
         y = torch.zeros(2, 40, 9, 17).contiguous(memory_format=layout)
         noises = [
             torch.ops.dkic.gaussian_likelihood(
-                y.to(device), torch.ones_like(y, device=device), None, None, torch.tensor(7, device=device), False, 0.11, False,
-                False, False,
+                y.to(device),
+                torch.ones_like(y, device=device),
+                None,
+                None,
+                torch.tensor(7, device=device),
+                False,
+                0.11,
+                False,
+                False,
+                False,
             )[0]
             for device in ("cpu", "cuda")
-        ]  # fmt: skip
+        ]
         assert torch.equal(noises[0], noises[1].cpu())
 
     def test_results_are_the_same_every_time(self):

@@ -1,4 +1,4 @@
-"""The symbols' Triton kernel: in Triton's interpreter, which needs no GPU, and on a GPU where there is one."""
+"""Triton kernel of gaussian_symbols, in Triton's interpreter and on a GPU if there is one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""No op reads a tensor from the host: their Python code runs here on fake CUDA tensors, and needs no GPU.
+"""No op synchronizes with the GPU: their Python code runs on fake CUDA tensors, without a GPU.
 
 Without one, autograd can't run on such tensors; the interpreted tests run the backward passes' own code.
 """

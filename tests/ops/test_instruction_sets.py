@@ -1,4 +1,4 @@
-"""The compiled kernels of all ops by each instruction set below the machine's best, by which all other tests are."""
+"""The kernels of all ops with each instruction set below the machine's best one, which all other tests use."""
 
 import re
 
@@ -16,16 +16,25 @@ CHOSEN = {
     "raster_context": ("equals_convolutions_position_by_position",),
 }
 FILES = (
-    "test_ldcn", "test_ldcn_precision", "test_ldcn_native",
-    "test_deform_conv2d", "test_deform_conv2d_precision",
-    "test_gaussian_likelihood", "test_gaussian_likelihood_precision", "test_gaussian_likelihood_noise", "test_gaussian_symbols",
-    "test_requantize", "test_quantized_conv2d", "test_factorized_likelihood", "test_raster_context",
-)  # fmt: skip
+    "test_ldcn",
+    "test_ldcn_precision",
+    "test_ldcn_native",
+    "test_deform_conv2d",
+    "test_deform_conv2d_precision",
+    "test_gaussian_likelihood",
+    "test_gaussian_likelihood_precision",
+    "test_gaussian_likelihood_noise",
+    "test_gaussian_symbols",
+    "test_requantize",
+    "test_quantized_conv2d",
+    "test_factorized_likelihood",
+    "test_raster_context",
+)
 
 
 @pytest.mark.parametrize("asked", CAPABILITIES)
 def test_every_op_passes(asked):
-    """In one process for all ops: to import torch takes longer than most of the tests."""
+    """In one process for all ops, because importing torch takes longer than most of the tests."""
     if CAPABILITIES.index(asked) > CAPABILITIES.index(capability()):
         pytest.skip(f"this CPU has no {asked} (test_ldcn_native.py: and says so)")
     if asked == capability():

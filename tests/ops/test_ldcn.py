@@ -18,13 +18,13 @@ NAMES = ("x", "offset", "mask")
 
 
 def torchvision_ldcn(x: Tensor, offset: Tensor, mask: Tensor | None, case: LdcnCase) -> Tensor:
-    """What ldcn equals: every channel a group of its own, all weights 1."""
+    """torchvision's equivalent of ldcn: one weight group per channel, all weights 1."""
     weight = torch.ones(x.shape[1], 1, *case.kernel_size, dtype=x.dtype)
     return deform_conv2d(x, offset, weight, stride=case.stride, padding=case.padding, dilation=case.dilation, mask=mask)
 
 
 def results(call, tensors: tuple[Tensor | None, ...], grad_y: Tensor) -> list[Tensor]:
-    """y and the gradients of x, offset and mask (where there is one)."""
+    """y and the gradients of x, offset and mask (if present)."""
     tensors = tuple(t if t is None else t.detach().requires_grad_() for t in tensors)
     y = call(*tensors)
     return [y.detach(), *torch.autograd.grad(y, [t for t in tensors if t is not None], grad_y)]
@@ -119,7 +119,7 @@ def test_only_the_gradients_that_are_wanted(wanted):
     "case", [PLAIN, *(case for case in LDCN_CASES if case.name in ("batch 0", "image 1x1", "image 1x17", "one channel"))], ids=str
 )
 def test_results_have_the_memory_format_of_their_tensor(case, which):
-    """y has x's, a gradient its own tensor's."""
+    """y has the format of x, a gradient that of its tensor."""
     tensors = tuple(
         t.contiguous(memory_format=torch.channels_last) if which in ("all", name) else t
         for name, t in zip(NAMES, case.tensors(), strict=True)
@@ -180,7 +180,7 @@ def test_far_outside_is_zero(far, axis):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("edge", [(-1, 3), (7, 3), (3, -1), (3, 9), (-1, -1), (7, 9)])
 def test_at_the_edge_a_sample_is_outside(edge, dtype):
-    """At exactly -1 and H (W) all is 0; a step inside of it there is a gradient."""
+    """At exactly -1 and H (W), values and gradients are 0; just inside, there is a gradient."""
     inward = torch.tensor([{-1: 1, 7: -1}.get(edge[0], 0), {-1: 1, 9: -1}.get(edge[1], 0)])
     for step, found in ((0, False), (2.0**-10, True)):
         position = (torch.tensor(edge) + inward * step).view(2, 1, 1).double()
@@ -217,4 +217,4 @@ def test_what_is_not_sampled_does_not_matter(place, bad):
     reached = ~actual[0].isfinite()
     assert reached.any() and not reached[0].any() and not reached[1, 1:].any() and not reached.all()
     assert torch.equal(actual[0][~reached], clean[0][~reached])
-    assert torch.equal(actual[1], clean[1])  # the gradient of x knows nothing of x
+    assert torch.equal(actual[1], clean[1])  # the gradient of x does not depend on x

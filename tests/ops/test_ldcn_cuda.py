@@ -1,4 +1,4 @@
-"""dkic.ops.ldcn on a GPU: what the emulator can't show, and once more what it can. Skipped where there is no GPU."""
+"""dkic.ops.ldcn on a GPU, including properties that the emulator cannot test. Skipped without a GPU."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ TINY = LdcnCase("tiny", batch=1, groups=2, depth=3, height=3, width=4, kernel_si
 
 
 def results(case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor, device: str = "cuda") -> list[Tensor]:
-    """y and the gradients of x, offset and mask (where there is one), on the CPU. Layouts are kept on the way."""
+    """y and the gradients of x, offset and mask (if present), copied to the CPU with their layouts."""
     leaves = [t if t is None else t.detach().to(device).requires_grad_() for t in tensors]
     y = ldcn(*leaves, **case.geometry)
     assert y.device == leaves[0].device
@@ -60,7 +60,7 @@ def test_channels_last_equals_reference(case, dtype, position_dtype):
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_channels_last_what_is_not_sampled_does_not_matter(bad):
-    """A sample that weighs 0 and is not finite."""
+    """A sample of weight 0 that is not finite."""
     case = LdcnCase("small", groups=2, depth=16)
     x, offset, mask = map(channels_last, case.tensors(torch.float32))
     x[1, 3, 0, 0], offset[0, 0, 2, 2], offset[0, 1, 2, 2] = bad, float("nan"), 100
@@ -181,7 +181,7 @@ def test_a_backend_asked_for_by_name_refuses_the_cpu():
     set_backend("ldcn", "cuda")
     try:
         ldcn(*(t.cuda() for t in PLAIN.tensors()))
-        with pytest.raises(RuntimeError, match="is set to its cuda backend, which does not take cpu tensors"):
+        with pytest.raises(RuntimeError, match="is set to its cuda backend, which does not support cpu tensors"):
             ldcn(*PLAIN.tensors())
     finally:
         set_backend("ldcn", None)

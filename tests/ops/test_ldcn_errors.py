@@ -81,7 +81,7 @@ def test_a_device_without_kernels_is_refused(monkeypatch):
     from dkic.ops import backends
 
     reason = backends.op_unavailable_reason("ldcn", torch.device("mps"))
-    assert reason == "dkic.ops.ldcn has no kernels for mps tensors; move them to the CPU with .cpu()."
+    assert reason == "dkic.ops.ldcn has no kernels for mps tensors; move them to the CPU with .cpu()"
     monkeypatch.setattr(backends, "_running", set())
     monkeypatch.setattr(backends, "op_unavailable_reason", lambda op, device: reason)
     with pytest.raises(RuntimeError) as caught:
@@ -175,7 +175,7 @@ def test_native_code_refuses_grad_y(change):
 
 @pytest.mark.parametrize("name", ["x", "offset", "mask"])
 def test_tensors_on_meta_beside_others_read_nothing(name):
-    """With a meta tensor among them torch asks the fake kernel only: a shape comes back, or an error."""
+    """With a meta tensor among the arguments, only the fake kernel runs: it returns a shape or raises an error."""
     arguments = changed(**{name: lambda t: t.to("meta")})
     try:
         y = torch.ops.dkic.ldcn(*arguments.values())

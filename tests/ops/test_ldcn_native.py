@@ -106,7 +106,7 @@ def test_without_the_library_the_first_call_says_what_to_do(tmp_path):
     assert run.returncode == 0, run.stderr
     imported, *message = run.stdout.splitlines()
     assert imported == "imported" and len(message) == 1
-    assert message[0].startswith("dkic's CPU kernels are not built: ")
+    assert message[0].startswith("dkic's CPU kernels are not built; ")
     assert "python3 -m pip install -e ." in message[0]
 
 

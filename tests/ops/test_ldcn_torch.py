@@ -45,7 +45,7 @@ def test_second_derivative_is_refused():
 
 
 class Block(nn.Module):
-    """ldcn as it is used: offset and mask come from a convolution of x, so every size follows from x's."""
+    """Typical use: offset and mask are computed by a convolution of x, so all sizes depend on x."""
 
     def __init__(self, case: LdcnCase) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""ldcn's Triton kernels: in Triton's interpreter, compiled for GPUs that need not be there, and on a GPU where there is one."""
+"""ldcn's Triton kernels, in Triton's interpreter, compiled without a GPU, and on a GPU if there is one."""
 
 import json
 
@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 
 def test_passes_in_the_interpreter():
-    """In a process of its own: Triton asks for its interpreter when it is imported."""
+    """In a subprocess, because Triton selects the interpreter when it is imported."""
     run = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "ops/interpreted_ldcn.py", TRITON_INTERPRET="1")
     assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-5000:]
 

@@ -16,7 +16,7 @@ def specification(x: Tensor, weight: Tensor, bias: Tensor, multiplier: Tensor, s
 
 
 def problem(seed: int, n: int, channels: int, out: int, height: int, width: int, k: int):
-    """Numbers at their bounds; multipliers of which many make halves of integers."""
+    """Values at their bounds; many multipliers give products halfway between integers."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(-255, 256, (n, channels, height, width), generator=generator).float()
     weight = torch.randint(-127, 128, (out, channels, k, k), generator=generator)
@@ -33,7 +33,7 @@ SIZES = st.tuples(st.integers(0, 3), st.integers(1, 35), st.integers(1, 150), st
 @given(st.integers(0, 2**32 - 1), SIZES, st.sampled_from([1, 2, 3, 5]), st.integers(1, 3), st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_equals_the_specification(seed, sizes, k, stride, pad):
-    """Any size, stride and layout; windows that are no tensor of their own."""
+    """Any size, stride and layout; non-contiguous views."""
     n, channels, out, height, width = sizes
     n = n or 1
     x, weight, bias, multiplier = problem(seed, n, channels, out, height + k, width + k, k)
@@ -48,7 +48,7 @@ def test_equals_the_specification(seed, sizes, k, stride, pad):
 
 
 def test_sums_beyond_float32_are_exact():
-    """900 products of 127 and 255 make 29,146,500: as a sum of float32 it would be right to within 2."""
+    """900 products of 127 and 255 sum to 29,146,500, where the spacing of float32 is 2."""
     x, weight = torch.full((1, 900, 1, 1), 255.0), torch.full((1, 900, 1, 1), 127)
     x[0, -1] = 254
     bias = torch.tensor([-(900 * 127 * 255) + 130], dtype=torch.int32)

@@ -21,7 +21,7 @@ def exact_bits(v: mpmath.mpf, scale: mpmath.mpf) -> mpmath.mpf:
 
 
 def exact_gradient(v: mpmath.mpf, scale: mpmath.mpf) -> tuple[mpmath.mpf, mpmath.mpf]:
-    """-1/ln 2 times the derivatives of log P, P the mass of the bin: differences of the density at its two edges."""
+    """Derivatives of -log2 P, where P is the mass of the bin, from the difference of the density at its edges."""
     edges = [(v + side * mpmath.mpf("0.5")) / scale for side in (1, -1)]
     density = [mpmath.npdf(edge) for edge in edges]
     mass = mpmath.power(2, -exact_bits(v, scale)) * mpmath.log(2) * scale

@@ -18,7 +18,7 @@ BOUND = 2**24 - 1
 )
 @settings(max_examples=300, deadline=None)
 def test_equals_the_specification(seed, shape, biased, bounds):
-    """Any size, layout and magnitude; many products are halves of integers."""
+    """Any size, layout and magnitude; many products are halfway between integers."""
     generator = torch.Generator().manual_seed(seed)
     n, height, width, channels = shape[0], shape[1], shape[2] + 1, shape[3] * 5 + 1
     total = torch.randint(-BOUND, BOUND + 1, (n, channels, height, width), generator=generator).float()

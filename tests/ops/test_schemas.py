@@ -1,4 +1,4 @@
-"""Every op of dkic.ops.schemas is complete once dkic.ops is imported, and is defined only by the native library."""
+"""Importing dkic.ops registers every op of dkic.ops.schemas completely; only the native library defines the ops."""
 
 import pytest
 from ops.python_process import python

@@ -1,4 +1,4 @@
-"""What Triton's kernels become on GPUs of compute capability 8.6 and 9.0, which need not be there: registers, and no spills."""
+"""Registers, spills and instructions of the compiled Triton kernels for compute capability 8.6 and 9.0; no GPU is needed."""
 
 import json
 
@@ -8,14 +8,14 @@ from ops.python_process import python
 
 pytest.importorskip("triton")
 
-# Instructions an element of the forward pass of contiguous float32, at most: 3 % above what Triton 3.8 makes of it.
+# Maximum instructions per element of the forward with contiguous float32: 3 % above the count of Triton 3.8.
 MOST_INSTRUCTIONS = {
     "bits, noise": 202,
     "bits, rounded": 185,
     "bits and derivatives, noise": 236,
     "bits and derivatives, rounded": 218,
 }
-# Registers of a thread, at most. 80 of them leave 6 blocks of 4 warps on a multiprocessor of 65,536: 24 warps.
+# Maximum registers per thread. 80 registers allow 6 blocks of 4 warps on a multiprocessor with 65,536 registers: 24 warps.
 CEILING = {"forward": 80, "add": 48, "backward": 48, "symbols": 48}
 REGISTERS, MOST_WARPS = 65_536, {86: 48, 90: 64}
 LEAST_OCCUPANCY = {86: 0.5, 90: 0.375}
@@ -30,14 +30,14 @@ def compiled(request, tmp_path_factory) -> tuple[int, list[dict]]:
 
 
 def occupancy(kernel: dict, capability: int) -> float:
-    """The share of a multiprocessor's warps that its registers serve; they are given to warps by 256, and blocks are whole."""
+    """Occupancy as limited by registers, which are allocated per warp in units of 256, for whole blocks."""
     of_a_block = -(-kernel["reg"] // 8) * 8 * 32 * kernel["warps"]
     return min(REGISTERS // of_a_block * kernel["warps"], MOST_WARPS[capability]) / MOST_WARPS[capability]
 
 
 def test_every_kernel_is_compiled(compiled):
     assert {kernel["kernel"] for kernel in compiled[1]} == set(CEILING)
-    assert any(kernel["problem"] == "elements whose numbers have 64 bits" for kernel in compiled[1])
+    assert any(kernel["problem"] == "64-bit element indexes" for kernel in compiled[1])
 
 
 def test_nothing_spills(compiled):
@@ -51,14 +51,14 @@ def test_registers_leave_room_for_many_warps(compiled):
 
 
 def test_contiguous_float32_moves_by_16_bytes(compiled):
-    """y, scale and mean; y_hat and whichever of bits and derivatives are wanted."""
+    """Loads y, scale and mean; stores y_hat and the computed ones of bits and derivatives."""
     plain = [k for k in compiled[1] if k["kernel"] == "forward" and "float32 [2, 192, 16, 16] contiguous" in k["problem"]]
     assert plain and all(k["loads_of_16_bytes"] == 3 and k["stores_of_16_bytes"] in (1, 2, 3, 4) for k in plain)
 
 
 def test_only_reciprocals_are_approximated(compiled):
-    """As the interpreter has it: subnormal numbers kept, no exponential but ours. Of reciprocals, the precision tests allow for
-    what PTX allows."""
+    """As in the interpreter: no flushed subnormals and no approximate exponential. The precision tests allow for PTX's
+    error bound of reciprocals."""
     found = {a for k in compiled[1] for a in k["approximations"]}
     assert found == {"rcp.approx.ftz.f32"}
 
@@ -74,6 +74,6 @@ def test_an_element_takes_few_instructions(compiled):
 
 
 def test_bfloat16_is_rounded_to_nearest(compiled):
-    """Triton's interpreter cuts its digits off, so that only compiled code tells."""
+    """Triton's interpreter truncates bfloat16, so only compiled code can be tested."""
     rounded = [k["rounding_to_bfloat16"] for k in compiled[1] if k["kernel"] == "forward" and k["problem"].startswith("bfloat16")]
     assert rounded and all(way == ["rn"] for way in rounded)

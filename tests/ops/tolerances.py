@@ -14,7 +14,7 @@ HALF_SPACING = {
     torch.float32: 2.0**-24,
     torch.float16: 2.0**-11,
     torch.bfloat16: 2.0**-8,
-}  # fmt: skip
+}
 
 # What sums and positions in float32 lose, relative to the largest result: positions up to 16 are exact to 2^-20, which
 # a sample with slope 4 and its 4 * 9 products multiply by a few.

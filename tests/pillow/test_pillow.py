@@ -111,8 +111,10 @@ def test_icc_profile_option(codec, image):
     tagged = image.copy()
     tagged.info["icc_profile"] = DISPLAY_P3
     for given, options, stored in (
-        (tagged, {}, DISPLAY_P3), (tagged, {"icc_profile": None}, None), (image, {"icc_profile": DISPLAY_P3}, DISPLAY_P3)
-    ):  # fmt: skip
+        (tagged, {}, DISPLAY_P3),
+        (tagged, {"icc_profile": None}, None),
+        (image, {"icc_profile": DISPLAY_P3}, DISPLAY_P3),
+    ):
         file = io.BytesIO()
         given.save(file, "DKIC", **options)
         assert Image.open(file).info.get("icc_profile") == stored

@@ -8,7 +8,7 @@ from torch import Tensor
 from dkic.coding.container import crc32c
 from dkic.models import DKIC, PRESETS, SliceSpec
 from dkic.models.slice_context import take_cells
-from dkic.quantized import calibrating, convert, simulate
+from dkic.quantized import calibrate, convert, prepare
 
 CONFIG = replace(
     PRESETS["tiny"],
@@ -60,16 +60,22 @@ def checksum(seen: Decisions) -> int:
     return crc
 
 
-def trainable(seed: int = 0) -> DKIC:
-    """Random, in its simulated state."""
+def calibrated(seed: int = 0) -> DKIC:
+    """Random, in its float state."""
     torch.manual_seed(seed)
     model = DKIC(CONFIG).eval()
     for parameter in model.h_s[2].offset_mask.parameters():  # else offsets would be 0 everywhere
         torch.nn.init.normal_(parameter, std=0.5)
     z_hat, y = latents(2, seed + 1)
-    with calibrating(model):
+    with calibrate(model):
         decisions(model, z_hat.clamp(-30, 30), y.clamp(-30, 30))
-    simulate(model)
+    return model
+
+
+def trainable(seed: int = 0) -> DKIC:
+    """Random, in its prepared state."""
+    model = calibrated(seed)
+    prepare(model)
     return model
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dkic.ops import quantized_conv2d
-from dkic.quantized import ActivationScale, QuantizedConv2d, calibrating, convert, dequantize, simulate
+from dkic.quantized import ActivationScale, QuantizedConv2d, calibrate, convert, dequantize, prepare
 
 
 def made(**named) -> QuantizedConv2d:
@@ -40,16 +40,15 @@ def test_per_channel_scales_are_those_after_upscaling():
     x = torch.randint(-9, 10, (2, 3, 5, 4)).float()
     with torch.no_grad():
         layer.weight[:4].mul_(20)
-        with calibrating(torch.nn.ModuleList([layer, scale])):
+        with calibrate(torch.nn.ModuleList([layer, scale])):
             y = layer(x)
         steps = scale.scale.clone()
         torch.testing.assert_close(steps, 1.5 * y.abs().amax((0, 2, 3)) / 255)
-        simulate(layer)
-        simulated = layer(x)
-        assert ((simulated * steps.view(2, 1, 1) - y).abs() < 2 * steps.view(2, 1, 1)).all()
-        simulate(layer, False)
+        prepare(layer)
+        prepared = layer(x)
+        assert ((prepared * steps.view(2, 1, 1) - y).abs() < 2 * steps.view(2, 1, 1)).all()
         convert(layer)
-        assert torch.equal(layer(x), simulated)
+        assert torch.equal(layer(x), prepared)
 
 
 def test_dequantize_an_upscaling_layer():

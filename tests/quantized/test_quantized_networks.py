@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantized.quantized_models import checksum, converted, decisions, latents, same, trainable
+from quantized.quantized_models import calibrated, checksum, converted, decisions, latents, same, trainable
 from torch import Tensor, nn
 
 from dkic.entropy.tables import gaussian_tables
@@ -24,12 +24,11 @@ from dkic.quantized import (
     SUM_BOUND,
     ActivationScale,
     QuantizedConv2d,
-    calibrating,
-    check_bounds,
+    calibrate,
     conv2d,
     convert,
-    convert_empty,
-    simulate,
+    load,
+    prepare,
 )
 
 
@@ -220,7 +219,7 @@ def test_any_instruction_set_gives_the_same(file, expected, environment):
     assert int(run.stdout) == checksum(expected)
 
 
-def test_simulated_and_converted_networks_agree():
+def test_prepared_and_converted_networks_agree():
     model = trainable(3)
     before = decisions(model, *latents(2))
     convert(model)
@@ -238,7 +237,7 @@ def test_every_parameter_of_the_quantized_networks_gets_a_gradient():
             assert parameter.grad.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("change", [simulate, convert])
+@pytest.mark.parametrize("change", [prepare, convert, lambda layer: load(layer, layer.state_dict())])
 def test_a_converted_network_cannot_change_its_state(change):
     scale = ActivationScale(1, 1.0)
     layer = QuantizedConv2d(1, 1, 1, inputs=[scale], outputs=scale)
@@ -250,26 +249,26 @@ def test_a_converted_network_cannot_change_its_state(change):
 
 def test_calibration_that_fails_sets_no_scale():
     scale = ActivationScale(3)
-    with pytest.raises(KeyboardInterrupt), calibrating(scale):
+    with pytest.raises(KeyboardInterrupt), calibrate(scale):
         scale.observe(torch.ones(1, 3))
         raise KeyboardInterrupt
     assert scale.scale.item() == 0
     scale.observe(torch.full((1, 3), 100.0))  # not recorded
-    with calibrating(scale):
+    with calibrate(scale):
         scale.observe(torch.ones(1, 3))
     assert scale.scale.item() == pytest.approx(1.5 / ACTIVATION_MAX)
 
 
 def test_calibrated_scales_cost_little_rate():
     """Compared with the float network."""
-    model = trainable(5)
+    model = calibrated(5)
     z_hat, y = latents(4)
     z_hat, y = z_hat.clamp(-9, 9), y.clamp(-12, 12)
     with torch.no_grad():
-        exact = model.latent_bits(y, z_hat).quantized_bits.sum()
-        simulate(model, False)
         real = model.latent_bits(y, z_hat).quantized_bits.sum()
-    assert exact / real == pytest.approx(1, abs=0.03) and exact != real
+        prepare(model)
+        quantized = model.latent_bits(y, z_hat).quantized_bits.sum()
+    assert quantized / real == pytest.approx(1, abs=0.03) and quantized != real
 
 
 # ---- Bounds ----
@@ -280,10 +279,9 @@ def layer(weight: Tensor, bias: Tensor | None = None, groups: int = 1, stride: i
     out, channels, k, _ = weight.shape
     scales = {"inputs": [ActivationScale(channels * groups, 1.0)], "outputs": ActivationScale(out, 1.0)}
     made = QuantizedConv2d(channels * groups, out, k, stride, k // 2, groups=groups, **scales)
-    convert_empty(made)
-    made.weight, made.multiplier = weight.to(torch.int8), torch.full((out,), ACTIVATION_MAX * 2.0**-31)
-    made.bias = torch.zeros(out, dtype=torch.int32) if bias is None else bias.to(torch.int32)
-    check_bounds(made)
+    bias = torch.zeros(out) if bias is None else bias
+    integers = {"weight": weight.to(torch.int8), "bias": bias.to(torch.int32)}
+    load(made, integers | {"multiplier": torch.full((out,), ACTIVATION_MAX * 2.0**-31)})
     return made
 
 
@@ -324,13 +322,13 @@ def test_a_layer_with_large_sums_is_split(native, monkeypatch):
 @pytest.mark.parametrize(
     ("weight", "bias", "message"),
     [
-        (torch.full((1, 1, 25, 25), 127), None, "a filter's sums could reach 20240625 with a bias of 0, and 2\\^24 is the bound"),
-        (torch.full((1, 1, 1, 1), 1), torch.tensor([-(2**24)]), "a bias is 16777216, and 2\\^24 is the bound"),
-        (torch.full((1, 1, 1, 1), 1), torch.tensor([2**24 - 255]), "with a bias of 16776961, and 2\\^24 is the bound"),
+        (torch.full((1, 1, 25, 25), 127), None, "weight: .* below 2\\^24, and could reach 20240625 with a bias of 0"),
+        (torch.full((1, 1, 1, 1), 1), torch.tensor([-(2**24)]), "bias: must be below 2\\^24, not 16777216"),
+        (torch.full((1, 1, 1, 1), 1), torch.tensor([2**24 - 255]), "below 2\\^24, .* with a bias of 16776961"),
         # In several parts, where native code would add the bias as an integer and products of matrices as a float32.
-        (torch.full((1, 900, 1, 1), 127), torch.tensor([-(900 * 127 * 255) + 17]), "a bias is 29146483, and 2\\^24 is the bound"),
-        (torch.full((1, 1, 1, 1), -128), None, "a weight is beyond 127"),
-        (torch.full((1, 80_000, 1, 1), 127), None, "sums could reach 2590800000, and 2\\^31 is the bound"),
+        (torch.full((1, 900, 1, 1), 127), torch.tensor([-(900 * 127 * 255) + 17]), "bias: must be below 2\\^24, not 29146483"),
+        (torch.full((1, 1, 1, 1), -128), None, "weight: must be from -127 to 127"),
+        (torch.full((1, 80_000, 1, 1), 127), None, "weight: .* below 2\\^31, and could reach 2590800000"),
     ],
     ids=["filter", "bias", "filter and bias", "bias of parts", "weight", "int32"],
 )
@@ -343,7 +341,7 @@ def test_a_layer_that_violates_a_bound_is_named():
     model = trainable()
     with torch.no_grad():
         model.context.passes[0][1].spatial.weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(DkicError, match=r"^context.passes.0.1.spatial: a multiplier is not finite"):
+    with pytest.raises(DkicError, match=r"^context.passes.0.1.spatial: multiplier: must be finite"):
         convert(model)
 
 

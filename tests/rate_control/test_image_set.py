@@ -171,7 +171,7 @@ def test_an_image_too_small_for_lpips(model, images, tmp_path, alex):
     given = (images / "a.png", tmp_path / "low.png", "-o", tmp_path / "out", "--target-bpp", 9)
     result = compress(model, *given)
     assert result.status == 1 and (tmp_path / "out" / "a.dkic").is_file() and not (tmp_path / "out" / "low.dkic").exists()
-    assert f"{tmp_path / 'low.png'}: LPIPS is not defined for 200x30 pixels" in result.err and "--distortion mse" in result.err
+    assert f"{tmp_path / 'low.png'}: LPIPS: is not defined for 200x30 pixels" in result.err and "--distortion mse" in result.err
     assert compress(model, *given, "--distortion", "mse", "--force").status == 0
 
 

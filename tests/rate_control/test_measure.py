@@ -132,12 +132,12 @@ def test_outputs_that_are_refused(model, images, tmp_path, monkeypatch):
     assert (tmp_path / "t.csv").read_text() == "precious"
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = measure(model, images, "-o", tmp_path / "t.parquet")
-    assert result.status == 2 and "Parquet needs pyarrow (" in result.err and ".[eval]" in result.err
+    assert result.status == 2 and "needs pyarrow to read Parquet (" in result.err and ".[eval]" in result.err
 
 
 def test_without_ray(model, images, tmp_path, monkeypatch, decoded):
     monkeypatch.setitem(sys.modules, "ray", None)
     result = measure(model, images, "-o", tmp_path / "t.csv", "--ray", "auto")
     assert (result.status, result.out) == (2, "") and len(result.err.splitlines()) == 1
-    assert "--ray needs Ray Data (" in result.err and "pip install -e '.[cluster]'" in result.err
+    assert "--ray: needs Ray Data (" in result.err and "pip install -e '.[cluster]'" in result.err
     assert decoded == []  # not here instead

@@ -1,4 +1,4 @@
-"""The C++ compiler, for tests that build what they run."""
+"""The C++ compiler, for tests that build programs."""
 
 import fcntl
 import hashlib
@@ -20,7 +20,7 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1"
 
 
 def compile_cpp(source: Path, target: Path, *flags: str) -> Path:
-    """An executable made of one file, unless the flags say otherwise."""
+    """Compiles one file to an executable, unless the flags specify another output."""
     compiler = os.environ.get("CXX", "g++").split()
     warnings = ("-Wall", "-Wextra", "-Werror")
     command = [*compiler, "-std=c++20", "-O1", *warnings, *flags, f"-I{CSRC}", f"-I{SIMT}", source, "-o", target]

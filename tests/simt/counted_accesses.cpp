@@ -1,6 +1,6 @@
-// Kernels whose traffic is plain to see, for test_traffic.py: `counted_accesses NAME` prints the emulator's counts, or ends with
-// 1 and its message. Two blocks of two warps; tensors `a` (of kFloats) and `b` (of kDoubles), each at an address divisible by
-// 256.
+// Kernels with known memory traffic, for test_traffic.py: `counted_accesses NAME` prints the emulator's counts, or exits with 1
+// and an error message. Two blocks of two warps; tensors `a` (kFloats floats) and `b` (kDoubles doubles) are aligned to 256
+// bytes.
 #include <cstdio>
 #include <map>
 
@@ -31,11 +31,11 @@ void atomics(const simt::Thread& thread, Tensors& t) { thread.atomic_add(t.a + t
 void one_half_of_a_warp(const simt::Thread& thread, Tensors& t) {
   if (thread.index() % 32 < 16) thread.load<1>(t.a + whole_index(thread));
 }
-// Lane i does it i % 3 times.
+// Lane i executes the access i % 3 times.
 void loops_of_several_lengths(const simt::Thread& thread, Tensors& t) {
   for (int i = 0; i < thread.index() % 32 % 3; ++i) thread.load<1>(t.a + i * 128 + thread.index());
 }
-// What one lane skips does not shift what comes after the warp has waited.
+// An access that one lane skips does not shift the requests after the next warp barrier.
 template <bool kShuffle>
 void skipped_before_waiting(const simt::Thread& thread, Tensors& t) {
   for (int i = 0; i < 4; ++i) {

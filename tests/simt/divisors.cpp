@@ -1,4 +1,4 @@
-// Prints the first division that Divisor (csrc/cuda/ldcn_cuda_warp_plan.h) gets wrong, and ends with 1; or ends with 0.
+// Prints the first wrong quotient of Divisor (csrc/cuda/ldcn_cuda_warp_plan.h) and exits with 1, or exits with 0.
 #include <cstdio>
 
 #include "cuda/ldcn_cuda_warp_plan.h"

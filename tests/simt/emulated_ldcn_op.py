@@ -1,5 +1,5 @@
-"""The torch half of ldcn on CUDA, with its kernels on the emulator. test_ldcn_op.py runs this in a process of its own, in which
-the op's kernel for CUDA is the emulated one; it is called with tensors of the CPU."""
+"""The host code of ldcn on CUDA, with its kernels on the emulator and CPU tensors. test_ldcn_op.py runs this in a subprocess, in
+which the emulated kernel is registered for CUDA."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ EMPTY = LdcnCase("empty", batch=0)
 
 @pytest.fixture(autouse=True)
 def fresh_memory_is_nan():
-    """What must begin at 0 and does not shows."""
+    """Fills uninitialized memory, so that a missing initialization to 0 fails the test."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)

@@ -1,10 +1,10 @@
-// The emulator as a launcher of kernel bodies: what CudaLauncher is on a GPU (csrc/cuda/cuda_launch.cuh).
+// Launches kernel bodies on the emulator; the counterpart of CudaLauncher (csrc/cuda/cuda_launch.cuh).
 #pragma once
 #include "simt.h"
 
 namespace simt {
 
-// At most so many blocks: with fewer than there is work, some have several shares.
+// Maximum number of blocks; with fewer blocks than work items, some blocks process several items.
 struct Emulator {
   Order order;
   int64_t most_blocks;

@@ -1,6 +1,6 @@
 // ldcn's CUDA kernels on the emulator: reads a problem (ldcn_problem.h) and writes y and the gradients of offset, mask and x to
-// standard output, that of x twice: by floating-point sums, and by integers. `ldcn count` writes in their place what all kernels
-// but those by integers asked of global memory.
+// standard output; the gradient of x twice, from floating-point and from integer sums. `ldcn count` instead writes the global
+// memory traffic of all kernels except those of the integer sums.
 #include "emulator.h"
 #include "ldcn_problem.h"
 
@@ -20,7 +20,7 @@ void run(simt::Problem& problem, bool count) {
   const int64_t offset_bytes = pixels * taps * 2 * simt::size_of(a.offset.type);
   const int64_t mask_bytes = a.mask.data ? pixels * taps * simt::size_of(a.mask.type) : 0;
   const auto grad_offset = simt::array<char>(offset_bytes, 0xff), grad_mask = simt::array<char>(mask_bytes, 0xff);
-  const auto sums = simt::array<A>(size_of_x, 0);  // but for halves grad_x itself
+  const auto sums = simt::array<A>(size_of_x, 0);  // grad_x, except for half types
   const auto grad_x = simt::array<T>(kHalf ? size_of_x : 0, 0xff);
   const auto fixed_sums = simt::array<long long>(integers, 0);
   const auto largest = simt::array<unsigned>(2, 0);

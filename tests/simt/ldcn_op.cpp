@@ -1,6 +1,6 @@
-// The kernels of csrc/cuda/ldcn_cuda.h on the emulator, for csrc/cuda/ldcn_cuda.cpp to be linked with in the place of nvcc's: so
-// that torch's half of the op runs on tensors of the CPU, called past the dispatcher. What it asks torch and CUDA for is answered
-// here too.
+// The kernels of csrc/cuda/ldcn_cuda.h on the emulator. csrc/cuda/ldcn_cuda.cpp is linked with them instead of the kernels from
+// nvcc, so that the host code of the op runs on CPU tensors, without the dispatcher. This file also replaces the functions of
+// torch and CUDA that it calls.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/c/shim.h>
 
@@ -15,12 +15,12 @@
 
 namespace {
 
-int fail_next = 0;  // the error that the next launch meets
+int fail_next = 0;  // error code of the next launch
 int* const stream = &fail_next;
 
 }  // namespace
 
-// ---- In the place of torch's: the GPU is the CPU ----
+// ---- Replacements of torch's functions: the device is the CPU ----
 
 extern "C" {
 

@@ -1,5 +1,5 @@
-// A problem of ldcn's, forward and backward, as ldcn_program.py writes it to standard input. Every tensor is a heap block of its
-// own size, so that AddressSanitizer sees an access beyond it.
+// A problem of ldcn, forward and backward, in the format that ldcn_program.py writes to standard input. Every tensor is a heap
+// block of its exact size, so that AddressSanitizer detects out-of-bounds accesses.
 #pragma once
 #include <cstdio>
 #include <cstdlib>
@@ -19,7 +19,7 @@ struct Free {
 template <class T>
 using Array = std::unique_ptr<T[], Free>;
 
-// NaN all over, for what is written, or 0 all over, for what is added to; aligned as CUDA's allocations are.
+// Memory filled with NaN (results that are stored) or 0 (accumulators), with the alignment of CUDA allocations.
 template <class T>
 Array<T> array(int64_t count, int byte) {
   const size_t bytes = size_t(count) * sizeof(T);
@@ -41,7 +41,7 @@ inline int64_t number() {
 
 inline int64_t size_of(dkic::Scalar type) { return type == dkic::Scalar::f64 ? 8 : type == dkic::Scalar::f32 ? 4 : 2; }
 
-// A tensor's memory begins `lead` elements after an aligned address.
+// The memory of a tensor begins `lead` elements after an aligned address.
 struct Input {
   Array<char> memory;
   dkic::Strided strided;
@@ -93,7 +93,7 @@ void write(const Array<T>& from, int64_t count) {
   std::fwrite(from.get(), sizeof(T), size_t(count), stdout);
 }
 
-// Reads a problem and calls f(problem, T()) for its type of x; 1, and the message, where that throws.
+// Reads a problem and calls f(problem, T()) for its type of x. Returns 1 and prints the message if that throws.
 template <class F>
 int run_with_type(const F& f) {
   try {

@@ -1,4 +1,4 @@
-"""Runs ldcn's CUDA kernels on the emulator, in a process of its own: tensors in, tensors out."""
+"""Runs ldcn's CUDA kernels on the emulator, in a subprocess: tensors in, tensors out."""
 
 import os
 import struct
@@ -17,16 +17,16 @@ ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}
 
 @dataclass(frozen=True)
 class Results:
-    vector: int  # channels that a lane loads at once, in the forward
-    warp_forward: bool  # whether the forward's kernel is a warp kernel
-    warp_samples: bool  # whether that of the gradients of offset and mask is
-    window_scatter: bool  # whether the gradient of x is summed in a window
-    tensors: list[Tensor]  # y, then the gradients of x, offset and mask (where there is one)
-    fixed: Tensor  # the gradient of x by sums of integers
+    vector: int  # channels per vector access, in the forward
+    warp_forward: bool  # whether the forward uses a warp kernel
+    warp_samples: bool  # whether the gradients of offset and mask use a warp kernel
+    window_scatter: bool  # whether the gradient of x uses the window kernel
+    tensors: list[Tensor]  # y, then the gradients of x, offset and mask (if present)
+    fixed: Tensor  # the gradient of x from integer sums
 
 
 def _memory(t: Tensor) -> bytes:
-    """From a tensor's first element to its last, whatever lies between."""
+    """The memory from the first to the last element of a tensor, including gaps."""
     last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
     flat = t.as_strided((last + 1 if t.numel() else 0,), (1,))
     return flat.contiguous().view(torch.uint8).numpy().tobytes()
@@ -50,7 +50,7 @@ def _call(
     lead: int = 0,
     vector_atomics: bool = True,
 ) -> bytes:
-    """What the program writes."""
+    """Standard output of the program."""
     x, offset, mask = tensors
     sizes = (case.batch, case.channels, case.height, case.width, case.groups, *case.out_size)
     geometry = (number for pair in case.geometry.values() for number in pair)
@@ -63,7 +63,7 @@ def _call(
 
 
 def _split(output: bytes, likes: list[Tensor], layout: torch.memory_format) -> list[Tensor]:
-    """What was written, as tensors of the types and shapes of others."""
+    """Converts output to tensors with the dtypes and shapes of others."""
     written, at, tensors = bytearray(output), 0, []
     for like in likes:
         n, c, h, w = like.shape
@@ -79,7 +79,7 @@ def _split(output: bytes, likes: list[Tensor], layout: torch.memory_format) -> l
 def run(
     program: Path, case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor, *, order: str, **options: int
 ) -> Results:
-    """Channels of x and grad_y must lie side by side.
+    """The channel strides of x and grad_y must be 1.
 
     blocks: at most so many a launch. lead: x begins so many elements after an aligned address. vector_atomics: whether the GPU
     has them, as from compute capability 9.0 on.
@@ -103,5 +103,5 @@ def run_plain(program: Path, case: LdcnCase, tensors: tuple[Tensor, Tensor, Tens
 def count(
     program: Path, case: LdcnCase, tensors: tuple[Tensor | None, ...], grad_y: Tensor, **options: int
 ) -> dict[tuple[str, str, str], Counts]:
-    """What the kernels ask of global memory: by kernel, tensor and kind (load, store, atomic)."""
+    """Global memory traffic of the kernels, by kernel, tensor and kind (load, store, atomic)."""
     return parse(_call(program, case, tensors, grad_y, "count", order="forward", **options).decode())

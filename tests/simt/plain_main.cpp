@@ -1,5 +1,5 @@
-// plain_nchw.h on the emulator: reads a problem (ldcn_problem.h), in NCHW without gaps, and writes y and the gradients of offset,
-// mask and x, the last three in float; `plain count` writes in their place what the kernels asked of global memory.
+// plain_nchw.h on the emulator: reads a problem (ldcn_problem.h) in contiguous NCHW, and writes y and the gradients of offset,
+// mask and x, the last three in float. `plain count` instead writes the global memory traffic of the kernels.
 #include "emulator.h"
 #include "ldcn_problem.h"
 #include "plain_nchw.h"

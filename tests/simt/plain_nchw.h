@@ -1,7 +1,7 @@
-// ldcn as it is usually written: NCHW, one thread for an element, all of a tap's arithmetic and reads done anew for every
-// channel. What ldcn's kernels are compared with. It is kinder than torchvision's deform_conv2d, which has the same loops: that
-// one also writes every sample to a buffer of `channels * taps` numbers a pixel, reads it back to add the samples up, and takes
-// one thread for a tap's dy and another for its dx.
+// Baseline of ldcn's kernels: the usual implementation in NCHW, with one thread per element, which computes and reads every tap
+// again for every channel. It has less traffic than torchvision's deform_conv2d with the same loops, which also writes every
+// sample to a buffer of `channels * taps` elements per pixel, reads it back to sum the samples, and uses separate threads for dy
+// and dx.
 #pragma once
 #include "cuda/ldcn_cuda_kernels.cuh"
 
@@ -15,7 +15,7 @@ using dkic::Strided;
 struct PlainTap {
   dkic::gpu::Axis<float> y, x;
   float mask;
-  int64_t corners[4];  // (0,0) (0,1) (1,0) (1,1) in a channel of H * W numbers; -1 outside
+  int64_t corners[4];  // (0,0) (0,1) (1,0) (1,1) in a channel of H * W elements; -1 outside
   float weights[4];    // without the mask
 };
 
@@ -52,11 +52,11 @@ struct PlainBody {
   int64_t pixels() const { return a.out_height * a.out_width; }
   int64_t taps() const { return a.kernel_h * a.kernel_w; }
   int64_t depth() const { return a.channels / a.groups; }
-  // Of x, NCHW without gaps, as all tensors are.
+  // Index in x; all tensors are contiguous NCHW.
   int64_t channel_begin(int64_t n, int64_t c) const { return (n * a.channels + c) * a.height * a.width; }
 };
 
-// A thread for an element of y.
+// One thread per element of y.
 template <class T>
 struct PlainForward : PlainBody {
   static constexpr const char* kName = "plain_forward";
@@ -79,7 +79,7 @@ struct PlainForward : PlainBody {
   }
 };
 
-// A thread for an element of grad_y; the gradient of x is summed in float.
+// One thread per element of grad_y; the gradient of x is accumulated in float.
 template <class T>
 struct PlainBackwardX : PlainBody {
   static constexpr const char* kName = "plain_backward_x";
@@ -101,7 +101,7 @@ struct PlainBackwardX : PlainBody {
   }
 };
 
-// A thread for a tap at a position: gradients of its dy, dx and mask.
+// One thread per tap and position: gradients of its dy, dx and mask.
 template <class T>
 struct PlainBackwardSamples : PlainBody {
   static constexpr const char* kName = "plain_backward_samples";
@@ -112,7 +112,7 @@ struct PlainBackwardSamples : PlainBody {
     const int64_t n = i / pixels() / taps() / a.groups;
     if (n >= a.batch) return;
     const PlainTap tap = plain_tap(thread, a, n, g, k, p / a.out_width, p % a.out_width);
-    float dots[4] = {};  // of grad_y with each corner, over the channels
+    float dots[4] = {};  // dot products over channels of grad_y and each corner
     for (int64_t c = g * depth(); c < (g + 1) * depth(); ++c) {
       const T* grad_y = static_cast<const T*>(a.grad_y.data) + (n * a.channels + c) * pixels() + p;
       const float gradient = float(thread.template load<1>(grad_y).v[0]);

@@ -1,5 +1,5 @@
-// Kernels with one fault each, and the same without it, for test_emulator.py: `planted_faults NAME ORDER` prints what the kernel
-// wrote, or ends with 1 and the emulator's message.
+// Kernels with one fault each, and the same kernels without it, for test_emulator.py: `planted_faults NAME ORDER` prints the
+// result of the kernel, or exits with 1 and the error message of the emulator.
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -53,7 +53,7 @@ void sum_downwards(const simt::Thread& thread, float* y) {
   for (int distance = 16; distance; distance /= 2) sum += thread.shuffle_down(kAll, sum, distance);
   y[thread.index()] = thread.shuffle(kAll, sum, 0);
 }
-// Every lane gets the third value of its eight.
+// Every lane reads the third value of its eight lanes.
 void segments(const simt::Thread& thread, float* y) { y[thread.index()] = thread.shuffle(kAll, float(thread.index()), 2, 8); }
 void ballots(const simt::Thread& thread, float* y) {
   y[thread.index()] = thread.ballot(kAll, thread.index() % 2) == 0xaaaaaaaau ? 1.f : 0.f;
@@ -141,7 +141,7 @@ int main(int, char** arguments) {
   const auto order = simt::Order(std::stoi(arguments[2]));
   const std::unique_ptr<float[]> y(new float[kThreads]());
   try {
-    // Two blocks: the second finds the stacks as the first left them.
+    // Two blocks: the second reuses the stacks of the first.
     simt::launch({arguments[1], 2, kThreads, kThreads * sizeof(float), order},
                  [&](const simt::Thread& thread) { kernels.at(arguments[1])(thread, y.get()); });
   } catch (const simt::Error& error) {

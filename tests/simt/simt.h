@@ -1,11 +1,10 @@
-// Runs the body of a CUDA kernel on the CPU: blocks in turn, one fiber per thread, so that a kernel can be tested, and watched by
-// the sanitizers, where there is no GPU.
+// Runs the body of a CUDA kernel on the CPU, block by block, with one fiber per thread, so that kernels can be tested without a
+// GPU and with sanitizers.
 //
-// A fiber runs until it waits (at a barrier or in a collective of its warp) or ends; which one goes on next is the caller's
-// choice of Order. What the hardware leaves undefined is an Error here: waiting forever, threads at different barriers, lanes of
-// one mask in different collectives, a vector that is not aligned. Shared memory is a heap block of its own for every block,
-// filled with 0xff (NaN), so that a read before the write, or beyond the end, shows. It is x86-64 only: the switch of stacks is
-// written out.
+// A fiber runs until it waits (at a barrier or in a warp collective) or ends; Order selects the fiber that runs next. Undefined
+// behavior of the hardware throws Error: deadlocks, threads at different barriers, lanes of a mask in different collectives,
+// misaligned vectors. The shared memory of each block is a separate heap block filled with 0xff (NaN), which exposes reads of
+// uninitialized memory and out-of-bounds accesses. x86-64 only, because the stack switch is assembly.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -29,7 +28,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-// Saves the registers that a call must keep and the stack in *save, and goes on with the stack `load`.
+// Saves the callee-saved registers and the stack pointer in *save, and switches to the stack `load`.
 extern "C" void dkic_simt_switch(void** save, void* load);
 asm(R"(
 .text
@@ -75,7 +74,7 @@ struct Fiber {
   void* fake_stack = nullptr;  // ASan's
   State state = State::ready;
   unsigned line = 0;  // where it waits
-  // Of the collective that it waits in.
+  // State of the collective in which it waits.
   Collective collective{};
   unsigned mask = 0;
   uint64_t value = 0, result = 0;
@@ -84,7 +83,7 @@ struct Fiber {
 
 class Thread;
 
-// One launch under way.
+// The state of a running launch.
 class Grid {
  public:
   Grid(const Launch& launch, std::function<void(const Thread&)> body) : launch_(launch), body_(std::move(body)) {
@@ -114,7 +113,7 @@ class Grid {
                 ", line " + std::to_string(line) + ": " + what);
   }
 
-  // An access of the fiber, to shared memory or to global.
+  // An access of the fiber to shared or global memory.
   void note(const Fiber& fiber, Access access, const void* p, size_t bytes, const std::source_location& at) const {
     if (!launch_.traffic || reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(shared_) < launch_.shared_bytes) return;
     if (!launch_.traffic->note(fiber.index, access, p, int(bytes), at)) fail(fiber, at.line(), "an access to no named tensor");
@@ -126,7 +125,7 @@ class Grid {
     leave(fiber);
   }
 
-  // The last lane of the mask to arrive works out the results of all.
+  // The last lane of the mask to arrive computes the results of all lanes.
   uint64_t collective(Fiber& fiber, Collective kind, unsigned mask, uint64_t value, int source, unsigned line) {
     const int first = fiber.index / kWarp * kWarp, lanes = std::min(kWarp, launch_.threads - first);
     if (!(mask >> (fiber.index - first) & 1)) fail(fiber, line, "a lane takes part in a collective whose mask leaves it out");
@@ -155,7 +154,7 @@ class Grid {
     uint64_t ballot = 0;
     for_mask(first, mask, [&](const Fiber& other) { ballot |= uint64_t(other.value != 0) << (other.index - first); });
     for_mask(first, mask, [&](Fiber& other) {
-      // A lane outside the mask has nothing to give: all bits set is a NaN.
+      // The value of a lane outside the mask is undefined: all bits set, a NaN.
       const bool given = other.source >= 0 && other.source < lanes && mask >> other.source & 1;
       other.result = kind == Collective::ballot ? ballot : given ? fibers_[size_t(first + other.source)].value : ~uint64_t(0);
       other.state = State::ready;
@@ -195,7 +194,7 @@ class Grid {
     }
   }
 
-  // With no thread ready: lets those at a barrier go on where all that have not ended are there. False where all have ended.
+  // Called if no thread is ready: releases a barrier at which all unfinished threads wait. False if all threads have finished.
   bool release_barrier() {
     const Fiber* waiting = nullptr;
     for (const Fiber& fiber : fibers_) {
@@ -215,7 +214,7 @@ class Grid {
     return waiting != nullptr;
   }
 
-  // A stack that the switch finds as if `begin` had just been called.
+  // Initializes the stack so that the first switch to it calls `begin`.
   void start(Fiber& fiber) {
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(fiber.stack.get(), kStack);  // the last block's frames
@@ -257,17 +256,17 @@ class Grid {
   int64_t block_ = 0;
   char* shared_ = nullptr;
   std::exception_ptr error_;
-  // Of the scheduler itself.
+  // Stack of the scheduler.
   void* stack_pointer_ = nullptr;
   void* fake_stack_ = nullptr;
   const void* bottom_ = nullptr;
   size_t size_ = 0;
-  // What a fiber's first function, which takes no argument, begins with.
+  // Argument of the first function of a fiber, which has no parameters.
   static inline Grid* running_ = nullptr;
   static inline Fiber* current_ = nullptr;
 };
 
-// What a kernel body asks of the machine: the emulator's counterpart of dkic::CudaThread.
+// The thread of a kernel body: the emulator's counterpart of dkic::gpu::CudaThread.
 class Thread {
   using Where = std::source_location;
 
@@ -332,7 +331,7 @@ class Thread {
     store<N>(to, values, at);
   }
 
-  // For float, double and 64-bit integers, which wrap around. Blocks and fibers run in turn: nothing comes between.
+  // For float, double and 64-bit integers, which wrap around. Atomic, because only one fiber runs at a time.
   template <class T>
   void atomic_add(T* to, T value, Where at = Where::current()) const {
     check(Access::atomic, to, sizeof value, at);
@@ -379,13 +378,13 @@ inline void Grid::begin() {
   try {
     grid.body_(Thread(grid, fiber));
   } catch (...) {
-    grid.error_ = std::current_exception();  // an exception can't leave its stack
+    grid.error_ = std::current_exception();  // an exception cannot unwind past the fiber's stack
   }
   fiber.state = State::ended;
   grid.leave(fiber);
 }
 
-// Runs body(thread) for every thread of every block. Throws Error, or what the body throws.
+// Runs body(thread) for every thread of every block. Throws Error, or rethrows exceptions of the body.
 template <class Body>
 void launch(const Launch& launch, const Body& body) {
   Grid(launch, body).run();

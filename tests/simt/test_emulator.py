@@ -1,4 +1,4 @@
-"""The emulator of CUDA runs kernels rightly, and finds each kind of fault that it is there to find."""
+"""The CUDA emulator runs kernels correctly and detects each kind of fault."""
 
 import math
 import os
@@ -73,7 +73,7 @@ def test_a_shuffle_from_outside_the_mask_gives_nan(kernels, order):
     "kernel, message",
     [
         ("mask_without_the_lane", "whose mask leaves it out"),
-        # which of the two it is depends on who comes first
+        # depends on which thread arrives first
         ("masks_that_differ", "waits in another collective|names a lane that has ended"),
         ("lane_that_has_ended", "names a lane that has ended"),
         ("lane_that_never_comes", "deadlock: lanes of the collective's mask never arrive"),

@@ -1,4 +1,4 @@
-"""The torch half of ldcn on CUDA (csrc/cuda/ldcn_cuda.cpp), without a GPU: its kernels run on the emulator."""
+"""The host code of ldcn on CUDA (csrc/cuda/ldcn_cuda.cpp) without a GPU: its kernels run on the emulator."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ pytestmark = needs_emulator
 
 
 def test_passes_on_the_emulator(tmp_path):
-    """In a process of its own, where the emulated kernels take the place of those for CUDA."""
+    """In a subprocess, where the emulated kernels are registered for CUDA."""
     torch_folder = Path(torch.__file__).parent
-    # -Bsymbolic: what the library defines itself it does not take from torch.
+    # -Bsymbolic: the library uses its own definitions instead of torch's.
     library = compile_cpp(
         SIMT / "ldcn_op.cpp",
         tmp_path / "ldcn_op.so",

@@ -1,4 +1,4 @@
-"""ldcn's CUDA kernels, run on the CPU by the emulator, give what the specification gives."""
+"""ldcn's CUDA kernels, run on the CPU by the emulator, equal the reference."""
 
 import math
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_equals_reference(program, case, dtype):
     tensors, grad_y = problem(case, dtype)
     expected = of_reference(case, tensors, grad_y)
     one = run(program, case, tensors, grad_y, order="forward")
-    # The same again by few blocks, each with several shares, which finds what one share leaves behind in shared memory.
+    # Again with few blocks, each with several work items, which detects stale shared memory from the previous item.
     other = run(program, case, tensors, grad_y, order="shuffled", blocks=2)
     assert_close(one.tensors, expected)
     assert_close(other.tensors, expected)
@@ -60,7 +60,7 @@ def test_under_sanitizers(sanitized, case, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_vectors_are_as_wide_as_alignment_lets_them_be(program, dtype):
-    """16 bytes, and less where the group's depth or where x begins leaves no more."""
+    """16 bytes, or less if the group depth or the alignment of x requires it."""
     most = 16 // dtype.itemsize
     for depth, lead, wanted in [(16, 0, most), (16, 2, min(2, most)), (16, 1, 1), (12, 0, min(4, most)), (6, 0, 2), (5, 0, 1)]:
         case = LdcnCase("small", batch=1, depth=depth, height=4, width=5)
@@ -74,7 +74,7 @@ def test_vectors_are_as_wide_as_alignment_lets_them_be(program, dtype):
 @pytest.mark.parametrize("which", ["x", "grad_y"])
 @pytest.mark.parametrize("more", [1, 2])
 def test_pixels_that_lie_an_odd_distance_apart(program, which, more, dtype):
-    """As the first channels of a tensor that has a few more: every pixel is aligned otherwise."""
+    """A channel slice of a wider tensor: the alignment differs between pixels."""
     case = LdcnCase("small", batch=1, depth=16, height=4, width=5)
     (x, offset, mask), grad_y = problem(case, dtype)
     wide = {"x": x, "grad_y": grad_y}
@@ -87,7 +87,7 @@ def test_pixels_that_lie_an_odd_distance_apart(program, which, more, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rounds_of_channels_over_chunks_of_taps(sanitized, dtype):
-    """More channels than a warp loads at once, one a lane, and more taps than shared memory holds: taps are worked out again."""
+    """More channels than lanes in a warp, and more taps than shared memory holds: taps are computed again."""
     case = LdcnCase("large", batch=1, groups=1, depth=33, height=5, width=4, kernel_size=(13, 13), padding=(6, 6))
     tensors, grad_y = problem(case, dtype)
     results = run(sanitized, case, tensors, grad_y, order="shuffled", blocks=2)
@@ -101,7 +101,7 @@ def test_offset_and_mask_of_any_type_and_layout(program, dtype, position_dtype):
     (x, offset, mask), grad_y = problem(PLAIN, dtype, position_dtype)
     expected = of_reference(PLAIN, (x, offset, mask), grad_y)
     offsets = [channels_last(offset), channel_slice(offset), every_second(offset), rows_and_columns_swapped(offset)]
-    # Pairs (dy, dx) that no access of both is aligned to: pixels an odd distance apart, and a first one that is odd.
+    # Pairs (dy, dx) that are not aligned to one access: an odd pixel stride, and an odd first element.
     first, last = offset[:, :1], offset[:, -1:]
     offsets += [channels_last(torch.cat([offset, last], 1))[:, :-1], channels_last(torch.cat([first, offset, last], 1))[:, 1:-1]]
     masks = [channels_last_slice(mask), mask, every_second(mask), channels_last(mask), mask, mask]
@@ -114,7 +114,7 @@ def test_offset_and_mask_of_any_type_and_layout(program, dtype, position_dtype):
 
 
 def test_slices_of_wider_tensors(sanitized):
-    """x and grad_y as channels of a tensor with more of them."""
+    """x and grad_y as channel slices of wider tensors."""
     (x, offset, mask), grad_y = problem(PLAIN, torch.float32)
     expected = of_reference(PLAIN, (x, offset, mask), grad_y)
     tensors = channels_last_slice(x), channels_last_slice(offset), mask
@@ -126,7 +126,7 @@ def test_slices_of_wider_tensors(sanitized):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_positions_on_integers_and_at_the_edge(program, dtype):
-    """Offsets of whole pixels put many samples on a border, at -1 and at the size."""
+    """Integer offsets put many samples exactly on a border, at -1 and at the size."""
     (x, offset, mask), grad_y = problem(PLAIN, dtype)
     tensors = x, offset.round(), mask
     assert_close(run(program, PLAIN, tensors, grad_y, order="forward").tensors, of_reference(PLAIN, tensors, grad_y))
@@ -147,7 +147,7 @@ def test_far_outside_is_zero(sanitized, far):
 def test_nan_stays_in_its_pixel(sanitized, axis):
     (x, offset, mask), grad_y = problem(PLAIN, torch.float32)
     expected = run(sanitized, PLAIN, (x, offset, mask), grad_y, order="forward").tensors[0]
-    offset[1, 2 * 4 + axis, 3, 5] = math.nan  # the middle tap of group 0
+    offset[1, 2 * 4 + axis, 3, 5] = math.nan  # the center tap of group 0
     results = run(sanitized, PLAIN, (x, offset, mask), grad_y, order="forward").tensors
     y = results[0]
     assert_close(results, of_reference(PLAIN, (x, offset, mask), grad_y))
@@ -180,7 +180,7 @@ def test_order_does_not_change_y_nor_the_samples_gradients(program, dtype):
         assert all(torch.equal(actual[i], expected[i]) for i in (0, 2, 3))
 
 
-# ---- The gradient of x by integers ----
+# ---- The gradient of x from integer sums ----
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -198,7 +198,7 @@ def test_sums_of_floats_depend_on_the_order_and_those_of_integers_do_not(program
 )
 @pytest.mark.parametrize("mask_value", [None, 1.0, 2.0**-70, 2.0**70])
 def test_the_largest_sum_there_can_be(sanitized, dtype, value, mask_value):
-    """Every tap of every position adds the largest contribution there is to one pixel."""
+    """Every tap of every position adds the largest possible contribution to one pixel."""
     case = LdcnCase("all to one", batch=1, groups=1, depth=2, height=1, width=1, kernel_size=(5, 5), padding=(4, 4))
     (x, offset, mask), grad_y = problem(case, dtype)
     ho, wo = case.out_size

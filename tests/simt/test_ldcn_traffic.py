@@ -1,4 +1,4 @@
-"""What ldcn's CUDA kernels ask of global memory, counted by the emulator in 32-byte sectors of warps' requests.
+"""Global memory traffic of ldcn's CUDA kernels, counted by the emulator in 32-byte sectors per warp request.
 
 For the aggregation of the codec (192 channels, 8 or 12 groups, 3x3 taps, offsets of 2 pixels' standard deviation), on a crop of
 its 128x128. Pixels of 768 or 384 bytes start at the same place in a sector wherever they lie and however long the rows are, and
@@ -32,7 +32,7 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}  # of o
 Traffic = dict[tuple[str, str, str], Counts]
 SAMPLING = ["ldcn_forward", "ldcn_backward_samples"]
 KERNELS = [*SAMPLING, "ldcn_backward_x"]
-# What runs where offset and mask are in NHWC.
+# Kernels that run if offset and mask are in NHWC.
 WARP_KERNELS = {"ldcn_forward": "ldcn_warp_forward", "ldcn_backward_samples": "ldcn_warp_samples"}
 IN_NHWC = {**WARP_KERNELS, "ldcn_backward_x": "ldcn_window_scatter"}
 
@@ -71,7 +71,7 @@ def problem(groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def corners_inside(groups: int, dtype: torch.dtype) -> int:
-    """The corners that samples have inside x, over all taps and groups."""
+    """The number of corners inside x, over all taps and groups."""
     offset = problem(groups, dtype)[1].view(groups, 3, 3, 2, HEIGHT, WIDTH)
     tap = torch.arange(3) - 1
     y = (torch.arange(HEIGHT).view(HEIGHT, 1) + tap.view(3, 1, 1, 1) + offset[:, :, :, 0]).floor()
@@ -81,7 +81,7 @@ def corners_inside(groups: int, dtype: torch.dtype) -> int:
 
 
 def sectors_of_slices(groups: int, of_group: int) -> int:
-    """The sectors that hold a group's bytes, which lie side by side, summed over groups and pixels."""
+    """The sectors of a group's adjacent bytes, summed over groups and pixels."""
     starts = (g * of_group % SECTOR for g in range(groups))
     return HEIGHT * WIDTH * sum(-(-(start + of_group) // SECTOR) for start in starts)
 
@@ -90,20 +90,20 @@ def sectors_of_slices(groups: int, of_group: int) -> int:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("groups", GROUPS)
 def test_values(traffic, groups, dtype, kernel):
-    """At least 90% of the sectors' bytes are wanted, but with float16 in 8 groups: a group's 24 channels are 48 bytes there, of
-    which a pixel has them side by side with those of other groups, that are sampled elsewhere: two sectors, 75%."""
+    """At least 90 % of the transferred bytes are used; 75 % with float16 in 8 groups: the 24 channels of a group are 48 bytes in
+    two sectors, and the other groups of the pixel are sampled elsewhere."""
     x = traffic(groups, dtype, "NCHW")[kernel, "x", "load"]
     of_group = 192 // groups * dtype.itemsize
     assert x.bytes == corners_inside(groups, dtype) * of_group
     best = of_group / (SECTOR * -(-of_group // SECTOR))
     assert best == (0.75 if (groups, dtype) == (8, torch.float16) else 1)
     assert x.efficiency >= (0.9 if best == 1 else best)
-    # A block's tile is compact: at most a sixth of the sectors that its warps ask for is different.
+    # The tile of a block is compact: at most a sixth of the requested sectors are distinct.
     assert x.block_sectors < x.sectors / 6
 
 
 def inside(offset: Tensor) -> Tensor:
-    """The offsets, changed where a corner would lie outside x."""
+    """The offsets, clamped so that all corners are inside x."""
     groups = offset.shape[1] // 18
     offset = offset.view(groups, 3, 3, 2, HEIGHT, WIDTH).clone()
     tap = torch.arange(3) - 1
@@ -117,8 +117,8 @@ def inside(offset: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("groups", GROUPS)
 def test_values_of_warp_kernels(program, traffic, groups, dtype, kernel):
-    """Where every sample lies inside they ask for as many sectors as the general kernels, within 5%: those have 4 to 16 positions
-    of one group in a request, these 4 positions of 1 to 4 groups. A sample outside costs them what one at the border does."""
+    """If all samples are inside, warp kernels request as many sectors as the general kernels, within 5 %: 4 positions of 1 to 4
+    groups per request instead of 4 to 16 positions of one group. They also load for samples outside."""
     x, offset, mask, grad_y = problem(groups, dtype)
     warp, general = (
         count(program, case_of(groups), (channels_last(x), *positions), channels_last(grad_y))
@@ -133,8 +133,8 @@ def test_values_of_warp_kernels(program, traffic, groups, dtype, kernel):
 
 @pytest.mark.parametrize("groups", [4, 8])
 def test_values_of_128_channels(program, groups):
-    """Those of DCNv4's benchmark in float16, on the same crop, with every sample inside. A warp kernel asks for as many sectors
-    as the general one, within 5%; the window's kernel adds a tenth."""
+    """The shapes of DCNv4's benchmark in float16, on the same crop, with all samples inside. A warp kernel requests as many
+    sectors as the general kernel, within 5 %; the window kernel adds a tenth."""
     case = LdcnCase("DCNv4's", batch=1, groups=groups, depth=128 // groups, height=HEIGHT, width=WIDTH)
     x, offset, mask = case.tensors(torch.float16)
     x, offset, grad_y = channels_last(x), inside(offset), channels_last(case.grad_y(torch.float16))
@@ -152,7 +152,7 @@ def test_values_of_128_channels(program, groups):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("groups", GROUPS)
 def test_gradients_of_values(traffic, groups, dtype):
-    """The atomics are of float32, a channel a lane: always whole sectors."""
+    """float32 atomics with one channel per lane: always whole sectors."""
     sums = "grad_x" if dtype == torch.float32 else "sums"
     atomics = traffic(groups, dtype, "NCHW")["ldcn_backward_x", sums, "atomic"]
     assert atomics.bytes == corners_inside(groups, dtype) * 192 // groups * 4
@@ -172,7 +172,7 @@ def test_gradients_of_values_in_a_window(traffic, groups, dtype):
 
 @pytest.mark.parametrize("groups", GROUPS)
 def test_vector_atomics(program, traffic, groups):
-    """Where the GPU has atomics of four numbers, less than half as many instructions add the same sectors."""
+    """With vector atomics, less than half as many instructions update the same sectors."""
     x, offset, mask, grad_y = map(channels_last, problem(groups, torch.float32))
     key = "ldcn_window_scatter", "grad_x", "atomic"
     single = count(program, case_of(groups), (x, offset, mask), grad_y, vector_atomics=False)[key]
@@ -187,10 +187,10 @@ def test_vector_atomics(program, traffic, groups):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("groups", GROUPS)
 def test_all_else_is_read_and_written_once(traffic, groups, dtype, layout):
-    """Every kernel asks for each number of offset, mask and grad_y once, and writes each of its results once.
+    """Every kernel requests each element of offset, mask and grad_y once, and writes each result once.
 
-    Those in NCHW are whole sectors in every request. In NHWC a pixel's numbers of one group end within a sector, whose rest the
-    neighbouring block asks for at the same time: as many sectors as the layout has it, and no more, leave a block's cache.
+    In NCHW, every request consists of whole sectors. In NHWC, the elements of a group of a pixel end within a sector; an
+    adjacent block requests the rest at the same time. Behind the cache of a block, the traffic is exactly these sectors.
     """
     x, offset, mask, grad_y = problem(groups, dtype)
     counts = traffic(groups, dtype, layout)
@@ -201,16 +201,16 @@ def test_all_else_is_read_and_written_once(traffic, groups, dtype, layout):
     for kernel in KERNELS:
         is_warp = layout == "NHWC" and kernel in WARP_KERNELS
         name_of_kernel = IN_NHWC[kernel] if layout == "NHWC" else kernel
-        # A warp kernel's block has as many groups as eight lanes hold: `lanes` to each.
+        # A block of a warp kernel has as many groups as eight lanes hold, with `lanes` lanes per group.
         lanes = {6: 8, 4: 4, 3: 4, 2: 2}[depth * x.itemsize // 16] if is_warp else 8
         together = 8 // lanes
         inputs = read if kernel == "ldcn_forward" else {**read, "grad_y": (grad_y, depth)}
         for kind, tensors in {"load": inputs, "store": written[kernel]}.items():
             for name, (tensor, of_group) in tensors.items():
                 found, what = counts[name_of_kernel, name, kind], (name_of_kernel, name)
-                # All lanes of a group ask for its last tap in one request.
+                # All lanes of a group request its last tap together.
                 times = (8 + lanes) / 9 if name_of_kernel == "ldcn_warp_samples" and name in read else 1
-                # Taps outside the window are read again: few.
+                # Taps outside the window, a few, are read again.
                 most = 1.01 if name_of_kernel == "ldcn_window_scatter" else 1
                 assert tensor.nbytes * times <= found.bytes <= tensor.nbytes * times * most, what
                 assert found.all_sectors * SECTOR == tensor.nbytes, what
@@ -224,8 +224,8 @@ def test_all_else_is_read_and_written_once(traffic, groups, dtype, layout):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("groups", GROUPS)
 def test_nothing_is_kept_between_stages(traffic, groups, dtype):
-    """No kernel touches anything but arguments and results. With halves there are the float32 sums of the gradient of x beside
-    them: sums that are rounded at each step would be wrong."""
+    """Kernels access only arguments and results, and for half types the float32 accumulators of the gradient of x: accumulation
+    in half precision would lose accuracy."""
     tensors: dict[str, set[tuple[str, str]]] = {}
     for kernel, tensor, kind in traffic(groups, dtype, "NHWC"):
         tensors.setdefault(tensor, set()).add((kernel, kind))
@@ -257,7 +257,7 @@ def test_the_plain_kernel_is_right(plain):
 def test_times_less_than_a_plain_kernel(traffic, plain, groups, dtype):
     x, offset, mask, grad_y = problem(groups, dtype)
     theirs = count(plain, case_of(groups), (x, offset, mask), grad_y)
-    # In NHWC the forward's warp kernel loads for samples outside too, which are a sixth of this crop's sectors.
+    # In NHWC, the warp kernel of the forward also loads for samples outside, a sixth of the sectors of this crop.
     for work, layouts in {"forward": {"NCHW": 5, "NHWC": 4.5}, "backward": {"NCHW": 4, "NHWC": 7}}.items():
         for layout, least in layouts.items():
             ours = traffic(groups, dtype, layout)

@@ -1,5 +1,5 @@
-"""ldcn's kernels for single kernel sizes (csrc/cuda/ldcn_cuda_warp_* and ldcn_cuda_window_scatter.cuh), run by the emulator,
-give what the specification gives."""
+"""ldcn's kernels for fixed kernel sizes (csrc/cuda/ldcn_cuda_warp_* and ldcn_cuda_window_scatter.cuh), run by the emulator, equal
+the reference."""
 
 import math
 import subprocess
@@ -31,7 +31,7 @@ def sanitized(tmp_path_factory) -> Path:
 
 
 def pixels_adjacent(t: Tensor) -> Tensor:
-    """A copy in NHWC with the strides of that also where a size is 1."""
+    """An NHWC copy with canonical strides also for axes of size 1."""
     n, c, h, w = t.shape
     return torch.empty_strided(t.shape, (h * w * c, 1, w * c, c), dtype=t.dtype).copy_(t)
 
@@ -46,7 +46,7 @@ def checked(
     program: Path, case: LdcnCase, tensors: Tensors, grad_y: Tensor, order: str = "forward", **options: int | bool
 ) -> Results:
     results = run(program, case, tensors, grad_y, order=order, **options)
-    # Sums over the channels of more than eight vectors are the general kernel's.
+    # The general kernel runs for sums over more than eight vectors of channels.
     assert results.warp_forward and results.warp_samples == (case.depth * tensors[0].itemsize <= 8 * 16)
     in_window = case.kernel_size == (3, 3) and case.stride == (1, 1) and case.depth in (16, 24, 32)
     assert results.window_scatter == in_window
@@ -60,7 +60,7 @@ def checked(
 def test_equals_reference(program, case, dtype, float_offset):
     tensors, grad_y = problem(case, dtype, torch.float32 if float_offset else dtype)
     one = checked(program, case, tensors, grad_y)
-    # Blocks have several tiles each, and the GPU no vector atomics.
+    # Several tiles per block, and no vector atomics.
     other = checked(program, case, tensors, grad_y, "shuffled", blocks=2, vector_atomics=False)
     assert all(torch.equal(one.tensors[i], other.tensors[i]) for i in (0, 2, *((3,) if case.masked else ())))
 
@@ -71,7 +71,7 @@ def test_under_sanitizers(sanitized, case, dtype):
     checked(sanitized, case, *problem(case, dtype), "reverse", blocks=3)
 
 
-# ---- Which problems they take ----
+# ---- Supported problems ----
 
 
 def test_takes_what_it_is_compiled_for(program):
@@ -83,7 +83,7 @@ def test_takes_what_it_is_compiled_for(program):
 
     (x, offset, mask), _ = problem(SMALL, torch.float16)
     assert takes((x, offset, mask)) and takes((x, offset.float(), mask.float()))
-    # a tensor's slice, as of the convolution that makes both
+    # a slice, as of the output of the convolution that computes both
     both = pixels_adjacent(torch.cat([offset, mask], 1))
     assert takes((x, both[:, : offset.shape[1]], both[:, offset.shape[1] :]))
     assert not takes((x, offset, mask), lead=1)
@@ -102,7 +102,7 @@ def test_takes_what_it_is_compiled_for(program):
 
 @pytest.mark.parametrize("more", [0, 1, 4])
 def test_grad_y_may_lie_apart(program, more):
-    """As the first channels of a wider tensor; where pixels are not whole vectors apart, the general kernel runs."""
+    """A channel slice of a wider tensor; the general kernel runs if pixel strides are not a multiple of the vector."""
     tensors, grad_y = problem(SMALL, torch.float32)
     wide = pixels_adjacent(torch.cat([grad_y, grad_y[:, :more]], 1))[:, : SMALL.channels]
     results = run(program, SMALL, tensors, wide, order="forward")
@@ -123,14 +123,14 @@ def test_no_positions(program):
 
 @pytest.mark.parametrize("case", [SMALL, LDCN_WARP_CASES[-3]], ids=str)
 def test_positions_on_integers_and_at_the_edge(program, case):
-    """Offsets of whole pixels put many samples on a border, at -1 and at the size."""
+    """Integer offsets put many samples exactly on a border, at -1 and at the size."""
     (x, offset, mask), grad_y = problem(case, torch.float32)
     checked(program, case, (x, offset.round(), mask), grad_y)
 
 
 @pytest.mark.parametrize("shift", [2.0**-22, -(2.0**-22), 1e-30])
 def test_positions_next_to_integers(program, shift):
-    """y alone: a position that float32 rounds to a whole number has the other side's gradient."""
+    """y only: a position that float32 rounds to an integer has the gradient of the other side."""
     (x, offset, mask), grad_y = problem(SMALL, torch.float32)
     tensors = x, offset.round() + shift, mask
     results = run(program, SMALL, tensors, grad_y, order="forward")
@@ -165,7 +165,7 @@ def test_nan_stays_in_its_pixel(sanitized, tap, axis):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_what_lies_outside_does_not_matter(program, bad, dtype):
-    """A position that is NaN along one axis and outside along the other; and a mask that is not finite, outside."""
+    """A position that is NaN on one axis and outside on the other; and a mask that is not finite, for a sample outside."""
     (x, offset, mask), grad_y = problem(SMALL, dtype)
     offset[0, 0, 2, 2], offset[0, 1, 2, 2] = math.nan, 100
     offset[1, 16, 6, 8], offset[1, 17, 6, 8] = -100, math.nan
@@ -178,14 +178,14 @@ def test_what_lies_outside_does_not_matter(program, bad, dtype):
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 @pytest.mark.parametrize("place", [(0, 0), (6, 8), (3, 4)])
 def test_what_is_not_sampled_does_not_matter(program, place, bad, dtype):
-    """Samples are taken at the border in the place of those outside; their weight is 0, and 0 times infinity is not."""
+    """Samples outside are clamped to the border with weight 0; 0 times infinity must not affect the result."""
     (x, offset, mask), grad_y = problem(SMALL, dtype)
     x[1, 3, place[0], place[1]] = bad
     tensors = x, offset, mask
     results = run(program, SMALL, tensors, grad_y, order="forward")
     actual = [torch.where(t.isfinite(), t, math.nan) for t in results.tensors]
     expected = [torch.where(t.isfinite(), t, math.nan) for t in of_reference(SMALL, tensors, grad_y)]
-    # what several infinities add up to depends on their order
+    # the sum of several infinities depends on the order
     assert results.warp_forward and results.warp_samples and actual[0].isnan().any() and not actual[0].isnan().all()
     assert_close(actual, expected)
 
@@ -197,7 +197,7 @@ def test_what_is_not_sampled_does_not_matter(program, place, bad, dtype):
 @pytest.mark.parametrize("depth", [16, 24, 32])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
 def test_taps_in_and_outside_the_window(sanitized, depth, spread, vector_atomics):
-    """From all taps of a block in few pixels to nearly none in its window."""
+    """From all taps of a block in a few pixels to almost none in its window."""
     size = {"height": 21, "width": 37} if depth == 24 else {"height": 7, "width": 9}
     case = LdcnCase("", groups=2, depth=depth, **size)
     tensors = tuple(map(pixels_adjacent, case.tensors(torch.float32, spread=spread)))
@@ -208,7 +208,7 @@ def test_taps_in_and_outside_the_window(sanitized, depth, spread, vector_atomics
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("place", [(0, 0), (6, 8), (3, 4)])
 def test_gradients_that_are_not_finite_go_to_corners_alone(program, place, dtype):
-    """Contributions to samples that weigh 0 would be NaN."""
+    """Contributions to samples of weight 0 would be NaN."""
     (x, offset, mask), grad_y = problem(SMALL, dtype)
     row, column = place
     grad_y[0, 1, row, column] = math.inf

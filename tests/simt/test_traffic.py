@@ -1,4 +1,4 @@
-"""The emulator counts requests, bytes, sectors and lines as one counts them by hand."""
+"""The emulator's counts of requests, bytes, sectors and lines equal counts by hand."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ from simt.traffic_counts import Counts, parse
 
 pytestmark = needs_emulator
 
-# Requests, bytes, sectors, lines; sectors different in each block and in all; of two blocks of two warps.
+# Requests, bytes, sectors, lines, distinct sectors per block and in total, for two blocks of two warps.
 EXPECTED = {
     "floats_side_by_side": {("a", "load"): (4, 512, 16, 4, 16, 16)},
     "one_float_further": {("a", "load"): (4, 512, 20, 8, 18, 17)},  # a warp's last is the next warp's first

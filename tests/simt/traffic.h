@@ -1,10 +1,10 @@
-// Counts what a kernel on the emulator asks of global memory, as the hardware sees it: a warp's lanes that execute an access
-// together make one request, and a request moves the 32-byte sectors that it touches, each once.
+// Counts the global memory traffic of a kernel on the emulator with the model of the hardware: the lanes of a warp that execute
+// an access together make one request, and a request transfers each 32-byte sector that it touches once.
 //
-// Fibers run one after another, so lanes are put together afterwards: the k-th time that a lane executes an access of the source,
-// since its warp last waited together, belongs to the same request as the k-th time of the others. Where lanes skip different
-// executions of one access, requests are put together otherwise than on the hardware until the warp waits again; that changes the
-// sectors only in so far as lanes of different executions share some.
+// Fibers run sequentially, so requests are assembled afterwards: the k-th execution of an access by a lane since the last warp
+// barrier belongs to the same request as the k-th execution by the other lanes. If lanes skip different executions of an access,
+// requests differ from the hardware until the next warp barrier; the number of sectors differs only if lanes of different
+// executions share sectors.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -26,18 +26,18 @@ class Traffic {
   using Where = std::source_location;
 
  public:
-  // All of a kernel's accesses of one kind to one tensor.
+  // All accesses of one kind by a kernel to a tensor.
   struct Counts {
     int64_t requests = 0;
-    int64_t bytes = 0;                         // that lanes ask for
+    int64_t bytes = 0;                         // requested by lanes
     int64_t sectors = 0;                       // of all requests
     int64_t lines = 0;                         // of all requests
-    int64_t block_sectors = 0;                 // different ones in each block: what a cache that keeps a block's sectors leaves
-    std::unordered_set<uint64_t> all_sectors;  // different ones in all: what must come from, or go to, memory
+    int64_t block_sectors = 0;                 // distinct per block: traffic behind a cache that keeps all sectors of a block
+    std::unordered_set<uint64_t> all_sectors;  // distinct in total: minimum memory traffic
   };
   using Key = std::pair<std::string, std::pair<int, Access>>;  // kernel, tensor, kind
 
-  // Every access must fall into a tensor that was named.
+  // Every access must be inside a registered tensor.
   void name(const char* tensor, const void* begin, size_t bytes) {
     if (bytes) tensors_.push_back({tensor, reinterpret_cast<uintptr_t>(begin), bytes});
   }
@@ -47,7 +47,7 @@ class Traffic {
     warps_.assign(size_t(warps), {});
   }
 
-  // False: no tensor is there.
+  // Returns false if the address is not in a tensor.
   [[nodiscard]] bool note(int thread, Access access, const void* p, int bytes, const Where& where) {
     const auto address = reinterpret_cast<uintptr_t>(p);
     int tensor = 0;
@@ -59,14 +59,14 @@ class Traffic {
     if (time == site.requests.size()) site.requests.emplace_back();
     Request& request = site.requests[time];
     request.bytes += bytes;
-    const uint64_t sector = address / kSectorBytes;  // one: accesses are aligned to their size
+    const uint64_t sector = address / kSectorBytes;  // a single sector, because accesses are aligned to their size
     for (int i = 0; i < request.count; ++i)
       if (request.sectors[size_t(i)] == sector) return true;
     request.sectors[size_t(request.count++)] = sector;
     return true;
   }
 
-  // All lanes of the warp are at one place: what they asked for so far is whole requests.
+  // Warp barrier: completes all pending requests.
   void warp_together(int warp) {
     for (const Site& site : warps_[size_t(warp)]) {
       Counts& counts = counts_[{kernel_, {site.place.tensor, site.place.access}}];
@@ -129,7 +129,7 @@ class Traffic {
   };
   struct Site {
     Place place;
-    std::array<int, kLanes> times{};  // that each lane was here
+    std::array<int, kLanes> times{};  // executions by each lane
     std::vector<Request> requests;
   };
 

@@ -7,21 +7,21 @@ SECTOR = 32  # bytes
 
 @dataclass(frozen=True)
 class Counts:
-    """A kernel's accesses of one kind to one tensor."""
+    """Accesses of one kind by a kernel to a tensor."""
 
     requests: int
-    bytes: int  # that lanes ask for
-    sectors: int  # of all requests: each once in a request
-    lines: int  # of 128 bytes, likewise
-    block_sectors: int  # each once in a block
-    all_sectors: int  # each once
+    bytes: int  # requested by lanes
+    sectors: int  # of all requests, distinct per request
+    lines: int  # of 128 bytes, distinct per request
+    block_sectors: int  # distinct per block
+    all_sectors: int  # distinct in total
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     @property
     def efficiency(self) -> float:
-        """The share of what the requests' sectors hold that lanes asked for."""
+        """Requested bytes per transferred byte."""
         return self.bytes / (SECTOR * self.sectors)
 
 

@@ -1,4 +1,4 @@
-"""Photographs to train on."""
+"""Photographs for training tests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A process of test_processes, started by torchrun: a step on its half of the crops.
+"""One of the two processes of test_processes, started by torchrun: steps on its half of the crops.
 
 torchrun --nproc-per-node 2 one_of_two_processes.py FOLDER OUT
 """
@@ -32,7 +32,7 @@ STEPS = (0, 2, 3)
 
 
 def step_of(run: StagedRun, step: int) -> dict[str, Any]:
-    """A step's figures and gradients."""
+    """Runs one step; returns its result and gradients."""
     run.step = step
     result = run.train_step()
     modules = {name: run.parts[name] for name in ("model", "discriminator")}

@@ -1,4 +1,4 @@
-"""Recipes that tests vary, as values and as TOML."""
+"""Base recipes of the tests, as dicts and as TOML."""
 
 import json
 from pathlib import Path
@@ -23,18 +23,18 @@ LAMBDA = 0.0067
 
 
 def mse(**values: object):
-    """A few steps for rate and mean squared error."""
+    """A recipe with a few steps for rate and MSE."""
     return mse_recipe("tiny", **{"lambda_": LAMBDA, "steps": 6, "batch": 2, "crop": 64} | values)
 
 
 def write_recipe(path: Path, values: dict) -> Path:
-    """A recipe's values in a TOML file; those that are None are left out."""
+    """Writes a recipe as a TOML file; values of None are omitted."""
     path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in values.items() if value is not None))
     return path
 
 
 def toml(value: object) -> str:
-    """A value in one line of TOML: numbers, text, lists and tables."""
+    """Formats a number, string, list or dict as inline TOML."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {toml(v)}" for key, v in value.items() if v is not None) + "}"
     if isinstance(value, list):

@@ -41,7 +41,7 @@ def test_a_weight_along_the_quality():
     quality = torch.tensor([1.0, 50.5, 100.0])
     assert torch.allclose(along([4.0, 1.0], quality), torch.tensor([4.0, 2.0, 1.0]))
     assert along(0.3, quality) == 0.3 and along(0.3, None) == 0.3
-    with pytest.raises(ValueError, match="needs a quality"):
+    with pytest.raises(ValueError, match="quality: must be given"):
         along([4.0, 1.0], None)
 
 
@@ -126,9 +126,9 @@ def test_each_vgg_metric_gets_its_own_crops_with_the_weight_of_all(monkeypatch):
     monkeypatch.setattr(distances_module, "LPIPS", Constant)
     monkeypatch.setattr(distances_module, "DISTS", Constant)
     weights = {"mse": 1.0, "lpips": 0.5, "gan": 0, "dists": 2.0, "lpips_vgg": [1.0, 3.0]}
-    judges = Distances(Recipe.of(VARIABLE | {"batch": 4, "weights": weights, "stages": [{"epochs": 4}]}))
+    metrics = Distances(Recipe.of(VARIABLE | {"batch": 4, "weights": weights, "stages": [{"epochs": 4}]}))
     x = torch.arange(1.0, 5).view(4, 1, 1, 1).expand(-1, 3, 64, 64) / 8
-    total, found = judges(x, x, torch.tensor([1.0, 100.0, 50.0, 50.0]))
+    total, found = metrics(x, x, torch.tensor([1.0, 100.0, 50.0, 50.0]))
     assert {name: len(distance) for name, distance in found.items()} == {"lpips": 4, "dists": 1, "lpips_vgg": 1}
     means = np.arange(1.0, 5) / 8
     expected = 0.5 * means + np.array([2 * 4 * means[0], 3 * 4 * means[1], 0, 0])
@@ -139,7 +139,7 @@ def test_vgg_metrics_need_a_crop_each_on_every_process(folder):
     weights = {"mse": 1.0, "lpips": 0, "gan": 0, "dists": 1.0, "lpips_vgg": 1.0}
     recipe = Recipe.of(BASE | {"weights": weights, "vgg_crops": 2})
     two = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=2)
-    with pytest.raises(DkicError, match="vgg_crops: 4 crops .* which has 2"):
+    with pytest.raises(DkicError, match="^vgg_crops: .* 4 crops .* has 2;"):
         StagedRun(recipe, PhotoFolder(folder, recipe.crop), two)
 
 

@@ -1,4 +1,4 @@
-"""The device of training, and errors if it is not usable."""
+"""Selection of the training device, and errors if it is not usable."""
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ def test_a_missing_gpu_is_refused(monkeypatch):
         device_for("cuda")
 
 
-def test_an_op_without_kernels_for_it_says_so(monkeypatch):
-    """No slower device is used instead."""
+def test_missing_kernels_of_an_op_are_an_error(monkeypatch):
+    """There is no fallback to a slower device."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
         backends, "op_unavailable_reason", lambda op, device: f"{op} on {device.type}: not built" if op == "ldcn" else None

@@ -1,4 +1,4 @@
-"""The log: a line for each step, TensorBoard's curves and images, and no steps that were lost."""
+"""Logs: one line per step, scalars and images in TensorBoard, and resuming."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ def write(folder: Path, steps: range, after: int) -> None:
         log.image(torch.rand(3, 8, 16), steps[-1])
 
 
-def test_steps_become_lines_and_curves(tmp_path):
+def test_each_step_is_a_line_and_a_scalar(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     write(tmp_path, range(1, 5), after=0)
@@ -39,6 +39,6 @@ def test_steps_become_lines_and_curves(tmp_path):
 
 def test_a_log_with_other_columns_is_not_continued(tmp_path):
     (tmp_path / "log.csv").write_text("step,loss\n1,0.5\n")
-    with pytest.raises(DkicError, match="its columns are those of another version"):
+    with pytest.raises(DkicError, match="its columns are from another version"):
         Log(tmp_path, 1)
     assert (tmp_path / "log.csv").read_text() == "step,loss\n1,0.5\n"

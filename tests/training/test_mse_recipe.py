@@ -1,4 +1,4 @@
-"""Training for rate and mean squared error: loss, warmup, noise, and invalid options."""
+"""Training for rate and MSE: loss, warmup, noise, and invalid options."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Crops from a folder of photographs."""
+"""Crops of photographs: distribution, reproducibility, folder layouts, and unusable files."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_every_crop_is_a_mirrored_or_rotated_part_of_a_photograph(tmp_path):
 
 
 def test_scales_are_between_least_scale_and_1(tmp_path):
-    """A ramp, whose slope in a crop gives its scale; a small photograph is not scaled below the crop's size."""
+    """The slope of a ramp in a crop gives its scale; a small photograph is not scaled below the crop's size."""
     for side, least in ((256, 0.5), (80, 0.8)):
         folder = tmp_path / str(side)
         ramp = np.broadcast_to(np.arange(side, dtype=np.uint8)[:, None], (side, side))
@@ -141,8 +141,8 @@ def test_small_and_broken_files_are_skipped_and_counted(folder):
 
 
 @pytest.fixture
-def deceptive(folder):
-    """With two more photographs, whose headers are valid but whose data is damaged."""
+def with_undecodable(folder):
+    """The folder with two more photographs, which have valid headers but can't be decoded."""
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:3000])
     transparent = Image.fromarray(crop(200, 200))
     transparent.putalpha(100)
@@ -150,12 +150,12 @@ def deceptive(folder):
     return folder
 
 
-def test_a_photograph_that_fails_when_drawn_is_skipped(deceptive):
-    photos = PhotoFolder(deceptive, 64)
+def test_a_photograph_that_fails_when_drawn_is_skipped(with_undecodable):
+    photos = PhotoFolder(with_undecodable, 64)
     crops = [photos.crops(0, step, range(4)) for step in range(12)]
-    told = [path for c in crops for path in c.unreadable]
-    assert len(photos) == 3 and sorted(told) == [str(deceptive / name) for name in ("alpha.png", "cut.png")]
-    again = PhotoFolder(deceptive, 64)
+    skipped = [path for c in crops for path in c.unreadable]
+    assert len(photos) == 3 and sorted(skipped) == [str(with_undecodable / name) for name in ("alpha.png", "cut.png")]
+    again = PhotoFolder(with_undecodable, 64)
     assert torch.equal(batch(again, 4, 0, 11), crops[11].pixels)  # independent of earlier draws
 
 
@@ -178,7 +178,7 @@ def test_a_folder_without_photographs_is_an_error_with_the_counts(tmp_path):
 
 def test_a_path_that_is_not_a_folder_is_refused(folder):
     for path in (folder / "a.png", folder / "nowhere"):
-        with pytest.raises(DkicError, match="no such folder of images"):
+        with pytest.raises(DkicError, match="no such folder"):
             PhotoFolder(path, 64)
 
 
@@ -186,17 +186,17 @@ def test_a_path_that_is_not_a_folder_is_refused(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_crops_do_not_depend_on_workers_or_the_first_step(deceptive, workers):
-    told: list[str] = []
-    batches = Batches(PhotoFolder(deceptive, 64), 5, [range(0, 2), range(4, 6)], workers, tell=told.append)
-    photos = PhotoFolder(deceptive, 64)
+def test_crops_do_not_depend_on_workers_or_the_first_step(with_undecodable, workers):
+    warnings: list[str] = []
+    batches = Batches(PhotoFolder(with_undecodable, 64), 5, [range(0, 2), range(4, 6)], workers, warn=warnings.append)
+    photos = PhotoFolder(with_undecodable, 64)
     for step in (0, 1, 2, 7, 8, 3, 4, 5, 6, 7, 8, 9):
         for got, which in zip(batches.of(step), (range(0, 2), range(4, 6)), strict=True):
             expected = photos.crops(5, step, which)
             assert torch.equal(got.pixels, expected.pixels) and got.files == expected.files
-    assert batches.unreadable == {str(deceptive / "alpha.png"), str(deceptive / "cut.png")}
-    assert len(told) == 2  # once each, by whichever worker it was found
-    assert "alpha.png: " in "".join(told) and "cut.png: " in "".join(told)
+    assert batches.unreadable == {str(with_undecodable / "alpha.png"), str(with_undecodable / "cut.png")}
+    assert len(warnings) == 2  # one per photograph, not per worker
+    assert "alpha.png: " in "".join(warnings) and "cut.png: " in "".join(warnings)
 
 
 def test_linked_folders_are_searched_once(folder, tmp_path_factory):

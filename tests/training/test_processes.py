@@ -1,4 +1,4 @@
-"""Several processes, micro-batches, and killed processes give the same run."""
+"""Several processes, micro-batches and interrupted runs give the same results as one process."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def backbone():
 
 
 def torchrun(*arguments: object) -> str:
-    """Output of both processes, which must succeed."""
+    """Runs two processes, which must succeed, and returns their output."""
     done = subprocess.run([*TORCHRUN, *map(str, arguments)], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -75,13 +75,13 @@ def test_two_processes_equal_one_with_the_global_batch(folder, halves, step):
 
 
 def test_micro_batches_equal_one_batch(folder, halves):
-    """Without a discriminator, since its means are over a micro-batch."""
+    """Without a discriminator, whose means are over one micro-batch."""
     one = step_of(begin(str(folder), accelerator_for("cpu"), accumulation=2), 0)
     same_gradients(one["gradients"], halves[0]["0"]["gradients"])
 
 
 @pytest.mark.parametrize("above", [True, False])
-def test_the_rate_that_chooses_lambda_is_that_of_all_micro_batches(folder, above):
+def test_lambda_depends_on_the_rate_of_all_micro_batches(folder, above):
     run = begin(str(folder), accelerator_for("cpu"), accumulation=4)
     rates = [run.forward(x, i).quantized_bits.item() / 64**2 for i, x in enumerate(run.micro_batches())]
     mean = sum(rates) / 4
@@ -94,8 +94,8 @@ def test_the_rate_that_chooses_lambda_is_that_of_all_micro_batches(folder, above
 
 def test_an_error_in_one_process_is_raised_in_all(halves):
     for half in halves:
-        assert half["nowhere"].endswith("nowhere: there is no such folder of images")
-        assert half["batch"] == "batch: 3 crops can't be divided among 2 processes with 1 micro-batches each"
+        assert "nowhere: there is no such folder" in half["nowhere"]
+        assert half["batch"].startswith("batch: ") and "2 processes with 1 micro-batches" in half["batch"]
 
 
 @pytest.fixture
@@ -106,15 +106,15 @@ def config(tmp_path) -> Path:
 def test_the_command_under_torchrun(folder, config, tmp_path):
     out = tmp_path / "run"
     write_recipe(config, RECIPE)
-    said = torchrun("-m", "dkic", "train", folder, "--config", config, "--out", out, "--device", "cpu", "--workers", 0)
-    assert said.count("3 photographs") == 1
+    output = torchrun("-m", "dkic", "train", folder, "--config", config, "--out", out, "--device", "cpu", "--workers", 0)
+    assert output.count("3 photographs") == 1
     log = (out / "log.csv").read_text().splitlines()
     assert [line.partition(",")[0] for line in log] == ["step", *(str(i) for i in range(1, 5))]
     assert load_checkpoint(out / CHECKPOINT)["step"] == 4 and dkic.load(out).qualities == [1]
 
 
-def killed(out: Path, steps: int, *arguments: object) -> None:
-    """Starts the command and kills it once that many steps are in the log."""
+def kill_after(out: Path, steps: int, *arguments: object) -> None:
+    """Starts the command and kills it once the log has `steps` steps."""
     child = subprocess.Popen([sys.executable, "-m", "dkic", *map(str, arguments)], stderr=subprocess.PIPE, text=True)
     log = out / "log.csv"
     while child.poll() is None and (not log.exists() or len(log.read_text().splitlines()) <= steps):
@@ -127,9 +127,9 @@ def test_a_run_that_is_killed_and_resumed_is_the_same(folder, config, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = ("--config", config, "--device", "cpu", "--save-every", 2)
     assert command("train", folder, *options, "--out", whole, "--workers", 0).status == 0
-    killed(parts, 3, "train", folder, *options, "--out", parts, "--workers", 1)
+    kill_after(parts, 3, "train", folder, *options, "--out", parts, "--workers", 1)
     assert 2 <= load_checkpoint(parts / CHECKPOINT)["step"] < 6  # in the first stage
-    killed(parts, 9, "train", folder, *options, "--out", parts, "--workers", 2, "--resume")
+    kill_after(parts, 9, "train", folder, *options, "--out", parts, "--workers", 2, "--resume")
     assert 8 <= load_checkpoint(parts / CHECKPOINT)["step"] < 12  # with a discriminator
     assert command("train", folder, *options, "--out", parts, "--workers", 0, "--resume").status == 0
     assert (parts / "log.csv").read_text() == (whole / "log.csv").read_text()

@@ -11,7 +11,7 @@ from dkic.coding.codec import Codec
 from dkic.entropy.arithmetic import Arithmetic
 from dkic.models.int8_weights import from_int8, is_large, to_int8
 from dkic.models.weights_file import load_weights, save_weights
-from dkic.quantized import calibrating, simulate
+from dkic.quantized import calibrate, prepare
 from dkic.training.loop import steps_of
 from dkic.training.photos import PhotoFolder
 from dkic.training.quantization_run import QuantizationRun, QuantizeSettings, latents_of
@@ -65,9 +65,9 @@ def test_quantized_weights_code_at_about_the_same_rate(trained, quantized):
 def test_training_changes_only_the_entropy_networks(photos):
     network = real().requires_grad_(False)
     x = torch.from_numpy(crop(64, 64).copy()).permute(2, 0, 1)[None].float() / 255
-    with torch.no_grad(), calibrating(network):
+    with torch.no_grad(), calibrate(network):
         network.latent_bits(*latents_of(network, x), None)
-    simulate(network)
+    prepare(network)
     before = {name: p.clone() for name, p in network.named_parameters()}
     settings = QuantizeSettings(steps=2, batch=1, crop=64)
     results = list(steps_of(QuantizationRun(network, settings, PhotoFolder(photos, 64), torch.device("cpu"))))
@@ -93,7 +93,7 @@ def test_standard_output(trained, photos, tmp_path, capfdbinary):
     (tmp_path / "x.safetensors").write_bytes(capfdbinary.readouterr().out)
     assert load_weights(tmp_path / "x.safetensors").arithmetic == Arithmetic.EXACT
     result = dkic("quantize", trained, photos, "-o", "-", "--measure", photos, *settings)
-    assert result.status == 2 and "--measure reads the new weights file, and /dev/stdout is a stream" in result.err
+    assert result.status == 2 and "--measure: reads the new weights file, and /dev/stdout is a stream" in result.err
 
 
 def test_a_missing_gpu_is_refused(trained, photos, tmp_path, monkeypatch):
@@ -104,7 +104,11 @@ def test_a_missing_gpu_is_refused(trained, photos, tmp_path, monkeypatch):
 
 
 def test_invalid_options_are_refused(trained, photos, tmp_path):
-    wrong = ("--crop", "100", "multiple of 64"), ("--lr", "0", "--lr must be above 0"), ("--batch", "0", "--batch at least 1")
+    wrong = (
+        ("--crop", "100", "multiple of 64"),
+        ("--lr", "0", "--lr: must be above 0"),
+        ("--batch", "0", "--batch: must be at least"),
+    )
     for option, value, message in wrong:
         result = dkic("quantize", str(trained), str(photos), "-o", str(tmp_path / "x.safetensors"), option, value)
         assert result.status != 0 and message in result.err and "Traceback" not in result.err

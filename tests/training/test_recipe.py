@@ -1,12 +1,14 @@
-"""Recipes: the shipped ones follow the paper, and errors name invalid values."""
+"""Recipes: the files in configs/, validation, and TOML."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
 from training.recipes import GOOD, VARIABLE, write_recipe
 
 from dkic.errors import DkicError
+from dkic.shipped_weights import SHIPPED
 from dkic.training.recipe import Recipe
 from dkic.training.recipe_file import read_recipe
 
@@ -16,7 +18,7 @@ TARGETS = {"0075": 0.075, "015": 0.15, "03": 0.3}
 
 @pytest.mark.parametrize(("name", "target"), TARGETS.items())
 def test_the_papers_recipes(name, target):
-    """Section 3.1."""
+    """Settings of section 3.1 of the paper."""
     recipe = read_recipe(CONFIGS / f"po_dkic_{name}.toml")
     assert (recipe.preset, recipe.batch, recipe.crop, recipe.rate.target) == ("paper", 16, 256, target)
     stages = [(stage.epochs, stage.gan, stage.freeze) for stage in recipe.stages]
@@ -29,9 +31,23 @@ def test_the_papers_recipes(name, target):
     assert recipe.imagenet_photos == 50_000 and recipe.accumulation == 1
 
 
-def test_every_recipe_that_ships_can_be_read():
+def test_shipped_weights_have_recipes_of_their_names():
+    recipes = [path.stem for path in (CONFIGS / "shipped").glob("*.toml")]
+    for weights in SHIPPED.glob("*.safetensors"):
+        name = weights.stem.replace("-", "_")
+        assert any(recipe == name or recipe.startswith(f"{name}_part") for recipe in recipes), name
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: path.stem)
+def test_files_named_in_a_recipe_exist(path):
+    comments = " ".join(line.partition("#")[2] for line in path.read_text().splitlines())
+    for name in re.findall(r"[\w./-]+\.(?:toml|safetensors)", comments):
+        assert (path.parent / name).exists() or (CONFIGS.parent / name).exists(), name
+
+
+def test_all_recipes_can_be_read():
     paths = sorted(CONFIGS.rglob("*.toml"))
-    assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_more_q6"} <= {path.stem for path in paths}
+    assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_q6_r1"} <= {path.stem for path in paths}
     for path in paths:
         recipe = read_recipe(path)
         preset = "small" if path.parent.name == "relay" else "paper" if path.stem.startswith("po_dkic") else "tiny"
@@ -80,7 +96,7 @@ def changed(key: str, value: object) -> dict:
         ("learning_rate.epochs", [5], "learning_rate.epochs must be below the stages' 5, not 5"),
         ("stages", [], "stages: List must have at least 1 item"),
         ("stages.0", 3, "stages.0: must be .* not 3"),
-        ("stages.0.gan_ramp_epochs", 1, "stages.0: gan_ramp_epochs must be 0 where a stage has no gan, not 1"),
+        ("stages.0.gan_ramp_epochs", 1, "stages.0: gan_ramp_epochs must be 0 if a stage has no gan, not 1"),
         ("stages.1.gan_ramp_epochs", 9, "stages.1: gan_ramp_epochs must be at most the stage's 3 epochs, not 9"),
         ("weights.mse", -1, "weights.mse: must be a number of at least 0, or two above 0, not -1"),
         ("weights.mse", [1, 0], r"weights.mse: must be a number of at least 0, or two above 0, not \[1, 0\]"),
@@ -93,7 +109,7 @@ def changed(key: str, value: object) -> dict:
         ("preset", "small", "rate must have a weight for small"),
         ("learning_rate.peak", 1e-3, "learning_rate: must have peak, or values and epochs"),
         ("vgg_crops", 0, "vgg_crops: must be greater than or equal to 1, not 0"),
-        ("weights.gan", 0, "weights.gan must be above 0 where a stage has gan"),
+        ("weights.gan", 0, "weights.gan must be above 0 if a stage has gan"),
         ("lpips_net", "squeeze", "lpips_net: must be 'alex' or 'vgg', not 'squeeze'"),
         ("least_scale", 0, "least_scale: must be greater than or equal to 0.1, not 0"),
         ("least_scale", 1.5, "least_scale: must be less than or equal to 1, not 1.5"),
@@ -114,7 +130,7 @@ def test_invalid_values_are_named(key, value, sentence, tmp_path):
 def test_epochs_must_increase():
     values = changed("learning_rate.values", [1e-3, 1e-4, 1e-5])
     values["learning_rate"]["epochs"] = [3, 2]
-    with pytest.raises(DkicError, match=r"learning_rate: epochs must rise, not \[3, 2\]"):
+    with pytest.raises(DkicError, match=r"learning_rate: epochs must increase, not \[3, 2\]"):
         Recipe.of(values)
 
 
@@ -169,7 +185,7 @@ def test_a_recipe_of_a_variable_rate_model():
 
 
 def test_vgg_metrics_need_a_crop_each():
-    judged = VARIABLE["weights"] | {"dists": 1, "lpips_vgg": 0.5}
-    assert Recipe.of(VARIABLE | {"weights": judged}).vgg_crops == 1
+    weights = VARIABLE["weights"] | {"dists": 1, "lpips_vgg": 0.5}
+    assert Recipe.of(VARIABLE | {"weights": weights}).vgg_crops == 1
     with pytest.raises(DkicError, match="vgg_crops must be at most 1, and is 2"):
-        Recipe.of(VARIABLE | {"weights": judged, "vgg_crops": 2})
+        Recipe.of(VARIABLE | {"weights": weights, "vgg_crops": 2})

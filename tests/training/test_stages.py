@@ -1,4 +1,4 @@
-"""PO-DKIC's stages: convergence, changes of stage, exact resuming, and errors that keep the weights intact."""
+"""Staged training: convergence, changes of stage, exact resuming, and errors that leave the weights unchanged."""
 
 import dataclasses
 import math
@@ -72,7 +72,7 @@ def mean(results: list[StepResult], name: str) -> float:
 
 @pytest.fixture(scope="module")
 def overfitted(folder) -> list[StepResult]:
-    """The same batch in every step: 40 steps without, then 20 with a discriminator."""
+    """Results with the same batch in each step: 40 steps without, then 20 with a discriminator."""
     values = {
         "epoch_steps": 10,
         "stages": [{"epochs": 4, "target_factor": 3.0}, {"epochs": 2, "gan": True}],
@@ -99,7 +99,7 @@ def test_the_second_stage_adds_the_discriminator_and_continues(overfitted):
 
 
 def test_the_discriminator_separates(folder):
-    """With a fixed generator of initial weights: images from reconstructions."""
+    """It learns to separate images from the reconstructions of an untrained codec, which is fixed."""
     run = begin(folder, changed(discriminator_width=16))
     x, out = first_batch(run)
     shown, results = out.x_hat.clamp(0, 1).detach(), []
@@ -154,7 +154,7 @@ def test_the_schedules_follow_the_recipe(folder):
     assert [run.schedule.lambda_factor.at(step) for step in range(5)] == [2, 2, 1, 1, 1]
 
 
-def test_the_discriminators_weight_rises(folder):
+def test_the_gan_weight_ramps_up(folder):
     ramp = {"epoch_steps": 2, "stages": [{"epochs": 1}, {"epochs": 3, "gan": True, "gan_ramp_epochs": 2}]}
     run = begin(folder, changed(**ramp, weights={"mse": 0.001, "lpips": 1, "gan": 3}))
     results = [run.train_step() for _ in range(run.steps)]
@@ -164,7 +164,7 @@ def test_the_discriminators_weight_rises(folder):
 
 
 def test_compiled_networks_give_the_same_step(folder, monkeypatch):
-    monkeypatch.setattr("dkic.training.compiled.BACKEND", "aot_eager")  # traces forward and backward, and compiles nothing
+    monkeypatch.setattr("dkic.training.compiled.BACKEND", "aot_eager")  # traces forward and backward without code generation
     torch._dynamo.reset()
     plain, compiled = begin(folder), begin(folder, changed(compile=True))
     traced = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -227,7 +227,7 @@ def test_the_generators_loss_gives_the_discriminator_no_gradient(folder):
 # Options
 
 
-def test_the_moving_average_is_what_is_written(folder, tmp_path):
+def test_the_moving_average_is_saved(folder, tmp_path):
     run = begin(folder, changed(ema=0.75))
     expected = {name: p.clone() for name, p in run.model.named_parameters()}
     for i in range(3):
@@ -271,7 +271,7 @@ def test_only_the_transforms_use_bfloat16(folder, monkeypatch):
     assert {t.dtype for t in out} == {torch.float32}
     expected = exact.forward(x)
     assert not torch.equal(out.x_hat, expected.x_hat)
-    torch.testing.assert_close(out.x_hat, expected.x_hat, rtol=0, atol=0.04)  # processors round differently: 0.0204 at most
+    torch.testing.assert_close(out.x_hat, expected.x_hat, rtol=0, atol=0.04)  # 0.0204 at most; rounding differs between CPUs
     torch.testing.assert_close(out.bits, expected.bits, rtol=1e-3, atol=0)
     result = run.train_step()
     assert result.loss == pytest.approx(exact.train_step().loss, rel=0.01)
@@ -307,7 +307,7 @@ def test_another_run_starts_from_a_finished_first_stage(folder, tmp_path):
     assert same_states(whole, same)
     assert other.train_step().step == 3
     single = begin(folder, changed(stages=[{"epochs": 5}]))
-    with pytest.raises(DkicError, match="a recipe needs a second one"):
+    with pytest.raises(DkicError, match="recipe: needs a second stage"):
         begin_second_stage(single, load_checkpoint(tmp_path / WARMED_UP))
 
 
@@ -324,7 +324,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_unchanged(folder, part):
     before = begin(folder)
     for name in ("model", "discriminator"):
         before.parts[name].load_state_dict(run.parts[name].state_dict())
-    sentence = "gradient became nan at step 2, on crops of .*[.]png; train anew with a lower"
+    sentence = "step 2: the .*gradient is nan on crops of .*[.]png; restart with a lower"
     with pytest.raises(TrainingFailed, match=sentence):
         run.train_step()
     assert run.step == 2 and same_states(before, run)
@@ -369,7 +369,7 @@ def test_the_command_trains_by_a_recipe_and_resumes(folder, tmp_path):
     assert load_checkpoint(other / CHECKPOINT)["step"] == 2
     for options, sentence in (
         (("--resume", "--lambda", 0.1), "--lambda can't be given"),
-        (("--resume", "--config", Path(__file__).parents[2] / "configs" / "tiny_03.toml"), "is not the recipe that"),
+        (("--resume", "--config", Path(__file__).parents[2] / "configs" / "tiny_03.toml"), "is not the recipe"),
         (("--config", config, "--lr", 0.1), "--lr can't be given with --config"),
         (("--config", tmp_path / "nowhere.toml"), "nowhere.toml: can't be read"),
         (("--crop", 64, "--lpips-backbone", config), "--lpips-backbone: the recipe has no weight for LPIPS"),
@@ -378,7 +378,7 @@ def test_the_command_trains_by_a_recipe_and_resumes(folder, tmp_path):
         assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1
 
 
-def test_a_run_begins_with_weights_that_ship(folder, tmp_path):
+def test_a_run_starts_from_shipped_weights(folder, tmp_path):
     config = write_recipe(tmp_path / "recipe.toml", RECIPE.to_dict() | {"ema": 0.9})
     options = ("--config", config, "--minutes", 0, "--start-from")
     quality = dkic.load("tiny").qualities[0]
@@ -394,9 +394,9 @@ def test_a_run_begins_with_weights_that_ship(folder, tmp_path):
 
     for changes, sentence in (
         (("--start-from", "tiny", "--quality", 99), "--start-from tiny: it has the qualities 1, "),
-        (("--start-from", "huge"), "no model huge: give the path of a weights file"),
-        (("--start-from", tmp_path / "no.pt"), "no.pt: no checkpoint there to continue from"),
-        (("--preset", "paper", "--start-from", "tiny", "--quality", quality), "the weights have another shape than paper"),
+        (("--start-from", "huge"), "model huge: does not exist; give the path of a weights file"),
+        (("--start-from", tmp_path / "no.pt"), "no.pt: there is no checkpoint to continue from"),
+        (("--preset", "paper", "--start-from", "tiny", "--quality", quality), "weights: must have the shape of paper"),
     ):
         result = command("train", folder, *ON_CPU, "--crop", 64, "--out", tmp_path / "new", *changes)
         assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1
@@ -406,7 +406,7 @@ def test_a_run_of_options_is_not_resumed_with_another_recipe(folder, tmp_path):
     assert command("train", folder, *ON_CPU, "--out", tmp_path, "--crop", 64, "--minutes", 0).status == 0
     config = Path(__file__).parents[2] / "configs" / "tiny_03.toml"
     result = command("train", folder, *ON_CPU, "--out", tmp_path, "--resume", "--config", config)
-    assert result.status == 2 and "is not the recipe that" in result.err
+    assert result.status == 2 and "is not the recipe" in result.err
 
 
 def test_the_backbone_can_be_given(folder, tmp_path):

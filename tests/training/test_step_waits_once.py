@@ -1,6 +1,6 @@
-"""A training step makes the host wait for the device once, before its weights are changed.
+"""A training step synchronizes the host with the device once, before the weights are updated.
 
-Without a moving average, whose counter is on the CPU wherever the weights are.
+The recipes have no moving average, since its counter is always on the CPU.
 """
 
 import pytest
@@ -16,7 +16,7 @@ from dkic.training.staged_run import StagedRun
 
 RECIPES = {
     "a rate target, then a discriminator": GOOD | {"discriminator_width": 8},
-    "variable rate, several judges": VARIABLE
+    "variable rate, several perceptual metrics": VARIABLE
     | {
         "weights": VARIABLE["weights"] | {"dists": 1.0, "lpips_vgg": 0.5, "color": 1.0},
         "discriminator_width": 8,
@@ -27,7 +27,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("values", RECIPES.values(), ids=RECIPES)
-def test_a_step_reads_the_device_once(values, folder, monkeypatch):
+def test_a_step_synchronizes_once(values, folder, monkeypatch):
     need_backbone("alex")
     if values["weights"].get("dists"):
         need_backbone("vgg")
@@ -39,7 +39,7 @@ def test_a_step_reads_the_device_once(values, folder, monkeypatch):
     before = [p.detach().clone() for p in run.model.parameters()]
     micro_batches = run.micro_batches
     for _ in range(run.steps):
-        crops = micro_batches()  # the loader reads numbers that are the CPU's
+        crops = micro_batches()  # outside NoHostReads, since loading reads CPU tensors
         run.micro_batches = lambda crops=crops: crops
         with NoHostReads():
             run.train_step()

@@ -1,4 +1,4 @@
-"""The bilinear sample of a zero-padded image in Triton: where taps lie, their corners and weights; as csrc/cpu/bilinear.h."""
+"""Bilinear sampling of a zero-padded image in Triton: positions, corners and weights of taps; as csrc/cpu/bilinear.h."""
 
 import triton
 import triton.language as tl
@@ -6,13 +6,13 @@ import triton.language as tl
 
 @triton.jit
 def sample_axis(position, size, EDGE: tl.constexpr):
-    """Along one axis: the sample's floor, the fraction towards the next one, and which of the two lie inside.
+    """One axis of a sample: (floor, fraction, low_inside, high_inside), for the pixels at floor and floor + 1.
 
-    A sample at exactly -1 is outside as a whole. EDGE: then too the next one lies inside, with fraction 0.
+    For a sample at exactly -1 both pixels count as outside. EDGE: the pixel at 0 counts as inside, with fraction 0.
     """
-    p = tl.where(position > -2.0, position, -2.0)  # before the conversion to an integer, which is undefined out of range
+    p = tl.where(position > -2.0, position, -2.0)  # clamped, because the conversion of larger numbers to int32 is undefined
     p = tl.where(p < size + 1, p, size + 1)
-    p = tl.where(position == position, p, 0.0)  # NaN stays in the fraction
+    p = tl.where(position == position, p, 0.0)  # the fraction propagates NaN
     low = tl.floor(p)
     at = low.to(tl.int32)
     high_inside = (at >= -1) & (at < size - 1)
@@ -23,10 +23,10 @@ def sample_axis(position, size, EDGE: tl.constexpr):
 
 @triton.jit
 def pixels_of(s, first, BLOCK: tl.constexpr, INDEX: tl.constexpr):
-    """(p, n, oh, ow, exists) of BLOCK output pixels from `first`, numbered through all images row by row.
+    """(p, n, oh, ow, exists) of BLOCK output pixels from `first`, in row-major order over the batch.
 
-    INDEX: int32, or int64 where an element of a tensor has a number that needs it. Divisions of 64 bits are slow, and addresses
-    made of 64 bits take twice the registers.
+    INDEX: int32, or int64 if the element indexes of a tensor need it. 64-bit divisions are slow, and 64-bit offsets take twice
+    the registers.
     """
     p = tl.full((), 1, INDEX) * first + tl.arange(0, BLOCK)
     row = p // s.out_size[1]
@@ -36,10 +36,10 @@ def pixels_of(s, first, BLOCK: tl.constexpr, INDEX: tl.constexpr):
 
 @triton.jit
 def load_tap(s, n, oh, ow, exists, channel, TYPE: tl.constexpr):
-    """(dy, dx, m) of a tap of every pixel. channel: of mask, and half of offset's."""
+    """(dy, dx, m) of a tap for every pixel. channel: of mask; 2 * channel is the channel of dy in offset."""
     stride = s.offset_stride
     at = s.offset + (n * stride[0] + 2 * channel * stride[1] + oh * stride[2] + ow * stride[3])
-    if len(exists.shape) == 2:  # [pixels, vectors]: in the layout of the corners, not in that of rows of offset
+    if len(exists.shape) == 2:  # [pixels, vectors]: use the layout of the corner loads, not a coalesced one for offset
         at = tl.max_contiguous(at, (1, 1))
     dy = tl.load(at, mask=exists, other=0.0).to(TYPE)
     dx = tl.load(at + stride[1], mask=exists, other=0.0).to(TYPE)
@@ -55,9 +55,9 @@ def load_tap(s, n, oh, ow, exists, channel, TYPE: tl.constexpr):
 
 @triton.jit
 def place_tap(s, oh, ow, exists, tap, dy, dx, m, TYPE: tl.constexpr, EDGE: tl.constexpr = False):
-    """(y, x, fy, fx, m, inside) of a tap that `load_tap` has read, the last of the corners (0,0) (0,1) (1,0) (1,1).
+    """(y, x, fy, fx, m, inside) of a tap from `load_tap`; inside: for the corners (0,0) (0,1) (1,0) (1,1).
 
-    Without a corner inside, fractions and m are 0. EDGE: see sample_axis; the gradient of a position at -1 is made of them.
+    If no corner is inside, the fractions and m are 0. EDGE: see sample_axis; for the gradient of a position at exactly -1.
     """
     row = tap // s.kernel[1]
     column = tap - row * s.kernel[1]
@@ -68,20 +68,20 @@ def place_tap(s, oh, ow, exists, tap, dy, dx, m, TYPE: tl.constexpr, EDGE: tl.co
     x, fx, left, right = sample_axis(from_x.to(TYPE) + dx, s.size[1], EDGE)
     top, bottom = top & exists, bottom & exists
     inside = (top & left, top & right, bottom & left, bottom & right)
-    some = (top | bottom) & (left | right)  # else fractions may be infinite
+    some = (top | bottom) & (left | right)  # otherwise the fractions may be infinite
     return y, x, tl.where(some, fy, 0.0), tl.where(some, fx, 0.0), tl.where(some, m, 0.0), inside
 
 
 @triton.jit
 def tap_of(s, n, oh, ow, exists, channel, tap, TYPE: tl.constexpr, EDGE: tl.constexpr = False):
-    """`load_tap` and `place_tap`."""
+    """`load_tap` followed by `place_tap`."""
     dy, dx, m = load_tap(s, n, oh, ow, exists, channel, TYPE)
     return place_tap(s, oh, ow, exists, tap, dy, dx, m, TYPE, EDGE)
 
 
 @triton.jit
 def corner_weights(fy, fx, m, inside):
-    """The corners' weights with the mask in them, 0 of a corner outside."""
+    """Bilinear weights of the corners times the mask; 0 for a corner outside."""
     my = m * fy
     mx = m - my
     v11 = my * fx
@@ -96,9 +96,9 @@ def corner_weights(fy, fx, m, inside):
 
 @triton.jit
 def corners_of(n, y, x, strides, UNIT: tl.constexpr = 1):
-    """Where the corners' first channels lie, in elements; strides are the image's (n, h, w), multiples of UNIT.
+    """Offsets of the first channel of each corner, in elements. strides: (n, h, w) of the image, multiples of UNIT.
 
-    Without UNIT Triton loads vectors only where strides are multiples of 16.
+    Without UNIT, Triton vectorizes loads only if the strides are multiples of 16.
     """
     below, right = strides[1] // UNIT * UNIT, strides[2] // UNIT * UNIT
     first = n * (strides[0] // UNIT * UNIT) + y.to(n.dtype) * below + x.to(n.dtype) * right
@@ -107,13 +107,13 @@ def corners_of(n, y, x, strides, UNIT: tl.constexpr = 1):
 
 @triton.jit
 def load_corner(image, at, inside, channel, exists, TYPE: tl.constexpr):
-    """[pixels, channels] of one corner, 0 outside."""
+    """Values of one corner, [pixels, channels]; 0 outside."""
     return tl.load(image + (at[:, None] + channel[None, :]), mask=inside[:, None] & exists[None, :], other=0.0).to(TYPE)
 
 
 @triton.jit
 def corner_dots(grad, image, at, inside, channel, exists, TYPE: tl.constexpr):
-    """Of every corner the sum over channels of grad times the image, `[pixels]` each."""
+    """Dot products over channels of grad and each corner of the image, four times `[pixels]`."""
     return (
         tl.sum(grad * load_corner(image, at[0], inside[0], channel, exists, TYPE), 1),
         tl.sum(grad * load_corner(image, at[1], inside[1], channel, exists, TYPE), 1),
@@ -124,9 +124,9 @@ def corner_dots(grad, image, at, inside, channel, exists, TYPE: tl.constexpr):
 
 @triton.jit
 def store_sample_gradients(grad_offset, grad_mask, number, dot00, dot01, dot10, dot11, fy, fx, m, exists):
-    """A tap's gradients of offset and mask (None: not wanted), from its `corner_dots` over all channels.
+    """Stores the gradients of offset and mask (None: not needed) of a tap, from its `corner_dots` over all channels.
 
-    number: of mask's element, in NHWC without gaps.
+    number: index of the mask element in contiguous NHWC.
     """
     right = dot01 - dot00
     top = dot00 + fx * right
@@ -140,7 +140,7 @@ def store_sample_gradients(grad_offset, grad_mask, number, dot00, dot01, dot10, 
 
 @triton.jit
 def blend(image, at, weights, inside, channel, exists, TYPE: tl.constexpr):
-    """[pixels, channels]: the weighted sum of the corners."""
+    """Weighted sum of the corners, [pixels, channels]."""
     v00 = load_corner(image, at[0], inside[0], channel, exists, TYPE)
     v01 = load_corner(image, at[1], inside[1], channel, exists, TYPE)
     v10 = load_corner(image, at[2], inside[2], channel, exists, TYPE)

@@ -1,7 +1,7 @@
-"""deform_conv2d by columns: Triton kernels write the samples of a block of output pixels, and torch multiplies them (cuBLAS).
+"""im2col path of deform_conv2d: Triton kernels write the samples of a block of output pixels to columns, cuBLAS multiplies them.
 
-Serves float32 and float64 in all shapes, and half precision where the fused kernels' tiles would be mostly empty. Products are
-torch's own: TF32 where `torch.backends.cuda.matmul.allow_tf32` is set.
+Used for float32 and float64, and for half precision if the tiles of the fused kernels would be mostly empty. The matrix products
+use TF32 if `torch.backends.cuda.matmul.allow_tf32` is set.
 """
 
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from dkic.ops.triton.deform_problem import Problem
 from dkic.ops.triton.image_sums import ImageSums
 from dkic.ops.triton.tiles import Tiles, channel_block, choose
 
-# Bytes of a block's columns. Of the codec's shape, 6,912 bytes a pixel, a third: 5,504 pixels give each multiprocessor of an H100
-# an output tile of 128 x 64, and its L2 of 50 MB still holds the columns when they are read.
+# Bytes of the columns of a block. For the codec's shape (6,912 bytes per pixel) a block has 5,504 pixels, a third of them: each
+# multiprocessor of an H100 gets an output tile of 128 x 64, and the columns stay in the 50 MB L2 cache until they are read.
 WORKSPACE = 40_000_000
-PROGRAMS = 1024  # below so many, each tap has programs of its own
-MOST_ODD = 16  # channels of a program where they are not loaded as vectors: each has an address
-ROWS = 128  # a block's pixels are a multiple of it
+PROGRAMS = 1024  # with fewer programs, each program computes one tap only
+MOST_ODD = 16  # channels per program without vectorized loads, where each channel needs an address
+ROWS = 128  # the pixels of a block are a multiple
 
 
 @dataclass(frozen=True)
 class Block:
-    """Output pixels [first, end), whose columns are `[pixels, weight groups, taps * depth]`."""
+    """Output pixels [first, end) and their columns, `[pixels, weight groups, taps * depth]`."""
 
     first: int
     end: int
@@ -37,19 +37,19 @@ class Block:
         return self.columns.transpose(0, 1)
 
     def rows(self, outputs: Tensor) -> Tensor:
-        """Of outputs, `[pixels, weight groups, outputs of each]`, those of the block by group."""
+        """The block's rows of outputs `[pixels, weight groups, outputs per group]`, transposed to group-major."""
         return outputs[self.first : self.end].transpose(0, 1)
 
 
 def block_size(p: Problem, dtype: torch.dtype) -> int:
-    """Output pixels of a block, in the dtype of its columns."""
+    """Output pixels per block, for columns of a dtype."""
     most = max(WORKSPACE // (p.x.shape[1] * p.taps * dtype.itemsize) // ROWS * ROWS, ROWS)
     size = triton.cdiv(triton.cdiv(p.pixels, max(triton.cdiv(p.pixels, most), 1)), ROWS) * ROWS
     return min(size, p.pixels)
 
 
 def blocks(p: Problem, dtype: torch.dtype) -> Iterator[Block]:
-    """The blocks of all output pixels, of equal sizes; each uses the memory of the one before."""
+    """Yields the blocks of all output pixels, of equal size. All blocks share one buffer."""
     size = block_size(p, dtype)
     columns = p.x.new_empty((size, p.weight_groups, p.taps * p.depth), dtype=dtype)
     for first in range(0, p.pixels, size):
@@ -77,7 +77,7 @@ def launch(kernel, tiles: Tiles, p: Problem, block: Block, *tensors, types: dict
 
 
 def forward(p: Problem, bias: Tensor | None, y: Tensor) -> None:
-    """Fills y, which is NHWC without gaps."""
+    """Writes y, contiguous NHWC."""
     weight = p.rows_of_weight(p.depth).view(p.weight_groups, p.group_outputs, -1).transpose(1, 2)
     outputs = y.permute(0, 2, 3, 1).view(p.pixels, p.weight_groups, p.group_outputs)
     tiles = choose("columns", p).tiles
@@ -93,10 +93,9 @@ def forward(p: Problem, bias: Tensor | None, y: Tensor) -> None:
 def backward(
     p: Problem, grad_y: Tensor, grad_offset: Tensor | None, grad_mask: Tensor | None, sums: ImageSums | None, need_weight: bool
 ) -> Tensor | None:
-    """Fills grad_offset, grad_mask and sums where they are not None; returns the gradient of weight, if wanted.
+    """Writes grad_offset, grad_mask and sums unless they are None; returns the gradient of weight if needed.
 
-    Columns are of `p.sum_dtype`, so that nothing but results is rounded to half precision. Blocks are added one after the other:
-    the same every time.
+    Columns have `p.sum_dtype`, so that only results are rounded to half precision. Blocks are accumulated in a fixed order.
     """
     weight = p.rows_of_weight(p.depth).to(p.sum_dtype).view(p.weight_groups, p.group_outputs, -1)
     grad_weight = torch.empty_like(weight) if need_weight else None

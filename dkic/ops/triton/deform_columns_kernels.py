@@ -1,7 +1,8 @@
-"""The Triton kernels of deform_conv2d by columns: samples of a block of output pixels, which torch multiplies.
+"""Triton kernels of the im2col path of deform_conv2d: samples of a block of output pixels, which cuBLAS multiplies.
 
-s: SampleArguments. Columns are [pixels of the block, weight groups, taps, DEPTH], DEPTH channels to a weight group; `first` is
-the block's first pixel. A program has `tap_count` taps of BLOCK_P pixels in one offset group of GROUP_DEPTH channels.
+s: SampleArguments. Columns are [pixels of the block, weight groups, taps, DEPTH], with DEPTH channels per weight group; `first`
+is the first pixel of the block. A program computes `tap_count` taps of BLOCK_P pixels in one offset group of GROUP_DEPTH
+channels.
 """
 
 import triton
@@ -13,7 +14,7 @@ from dkic.ops.triton.sample_gradients import add_channels
 
 @triton.jit
 def place_of(s, first, end, groups, tap_count, BLOCK_P: tl.constexpr, INDEX: tl.constexpr):
-    """(first tap, offset group, row of the columns, then as `pixels_of`) of a program; pixels from `end` on do not exist."""
+    """(first tap, offset group, row of the columns, *pixels_of(...)) of a program; pixels >= `end` do not exist."""
     parts = tl.cdiv(s.kernel[0] * s.kernel[1], tap_count)
     rest = tl.program_id(0) // parts
     tile = rest // groups
@@ -24,7 +25,7 @@ def place_of(s, first, end, groups, tap_count, BLOCK_P: tl.constexpr, INDEX: tl.
 
 @triton.jit
 def columns_at(row, c, tap, taps, channels, DEPTH: tl.constexpr):
-    """Of the columns the elements `[pixels, channels]` of a tap."""
+    """Element indexes in the columns of a tap, `[pixels, channels]`."""
     column = (c // DEPTH) * (taps * DEPTH) + tap * DEPTH + c % DEPTH
     return row[:, None] * (taps * channels) + column[None, :]
 
@@ -77,11 +78,12 @@ def backward_samples(
     TYPE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """The gradients of x, offset and mask from those of the columns. to: SumArguments for x's gradient, or None.
+    """Gradients of x, offset and mask from the gradient of the columns. to: SumArguments for the gradient of x, or None.
 
-    Of a position at -1 the next corners are read, for offset; to x and mask they give 0 times what is there: NaN, where that is
-    not finite.
+    For a position at exactly -1, the corners at 0 are read for the gradient of offset. They contribute 0 times their value to the
+    gradients of x and mask: NaN if the value is not finite.
     """
+    NEED_DOTS: tl.constexpr = grad_offset is not None or grad_mask is not None
     taps = s.kernel[0] * s.kernel[1]
     first_tap, group, row, p, n, oh, ow, exists = place_of(s, first, end, groups, tap_count, BLOCK_P, INDEX)
     for tap in range(first_tap, tl.minimum(first_tap + tap_count, taps)):
@@ -95,8 +97,8 @@ def backward_samples(
             c += group * GROUP_DEPTH
             grad = grad_columns + columns_at(row, c, tap, taps, groups * GROUP_DEPTH, DEPTH)
             grad = tl.load(grad, mask=exists[:, None] & c_exists[None, :], other=0.0)
-            dot00, dot01, dot10, dot11 = add_channels(
-                s, to, grad_offset, grad_mask, dot00, dot01, dot10, dot11, n, sy, sx, fy, fx, m, inside, grad, c, c_exists
-            )
+            dots = dot00, dot01, dot10, dot11
+            tap_place = sy, sx, fy, fx, m
+            dot00, dot01, dot10, dot11 = add_channels(s, to, dots, NEED_DOTS, n, tap_place, inside, grad, c, c_exists)
         number = p * groups * taps + channel
         store_sample_gradients(grad_offset, grad_mask, number, dot00, dot01, dot10, dot11, fy, fx, m, exists)

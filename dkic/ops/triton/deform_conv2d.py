@@ -1,7 +1,7 @@
 """dkic::deform_conv2d and its backward on a GPU. `forward` and `backward` have the schemas of dkic/ops/schemas.py.
 
-In half precision samples are multiplied where they are made, in one launch: rounded to it once, to be operands of the tensor
-cores, which sum in float32. All else is multiplied by torch, from columns of samples: see deform_columns.py.
+In half precision, fused kernels compute samples, round them once and multiply them on the tensor cores with float32 accumulation.
+Other calls use the im2col path (deform_columns.py).
 """
 
 import math
@@ -19,7 +19,7 @@ from dkic.ops.triton.image_sums import ImageSums, finite, fixed_powers, largest
 from dkic.ops.triton.layouts import as_laid_out, channels_adjacent, empty_nhwc, pixel_strides
 from dkic.ops.triton.tiles import Tiles, channel_block, choose, output_blocks, tune
 
-# The gradient of weight is cut into parts of the pixels by shape alone: so many programs are wanted, of so many pixels at least.
+# The gradient of weight is split over the pixels (split-K), by shape only: into PROGRAMS programs of at least PART pixels each.
 PROGRAMS, PART = 1024, 512
 
 
@@ -33,7 +33,7 @@ def forward(
     padding: list[int],
     dilation: list[int],
 ) -> Tensor:
-    """dkic::deform_conv2d. RuntimeError: arguments that the op's Python checks would have refused."""
+    """dkic::deform_conv2d. RuntimeError: an argument is invalid (for calls that bypass the public op)."""
     p = problem(input, offset, weight, mask, stride, padding, dilation)
     if bias is not None and (bias.shape != (p.outputs,) or bias.device != input.device):
         raise RuntimeError("deform_conv2d: bias must have one number for each output channel")
@@ -87,7 +87,7 @@ def backward(
     need_mask: bool,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dkic::deform_conv2d_backward. RuntimeError: arguments that the op itself would not pass."""
+    """dkic::deform_conv2d_backward. RuntimeError: an argument is invalid (for calls that bypass autograd)."""
     p = problem(input, offset, weight, mask, stride, padding, dilation)
     if grad_y.shape != (input.shape[0], p.outputs, *p.out_size) or (grad_y.dtype, grad_y.device) != (input.dtype, input.device):
         raise RuntimeError("deform_conv2d_backward: grad_y must have the shape, dtype and device of deform_conv2d's result")
@@ -122,7 +122,7 @@ def backward(
 def backward_samples(
     p: Problem, grad_y: Tensor, grad_offset: Tensor | None, grad_mask: Tensor | None, sums: ImageSums | None
 ) -> None:
-    """Fills grad_offset, grad_mask and sums where they are not None."""
+    """Writes grad_offset, grad_mask and sums unless they are None."""
     types = p.types(grad_y, *([] if sums is None else [sums.sums]))
     in_integers = sums is not None and sums.powers is not None
     tiles = choose("samples", p, in_integers or types["INDEX"] == tl.int64).tiles
@@ -149,7 +149,7 @@ def backward_samples(
 
 
 def backward_weight(p: Problem, grad_y: Tensor, tiles: Tiles) -> Tensor:
-    """The parts' sums, each in one program, and then theirs, which torch makes in one order: the same every time."""
+    """Gradient of weight: one program per partial sum, then a reduction of the partial sums by PyTorch, in a fixed order."""
     block, rest = output_blocks(p.group_outputs, tiles.outputs)
     row = p.taps * p.depth
     programs = triton.cdiv(p.group_outputs, block + rest) * triton.cdiv(row, tiles.channels) * p.weight_groups
@@ -178,24 +178,24 @@ def backward_weight(p: Problem, grad_y: Tensor, tiles: Tiles) -> Tensor:
 
 
 def powers_of(p: Problem, grad_y: Tensor) -> Tensor:
-    """For the gradient of input: bounded by grad_y and mask, the sums of the weights' magnitudes, and a sample of every tap."""
+    """Scaling of the integer sums for the gradient of input, from the maxima of grad_y, mask and the weights' column sums."""
     per_column = finite(p.weight).double().abs().unflatten(0, (-1, p.group_outputs)).sum(1)
     bounds = [largest(grad_y), per_column.amax()] + ([] if p.mask is None else [largest(p.mask)])
     return fixed_powers(bounds, math.prod(p.out_size) * p.taps, p.x.dtype == torch.float64)
 
 
 def kernels_of(p: Problem) -> tuple[str, ...]:
-    """The kernels that serve a call and its backward, as `tiles.choose` names them."""
+    """Names, in `tiles.choose`, of the kernels of a call and its backward."""
     return ("forward", "samples", "weight") if p.fused else ("columns", "column samples")
 
 
 def explain(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None) -> str:
-    """Which way serves a call and its backward, and by which tiles."""
+    """Describes the path, fused or im2col, and the tiles of a call and its backward."""
     p = problem(input, offset, weight, mask, stride, padding, dilation)
     if p.fused:
         block, rest = output_blocks(p.group_outputs, choose("forward", p).tiles.outputs)
         outputs = f"{block} + {rest}" if rest else f"{block}"
-        lines = [f"fused: samples are multiplied in the kernel that makes them, for {outputs} outputs at a time"]
+        lines = [f"fused: samples are computed and multiplied in one kernel, for {outputs} outputs at a time"]
     else:
         size = deform_columns.block_size(p, p.x.dtype)
         lines = [f"columns: samples are written for {size} output pixels at a time and multiplied by torch"]
@@ -207,7 +207,7 @@ def explain(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dil
 
 
 def tune_call(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None) -> dict[str, Tiles]:
-    """Times the candidates of the kernels of a call and its backward on this GPU, and stores the fastest: see `tiles.tune`."""
+    """Autotunes the kernels of a call and its backward on this GPU and stores the fastest tiles: see `tiles.tune`."""
     p = problem(input, offset, weight, mask, stride, padding, dilation)
     geometry = list(stride), list(padding), list(dilation)
     y = forward(input, offset, weight, bias, mask, *geometry)

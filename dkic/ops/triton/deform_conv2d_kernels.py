@@ -1,10 +1,10 @@
-"""The Triton kernels of deform_conv2d in half precision: samples are made in registers and multiplied there.
+"""Fused Triton kernels of deform_conv2d in half precision: samples are computed in registers and multiplied on tensor cores.
 
-s: SampleArguments. grad_y has its channels side by side, and y is NHWC without gaps. Channels come in runs of RUN, a multiple of
-8, each in one offset group and one weight group. The weight is [O, runs of a weight group, taps, RUN]. An output sums over
-vectors of 8 channels, numbered as they lie in a row of the weight: a product takes VECTORS of them, whatever their run and tap.
+s: SampleArguments. grad_y has a channel stride of 1, and y is contiguous NHWC. Channels are divided into runs of RUN channels, a
+multiple of 8, each in one offset group and one weight group. The weight is [O, runs of a weight group, taps, RUN]. An output sums
+over vectors of 8 channels in the order of a row of the weight; one matrix product uses VECTORS of them, from any runs and taps.
 
-A program has BLOCK_O + REST_O outputs, both powers of 2 or REST_O 0: 192 are 128 + 64.
+A program computes BLOCK_O + REST_O outputs, both powers of 2, or REST_O is 0: 192 = 128 + 64.
 """
 
 import triton
@@ -24,7 +24,7 @@ from dkic.ops.triton.sample_gradients import add_channels
 
 @triton.jit
 def vectors_of(s, vector, group, runs, RUN: tl.constexpr, GROUP_DEPTH: tl.constexpr, INDEX: tl.constexpr):
-    """(channel of x, channel of mask, tap, exists) of a weight group's vectors."""
+    """(channel of x, channel of mask, tap, exists) for vectors of a weight group."""
     taps = s.kernel[0] * s.kernel[1]
     place = vector // (RUN // 8)  # (run, tap)
     run = place // taps
@@ -36,7 +36,7 @@ def vectors_of(s, vector, group, runs, RUN: tl.constexpr, GROUP_DEPTH: tl.conste
 
 @triton.jit
 def load_corners(s, n, oh, ow, exists, channel, tap, dy, dx, m):
-    """The corners' values `[pixels, vectors, 8]`, and their weights, of taps that `load_tap` has read."""
+    """Corner values `[pixels, vectors, 8]` and corner weights of taps from `load_tap`."""
     sy, sx, fy, fx, m, inside = place_tap(s, oh, ow, exists, tap, dy, dx, m, tl.float32)
     at = corners_of(n, sy, sx, s.x_stride, s.unit)
     i = tl.arange(0, 8)[None, None, :]
@@ -49,7 +49,7 @@ def load_corners(s, n, oh, ow, exists, channel, tap, dy, dx, m):
 
 @triton.jit
 def blend_corners(v00, v01, v10, v11, weights):
-    """The samples `[pixels, 8 * vectors]`, rounded once."""
+    """Samples `[pixels, 8 * vectors]`, rounded once."""
     sample = v00.to(tl.float32) * weights[0][:, :, None] + v01.to(tl.float32) * weights[1][:, :, None]
     sample = sample + v10.to(tl.float32) * weights[2][:, :, None]
     sample = sample + v11.to(tl.float32) * weights[3][:, :, None]
@@ -87,9 +87,9 @@ def forward(
     TYPE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """A program: BLOCK_P pixels by BLOCK_O + REST_O outputs of a weight group.
+    """A program computes BLOCK_P pixels by BLOCK_O + REST_O outputs of a weight group.
 
-    Of the next round, offsets are loaded a round ahead, and corners before this round's product.
+    Software pipelining: offsets are loaded two rounds ahead, corners one round ahead, before the product.
     """
     o_tiles = tl.cdiv(group_outputs, BLOCK_O + REST_O)
     rest = tl.program_id(0) // o_tiles
@@ -151,12 +151,13 @@ def backward_samples(
     TYPE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """The gradients of x, offset and mask. A program: one tap of BLOCK_P pixels, for all channels of an offset group.
+    """Gradients of x, offset and mask. A program computes one tap of BLOCK_P pixels, for all channels of an offset group.
 
-    The columns' gradients, grad_y times weight, are made BLOCK_C channels at a time. to: SumArguments for x's gradient, or None.
-    Of a position at -1 the next corners are read, for offset; to x and mask they give 0 times what is there: NaN, where that is
-    not finite. (To leave them out took registers that the kernel does not have.)
+    The gradient of the columns, grad_y times weight, is computed for BLOCK_C channels at a time. to: SumArguments for the
+    gradient of x, or None. For a position at exactly -1, the corners at 0 are read for the gradient of offset. They contribute 0
+    times their value to the gradients of x and mask: NaN if the value is not finite. (A mask for them would spill registers.)
     """
+    NEED_DOTS: tl.constexpr = grad_offset is not None or grad_mask is not None
     taps = s.kernel[0] * s.kernel[1]
     rest = tl.program_id(0) // taps
     tap = tl.program_id(0) - rest * taps
@@ -183,9 +184,9 @@ def backward_samples(
                 w = tl.load(weight + (place[:, None] * RUN + c[None, :]), mask=o_exists[:, None] & c_exists[None, :], other=0.0)
                 grad = tl.dot(g, w, grad)
             c += run * RUN
-            dot00, dot01, dot10, dot11 = add_channels(
-                s, to, grad_offset, grad_mask, dot00, dot01, dot10, dot11, n, sy, sx, fy, fx, m, inside, grad, c, c_exists
-            )
+            dots = dot00, dot01, dot10, dot11
+            tap_place = sy, sx, fy, fx, m
+            dot00, dot01, dot10, dot11 = add_channels(s, to, dots, NEED_DOTS, n, tap_place, inside, grad, c, c_exists)
     store_sample_gradients(grad_offset, grad_mask, p * groups * taps + channel, dot00, dot01, dot10, dot11, fy, fx, m, exists)
 
 
@@ -220,9 +221,10 @@ def backward_weight(
     TYPE: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """The gradient of weight over `tiles` tiles of BLOCK_P pixels each, into partial [parts, O, runs, taps, RUN].
+    """Partial sums of the gradient of weight over `tiles` tiles of BLOCK_P pixels; partial: [parts, O, runs, taps, RUN].
 
-    A program: BLOCK_O + REST_O outputs by VECTORS vectors. Corners are loaded before the product of the tile before.
+    A program computes BLOCK_O + REST_O outputs by VECTORS vectors. The corners of a tile are loaded before the product of the
+    previous tile.
     """
     o_tiles = tl.cdiv(group_outputs, BLOCK_O + REST_O)
     rest = tl.program_id(0) // o_tiles

@@ -1,11 +1,13 @@
-"""Bits of a unit bin under a Gaussian, and their derivatives, in Triton: the formulas of csrc/cpu/gaussian_bits.h, but for
-narrow bins, whose series here is of the probability and not of its logarithm.
+"""Bits of a unit bin under a Gaussian and their derivatives, in Triton.
 
-A program works all three ways (narrow, tail, centre) out for all its elements and selects: branches would diverge within a warp.
-A float32 division is the GPU's approximate reciprocal, with a Newton step where its error would reach the bits: divisions rounded
-to nearest took a fifth of all instructions. Exponential and logarithm are ours, since the GPU's fast ones lose
-digits far out in the tails. Triton contracts a product and a
-sum into one fma or not, as it likes; so x^2 is split by heads of its factors, whose products are exact both ways.
+The formulas are those of csrc/cpu/gaussian_bits.h, except for narrow bins: here, the series is of the probability instead of its
+logarithm. A program computes all three formulas (narrow, tail, center) for all its elements and selects one, because branches
+would diverge within a warp.
+
+A float32 division is the GPU's approximate reciprocal, with a Newton step if its error would affect the bits: correctly rounded
+divisions took 20 % of all instructions. The exponential and the logarithm are polynomials, because the GPU's fast functions lose
+precision far out in the tails. Triton may or may not contract a product and a sum to an fma; x^2 is therefore computed from
+factors with half the mantissa, whose products are exact either way.
 """
 
 from math import factorial
@@ -17,12 +19,12 @@ ORDER = 3, 9  # of the Taylor series, in float32 and float64
 
 
 def _taylor_of_mean(n: int) -> tuple[tuple[float, ...], ...]:
-    """Coefficients of x^i y^j, i + j <= n, in the mean over t = 0 ... 1 of cosh(sqrt(x) t) e^(y t^2)."""
+    """Coefficients of x^i y^j, i + j <= n, of the mean of cosh(sqrt(x) t) e^(y t^2) over t in [0, 1]."""
     return tuple(tuple(1 / (factorial(2 * i) * factorial(j) * (2 * (i + j) + 1)) for j in range(n + 1 - i)) for i in range(n + 1))
 
 
-# Coefficients in float32 and float64, lowest power first. See csrc/cpu/gaussian_bits.h for what the first three fit; the next are
-# Taylor's: of the mean above, of cosh(sqrt(x)), of sinh(sqrt(x)) / sqrt(x) and of e^x.
+# Coefficients for float32 and float64, lowest power first. csrc/cpu/gaussian_bits.h documents the first three fits. The next are
+# Taylor series: of the mean above, of cosh(sqrt(x)), of sinh(sqrt(x)) / sqrt(x) and of e^x.
 FIT = {
     "mills": (
         (
@@ -124,17 +126,17 @@ FIT = {
     "cosine": tuple(tuple(1 / factorial(2 * i) for i in range(n + 1)) for n in ORDER),
     "sine": tuple(tuple(1 / factorial(2 * i + 1) for i in range(n + 1)) for n in ORDER),
     "taylor": tuple(tuple(1 / factorial(i) for i in range(n + 2)) for n in ORDER),
-    # Of the numbers' bits: how many the mantissa has, a mask for half of them, the root of 1/2, and their integer's type.
+    # Bit representation: mantissa bits, a mask for half of the mantissa, the bits of sqrt(1/2), and the integer type.
     "mantissa": (23, 52),
     "low_half": (-0x1000, -0x8000000),
     "root_half": (0x3F3504F3, 0x3FE6A09E667F3BCD),
     "integer": (tl.int32, tl.int64),
-    "round": (12582912.0, 6755399441055744.0),  # 1.5 * 2^23, 1.5 * 2^52: a sum with it has no fraction
+    "round": (12582912.0, 6755399441055744.0),  # 1.5 * 2^23, 1.5 * 2^52: adding it rounds to an integer
     "least_exponent": (-80.0, -700.0),
     "ln2_high": (0.693115234375, 0.6931471803691238),
     "ln2_low": (3.194618329871446e-05, 1.9082149292705877e-10),
 }
-# In the interpreter these stand right of a tensor, never left of it.
+# The interpreter supports these constexprs only as right operands of a tensor.
 LOG2_E, TWO_LOG2_E = tl.constexpr(1.44269504088896340736), tl.constexpr(2 * 1.44269504088896340736)
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 LN_PHI_0 = tl.constexpr(-0.91893853320467274178)  # ln of the density at 0
@@ -148,13 +150,13 @@ def fit(name, is_double):
 
 @triton.constexpr_function
 def from_end(coefficients, i):
-    """By a function, since Triton 3.6 hands on no tuple that lies in another."""
+    """The i-th coefficient from the end. A function, because Triton 3.6 cannot pass on an element of a nested constexpr tuple."""
     return coefficients[-i]
 
 
 @triton.jit
 def polynomial(c: tl.constexpr, x):
-    """Horner's rule: many warps hide the length of its chain, and it takes the fewest registers."""
+    """Horner's rule: it needs the fewest registers, and many warps hide its latency."""
     total = x * c[len(c) - 1] + c[len(c) - 2]
     for i in tl.static_range(3, len(c) + 1):
         total = total * x + c[len(c) - i]
@@ -163,7 +165,7 @@ def polynomial(c: tl.constexpr, x):
 
 @triton.jit
 def _reciprocal(x, IS_DOUBLE: tl.constexpr):
-    """1 / x: to nearest in float64; in float32 within 2^-23 of itself for |x| up to 2^126, 0 beyond and infinite below 2^-126."""
+    """1 / x. float64: rounded to nearest. float32: relative error 2^-23 up to |x| = 2^126, 0 above; infinite below 2^-126."""
     if IS_DOUBLE or INTERPRETED:
         return 1.0 / x
     else:
@@ -172,17 +174,17 @@ def _reciprocal(x, IS_DOUBLE: tl.constexpr):
 
 @triton.jit
 def _refined_reciprocal(x, IS_DOUBLE: tl.constexpr):
-    """1 / x by a step of Newton's more in float32: within 2^-24 or nearly. 0 where x is infinite."""
+    """1 / x with a Newton step in float32: relative error about 2^-24. 0 if x is infinite."""
     near = _reciprocal(x, IS_DOUBLE)
     if IS_DOUBLE:
         return near
-    else:  # the bound replaces infinity * 0
+    else:  # the bound avoids infinity * 0
         return tl.fma(near, tl.maximum(tl.fma(-x, near, 1.0), -1.0), near)
 
 
 @triton.jit
 def _head(x, IS_DOUBLE: tl.constexpr):
-    """x with half its bits: products of two such are exact."""
+    """x truncated to half its mantissa: the product of two such numbers is exact."""
     return (x.to(fit("integer", IS_DOUBLE), bitcast=True) & fit("low_half", IS_DOUBLE)).to(x.dtype, bitcast=True)
 
 
@@ -190,12 +192,12 @@ def _head(x, IS_DOUBLE: tl.constexpr):
 def _mills(z, IS_DOUBLE: tl.constexpr):
     """(1 - Phi(z)) / phi(z), z >= 0."""
     inverse = _refined_reciprocal(z + 4.0, IS_DOUBLE)
-    return polynomial(fit("mills", IS_DOUBLE), 1.0 - 8.0 * inverse) * inverse  # (z - 4) * inverse would make NaN of infinity
+    return polynomial(fit("mills", IS_DOUBLE), 1.0 - 8.0 * inverse) * inverse  # (z - 4) * inverse is NaN for infinite z
 
 
 @triton.jit
 def _exponential(high, low, IS_DOUBLE: tl.constexpr):
-    """e^(high + low), low much the smaller; bounded below, so that 2^k stays a normal number."""
+    """e^(high + low), |low| much smaller than |high|; bounded below, so that 2^k is a normal number."""
     INTEGER: tl.constexpr = fit("integer", IS_DOUBLE)
     low = tl.where(high < fit("least_exponent", IS_DOUBLE), 0.0, low)
     high = tl.where(high < fit("least_exponent", IS_DOUBLE), fit("least_exponent", IS_DOUBLE), high)
@@ -209,7 +211,7 @@ def _exponential(high, low, IS_DOUBLE: tl.constexpr):
 
 @triton.jit
 def _logarithm(x, given, complement, IS_DOUBLE: tl.constexpr):
-    """(power, rest): x = 2^power e^rest; where x is near 1 and `given`, of 1 - complement."""
+    """(power, rest): x = 2^power e^rest; if `given` and x is near 1, for 1 - complement instead of x."""
     bits = x.to(fit("integer", IS_DOUBLE), bitcast=True)
     k = (bits - fit("root_half", IS_DOUBLE)) >> fit("mantissa", IS_DOUBLE)
     f = (bits - (k << fit("mantissa", IS_DOUBLE))).to(x.dtype, bitcast=True) - 1.0
@@ -219,7 +221,7 @@ def _logarithm(x, given, complement, IS_DOUBLE: tl.constexpr):
 
 @triton.jit
 def _narrow_sum(square, half, mean: tl.constexpr):
-    """P / (2 h phi(u)): the mean over w = 0 ... h of cosh(u w) e^(-w^2/2), in powers of (u h)^2 and -h^2/2."""
+    """P / (2 h phi(u)): the mean of cosh(u w) e^(-w^2/2) over w in [0, h], as a series in (u h)^2 and -h^2/2."""
     total = square * from_end(mean, 1)[0] + polynomial(from_end(mean, 2), half)
     for i in tl.static_range(3, len(mean) + 1):
         total = total * square + polynomial(from_end(mean, i), half)
@@ -228,19 +230,19 @@ def _narrow_sum(square, half, mean: tl.constexpr):
 
 @triton.jit
 def gaussian_bits(v, s, IS_DOUBLE: tl.constexpr):
-    """(bits, by_v, by_scale) of the unit bin around v, s > 0: bits, derivatives. Limits as in csrc/cpu/gaussian_bits.h."""
+    """(bits, by_v, by_scale): bits of the unit bin around v for s > 0, and derivatives. Limits as in csrc/cpu/gaussian_bits.h."""
     a = tl.abs(v)
     upper, lower = a + 0.5, a - 0.5
-    four_r = _refined_reciprocal(0.25 * s, IS_DOUBLE)  # 1 / s itself is below the normal numbers for s > 2^126
+    four_r = _refined_reciprocal(0.25 * s, IS_DOUBLE)  # 1 / s is subnormal for s > 2^126
     r = 0.25 * four_r
     u, h = a * r, 0.5 * r
     p = u * h
     narrow = (h < 0.38) & (p < 0.33)
-    centre = (lower < 0.0) & (narrow == 0)
+    center = (lower < 0.0) & (narrow == 0)
 
-    # x, with half as many bits again: where P is nearly 1 its complement goes with e^(-x^2/2), and x^2/2 comes to 10 and more.
+    # x in extended precision: if P is nearly 1, its complement is proportional to e^(-x^2/2), and x^2/2 is 10 or more.
     near_x = lower * r
-    parted = near_x < 1.152921504606847e18  # 2^60; from there on near_x is exact enough, and its parts' products overflow
+    parted = near_x < 1.152921504606847e18  # 2^60; above, near_x is accurate enough, and products of its parts overflow
     x_head, s_head = tl.where(parted, _head(near_x, IS_DOUBLE), near_x), _head(s, IS_DOUBLE)
     x_rest = (((lower - x_head * s_head) - x_head * (s - s_head)) + (a - (lower + 0.5))) * r
     x_rest = tl.where(parted, x_rest, 0.0)
@@ -249,23 +251,23 @@ def gaussian_bits(v, s, IS_DOUBLE: tl.constexpr):
     fall = _exponential(-2.0 * p, p * 0.0, IS_DOUBLE)  # phi(y) / phi(x)
     mills_x, mills_y = _mills(tl.abs(near_x), IS_DOUBLE), _mills(upper * r, IS_DOUBLE)
     density = _exponential(square_high, square_low, IS_DOUBLE) * PHI_0
-    outside = density * (mills_x + fall * mills_y)  # 1 - P, where centre
+    outside = density * (mills_x + fall * mills_y)  # 1 - P, where center
 
-    # ln P = exponent + ln(factor); they have one sign, or nearly, so little cancels.
+    # ln P = exponent + ln(factor); both have the same sign, or nearly, so there is little cancellation.
     square, half = p * p, -0.5 * h * h
     exponent = tl.where(narrow, -0.5 * u * u + LN_PHI_0, square_high + (square_low + LN_PHI_0))
-    exponent = tl.where(centre, 0.0, exponent)
-    exponent = tl.where(s < float("inf"), exponent, -s - u)  # infinite, or NaN: the logarithm below would lose it
+    exponent = tl.where(center, 0.0, exponent)
+    exponent = tl.where(s < float("inf"), exponent, -s - u)  # infinite or NaN, which the logarithm would not propagate
     factor = tl.where(narrow, _narrow_sum(square, half, fit("mean", IS_DOUBLE)), mills_x - fall * mills_y)
-    factor = tl.where(centre, 1.0 - outside, factor)
+    factor = tl.where(center, 1.0 - outside, factor)
     # For narrow bins P = factor * r * phi(u).
-    power, rest = _logarithm(tl.where(narrow, factor * four_r, factor), centre, outside, IS_DOUBLE)
+    power, rest = _logarithm(tl.where(narrow, factor * four_r, factor), center, outside, IS_DOUBLE)
     bits = -((exponent + rest) * LOG2_E + tl.where(narrow, power - 2.0, power))
 
-    # Where narrow, phi(x) -+ phi(y) are 2 phi(u) e^(-h^2/2) times the hyperbolic sine and cosine of u h.
+    # For narrow bins, phi(x) -+ phi(y) = 2 phi(u) e^(-h^2/2) times the hyperbolic sine and cosine of u h.
     middle = polynomial(fit("taylor", IS_DOUBLE), half)
     odd, even = p * polynomial(fit("sine", IS_DOUBLE), square) * middle, polynomial(fit("cosine", IS_DOUBLE), square) * middle
-    above = tl.where(narrow, 1.0, tl.where(centre, density, 1.0) * r) * TWO_LOG2_E * _reciprocal(factor, IS_DOUBLE)
+    above = tl.where(narrow, 1.0, tl.where(center, density, 1.0) * r) * TWO_LOG2_E * _reciprocal(factor, IS_DOUBLE)
     drop = 0.5 - 0.5 * fall
     slope = tl.where(narrow, odd, drop) * above
     by_scale = tl.where(narrow, h * even - u * odd, 0.5 * r * fall - x * drop) * above  # y - x = r

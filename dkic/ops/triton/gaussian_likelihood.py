@@ -1,8 +1,10 @@
-"""dkic::gaussian_likelihood and its backward as Triton kernels: noise or rounding, bits and their derivatives in one launch.
+"""Triton kernels of dkic::gaussian_likelihood and its backward: noise or rounding, bits and derivatives in one launch.
 
-`forward` and `backward` have the schemas of dkic/ops/schemas.py. The noise is the CPU's to the bit, and bits and derivatives are
-within the same bounds of exact arithmetic; only their last digits differ.
+`forward` and `backward` have the schemas of dkic/ops/schemas.py. The noise is bit-exact with the CPU. Bits and derivatives have
+the error bounds of the CPU and differ from it only in the last digits.
 """
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -11,13 +13,41 @@ from torch import Tensor
 
 from dkic.ops._gaussian_likelihood import empty_result
 from dkic.ops.triton.gaussian_bits import gaussian_bits
-from dkic.ops.triton.walk import begin, channels_innermost, check, nearest, offset_of, place, read, strides_of, walk_through
+from dkic.ops.triton.traversal import (
+    begin,
+    channels_innermost,
+    check,
+    make_traversal,
+    nearest,
+    offset_of,
+    place,
+    read,
+    strides_of,
+)
 
-# Elements of a program. In float64 a thread has one, since its polynomials are three times as long and its registers pairs.
+# Elements per program. float64 has one element per thread: its polynomials are three times as long, a value takes 2 registers.
 BLOCK = {torch.float32: 512, torch.float64: 128}
 SUM_BLOCK = 256
-REGISTERS = 80  # of a thread, at most: half of all warps fit into a multiprocessor of compute capability 8.6, and nothing spills
+REGISTERS = 80  # maximum per thread: 50 % occupancy on compute capability 8.6, without spills
 TYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+class Results(NamedTuple):
+    """Contiguous results of the forward kernel; None: not stored. sums: the bits summed per program, float64."""
+
+    y_hat: Tensor | None
+    bits: Tensor | None
+    by_v: Tensor | None
+    by_scale: Tensor | None
+    sums: Tensor | None
+
+
+class Gradients(NamedTuple):
+    """Contiguous results of the backward kernel; None: not needed."""
+
+    y: Tensor | None
+    scale: Tensor | None
+    mean: Tensor | None
 
 
 @triton.jit
@@ -28,7 +58,7 @@ def words_of(seed, n, block):
 
 @triton.jit
 def draw(seed, n, e):
-    """Times 2^24, the noise of element e of sample n: from word e % 4 of the Philox block with counter (e / 4, n)."""
+    """The noise of element e of sample n times 2^24, from word e % 4 of the Philox block with counter (e / 4, n)."""
     e, n = e.to(tl.int64), n.to(tl.int64) + e * 0
     word0, word1, word2, word3 = words_of(seed, n, e // 4)
     odd, high = (e & 1) == 1, (e & 2) == 2
@@ -38,7 +68,7 @@ def draw(seed, n, e):
 
 @triton.jit
 def draw_in_order(seed, n, first, BLOCK: tl.constexpr):
-    """`draw` of elements first ... first + BLOCK - 1, 4 from each Philox block; first is a multiple of 4."""
+    """`draw` for elements first ... first + BLOCK - 1, four per Philox block; first is a multiple of 4."""
     block = (first // 4).to(tl.int64) + tl.arange(0, BLOCK // 4)
     word0, word1, word2, word3 = words_of(seed, n + block * 0, block)
     word = tl.join(tl.join(word0, word2), tl.join(word1, word3)).reshape(BLOCK)
@@ -47,24 +77,14 @@ def draw_in_order(seed, n, first, BLOCK: tl.constexpr):
 
 @triton.jit
 def _forward(
+    traversal,
     y,
     scale,
     mean,
     noise,
     seed,
-    y_hat,
-    bits,
-    by_v,
-    by_scale,
-    sums,
-    elements,
-    chunks,
-    size,
-    y_stride,
-    scale_stride,
-    mean_stride,
-    noise_stride,
-    number_stride,
+    index_stride,
+    results,
     ROUNDED: tl.constexpr,
     LIKELIHOOD: tl.constexpr,
     SCALE_MIN: tl.constexpr,
@@ -73,51 +93,55 @@ def _forward(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    n, element, inside = place(elements, chunks, BLOCK, WIDE)
-    value = read(y, n, element, inside, size, y_stride, TYPE)
-    s = read(scale, n, element, inside, size, scale_stride, TYPE)
+    """traversal: TraversalArguments. y, scale, mean, noise: StridedOperands, the last two or None. seed: of the noise, or None.
+
+    index_stride: strides of the element's index in its sample, or None if the traversal is in index order. results: Results.
+    """
+    n, element, inside = place(traversal.elements, traversal.chunks, BLOCK, WIDE)
+    value = read(y, n, element, inside, traversal.size, TYPE)
+    s = read(scale, n, element, inside, traversal.size, TYPE)
     v = value
     if mean is not None:
-        m = read(mean, n, element, inside, size, mean_stride, TYPE)
+        m = read(mean, n, element, inside, traversal.size, TYPE)
         v = value - m
     if ROUNDED:
         v = nearest(v)
         value = v if mean is None else v + m
     elif noise is not None:
-        u = read(noise, n, element, inside, size, noise_stride, TYPE)
+        u = read(noise, n, element, inside, traversal.size, TYPE)
         v, value = v + u, value + u
     elif seed is not None:
-        if number_stride is None:
-            u = draw_in_order(seed, n, begin(chunks, BLOCK, WIDE)[1], BLOCK)
+        if index_stride is None:
+            u = draw_in_order(seed, n, begin(traversal.chunks, BLOCK, WIDE)[1], BLOCK)
         else:
-            u = draw(seed, n, offset_of(n, element, size, number_stride))
+            u = draw(seed, n, offset_of(n, element, traversal.size, index_stride))
         u = u.to(TYPE) * 5.9604644775390625e-08  # 2^-24
         v, value = v + u, value + u
-    position = n * elements + element  # of the results
-    if y_hat is not None:
-        if y_hat.dtype.element_ty.primitive_bitwidth == 16:
-            value = value.to(tl.float32)  # on its way from float64, as on the CPU
-        tl.store(y_hat + position, value.to(y_hat.dtype.element_ty), mask=inside)
-    s = tl.where(s < SCALE_MIN, SCALE_MIN, s)  # NaN stays
-    b, slope_v, slope_scale = gaussian_bits(v, s, TYPE == tl.float64)  # what is not stored is not compiled
+    position = n * traversal.elements + element  # in the results
+    if results.y_hat is not None:
+        if results.y_hat.dtype.element_ty.primitive_bitwidth == 16:
+            value = value.to(tl.float32)  # float64 is rounded to float32 first, as on the CPU
+        tl.store(results.y_hat + position, value.to(results.y_hat.dtype.element_ty), mask=inside)
+    s = tl.where(s < SCALE_MIN, SCALE_MIN, s)  # propagates NaN
+    b, slope_v, slope_scale = gaussian_bits(v, s, TYPE == tl.float64)  # the compiler removes what is not stored
     if LIKELIHOOD:
         p = tl.exp2(-b)
-        slope_v = tl.where(p == 0.0, 0.0, -0.6931471805599453 * p * slope_v)  # bits' derivatives may be infinite where p is 0
+        slope_v = tl.where(p == 0.0, 0.0, -0.6931471805599453 * p * slope_v)  # slope_v may be infinite where p is 0
         slope_scale = tl.where(p == 0.0, 0.0, -0.6931471805599453 * p * slope_scale)
-        b = tl.where(p < LIKELIHOOD_MIN, LIKELIHOOD_MIN, p)  # NaN stays
-    if bits is not None:
-        tl.store(bits + position, b, mask=inside)
-    if by_v is not None:
-        tl.store(by_v + position, slope_v, mask=inside)
-    if by_scale is not None:
-        tl.store(by_scale + position, slope_scale, mask=inside)
-    if sums is not None:
-        tl.store(sums + tl.program_id(0), tl.sum(tl.where(inside, b, 0.0).to(tl.float64)))
+        b = tl.where(p < LIKELIHOOD_MIN, LIKELIHOOD_MIN, p)  # propagates NaN
+    if results.bits is not None:
+        tl.store(results.bits + position, b, mask=inside)
+    if results.by_v is not None:
+        tl.store(results.by_v + position, slope_v, mask=inside)
+    if results.by_scale is not None:
+        tl.store(results.by_scale + position, slope_scale, mask=inside)
+    if results.sums is not None:
+        tl.store(results.sums + tl.program_id(0), tl.sum(tl.where(inside, b, 0.0).to(tl.float64)))
 
 
 @triton.jit
 def _add(sums, total, chunks, BLOCK: tl.constexpr):
-    """A sample's sums of programs, in an order that depends on their number alone."""
+    """Sum of a sample over its programs, in an order that depends only on the number of programs."""
     n = tl.program_id(0).to(tl.int64)
     lanes = tl.zeros((BLOCK,), tl.float64)
     for first in range(0, chunks, BLOCK):
@@ -128,50 +152,41 @@ def _add(sums, total, chunks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _backward(
+    traversal,
     grad_y_hat,
     grad_bits,
     by_v,
     by_scale,
     scale,
     likelihood,
-    grad_y,
-    grad_scale,
-    grad_mean,
-    elements,
-    chunks,
-    size,
-    y_hat_stride,
-    bits_stride,
-    by_v_stride,
-    by_scale_stride,
-    scale_stride,
-    likelihood_stride,
+    gradients,
     SCALE_MIN: tl.constexpr,
     LIKELIHOOD_MIN: tl.constexpr,
     TYPE: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    n, element, inside = place(elements, chunks, BLOCK, WIDE)
-    grad = read(grad_bits, n, element, inside, size, bits_stride, TYPE)
+    """traversal: TraversalArguments. Operands: StridedOperands or None (not grad_bits and scale). gradients: Gradients."""
+    n, element, inside = place(traversal.elements, traversal.chunks, BLOCK, WIDE)
+    grad = read(grad_bits, n, element, inside, traversal.size, TYPE)
     if likelihood is not None:
-        at_bound = read(likelihood, n, element, inside, size, likelihood_stride, TYPE) <= LIKELIHOOD_MIN
-        # At the bound a step down the gradient may only lead up.
+        at_bound = read(likelihood, n, element, inside, traversal.size, TYPE) <= LIKELIHOOD_MIN
+        # At the bound, the gradient passes only if a descent step would increase the likelihood.
         grad = tl.where(at_bound & (grad > 0.0), 0.0, grad)
-    position = n * elements + element
+    position = n * traversal.elements + element
     if by_v is not None:
-        by_bits = grad * read(by_v, n, element, inside, size, by_v_stride, TYPE)
-        if grad_mean is not None:
-            tl.store(grad_mean + position, -by_bits, mask=inside)
-        if grad_y is not None:
+        by_bits = grad * read(by_v, n, element, inside, traversal.size, TYPE)
+        if gradients.mean is not None:
+            tl.store(gradients.mean + position, -by_bits, mask=inside)
+        if gradients.y is not None:
             if grad_y_hat is not None:
-                by_bits += read(grad_y_hat, n, element, inside, size, y_hat_stride, TYPE)
-            tl.store(grad_y + position, by_bits, mask=inside)
-    if grad_scale is not None:
-        g = grad * read(by_scale, n, element, inside, size, by_scale_stride, TYPE)
-        below = read(scale, n, element, inside, size, scale_stride, TYPE) < SCALE_MIN
-        # Below scale_min a step down the gradient may only lead up.
-        tl.store(grad_scale + position, tl.where(below & (g > 0.0), 0.0, g), mask=inside)
+                by_bits += read(grad_y_hat, n, element, inside, traversal.size, TYPE)
+            tl.store(gradients.y + position, by_bits, mask=inside)
+    if gradients.scale is not None:
+        g = grad * read(by_scale, n, element, inside, traversal.size, TYPE)
+        below = read(scale, n, element, inside, traversal.size, TYPE) < SCALE_MIN
+        # Below scale_min, the gradient passes only if a descent step would increase scale.
+        tl.store(gradients.scale + position, tl.where(below & (g > 0.0), 0.0, g), mask=inside)
 
 
 def forward(
@@ -188,7 +203,7 @@ def forward(
     likelihood: bool = False,
     likelihood_min: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dkic::gaussian_likelihood. RuntimeError: arguments that the op's Python checks would have refused."""
+    """dkic::gaussian_likelihood. RuntimeError: an argument is invalid (for calls that bypass the public op)."""
     operands = (y, scale, mean, noise)
     check("gaussian_likelihood", y, operands)
     if seed is not None and (seed.device != y.device or seed.numel() != 1 or seed.dtype != torch.int64):
@@ -200,10 +215,10 @@ def forward(
     channels_last = channels_innermost(y)
     strides = [strides_of(t, y.dim()) for t in operands]
     drawn_strided = seed is not None and channels_last
-    if drawn_strided:  # an element's number, as if numbers were a tensor's elements
+    if drawn_strided:  # strides of the element's index in its sample, in row-major order
         strides.append((0, *torch.empty(y.shape, device="meta").stride()[1:]))
-    walk = walk_through(y.shape, channels_last, strides)
-    if walk is None:
+    traversal = make_traversal(y.shape, channels_last, strides)
+    if traversal is None:
         plain = (None if t is None else t.contiguous() for t in operands)
         return forward(*plain, seed, rounded, scale_min, sum, need_v, need_scale, likelihood, likelihood_min)
     dtype = torch.float64 if any(t is not None and t.dtype == torch.float64 for t in operands) else torch.float32
@@ -212,38 +227,34 @@ def forward(
     bits = y.new_empty(y.shape[:1], dtype=dtype) if sum else empty_result(y, dtype)
     by_v, by_scale = empty_result(y, dtype, need_v), empty_result(y, dtype, need_scale)
     block = BLOCK[dtype]
-    chunks = triton.cdiv(walk.elements, block)
+    chunks = traversal.chunks(block)
     sums = y.new_empty(y.shape[0] * chunks, dtype=torch.float64) if sum else None
     with torch.cuda.device_of(y):
         if y.numel():
             _forward[(y.shape[0] * chunks,)](
-                y,
-                scale,
-                mean,
-                noise,
+                traversal.arguments(block),
+                *traversal.operands(operands),
                 seed,
-                y_hat if changed else None,
-                None if sum else bits,
-                by_v if need_v else None,
-                by_scale if need_scale else None,
-                sums,
-                walk.elements,
-                chunks,
-                walk.size,
-                *walk.strides,
-                *(() if drawn_strided else (None,)),
+                traversal.strides[-1] if drawn_strided else None,
+                Results(
+                    y_hat if changed else None,
+                    None if sum else bits,
+                    by_v if need_v else None,
+                    by_scale if need_scale else None,
+                    sums,
+                ),
                 ROUNDED=rounded,
                 LIKELIHOOD=likelihood,
                 SCALE_MIN=scale_min,
                 LIKELIHOOD_MIN=likelihood_min,
                 TYPE=TYPE[dtype],
                 BLOCK=block,
-                WIDE=walk.wide,
+                WIDE=traversal.wide,
                 maxnreg=REGISTERS,
             )
         if sum and y.shape[0]:
-            # Programs end in any order, so each leaves its sum to a second, small launch: one that added to a total would make
-            # its last digits a matter of chance, and a count of the programs done would have to be zeroed by a launch too.
+            # A second, small launch adds the sums of the programs: atomic additions would make the last digits nondeterministic,
+            # and a counter of finished programs would need a launch to reset it.
             _add[(y.shape[0],)](sums, bits, chunks, BLOCK=SUM_BLOCK)
     return y_hat, bits, by_v, by_scale
 
@@ -261,8 +272,8 @@ def backward(
     likelihood: Tensor | None = None,
     likelihood_min: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dkic::gaussian_likelihood_backward. RuntimeError: arguments that the op itself would not pass."""
-    if grad_bits.dim() == 1 and grad_bits.shape[0] == scale.shape[0]:  # of the sums
+    """dkic::gaussian_likelihood_backward. RuntimeError: an argument is invalid (for calls that bypass autograd)."""
+    if grad_bits.dim() == 1 and grad_bits.shape[0] == scale.shape[0]:  # gradient of the sums
         grad_bits = grad_bits.view(grad_bits.shape[0], *(1,) * (scale.dim() - 1)).expand(scale.shape)
     slope_v = by_v if need_y or need_mean else None
     slope_scale = by_scale if need_scale else None
@@ -272,26 +283,22 @@ def backward(
     if dtype != torch.float64 and any(t is not None and t.dtype == torch.float64 for t in operands):
         raise RuntimeError("gaussian_likelihood_backward: grad_bits must be float64 as others are")
     like = slope_v if slope_v is not None else slope_scale if slope_scale is not None else scale
-    walk = walk_through(scale.shape, channels_innermost(like), [strides_of(t, scale.dim()) for t in operands])
-    if walk is None:
+    traversal = make_traversal(scale.shape, channels_innermost(like), [strides_of(t, scale.dim()) for t in operands])
+    if traversal is None:
         plain = [None if t is None else t.contiguous() for t in (grad_y_hat, grad_bits, by_v, by_scale, scale, likelihood)]
         return backward(*plain[:5], scale_min, need_y, need_scale, need_mean, plain[5], likelihood_min)
     grads = [empty_result(like, dtype, needed) for needed in (need_y, need_scale, need_mean)]
     block = BLOCK[dtype]
-    chunks = triton.cdiv(walk.elements, block)
     if scale.numel():
         with torch.cuda.device_of(scale):
-            _backward[(scale.shape[0] * chunks,)](
-                *operands,
-                *(g if g.numel() else None for g in grads),
-                walk.elements,
-                chunks,
-                walk.size,
-                *walk.strides,
+            _backward[(scale.shape[0] * traversal.chunks(block),)](
+                traversal.arguments(block),
+                *traversal.operands(operands),
+                Gradients(*(g if g.numel() else None for g in grads)),
                 SCALE_MIN=scale_min,
                 LIKELIHOOD_MIN=likelihood_min,
                 TYPE=TYPE[dtype],
                 BLOCK=block,
-                WIDE=walk.wide,
+                WIDE=traversal.wide,
             )
     return tuple(grads)

@@ -1,4 +1,4 @@
-"""The gradient of an image, to which samples add at their corners: by atomics, or in integers, the same whatever their order."""
+"""Accumulation of the gradient of an image (scatter-add at corners of samples): float atomics, or deterministic integers."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,16 @@ import triton.language as tl
 from torch import Tensor
 
 from dkic.ops.triton.layouts import index_of, pixel_strides
-from dkic.ops.triton.walk import nearest
+from dkic.ops.triton.traversal import nearest
 
 BLOCK = 1024
 
 
 class SumArguments(NamedTuple):
-    """What kernels read of `ImageSums`, as one argument.
+    """Kernel argument of `ImageSums`.
 
-    powers: of two, that a value is multiplied by, and its inverse; then those for what the first leaves over, which goes to
-    second_sums. None: sums are of floats. A value that is not finite leaves NaN in `poisoned`. stride: of (n, h, w).
+    powers: the power of two that scales a value, and its inverse; then those for its remainder, which is added to second_sums.
+    None: float sums. A value that is not finite sets its element of `poisoned` to NaN. stride: (n, h, w).
     """
 
     sums: Tensor
@@ -29,11 +29,11 @@ class SumArguments(NamedTuple):
 
 @triton.jit
 def add(to, at, value, inside):
-    """Adds to `to`, SumArguments; where there are powers, in integers: the result does not depend on the order."""
+    """Adds values to the sums of `to`, SumArguments; with powers, in integers, whose sum does not depend on the order."""
     if to.powers is None:
         tl.atomic_add(to.sums + at, value, mask=inside, sem="relaxed")
     else:
-        # (Not by value - value: of a product that becomes an fma, which leaves the product's error.)
+        # Not value - value == 0: for a product it is contracted to an fma, whose result is the rounding error of the product.
         finite = tl.abs(value) < float("inf")
         value = tl.where(finite, value, 0.0)
         whole = nearest(value * tl.load(to.powers))
@@ -46,15 +46,15 @@ def add(to, at, value, inside):
 
 @triton.jit
 def add_to_corners(to, at, weights, inside, grad, channel, exists):
-    """Adds grad `[pixels, channels]` times its weight to each corner that lies inside. to: SumArguments."""
+    """Adds grad `[pixels, channels]` times the corner's weight to each corner that is inside. to: SumArguments."""
     for i in tl.static_range(4):
-        corner, reached = at[i][:, None] + channel[None, :], inside[i][:, None] & exists[None, :]
-        add(to, corner, grad * weights[i][:, None], reached)
+        corner, stored = at[i][:, None] + channel[None, :], inside[i][:, None] & exists[None, :]
+        add(to, corner, grad * weights[i][:, None], stored)
 
 
 @triton.jit
 def round_fixed(sums, second_sums, result, powers, elements, BLOCK: tl.constexpr, INDEX: tl.constexpr):
-    """From the integers' sums to the gradient; NaN that `add` left there stays."""
+    """Converts the integer sums to the gradient; keeps NaN from `add`."""
     at = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
     TYPE: tl.constexpr = powers.dtype.element_ty
     before = tl.load(result + at, mask=at < elements, other=0.0)
@@ -65,16 +65,16 @@ def round_fixed(sums, second_sums, result, powers, elements, BLOCK: tl.constexpr
 
 
 class ImageSums:
-    """Buffers for a gradient of `like`, whose channels are side by side.
+    """Buffers for the gradient of `like`, which has a channel stride of 1.
 
-    powers: as `fixed_powers` gives them, for sums in integers; None: in `dtype`, float32 or float64.
+    powers: from `fixed_powers`, for integer sums; None: sums of `dtype`, float32 or float64.
     """
 
     def __init__(self, like: Tensor, dtype: torch.dtype, powers: Tensor | None) -> None:
         self.result = torch.zeros_like(like, memory_format=torch.channels_last)
         self.powers, self.second_sums = powers, None
         if powers is None:
-            self.sums = self.result.to(dtype)  # itself where it has that type
+            self.sums = self.result.to(dtype)  # no copy if it has this dtype
         else:
             self.sums = torch.zeros_like(self.result, dtype=torch.int64)
             self.second_sums = torch.zeros_like(self.sums) if dtype == torch.float64 else None
@@ -85,7 +85,7 @@ class ImageSums:
         return SumArguments(self.sums, self.second_sums, poisoned, self.powers, pixel_strides(self.sums))
 
     def total(self) -> Tensor:
-        """The gradient, when all is added."""
+        """The gradient, after all contributions are added."""
         if self.powers is None:
             return self.sums.to(self.result.dtype)
         if elements := self.result.numel():
@@ -95,16 +95,17 @@ class ImageSums:
 
 
 def fixed_powers(bounds: list[Tensor], contributions: int, double: bool) -> Tensor:
-    """The power of two that contributions are multiplied by to be summed in integers, and its inverse, on the bounds' device.
+    """The power of two that scales contributions to integers, and its inverse, on the device of the bounds.
 
-    It is the largest that no sum can overflow with. In float64 two more, for what the first leaves over.
+    It is the largest power for which no sum can overflow. In float64, a second power and its inverse, for the remainder.
 
     Args:
-        bounds: numbers whose product no contribution's magnitude exceeds. contributions: to one element, at most.
+        bounds: scalar tensors whose product bounds the magnitude of every contribution.
+        contributions: maximum number of contributions to one element.
     """
-    # Bounds of exponents: of finite numbers, and of powers whose inverse, and second power, are finite.
+    # Limits of exponents: of finite numbers, and of powers with a finite inverse and a finite second power.
     most, limit, bias = (1024, 900, 1023) if double else (128, 126, 127)
-    # Below 2^exponent; one bit is for the rounding of products and sums.
+    # Contributions are below 2^below; one extra bit for the rounding of products and sums.
     below = sum(torch.frexp(bound.double().clamp(max=torch.finfo(torch.float64).max)).exponent for bound in bounds) + 1
     spare = 62 - contributions.bit_length()
     first = (spare - below.clamp(max=most)).clamp(max=limit)
@@ -113,7 +114,7 @@ def fixed_powers(bounds: list[Tensor], contributions: int, double: bool) -> Tens
 
 
 def largest(t: Tensor) -> Tensor:
-    """The largest magnitude of the numbers that are finite."""
+    """Largest magnitude of the finite elements."""
     return finite(t).abs().amax()
 
 

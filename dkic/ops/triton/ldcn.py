@@ -1,4 +1,4 @@
-"""dkic::ldcn and its backward as Triton kernels, for GPUs that the CUDA kernels are not built for.
+"""Triton kernels of dkic::ldcn and its backward, for GPUs that the CUDA kernels are not built for.
 
 `forward` and `backward` have the schemas of dkic/ops/schemas.py.
 """
@@ -15,12 +15,12 @@ from dkic.ops.triton.image_sums import ImageSums, fixed_powers, largest
 from dkic.ops.triton.layouts import as_laid_out, channels_adjacent, empty_nhwc, pixel_strides
 from dkic.ops.triton.samples import Samples, samples_of
 
-# Of a program. Channels that don't come in vectors take an address each: of more, registers spill.
+# Per program. Channels without vectorized loads need one address each; more than MOST_ODD_CHANNELS spill registers.
 PIXELS, MOST_CHANNELS, MOST_ODD_CHANNELS, WARPS = 32, 64, 16, 4
 
 
 def program_of(samples: Samples) -> dict[str, int]:
-    """Options of a launch: what a program does at a time."""
+    """Block sizes and warps of a launch."""
     most = MOST_ODD_CHANNELS if samples.group_depth % 4 else MOST_CHANNELS
     channels = min(triton.next_power_of_2(samples.group_depth), most)
     return {"GROUP_DEPTH": samples.group_depth, "BLOCK_P": PIXELS, "BLOCK_C": channels, "num_warps": WARPS}
@@ -35,7 +35,7 @@ def forward(
     padding: list[int],
     dilation: list[int],
 ) -> Tensor:
-    """dkic::ldcn. RuntimeError: arguments that the op's Python checks would have refused."""
+    """dkic::ldcn. RuntimeError: an argument is invalid (for calls that bypass the public op)."""
     p = samples_of("ldcn", x, offset, mask, kernel_size, stride, padding, dilation)
     y = empty_nhwc(x, (x.shape[0], x.shape[1], *p.out_size))
     if p.pixels:
@@ -60,7 +60,7 @@ def backward(
     need_mask: bool,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dkic::ldcn_backward. RuntimeError: arguments that the op itself would not pass."""
+    """dkic::ldcn_backward. RuntimeError: an argument is invalid (for calls that bypass autograd)."""
     p = samples_of("ldcn", x, offset, mask, kernel_size, stride, padding, dilation)
     if grad_y.shape != (*x.shape[:2], *p.out_size) or (grad_y.dtype, grad_y.device) != (x.dtype, x.device):
         raise RuntimeError("ldcn_backward: grad_y must have the shape, dtype and device of ldcn's result")
@@ -93,6 +93,6 @@ def backward(
 
 
 def powers_of(p: Samples, grad_y: Tensor) -> Tensor:
-    """For the gradient of x: bounded by grad_y and mask, and a sample of every tap."""
+    """Scaling of the integer sums for the gradient of x, from the maxima of grad_y and mask and the number of samples."""
     bounds = [largest(grad_y)] + ([] if p.mask is None else [largest(p.mask)])
     return fixed_powers(bounds, math.prod(p.out_size) * p.taps, p.x.dtype == torch.float64)

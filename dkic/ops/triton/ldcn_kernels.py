@@ -1,6 +1,6 @@
-"""The Triton kernels of ldcn. x and grad_y have channels side by side (strides are those of n, h, w); y is NHWC without gaps.
+"""Triton kernels of ldcn. x and grad_y have a channel stride of 1 (other strides are (n, h, w)); y is contiguous NHWC.
 
-s: SampleArguments. A program has BLOCK_P pixels and one group, of GROUP_DEPTH channels.
+s: SampleArguments. A program computes BLOCK_P pixels of one group of GROUP_DEPTH channels.
 """
 
 import triton
@@ -21,7 +21,7 @@ def forward(
     BLOCK_C: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """A program: BLOCK_C of the group's channels."""
+    """A program computes BLOCK_C channels of the group."""
     chunks: tl.constexpr = (GROUP_DEPTH + BLOCK_C - 1) // BLOCK_C
     rest = tl.program_id(0) // chunks
     c = (tl.program_id(0) - rest * chunks) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -55,7 +55,8 @@ def backward(
     BLOCK_C: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """A program: one tap. The gradients of offset and mask are NHWC without gaps; to: SumArguments for x's, or None."""
+    """A program computes one tap. The gradients of offset and mask are contiguous NHWC; to: SumArguments for x's, or None."""
+    NEED_DOTS: tl.constexpr = grad_offset is not None or grad_mask is not None
     taps = s.kernel[0] * s.kernel[1]
     rest = tl.program_id(0) // taps
     tap = tl.program_id(0) - rest * taps
@@ -72,8 +73,8 @@ def backward(
         c_exists = c < GROUP_DEPTH
         c += group * GROUP_DEPTH
         grad = tl.load(grad_y + (from_y[:, None] + c[None, :]), mask=exists[:, None] & c_exists[None, :], other=0.0).to(TYPE)
-        dot00, dot01, dot10, dot11 = add_channels(
-            s, to, grad_offset, grad_mask, dot00, dot01, dot10, dot11, n, sy, sx, fy, fx, m, inside, grad, c, c_exists
-        )
+        dots = dot00, dot01, dot10, dot11
+        tap_place = sy, sx, fy, fx, m
+        dot00, dot01, dot10, dot11 = add_channels(s, to, dots, NEED_DOTS, n, tap_place, inside, grad, c, c_exists)
     number = p * groups * taps + channel
     store_sample_gradients(grad_offset, grad_mask, number, dot00, dot01, dot10, dot11, fy, fx, m, exists)

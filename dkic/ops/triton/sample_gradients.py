@@ -1,19 +1,28 @@
-"""Gradients of samples in Triton, for all deformable ops."""
+"""Gradients of samples in Triton, shared by the deformable ops."""
 
 import triton
+import triton.language as tl
 
 from dkic.ops.triton.bilinear import corner_dots, corner_weights, corners_of
 from dkic.ops.triton.image_sums import add_to_corners
 
 
 @triton.jit
-def add_channels(s, to, grad_offset, grad_mask, dot00, dot01, dot10, dot11, n, y, x, fy, fx, m, inside, grad, c, c_exists):
-    """Some channels' part of a tap's gradients: adds that of the image to its sums, and returns the four `corner_dots` so far.
+def add_channels(s, to, dots, NEED_DOTS: tl.constexpr, n, tap, inside, grad, c, c_exists):
+    """Adds the contribution of some channels to the gradients of a tap; returns the updated dots.
 
-    grad: of the samples, `[pixels, channels]`, in the dtype of the dots. to: SumArguments, or None. Of grad_offset and grad_mask
-    only matters whether they are None; the dots are theirs, see `store_sample_gradients`.
+    Args:
+        s: SampleArguments.
+        to: SumArguments for the gradient of the image, or None.
+        dots: four accumulated `corner_dots`, for the gradients of offset and mask (`store_sample_gradients`); unchanged unless
+            NEED_DOTS.
+        tap, inside: (y, x, fy, fx, m) and inside from `tap_of`, for images n.
+        grad: gradient of the samples, `[pixels, channels]`, in the dtype of the dots.
+        c, c_exists: the channels of grad, and which of them exist.
     """
-    if grad_offset is not None or grad_mask is not None:
+    dot00, dot01, dot10, dot11 = dots
+    y, x, fy, fx, m = tap
+    if NEED_DOTS:
         at = corners_of(n, y, x, s.x_stride, s.unit)
         d00, d01, d10, d11 = corner_dots(grad, s.x, at, inside, c, c_exists, grad.dtype)
         dot00 += d00

@@ -1,4 +1,4 @@
-"""What deformable ops have in common: an image that is sampled at the taps of a grid, each moved by an offset and weighted."""
+"""Arguments shared by the deformable ops: an image sampled at the taps of a kernel, each with an offset and a mask weight."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from dkic.ops.triton.layouts import channels_adjacent, index_of, pixel_strides
 
 
 class SampleArguments(NamedTuple):
-    """What kernels read of `Samples`, as one argument.
+    """Kernel argument of `Samples`.
 
-    size: (height, width) of x; out_size: of the result. Strides are x's (n, h, w), and those of offset and mask.
+    size: (height, width) of x; out_size: of the result. x_stride: (n, h, w); offset_stride and mask_stride: (n, c, h, w).
     """
 
     x: Tensor
@@ -28,16 +28,16 @@ class SampleArguments(NamedTuple):
     kernel: tuple[tl.constexpr, tl.constexpr]
     geometry: tuple[int, ...]
     x_stride: tuple[int, ...]
-    unit: tl.constexpr  # divides x's strides: a power of 2, at most 8
+    unit: tl.constexpr  # common divisor of x's strides: a power of 2, at most 8
     offset_stride: tuple[int, ...]
     mask_stride: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The image that a deformable op samples, and where.
+    """The image of a deformable op and its sampling positions.
 
-    x: the image, channels side by side. kernel: its height and width. geometry: strides, paddings and dilations.
+    x: the image, with a channel stride of 1. kernel: height and width. geometry: strides, paddings and dilations.
     """
 
     x: Tensor
@@ -56,7 +56,7 @@ class Samples:
 
     @property
     def pixels(self) -> int:
-        """Of the result, in all images."""
+        """Output pixels of all images."""
         return self.offset.shape[0] * math.prod(self.out_size)
 
     @property
@@ -65,12 +65,12 @@ class Samples:
 
     @property
     def groups(self) -> int:
-        """The offset's."""
+        """Offset groups."""
         return self.offset.shape[1] // (2 * self.taps)
 
     @property
     def group_depth(self) -> int:
-        """Channels of an offset group."""
+        """Channels per offset group."""
         return self.x.shape[1] // self.groups
 
     @property
@@ -82,7 +82,7 @@ class Samples:
             self.pixels,
             tuple(self.x.shape[2:]),
             self.out_size,
-            (tl.constexpr(self.kernel[0]), tl.constexpr(self.kernel[1])),  # taps are numbered by divisions
+            (tl.constexpr(self.kernel[0]), tl.constexpr(self.kernel[1])),  # constexpr: kernels divide by them
             self.geometry,
             pixel_strides(self.x),
             tl.constexpr(math.gcd(8, *pixel_strides(self.x))),
@@ -91,7 +91,7 @@ class Samples:
         )
 
     def types(self, *others: Tensor) -> dict[str, Any]:
-        """Of sums and of elements' numbers, for a launch with the samples and other tensors."""
+        """Launch options TYPE (of sums) and INDEX (of element indexes) for the samples and other tensors."""
         sums = tl.float64 if self.sum_dtype == torch.float64 else tl.float32
         return {"TYPE": sums, "INDEX": index_of(self.x, self.offset, self.mask, *others)}
 
@@ -106,7 +106,7 @@ def samples_of(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Samples:
-    """RuntimeError where arguments would lead a kernel beyond its tensors: for callers past the op's own checks."""
+    """Checks that guard memory accesses, for calls that bypass the public op. Raises RuntimeError."""
     if any(t is not None and (t.dim() != 4 or t.device != x.device) for t in (x, offset, mask)):
         raise RuntimeError(f"{op}: tensors must have 4 dimensions and one device")
     pairs = (kernel, 1), (stride, 1), (padding, 0), (dilation, 1)

@@ -1,6 +1,6 @@
-"""What a program of deform_conv2d's Triton kernels does at a time: defaults by compute capability, and what tuning found.
+"""Tile sizes of deform_conv2d's Triton kernels: defaults by compute capability, and autotuned sizes.
 
-Tuned tiles are in `deform_conv2d_tiles.json` in dkic's cache folder. Nothing is timed unless `tune` is called.
+Tuned tiles are stored in `deform_conv2d_tiles.json` in dkic's cache folder. Only `tune` measures.
 """
 
 import json
@@ -21,7 +21,7 @@ from dkic.ops.triton.deform_problem import Problem
 
 @dataclass(frozen=True)
 class Tiles:
-    """A program's output pixels, outputs (at most) and channels, its warps, and of how many rounds the weight is in flight."""
+    """Output pixels, outputs (at most) and channels per program, its warps, and the pipeline stages of the weight loads."""
 
     pixels: int
     outputs: int
@@ -30,9 +30,8 @@ class Tiles:
     stages: int = 1
 
 
-# By kernel, and the major number of the compute capability. All compile without spills for 8.6 and 9.0, as
-# tests/ops/test_deform_conv2d_compile.py checks. "forward", "weight" and "samples" are half precision's; the others' outputs are
-# multiplied by torch.
+# By kernel and major compute capability. None spills on 8.6 or 9.0 (tests/ops/test_deform_conv2d_compile.py). "forward", "weight"
+# and "samples" are the fused half-precision kernels; the others belong to the im2col path.
 DEFAULTS = {
     "forward": {8: Tiles(64, 192, 16, 4), 9: Tiles(64, 192, 32, 4)},
     "samples": {8: Tiles(64, 64, 32, 4, 2)},
@@ -40,10 +39,10 @@ DEFAULTS = {
     "columns": {8: Tiles(32, 0, 32, 4)},
     "column samples": {8: Tiles(16, 0, 32, 4)},
 }
-# Where a thread needs more registers: the gradient of input is summed in integers, or elements have 64-bit numbers.
+# For more registers per thread: the gradient of input is accumulated in integers, or element indexes have 64 bits.
 SMALLER = {"samples": Tiles(32, 64, 32, 8, 2)}
 
-# What `tune` times, beside the default.
+# Tiles that `tune` measures in addition to the default.
 CANDIDATES = {
     "forward": [
         Tiles(32, 192, 32, 4),
@@ -61,18 +60,18 @@ CANDIDATES = {
 
 @dataclass(frozen=True)
 class Choice:
-    """The tiles of a kernel, and their origin."""
+    """The tiles of a kernel and where they come from."""
 
     tiles: Tiles
     origin: str
 
 
 def choose(kernel: str, p: Problem, smaller: bool = False) -> Choice:
-    """smaller: a thread needs more registers, see SMALLER; such tiles are not tuned."""
+    """The tiles of a kernel for a problem. smaller: use SMALLER, which is not tuned."""
     if smaller and kernel in SMALLER:
         return Choice(SMALLER[kernel], "default for integer sums or 64-bit numbers")
     table = tuned()
-    if table and (found := table.get(key(kernel, p))):  # a key takes a few microseconds
+    if table and (found := table.get(key(kernel, p))):  # key() takes a few microseconds
         return Choice(found, "tuned")
     major = capability(p.x.device)[0]
     defaults = DEFAULTS[kernel]
@@ -81,11 +80,11 @@ def choose(kernel: str, p: Problem, smaller: bool = False) -> Choice:
 
 
 def tune(p: Problem, kernels: tuple[str, ...], seconds: Callable[[str], float]) -> dict[str, Tiles]:
-    """Times the default and the candidates of each kernel for this problem's class, and stores the fastest.
+    """Measures the default and the candidates of each kernel for the key of this problem, and stores the fastest.
 
     Args:
-        seconds: time of a call that launches the kernel, which is named, with the tiles that `choose` gives. Candidates that need
-            more shared memory or registers than the GPU has are left out.
+        seconds: measures a call that launches the named kernel with the tiles from `choose`. Candidates that exceed the shared
+            memory or registers of the GPU are skipped.
     """
     table, fastest = tuned(), {}
     for kernel in kernels:
@@ -109,7 +108,7 @@ def tune(p: Problem, kernels: tuple[str, ...], seconds: Callable[[str], float]) 
 
 @cache
 def tuned() -> dict[str, Tiles]:
-    """What was tuned, by `key`; read once from the cache folder. DkicError: the file is damaged."""
+    """Tuned tiles by `key`, read once from the cache folder. DkicError: the file is damaged."""
     path = tiles_file()
     try:
         return {place: Tiles(**fields) for place, fields in json.loads(path.read_text()).items()}
@@ -124,7 +123,7 @@ def tiles_file() -> Path:
 
 
 def key(kernel: str, p: Problem) -> str:
-    """The class of problems that share tiles: GPU, dtype, channels, outputs and taps, and the pixels' power of 2."""
+    """Key of the problems that share tiles: GPU, dtype, channels, outputs, taps, and the number of pixels as a power of 2."""
     gpu = torch.cuda.get_device_name(p.x.device) if p.x.is_cuda else "interpreter"
     shape = f"{p.depth}x{p.weight_groups} to {p.group_outputs}, groups of {p.group_depth}, {p.taps} taps"
     return f"{gpu}, {kernel}, {str(p.x.dtype)[6:]}, {shape}, 2^{round(math.log2(max(p.pixels, 1)))} pixels"
@@ -135,9 +134,9 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 
 def output_blocks(outputs: int, most: int) -> tuple[int, int]:
-    """Two powers of 2, the second of them maybe 0, for as many programs as hold all outputs with `most` each: 192 is 128 + 64.
+    """Block sizes (BLOCK_O, REST_O), powers of 2 or 0 for REST_O, for the fewest programs with at most `most` outputs each.
 
-    None is below 16, as the tensor cores take them.
+    For example, 192 = 128 + 64. Sizes are at least 16, the minimum of the tensor cores.
     """
     each = triton.cdiv(triton.cdiv(outputs, triton.cdiv(outputs, most)), 16) * 16
     first = 1 << (each.bit_length() - 1)
@@ -146,5 +145,5 @@ def output_blocks(outputs: int, most: int) -> tuple[int, int]:
 
 
 def channel_block(channels: int, most: int, least: int = 1) -> int:
-    """A power of 2, no larger than holds all channels."""
+    """The smallest power of 2 >= channels, clamped to [least, most]."""
     return max(min(triton.next_power_of_2(channels), most), least)
