@@ -71,13 +71,14 @@ def _look(name: str, part: Callable[[], str], repair: str) -> Finding:
 def _torch() -> str:
     import torch
 
-    if not torch.version.cuda:
-        cuda = "built without CUDA"
+    platform = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+    if not (torch.version.cuda or torch.version.hip):
+        platform = "built without CUDA"
     elif torch.cuda.is_available():
-        cuda = f"CUDA {torch.version.cuda} on {torch.cuda.get_device_name()}"
+        platform += f" on {torch.cuda.get_device_name()}"
     else:
-        cuda = f"CUDA {torch.version.cuda}, but no GPU is visible"
-    return f"{torch.__version__}, {cuda}"
+        platform += ", but no GPU is visible"
+    return f"{torch.__version__}, {platform}"
 
 
 def _threads() -> str:

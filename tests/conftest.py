@@ -14,8 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Beginnings of reasons, as regular expressions: hardware that a machine lacks, and tests that others on it make redundant.
 # Whatever can be installed is installed in CI.
 ALLOWED_SKIPS = (
-    r"torch \S+ (is built without CUDA|sees no CUDA GPU)",
+    r"torch \S+ (is built without CUDA|sees no (CUDA|ROCm) GPU)",
     r"dkic's CUDA kernels are (not built|built for compute capability)",
+    r"dkic's CUDA kernels do not run on torch \S+, which is built for ROCm",
     r"the CUDA kernels are not built for compute capability",
     r"there is no second GPU",
     r"the GPU has \d+ GB of free memory",

@@ -223,8 +223,10 @@ DKIC_DEVICE void add_taps(const Thread& thread, const SharedTaps<A>& taps, int e
   for (int t = 0; t < Taps; ++t) load_corners<V>(thread, taps.corners[entry + t], x, h, w, corners[t]);
   for (int t = 0; t < Taps; ++t) {
     const TapNumbers<A> weights = taps.numbers[entry + t];
-    for (int corner = 0; corner < 4; ++corner)
-      for (int v = 0; v < V; ++v) sums[v] += weights.v[corner] * A(corners[t][corner].v[v]);
+    for (int corner = 0; corner < 4; ++corner) {
+      const Pack<A, V> values = converted<A>(corners[t][corner]);
+      for (int v = 0; v < V; ++v) sums[v] += weights.v[corner] * values.v[v];
+    }
   }
 }
 
@@ -246,6 +248,7 @@ DKIC_DEVICE void ldcn_forward(const Thread& thread, const LdcnArguments& a, cons
         int entry = loops.first_entry;
         // As many loads in flight as 64 registers allow: 8, or 4 if the sums take more than 4 registers.
         constexpr int kAtOnce = V <= 4 && sizeof(A) == 4 ? 2 : 1;
+        DKIC_UNROLL(1)  // unrolled, double spills, and a tap takes as many instructions
         for (; entry + kAtOnce <= end; entry += kAtOnce) add_taps<kAtOnce, V>(thread, loops.taps, entry, x, a.x.h, a.x.w, sums);
         if constexpr (kAtOnce > 1)
           if (entry < end) add_taps<1, V>(thread, loops.taps, entry, x, a.x.h, a.x.w, sums);
@@ -303,8 +306,11 @@ DKIC_DEVICE void ldcn_backward_samples(const Thread& thread, const LdcnArguments
             Pack<T, V> corners[4];
             load_corners<V>(thread, of, x + channel, a.x.h, a.x.w, corners);
             if (span < depth) g = thread.template load<V>(grad_y + channel);
-            for (int corner = 0; corner < 4; ++corner)
-              for (int v = 0; v < V; ++v) dots[corner] += A(g.v[v]) * A(corners[corner].v[v]);
+            const Pack<A, V> gradients = converted<A>(g);
+            for (int corner = 0; corner < 4; ++corner) {
+              const Pack<A, V> values = converted<A>(corners[corner]);
+              for (int v = 0; v < V; ++v) dots[corner] += gradients.v[v] * values.v[v];
+            }
           }
           const TapGradients<A> of = gradients_from(taps.numbers[entry], dots);
           along_y = of.along_y, along_x = of.along_x, of_mask = of.of_mask;

@@ -59,11 +59,12 @@ def cpu_capability(library: Path) -> str:
 
 
 def find_gpu() -> str | None:
-    """The reason why torch cannot use a GPU; None if it can."""
-    if not torch.version.cuda:
+    """The reason why torch cannot use a GPU; None if it can. ROCm builds use AMD GPUs under the device type "cuda"."""
+    if not (torch.version.cuda or torch.version.hip):
         return f"torch {torch.__version__} is built without CUDA; install a CUDA build from https://pytorch.org/get-started"
     if not torch.cuda.is_available():
-        return f"torch {torch.__version__} sees no CUDA GPU; check the GPU and its driver with `nvidia-smi`"
+        platform, program = ("ROCm", "rocminfo") if torch.version.hip else ("CUDA", "nvidia-smi")
+        return f"torch {torch.__version__} sees no {platform} GPU; check the GPU and its driver with `{program}`"
     return None
 
 
@@ -103,6 +104,8 @@ def load_cuda() -> str | None:
 @cache
 def find_cuda(index: int | None = None) -> str | None:
     """The reason why the CUDA kernels are not available on a GPU (None: the current GPU); None if they are."""
+    if torch.version.hip:
+        return f"dkic's CUDA kernels do not run on torch {torch.__version__}, which is built for ROCm; use the triton backend"
     if reason := load_cuda() or find_gpu():
         return reason
     capability = torch.cuda.get_device_capability(index)

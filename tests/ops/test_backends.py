@@ -101,16 +101,20 @@ def test_an_op_without_kernels_for_a_device_says_so(op, device):
 
 
 @pytest.mark.parametrize(
-    ("cuda", "has_triton", "has_gpu", "said"),
+    ("cuda", "hip", "has_triton", "has_gpu", "said"),
     [
-        (None, True, False, "is built without CUDA; install a CUDA build"),
-        ("13.0", False, True, "is not installed; run `python3 -m pip install triton`"),
-        ("13.0", True, False, "sees no CUDA GPU; check the GPU and its driver with `nvidia-smi`"),
-        ("13.0", True, True, None),
+        (None, None, True, False, "is built without CUDA; install a CUDA build"),
+        ("13.0", None, False, True, "is not installed; run `python3 -m pip install triton`"),
+        ("13.0", None, True, False, "sees no CUDA GPU; check the GPU and its driver with `nvidia-smi`"),
+        ("13.0", None, True, True, None),
+        (None, "7.0", False, True, "is not installed; run `python3 -m pip install triton`"),
+        (None, "7.0", True, False, "sees no ROCm GPU; check the GPU and its driver with `rocminfo`"),
+        (None, "7.0", True, True, None),
     ],
 )
-def test_a_missing_triton_is_reported_with_the_fix(cuda, has_triton, has_gpu, said, monkeypatch):
+def test_a_missing_triton_is_reported_with_the_fix(cuda, hip, has_triton, has_gpu, said, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(backends, "find_spec", importlib.util.find_spec if has_triton else lambda name: None)
     if has_triton:
@@ -136,6 +140,18 @@ def test_triton_s_kernels_are_registered_for_cuda(op):
 
 
 # ---- The CUDA kernels ----
+
+
+def test_a_rocm_build_runs_ldcn_on_triton(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backends, "load_cuda", lambda: None)
+    assert "use the triton backend" in backends.find_cuda.__wrapped__()
+    pytest.importorskip("triton")
+    monkeypatch.setattr(backends, "find_cuda", backends.find_cuda.__wrapped__)
+    monkeypatch.setattr(backends, "find_triton", backends.find_triton.__wrapped__)
+    assert backends.op_unavailable_reason("ldcn", CUDA) is None
 
 
 @pytest.fixture

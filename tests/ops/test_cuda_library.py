@@ -1,7 +1,7 @@
 """Machine code of the CUDA kernels, read from the built library: registers, local memory, wide loads.
 
-For compute capability 8.6, and 9.0 where a test says so; no GPU is needed. A multiprocessor of 8.6 has 65,536 registers, 100 KB
-of shared memory, of which CUDA takes 1 KB a block, and room for 48 warps.
+For the compute capabilities of ARCHITECTURES, and 8.0 for spills; no GPU is needed. A multiprocessor has 65,536 registers, and
+CUDA takes 1 KB of shared memory a block.
 """
 
 import importlib.util
@@ -18,7 +18,10 @@ from ops import sass
 from dkic.ops import backends
 
 LIBRARY = backends.NATIVE / "libdkic_cuda.so"
-REGISTERS, SHARED, WARPS = 65_536, 100 << 10, 48
+ARCHITECTURES = ("8.6", "9.0")
+REGISTERS = 65_536
+SHARED = {"8.6": 100 << 10, "9.0": 228 << 10}  # bytes of a multiprocessor's shared memory
+WARPS = {"8.6": 48, "9.0": 64}  # that a multiprocessor has room for
 BLOCK_WARPS = 8  # kLdcnThreads
 TYPES = {"f": "float", "d": "double", "6__half": "half", "13__nv_bfloat16": "bfloat16"}
 # A thread's registers, at most.
@@ -44,19 +47,18 @@ class Kernel(Name):
     stack: int
     local: int
 
-    @property
-    def occupancy(self) -> float:
-        """Occupancy: the share of a multiprocessor's warps that fit into registers (allocated by 256) and shared memory."""
+    def resident_warps(self, architecture: str) -> int:
+        """The warps of a multiprocessor that fit into registers (allocated by 256) and shared memory."""
         of_a_warp = -(-self.registers // 8) * 8 * 32
         blocks = REGISTERS // of_a_warp // BLOCK_WARPS
         if self.body in ("LdcnForward", "LdcnBackwardSamples", "LdcnBackwardX", "LdcnBackwardXFixed"):
-            blocks = min(blocks, SHARED // (TAPS["double" if self.dtype == "double" else "float"] + 1024))
-        return min(blocks * BLOCK_WARPS, WARPS) / WARPS
+            blocks = min(blocks, SHARED[architecture] // (TAPS["double" if self.dtype == "double" else "float"] + 1024))
+        return min(blocks * BLOCK_WARPS, WARPS[architecture])
 
 
 @pytest.fixture(scope="module")
 def cuobjdump():
-    """Runs the toolkit's cuobjdump, or Triton's, on the library's code for an architecture, 8.6 unless another is asked for."""
+    """Runs the toolkit's cuobjdump, or Triton's, on the library's code for an architecture."""
     if reason := backends.load_cuda():
         pytest.skip(reason)
     triton = importlib.util.find_spec("triton")
@@ -66,7 +68,7 @@ def cuobjdump():
         pytest.skip("no cuobjdump in triton's package or on PATH")
 
     @cache
-    def run(what: str, architecture: str = "8.6") -> str:
+    def run(what: str, architecture: str) -> str:
         if not any(built.startswith(architecture) for built in backends.cuda_build()["architectures"]):
             repair = "unset TORCH_CUDA_ARCH_LIST, or add it"
             pytest.skip(f"the CUDA kernels are not built for compute capability {architecture}: {repair}")
@@ -85,10 +87,15 @@ def named(name: str) -> Name:
     return Name(body, TYPES[dtype], TYPES[dtype if offset == "S3_" else offset] if offset else None, numbers)
 
 
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def architecture(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def kernels(cuobjdump) -> set[Kernel]:
+def kernels(cuobjdump, architecture) -> set[Kernel]:
     usage = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)"
-    found = re.findall(usage, cuobjdump("-res-usage"))
+    found = re.findall(usage, cuobjdump("-res-usage", architecture))
     return {Kernel(*vars(named(name)).values(), *map(int, rest)) for name, *rest in found}
 
 
@@ -111,22 +118,27 @@ def test_every_kernel_is_there(kernels):
     assert {k.body for k in kernels} == set(CEILING)
 
 
+@pytest.mark.parametrize("architecture", ("8.0", *ARCHITECTURES), indirect=True)
 def test_nothing_spills(kernels):
     assert [k for k in kernels if k.stack or k.local] == []
 
 
-def test_registers_leave_room_for_many_warps(kernels):
+def test_no_access_to_local_memory(codes, architecture):
+    """Neither spilled registers nor arrays that the compiler could not keep in registers."""
+    assert {of: n for of, code in codes(architecture).items() if (n := code.count(r"\b(LDL|STL)\b"))} == {}
+
+
+def test_registers_leave_room_for_many_warps(kernels, architecture):
     assert [k for k in kernels if k.registers > CEILING[k.body]] == []
     for k in kernels:
         few = k.body == "LdcnWindowScatter" or (k.body == "LdcnWarpSamples" and k.numbers[0] == 5)
-        least = 1 / 3 if few else 1 / 2
-        assert k.occupancy >= least, k
+        assert k.resident_warps(architecture) >= (16 if few else 24), k
 
 
-def test_channels_are_loaded_16_bytes_at_once(codes):
+def test_channels_are_loaded_16_bytes_at_once(codes, architecture):
     """In the widest kernels, each corner of a tap is loaded, and y stored, by one instruction."""
     seen = set()
-    for of, code in codes("8.6").items():
+    for of, code in codes(architecture).items():
         widest = of.numbers == ({"float": 4, "double": 2}.get(of.dtype, 8),)
         if of.body in WARP or (of.body in ("LdcnForward", "LdcnBackwardSamples") and widest):
             seen.add((of.body, of.dtype))
@@ -135,9 +147,9 @@ def test_channels_are_loaded_16_bytes_at_once(codes):
     assert len(seen) == 2 * 4 + 2 * 3
 
 
-def test_halves_are_rounded_four_at_once(codes):
+def test_halves_are_rounded_four_at_once(codes, architecture):
     checked = 0
-    for of, code in codes("8.6").items():
+    for of, code in codes(architecture).items():
         if of.body == "LdcnRound":
             checked += 1
             assert code.count(r"\bLDG\.E\.128") and code.count(r"\bSTG\.E\.64"), of
@@ -149,7 +161,7 @@ SINGLE, VECTOR = r"\bREDG?\.E\.ADD\.F32\.", r"\bREDG?\.E\.ADD\.F32x4\."
 ATOMICS = {"8.6": (SINGLE, {4: 5, 6: 4, 8: 5}), "9.0": (VECTOR, {4: 2, 6: 1, 8: 2})}
 
 
-@pytest.mark.parametrize("architecture", ATOMICS)
+@pytest.mark.parametrize("architecture", ATOMICS, indirect=True)
 def test_atomics_of_a_row(codes, architecture):
     """As few as 32 lanes need for a warp's columns and the one to their right: a channel a lane; four from 9.0 on."""
     opcode, expected = ATOMICS[architecture]
@@ -159,6 +171,24 @@ def test_atomics_of_a_row(codes, architecture):
             checked += 1
             row = code.innermost(r"\bSHFL", 4)  # which move what falls on the next column
             assert code.count(opcode, row) == code.count(r"\bREDG?\.", row) == expected[of.numbers[0]], of
+    assert checked == 3 * 5
+
+
+# Instructions at most: for a row of a warp's columns, and for a tap of the row, which is a loop of its own within.
+ROW, TAP = {"8.6": 170, "9.0": 136}, {"8.6": 24, "9.0": 25}
+
+
+@pytest.mark.parametrize("architecture", ROW, indirect=True)
+def test_instructions_of_the_window_scatter(codes, architecture):
+    """A tap adds 16 products; it reads its weights and grad_y in one access each, and the next tap's position."""
+    checked = 0
+    for of, code in codes(architecture).items():
+        if of.body == "LdcnWindowScatter":
+            checked += 1
+            tap, row = code.innermost(r"\bFFMA\b", 16), code.innermost(r"\b(FFMA|SHFL)\b", 16 + 4)
+            print(f"{of.numbers[0] * 4} channels, {of.dtype}, {architecture}: {len(row)} a row, {len(tap)} a tap")
+            assert len(row) <= ROW[architecture] and len(tap) <= TAP[architecture], of
+            assert code.count(r"\bLDS\.128", tap) == 2 and code.count(r"\bLDS\b", tap) == 3, of
     assert checked == 3 * 5
 
 
@@ -177,7 +207,9 @@ def lanes_and_vectors(shape: str, dtype: str) -> tuple[int, int]:
     return lanes, of_group * 8 // lanes
 
 
-@pytest.mark.parametrize("architecture, more", [("8.6", 0), ("9.0", 5)])  # 9.0 moves constants to registers first
+@pytest.mark.parametrize(
+    ("architecture", "more"), [("8.6", 0), ("9.0", 5)], indirect=["architecture"]
+)  # 9.0 moves constants to registers first
 @pytest.mark.parametrize("dtype", ["float", "half", "bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("body", WARP)

@@ -42,13 +42,44 @@ def test_no_op_reads_the_host(call, as_if_on_a_gpu):
         assert all(t.device.type == "cuda" for t in results)
 
 
-@pytest.mark.parametrize("read", [lambda t: t.item(), bool])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda t: t.item(),
+        bool,
+        lambda t: torch.equal(t, t + 0),
+        lambda t: t.nonzero(),
+        lambda t: t.unique(),
+        lambda t: t[t > 0],
+        lambda t: torch.masked_select(t, t > 0),
+    ],
+)
 def test_a_read_is_noticed(read):
     with pytest.raises(AssertionError), NoHostReads():
         read(torch.ones(1))
 
 
-@pytest.mark.parametrize("copy", [lambda t: t.cpu(), lambda t: t.to("cpu", torch.float64)])
-def test_a_copy_to_the_cpu_is_noticed(copy):
-    with FakeTensorMode(), pytest.raises(AssertionError), NoHostReads():
-        copy(torch.ones(1, device="cuda"))
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda t: t.cpu(),
+        lambda t: t.to("cpu", torch.float64),
+        lambda t: torch.ones(1).to(t),
+        lambda t: torch.ones(1).cuda(),
+        lambda t: t.copy_(torch.ones(1)),
+        lambda t: torch.tensor([1.0, 2.0], device="cuda"),
+    ],
+)
+def test_a_copy_between_devices_is_noticed(copy):
+    with FakeTensorMode():
+        t = torch.ones(1, device="cuda")
+        with pytest.raises(AssertionError, match="copies a tensor"), NoHostReads():
+            copy(t)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_stays_on_its_device_passes(device):
+    with FakeTensorMode(), NoHostReads():
+        t = torch.ones(3, device=device)
+        index = torch.zeros(2, dtype=torch.int64, device=device)
+        assert t.to(torch.float64).copy_(t)[index].masked_fill(t[index] > 0, 0.0).shape == (2,)

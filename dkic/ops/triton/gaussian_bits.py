@@ -12,6 +12,7 @@ factors with half the mantissa, whose products are exact either way.
 
 from math import factorial
 
+import torch
 import triton
 import triton.language as tl
 
@@ -138,7 +139,7 @@ FIT = {
 }
 # The interpreter supports these constexprs only as right operands of a tensor.
 LOG2_E, TWO_LOG2_E = tl.constexpr(1.44269504088896340736), tl.constexpr(2 * 1.44269504088896340736)
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+HAS_PTX = tl.constexpr(not (triton.knobs.runtime.interpret or torch.version.hip))
 LN_PHI_0 = tl.constexpr(-0.91893853320467274178)  # ln of the density at 0
 PHI_0 = tl.constexpr(0.39894228040143267794)
 
@@ -166,10 +167,10 @@ def polynomial(c: tl.constexpr, x):
 @triton.jit
 def _reciprocal(x, IS_DOUBLE: tl.constexpr):
     """1 / x. float64: rounded to nearest. float32: relative error 2^-23 up to |x| = 2^126, 0 above; infinite below 2^-126."""
-    if IS_DOUBLE or INTERPRETED:
-        return 1.0 / x
-    else:
+    if HAS_PTX and not IS_DOUBLE:
         return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        return 1.0 / x
 
 
 @triton.jit
