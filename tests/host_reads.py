@@ -10,7 +10,7 @@ INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index
 
 class NoHostReads(TorchDispatchMode):
     """Within it, these raise AssertionError: reading a number from a tensor (`.item()`, a tensor as a condition), results whose
-    shape depends on values (`nonzero`, a mask as an index), and copies between the CPU and another device, in either direction."""
+    shape depends on values (`nonzero`, a mask as an index), and copies between the CPU and another device, both ways."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
