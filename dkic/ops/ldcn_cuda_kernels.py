@@ -77,13 +77,13 @@ def _general_samples_because(x: Tensor, offset: Tensor, kernel_size: Sizes) -> s
 
 def _general_scatter_because(x: Tensor, offset: Tensor, mask: Tensor | None, kernel_size: Sizes, stride: Sizes) -> str | None:
     if torch.are_deterministic_algorithms_enabled():
-        return "torch.use_deterministic_algorithms is on, and the window kernel adds in any order"
+        return "torch.use_deterministic_algorithms is on; the window kernel adds in any order"
     if reason := _unread_because(x, offset, mask, kernel_size):
         return reason
     depth = _depth(x, offset, kernel_size)
     if kernel_size != (3, 3) or stride != (1, 1) or depth not in _WINDOW_DEPTHS:
         depths = ", ".join(map(str, _WINDOW_DEPTHS))
-        return f"the window kernel exists for 3x3, stride 1 and {depths} channels a group, which has {depth}"
+        return f"a group has {depth} channels; the window kernel exists for 3x3 taps, stride 1 and {depths} channels"
     return _no_vectors_because(x, offset, kernel_size, 4)
 
 
