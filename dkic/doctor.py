@@ -112,7 +112,7 @@ def _ops() -> list[Finding]:
     lines = [Finding("CUDA kernels", backends.load_cuda() or _cuda_build(backends.cuda_build()))]
     for op, names in backends.OPS.items():
         reasons = {name: backends.unavailable_reason(name) for name in names}
-        lines.append(Finding(op, "; ".join(f"{name}: {reason or 'runs'}" for name, reason in reasons.items())))
+        lines.append(Finding(op, " | ".join(f"{name}: {reason or 'runs'}" for name, reason in reasons.items())))
     return lines
 
 

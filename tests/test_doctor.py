@@ -30,7 +30,7 @@ def test_backends_of_every_op_are_listed():
 
     found = findings()
     for op, names in backends.OPS.items():
-        assert found[op].ok and [part.partition(":")[0] for part in found[op].value.split("; ")] == list(names)
+        assert found[op].ok and [part.partition(":")[0] for part in found[op].value.split(" | ")] == list(names)
         assert found[op].value.startswith("cpu: runs")
 
 
