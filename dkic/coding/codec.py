@@ -414,7 +414,7 @@ def _check_rate(quality: object, target_bpp: object) -> None:
         raise DkicError(f"quality: must be an integer, and is {quality!r}; convert it")
     if target_bpp is None:
         return
-    if isinstance(target_bpp, bool) or not isinstance(target_bpp, Real) or not target_bpp > 0:  # written so that NaN fails
+    if isinstance(target_bpp, bool) or not isinstance(target_bpp, Real) or not float(target_bpp) > 0:  # written so that NaN fails
         raise DkicError(f"target_bpp: must be a positive number of bits per pixel, and is {target_bpp!r}; choose another")
 
 

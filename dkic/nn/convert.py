@@ -117,7 +117,7 @@ def _with_parameters_of(original: nn.Module, make: Callable[[Any], nn.Module], p
     cls = f"{_class_of(original).__module__}.{_class_of(original).__qualname__}"
     for name, module in original.named_modules():
         if parametrize.is_parametrized(module):
-            tensors = ", ".join(module.parametrizations)  # type: ignore[arg-type]
+            tensors = ", ".join(module.parametrizations)
             repair = "call torch.nn.utils.parametrize.remove_parametrizations first"
             where = f"{path}.{name}" if name else path
             raise ValueError(f"convert/model: {path} ({cls}) can't be converted ({where} parametrizes {tensors}); {repair}")

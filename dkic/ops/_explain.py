@@ -52,7 +52,9 @@ def explain(op: str, *arguments: Any, **options: Any) -> str:
         edges_between(op, scales, call.arguments["rule"])
         call.arguments["scales"] = scales.tolist()  # the call reads its numbers, which a fake tensor does not have
     _check(op, call)
-    given = {name: pair_of(op, name, value) if name in _PAIRS else value for name, value in call.arguments.items()}
+    given: dict[str, Any] = {
+        name: pair_of(op, name, value) if name in _PAIRS else value for name, value in call.arguments.items()
+    }
     device = next(iter(given.values())).device
     if device.type == "meta":
         return f"{op}: no kernel, the tensors are on the meta device"
