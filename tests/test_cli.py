@@ -185,7 +185,7 @@ def test_the_input_is_never_the_output(folder):
     assert "is an input itself" in wrong_usage("compress", folder / "a.png", "-o", folder / "a.png", "--force")
     assert "is an input itself" in wrong_usage("compress", folder / "image.dkic", "-o", folder, "--force")
     assert "is an input itself" in wrong_usage("compress", folder / "image.dkic", folder / "a.png", "-o", folder, "--force")
-    assert "is empty" in wrong_usage("compress", folder / "a.png", "-o", "", "--force")
+    assert "-o: must not be empty" in wrong_usage("compress", folder / "a.png", "-o", "", "--force")
     assert files(folder) == before
 
 

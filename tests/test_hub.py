@@ -102,7 +102,7 @@ def test_a_repository_is_downloaded(codec, how, tmp_path, monkeypatch):
         (("decompress", "in.dkic", "-o", "new.png", "--model", "owner/name"), "new.png: "),
         (("measure", "in.png", "-o", "new.csv", "--model", "owner/name", "--distortion", "mse"), "new.csv"),
         (("export-onnx", "--quality", 99, "-o", "onnx", "--model", "owner/name"), "model owner/name does not have 99; use 1, 2"),
-        (("quantize", "owner/name", ".", "-o", "new.safetensors"), "owner/name has 2 qualities"),
+        (("quantize", "owner/name", ".", "-o", "new.safetensors"), "owner/name: has 2 qualities"),
         (("train", ".", "-o", "run", "--start-from", "owner/name", "--quality", 99), "owner/name: it has the qualities 1, 2"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -242,7 +242,7 @@ def test_saving_and_uploading_at_once(codec, tmp_path, monkeypatch, repository):
         tmp_path / "mine", push_to_hub=True, repo_id=repository, ignore_patterns="*.md", delete_patterns="old*", create_pr=True
     )
     assert address == f"https://hub/{repository or 'mine'}/commit/1"
-    assert (tmp_path / "mine" / "tiny-q1.3.safetensors").exists()
+    assert (tmp_path / "mine" / "tiny-q1-r3.safetensors").exists()
     assert api.named["ignore_patterns"] == "*.md" and api.named["create_pr"] is True
     assert api.named["delete_patterns"] == ["*.safetensors", "old*"]
 

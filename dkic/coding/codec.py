@@ -410,7 +410,7 @@ def _check_none(method: str, **given: object) -> None:
 
 
 def _check_rate(quality: object, target_bpp: object) -> None:
-    if quality is not None and (isinstance(quality, bool) or not isinstance(quality, Integral)):
+    if quality is not None and (isinstance(quality, bool) or not isinstance(quality, Real) or not float(quality).is_integer()):
         raise DkicError(f"quality: must be an integer, and is {quality!r}; convert it")
     if target_bpp is None:
         return

@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,24 +25,17 @@ class ArgumentValueError(ValueError, RuntimeError):
 def pair_of(op: str, name: str, value: Pair) -> Sizes:
     """Converts an integer or a pair of integers to a pair (height, width). Raises ArgumentTypeError.
 
-    Integers are objects with `__index__` other than bool: int, NumPy integers, integer tensors with one element. A SymInt stays
-    symbolic.
+    Integers are objects with `__index__`: int, bool, NumPy integers, integer tensors with one element. A SymInt stays symbolic.
     """
     if type(value) is int:  # fast path of the common case
         return value, value
     try:
         values = (value, value) if not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0 else tuple(value)
-        height, width = map(_integer, values)
+        height, width = (v if isinstance(v, torch.SymInt) else int(operator.index(v)) for v in values)
     except (TypeError, ValueError):
         message = f"{op}/{name}: must be an int or a pair (height, width) of ints, and is {value!r}"
         raise ArgumentTypeError(message) from None
     return height, width
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or getattr(value, "dtype", None) in (torch.bool, bool):
-        raise TypeError("a bool is no integer")
-    return value if isinstance(value, (int, torch.SymInt)) else operator.index(value)
 
 
 def list_of(pair: Pair) -> list[int]:

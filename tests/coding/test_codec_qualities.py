@@ -45,10 +45,10 @@ def test_unreachable_target_bpp_and_conflicting_options_are_refused(codec):
     image = crop(192, 256)
     low_bpp = min(len(codec.compress(image, 1, qstep=qstep)) for qstep in (4, 3, 2)) * 8 / (192 * 256)
     assert len(codec.compress(image, target_bpp=low_bpp)) * 8 / (192 * 256) <= low_bpp
-    for target in (low_bpp * 0.9, 0, -1, math.nan):
-        with pytest.raises(
-            DkicError, match=f"no operating point is within .* the least possible for this image is {low_bpp:.6g}"
-        ):
+    with pytest.raises(DkicError, match=f"no operating point is within .* the least possible for this image is {low_bpp:.6g}"):
+        codec.compress(image, target_bpp=low_bpp * 0.9)
+    for target in (0, -1, math.nan, "0.3", True):
+        with pytest.raises(DkicError, match="^target_bpp: must be a positive number"):
             codec.compress(image, target_bpp=target)
     for option in ({"quality": 2}, {"qstep": 1}):
         with pytest.raises(DkicError, match=f"{min(option)}: can't be combined with target_bpp"):
@@ -81,7 +81,13 @@ def test_an_invalid_qstep_is_refused(codec, qstep):
         codec.compress(crop(8, 8), qstep=qstep)
 
 
-@pytest.mark.parametrize("quality", [0, 3, -1, 256, "high"])
+@pytest.mark.parametrize("quality", ["high", "2", 2.5, math.nan, True])
+def test_a_quality_that_is_no_integer_is_refused(two_qualities, quality):
+    with pytest.raises(DkicError, match="^quality: must be an integer, and is "):
+        two_qualities.compress(crop(8, 8), quality=quality)
+
+
+@pytest.mark.parametrize("quality", [0, 3, -1, 256])
 def test_an_unknown_quality_is_refused_and_qualities_are_listed(two_qualities, quality):
     with pytest.raises(DkicError, match=f"quality {quality}: the model does not have it; use 2, 7"):
         two_qualities.compress(crop(8, 8), quality=quality)

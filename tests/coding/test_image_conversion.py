@@ -98,7 +98,7 @@ def test_image_from_torch_with_gradient_and_all_values():
         (torch.zeros(2, 2, 3), r"must be \[3, H, W\] or \[1, H, W\]"),
         (torch.zeros(4, 2, 2), r"without batch or alpha"),
         (torch.zeros(2, 2), r"must be \[3, H, W\]"),
-        (torch.zeros(3, 0, 2), r"2 x 0 pixels"),
+        (torch.zeros(3, 0, 2), r"at least 1 x 1 pixels, not 2 x 0"),
         (torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 2**15, 2**15), f"at most {MAX_PIXELS}"),
     ],
 )

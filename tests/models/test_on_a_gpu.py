@@ -21,12 +21,14 @@ def float_model() -> DKIC:
 def moved(model: DKIC, mode: FakeTensorMode) -> DKIC:
     """As model.cuda(): the parameters and buffers of its modules, and what it has hidden elsewhere stays behind."""
     for module in model.modules():
+        # Converted layers derive these tensors from weights that have numbers.
+        parts = module.parts() if isinstance(module, QuantizedConv2d) and module.converted else None
         for name, t in module.named_parameters(recurse=False):
             module._parameters[name] = nn.Parameter(mode.from_tensor(t.detach()).cuda(), t.requires_grad)
         for name, t in module.named_buffers(recurse=False):
             module._buffers[name] = mode.from_tensor(t).cuda()
-        if isinstance(module, QuantizedConv2d) and module.converted:  # what it makes of its weights once they have moved
-            parts = [(part, mode.from_tensor(t).cuda()) for part, t in module.parts()]
+        if parts is not None:
+            parts = [(part, mode.from_tensor(t).cuda()) for part, t in parts]
             module.parts = lambda parts=parts: parts
     return model
 

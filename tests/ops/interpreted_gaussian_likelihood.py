@@ -269,7 +269,7 @@ def errors(v: Tensor, scale: Tensor, expected: Tensor) -> list[float]:
 @pytest.mark.parametrize(("dtype", "fused", "reciprocals"), ARITHMETIC, indirect=["fused", "reciprocals"], ids=str)
 def test_bits_and_derivatives_are_exact(dtype, fused, reciprocals):
     v, scale, exact = points(dtype)
-    found = errors(v, scale, torch.tensor(exact, dtype=torch.float64).T[:, None])
+    found = errors(v, scale, torch.tensor(exact, dtype=torch.float64).T[:3, None])
     print(f"errors of bits, by_v and by_scale: {found}")
     assert max(found) <= TOLERANCE[dtype]
 

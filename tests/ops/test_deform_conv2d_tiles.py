@@ -106,7 +106,7 @@ def test_explain_refuses_what_the_call_refuses():
         (("ldcn", x, *range(9)), {}, TypeError, "^explain/arguments: "),
         (("ldcn", x, 1), {}, TypeError, "^ldcn/offset: must be a tensor"),
         (("ldcn", x, offset), {"kernel_size": 9}, ValueError, "^ldcn/offset: "),
-        (("ldcn", x, offset), {"kernel_size": True}, TypeError, "^ldcn/kernel_size: "),
+        (("ldcn", x, offset), {"kernel_size": "3x3"}, TypeError, "^ldcn/kernel_size: "),
         (("ldcn", x, offset.to("meta")), {}, ValueError, "^ldcn/offset: .*meta"),
         (("gaussian_indexes", latent, torch.ones(2, 2)), {}, ValueError, "^gaussian_indexes/scales: "),
         (("gaussian_likelihood", latent, latent), {"quantize": "floor"}, ValueError, "^gaussian_likelihood/quantize: "),

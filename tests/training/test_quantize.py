@@ -116,7 +116,7 @@ def test_invalid_options_are_refused(trained, photos, tmp_path):
 
 def test_images_too_small_to_measure_are_refused(trained, photos, tmp_path):
     Image.fromarray(crop(63, 200)).save(tmp_path / "low.png")
-    for measure, message in ((tmp_path, "are below 64x64"), (tmp_path / "none", "no such folder")):
+    for measure, message in ((tmp_path, "must have an image of at least 64x64 pixels"), (tmp_path / "none", "no such folder")):
         options = ("-o", str(tmp_path / "x.safetensors"), "--measure", str(measure))
         result = dkic("quantize", str(trained), str(photos), *options, *QUICK)
         assert result.status != 0 and message in result.err and "Traceback" not in result.err

@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder, checkpoint):
     ("option", "value"), [("lambda", 0.01), ("batch", 4), ("crop", 128), ("lr", 0.1), ("seed", 1), ("preset", "paper")]
 )
 def test_a_resumed_run_keeps_its_settings(folder, begun, option, value):
-    assert f"--{option} was " in refusal(folder, begun, "--resume", f"--{option}", value)
+    assert f"--{option}: must be " in refusal(folder, begun, "--resume", f"--{option}", value)
 
 
 def test_a_resumed_run_keeps_its_photographs(folder, begun, tmp_path):
