@@ -344,10 +344,10 @@ def test_what_guards_memory():
         {"mask": good["mask"].to("meta")},
     ]
     for change in wrong:
-        with pytest.raises(RuntimeError, match="deform_conv2d: "):
+        with pytest.raises(RuntimeError, match="^deform_conv2d[:/]"):
             forward(*{**good, **change}.values(), *geometry)
     for number, pair in ((0, [0, 1]), (1, [-1, 0]), (2, [1, 2**24])):
-        with pytest.raises(RuntimeError, match="out of range"):
+        with pytest.raises(RuntimeError, match="^deform_conv2d/(stride|padding|dilation): "):
             forward(*good.values(), *geometry[:number], pair, *geometry[number + 1 :])
     x, offset, weight, _, mask = good.values()
     with pytest.raises(RuntimeError, match="grad_y must have"):

@@ -9,7 +9,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from dkic.ops.deform_arguments import SIZE_LIMIT, out_size
+from dkic.ops.deform_arguments import check_samples
 from dkic.ops.triton.layouts import channels_adjacent, index_of, pixel_strides
 
 
@@ -106,20 +106,9 @@ def samples_of(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Samples:
-    """Checks that guard memory accesses, for calls that bypass the public op. Raises RuntimeError."""
-    if any(t is not None and (t.dim() != 4 or t.device != x.device) for t in (x, offset, mask)):
-        raise RuntimeError(f"{op}: tensors must have 4 dimensions and one device")
-    pairs = (kernel, 1), (stride, 1), (padding, 0), (dilation, 1)
-    if any(len(pair) != 2 or min(pair) < least or max(pair) >= SIZE_LIMIT for pair, least in pairs):
-        raise RuntimeError(f"{op}: kernel size, stride, padding or dilation out of range")
-    if max(x.shape[2:]) >= SIZE_LIMIT:
-        raise RuntimeError(f"{op}: height and width of the image must be below 2^24")
-    samples = Samples(channels_adjacent(x), offset, mask, tuple(kernel), (*stride, *padding, *dilation))
-    size = tuple(out_size(*along) for along in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True))
-    groups = max(samples.groups, 1)
-    divides = x.shape[1] > 0 and x.shape[1] % groups == 0
-    if not divides or samples.out_size != size or offset.shape[:2] != (x.shape[0], groups * samples.taps * 2):
-        raise RuntimeError(f"{op}: the shape of offset does not fit the image")
-    if mask is not None and mask.shape != (x.shape[0], groups * samples.taps, *size):
-        raise RuntimeError(f"{op}: the shape of mask does not fit offset")
-    return samples
+    """The samples of a call, checked again for calls that bypass the public op. Raises as `check_samples`."""
+    sizes = [tuple(pair) for pair in (kernel, stride, padding, dilation)]
+    if any(len(pair) != 2 for pair in sizes):
+        raise RuntimeError(f"{op}: kernel size, stride, padding and dilation must be pairs, and are {sizes}")
+    check_samples(op, ("input" if op == "deform_conv2d" else "x", x), offset, mask, *sizes)
+    return Samples(channels_adjacent(x), offset, mask, sizes[0], (*stride, *padding, *dilation))
