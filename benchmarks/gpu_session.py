@@ -29,6 +29,8 @@ _TABLE = "benchmarks.json"
 # Tests that compile no kernel at run time come first.
 TESTS = (
     "tests/ops/test_ldcn_cuda.py",
+    "tests/ops/test_cuda_graphs.py",
+    "tests/ops/test_ldcn_triton.py",
     "tests/ops/test_gaussian_likelihood_triton.py",
     "tests/ops/test_gaussian_symbols_triton.py",
     "tests/ops/test_deform_conv2d_triton.py",
@@ -66,7 +68,7 @@ def parts(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> list
     found = [Part("doctor", ("-m", "dkic", "doctor"), 1)]
     tuning = ("--dry-run",) if dry_run else ()
     mark = () if dry_run else ("-m", "cuda")
-    chosen = TESTS[1:2] if dry_run else TESTS
+    chosen = TESTS[3:4] if dry_run else TESTS
     limits = ("--collect-only",) if dry_run else ()
     found += [Part(f"tests: {path}", ("-m", "pytest", "-q", *mark, *limits, path), 4) for path in chosen]
     found.append(Part("tuning: deform_conv2d", ("-m", "benchmarks.tune_deform_conv2d", *tuning), 3))
