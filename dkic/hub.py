@@ -5,11 +5,12 @@ Importing this module does not import huggingface_hub (extra `[hub]`), and only 
 
 from __future__ import annotations
 
+import inspect
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dkic.errors import DkicError, install
 from dkic.models.weights_file import Weights
@@ -185,6 +186,27 @@ def push(
                 "check the name, the connection and the token"
             ) from error
     return str(commit.commit_url)
+
+
+def check_arguments(method: str, function: Callable, given: dict[str, Any], **unsupported: object) -> None:
+    """Checks the arguments of a method of `Codec` that has those of `huggingface_hub.ModelHubMixin`.
+
+    Args:
+        method: name of the method, for the message.
+        function: `download` or `push`, whose keyword arguments the method takes.
+        given: keyword arguments of the call.
+        unsupported: arguments of the mixin that must be None.
+
+    Raises:
+        TypeError: the function has no such argument.
+        ValueError: an unsupported argument is given.
+    """
+    known = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    if unknown := [name for name in given if name not in known]:
+        raise TypeError(f"{method}/{unknown[0]}: there is no such argument; give one of {', '.join(known)}")
+    for name, value in unsupported.items():
+        if value is not None:
+            raise ValueError(f"{method}/{name}: must be None, because weights files contain their configuration; leave it out")
 
 
 def _huggingface_hub(repository: str, purpose: str) -> ModuleType:

@@ -6,9 +6,7 @@ decode  the reverse
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -160,8 +158,7 @@ class Codec:
             ValueError: config or model_card_kwargs is given.
             DkicError: the folder or the repository can't be written.
         """
-        _check_names("save_pretrained", upload, hub.push)
-        _check_none("save_pretrained", config=config, model_card_kwargs=model_card_kwargs)
+        hub.check_arguments("save_pretrained", hub.push, upload, config=config, model_card_kwargs=model_card_kwargs)
         if upload and not push_to_hub:
             raise ValueError(f"save_pretrained/{next(iter(upload))}: is for an upload; give push_to_hub=True too")
         hub.save(self._weights.values(), save_directory)
@@ -181,7 +178,7 @@ class Codec:
             TypeError: there is no such argument.
             DkicError: as `dkic.load`.
         """
-        _check_names("from_pretrained", download, hub.download)
+        hub.check_arguments("from_pretrained", hub.download, download)
         name = pretrained_model_name_or_path
         return load(hub.download(str(name), **download) if hub.is_repository(name) else name, device)
 
@@ -198,8 +195,7 @@ class Codec:
             ValueError: config or model_card_kwargs is given.
             DkicError: huggingface_hub is not installed, or the repository can't be written.
         """
-        _check_names("push_to_hub", upload, hub.push)
-        _check_none("push_to_hub", config=config, model_card_kwargs=model_card_kwargs)
+        hub.check_arguments("push_to_hub", hub.push, upload, config=config, model_card_kwargs=model_card_kwargs)
         return hub.push(self._weights.values(), repo_id, **upload)
 
     def model_hash(self, quality: int) -> bytes:
@@ -394,19 +390,6 @@ def _decoded_pixels(file: DkicFile, weights: Weights, tile: int | None) -> np.nd
     image = synthesize(y_hat, header.height, header.width, weights, tile, quality)
     pixels = image[0].permute(1, 2, 0).contiguous().numpy()
     return np.repeat(pixels[:, :, 1:2], 3, axis=2) if file.header.grayscale else pixels
-
-
-def _check_names(method: str, given: dict[str, Any], function: Callable) -> None:
-    """Raises TypeError if a keyword argument is not one of a function's."""
-    known = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    if unknown := [name for name in given if name not in known]:
-        raise TypeError(f"{method}/{unknown[0]}: there is no such argument; give one of {', '.join(known)}")
-
-
-def _check_none(method: str, **given: object) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(f"{method}/{name}: must be None, because weights files contain their configuration; leave it out")
 
 
 def _check_rate(quality: object, target_bpp: object) -> None:
