@@ -46,7 +46,7 @@ def test_quantized_network(implementation, measure):
     z_hat, y = torch.zeros(1, 64, 8, 12), 3 * torch.randn(1, 128, 32, 48, generator=generator)
 
     def traverse() -> torch.Tensor:
-        passes = model.context.traverse(model.h_s(z_hat))
+        passes = model.context.coding_passes(model.h_s(z_hat))
         for part in passes:
             part.y_hat = take_cells(y[:, part.channels], part.cells)
         return passes.y_hat

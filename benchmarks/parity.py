@@ -114,12 +114,12 @@ def onnx() -> Iterator[Row]:
             (features,) = run("hyper_synthesis", z_hat=z_hat)
             different = int((features != weights.model.features(z_hat, None, y.shape[-2:])).sum())
             numbers, known, start = features.numel(), torch.zeros_like(y), 0
-            traversal = iter(weights.model.context.traverse(features))
+            passes = iter(weights.model.context.coding_passes(features))
             for number, spec in enumerate(weights.model.config.slices, 1):
                 before = {"y_hat": known[:, :start]} if start else {}
                 (of_slice,) = run(f"slice_{number}", features=features, **before)
                 for index in range(1, spec.passes + 1):
-                    part = next(traversal)
+                    part = next(passes)
                     decoded = {"y_hat": known[:, part.channels]} if index > 1 else {}
                     found = run(f"slice_{number}_pass_{index}", slice_features=of_slice, **decoded)
                     for ours, theirs in zip((part.mean, part.scale_index), found, strict=True):

@@ -51,12 +51,12 @@ def test_every_pass_is_the_same(network, quality, spread):
     assert torch.equal(found, features) and features.unique().numel() > 2
 
     known, means = torch.zeros_like(y), []
-    traversal = iter(network.context.traverse(features))
+    passes = iter(network.context.coding_passes(features))
     for number, spec in enumerate(network.context.specs, 1):
         start = sum(spec.channels for spec in network.context.specs[: number - 1])
         (of_slice,) = run(models.pop(f"slice_{number}"), features=features, **({"y_hat": known[:, :start]} if number > 1 else {}))
         for index in range(1, spec.passes + 1):
-            part = next(traversal)
+            part = next(passes)
             decoded = {"y_hat": known[:, part.channels]} if index > 1 else {}
             mean, scale_index = run(models.pop(f"slice_{number}_pass_{index}"), slice_features=of_slice, **decoded)
             assert torch.equal(mean, part.mean) and torch.equal(scale_index, part.scale_index), (number, index)

@@ -71,8 +71,8 @@ def coded_parts(y: Tensor, z_hat: Tensor | None, weights: Weights, quality: int,
         largest, no_scale = z_hat.abs().amax(), torch.zeros((), dtype=torch.bool, device=z_hat.device)
         yield CodedPart(z_hat.to(torch.int32).flatten(), _z_indexes(z_hat.shape), z_hat.flatten(), largest, no_scale)
 
-    traversal = weights.model.context.traverse(weights.model.features(z_hat, features_quality, (y.shape[-2], y.shape[-1])))
-    for part in traversal:
+    passes = weights.model.context.coding_passes(weights.model.features(z_hat, features_quality, (y.shape[-2], y.shape[-1])))
+    for part in passes:
         _bound_memory(y.shape[-2] * y.shape[-1])
         mean, (size, offset) = coded_mean(part.mean), quantizer.of(part.channels)
         # Only the encoder computes this, so how y - mean is rounded need not be the same everywhere.
@@ -114,8 +114,8 @@ def decode_latent(file: DkicFile, weights: Weights) -> Tensor:
         if model.config.hyper_channels:
             z_hat = pull(_z_indexes(z_shape)).view(z_shape)
             crc = _crc(z_hat, crc)
-        traversal = model.context.traverse(model.features(z_hat, quality, (4 * height, 4 * width)))
-        for part in traversal:
+        passes = model.context.coding_passes(model.features(z_hat, quality, (4 * height, 4 * width)))
+        for part in passes:
             _bound_memory(16 * height * width)
             size, offset = quantizer.of(part.channels)
             symbols = pull(coded_index(part.scale_index, offset).flatten().cpu()).view(part.mean.shape)
@@ -126,7 +126,7 @@ def decode_latent(file: DkicFile, weights: Weights) -> Tensor:
         raise FormatError(f"image section: {_OTHER_ARITHMETIC} ({error})") from None
     if struct.pack("<I", crc) != file.image[:4]:
         raise FormatError(f"image section: {_OTHER_ARITHMETIC} (the latents' checksum is wrong)")
-    return traversal.y_hat
+    return passes.y_hat
 
 
 def _check_claim(file: DkicFile, weights: Weights, positions: int) -> None:

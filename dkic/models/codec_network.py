@@ -95,8 +95,8 @@ class CodecNetwork(nn.Module, ABC):
         """
         bits, quantized_bits = y.new_zeros(len(y)), y.new_zeros(len(y))
         quantizer = self.quantizer(quality)
-        traversal = self.context.traverse(self.features(z_hat, quality, (y.shape[-2], y.shape[-1])))
-        for part in traversal:
+        passes = self.context.coding_passes(self.features(z_hat, quality, (y.shape[-2], y.shape[-1])))
+        for part in passes:
             size, offset = quantizer.of(part.channels)
             target = take_cells(y[:, part.channels], part.cells)
             residual = (target - part.mean) / size
@@ -109,4 +109,4 @@ class CodecNetwork(nn.Module, ABC):
                 rounded = gaussian_likelihood(coded_residual, coded_scale, quantize="round", reduction="sum")[1]
                 quantized_bits = quantized_bits + rounded
             part.y_hat = round_ste(residual) * size + part.mean
-        return LatentBits(traversal.y_hat, bits, quantized_bits)
+        return LatentBits(passes.y_hat, bits, quantized_bits)

@@ -11,8 +11,8 @@ of the pass that codes each position:
      0 2 0 2     0 1 0 1     0 0 0 0
      3 1 3 1     1 0 1 0     0 0 0 0
 
-Training, encoding and decoding use one traversal, `SliceContext.traverse`. Once quantized (see dkic.quantized), all values from
-the features to means and indexes are integers; means are multiples of 1/64.
+Training, encoding and decoding use one traversal, `SliceContext.coding_passes`. Once quantized (see dkic.quantized), all values
+from the features to means and indexes are integers; means are multiples of 1/64.
 """
 
 from collections.abc import Generator, Iterator
@@ -158,21 +158,21 @@ class SliceContext(nn.Module):
             inputs = [*inputs, latent_input.scale]
             before += spec.channels
 
-    def traverse(self, features: Tensor) -> "Traversal":
+    def coding_passes(self, features: Tensor) -> "CodingPasses":
         """The passes over a latent `[N, M, h, w]`, in coding order; features: initial features `[N, F, h, w]`, h and w even.
 
         ```python
-        traversal = context.traverse(features)
-        for part in traversal:
+        passes = context.coding_passes(features)
+        for part in passes:
             part.y_hat = ...  # from part.mean and part.scale_index
-        traversal.y_hat
+        passes.y_hat
         ```
         """
-        return Traversal(self, features)
+        return CodingPasses(self, features)
 
 
-class Traversal:
-    """Iterable of `Pass`es; see `SliceContext.traverse`. After the last pass, y_hat is the latent `[N, M, h, w]`."""
+class CodingPasses:
+    """Iterable of `Pass`es; see `SliceContext.coding_passes`. After the last pass, y_hat is the latent `[N, M, h, w]`."""
 
     y_hat: Tensor
 
@@ -206,7 +206,7 @@ class Traversal:
             del known
             yield part
             if part.y_hat is None:
-                raise RuntimeError("SliceContext.traverse: y_hat of a pass is not set; set it before the next pass")
+                raise RuntimeError("SliceContext.coding_passes: y_hat of a pass is not set; set it before the next pass")
             parts.update(zip(cells, part.y_hat.chunk(len(cells), dim=2), strict=True))
         return join_cells(parts)
 

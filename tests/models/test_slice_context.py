@@ -20,7 +20,7 @@ H, W = 6, 10
 
 def traverse(context: SliceContext, hyper: Tensor, y: Tensor) -> tuple[Tensor, list[tuple]]:
     """y_hat where the coded values are those of y, and (channels, cells, mean, scale index) of every pass."""
-    seen, passes = [], context.traverse(hyper)
+    seen, passes = [], context.coding_passes(hyper)
     for part in passes:
         seen.append((part.channels, part.cells, part.mean, part.scale_index))
         part.y_hat = take_cells(y[:, part.channels], part.cells)
@@ -30,7 +30,7 @@ def traverse(context: SliceContext, hyper: Tensor, y: Tensor) -> tuple[Tensor, l
 def test_a_pass_without_y_hat_is_an_error(setting):
     context, hyper, _ = setting
     with pytest.raises(RuntimeError, match="y_hat of a pass is not set"):
-        list(context.traverse(hyper))
+        list(context.coding_passes(hyper))
 
 
 @pytest.fixture(scope="module")

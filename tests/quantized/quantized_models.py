@@ -38,7 +38,7 @@ def decisions(model: DKIC, z_hat: Tensor, y: Tensor) -> Decisions:
     seen: Decisions = []
 
     with torch.no_grad():
-        for part in model.context.traverse(model.h_s(z_hat)):
+        for part in model.context.coding_passes(model.h_s(z_hat)):
             seen.append((part.mean, part.scale_index))
             part.y_hat = (take_cells(y[:, part.channels], part.cells) - part.mean).round() + part.mean
     return seen
