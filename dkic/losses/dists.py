@@ -99,11 +99,13 @@ class _L2Pool(nn.Module):
 def _similarities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Texture and structure, `[N, C]` each, of maps `[N, C, h, w]`; in float32 at least, also under autocast."""
     a, b = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (a, b))
-    mean_a, mean_b = a.mean((2, 3)), b.mean((2, 3))
+    # [N, h * w, C]: gradients of the means then have the memory format of the features, channels last.
+    a, b = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (a, b))
+    mean_a, mean_b = a.mean(1), b.mean(1)
     texture = (2 * mean_a * mean_b + _STABILITY) / (mean_a.square() + mean_b.square() + _STABILITY)
-    a, b = a - mean_a[..., None, None], b - mean_b[..., None, None]
-    variances = a.square().mean((2, 3)) + b.square().mean((2, 3))
-    return texture, (2 * (a * b).mean((2, 3)) + _STABILITY) / (variances + _STABILITY)
+    a, b = a - mean_a[:, None], b - mean_b[:, None]
+    variances = a.square().mean(1) + b.square().mean(1)
+    return texture, (2 * (a * b).mean(1) + _STABILITY) / (variances + _STABILITY)
 
 
 def similarity_weights() -> tuple[Tensor, Tensor]:

@@ -66,8 +66,9 @@ class LPIPS(nn.Module):
 
     def distances(self, i: int, a: Tensor, b: Tensor) -> Tensor:
         """Distance `[N, h, w]` at each position of the i-th compared feature maps a and b, `[N, C, h, w]`."""
-        difference = (_unit(a) - _unit(b)).square()
-        return (difference * self.get_buffer(f"head_{i}")).sum(1)
+        # [N, h, w, C]: gradients then have the memory format of the features, channels last.
+        a, b = (t.permute(0, 2, 3, 1) for t in (a, b))
+        return ((_unit(a) - _unit(b)).square() * self.get_buffer(f"head_{i}")).sum(-1)
 
     def _check(self, name: str, t: Tensor) -> None:
         side = self.backbone.min_side
@@ -82,16 +83,16 @@ class LPIPS(nn.Module):
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Features `[N, C, h, w]` with the vector of each position scaled to length 1; in float32 at least, also under autocast."""
+    """Features `[..., C]` with the vector of each position scaled to length 1; in float32 at least, also under autocast."""
     features = features.to(torch.promote_types(features.dtype, torch.float32))
-    return features * (features.square().sum(1, keepdim=True) + _EPSILON).rsqrt()
+    return features * (features.square().sum(-1, keepdim=True) + _EPSILON).rsqrt()
 
 
 def _heads(net: Net) -> list[Tensor]:
-    """Weights `[C, 1, 1]` of the five feature maps, fitted to human judgments by the authors of LPIPS."""
+    """Weights `[C]` of the five feature maps, fitted to human judgments by the authors of LPIPS."""
     spec = find_spec("lpips")
     if spec is None or not spec.submodule_search_locations:
         raise DkicError(f"LPIPS: the package lpips, which contains the trained heads, is not installed; {install('train')}")
     path = Path(spec.submodule_search_locations[0]) / "weights" / "v0.1" / f"{net}.pth"
     state = torch.load(path, map_location="cpu", weights_only=True)
-    return [state[f"lin{i}.model.1.weight"].reshape(-1, 1, 1) for i in range(5)]
+    return [state[f"lin{i}.model.1.weight"].flatten() for i in range(5)]

@@ -64,6 +64,13 @@ def test_gradients(network):
     assert flat.grad.isfinite().all()
 
 
+def test_the_gradient_has_the_memory_format_of_the_features():
+    a, b = (torch.rand(2, 8, 9, 7).to(memory_format=torch.channels_last) for _ in range(2))
+    texture, structure = dists_module._similarities(a, b.requires_grad_())
+    (texture + structure).sum().backward()
+    assert b.grad.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_other_tensors_are_refused(network):
     with pytest.raises(ValueError, match=r"^DISTS: .* give \[N, 3, H, W\] of one shape"):
         network(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9))
