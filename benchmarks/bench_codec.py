@@ -2,8 +2,8 @@
 
 `paper` ships without weights, so it is timed with seeded initial ones (whole_codecs.py), and so is its peer. The time of
 networks does not depend on weights. The time of entropy coding depends slightly on the number of bits, which is not that of a
-trained model: every row reports its bytes. `tiny` has the shipped weights. Files, start-up and the check that encoder and decoder
-have equal y_hat are not timed.
+trained model: every row reports its bytes. `tiny` has the shipped weights, and is also timed with its networks on a GPU if
+available. Files, start-up and the check that encoder and decoder have equal y_hat are not timed.
 """
 
 import os
@@ -17,8 +17,11 @@ import torch
 from photographs import photograph
 from whole_codecs import Elic, Ours, save_untrained
 
+from dkic.ops import backends
+
 HERE = Path(__file__).resolve().parent
 ROUNDS = {"Elic2022Official": 3, "paper": 5, "tiny": 15}
+WITHOUT_GPU = backends.unavailable_reason("cuda")  # the reason, or None
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +37,10 @@ def elic() -> Elic:
 
 
 @cache
-def checked(model: str | Path) -> Ours:
+def checked(model: str | Path, device: str = "cpu") -> Ours:
     """dkic's codec, after a check that its decoder gets the encoder's y_hat."""
-    codec, seen = Ours(model), []
-    hook = codec.model.context.register_forward_hook(lambda module, inputs, y_hat: seen.append(y_hat))
-    codec.decompress(codec.compress(photograph()))
-    hook.remove()
-    encoded, decoded = seen
-    assert torch.equal(encoded, decoded) and encoded.count_nonzero() > 0
+    codec = Ours(model, device)
+    codec.codec.compress(photograph(), verify=True)
     return codec
 
 
@@ -70,3 +69,14 @@ def test_codec(preset, implementation, work, paper, measure, benchmark):
     call = (lambda: codec.compress(pixels)) if work == "encode" else (lambda: codec.decompress(coded))
     rounds = ROUNDS.get(implementation) or ROUNDS[preset]
     measure(f"codec {preset}{', untrained,' if preset == 'paper' else ''} {work}, 768x512", implementation, call, rounds)
+
+
+@pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU))
+@pytest.mark.parametrize("work", ["encode", "decode"])
+def test_codec_cuda(work, measure, benchmark):
+    codec = checked("tiny", "cuda")
+    pixels = photograph()
+    coded = codec.compress(pixels)
+    benchmark.extra_info["bytes"] = codec.bytes_of(coded)
+    call = (lambda: codec.compress(pixels)) if work == "encode" else (lambda: codec.decompress(coded))
+    measure(f"codec tiny {work}, 768x512, GPU", "dkic", call, ROUNDS["tiny"], device="cuda", host_clock=True)

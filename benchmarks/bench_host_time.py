@@ -1,5 +1,6 @@
-"""Host time of a call of an op, including Python: on a GPU, a small kernel waits for it. 1000 calls on tensors
-of no elements, whose kernels have nothing to do; torchvision's op beside ours, which has the same arguments.
+"""Host time of a call of an op, including Python: on a GPU, a small kernel waits for it. 1000 calls on the CPU on tensors of no
+elements, whose kernels have nothing to do, and on a GPU, if available, on one image of 4x4; torchvision's op beside ours, which
+has the same arguments.
 """
 
 from collections.abc import Callable
@@ -9,10 +10,14 @@ import torch
 import torchvision
 from torch import Tensor
 
-from dkic.ops import deform_conv2d, gaussian_likelihood, gaussian_symbols, ldcn
+from dkic.ops import backends, deform_conv2d, gaussian_likelihood, gaussian_symbols, ldcn
 
 CALLS = 1000
 ROUNDS = 30
+WITHOUT_GPU = backends.unavailable_reason("triton")  # the reason, or None
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
+IMAGES = {"cpu": 0, "cuda": 1}
+ON = {"cpu": "", "cuda": ", GPU"}
 
 
 def of_torchvision(*tensors: Tensor) -> Tensor:
@@ -25,7 +30,6 @@ def of_dkic(*tensors: Tensor) -> Tensor:
     return deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
 
 
-SHAPES = ((0, 8, 4, 4), (0, 18, 4, 4), (8, 8, 3, 3), (8,), (0, 9, 4, 4))  # x, offset, weight, bias, mask
 DEFORM_CONV2D = {"torchvision": of_torchvision, "dkic": of_dkic}
 OTHERS: dict[str, Callable[..., object]] = {
     "ldcn": lambda x, offset, weight, bias, mask: ldcn(x, offset, mask),
@@ -35,8 +39,10 @@ OTHERS: dict[str, Callable[..., object]] = {
 }
 
 
-def repeated(call: Callable[..., object], gradients: bool) -> Callable[[], None]:
-    tensors = [torch.ones(shape, requires_grad=gradients) for shape in SHAPES]
+def repeated(call: Callable[..., object], gradients: bool, device: str) -> Callable[[], None]:
+    n = IMAGES[device]
+    shapes = ((n, 8, 4, 4), (n, 18, 4, 4), (8, 8, 3, 3), (8,), (n, 9, 4, 4))  # x, offset, weight, bias, mask
+    tensors = [torch.ones(shape, device=device, requires_grad=gradients) for shape in shapes]
 
     def run() -> None:
         for _ in range(CALLS):
@@ -45,15 +51,21 @@ def repeated(call: Callable[..., object], gradients: bool) -> Callable[[], None]
     return run
 
 
+def work(op: str, gradients: bool, device: str) -> str:
+    return f"1000 calls of {op}{', with a graph for gradients' if gradients else ''}{ON[device]}"
+
+
 @pytest.mark.parametrize("implementation", DEFORM_CONV2D)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("gradients", [False, True], ids=["", "with a graph for gradients"])
-def test_deform_conv2d(gradients, implementation, measure):
-    work = f"1000 calls of deform_conv2d{', with a graph for gradients' if gradients else ''}"
-    measure(work, implementation, repeated(DEFORM_CONV2D[implementation], gradients), ROUNDS)
+def test_deform_conv2d(gradients, device, implementation, measure):
+    call = repeated(DEFORM_CONV2D[implementation], gradients, device)
+    measure(work("deform_conv2d", gradients, device), implementation, call, ROUNDS, device=device, host_clock=True)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("gradients", [False, True], ids=["", "with a graph for gradients"])
 @pytest.mark.parametrize("op", OTHERS)
-def test_other_ops(op, gradients, measure):
-    work = f"1000 calls of {op}{', with a graph for gradients' if gradients else ''}"
-    measure(work, "dkic", repeated(OTHERS[op], gradients), ROUNDS)
+def test_other_ops(op, gradients, device, measure):
+    call = repeated(OTHERS[op], gradients, device)
+    measure(work(op, gradients, device), "dkic", call, ROUNDS, device=device, host_clock=True)

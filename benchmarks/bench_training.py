@@ -1,4 +1,6 @@
-"""A training step in both stages of the tiny recipe, compared with the same model on torchvision's and CompressAI's ops."""
+"""A training step in both stages of the tiny recipe, compared with the same model on torchvision's and CompressAI's ops; on the
+CPU and on a GPU if available.
+"""
 
 from contextlib import nullcontext
 
@@ -7,13 +9,18 @@ import torch
 from peers import peer_ops
 from training_run import staged_run, step_of
 
+from dkic.ops import backends
+
 DKIC, PEER = "dkic", "torchvision + compressai ops"
 ROUNDS = {DKIC: 8, PEER: 4}
+WITHOUT_GPU = backends.unavailable_reason("cuda")  # the reason, or None
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
+ON = {"cpu": "", "cuda": ", GPU"}
 
 
-def check() -> None:
+def check(device: str) -> None:
     """Checks that both compute the same images and the same rate after rounding (the noise of training differs)."""
-    run = staged_run(False, "cpu")
+    run = staged_run(False, device)
     (x,) = run.micro_batches()
     with torch.no_grad():
         ours = run.forward(x)
@@ -25,13 +32,14 @@ def check() -> None:
 
 
 @pytest.mark.parametrize("implementation", [PEER, DKIC])  # the peer first: see conftest.py
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("gan", [False, True], ids=["first stage", "with discriminator"])
-def test_training_step(gan, implementation, measure, benchmark):
-    check()
-    run = staged_run(gan, "cpu")
+def test_training_step(gan, device, implementation, measure, benchmark):
+    check(device)
+    run = staged_run(gan, device)
     with peer_ops() if implementation == PEER else nullcontext():
-        batch, crop = run.settings.batch, run.settings.crop
-        work = f"training step, tiny, {batch} crops of {crop}x{crop}, {'second' if gan else 'first'} stage"
-        measure(work, implementation, step_of(run), ROUNDS[implementation])
+        batch, crop = run.recipe.batch, run.recipe.crop
+        work = f"training step, tiny, {batch} crops of {crop}x{crop}, {'second' if gan else 'first'} stage{ON[device]}"
+        measure(work, implementation, step_of(run), ROUNDS[implementation], device=device, host_clock=True)
     if not benchmark.disabled:
         benchmark.extra_info["examples_per_s"] = batch / benchmark.extra_info["median"]

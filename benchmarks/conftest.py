@@ -65,6 +65,16 @@ def on_device(call: Callable[[], object], seconds: list[float]) -> Callable[[], 
     return timed
 
 
+def until_idle(call: Callable[[], object]) -> Callable[[], None]:
+    """`call`, and a wait until the GPU has finished."""
+
+    def timed() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return timed
+
+
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes per second read and written by the fastest of ten large copies, with the current number of threads."""
     source = torch.ones(COPIED_BYTES // 8, dtype=torch.float64, device=device)
@@ -92,7 +102,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
 
     Rows of the same `work` form a group. The peer's come first, so that dkic's row can state the ratio of the two medians.
     bytes_moved: bytes that the work must at least read and write; gives GB/s, also relative to a large copy.
-    device: of the work. On a GPU, times are measured between two events.
+    device: of the work. On a GPU, times are measured between two events, or with host_clock by the host until the GPU is idle.
     parts: operations of the work; on a GPU that roofline.py knows, times are reported relative to the roofline.
     """
 
@@ -105,6 +115,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
         warmup: int = 1,
         bytes_moved: int | None = None,
         device: str | torch.device = "cpu",
+        host_clock: bool = False,
         parts: Sequence[Work] = (),
     ) -> None:
         device = torch.device(device)
@@ -119,7 +130,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
         seconds: list[float] = []
         if device.type == "cuda":
             benchmark.extra_info["gpu"] = torch.cuda.get_device_name(device)
-            call = on_device(call, seconds)
+            call = until_idle(call) if host_clock else on_device(call, seconds)
         benchmark.pedantic(call, rounds=rounds, iterations=1, warmup_rounds=warmup)
         if benchmark.disabled:
             return

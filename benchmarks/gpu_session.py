@@ -2,10 +2,12 @@
 
     python -m benchmarks.gpu_session OUT --minutes 25 --photos sets/train
     python -m benchmarks.gpu_session OUT --dry-run              # on a CPU, a few seconds a part
+    python -m benchmarks.report OUT/benchmarks.json             # its times, for the documentation
 
 Parts run one after the other, the most valuable first, each in a new process. After each part, its record is added to
-OUT/records.json and its output to OUT/suite.log, so no result is lost at the time limit. A second run skips the parts that
-succeeded. The training part uses the remaining time and writes its weights to OUT/training.
+OUT/records.json, its output to OUT/suite.log, and its times to OUT/benchmarks.json, so no result is lost at the time limit. A
+second run skips the parts that succeeded. The training part uses the remaining time and writes its weights to OUT/training.
+ldcn is also compared with DCNv4 if its source package (`pip download --no-deps DCNv4`) is given.
 """
 
 import json
@@ -25,7 +27,8 @@ from dkic.errors import DkicError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAINING = "training"
-_TABLE = "benchmarks.json"
+_TABLE = "part.json"  # pytest-benchmark's, of one part
+_ALL = "benchmarks.json"
 # Tests that compile no kernel at run time come first.
 TESTS = (
     "tests/ops/test_ldcn_cuda.py",
@@ -37,7 +40,7 @@ TESTS = (
     "tests/quantized",
     "tests/coding/test_codec_cuda.py",
 )
-BENCHMARKS = ("ldcn", "deform_conv2d", "gaussian_likelihood", "training", "codec")
+BENCHMARKS = ("ldcn", "deform_conv2d", "gaussian_likelihood", "host_time", "training", "codec")
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,11 @@ class Record:
     medians: dict[str, float]
 
 
-def parts(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> list[Part]:
-    """The suite, in order."""
+def parts(out: Path, photos: Path | None, minutes: float, dry_run: bool, dcnv4: Path | None = None) -> list[Part]:
+    """The suite, in order. dcnv4: the source package of DCNv4."""
     found = [Part("doctor", ("-m", "dkic", "doctor"), 1)]
+    if dcnv4 is not None:
+        found.append(Part("DCNv4", ("-m", "pip", "install", "--no-deps", "--no-build-isolation", str(dcnv4)), 4))
     tuning = ("--dry-run",) if dry_run else ()
     mark = () if dry_run else ("-m", "cuda")
     chosen = TESTS[3:4] if dry_run else TESTS
@@ -73,7 +78,7 @@ def parts(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> list
     found += [Part(f"tests: {path}", ("-m", "pytest", "-q", *mark, *limits, path), 4) for path in chosen]
     found.append(Part("tuning: deform_conv2d", ("-m", "benchmarks.tune_deform_conv2d", *tuning), 3))
     for name in BENCHMARKS[:1] if dry_run else BENCHMARKS:
-        options = ("--collect-only",) if dry_run else ("--benchmark-only", f"--benchmark-json={out / _TABLE}")
+        options = ("--collect-only",) if dry_run else ("-k", "cuda", "--benchmark-only", f"--benchmark-json={out / _TABLE}")
         found.append(Part(f"benchmark: {name}", ("-m", "pytest", "-q", f"benchmarks/bench_{name}.py", *options), 4))
     if not dry_run:
         found.append(Part("training step", ("-m", "benchmarks.profile_training"), 2))
@@ -119,26 +124,35 @@ def run(part: Part, seconds: float, log: Path) -> Record:
 
 
 def medians(out: Path) -> dict[str, float]:
-    """Medians by benchmark, from pytest-benchmark's table, which is removed. Empty if the table is truncated."""
-    table = out / _TABLE
+    """Medians by benchmark, from pytest-benchmark's table, which is moved to the end of OUT/benchmarks.json without single times.
+
+    Empty if the table is truncated.
+    """
+    table, stored = out / _TABLE, out / _ALL
     if not table.exists():
         return {}
     text = table.read_text()
     table.unlink()
     try:
-        found = json.loads(text)
+        found = json.loads(text)["benchmarks"]
     except ValueError:
         return {}
-    return {benchmark["fullname"]: benchmark["stats"]["median"] for benchmark in found["benchmarks"]}
+    for benchmark in found:
+        benchmark["stats"].pop("data", None)
+    before = json.loads(stored.read_text())["benchmarks"] if stored.exists() else []
+    names = {benchmark["fullname"] for benchmark in found}
+    kept = [benchmark for benchmark in before if benchmark["fullname"] not in names]
+    stored.write_text(json.dumps({"benchmarks": kept + found}, indent=1))
+    return {benchmark["fullname"]: benchmark["stats"]["median"] for benchmark in found}
 
 
-def run_suite(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> Iterable[Record]:
+def run_suite(out: Path, photos: Path | None, minutes: float, dry_run: bool, dcnv4: Path | None = None) -> Iterable[Record]:
     """Runs the parts that have not succeeded yet; yields a record of each."""
     out.mkdir(parents=True, exist_ok=True)
     table, end = out / "records.json", time.monotonic() + 60 * minutes
     records = [Record(**record) for record in json.loads(table.read_text())] if table.exists() else []
     done = {record.name for record in records if record.status == 0} - {TRAINING}
-    for part in parts(out, photos, minutes, dry_run):
+    for part in parts(out, photos, minutes, dry_run, dcnv4):
         left = end - time.monotonic()
         if part.name in done:
             continue
@@ -160,14 +174,17 @@ def run_suite(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> 
     help="Photographs to train on; without them there is no training part.",
 )
 @click.option("--minutes", type=float, default=30, show_default=True, help="Time limit of the suite.")
+@click.option(
+    "--dcnv4", type=click.Path(exists=True, path_type=Path), help="Source package of DCNv4; without it, DCNv4 is not compared."
+)
 @click.option("--dry-run", is_flag=True, help="Check all commands on a CPU.")
-def main(out: Path, photos: Path | None, minutes: float, dry_run: bool) -> None:
+def main(out: Path, photos: Path | None, minutes: float, dcnv4: Path | None, dry_run: bool) -> None:
     """Run the suite; continue the one in OUT."""
     if not dry_run and not torch.cuda.is_available():
         raise click.ClickException("PyTorch sees no CUDA GPU; check the suite with --dry-run")
     failed = []
     try:
-        for record in run_suite(out, photos, minutes, dry_run):
+        for record in run_suite(out, photos, minutes, dry_run, dcnv4):
             click.echo(f"{record.name}: status {record.status} in {record.seconds:.1f} s")
             failed += [record.name] * (record.status != 0)
     except (DkicError, OSError) as error:

@@ -14,6 +14,8 @@ from scipy.sparse import csc_array
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from dkic.nn.tap_order import TapOrder
+
 
 def torchvision_ldcn(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, **geometry) -> Tensor:
     """`dkic.ops.ldcn` by torchvision: a deformable convolution with one weight group per channel.
@@ -24,6 +26,33 @@ def torchvision_ldcn(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Ten
     """
     geometry.pop("kernel_size", None)
     return deform_conv2d(x, offset, weight, mask=mask, **geometry)
+
+
+def dcnv4_order(groups: int, kernel_size: tuple[int, int]) -> TapOrder:
+    """The order of DCNv4's channels of offsets and masks, at its dilation of 1."""
+    return TapOrder("DCNv4", groups, kernel_size, (1, 1), offset_scale=1.0, remove_center=False, packed=True)
+
+
+def dcnv4_inputs(x: Tensor, offset: Tensor, mask: Tensor, order: TapOrder) -> tuple[Tensor, Tensor]:
+    """`dkic.ops.ldcn`'s tensors as DCNv4 takes them: value `[N, H, W, C]`, and offsets and masks `[N, Ho, Wo, P]` of one dtype.
+
+    P is G * K * 3, rounded up to a multiple of 8.
+    """
+    channels = order.offset_channels + order.mask_channels
+    packed = x.new_zeros(len(offset), *offset.shape[2:], -channels % 8 + channels)
+    packed[..., order.offset_rows] = offset.permute(0, 2, 3, 1).to(x.dtype)
+    packed[..., order.mask_rows] = mask.permute(0, 2, 3, 1).to(x.dtype)
+    return x.permute(0, 2, 3, 1).contiguous(), packed
+
+
+def dcnv4_ldcn(value: Tensor, packed: Tensor, groups: int, kernel_size: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """`dkic.ops.ldcn` by the package DCNv4, y `[N, Ho, Wo, C]`; needs a GPU. value, packed: see `dcnv4_inputs`."""
+    from DCNv4.functions import DCNv4Function
+
+    stride = dilation = (1, 1)
+    depth, images_at_once = value.shape[3] // groups, 256
+    sizes = (*kernel_size, *stride, *padding, *dilation)
+    return DCNv4Function.apply(value, packed, *sizes, groups, depth, 1.0, images_at_once, False)
 
 
 def gaussian_conditional(scales: np.ndarray) -> GaussianConditional:
@@ -90,8 +119,8 @@ def peer_ops() -> Iterator[None]:
         y_hat, bits = likelihood(y, scale, torch.zeros_like(y), quantize == "noise")
         return y_hat, bits.flatten(1).sum(1)
 
-    likelihood = mock.patch("dkic.models.codec_network.gaussian_likelihood", gaussian_likelihood)
-    with mock.patch("dkic.nn.ldcn_block.ldcn", ldcn), likelihood:
+    theirs = mock.patch("dkic.models.codec_network.gaussian_likelihood", gaussian_likelihood)
+    with mock.patch("dkic.nn.ldcn_block.ldcn", ldcn), theirs:
         yield
 
 

@@ -12,6 +12,9 @@ def ldcn_problem(side: int, groups: int) -> LdcnCase:
 
 LDCN_PROBLEMS = [ldcn_problem(128, groups) for groups in (8, 12)]
 
+# The last is of DCNv4's paper.
+DCNV4_PROBLEMS = [*LDCN_PROBLEMS, LdcnCase("64x128x56x56 G=4", batch=64, groups=4, depth=32, height=56, width=56)]
+
 RANS_PROBLEMS = RANS_CASES
 
 # Sides of the square images for measuring growth.

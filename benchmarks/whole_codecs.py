@@ -43,10 +43,10 @@ def save_untrained(preset: str, path: Path) -> None:
 
 
 class Ours:
-    """A dkic codec. model: as for `dkic.load`."""
+    """A dkic codec. model, device: as for `dkic.load`."""
 
-    def __init__(self, model: str | Path) -> None:
-        self.codec: Codec = dkic.load(model)
+    def __init__(self, model: str | Path, device: str = "cpu") -> None:
+        self.codec: Codec = dkic.load(model, device=device)
         self.model: DKIC = self.codec.weights_of(self.codec.qualities[-1]).model
 
     def compress(self, pixels: np.ndarray) -> bytes:

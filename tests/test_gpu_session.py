@@ -39,8 +39,24 @@ def test_a_part_beyond_its_time_limit_is_killed(monkeypatch, tmp_path):
     assert record.status == -9 and record.seconds < 30
 
 
+def table(out: Path, **medians: float) -> str:
+    """A program that writes pytest-benchmark's table of one part."""
+    rows = [{"fullname": name, "stats": {"median": median, "data": [median] * 3}} for name, median in medians.items()]
+    return f"open({str(out / 'part.json')!r}, 'w').write({json.dumps({'benchmarks': rows})!r})"
+
+
+def test_the_times_of_all_parts_are_kept_in_one_table(monkeypatch, tmp_path):
+    fake(monkeypatch, tmp_path, {"first": table(tmp_path, a=1.0, b=2.0), "second": table(tmp_path, b=3.0, c=4.0)})
+    assert [record.medians for record in run_suite(tmp_path, None, 5, True)] == [{"a": 1.0, "b": 2.0}, {"b": 3.0, "c": 4.0}]
+    stored = json.loads((tmp_path / "benchmarks.json").read_text())["benchmarks"]
+    assert [(row["fullname"], row["stats"]) for row in stored] == [
+        (n, {"median": m}) for n, m in (("a", 1.0), ("b", 3.0), ("c", 4.0))
+    ]
+    assert not (tmp_path / "part.json").exists()
+
+
 def test_a_truncated_table_does_not_end_the_suite(monkeypatch, tmp_path):
-    code = f"open({str(tmp_path / 'benchmarks.json')!r}, 'w').write('{{\"benchmarks\": [')"
+    code = f"open({str(tmp_path / 'part.json')!r}, 'w').write('{{\"benchmarks\": [')"
     fake(monkeypatch, tmp_path, {"cut": code, "after": "print(1)"})
     assert [record.medians for record in run_suite(tmp_path, None, 5, True)] == [{}, {}]
 
