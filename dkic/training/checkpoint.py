@@ -88,7 +88,7 @@ def begin_second_stage(run: StagedRun, state: Mapping[str, Any]) -> None:
     """
     if len(run.recipe.stages) < 2:
         raise DkicError("recipe: needs a second stage, to start from another run's first stage")
-    _restore_parts(run, state, "model", "optimizer")
+    _restore_parts(run, state, "model", "optimizer", *(["muon"] if run.muon else []))
     if run.average and "average" in state:
         _restore_parts(run, state, "average")
     elif run.average:

@@ -85,7 +85,7 @@ class Rate(StrictModel):
 
 
 class LearningRate(StrictModel):
-    """Learning rate of Adam: piecewise constant, or with `peak` a cosine schedule.
+    """Learning rate of all optimizers: piecewise constant, or with `peak` a cosine schedule.
 
     Attributes:
         values: learning rates; `values[i]` applies before epoch `epochs[i]`, the last value from the last epoch in `epochs` on.
@@ -157,7 +157,8 @@ class Recipe(StrictModel):
             overfits to the pixels that AlexNet samples (every 4th): LPIPS 0.173 became 0.200 on images shifted by 2 pixels.
         vgg_crops: crops per micro-batch for each of DISTS and LPIPS-VGG; the metrics use disjoint crops.
         discriminator_width: channels of the discriminator's first layer; 64 in HiFiC.
-        clip_norm: maximum gradient norm.
+        clip_norm: maximum gradient norm of each optimizer's weights.
+        optimizer: "muon": Muon for the convolutions of g_a and g_s (`ConvMuon`), Adam for everything else.
         seed: seed of the initial weights, crops and noise.
         accumulation: micro-batches per step of each process, to reduce the memory on a GPU.
         precision: "bfloat16": autocast in g_a and g_s; everything else is float32.
@@ -181,6 +182,7 @@ class Recipe(StrictModel):
     vgg_crops: Count = 1
     discriminator_width: Count = 64
     clip_norm: Positive = 1.0
+    optimizer: Literal["adam", "muon"] = "adam"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     accumulation: Count = 1
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -23,6 +23,7 @@ from dkic.training.along_quality import along
 from dkic.training.batches import Share
 from dkic.training.compiled import compile_networks
 from dkic.training.distances import Distances
+from dkic.training.muon import ConvMuon, matrices_of
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import autocast_transforms
 from dkic.training.rate_term import RateTerm
@@ -49,6 +50,7 @@ class StagedRun(Run):
     Attributes:
         recipe: the recipe.
         schedule: its stages by step.
+        optimizer, muon: Adam, and Muon for the weights that the recipe gives it, or None.
         rate: rate term of the loss.
         distances: perceptual metrics of the loss.
         adversary: the discriminator; None if no stage has one.
@@ -86,8 +88,13 @@ class StagedRun(Run):
             workers=workers,
             warn=warn,
         )
-        self.optimizer = torch.optim.Adam(self.model.parameters(), fused=True)
+        matrices = list(matrices_of(self.model.transforms())) if recipe.optimizer == "muon" else []
+        adams = set(self.model.parameters()) - {weight for weight, _ in matrices}
+        self.optimizer = torch.optim.Adam([p for p in self.model.parameters() if p in adams], fused=True)
         self.parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
+        self.muon: ConvMuon | None = None
+        if matrices:
+            self.muon = self.parts["muon"] = ConvMuon(matrices)
         self.adversary: Adversary | None = None
         if any(stage.gan for stage in recipe.stages):
             channels = self.config.latent_channels
@@ -138,7 +145,12 @@ class StagedRun(Run):
         return self.schedule.stage_at(self.step)
 
     def optimizers(self) -> Sequence[Optimizer]:
-        return [self.optimizer, self.adversary.optimizer] if self.stage.gan and self.adversary else [self.optimizer]
+        found: list[Optimizer] = [self.optimizer]
+        if self.muon:
+            found.append(self.muon)
+        if self.stage.gan and self.adversary:
+            found.append(self.adversary.optimizer)
+        return found
 
     def train_step(self) -> StepResult:
         if self.recipe.compile:
