@@ -1,6 +1,7 @@
 """DISTS (Ding et al. 2020, arXiv 2004.07728): similarity of structure and texture in VGG-16's features."""
 
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ class DISTS(nn.Module):
 
     def __init__(self, backbone: str | Path | None = None) -> None:
         super().__init__()
-        features = load_backbone("vgg", backbone)
-        layers: list[nn.Module] = [_L2Pool() if isinstance(layer, nn.MaxPool2d) else layer for layer in features]
-        ends = [-1, *features.compared]
-        self.stages = nn.ModuleList(nn.Sequential(*layers[a + 1 : b + 1]) for a, b in zip(ends, ends[1:], strict=False))
+        self.backbone = load_backbone("vgg", backbone)
+        for i, layer in enumerate(self.backbone):
+            if isinstance(layer, nn.MaxPool2d):
+                self.backbone[i] = _L2Pool()
         alpha, beta = similarity_weights()
         self.register_buffer("alpha", alpha)
         self.register_buffer("beta", beta)
@@ -64,19 +65,16 @@ class DISTS(nn.Module):
         for name, t in (("x", x), ("x_hat", x_hat)):
             if not t.is_floating_point():
                 raise TypeError(f"DISTS/{name}: is {t.dtype}; give floating-point values in [0, 1]")
+        dtype = next(self.backbone.parameters()).dtype  # may be a half type, for speed
+        inputs = (((t - self.mean) / self.std).to(dtype, memory_format=torch.channels_last) for t in (x, x_hat))
+        # Without gradients, only the maps of one layer are in memory.
+        maps = self.backbone if torch.is_grad_enabled() else self.backbone.maps
+        pairs = chain([(x, x_hat)], zip(*map(maps, inputs), strict=True))
         similarity = x.new_zeros(len(x))
         total = self.alpha.sum() + self.beta.sum()
-        weights = zip(self.alpha.split(_WIDTHS), self.beta.split(_WIDTHS), strict=True)
-        a, b = x, x_hat
-        for i, (alpha, beta) in enumerate(weights):
-            if i:
-                a, b = self.stages[i - 1](a), self.stages[i - 1](b)
+        for (a, b), alpha, beta in zip(pairs, self.alpha.split(_WIDTHS), self.beta.split(_WIDTHS), strict=True):
             texture, structure = _similarities(a, b)
             similarity = similarity + (texture @ alpha + structure @ beta) / total
-            if i == 0:
-                dtype = next(self.stages.parameters()).dtype  # may be a half type, for speed
-                a, b = ((t - self.mean) / self.std for t in (a, b))
-                a, b = (t.to(dtype, memory_format=torch.channels_last) for t in (a, b))
         return 1 - similarity
 
 

@@ -42,12 +42,14 @@ class Backbone(nn.Sequential):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """x `[N, 3, H, W]`, normalized -> the five compared feature maps, `[N, C, h, w]` each."""
-        features = []
+        return list(self.maps(x))
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Yields the feature maps of `forward` one after the other, so that the caller may free them."""
         for i, layer in enumerate(self):
             x = layer(x)
             if i in self.compared:
-                features.append(x)
-        return features
+                yield x
 
 
 def _alex_layers() -> Iterator[nn.Module]:

@@ -45,11 +45,7 @@ class Distances(nn.Module):
 
     def backbones(self) -> list[nn.Module]:
         """The feature extractors of all metrics: the modules to cast or compile."""
-        found: list[nn.Module] = []
-        for network in self.networks.values():
-            assert isinstance(network, DISTS | LPIPS)
-            found += network.stages if isinstance(network, DISTS) else [network.backbone]
-        return found
+        return [network.backbone for network in self.networks.values()]  # type: ignore[misc]
 
     def forward(self, x: Tensor, x_hat: Tensor, quality: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the distances of images and reconstructions.
