@@ -95,19 +95,21 @@ def launch(dtype: torch.dtype, shape: tuple[int, ...], layout, mode: str) -> Non
 
 
 def launch_counted(compiled: "Compiled") -> None:
-    """Forward passes of contiguous float32, whose instructions are counted."""
-    y, scale, mean = LikelihoodCase("", (2, 192, 16, 16)).tensors(torch.float32)
-    for compiled.problem, (seed, derivatives) in COUNTED.items():
+    """Forward passes of float32, whose instructions are counted."""
+    tensors = LikelihoodCase("", (2, 192, 16, 16)).tensors(torch.float32)
+    for compiled.problem, (seed, derivatives, memory_format) in COUNTED.items():
+        y, scale, mean = (t.contiguous(memory_format=memory_format) for t in tensors)
         args = y, scale, mean, None, seed, seed is None, 0.11, False, derivatives, derivatives
         gaussian_likelihood_triton.forward(*args)
 
 
-# Seed of the noise, and whether derivatives are computed.
+# Seed of the noise, whether derivatives are computed, memory format.
 COUNTED = {
-    "bits, noise": (torch.tensor(1), False),
-    "bits, rounded": (None, False),
-    "bits and derivatives, noise": (torch.tensor(1), True),
-    "bits and derivatives, rounded": (None, True),
+    "bits, noise": (torch.tensor(1), False, torch.contiguous_format),
+    "bits, rounded": (None, False, torch.contiguous_format),
+    "bits and derivatives, noise": (torch.tensor(1), True, torch.contiguous_format),
+    "bits and derivatives, rounded": (None, True, torch.contiguous_format),
+    "bits and derivatives, noise, channels last": (torch.tensor(1), True, torch.channels_last),
 }
 
 

@@ -18,7 +18,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from dkic.ops import reference
 from dkic.ops.triton.gaussian_likelihood import backward, draw, forward
-from dkic.ops.triton.traversal import offset_of, place
+from dkic.ops.triton.traversal import Traversal, offset_of, place
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SEED = torch.tensor(-1234567890123456789)
@@ -76,6 +76,22 @@ def test_strides_are_read_in_place(layout, mode, monkeypatch):
     together = forward(*arguments(case, mode, tensors))
     for a, b in zip(together, forward(*arguments(case, mode)), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("sum", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "fours"), [((2, 150, 4, 3), True), ((2, 5, 2, 3, 4), True), ((2, 6, 4, 4), True), ((2, 6, 3, 5), False)], ids=str
+)
+def test_noise_in_channels_last(shape, fours, sum, monkeypatch):
+    """Four positions of a channel share a Philox block. y is contiguous, scale and mean are slices of channels."""
+    found = []
+    monkeypatch.setattr(Traversal, "fours", lambda self, of=Traversal.fours: found.append(of(self)) or found[-1])
+    layout = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    y, *others = LikelihoodCase("", shape).tensors(torch.float32)
+    tensors = [y.contiguous(memory_format=layout)]
+    tensors += [torch.cat([t, t], 1).contiguous(memory_format=layout)[:, 1 : t.shape[1] + 1] for t in others]
+    assert_as_on_the_cpu(arguments(None, "drawn", tensors, sum=sum), TOLERANCE[torch.float32])
+    assert [one is not None for one in found] == [fours]
 
 
 def test_axes_that_never_merge():

@@ -8,12 +8,13 @@ from ops.python_process import python
 
 pytest.importorskip("triton")
 
-# Maximum instructions per element of the forward with contiguous float32: 3 % above the count of Triton 3.8.
+# Maximum instructions per element of the forward with float32: 3 % above the count of Triton 3.8.
 MOST_INSTRUCTIONS = {
     "bits, noise": 202,
     "bits, rounded": 185,
     "bits and derivatives, noise": 236,
     "bits and derivatives, rounded": 218,
+    "bits and derivatives, noise, channels last": 277,
 }
 # Maximum registers per thread. 80 registers allow 6 blocks of 4 warps on a multiprocessor with 65,536 registers: 24 warps.
 CEILING = {"forward": 80, "add": 48, "backward": 48, "symbols": 48}

@@ -20,6 +20,7 @@ from dkic.ops.triton.traversal import (
     make_traversal,
     nearest,
     offset_of,
+    offsets_of_fours,
     place,
     read,
     strides_of,
@@ -67,11 +68,11 @@ def draw(seed, n, e):
 
 
 @triton.jit
-def draw_in_order(seed, n, first, BLOCK: tl.constexpr):
-    """`draw` for elements first ... first + BLOCK - 1, four per Philox block; first is a multiple of 4."""
-    block = (first // 4).to(tl.int64) + tl.arange(0, BLOCK // 4)
+def draw_blocks(seed, n, block, BLOCK: tl.constexpr):
+    """`draw` for the four elements `[BLOCK, 2, 2]` of each of BLOCK Philox blocks; block: their numbers, elements / 4."""
+    block = block.to(tl.int64)
     word0, word1, word2, word3 = words_of(seed, n + block * 0, block)
-    word = tl.join(tl.join(word0, word2), tl.join(word1, word3)).reshape(BLOCK)
+    word = tl.join(tl.join(word0, word2), tl.join(word1, word3))
     return (word >> 8).to(tl.int32) - 8388608
 
 
@@ -84,6 +85,7 @@ def _forward(
     noise,
     seed,
     index_stride,
+    result_stride,
     results,
     ROUNDED: tl.constexpr,
     LIKELIHOOD: tl.constexpr,
@@ -95,29 +97,41 @@ def _forward(
 ):
     """traversal: TraversalArguments. y, scale, mean, noise: StridedOperands, the last two or None. seed: of the noise, or None.
 
-    index_stride: strides of the element's index in its sample, or None if the traversal is in index order. results: Results.
+    index_stride: strides of the element's index in its sample; None if the traversal is in index order, or by `Traversal.fours`.
+    result_stride: strides of the results of a traversal by `Traversal.fours`; None for others. results: Results.
     """
+    FOURS: tl.constexpr = result_stride is not None
     n, element, inside = place(traversal.elements, traversal.chunks, BLOCK, WIDE)
-    value = read(y, n, element, inside, traversal.size, TYPE)
-    s = read(scale, n, element, inside, traversal.size, TYPE)
+    if FOURS:
+        inside = inside[:, None]
+        position = offsets_of_fours(n, element, traversal.size, result_stride)
+    else:
+        position = n * traversal.elements + element
+    value = read(y, n, element, inside, traversal.size, TYPE, FOURS)
+    s = read(scale, n, element, inside, traversal.size, TYPE, FOURS)
     v = value
     if mean is not None:
-        m = read(mean, n, element, inside, traversal.size, TYPE)
+        m = read(mean, n, element, inside, traversal.size, TYPE, FOURS)
         v = value - m
     if ROUNDED:
         v = nearest(v)
         value = v if mean is None else v + m
     elif noise is not None:
-        u = read(noise, n, element, inside, traversal.size, TYPE)
+        u = read(noise, n, element, inside, traversal.size, TYPE, FOURS)
         v, value = v + u, value + u
     elif seed is not None:
         if index_stride is None:
-            u = draw_in_order(seed, n, begin(traversal.chunks, BLOCK, WIDE)[1], BLOCK)
+            if FOURS:
+                channel = element % traversal.size[1]
+                block = channel.to(tl.int64) * traversal.size[0] + element // traversal.size[1]
+                u = draw_blocks(seed, n, block, BLOCK).reshape(BLOCK, 4)
+            else:
+                u = draw_blocks(seed, n, begin(traversal.chunks, BLOCK, WIDE)[1] // 4 + tl.arange(0, BLOCK // 4), BLOCK // 4)
+                u = u.reshape(BLOCK)
         else:
             u = draw(seed, n, offset_of(n, element, traversal.size, index_stride))
         u = u.to(TYPE) * 5.9604644775390625e-08  # 2^-24
         v, value = v + u, value + u
-    position = n * traversal.elements + element  # in the results
     if results.y_hat is not None:
         if results.y_hat.dtype.element_ty.primitive_bitwidth == 16:
             value = value.to(tl.float32)  # float64 is rounded to float32 first, as on the CPU
@@ -221,12 +235,20 @@ def forward(
     if traversal is None:
         plain = (None if t is None else t.contiguous() for t in operands)
         return forward(*plain, seed, rounded, scale_min, sum, need_v, need_scale, likelihood, likelihood_min)
+    fours = traversal.fours() if drawn_strided else None
+    index_stride = result_stride = None
+    if fours:
+        channels = y.shape[1]
+        result_stride = (traversal.elements, 4 * channels, 1, channels)
+        traversal = fours
+    elif drawn_strided:
+        index_stride = traversal.strides[-1]
     dtype = torch.float64 if any(t is not None and t.dtype == torch.float64 for t in operands) else torch.float32
     changed = rounded or noise is not None or seed is not None
     y_hat = empty_result(y, y.dtype, changed)
     bits = y.new_empty(y.shape[:1], dtype=dtype) if sum else empty_result(y, dtype)
     by_v, by_scale = empty_result(y, dtype, need_v), empty_result(y, dtype, need_scale)
-    block = BLOCK[dtype]
+    block = BLOCK[dtype] // (4 if fours else 1)
     chunks = traversal.chunks(block)
     sums = y.new_empty(y.shape[0] * chunks, dtype=torch.float64) if sum else None
     with torch.cuda.device_of(y):
@@ -235,7 +257,8 @@ def forward(
                 traversal.arguments(block),
                 *traversal.operands(operands),
                 seed,
-                traversal.strides[-1] if drawn_strided else None,
+                index_stride,
+                result_stride,
                 Results(
                     y_hat if changed else None,
                     None if sum else bits,

@@ -46,6 +46,17 @@ class Traversal:
     def arguments(self, block: int) -> TraversalArguments:
         return TraversalArguments(self.elements, self.chunks(block), self.size)
 
+    def fours(self) -> "Traversal | None":
+        """This traversal of (positions, channels) as one of (positions / 4, channels), whose elements are four positions each.
+
+        The last stride is that of the positions. None if there are other axes, or positions are not a multiple of 4.
+        """
+        if len(self.size) != 2 or self.size[0] % 4:
+            return None
+        positions, channels = self.size
+        strides = [(batch, 4 * position, channel, position) for batch, position, channel in self.strides]
+        return Traversal(self.elements // 4, (positions // 4, channels), strides)
+
     def operands(self, tensors: Sequence[Tensor | None]) -> list[StridedOperand | None]:
         """The first tensors of the traversal as kernel arguments; an absent tensor is None."""
         pairs = zip(tensors, self.strides, strict=False)
@@ -126,9 +137,19 @@ def offset_of(n, element, size, stride):
 
 
 @triton.jit
-def read(t, n, element, inside, size, TYPE: tl.constexpr):
-    """Elements of a StridedOperand as TYPE; 0 where not `inside`."""
-    return tl.load(t.data + offset_of(n, element, size, t.stride), mask=inside, other=0.0).to(TYPE)
+def read(t, n, element, inside, size, TYPE: tl.constexpr, FOURS: tl.constexpr = False):
+    """Elements of a StridedOperand as TYPE; 0 where not `inside`. FOURS: of a traversal by `Traversal.fours`."""
+    if FOURS:
+        offset = offsets_of_fours(n, element, size, t.stride)
+    else:
+        offset = offset_of(n, element, size, t.stride)
+    return tl.load(t.data + offset, mask=inside, other=0.0).to(TYPE)
+
+
+@triton.jit
+def offsets_of_fours(n, four, size, stride):
+    """Offsets `[BLOCK, 4]` of the elements of a traversal by `Traversal.fours`."""
+    return offset_of(n, four, size, stride)[:, None] + tl.arange(0, 4).to(tl.int64)[None, :] * stride[3]
 
 
 @triton.jit
