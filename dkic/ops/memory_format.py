@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from torch._prims_common import suggest_memory_format
+from torch import Tensor, _prims_common
 
-__all__ = ["empty_like_format", "gradient_like", "suggest_memory_format"]
+
+def suggest_memory_format(t: Tensor) -> torch.memory_format:
+    """`torch._prims_common.suggest_memory_format`, which takes 10 us; faster if the strides are those of one format only."""
+    if t.dim() == 4:
+        channels_last = t.is_contiguous(memory_format=torch.channels_last)
+        if channels_last != t.is_contiguous():
+            return torch.channels_last if channels_last else torch.contiguous_format
+    return _prims_common.suggest_memory_format(t)
 
 
 def empty_like_format(like: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:

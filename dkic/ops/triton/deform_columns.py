@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from dkic.ops.triton import deform_columns_kernels as kernels
 from dkic.ops.triton.deform_problem import Problem
+from dkic.ops.triton.grid import cdiv
 from dkic.ops.triton.image_sums import ImageSums
 from dkic.ops.triton.tiles import Tiles, channel_block, choose
 
@@ -44,7 +44,7 @@ class Block:
 def block_size(p: Problem, dtype: torch.dtype) -> int:
     """Output pixels per block, for columns of a dtype."""
     most = max(WORKSPACE // (p.x.shape[1] * p.taps * dtype.itemsize) // ROWS * ROWS, ROWS)
-    size = triton.cdiv(triton.cdiv(p.pixels, max(triton.cdiv(p.pixels, most), 1)), ROWS) * ROWS
+    size = cdiv(cdiv(p.pixels, max(cdiv(p.pixels, most), 1)), ROWS) * ROWS
     return min(size, p.pixels)
 
 
@@ -58,9 +58,9 @@ def blocks(p: Problem, dtype: torch.dtype) -> Iterator[Block]:
 
 
 def launch(kernel, tiles: Tiles, p: Problem, block: Block, *tensors, types: dict) -> None:
-    programs = triton.cdiv(block.end - block.first, tiles.pixels) * p.groups
+    programs = cdiv(block.end - block.first, tiles.pixels) * p.groups
     tap_count = p.taps if programs >= PROGRAMS else 1
-    kernel[(programs * triton.cdiv(p.taps, tap_count),)](
+    kernel[(programs * cdiv(p.taps, tap_count),)](
         p.arguments,
         *tensors,
         block.first,

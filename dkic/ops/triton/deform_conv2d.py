@@ -15,6 +15,7 @@ from dkic.ops.memory_format import gradient_like
 from dkic.ops.triton import deform_columns
 from dkic.ops.triton import deform_conv2d_kernels as kernels
 from dkic.ops.triton.deform_problem import Problem, problem
+from dkic.ops.triton.grid import cdiv
 from dkic.ops.triton.image_sums import ImageSums, finite, fixed_powers, largest
 from dkic.ops.triton.layouts import as_laid_out, channels_adjacent, empty_nhwc, pixel_strides
 from dkic.ops.triton.tiles import Tiles, channel_block, choose, output_blocks, tune
@@ -50,7 +51,7 @@ def forward(
 
 def fused_forward(p: Problem, bias: Tensor | None, y: Tensor, tiles: Tiles) -> None:
     block, rest = output_blocks(p.group_outputs, tiles.outputs)
-    programs = triton.cdiv(p.pixels, tiles.pixels) * p.weight_groups * triton.cdiv(p.group_outputs, block + rest)
+    programs = cdiv(p.pixels, tiles.pixels) * p.weight_groups * cdiv(p.group_outputs, block + rest)
     kernels.forward[(programs,)](
         p.arguments,
         p.rows_of_weight(p.run),
@@ -126,7 +127,7 @@ def backward_samples(
     types = p.types(grad_y, *([] if sums is None else [sums.sums]))
     in_integers = sums is not None and sums.powers is not None
     tiles = choose("samples", p, in_integers or types["INDEX"] == tl.int64).tiles
-    kernels.backward_samples[(triton.cdiv(p.pixels, tiles.pixels) * p.groups * p.taps,)](
+    kernels.backward_samples[(cdiv(p.pixels, tiles.pixels) * p.groups * p.taps,)](
         p.arguments,
         p.rows_of_weight(p.run),
         grad_y,
@@ -152,8 +153,8 @@ def backward_weight(p: Problem, grad_y: Tensor, tiles: Tiles) -> Tensor:
     """Gradient of weight: one program per partial sum, then a reduction of the partial sums by PyTorch, in a fixed order."""
     block, rest = output_blocks(p.group_outputs, tiles.outputs)
     row = p.taps * p.depth
-    programs = triton.cdiv(p.group_outputs, block + rest) * triton.cdiv(row, tiles.channels) * p.weight_groups
-    parts = max(min(triton.cdiv(PROGRAMS, programs), triton.cdiv(p.pixels, PART)), 1)
+    programs = cdiv(p.group_outputs, block + rest) * cdiv(row, tiles.channels) * p.weight_groups
+    parts = max(min(cdiv(PROGRAMS, programs), cdiv(p.pixels, PART)), 1)
     partial = p.x.new_empty((parts, p.outputs, p.depth // p.run, p.taps, p.run), dtype=p.sum_dtype)
     kernels.backward_weight[(programs * parts,)](
         p.arguments,
@@ -163,7 +164,7 @@ def backward_weight(p: Problem, grad_y: Tensor, tiles: Tiles) -> Tensor:
         p.weight_groups,
         p.group_outputs,
         p.depth // p.run,
-        triton.cdiv(triton.cdiv(p.pixels, tiles.pixels), parts),
+        cdiv(cdiv(p.pixels, tiles.pixels), parts),
         RUN=p.run,
         GROUP_DEPTH=p.group_depth,
         BLOCK_P=tiles.pixels,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,30 +17,30 @@ class Problem(Samples):
 
     weight: Tensor
 
-    @property
+    @cached_property
     def outputs(self) -> int:
         return self.weight.shape[0]
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Channels per weight group."""
         return self.weight.shape[1]
 
-    @property
+    @cached_property
     def weight_groups(self) -> int:
         return self.x.shape[1] // self.depth
 
-    @property
+    @cached_property
     def group_outputs(self) -> int:
         """Outputs per weight group."""
         return self.outputs // self.weight_groups
 
-    @property
+    @cached_property
     def run(self) -> int:
         """Adjacent channels that share an offset group and a weight group."""
         return math.gcd(self.depth, self.group_depth)
 
-    @property
+    @cached_property
     def fused(self) -> bool:
         """Whether the fused kernels run: in half precision, if the shape fills the tiles of the tensor cores."""
         return self.x.dtype.itemsize == 2 and self.run % 8 == 0 and self.depth >= 16 and self.group_outputs >= 16

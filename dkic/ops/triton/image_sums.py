@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dkic.ops.triton.grid import cdiv
 from dkic.ops.triton.layouts import index_of, pixel_strides
 from dkic.ops.triton.traversal import nearest
 
@@ -90,7 +91,7 @@ class ImageSums:
             return self.sums.to(self.result.dtype)
         if elements := self.result.numel():
             numbers = self.sums, self.second_sums, self.result, self.powers, elements
-            round_fixed[(triton.cdiv(elements, BLOCK),)](*numbers, BLOCK=BLOCK, INDEX=index_of(self.result))
+            round_fixed[(cdiv(elements, BLOCK),)](*numbers, BLOCK=BLOCK, INDEX=index_of(self.result))
         return self.result
 
 

@@ -6,11 +6,11 @@
 import math
 
 import torch
-import triton
 from torch import Tensor
 
 from dkic.ops.memory_format import gradient_like
 from dkic.ops.triton import ldcn_kernels as kernels
+from dkic.ops.triton.grid import cdiv, next_power_of_2
 from dkic.ops.triton.image_sums import ImageSums, fixed_powers, largest
 from dkic.ops.triton.layouts import as_laid_out, channels_adjacent, empty_nhwc, pixel_strides
 from dkic.ops.triton.samples import Samples, samples_of
@@ -22,7 +22,7 @@ PIXELS, MOST_CHANNELS, MOST_ODD_CHANNELS, WARPS = 32, 64, 16, 4
 def program_of(samples: Samples) -> dict[str, int]:
     """Block sizes and warps of a launch."""
     most = MOST_ODD_CHANNELS if samples.group_depth % 4 else MOST_CHANNELS
-    channels = min(triton.next_power_of_2(samples.group_depth), most)
+    channels = min(next_power_of_2(samples.group_depth), most)
     return {"GROUP_DEPTH": samples.group_depth, "BLOCK_P": PIXELS, "BLOCK_C": channels, "num_warps": WARPS}
 
 
@@ -40,7 +40,7 @@ def forward(
     y = empty_nhwc(x, (x.shape[0], x.shape[1], *p.out_size))
     if p.pixels:
         program = program_of(p)
-        programs = triton.cdiv(p.pixels, PIXELS) * p.groups * triton.cdiv(p.group_depth, program["BLOCK_C"])
+        programs = cdiv(p.pixels, PIXELS) * p.groups * cdiv(p.group_depth, program["BLOCK_C"])
         with torch.cuda.device_of(x):
             kernels.forward[(programs,)](p.arguments, y, p.groups, **p.types(y), **program)
     return as_laid_out(y, x)
@@ -73,7 +73,7 @@ def backward(
         if need_x:
             sums = ImageSums(p.x, p.sum_dtype, powers_of(p, grad_y) if deterministic and p.pixels else None)
         if p.pixels and (need_x or need_offset or wanted_mask is not None):
-            kernels.backward[(triton.cdiv(p.pixels, PIXELS) * p.groups * p.taps,)](
+            kernels.backward[(cdiv(p.pixels, PIXELS) * p.groups * p.taps,)](
                 p.arguments,
                 grad_y,
                 pixel_strides(grad_y),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -46,34 +47,34 @@ class Samples:
     kernel: tuple[int, ...]
     geometry: tuple[int, ...]
 
-    @property
+    @cached_property
     def sum_dtype(self) -> torch.dtype:
         return torch.float64 if self.x.dtype == torch.float64 else torch.float32
 
-    @property
+    @cached_property
     def out_size(self) -> tuple[int, ...]:
         return tuple(self.offset.shape[2:])
 
-    @property
+    @cached_property
     def pixels(self) -> int:
         """Output pixels of all images."""
         return self.offset.shape[0] * math.prod(self.out_size)
 
-    @property
+    @cached_property
     def taps(self) -> int:
         return math.prod(self.kernel)
 
-    @property
+    @cached_property
     def groups(self) -> int:
         """Offset groups."""
         return self.offset.shape[1] // (2 * self.taps)
 
-    @property
+    @cached_property
     def group_depth(self) -> int:
         """Channels per offset group."""
         return self.x.shape[1] // self.groups
 
-    @property
+    @cached_property
     def arguments(self) -> SampleArguments:
         return SampleArguments(
             self.x,

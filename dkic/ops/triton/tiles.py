@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-import triton
 from triton.runtime.errors import OutOfResources
 
 from dkic.cache import cache_folder
 from dkic.errors import DkicError
 from dkic.ops.triton.deform_problem import Problem
+from dkic.ops.triton.grid import cdiv, next_power_of_2
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,12 @@ def output_blocks(outputs: int, most: int) -> tuple[int, int]:
 
     For example, 192 = 128 + 64. Sizes are at least 16, the minimum of the tensor cores.
     """
-    each = triton.cdiv(triton.cdiv(outputs, triton.cdiv(outputs, most)), 16) * 16
+    each = cdiv(cdiv(outputs, cdiv(outputs, most)), 16) * 16
     first = 1 << (each.bit_length() - 1)
-    rest = triton.next_power_of_2(each - first) if each > first else 0
+    rest = next_power_of_2(each - first) if each > first else 0
     return (first, rest) if rest < first else (2 * first, 0)
 
 
 def channel_block(channels: int, most: int, least: int = 1) -> int:
     """The smallest power of 2 >= channels, clamped to [least, most]."""
-    return max(min(triton.next_power_of_2(channels), most), least)
+    return max(min(next_power_of_2(channels), most), least)

@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dkic.ops.triton.grid import cdiv
+
 MOST_AXES = 4  # in addition to the batch axis
 
 
@@ -41,7 +43,7 @@ class Traversal:
 
     def chunks(self, block: int) -> int:
         """Programs per sample, for blocks of `block` elements."""
-        return triton.cdiv(self.elements, block)
+        return cdiv(self.elements, block)
 
     def arguments(self, block: int) -> TraversalArguments:
         return TraversalArguments(self.elements, self.chunks(block), self.size)
