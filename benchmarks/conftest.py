@@ -103,6 +103,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
     Rows of the same `work` form a group. The peer's come first, so that dkic's row can state the ratio of the two medians.
     bytes_moved: bytes that the work must at least read and write; gives GB/s, also relative to a large copy.
     device: of the work. On a GPU, times are measured between two events, or with host_clock by the host until the GPU is idle.
+    before: called before each call, not timed.
     parts: operations of the work; on a GPU that roofline.py knows, times are reported relative to the roofline.
     """
 
@@ -116,6 +117,7 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
         bytes_moved: int | None = None,
         device: str | torch.device = "cpu",
         host_clock: bool = False,
+        before: Callable[[], object] | None = None,
         parts: Sequence[Work] = (),
     ) -> None:
         device = torch.device(device)
@@ -131,7 +133,8 @@ def measure(benchmark, request, commit) -> Callable[..., None]:
         if device.type == "cuda":
             benchmark.extra_info["gpu"] = torch.cuda.get_device_name(device)
             call = until_idle(call) if host_clock else on_device(call, seconds)
-        benchmark.pedantic(call, rounds=rounds, iterations=1, warmup_rounds=warmup)
+        setup = None if before is None else lambda: before() and None  # pedantic would take a result as arguments
+        benchmark.pedantic(call, setup=setup, rounds=rounds, iterations=1, warmup_rounds=warmup)
         if benchmark.disabled:
             return
         seconds = seconds[warmup:] or benchmark.stats.stats.data
