@@ -14,14 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from devices import ON, devices
 from photographs import photograph
 from whole_codecs import Elic, Ours, save_untrained
 
-from dkic.ops import backends
-
 HERE = Path(__file__).resolve().parent
 ROUNDS = {"Elic2022Official": 3, "paper": 5, "tiny": 15}
-WITHOUT_GPU = backends.unavailable_reason("cuda")  # the reason, or None
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +53,21 @@ def peak_memory(model: str | Path) -> int:
 @pytest.mark.parametrize(
     "preset, implementation", [("paper", "Elic2022Official"), ("paper", "dkic"), ("tiny", "dkic")]
 )  # the peer first: see conftest.py
+@pytest.mark.parametrize("device", devices("cuda"))
 @pytest.mark.parametrize("work", ["encode", "decode"])
-def test_codec(preset, implementation, work, paper, measure, benchmark):
+def test_codec(preset, implementation, work, device, paper, measure, benchmark):
+    if device == "cuda" and preset != "tiny":
+        pytest.skip("only tiny is timed on a GPU")
     model = paper if preset == "paper" else preset
-    codec = checked(model) if implementation == "dkic" else elic()
+    codec = checked(model, device) if implementation == "dkic" else elic()
     pixels = photograph()
     coded = codec.compress(pixels)
     decoded = codec.decompress(coded)
     assert decoded.shape == pixels.shape and decoded.dtype == pixels.dtype
     benchmark.extra_info["bytes"] = codec.bytes_of(coded)
-    if implementation == "dkic" and work == "decode":
+    if implementation == "dkic" and work == "decode" and device == "cpu":
         benchmark.extra_info["peak_memory"] = peak_memory(model)
     call = (lambda: codec.compress(pixels)) if work == "encode" else (lambda: codec.decompress(coded))
     rounds = ROUNDS.get(implementation) or ROUNDS[preset]
-    measure(f"codec {preset}{', untrained,' if preset == 'paper' else ''} {work}, 768x512", implementation, call, rounds)
-
-
-@pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU))
-@pytest.mark.parametrize("work", ["encode", "decode"])
-def test_codec_cuda(work, measure, benchmark):
-    codec = checked("tiny", "cuda")
-    pixels = photograph()
-    coded = codec.compress(pixels)
-    benchmark.extra_info["bytes"] = codec.bytes_of(coded)
-    call = (lambda: codec.compress(pixels)) if work == "encode" else (lambda: codec.decompress(coded))
-    measure(f"codec tiny {work}, 768x512, GPU", "dkic", call, ROUNDS["tiny"], device="cuda", host_clock=True)
+    name = f"codec {preset}{', untrained,' if preset == 'paper' else ''} {work}, 768x512{ON[device]}"
+    measure(name, implementation, call, rounds, device=device, host_clock=True)

@@ -155,15 +155,21 @@ def size_of(out: dict) -> int:
     return sum(len(string) for strings in out["strings"] for string in strings)
 
 
+@torch.no_grad()
+def with_streams(model: nn.Module, x: Tensor, chosen: Callable, equal: bool) -> tuple[nn.Module, dict]:
+    """The model in an implementation, and its streams, whose bytes (equal) or sizes within 1 % must be those of dkic."""
+    ours = accelerate(model).compress(x)
+    restore(model)
+    model = chosen(model)
+    out = model.compress(x)
+    assert out["strings"] == ours["strings"] if equal else abs(size_of(out) / size_of(ours) - 1) < 0.01
+    return model, out
+
+
 def both_ways(make: Callable[[], nn.Module], work: str, chosen: Callable, equal: bool = True) -> Callable[[], object]:
     """compress or decompress of a whole model. equal: whether both implementations must have the same streams, not only sizes."""
     model, x = model_of(make), photo()
-    with torch.no_grad():
-        ours = accelerate(model).compress(x)
-        restore(model)
-        model = chosen(model)
-        out = ours if equal and work == "decompress" else model.compress(x)
-    assert out["strings"] == ours["strings"] if equal else abs(size_of(out) / size_of(ours) - 1) < 0.01
+    model, out = with_streams(model, x, chosen, equal)
 
     @torch.no_grad()
     def compress() -> dict:
@@ -206,9 +212,8 @@ def test_context_model_and_coder(name, work, implementation, chosen, measure):
     model.g_a, model.g_s = _Constant(y), nn.Identity()
     model.h_a, model.h_s = _Constant(z_hat), _Constant(params)
     try:
-        model, results = chosen(model), []
-        with torch.no_grad():
-            out = model.compress(x)
+        model, out = with_streams(model, x, chosen, equal=False)
+        results: list[dict] = []
 
         @torch.no_grad()
         def call() -> None:

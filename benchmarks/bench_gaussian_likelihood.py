@@ -11,18 +11,17 @@ from collections.abc import Callable
 import pytest
 import roofline
 import torch
+from devices import ON, devices
 from ops.op_cases import LikelihoodCase
 from peers import compressai_likelihood, plain_gaussian
 from problem_sizes import LIKELIHOOD_PROBLEMS
 from torch import Tensor
 
-from dkic.ops import backends, gaussian_likelihood, gaussian_symbols, reference
+from dkic.ops import gaussian_likelihood, gaussian_symbols, reference
 
 IMPLEMENTATIONS = ("compressai", "compiled", "copy", "dkic")  # the peers first: see conftest.py
 ROUNDS = 30
-WITHOUT_GPU = backends.unavailable_reason("triton")  # the reason, or None
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
-ON = {"cpu": "", "cuda": ", GPU"}
+DEVICES = devices("triton")
 
 # The peers' own accuracy: a difference of two error functions, and the noise of its float32.
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}

@@ -8,16 +8,14 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
+from devices import ON, devices
 from torch import Tensor
 
-from dkic.ops import backends, deform_conv2d, gaussian_likelihood, gaussian_symbols, ldcn
+from dkic.ops import deform_conv2d, gaussian_likelihood, gaussian_symbols, ldcn
 
 CALLS = 1000
 ROUNDS = 30
-WITHOUT_GPU = backends.unavailable_reason("triton")  # the reason, or None
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
 IMAGES = {"cpu": 0, "cuda": 1}
-ON = {"cpu": "", "cuda": ", GPU"}
 
 
 def of_torchvision(*tensors: Tensor) -> Tensor:
@@ -56,14 +54,14 @@ def work(op: str, gradients: bool, device: str) -> str:
 
 
 @pytest.mark.parametrize("implementation", DEFORM_CONV2D)
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", devices("triton"))
 @pytest.mark.parametrize("gradients", [False, True], ids=["", "with a graph for gradients"])
 def test_deform_conv2d(gradients, device, implementation, measure):
     call = repeated(DEFORM_CONV2D[implementation], gradients, device)
     measure(work("deform_conv2d", gradients, device), implementation, call, ROUNDS, device=device, host_clock=True)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", devices("triton"))
 @pytest.mark.parametrize("gradients", [False, True], ids=["", "with a graph for gradients"])
 @pytest.mark.parametrize("op", OTHERS)
 def test_other_ops(op, gradients, device, measure):

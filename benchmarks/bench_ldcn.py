@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import pytest
 import roofline
 import torch
+from devices import ON, devices
 from ops.op_cases import LdcnCase
 from peers import dcnv4_inputs, dcnv4_ldcn, dcnv4_order, torchvision_ldcn
 from problem_sizes import DCNV4_PROBLEMS, LDCN_PROBLEMS
@@ -23,8 +24,7 @@ LAYOUTS = {"torchvision": torch.contiguous_format, "dkic": torch.channels_last}
 ROUNDS = {"torchvision": {"forward": 5, "forward+backward": 3}, "dkic": {"forward": 30, "forward+backward": 30}}
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 WITHOUT_GPU = backends.unavailable_reason("cuda")  # the reason, or None
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
-ON = {"cpu": "", "cuda": ", GPU"}
+DEVICES = devices("cuda")
 WITHOUT_DCNV4 = WITHOUT_GPU or ("the package DCNv4 is not installed" if find_spec("DCNv4") is None else None)
 
 # Sums of 36 products, and over channels and pixels for the gradients, in float32 and in different orders.

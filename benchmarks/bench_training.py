@@ -6,16 +6,12 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from devices import ON, devices
 from peers import peer_ops
 from training_run import staged_run, step_of
 
-from dkic.ops import backends
-
 DKIC, PEER = "dkic", "torchvision + compressai ops"
 ROUNDS = {DKIC: 8, PEER: 4}
-WITHOUT_GPU = backends.unavailable_reason("cuda")  # the reason, or None
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(WITHOUT_GPU is not None, reason=str(WITHOUT_GPU)))]
-ON = {"cpu": "", "cuda": ", GPU"}
 
 
 def check(device: str) -> None:
@@ -32,7 +28,7 @@ def check(device: str) -> None:
 
 
 @pytest.mark.parametrize("implementation", [PEER, DKIC])  # the peer first: see conftest.py
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", devices("cuda"))
 @pytest.mark.parametrize("gan", [False, True], ids=["first stage", "with discriminator"])
 def test_training_step(gan, device, implementation, measure, benchmark):
     check(device)

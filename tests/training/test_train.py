@@ -40,12 +40,15 @@ def same_weights(a: StagedRun, b: StagedRun) -> bool:
     return all(name == other and torch.equal(x, y) for (name, x), (other, y) in pairs)
 
 
-def test_a_resumed_run_continues_exactly(folder, run, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_resumed_run_continues_exactly(folder, tmp_path, optimizer):
+    recipe = Recipe.of(RECIPE.to_dict() | {"optimizer": optimizer})
+    run = begin(folder, recipe)
     whole = [run.train_step() for _ in range(5)]
-    first = begin(folder)
+    first = begin(folder, recipe)
     part = [first.train_step() for _ in range(3)]
     save_checkpoint(first, tmp_path / CHECKPOINT)
-    second = begin(folder)
+    second = begin(folder, recipe)
     restore(second, load_checkpoint(tmp_path / CHECKPOINT))
     assert same_weights(first, second)
     assert part + [second.train_step() for _ in range(2)] == whole

@@ -120,14 +120,13 @@ def _forward(
         u = read(noise, n, element, inside, traversal.size, TYPE, FOURS)
         v, value = v + u, value + u
     elif seed is not None:
-        if index_stride is None:
-            if FOURS:
-                channel = element % traversal.size[1]
-                block = channel.to(tl.int64) * traversal.size[0] + element // traversal.size[1]
-                u = draw_blocks(seed, n, block, BLOCK).reshape(BLOCK, 4)
-            else:
-                u = draw_blocks(seed, n, begin(traversal.chunks, BLOCK, WIDE)[1] // 4 + tl.arange(0, BLOCK // 4), BLOCK // 4)
-                u = u.reshape(BLOCK)
+        if FOURS:
+            channel = element % traversal.size[1]
+            block = channel.to(tl.int64) * traversal.size[0] + element // traversal.size[1]
+            u = draw_blocks(seed, n, block, BLOCK).reshape(BLOCK, 4)
+        elif index_stride is None:
+            block = begin(traversal.chunks, BLOCK, WIDE)[1] // 4 + tl.arange(0, BLOCK // 4)
+            u = draw_blocks(seed, n, block, BLOCK // 4).reshape(BLOCK)
         else:
             u = draw(seed, n, offset_of(n, element, traversal.size, index_stride))
         u = u.to(TYPE) * 5.9604644775390625e-08  # 2^-24
