@@ -22,6 +22,22 @@ COPIED_BYTES = 2**28  # far beyond any cache
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--threads", type=int, default=THREADS, help=f"threads of every implementation ({THREADS})")
+    parser.addoption("--few", action="store_true", help="only the rows that give each implementation each parameter value once")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--few"):
+        return
+    seen: set[tuple[str, ...]] = set()
+    kept, left_out = [], []
+    for item in items:
+        parameters = item.callspec.params
+        benchmark = (item.nodeid.partition("[")[0], str(parameters.get("implementation")))
+        values = {(*benchmark, name, str(value)) for name, value in parameters.items()}
+        (left_out if values <= seen else kept).append(item)
+        seen |= values
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 @pytest.fixture(scope="session")
