@@ -22,13 +22,11 @@ from dkic.training.checkpoint import CHECKPOINT, WARMED_UP, begin_second_stage, 
 from dkic.training.photos import PhotoFolder
 from dkic.training.processes import accelerator_for
 from dkic.training.recipe import Recipe
-from dkic.training.recipe_file import read_recipe
 from dkic.training.run import TrainingFailed
 from dkic.training.staged_run import StagedRun
 from dkic.training.step_result import StepResult
 from dkic.training.train import run_steps, train_folder
 
-RELAY = Path(__file__).resolve().parents[2] / "configs" / "relay" / "small_perceptual.toml"
 ON_CPU = ("--device", "cpu")  # accelerate selects a device once per process
 # Two steps of the first stage, three of the second; the learning rate falls after the third.
 RECIPE = Recipe.of(GOOD | {"epoch_steps": 1, "batch": 1, "discriminator_width": 8})
@@ -163,32 +161,6 @@ def test_the_gan_weight_ramps_up(folder):
     gan = [r.loss - 0.001 * 255**2 * 10 ** (-r.psnr / 10) - r.lpips - r.rate_weight * r.bpp for r in results]
     expected = [3 * factor * r.gan for factor, r in zip([0, 0, 0.25, 0.5, 0.75, 1, 1, 1], results, strict=True)]
     assert gan == pytest.approx([0 if math.isnan(value) else value for value in expected], rel=1e-3, abs=1e-4)
-
-
-def test_compiled_networks_give_the_same_step(folder, monkeypatch):
-    monkeypatch.setattr("dkic.training.compiled.BACKEND", "aot_eager")  # traces forward and backward without code generation
-    torch._dynamo.reset()
-    plain, compiled = begin(folder), begin(folder, changed(compile=True))
-    traced = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    for _ in range(3):  # the last with the discriminator
-        expected, result = plain.train_step(), compiled.train_step()
-        assert result.loss == pytest.approx(expected.loss, rel=1e-4) and result.bpp == pytest.approx(expected.bpp, rel=1e-4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= traced + 3  # g_a, g_s and LPIPS' backbone
-    assert set(compiled.trained().state_dict()) == set(plain.trained().state_dict())
-
-
-def test_all_networks_of_the_relays_recipe_compile(folder, monkeypatch):
-    # Networks that share code share torch.compile's limit of 8 variants, and each metric has one with and one without gradients.
-    monkeypatch.setattr("dkic.training.compiled.BACKEND", "eager")
-    torch._dynamo.reset()
-    need_backbone("vgg")
-    run = begin(
-        folder,
-        Recipe.of(
-            read_recipe(RELAY).to_dict() | {"batch": 3, "crop": 64, "lpips_shifts": 4, "precision": "float32", "compile": True}
-        ),
-    )
-    assert all(math.isfinite(run.train_step().dists) for _ in range(2))
 
 
 def test_examples_are_crops_next_to_their_reconstructions(folder):
