@@ -2,13 +2,17 @@
 
     python -m benchmarks.ldcn_in_small speeds PHOTOS WEIGHTS
     python -m benchmarks.ldcn_in_small train PHOTOS WEIGHTS --branch ldcn --minutes 30 --seconds 0.7 --seed 0 -o RUNS
-    python -m benchmarks.ldcn_in_small compare VALIDATION RUNS
+    python -m benchmarks.ldcn_in_small measure VALIDATION RUNS
+    python -m benchmarks.ldcn_in_small compare
 
 Branches: "none"; "static", a second depthwise kernel of dilation 2; "ldcn", Lite DCN with 16 channels per group. Branches are
 initialized to zero, so all runs start from the same function. A run has as many steps as fit into --minutes at its own speed:
 give the speed as --seconds per step, measured on an idle machine (`speeds`), so that other load does not change the result.
+`measure` adds the rate-distortion curve of each run to benchmarks/results/ldcn_in_small.csv, which `compare` reads.
 """
 
+import csv
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +42,8 @@ RECIPE = Path(__file__).resolve().parents[1] / "configs" / "relay" / "small_perc
 QUALITIES = (5, 20, 40, 60, 80)
 GROUP_CHANNELS = 16
 SIDE = 768  # of the center crops of photographs, on which runs are compared
+RESULTS = Path(__file__).with_name("results") / "ldcn_in_small.csv"
+RUN = ("weights", "minutes", "seed", "branch")  # weights: beginning of the SHA-256 of those that a run started from
 
 
 class StaticBranch(nn.Module):
@@ -152,32 +158,65 @@ def speeds(photos: Path, weights: str, device: str | None) -> None:
 def train(
     photos: Path, weights: str, branch: str, minutes: float, seconds: float, seed: int, out: Path, device: str | None
 ) -> None:
-    """Train with a branch; writes BRANCH-SEED.pt to OUT."""
+    """Train with a branch; writes WEIGHTS-MINUTES-SEED-BRANCH.pt to OUT, WEIGHTS being the beginning of their hash."""
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     run = BranchRun(branch, weights, recipe_of(int(minutes * 60 / seconds), seed), folder_of(photos), device)
     click.echo(f"{branch}: {run.steps} steps in {minutes:g} minutes")
     do_steps(run, branch)
-    torch.save(run.trained().state_dict(), out / f"{branch}-{seed}.pt")
+    start = hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:8]
+    torch.save(run.trained().state_dict(), out / f"{start}-{minutes:g}-{seed}-{branch}.pt")
 
 
 @main.command()
 @PHOTOS
 @click.argument("runs", type=click.Path(exists=True, path_type=Path))
-def compare(photos: Path, runs: Path) -> None:
-    """Print BD-rates of each run in RUNS against "none" of its seed, by each metric, on the middle of the PHOTOS."""
+def measure(photos: Path, runs: Path) -> None:
+    """Add the curves of the runs in RUNS, on the middle of the PHOTOS, to the results, unless they are there."""
     images = [middle_of(read_image(path).pixels) for path in images_in(photos).images]
-    click.echo(f"| run | {' | '.join(metric.label for metric in METRICS.values())} |")
-    click.echo(f"| --- |{' --- |' * len(METRICS)}")
-    for anchor_file in sorted(runs.glob("none-*.pt")):
-        seed = anchor_file.stem.partition("-")[2]
-        anchor = curve_of(anchor_file, images)
-        for branch in BRANCHES:
-            path = runs / f"{branch}-{seed}.pt"
-            if branch != "none" and path.exists():
-                curve = curve_of(path, images)
-                rates = [bd_rate(curve, anchor, metric)[0] for metric in METRICS]
-                click.echo(f"| {path.stem} | {' | '.join(f'{rate:+.1f} %' for rate in rates)} |")
+    measured = curves()
+    for path in sorted(runs.glob("*.pt")):
+        run = tuple(path.stem.split("-"))
+        if run in measured:
+            continue
+        curve = curve_of(path, run[-1], images)
+        new = not RESULTS.exists()
+        with RESULTS.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow([*RUN, "quality", "bpp", *METRICS])
+            for quality, *values in zip(QUALITIES, curve.bpp, *curve.values.values(), strict=True):
+                writer.writerow([*run, quality, *(f"{value:.5g}" for value in values)])
+
+
+@main.command()
+def compare() -> None:
+    """Print BD-rates of each run against the run without a branch of the same start, minutes and seed, by each metric."""
+    found = curves()
+    click.echo(f"| {' | '.join(RUN)} | {' | '.join(metric.label for metric in METRICS.values())} |")
+    click.echo(f"|{' --- |' * (len(RUN) + len(METRICS))}")
+    for run, curve in found.items():
+        anchor = found.get((*run[:-1], "none"))
+        if anchor is not None and curve is not anchor:
+            rates = [bd_rate(curve, anchor, metric)[0] for metric in METRICS]
+            click.echo(f"| {' | '.join(run)} | {' | '.join(f'{rate:+.1f} %' for rate in rates)} |")
+
+
+def curves() -> dict[tuple[str, ...], Curve]:
+    """The curves in the results, by run."""
+    if not RESULTS.exists():
+        return {}
+    points: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    with RESULTS.open(newline="") as file:
+        for row in csv.DictReader(file):
+            points.setdefault(tuple(row[name] for name in RUN), []).append(row)
+    return {
+        run: Curve(run[-1], column(rows, "bpp"), {name: column(rows, name) for name in METRICS}) for run, rows in points.items()
+    }
+
+
+def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
+    return np.array([float(row[name]) for row in rows])
 
 
 def middle_of(pixels: np.ndarray) -> Tensor:
@@ -189,9 +228,9 @@ def middle_of(pixels: np.ndarray) -> Tensor:
 
 
 @torch.inference_mode()
-def curve_of(path: Path, images: list[Tensor]) -> Curve:
+def curve_of(path: Path, branch: str, images: list[Tensor]) -> Curve:
     """Means over the images at QUALITIES; rates are those of the rounded latent."""
-    model = with_branches(network_of(PRESETS["small"]), path.stem.partition("-")[0]).eval()
+    model = with_branches(network_of(PRESETS["small"]), branch).eval()
     model.load_state_dict(torch.load(path, weights_only=True))
     compare_by, points = load_metrics(METRICS), []
     for quality in QUALITIES:

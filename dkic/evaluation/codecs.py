@@ -48,7 +48,9 @@ def expand(names: Iterable[str]) -> list[str]:
     for name in names:
         for one in _FAMILIES.get(name, (name,)):
             if one not in NAMES and not (one.startswith("dkic:") and len(one) > len("dkic:")):
-                raise DkicError(f"--codec {name}: there is no such codec; use {', '.join((*NAMES, *_FAMILIES))}")
+                raise DkicError(
+                    f"--codec {name}: there is no such codec; give names, separated by spaces: {', '.join((*NAMES, *_FAMILIES))}"
+                )
             found[one] = None
     return list(found)
 
