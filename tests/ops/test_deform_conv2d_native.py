@@ -45,8 +45,8 @@ def test_results_do_not_depend_on_the_number_of_threads(case, dtype, threads):
 
 
 # How far a process's memory rises above what it holds before the op, less what the op returns. A small call comes first: it loads
-# the library and lets BLAS allocate what it keeps. A fixed mmap threshold makes glibc return freed tensors to the system: by default
-# it keeps freed blocks of up to 32 MB, and a result placed in one does not raise the peak.
+# the library and lets BLAS allocate what it keeps. A fixed mmap threshold makes glibc return freed tensors to the system. By
+# default it keeps freed blocks of up to 32 MB, and a result placed in one does not raise the peak.
 PEAK = """if True:
     import sys, torch
     from pathlib import Path
