@@ -7,6 +7,7 @@ model are accelerated too.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import NamedTuple
 
 from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
 from compressai.entropy_models.entropy_models import GaussianMixtureConditional
@@ -17,26 +18,42 @@ from torch import nn
 from dkic.compressai import autoregressive as raster
 from dkic.compressai import entropy_models as on_dkic
 
-# Replacements for the methods of each class. A method that a subclass overrides is never replaced.
-METHODS: dict[type[nn.Module], dict[str, Callable]] = {
-    EntropyModel: {"compress": on_dkic.compress, "decompress": on_dkic.decompress},
+
+class Replacement(NamedTuple):
+    """method: has the results of CompressAI's without calling the methods `bypassed`, which must be CompressAI's too."""
+
+    method: Callable
+    bypassed: tuple[str, ...] = ()
+
+
+# Replacements for the methods of each class. A method that a subclass or an object overrides is never replaced, nor is one that
+# would no longer call it.
+METHODS: dict[type[nn.Module], dict[str, Replacement]] = {
+    EntropyModel: {"compress": Replacement(on_dkic.compress), "decompress": Replacement(on_dkic.decompress)},
     EntropyBottleneck: {
-        "forward": on_dkic.bottleneck_forward,
-        "compress": on_dkic.bottleneck_compress,
-        "decompress": on_dkic.bottleneck_decompress,
+        "forward": Replacement(on_dkic.bottleneck_forward, ("_likelihood", "_logits_cumulative")),
+        "compress": Replacement(on_dkic.bottleneck_compress, ("_build_indexes", "_extend_ndims")),
+        "decompress": Replacement(on_dkic.bottleneck_decompress, ("_build_indexes", "_extend_ndims")),
     },
     GaussianConditional: {
-        "build_indexes": on_dkic.build_indexes,
-        "forward": on_dkic.gaussian_forward,
-        "_likelihood": on_dkic.likelihood,
+        "build_indexes": Replacement(on_dkic.build_indexes),
+        "forward": Replacement(on_dkic.gaussian_forward, ("quantize", "_likelihood", "_standardized_cumulative")),
+        "_likelihood": Replacement(on_dkic.likelihood, ("_standardized_cumulative",)),
     },
     GaussianMixtureConditional: {
-        "_likelihood": on_dkic.mixture_likelihood,
-        "compress": on_dkic.mixture_compress,
-        "decompress": on_dkic.mixture_decompress,
+        "_likelihood": Replacement(on_dkic.mixture_likelihood, ("_standardized_cumulative",)),
+        "compress": Replacement(on_dkic.mixture_compress),
+        "decompress": Replacement(on_dkic.mixture_decompress),
     },
-    JointAutoregressiveHierarchicalPriors: {"compress": raster.joint_compress, "decompress": raster.joint_decompress},
-    RasterScanLatentCodec: {"compress": raster.raster_scan_compress, "decompress": raster.raster_scan_decompress},
+    # One loop over positions alone is not replaced: encoder and decoder must have the same floating-point results.
+    JointAutoregressiveHierarchicalPriors: {
+        "compress": Replacement(raster.joint_compress, ("decompress",)),
+        "decompress": Replacement(raster.joint_decompress, ("compress",)),
+    },
+    RasterScanLatentCodec: {
+        "compress": Replacement(raster.raster_scan_compress, ("decompress",)),
+        "decompress": Replacement(raster.raster_scan_decompress, ("compress",)),
+    },
 }
 AUTOREGRESSIVE = (JointAutoregressiveHierarchicalPriors, RasterScanLatentCodec)
 
@@ -48,7 +65,8 @@ def accelerate(model: nn.Module, *, autoregressive: bool = True) -> nn.Module:
     CPU and with its default filters), forward and backward; `build_indexes` of `GaussianConditional`; the entropy coder of
     `compress` and `decompress`; and the loop over positions of `JointAutoregressiveHierarchicalPriors`, `Cheng2020Anchor`,
     `Cheng2020Attention` and `RasterScanLatentCodec`. Streams are interchangeable with CompressAI's. Methods that a subclass
-    overrides are kept. Calling it again changes nothing; `restore` undoes it.
+    or an object overrides are kept, and so are CompressAI's methods that call them. Calling it again changes nothing; `restore`
+    undoes it.
 
     Args:
         model: a module with CompressAI entropy models in it, on any device, training or not, updated or not.
@@ -92,12 +110,12 @@ def _accelerate(model: nn.Module, autoregressive: bool) -> list[nn.Module]:
                 f"accelerate/model: {name or 'model'} has the entropy coder {module.entropy_coder.name!r}; "
                 "construct it with entropy_coder='ans'"
             )
-        if isinstance(module, AUTOREGRESSIVE) and _replaced(type(module)) and (reason := raster.unsupported(module)):
+        if isinstance(module, AUTOREGRESSIVE) and _replaced(module) and (reason := raster.unsupported(module)):
             repair = "give autoregressive=False to keep CompressAI's loops"
             raise TypeError(f"accelerate/model: {name or 'model'}: {reason}; {repair}")
     changed = [module for module in found.values() if not hasattr(module, "_dkic_original")]
     for module in changed:
-        module.__class__ = _subclass(type(module))  # type: ignore[arg-type]
+        module.__class__ = _subclass(type(module), _replaced(module))  # type: ignore[arg-type]
     return changed
 
 
@@ -106,22 +124,28 @@ def _restore(modules: list[nn.Module]) -> None:
         module.__class__ = getattr(module, "_dkic_original", type(module))
 
 
-def _replaced(cls: type[nn.Module]) -> dict[str, Callable]:
-    """The replacements in METHODS for the methods that `cls` inherits from CompressAI's classes."""
-    return {
-        name: method
-        for base, replaced in METHODS.items()
-        if issubclass(cls, base)
-        for name, method in replaced.items()
-        if getattr(cls, name) is vars(base)[name]
-    }
+def _replaced(module: nn.Module) -> tuple[tuple[type[nn.Module], str], ...]:
+    """The keys in METHODS of what the module inherits from CompressAI's classes, with all that it calls there."""
+
+    def inherits(base: type[nn.Module], name: str) -> bool:
+        return name not in vars(module) and getattr(type(module), name) is getattr(base, name)
+
+    return tuple(
+        (base, name)
+        for base, replacements in METHODS.items()
+        if isinstance(module, base)
+        for name, replacement in replacements.items()
+        if all(inherits(base, one) for one in (name, *replacement.bypassed))
+    )
 
 
 @cache
-def _subclass(cls: type[nn.Module]) -> type[nn.Module]:
+def _subclass(cls: type[nn.Module], replaced: tuple[tuple[type[nn.Module], str], ...]) -> type[nn.Module]:
     """A subclass with dkic's methods."""
     described = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(cls.__name__, (cls,), {**described, **_replaced(cls), "__reduce_ex__": _reduce, "_dkic_original": cls})
+    methods = {name: METHODS[base][name].method for base, name in replaced}
+    own = {"__reduce_ex__": _reduce, "_dkic_original": cls, "_dkic_replaced": replaced}
+    return type(cls.__name__, (cls,), {**described, **methods, **own})
 
 
 def _reduce(self: nn.Module, protocol: int) -> tuple:
@@ -129,9 +153,9 @@ def _reduce(self: nn.Module, protocol: int) -> tuple:
     reduced = super(type(self), self).__reduce_ex__(max(protocol, 2))
     assert isinstance(reduced, tuple)
     _, _, *state = reduced
-    return _new, (self._dkic_original,), *state
+    return _new, (self._dkic_original, self._dkic_replaced), *state
 
 
-def _new(cls: type[nn.Module]) -> nn.Module:
-    accelerated_class = _subclass(cls)  # type: ignore[arg-type]
+def _new(cls: type[nn.Module], replaced: tuple[tuple[type[nn.Module], str], ...]) -> nn.Module:
+    accelerated_class = _subclass(cls, replaced)  # type: ignore[arg-type]
     return accelerated_class.__new__(accelerated_class)

@@ -161,3 +161,50 @@ def test_mixtures():
         assert torch.equal(model.decompress(string, abs_max, bitmap, scales.clone(), means.clone(), weights.clone()), y_hat)
         torch.testing.assert_close(model(y, scales, means, weights, training=False)[1], likelihood, rtol=1e-4, atol=1e-7)
     assert torch.equal(y_hat, y.round())
+
+
+def _twice(original):
+    return lambda self, *args, **kwargs: original(self, *args, **kwargs) * 2
+
+
+def _straight_through(self, inputs, mode, means=None):
+    return inputs.round()
+
+
+HOOKS = [
+    (GaussianConditional, "_standardized_cumulative", _twice(GaussianConditional._standardized_cumulative)),
+    (GaussianConditional, "_likelihood", _twice(GaussianConditional._likelihood)),
+    (GaussianConditional, "quantize", _straight_through),
+    (EntropyBottleneck, "_logits_cumulative", _twice(EntropyBottleneck._logits_cumulative)),
+    (EntropyBottleneck, "_likelihood", lambda self, inputs, *_: (inputs.sigmoid(), None, None)),
+    (EntropyBottleneck, "quantize", _straight_through),
+]
+
+
+@pytest.mark.parametrize("of", ["class", "object"])
+@pytest.mark.parametrize(("base", "name", "hook"), HOOKS, ids=[f"{base.__name__}.{name}" for base, name, _ in HOOKS])
+def test_methods_that_are_overridden_are_called(base, name, hook, of):
+    cls = type("Own", (base,), {name: hook}) if of == "class" else base
+    torch.manual_seed(0)
+    model = cls(None) if base is GaussianConditional else cls(SHAPE[1])
+    if of == "object":
+        setattr(model, name, hook.__get__(model))
+    tensors = [t.detach() for t in latent()][: 3 if base is GaussianConditional else 1]
+    training = name == "quantize"
+    expected = model(*tensors, training=training)
+    with accelerated(model):
+        actual = model(*tensors, training=training)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-6)
+
+
+def test_a_mixture_calls_an_overridden_distribution():
+    class Own(GaussianMixtureConditional):
+        _standardized_cumulative = _twice(GaussianConditional._standardized_cumulative)
+
+    model = Own(K=2)
+    inputs, scales, means = (t.detach() for t in latent())
+    tensors = inputs, scales.repeat(1, 2, 1, 1), means.repeat(1, 2, 1, 1), torch.full((2, 12, 5, 7), 0.5)
+    expected = model._likelihood(*tensors)
+    with accelerated(model):
+        torch.testing.assert_close(model._likelihood(*tensors), expected)

@@ -119,6 +119,16 @@ def test_methods_of_a_subclass_are_kept():
             assert model.compress(x)["strings"] == expected
 
 
+@pytest.mark.parametrize("kept", ["compress", "decompress"])
+def test_the_loops_of_an_autoregressive_model_are_replaced_together(kept):
+    model = model_of("joint autoregressive")
+    original = getattr(type(model), kept)
+    own = type("Own", (type(model),), {kept: lambda self, *args: original(self, *args)})
+    model.__class__ = own
+    with accelerated(model):
+        assert type(model).compress is own.compress and type(model).decompress is own.decompress
+
+
 def test_other_models_are_refused():
     with pytest.raises(TypeError, match="Module"):
         accelerate("mbt2018")
