@@ -152,7 +152,7 @@ def _stages(network: nn.Module, name: str) -> Iterator[_Stage]:
 
 def _leaves(network: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(network, QuantizedNetwork):
-        raise TypeError(f"make_bit_exact/model: {name} is bit-exact already; give the float model")
+        raise TypeError(f"model: {name} is bit-exact already; give the float model")
     if type(network) is nn.Sequential:
         for key, layer in network.named_children():
             yield from _leaves(layer, f"{name}.{key}")
@@ -209,4 +209,4 @@ def _bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
 
 
 def _refusal(name: str, reason: str) -> TypeError:
-    return TypeError(f"make_bit_exact/model: {name} {reason}; a bit-exact network has {LAYERS} of common shapes only")
+    return TypeError(f"model: {name} {reason}; a bit-exact network has {LAYERS} of common shapes only")

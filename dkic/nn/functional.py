@@ -47,7 +47,7 @@ def dcnv3(
         RuntimeError: the kernels for input's device are not built; the message says what to do.
     """
     kernel_size, dilation = pair_of("dcnv3", "kernel_size", kernel_size), pair_of("dcnv3", "dilation", dilation)
-    order = TapOrder("dcnv3", group, kernel_size, dilation, offset_scale, remove_center, packed=False).to(input.device)
+    order = TapOrder("dcnv3", group, kernel_size, dilation, offset_scale, remove_center, packed=False, device=input.device)
     _check("dcnv3", input, offset=offset, mask=mask)
     for name, t, channels in (("offset", offset, order.offset_channels), ("mask", mask, order.mask_channels)):
         if t.shape[-1] != channels:
@@ -85,7 +85,7 @@ def dcnv4(
         TypeError, ValueError: as for `dcnv3`.
     """
     kernel_size, dilation = pair_of("dcnv4", "kernel_size", kernel_size), pair_of("dcnv4", "dilation", dilation)
-    order = TapOrder("dcnv4", group, kernel_size, dilation, offset_scale, remove_center, packed=True).to(input.device)
+    order = TapOrder("dcnv4", group, kernel_size, dilation, offset_scale, remove_center, packed=True, device=input.device)
     _check("dcnv4", input, offset_mask=offset_mask)
     least = order.offset_channels + order.mask_channels
     if offset_mask.shape[-1] < least:

@@ -1,6 +1,7 @@
 """Converts the order of offsets and masks of DCNv3 and DCNv4 to that of `dkic.ops.ldcn`."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +28,22 @@ class TapOrder(nn.Module):
         offset_scale, remove_center: as in DCNv3.
         packed: the order of channels is, per group, offsets then masks (DCNv4), in one tensor; False: offsets and masks are two
             tensors (DCNv3).
+        device: of the tensors that are reordered; None: the default device.
 
     Raises:
         ArgumentValueError: remove_center of a kernel that is not square and odd.
     """
 
-    offset_rows: Tensor
-    mask_rows: Tensor
-    distance: Tensor
-    removed: Tensor
-
     def __init__(
-        self, name: str, group: int, kernel_size: Sizes, dilation: Sizes, offset_scale: float, remove_center: bool, packed: bool
+        self,
+        name: str,
+        group: int,
+        kernel_size: Sizes,
+        dilation: Sizes,
+        offset_scale: float,
+        remove_center: bool,
+        packed: bool,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         (kh, kw), (dh, dw) = kernel_size, dilation
@@ -58,28 +63,44 @@ class TapOrder(nn.Module):
         mask_rows = [mask_first + g * mask_step + tap for g in range(group) for tap in stored]
         # Distances of the taps from the center, as (y, x): integers, so exact in every dtype.
         distance = [(j * dh - dh * (kh - 1) // 2, i * dw - dw * (kw - 1) // 2) for j in range(kh) for i in range(kw)]
-        self._hold("offset_rows", torch.tensor(offset_rows))
-        self._hold("mask_rows", torch.tensor(mask_rows))
-        self._hold("distance", torch.tensor(distance * group, dtype=torch.float32).flatten())
-        self._hold("removed", torch.tensor([tap == center for tap in numbers] * group))
+        self._constants = {
+            "offset_rows": offset_rows,
+            "mask_rows": mask_rows,
+            "distance": [float(length) for pair in distance * group for length in pair],
+            "removed": [tap == center for tap in numbers] * group,
+        }
+        for name, values in self._constants.items():
+            self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
 
-    def _hold(self, name: str, t: Tensor) -> None:
-        self.register_buffer(name, t, persistent=False)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TapOrder":
+        super()._apply(fn, recurse)
+        for name, values in self._constants.items():  # to_empty() gives memory that is not initialized
+            self.get_buffer(name).copy_(torch.tensor(values, device="cpu"))
+        return self
+
+    def _on(self, device: torch.device, name: str) -> Tensor:
+        buffer = self.get_buffer(name)
+        if buffer.is_meta and device.type != "meta":  # the parameters came with load_state_dict(assign=True)
+            with torch.inference_mode(False):
+                buffer = torch.tensor(self._constants[name], device=device)
+            self.register_buffer(name, buffer, persistent=False)
+        return buffer
 
     def offset_weight(self, weight: Tensor) -> Tensor:
         """Rows `[G*K*2, C]` of the weight that predict ldcn's offsets; `offsets` converts the bias."""
-        return weight[self.offset_rows] * self.offset_scale
+        return weight[self._on(weight.device, "offset_rows")] * self.offset_scale
 
     def offsets(self, t: Tensor) -> Tensor:
         """ldcn's offsets `[..., G*K*2]` from a tensor, or a bias, whose last dimension holds DCNv3's or DCNv4's."""
-        t = t.index_select(-1, self.offset_rows) * self.offset_scale + self.distance.to(t.dtype) * (self.offset_scale - 1)
-        return t.masked_fill(self.removed.repeat_interleave(2), math.inf) if self.remove_center else t
+        rows, distance, removed = (self._on(t.device, name) for name in ("offset_rows", "distance", "removed"))
+        t = t.index_select(-1, rows) * self.offset_scale + distance.to(t.dtype) * (self.offset_scale - 1)
+        return t.masked_fill(removed.repeat_interleave(2), math.inf) if self.remove_center else t
 
     def masks(self, t: Tensor, removed: float = 0.0) -> Tensor:
         """ldcn's masks `[..., G*K]` from a tensor, or a bias; a removed center tap has the mask `removed`."""
-        t = t.index_select(-1, self.mask_rows)
-        return t.masked_fill(self.removed, removed) if self.remove_center else t
+        t = t.index_select(-1, self._on(t.device, "mask_rows"))
+        return t.masked_fill(self._on(t.device, "removed"), removed) if self.remove_center else t
 
     def mask_weight(self, weight: Tensor) -> Tensor:
         """Rows `[G*K, C]` of the weight that predict ldcn's masks; `masks` converts the bias."""
-        return weight[self.mask_rows]
+        return weight[self._on(weight.device, "mask_rows")]

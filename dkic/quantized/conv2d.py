@@ -13,7 +13,7 @@ from dkic.errors import DkicError
 from dkic.ops import quantized_conv2d
 from dkic.ops.requantize import requantize, round_ste
 from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale, UsedScales
-from dkic.quantized.layer import QuantizedLayer, check_multiplier
+from dkic.quantized.layer import QuantizedLayer, check_multiplier, in_exact_type
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -154,7 +154,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
             self.scales.output.observe(y)
             return y
         with torch.autocast(x.device.type, enabled=False):  # half precision would round the sums
-            units = self._units(x)
+            units = self._units(in_exact_type(x))
             if self.slope is not None:
                 units = units.clamp_min(0) + requantize(units, None, self.slope, -self.high, 0).to(units.dtype)
         return self._rearranged(units)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dkic.ops.requantize import requantize
 from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale
-from dkic.quantized.layer import QuantizedLayer, check_multiplier
+from dkic.quantized.layer import QuantizedLayer, check_multiplier, in_exact_type
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,6 +37,7 @@ class LatentInput(QuantizedLayer):
         if self.is_float:
             self.scale.observe(latent)
             return latent
+        latent = in_exact_type(latent)
         multiplier = self.multiplier if self.converted else self.integers()["multiplier"]
         units = requantize(latent * self.denominator, None, multiplier, -ACTIVATION_MAX, ACTIVATION_MAX)
         return units.to(latent.dtype)

@@ -16,7 +16,7 @@ docs/quantized.md contains the complete argument.
 
 import contextlib
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -77,12 +77,26 @@ class QuantizedLayer(nn.Module):
     def dequantize_from(self, other: "Self") -> None:
         """Sets the float parameters from a converted layer of the same shape."""
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Self":
+        """Of a converted layer, `half()`, `double()` and `to(dtype)` change no dtype: rounded multipliers would be others."""
+
+        def keep_dtype(t: Tensor) -> Tensor:
+            result = fn(t)
+            return result if result.dtype == t.dtype else t.to(result.device)
+
+        return super()._apply(keep_dtype if self.converted else fn, recurse)
+
     def _hold(self, tensors: Mapping[str, Tensor]) -> None:
         for name in {*tensors, *self.replaced} & self._parameters.keys():
             delattr(self, name)
         for name, t in tensors.items():
             self.register_buffer(name, t.detach().to(self.stored[name]).contiguous())
         self.state = State.CONVERTED
+
+
+def in_exact_type(x: Tensor) -> Tensor:
+    """x in float32 or float64, which hold the sums of a quantized layer; half types round them."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:

@@ -12,7 +12,7 @@ from dkic.ops import ldcn
 from dkic.ops.requantize import requantize, round_ste
 from dkic.quantized.activation_scale import ACTIVATION_MAX, ActivationScale, UsedScales
 from dkic.quantized.conv2d import QuantizedConv2d
-from dkic.quantized.layer import QuantizedLayer, check_multiplier
+from dkic.quantized.layer import QuantizedLayer, check_multiplier, in_exact_type
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -82,6 +82,7 @@ class QuantizedLDCNBlock(QuantizedLayer, LDCNBlock):
             y = plus_branch(x, self.project(total))
             self.scales.output.observe(y)
             return y
+        x = in_exact_type(x)
         value, offset_mask = self.value(x), self.offset_mask(self.depthwise(x))
         offset, logits = offset_mask[:, : self.taps * 2], offset_mask[:, self.taps * 2 :]
         offset = offset.clamp(-OFFSET_MAX, OFFSET_MAX) / OFFSET_UNITS

@@ -266,7 +266,7 @@ def test_a_network_in_integers_is_near_the_float_one():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_layer_without_a_quantized_form_is_named(network, message):
-    with pytest.raises(TypeError, match=f"make_bit_exact/model: {message}"):
+    with pytest.raises(TypeError, match=f"model: {message}"):
         QuantizedNetwork(network, "h_s")
 
 

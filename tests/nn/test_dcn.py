@@ -131,6 +131,22 @@ def test_dcnv4_of_a_square_image_needs_no_shape():
     assert torch.equal(module(x), module(x, (7, 7)))
 
 
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("make", [lambda: DCNv3(8, group=2, remove_center=True), lambda: DCNv4(8, group=2)])
+def test_a_module_of_the_meta_device_loads(make, assign):
+    module = trained(make()).float()
+    with torch.device("meta"):
+        loaded = make()
+    if not assign:
+        loaded.to_empty(device="cpu")
+    loaded.load_state_dict(module.state_dict(), assign=assign)
+    x = torch.randn(1, 9, 8) if isinstance(module, DCNv4) else torch.randn(1, 3, 3, 8)
+    with torch.inference_mode():
+        loaded(x)
+    torch.testing.assert_close(loaded(x).sum(), module(x).sum(), rtol=0, atol=0)
+    loaded(x).sum().backward()
+
+
 def test_state_dicts_are_the_published_ones():
     v3 = DCNv3(16, group=2, center_feature_scale=True).state_dict()
     assert {name: tuple(t.shape) for name, t in v3.items()} == {

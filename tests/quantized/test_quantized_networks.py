@@ -70,6 +70,19 @@ def test_float64_gives_the_same(model, expected):
     assert same(decisions(model, *(t.double() for t in latents(1))), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_half_input_is_computed_in_float32(model, dtype):
+    halves = [t.to(dtype) for t in latents(1)]
+    assert same(decisions(model, *halves), decisions(model, *(t.float() for t in halves)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_conversion_to_a_dtype_changes_no_integer(model, expected, dtype):
+    other = copy.deepcopy(model).to(dtype)
+    assert same(decisions(other, *latents(1)), expected)
+    assert same(decisions(other.float(), *latents(1)), expected)
+
+
 def test_without_onednn_gives_the_same(model, expected):
     with torch.backends.mkldnn.flags(enabled=False):
         assert same(decisions(model, *latents(1)), expected)
