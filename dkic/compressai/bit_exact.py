@@ -167,9 +167,7 @@ def _installed(replacements: Sequence[_Replacement]) -> Iterator[None]:
 def _replacements(model: nn.Module) -> list[_Replacement]:
     """The quantized forms of the model's entropy networks, in order of computation."""
     if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"make_bit_exact/model: must be a torch.nn.Module, and is a {type(model).__name__}; give the model itself"
-        )
+        raise TypeError(f"model: must be a torch.nn.Module, and is a {type(model).__name__}; give the model itself")
     plan = _Plan(model)
     compress = getattr(type(model), "compress", None)
     if compress is MeanScaleHyperprior.compress:
@@ -181,7 +179,7 @@ def _replacements(model: nn.Module) -> list[_Replacement]:
     elif compress is SimpleVAECompressionModel.compress and type(model.latent_codec) is HyperpriorLatentCodec:
         plan.hyperprior(model.latent_codec)
     else:
-        raise TypeError(f"make_bit_exact/model: {type(model).__name__} has no bit-exact form; it exists for {MODELS}")
+        raise TypeError(f"model: {type(model).__name__} has no bit-exact form; it exists for {MODELS}")
     return plan.replacements
 
 
@@ -240,11 +238,9 @@ class _Plan:
 
     def _chunks(self, codec: Any) -> tuple[str, ...]:
         if "scales" not in codec.chunks or not set(codec.chunks) <= set(UNITS):
-            raise TypeError(f"make_bit_exact/model: {self.names[codec]} has the chunks {codec.chunks}; it needs scales, or both")
+            raise TypeError(f"model: {self.names[codec]} has the chunks {codec.chunks}; it needs scales, or both")
         return tuple(codec.chunks)
 
     def _refusal(self, module: nn.Module) -> TypeError:
         kind = type(module).__name__
-        return TypeError(
-            f"make_bit_exact/model: {self.names[module]} is a {kind}, which has no bit-exact form; it exists for {MODELS}"
-        )
+        return TypeError(f"model: {self.names[module]} is a {kind}, which has no bit-exact form; it exists for {MODELS}")

@@ -29,7 +29,7 @@ class EntropyParameters(QuantizedLayer):
 
     def __init__(self, units: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("unit", torch.tensor(units, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.hold_constant("unit", torch.tensor(units, dtype=torch.float32, device="cpu").view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """x `[N, channels, h, w]`: returned as it is in the float state."""

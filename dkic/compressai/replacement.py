@@ -31,7 +31,7 @@ class Replacement(NamedTuple):
 METHODS: dict[type[nn.Module], dict[str, Replacement]] = {
     EntropyModel: {"compress": Replacement(on_dkic.compress), "decompress": Replacement(on_dkic.decompress)},
     EntropyBottleneck: {
-        "forward": Replacement(on_dkic.bottleneck_forward, ("_likelihood", "_logits_cumulative")),
+        "forward": Replacement(on_dkic.bottleneck_forward, ("quantize", "_likelihood", "_logits_cumulative")),
         "compress": Replacement(on_dkic.bottleneck_compress, ("_build_indexes", "_extend_ndims")),
         "decompress": Replacement(on_dkic.bottleneck_decompress, ("_build_indexes", "_extend_ndims")),
     },
@@ -47,12 +47,12 @@ METHODS: dict[type[nn.Module], dict[str, Replacement]] = {
     },
     # One loop over positions alone is not replaced: encoder and decoder must have the same floating-point results.
     JointAutoregressiveHierarchicalPriors: {
-        "compress": Replacement(raster.joint_compress, ("decompress",)),
-        "decompress": Replacement(raster.joint_decompress, ("compress",)),
+        "compress": Replacement(raster.joint_compress, ("decompress", "_compress_ar", "_decompress_ar")),
+        "decompress": Replacement(raster.joint_decompress, ("compress", "_compress_ar", "_decompress_ar")),
     },
     RasterScanLatentCodec: {
-        "compress": Replacement(raster.raster_scan_compress, ("decompress",)),
-        "decompress": Replacement(raster.raster_scan_decompress, ("compress",)),
+        "compress": Replacement(raster.raster_scan_compress, ("decompress", "merge")),
+        "decompress": Replacement(raster.raster_scan_decompress, ("compress", "merge")),
     },
 }
 AUTOREGRESSIVE = (JointAutoregressiveHierarchicalPriors, RasterScanLatentCodec)

@@ -1,15 +1,15 @@
 """Converts the order of offsets and masks of DCNv3 and DCNv4 to that of `dkic.ops.ldcn`."""
 
 import math
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dkic.nn.constant_buffers import ConstantBuffers
 from dkic.ops.deform_arguments import ArgumentValueError, Sizes
 
 
-class TapOrder(nn.Module):
+class TapOrder(ConstantBuffers):
     """Reorders channels of offsets and masks, and applies DCNv3's offset_scale and remove_center to the offsets.
 
     DCNv3 and DCNv4 store (x, y) per tap, taps along w first, without the center tap if remove_center is set. ldcn expects
@@ -63,44 +63,27 @@ class TapOrder(nn.Module):
         mask_rows = [mask_first + g * mask_step + tap for g in range(group) for tap in stored]
         # Distances of the taps from the center, as (y, x): integers, so exact in every dtype.
         distance = [(j * dh - dh * (kh - 1) // 2, i * dw - dw * (kw - 1) // 2) for j in range(kh) for i in range(kw)]
-        self._constants = {
-            "offset_rows": offset_rows,
-            "mask_rows": mask_rows,
-            "distance": [float(length) for pair in distance * group for length in pair],
-            "removed": [tap == center for tap in numbers] * group,
-        }
-        for name, values in self._constants.items():
-            self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TapOrder":
-        super()._apply(fn, recurse)
-        for name, values in self._constants.items():  # to_empty() gives memory that is not initialized
-            self.get_buffer(name).copy_(torch.tensor(values, device="cpu"))
-        return self
-
-    def _on(self, device: torch.device, name: str) -> Tensor:
-        buffer = self.get_buffer(name)
-        if buffer.is_meta and device.type != "meta":  # the parameters came with load_state_dict(assign=True)
-            with torch.inference_mode(False):
-                buffer = torch.tensor(self._constants[name], device=device)
-            self.register_buffer(name, buffer, persistent=False)
-        return buffer
+        self.hold_constant("offset_rows", torch.tensor(offset_rows, device="cpu"), device)
+        self.hold_constant("mask_rows", torch.tensor(mask_rows, device="cpu"), device)
+        distances = torch.tensor(distance * group, dtype=torch.float32, device="cpu").flatten()
+        self.hold_constant("distance", distances, device)
+        self.hold_constant("removed", torch.tensor([tap == center for tap in numbers] * group, device="cpu"), device)
 
     def offset_weight(self, weight: Tensor) -> Tensor:
         """Rows `[G*K*2, C]` of the weight that predict ldcn's offsets; `offsets` converts the bias."""
-        return weight[self._on(weight.device, "offset_rows")] * self.offset_scale
+        return weight[self.constant("offset_rows", weight.device)] * self.offset_scale
 
     def offsets(self, t: Tensor) -> Tensor:
         """ldcn's offsets `[..., G*K*2]` from a tensor, or a bias, whose last dimension holds DCNv3's or DCNv4's."""
-        rows, distance, removed = (self._on(t.device, name) for name in ("offset_rows", "distance", "removed"))
+        rows, distance, removed = (self.constant(name, t.device) for name in ("offset_rows", "distance", "removed"))
         t = t.index_select(-1, rows) * self.offset_scale + distance.to(t.dtype) * (self.offset_scale - 1)
         return t.masked_fill(removed.repeat_interleave(2), math.inf) if self.remove_center else t
 
     def masks(self, t: Tensor, removed: float = 0.0) -> Tensor:
         """ldcn's masks `[..., G*K]` from a tensor, or a bias; a removed center tap has the mask `removed`."""
-        t = t.index_select(-1, self._on(t.device, "mask_rows"))
-        return t.masked_fill(self._on(t.device, "removed"), removed) if self.remove_center else t
+        t = t.index_select(-1, self.constant("mask_rows", t.device))
+        return t.masked_fill(self.constant("removed", t.device), removed) if self.remove_center else t
 
     def mask_weight(self, weight: Tensor) -> Tensor:
         """Rows `[G*K, C]` of the weight that predict ldcn's masks; `masks` converts the bias."""
-        return weight[self._on(weight.device, "mask_rows")]
+        return weight[self.constant("mask_rows", weight.device)]

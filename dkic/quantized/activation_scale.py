@@ -1,10 +1,12 @@
 """Scales of activation tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from dkic.nn.constant_buffers import ConstantBuffers, keeping_dtype
 
 ACTIVATION_MAX = 255
 # Margin over the largest value in calibration. Clamped values degrade the prediction much, a coarser scale little: 1.5 raises
@@ -12,7 +14,7 @@ ACTIVATION_MAX = 255
 _HEADROOM = 1.5
 
 
-class ActivationScale(nn.Module):
+class ActivationScale(ConstantBuffers):
     """Symmetric quantization scale of an activation tensor.
 
     Args:
@@ -28,9 +30,15 @@ class ActivationScale(nn.Module):
         super().__init__()
         self.channels, self.given = channels, scale is not None
         # A given scale is not saved. float32 whatever torch's default dtype is, since the integers are computed from it.
-        start = torch.tensor([0.0] * (channels if per_channel else 1) if scale is None else scale, dtype=torch.float32)
-        self.register_buffer("scale", start.reshape(-1), persistent=not self.given)
+        if scale is not None:
+            self.hold_constant("scale", torch.tensor(scale, dtype=torch.float32, device="cpu").reshape(-1))
+        else:
+            self.register_buffer("scale", torch.zeros(channels if per_channel else 1, dtype=torch.float32))
         self._peaks: list[Tensor] | None = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ActivationScale":
+        super()._apply(keeping_dtype(fn), recurse)
+        return self
 
     def start_recording(self) -> None:
         """Makes `observe` record the largest values."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -69,12 +69,17 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         self.low, self.high = (0 if relu else -bound), bound
         self.upscale = upscale
         # float32, as requantization multiplies in it. Fixed by the architecture, so it is not saved.
-        slope = torch.tensor([negative_slope], dtype=torch.float32) if relu and negative_slope else None
-        self.register_buffer("slope", slope, persistent=False)
-        if slope is not None:
+        if relu and negative_slope:
+            self.hold_constant("slope", torch.tensor([negative_slope], dtype=torch.float32, device="cpu"))
             self.low = -min(math.ceil(bound / negative_slope), _NEGATIVE_MAX)
+        else:
+            self.register_buffer("slope", None)
         self._parts: list[tuple[slice, Tensor]] | None = None
         self._packed: Tensor | None = None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._parts = self._packed = None  # of the weight before
 
     def integers(self) -> dict[str, Tensor]:
         """weight `[out, in / groups, k, k]`, bias `[out]` and multiplier `[out]`."""

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dkic.errors import DkicError
+from dkic.nn.constant_buffers import ConstantBuffers, keeping_dtype
 from dkic.quantized.activation_scale import ActivationScale
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class State(enum.Enum):
     CONVERTED = "converted"  # contains only integers, as in a weights file
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(ConstantBuffers):
     """Base class of layers that are bit-exact after conversion.
 
     A layer with tensors overrides `integers`, `shapes`, `check_bounds` and `dequantize_from`; a layer without tensors, whose
@@ -78,13 +79,8 @@ class QuantizedLayer(nn.Module):
         """Sets the float parameters from a converted layer of the same shape."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Self":
-        """Of a converted layer, `half()`, `double()` and `to(dtype)` change no dtype: rounded multipliers would be others."""
-
-        def keep_dtype(t: Tensor) -> Tensor:
-            result = fn(t)
-            return result if result.dtype == t.dtype else t.to(result.device)
-
-        return super()._apply(keep_dtype if self.converted else fn, recurse)
+        """Outside the float state, `half()`, `double()` and `to(dtype)` change no dtype: rounded multipliers would be others."""
+        return super()._apply(fn if self.is_float else keeping_dtype(fn), recurse)
 
     def _hold(self, tensors: Mapping[str, Tensor]) -> None:
         for name in {*tensors, *self.replaced} & self._parameters.keys():

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from compressai.entropy_models import EntropyModel, GaussianConditional
+from compressai.latent_codecs import RasterScanLatentCodec
 from compressai_bridge.bridge_models import AUTOREGRESSIVE, MODELS, RasterScanModel, images, model_of
 from torch import nn
 
@@ -127,6 +128,18 @@ def test_the_loops_of_an_autoregressive_model_are_replaced_together(kept):
     model.__class__ = own
     with accelerated(model):
         assert type(model).compress is own.compress and type(model).decompress is own.decompress
+
+
+def test_own_parts_of_a_context_model_are_not_bypassed():
+    model = model_of("raster scan")
+    codec = next(m for m in model.modules() if isinstance(m, RasterScanLatentCodec))
+    codec.merge = lambda params, context: torch.cat([context, params], 1)
+    with accelerated(model):
+        assert type(codec).compress is RasterScanLatentCodec.compress
+    del codec.merge
+    codec.gaussian_conditional.build_indexes = lambda scales: torch.zeros_like(scales, dtype=torch.int32)
+    with pytest.raises(TypeError, match="build_indexes, and has one of its own.*autoregressive=False"):
+        accelerate(model)
 
 
 def test_other_models_are_refused():

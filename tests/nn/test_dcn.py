@@ -140,11 +140,19 @@ def test_a_module_of_the_meta_device_loads(make, assign):
     if not assign:
         loaded.to_empty(device="cpu")
     loaded.load_state_dict(module.state_dict(), assign=assign)
+    loaded.to("cpu")
     x = torch.randn(1, 9, 8) if isinstance(module, DCNv4) else torch.randn(1, 3, 3, 8)
     with torch.inference_mode():
         loaded(x)
-    torch.testing.assert_close(loaded(x).sum(), module(x).sum(), rtol=0, atol=0)
-    loaded(x).sum().backward()
+    y = loaded(x)
+    torch.testing.assert_close(y, module(x), rtol=0, atol=0)
+    y.sum().backward()
+
+
+def test_a_module_made_in_inference_mode_converts():
+    with torch.inference_mode():
+        module = DCNv3(8, group=2)
+    assert module.double().order.constant("offset_rows", torch.device("cpu")).dtype == torch.int64
 
 
 def test_state_dicts_are_the_published_ones():

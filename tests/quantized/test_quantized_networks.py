@@ -83,6 +83,36 @@ def test_conversion_to_a_dtype_changes_no_integer(model, expected, dtype):
     assert same(decisions(other.float(), *latents(1)), expected)
 
 
+@pytest.mark.parametrize("when", ["float", "prepared"])
+def test_scales_are_float32_in_every_state(when):
+    scale = ActivationScale(4)
+    layer = QuantizedConv2d(4, 4, 1, inputs=[scale], outputs=ActivationScale(4, 1 / 3), relu=True, negative_slope=0.1)
+    network = nn.ModuleList([scale, layer])
+    scale.scale.fill_(1 / 3)
+    if when == "prepared":
+        prepare(network)
+    x = torch.arange(4.0).view(1, 4, 1, 1)
+    network.half().float()
+    assert scale.scale == torch.tensor([1 / 3]) and layer.slope == torch.tensor([0.1])
+    assert layer.scales.output.scale == torch.tensor([1 / 3])
+    network.double()
+    layer(x.double() if when == "float" else x)
+
+
+def test_weights_loaded_into_a_converted_layer_are_used():
+    a, b = (
+        QuantizedConv2d(4, 4, 3, padding=1, inputs=[ActivationScale(4, 1.0)], outputs=ActivationScale(4, 1.0)) for _ in range(2)
+    )
+    x = torch.arange(64.0).view(1, 4, 4, 4)
+    for layer in (a, b):
+        convert(layer)
+        layer(x)
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(a(x), b(x))
+    with torch.no_grad():
+        assert torch.equal(a(x.double()), b(x.double()).to(torch.float64))
+
+
 def test_without_onednn_gives_the_same(model, expected):
     with torch.backends.mkldnn.flags(enabled=False):
         assert same(decisions(model, *latents(1)), expected)
