@@ -1,9 +1,13 @@
 """Buffers that follow a module's device, keep their dtype and contents, and are not saved."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def keeping_dtype(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -43,7 +47,7 @@ class ConstantBuffers(nn.Module):
         with torch.inference_mode(False):  # an inference tensor could not be saved for a gradient
             self.register_buffer(name, self._constants[name].to(device, copy=True), persistent=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ConstantBuffers":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Self":
         constants = [name for name in self.__dict__.get("_constants", {}) if name in self._buffers]
         devices = {name: self.get_buffer(name).device for name in constants}
         for name in constants:

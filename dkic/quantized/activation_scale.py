@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dkic.nn.constant_buffers import ConstantBuffers, keeping_dtype
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ACTIVATION_MAX = 255
 # Margin over the largest value in calibration. Clamped values degrade the prediction much, a coarser scale little: 1.5 raises
@@ -36,9 +40,8 @@ class ActivationScale(ConstantBuffers):
             self.register_buffer("scale", torch.zeros(channels if per_channel else 1, dtype=torch.float32))
         self._peaks: list[Tensor] | None = None
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ActivationScale":
-        super()._apply(keeping_dtype(fn), recurse)
-        return self
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Self":
+        return super()._apply(keeping_dtype(fn), recurse)
 
     def start_recording(self) -> None:
         """Makes `observe` record the largest values."""
