@@ -2,13 +2,13 @@
 
     python -m benchmarks.ldcn_in_small speeds PHOTOS WEIGHTS
     python -m benchmarks.ldcn_in_small train PHOTOS WEIGHTS --branch ldcn --minutes 30 --seconds 0.7 --seed 0 -o RUNS
-    python -m benchmarks.ldcn_in_small measure VALIDATION RUNS
-    python -m benchmarks.ldcn_in_small compare
+    python -m benchmarks.ldcn_in_small measure VALIDATION RUNS --csv TABLE
+    python -m benchmarks.ldcn_in_small compare TABLE
 
 Branches: "none"; "static", a second depthwise kernel of dilation 2; "ldcn", Lite DCN with 16 channels per group. Branches are
 initialized to zero, so all runs start from the same function. A run has as many steps as fit into --minutes at its own speed:
 give the speed as --seconds per step, measured on an idle machine (`speeds`), so that other load does not change the result.
-`measure` adds the rate-distortion curve of each run to benchmarks/results/ldcn_in_small.csv, which `compare` reads.
+`measure` adds the rate-distortion curve of each run to a table, which `compare` reads.
 """
 
 import csv
@@ -42,7 +42,6 @@ RECIPE = Path(__file__).resolve().parents[1] / "configs" / "relay" / "small_perc
 QUALITIES = (5, 20, 40, 60, 80)
 GROUP_CHANNELS = 16
 SIDE = 768  # of the center crops of photographs, on which runs are compared
-RESULTS = Path(__file__).with_name("results") / "ldcn_in_small.csv"
 RUN = ("weights", "minutes", "seed", "branch")  # weights: beginning of the SHA-256 of those that a run started from
 
 
@@ -171,17 +170,18 @@ def train(
 @main.command()
 @PHOTOS
 @click.argument("runs", type=click.Path(exists=True, path_type=Path))
-def measure(photos: Path, runs: Path) -> None:
-    """Add the curves of the runs in RUNS, on the middle of the PHOTOS, to the results, unless they are there."""
+@click.option("--csv", "table", type=click.Path(path_type=Path), required=True)
+def measure(photos: Path, runs: Path, table: Path) -> None:
+    """Add the curves of the runs in RUNS, on the middle of the PHOTOS, to a table, unless they are there."""
     images = [middle_of(read_image(path).pixels) for path in images_in(photos).images]
-    measured = curves()
+    measured = curves(table)
     for path in sorted(runs.glob("*.pt")):
         run = tuple(path.stem.split("-"))
         if run in measured:
             continue
         curve = curve_of(path, run[-1], images)
-        new = not RESULTS.exists()
-        with RESULTS.open("a", newline="") as file:
+        new = not table.exists()
+        with table.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow([*RUN, "quality", "bpp", *METRICS])
@@ -190,9 +190,10 @@ def measure(photos: Path, runs: Path) -> None:
 
 
 @main.command()
-def compare() -> None:
+@click.argument("table", type=click.Path(exists=True, path_type=Path))
+def compare(table: Path) -> None:
     """Print BD-rates of each run against the run without a branch of the same start, minutes and seed, by each metric."""
-    found = curves()
+    found = curves(table)
     click.echo(f"| {' | '.join(RUN)} | {' | '.join(metric.label for metric in METRICS.values())} |")
     click.echo(f"|{' --- |' * (len(RUN) + len(METRICS))}")
     for run, curve in found.items():
@@ -202,12 +203,12 @@ def compare() -> None:
             click.echo(f"| {' | '.join(run)} | {' | '.join(f'{rate:+.1f} %' for rate in rates)} |")
 
 
-def curves() -> dict[tuple[str, ...], Curve]:
-    """The curves in the results, by run."""
-    if not RESULTS.exists():
+def curves(table: Path) -> dict[tuple[str, ...], Curve]:
+    """The curves in a table, by run."""
+    if not table.exists():
         return {}
     points: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    with RESULTS.open(newline="") as file:
+    with table.open(newline="") as file:
         for row in csv.DictReader(file):
             points.setdefault(tuple(row[name] for name in RUN), []).append(row)
     return {
