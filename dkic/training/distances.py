@@ -40,12 +40,8 @@ class Distances(nn.Module):
         if recipe.weights.lpips_vgg:
             self.networks["lpips_vgg"] = LPIPS("vgg", check_values=False)
         if recipe.precision == "bfloat16":
-            for layers in self.backbones():
-                layers.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def backbones(self) -> list[nn.Module]:
-        """The feature extractors of all metrics: the modules to cast or compile."""
-        return [network.backbone for network in self.networks.values()]  # type: ignore[misc]
+            for network in self.networks.values():
+                network.backbone.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, x_hat: Tensor, quality: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the distances of images and reconstructions.

@@ -162,8 +162,8 @@ class Recipe(StrictModel):
         seed: seed of the initial weights, crops and noise.
         accumulation: micro-batches per step of each process, to reduce the memory on a GPU.
         precision: "bfloat16": autocast in g_a and g_s; everything else is float32.
-        compile: whether to compile the transforms and the networks of the perceptual metrics, on a GPU into CUDA graphs. Results
-            differ by rounding.
+        compile: whether to compile the transforms and the perceptual metrics, on a GPU into CUDA graphs. Results differ
+            by rounding.
         ema: decay of the exponential moving average of the weights, which is what the weights file contains; None: no average.
         least_scale: minimum of the random scale of photographs before cropping; see `PhotoFolder`.
         imagenet_photos: number of photographs from a folder in one of ImageNet's layouts; None: all.

@@ -112,7 +112,7 @@ class StagedRun(Run):
         self._shared_model = accelerator.prepare_model(self.model)
         self.distances = Distances(recipe, lpips_backbone).to(self.device)
         if recipe.compile:
-            compile_networks([self.model.g_a, self.model.g_s, *self.distances.backbones()], device)
+            compile_networks([self.model.g_a, self.model.g_s, *self.distances.networks.values()], device)
         self.rate = RateTerm(recipe.rate, self.schedule)
         self._examples: tuple[Tensor, Tensor] | None = None
 
