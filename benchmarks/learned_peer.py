@@ -77,12 +77,13 @@ class PeerRun(StagedRun):
 
 
 def recipe_at(quality: int, steps: int, seed: int) -> Recipe:
-    """The relay's recipe at one quality, from nothing: with its weights as single numbers, and Adam's usual peak."""
+    """The relay's recipe at one quality, from nothing: with its weights as single numbers, and Adam at its usual peak."""
     values = read_recipe(RECIPE).to_dict()
     at = torch.tensor([float(quality)])
     values["weights"] = {name: float(along(weight, at)) for name, weight in values["weights"].items()}
     values["rate"] = {"weight": float(along(values["rate"]["weight"], at))}
     values["learning_rate"]["peak"] = 1e-3
+    values["optimizer"] = "adam"
     # A recipe names a preset of ours; of one quality, for those single numbers. The run replaces its network.
     return Recipe.of(values | {"preset": "tiny", "stages": [{"epochs": 1}], "epoch_steps": max(1, steps), "seed": seed})
 
