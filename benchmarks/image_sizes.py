@@ -35,7 +35,8 @@ from dkic.evaluation.codecs import ImageCodec, make_codec
 from dkic.memory import give_back_freed_memory, keep_freed_memory
 
 SIZES = ((768, 512), (1920, 1080), (3840, 2160))
-OURS = "dkic:tiny"
+OURS = "dkic:small"
+QUALITIES = [str(quality) for quality in range(1, 101, 3)]  # the operating points of an evaluation
 PEERS = {"AVIF, libaom speed 4": ("avif", 4), "AVIF, libaom speed 6": ("avif", 6), "HEVC 4:4:4, x265 veryslow": ("hevc444", None)}
 # From few to many bits, beyond the settings of an evaluation.
 SETTINGS = {"avif": range(1, 100), "hevc444": range(51, 0, -1)}
@@ -129,10 +130,16 @@ def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
 
 @click.command()
 @click.argument("photo", type=click.Path(path_type=Path))
-@click.option("--quality", type=int, default=3, show_default=True, help="Quality of dkic.")
+@click.option(
+    "--quality",
+    type=click.Choice([str(quality) for quality in range(1, 101, 3)]),
+    default="40",
+    show_default=True,
+    help="Of dkic.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--memory-of", nargs=3, hidden=True, help="For a process of its own: codec, speed and setting, of PHOTO as it is.")
-def main(photo: Path, quality: int, threads: int, memory_of: tuple[str, str, str] | None) -> None:
+def main(photo: Path, quality: str, threads: int, memory_of: tuple[str, str, str] | None) -> None:
     """Time the codecs on PHOTO, of at least 3840x2160 pixels if nothing is to be enlarged."""
     keep_freed_memory()  # as the `dkic` command does
     torch.set_num_threads(threads)
@@ -142,7 +149,7 @@ def main(photo: Path, quality: int, threads: int, memory_of: tuple[str, str, str
         return
     try:
         with tempfile.TemporaryDirectory() as folder:
-            print(measured(read_image(photo).pixels, quality, threads, Path(folder)).text(), end="")
+            print(measured(read_image(photo).pixels, int(quality), threads, Path(folder)).text(), end="")
     except DkicError as error:
         raise click.ClickException(str(error)) from None
 
@@ -155,10 +162,10 @@ def measured(photo: np.ndarray, quality: int, threads: int, folder: Path) -> Sto
         pixels = resized(photo, size)
         path = folder / f"{size[0]}x{size[1]}.png"
         Image.fromarray(pixels).save(path)
-        ours = len(make_codec(OURS).encode(pixels, quality * 10))
+        ours = len(make_codec(OURS).encode(pixels, quality))
         for label, (name, speed) in codecs.items():
             codec = codec_of(name, speed)
-            setting = quality * 10 if name == OURS else nearest_setting(codec, SETTINGS[name], pixels, ours)
+            setting = quality if name == OURS else nearest_setting(codec, SETTINGS[name], pixels, ours)
             data = codec.encode(pixels, setting)
             assert codec.decode(data).shape == pixels.shape
             took = [seconds(partial(codec.encode, pixels, setting)), seconds(partial(codec.decode, data))]

@@ -1,6 +1,6 @@
 """Whether a codec is overfitted to LPIPS's sampling: LPIPS of images, and of the same images shifted.
 
-    python -m benchmarks.lpips_shifts PHOTOS --codec dkic:tiny --codec hevc444
+    python -m benchmarks.lpips_shifts PHOTOS --codec dkic:small --codec hevc444
 
 AlexNet's first layer has a stride of 4 pixels. A decoder trained for LPIPS can optimize only those pixels, with a visible
 pattern; the score then gets worse if both images are shifted. For other codecs it does not change.
@@ -23,7 +23,7 @@ SHIFTS = (0, 1, 2, 3)
 
 @click.command()
 @click.argument("photos", type=click.Path(path_type=Path))
-@click.option("--codec", "names", multiple=True, default=("dkic:tiny",), help="As dkic evaluate takes them; several times.")
+@click.option("--codec", "names", multiple=True, default=("dkic:small",), help="As dkic evaluate takes them; several times.")
 @click.option("--quality", "chosen", type=int, multiple=True, help="As dkic evaluate has them; several times. All by default.")
 def main(photos: Path, names: tuple[str, ...], chosen: tuple[int, ...]) -> None:
     """Means over the photographs, for the codecs' qualities: bits per pixel, and LPIPS moved by 0 to 3 pixels each way."""

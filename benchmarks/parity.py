@@ -99,11 +99,12 @@ def onnx() -> Iterator[Row]:
     from dkic.models.weights_file import load_weights
 
     pixels = _pixels(PHOTO, 256, 384)
-    for path in find_weights("tiny"):
+    for path, quality in [(path, None) for path in find_weights("tiny")] + [(path, 50) for path in find_weights("small")]:
         weights = load_weights(path)
         assert weights.arithmetic == Arithmetic.EXACT
+        at, quantizer = weights.quantization(quality or weights.quality, 0)
         with tempfile.TemporaryDirectory() as folder:
-            export_codec(weights, weights.quality, Path(folder))
+            export_codec(weights, quality or weights.quality, Path(folder))
 
             def run(name: str, folder: str = folder, **tensors: Tensor) -> list[Tensor]:
                 session = onnxruntime.InferenceSession(f"{folder}/{name}.onnx")
@@ -111,8 +112,10 @@ def onnx() -> Iterator[Row]:
                 return [torch.from_numpy(t) for t in found]
 
             y, z_hat = analyze(pixels, weights, tile=0)
-            (features,) = run("hyper_synthesis", z_hat=z_hat)
-            different = int((features != weights.model.features(z_hat, None, y.shape[-2:])).sum())
+            expected = weights.model.features(z_hat, at, y.shape[-2:])
+            shape = {"shape": torch.tensor(expected.shape)}
+            (features,) = run("features", **shape) if z_hat is None else run("hyper_synthesis", z_hat=z_hat)
+            different = int((features != expected).sum())
             numbers, known, start = features.numel(), torch.zeros_like(y), 0
             passes = iter(weights.model.context.coding_passes(features))
             for number, spec in enumerate(weights.model.config.slices, 1):
@@ -125,14 +128,16 @@ def onnx() -> Iterator[Row]:
                     for ours, theirs in zip((part.mean, part.scale_index), found, strict=True):
                         different += int((ours != theirs).sum())
                         numbers += ours.numel()
-                    part.y_hat = (take_cells(y[:, part.channels], part.cells) - part.mean).round() + part.mean
+                    size = quantizer.of(part.channels).size
+                    part.y_hat = ((take_cells(y[:, part.channels], part.cells) - part.mean) / size).round() * size + part.mean
                     for (i, j), t in zip(part.cells, part.y_hat.chunk(len(part.cells), dim=2), strict=True):
                         known[:, part.channels, i::2, j::2] = t
                 start += spec.channels
             (image,) = run("synthesis", y_hat=known)
-            ours = weights.model.synthesize(known, None).clamp(0, 1)
+            ours = weights.model.synthesize(known, at).clamp(0, 1)
             levels = ((ours * 255).round() - (image * 255).round()).abs()
-        yield path.stem, f"{different} of {numbers:,} numbers differ", _difference(image, ours), f"{levels.max():.0f}"
+        name = path.stem if quality is None else f"{path.stem}, quality {quality}"
+        yield name, f"{different} of {numbers:,} numbers differ", _difference(image, ours), f"{levels.max():.0f}"
 
 
 def pillow() -> Iterator[Row]:
@@ -145,7 +150,7 @@ def pillow() -> Iterator[Row]:
     codec, image = dkic.load(), Image.open(PHOTO).crop((0, 0, 192, 128))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "photo.dkic"
-        for quality in codec.qualities:
+        for quality in range(20, 101, 20):
             image.save(path, quality=quality)
             same = path.read_bytes() == codec.compress(image, quality)
             ours = codec.decompress(path.read_bytes(), "numpy").astype(int)

@@ -17,8 +17,8 @@ Near-duplicates (mean difference of 32x32 gray thumbnails, also mirrored) are an
 on it would be biased; of another training photograph, because it would count twice.
 
 Licenses as the packages state them. Those on npm and PyPI state one license for code and photographs together, and most do not
-name the photographers. The repository contains none of the photographs. Photographs from Pexels are left out: its terms of service
-do not permit their use for machine learning.
+name the photographers. The repository contains none of the photographs. Photographs from Pexels are left out: its terms of
+service do not permit their use for machine learning.
 
     license                      packages
     GPL-2+                       digikam-data, kodi-data, kphotoalbum, mate-backgrounds, palapeli-data,

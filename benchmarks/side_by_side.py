@@ -1,6 +1,6 @@
 """Crops of photographs and of images decoded at a target rate, side by side: the image at the top of the README.
 
-    python -m benchmarks.side_by_side PHOTOS REPORT --codec dkic:tiny --codec hevc444 --codec avif --target-bpp 0.15 \\
+    python -m benchmarks.side_by_side PHOTOS REPORT --codec dkic:small --codec hevc444 --codec avif --target-bpp 0.15 \\
         --crop Wall:250,130,300,200 --crop life:260,150,300,200 -o side_by_side.jpg
 
 REPORT is the report of `dkic evaluate PHOTOS`; its files are decoded. --report adds reports, for further codecs.
@@ -19,7 +19,7 @@ from dkic.evaluation.codecs import make_codec
 from dkic.evaluation.figures import parse_crops
 from dkic.evaluation.measured_files import find_images
 
-NAMES = {"dkic:tiny": "dkic", "hevc444": "HEVC 4:4:4", "avif": "AVIF", "vvc": "VVC 4:2:0", "jxl": "JPEG XL"}
+NAMES = {"dkic:small": "dkic", "hevc444": "HEVC 4:4:4", "avif": "AVIF", "vvc": "VVC 4:2:0", "jxl": "JPEG XL"}
 _GAP, _CAPTION = 4, 20  # pixels
 
 

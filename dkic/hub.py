@@ -28,7 +28,7 @@ def find_weights(model: str | Path) -> list[Path]:
     """Resolves a model to its local weights files. All functions and commands with a `model` argument use it.
 
     Args:
-        model: a weights file, a folder of weights files, the name of a shipped model such as "tiny", or a repository
+        model: a weights file, a folder of weights files, the name of a shipped model such as "small", or a repository
             "owner/name", which is downloaded if there is no local path of that name.
 
     Returns:

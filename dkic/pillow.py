@@ -3,9 +3,9 @@
     import dkic.pillow
     from PIL import Image
 
-    image.save("photo.dkic", quality=4)
+    image.save("photo.dkic", quality=40)
     image = Image.open("photo.dkic")
-    dkic.pillow.save(image, "photo.dkic", quality=2)  # replaces the file only after encoding
+    dkic.pillow.save(image, "photo.dkic", quality=20)  # replaces the file only after encoding
 
 `Image.open` reads the header; pixels are decoded on first access.
 """

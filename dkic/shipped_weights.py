@@ -8,6 +8,7 @@ from dkic.errors import DkicError
 
 SHIPPED = Path(__file__).resolve().parent / "weights"
 HASH_BYTES = 8
+DEFAULT_MODEL = "small"
 _NAME = re.compile(r"(.+?)(?:-q(\d+))?(?:-r(\d+))?")  # NAME-qQUALITY-rREVISION
 
 
@@ -44,5 +45,5 @@ def find_by_hash(model_hash: bytes) -> Path:
     shipped = ", ".join(shipped_models()) or "none"
     raise DkicError(
         f"model {model_hash.hex()}: is needed to decode the file, and is none of the shipped ones ({shipped}); "
-        "give its weights with --model"
+        "load its weights (--model on the command line)"
     )

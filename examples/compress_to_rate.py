@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--no-qsteps", action="store_true", help="choose among qualities only, which is faster")
     arguments = parser.parse_args()
 
-    codec = dkic.load("tiny")
+    codec = dkic.load()
     rates, psnrs = [], []
     for target in arguments.target_bpp:
         folder = arguments.out / f"{target:g}bpp"

@@ -1,10 +1,11 @@
 """Decodes a .dkic file with ONNX Runtime: PyTorch computes none of the networks.
 
-    dkic compress photo.png -o photo.dkic --quality 4
-    dkic export-onnx --quality 4 -o networks
+    dkic compress photo.png -o photo.dkic --quality 40
+    dkic export-onnx --quality 40 -o networks
     python examples/decode_with_onnx.py photo.dkic networks decoded.png
 
-dkic reads the container, and its entropy coder decodes the symbols. For models with a hyper-prior, such as tiny.
+dkic reads the container, and its entropy coder decodes the symbols. The networks of a variable-rate model are exported for one
+quality, so they don't decode a file that was compressed to a target rate.
 """
 
 import argparse
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import torch
 from PIL import Image
 
 from dkic.coding.container import DkicFile, unpack
 from dkic.coding.rans import Decoder
-from dkic.entropy.quantization import SCALE_INDEX_MAX, qstep_size
+from dkic.entropy.quantization import coded_index
 from dkic.entropy.tables import SCALES
 from dkic.models.slice_context import PASSES
 from dkic.models.weights_file import Weights, load_weights
@@ -36,22 +38,26 @@ class Networks:
 def decode_latent(file: DkicFile, weights: Weights, networks: Networks) -> np.ndarray:
     """y_hat, `[1, M, h, w]`."""
     decoder = Decoder(file.image[4:], weights.tables)  # the symbols' checksum comes first
-    config, qstep = weights.model.config, file.header.qstep
+    config, (_, quantizer) = weights.model.config, weights.quantization(file.header.quality, file.header.qstep)
     h, w = (-(-side // 64) for side in (file.header.height, file.header.width))
 
-    channels = np.arange(len(SCALES), len(SCALES) + config.hyper_channels, dtype=np.uint8)  # each channel of z has its own table
-    z_hat = decoder.pull(channels.repeat(h * w)).reshape(1, -1, h, w).astype(np.float32)
-    (features,) = networks.run("hyper_synthesis", z_hat=z_hat)
+    if weights.model.variable_rate:
+        (features,) = networks.run("features", shape=np.array([1, config.quality_features, 4 * h, 4 * w]))
+    else:
+        channels = np.arange(len(SCALES), len(SCALES) + config.hyper_channels, dtype=np.uint8)  # z: a table for each channel
+        z_hat = decoder.pull(channels.repeat(h * w)).reshape(1, -1, h, w).astype(np.float32)
+        (features,) = networks.run("hyper_synthesis", z_hat=z_hat)
 
     y_hat, start = np.zeros((1, config.latent_channels, 4 * h, 4 * w), np.float32), 0
     for number, spec in enumerate(config.slices, 1):
         earlier, own = y_hat[:, :start], y_hat[:, start : start + spec.channels]  # views
+        size, offset = quantizer.of(slice(start, start + spec.channels))
         (of_slice,) = networks.run(f"slice_{number}", features=features, **({"y_hat": earlier} if start else {}))
         for index, cells in enumerate(PASSES[spec.passes], 1):
             decoded = {"y_hat": own} if index > 1 else {}
             mean, scale_index = networks.run(f"slice_{number}_pass_{index}", slice_features=of_slice, **decoded)
-            tables = (scale_index - qstep).clip(0, SCALE_INDEX_MAX).astype(np.uint8)
-            values = decoder.pull(tables.ravel()).reshape(mean.shape) * np.float32(qstep_size(qstep)) + mean
+            tables = coded_index(torch.from_numpy(scale_index), offset).numpy()
+            values = decoder.pull(tables.ravel()).reshape(mean.shape).astype(np.float32) * np.asarray(size, np.float32) + mean
             for (i, j), cell in zip(cells, np.split(values, len(cells), axis=2), strict=True):
                 own[..., i::2, j::2] = cell
         start += spec.channels
@@ -70,7 +76,10 @@ def main() -> None:
     header = file.header
     if f"{header.model_hash.hex()}, quality {header.quality}," not in (arguments.networks / "README.md").read_text():
         parser.error(f"{arguments.networks}: is of another model than {arguments.file}; export quality {header.quality}")
-    y_hat = decode_latent(file, load_weights(find_by_hash(header.model_hash)), networks)
+    weights = load_weights(find_by_hash(header.model_hash))
+    if weights.model.variable_rate and header.qstep:
+        parser.error(f"{arguments.file}: was compressed to a target rate; compress it with --quality")
+    y_hat = decode_latent(file, weights, networks)
     (image,) = networks.run("synthesis", y_hat=y_hat)
     pixels = (image[0, :, : header.height, : header.width] * 255).round().astype(np.uint8).transpose(1, 2, 0)
     Image.fromarray(pixels).save(arguments.out)

@@ -1,6 +1,6 @@
 """Saves the weights of a codec to a folder, as for the Hugging Face Hub, and loads them from there.
 
-python examples/hub_weights.py FOLDER [--model tiny] [--push owner/name]
+python examples/hub_weights.py FOLDER [--model small] [--push owner/name]
 """
 
 import argparse
@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--model", default="tiny", help="shipped weights, a path, or a repository owner/name, which is downloaded"
+        "--model", default="small", help="shipped weights, a path, or a repository owner/name, which is downloaded"
     )
     parser.add_argument("--push", metavar="owner/name", help="also upload to this repository")
     arguments = parser.parse_args()

@@ -77,7 +77,7 @@ def test_compress_and_decompress(folder):
     assert f"{folder / 'x.png'}: 64x48, decoded in " in result.out
     with Image.open(folder / "x.png") as image:
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 48))
-        expected = codec_module.load("tiny").decompress((folder / "x.dkic").read_bytes(), "numpy")
+        expected = codec_module.load().decompress((folder / "x.dkic").read_bytes(), "numpy")
         assert np.array_equal(image, expected)
 
 
@@ -232,8 +232,8 @@ def test_decompressing_another_file_is_refused(folder):
     [
         (["--bogus"], "No such option"),
         (["--quality", "high"], "not a valid integer"),
-        (["--quality", "255"], "--quality: model tiny does not have "),
-        (["--quality", "-1"], "--quality: model tiny does not have "),
+        (["--quality", "255"], "--quality: model small does not have "),
+        (["--quality", "-1"], "--quality: model small does not have "),
         (["--threads", "0"], "--threads"),
         (["--threads", "257"], "--threads"),
         (["--threads", "many"], "--threads"),
@@ -301,7 +301,7 @@ def test_info_on_a_file(coded):
     size = coded.stat().st_size
     assert found["size"] == "64x48"
     assert found["bytes"] == f"{size} ({size * 8 / 64 / 48:.3f} bits per pixel)"
-    assert "(tiny-q" in found["model"] and "quality" in found["model"]
+    assert "(small-r" in found["model"] and "quality" in found["model"]
     assert found["arithmetic"] == "exact-1" and found["ICC profile"] == "none"
     assert 0 < int(found["image section"].removesuffix(" bytes")) < size
 

@@ -65,7 +65,7 @@ def test_encoder_agrees(folder, weights):
 
 
 def test_decodes_a_files_latent_to_within_a_gray_level(folder, weights):
-    codec = dkic.load()
+    codec = dkic.load("tiny")
     data = codec.compress(crop(100, 150), QUALITY)
     with torch.inference_mode():
         y_hat = decode_latent(unpack(data), weights).float()
@@ -74,17 +74,34 @@ def test_decodes_a_files_latent_to_within_a_gray_level(folder, weights):
     assert np.abs(levels - codec.decompress(data, "numpy")).max() <= 1
 
 
+def decoded_by_the_example(data: bytes, networks: Path, tmp_path: Path) -> subprocess.CompletedProcess:
+    (tmp_path / "a.dkic").write_bytes(data)
+    script = Path(__file__).resolve().parents[1] / "examples" / "decode_with_onnx.py"
+    command = [sys.executable, str(script), str(tmp_path / "a.dkic"), str(networks), str(tmp_path / "a.png")]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("qstep", [0, 3])
 def test_example_decodes_a_file(folder, tmp_path, qstep):
     """The symbols of a file with ONNX Runtime's means and scale indexes; one wrong number would leave other symbols."""
-    codec = dkic.load()
-    (tmp_path / "a.dkic").write_bytes(codec.compress(crop(100, 150), QUALITY, qstep=qstep))
-    script = Path(__file__).resolve().parents[1] / "examples" / "decode_with_onnx.py"
-    command = [sys.executable, str(script), str(tmp_path / "a.dkic"), str(folder), str(tmp_path / "a.png")]
-    child = subprocess.run(command, capture_output=True, text=True)
+    codec = dkic.load("tiny")
+    data = codec.compress(crop(100, 150), QUALITY, qstep=qstep)
+    child = decoded_by_the_example(data, folder, tmp_path)
     assert child.returncode == 0, child.stderr
     pixels = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
-    assert np.abs(pixels - codec.decompress((tmp_path / "a.dkic").read_bytes(), "numpy")).max() <= 1
+    assert np.abs(pixels - codec.decompress(data, "numpy")).max() <= 1
+
+
+def test_example_decodes_a_variable_rate_file(tmp_path):
+    codec, quality = dkic.load("small"), 30
+    export_codec(codec.weights_of(quality), quality, tmp_path / "networks")
+    data = codec.compress(crop(100, 150), quality)
+    child = decoded_by_the_example(data, tmp_path / "networks", tmp_path)
+    assert child.returncode == 0, child.stderr
+    pixels = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
+    assert np.abs(pixels - codec.decompress(data, "numpy")).max() <= 1
+    child = decoded_by_the_example(codec.compress(crop(100, 150), quality, qstep=1), tmp_path / "networks", tmp_path)
+    assert child.returncode == 2 and "was compressed to a target rate" in child.stderr
 
 
 def test_readme_names_model_and_tensors(folder, weights):
@@ -100,7 +117,7 @@ def test_readme_names_model_and_tensors(folder, weights):
 def test_refused(folder, weights, tmp_path, monkeypatch):
     with pytest.raises(DkicError, match="this model has no quality 99"):
         export_codec(weights, 99, tmp_path)
-    result = CliRunner().invoke(cli, ["export-onnx", "--quality", "99", "-o", str(tmp_path)])
+    result = CliRunner().invoke(cli, ["export-onnx", "--model", "tiny", "--quality", "99", "-o", str(tmp_path)])
     assert result.exit_code == 1 and "--quality: model tiny does not have 99; use 1, 2" in result.output
     (tmp_path / "a_file").write_bytes(b"")
     with pytest.raises(DkicError, match="a_file: can't be made"):

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from dkic.cli.inputs import STDIN, STDOUT
+from dkic.shipped_weights import DEFAULT_MODEL
 from dkic.streams import descriptor_of, is_terminal
 
 PATH = click.Path(path_type=Path)  # the type of an option
@@ -53,7 +54,7 @@ OUT = click.option(
 FORCE = click.option("--force", is_flag=True, help="Overwrite existing files.")
 MODEL = click.option(
     "--model",
-    default="tiny",
+    default=DEFAULT_MODEL,
     show_default=True,
     help="Name of a shipped model, a weights file, a folder of weights files, or owner/name on the Hugging Face Hub.",
 )

@@ -37,6 +37,7 @@ from dkic.errors import DkicError, FormatError
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import Weights, load_weights
 from dkic.ops import backends
+from dkic.shipped_weights import DEFAULT_MODEL, find_by_hash
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,6 +58,7 @@ class Codec:
         self.points = _operating_points(weights, sorted(self._weights))
         if len(self._weights) < sum(len(one.qualities) for one in weights):
             raise DkicError(f"{', '.join(str(one.path) for one in weights)}: two have the same quality; give one file for each")
+        self._decoding = {one.hash: one for one in weights}
 
     @property
     def qualities(self) -> list[int]:
@@ -248,11 +250,12 @@ class Codec:
 
     def _weights_of_file(self, file: DkicFile) -> Weights:
         model_hash = file.header.model_hash
-        weights = next((weights for weights in self._weights.values() if weights.hash == model_hash), None)
-        if weights is None:
-            have = ", ".join(dict.fromkeys(weights.hash.hex() for weights in self._weights.values()))
-            raise DkicError(f"model {model_hash.hex()}: is needed to decode the file, and {have} is loaded; load that model")
-        return weights
+        if model_hash not in self._decoding:
+            weights = load_weights(find_by_hash(model_hash))
+            if self.device.type == "cuda":
+                _move(weights, self.device)
+            self._decoding[model_hash] = weights
+        return self._decoding[model_hash]
 
     @overload
     def decompress(
@@ -278,7 +281,7 @@ class Codec:
         salvage: bool = False,
         tile: int | None = None,
     ) -> Image.Image | np.ndarray | Tensor | ImageData:
-        """Decodes the contents of a .dkic file.
+        """Decodes the contents of a .dkic file of this model or of a shipped one, which is loaded when first needed.
 
         Args:
             data: the result of `compress`, or of `dkic.coding.container.unpack` for it.
@@ -311,12 +314,12 @@ class Codec:
         return to_pil(image)
 
 
-def load(model: str | Path = "tiny", device: str | torch.device = "cpu") -> Codec:
+def load(model: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Codec:
     """Loads a codec.
 
     Args:
-        model: name of a shipped model ("tiny"), a weights file, a folder with one file for each quality, or a repository of the
-            Hugging Face Hub ("owner/name", extra `[hub]`); see `dkic.hub.find_weights`.
+        model: name of a shipped model ("small", "tiny"), a weights file, a folder with one file for each quality, or a repository
+            of the Hugging Face Hub ("owner/name", extra `[hub]`); see `dkic.hub.find_weights`.
         device: where the networks compute, "cpu" or "cuda". Files are device-independent.
 
     Raises:

@@ -17,11 +17,12 @@ from dkic.errors import DkicError, install
 from dkic.evaluation.metric_registry import ALWAYS, METRICS, OPTIONAL, load_metrics
 from dkic.output_file import make_folder
 from dkic.progress import Progress, unseen
+from dkic.shipped_weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from dkic.evaluation.report import Evaluation
 
-DEFAULT_CODECS = ("dkic:tiny", "cheng2020", "bpg444", "hevc444", "vvc", "avif", "jxl", "webp", "jpeg", "jpeg2000")
+DEFAULT_CODECS = (f"dkic:{DEFAULT_MODEL}", "cheng2020", "bpg444", "hevc444", "vvc", "avif", "jxl", "webp", "jpeg", "jpeg2000")
 DEFAULT_TARGETS = (0.075, 0.15, 0.3)  # the paper's
 
 

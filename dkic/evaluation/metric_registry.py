@@ -1,4 +1,4 @@
-"""The metrics that decoded images are scored by, and which of them the shipped weights were trained for."""
+"""The metrics that decoded images are scored by, and which shipped models were trained for each."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ Compare: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 
 @dataclass(frozen=True)
 class Metric:
-    """label: name in tables. digits: decimals there. higher_is_better: otherwise lower is. trained_for: the shipped weights'
-    loss contains it.
+    """label: name in tables. digits: decimals there. higher_is_better: otherwise lower is.
 
+    models: shipped models whose training loss contains the metric (MSE for PSNR).
     slow: takes seconds for a file; by default it scores only the files that are chosen at a target.
     """
 
     label: str
     digits: int
     higher_is_better: bool
-    trained_for: bool = False
+    models: tuple[str, ...] = ()
     slow: bool = False
 
 
-# In the order of tables: first those that the shipped weights were not trained for.
+# In the order of tables.
 METRICS = {
     "ssimulacra2": Metric("SSIMULACRA2", 1, True),
-    "dists": Metric("DISTS", 3, False, slow=True),
-    "lpips_vgg": Metric("LPIPS (VGG)", 3, False, slow=True),
-    "lpips": Metric("LPIPS", 3, False, trained_for=True),
-    "psnr": Metric("PSNR", 2, True, trained_for=True),
+    "dists": Metric("DISTS", 3, False, ("small",), slow=True),
+    "lpips_vgg": Metric("LPIPS (VGG)", 3, False, ("small",), slow=True),
+    "lpips": Metric("LPIPS", 3, False, ("small", "tiny")),
+    "psnr": Metric("PSNR", 2, True, ("small", "tiny")),
     "ms_ssim": Metric("MS-SSIM", 4, True),
 }
 ALWAYS = ("lpips", "psnr", "ms_ssim")

@@ -119,12 +119,10 @@ def remarks(found: Evaluation) -> list[str]:
         f"Qualities are chosen image by image for the best {METRICS[found.allocated_by].label} within the target.",
         *found.about_fid,
     ]
-    trained_for = [metric.label for metric in METRICS.values() if metric.trained_for]
-    if any(codec.name.startswith("dkic:") for codec in found.codecs):
-        lines.append(
-            f"The training losses of the shipped weights contain {' and '.join(trained_for)} (as MSE), no other metric here."
-        )
-    lines += [codec.about for codec in found.codecs]
+    for codec in found.codecs:
+        lines.append(codec.about)
+        if trained_for := [metric.label for metric in METRICS.values() if codec.name.removeprefix("dkic:") in metric.models]:
+            lines.append(f"The training loss of {codec.name} contains {', '.join(trained_for)} (as MSE), no other metric here.")
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]
 
 

@@ -6,9 +6,9 @@ from dkic.models.config import ModelConfig
 from dkic.models.drbg import DRBG
 
 
-def upsample(before: int, after: int) -> nn.Sequential:
-    """`[N, before, h, w]` -> `[N, after, 2h, 2w]`: 3x3 convolution and pixel shuffle, which avoids checkerboard artifacts."""
-    return nn.Sequential(nn.Conv2d(before, after * 4, 3, padding=1), nn.PixelShuffle(2))
+def upsample(before: int, after: int, kernel: int = 3) -> nn.Sequential:
+    """`[N, before, h, w]` -> `[N, after, 2h, 2w]`: a convolution and pixel shuffle, which avoids checkerboard artifacts."""
+    return nn.Sequential(nn.Conv2d(before, after * 4, kernel, padding=kernel // 2), nn.PixelShuffle(2))
 
 
 class Synthesis(nn.Sequential):

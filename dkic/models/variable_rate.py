@@ -100,15 +100,16 @@ class VariableRateAnalysis(nn.Module):
 class VariableRateSynthesis(nn.Module):
     """y_hat `[N, M, h, w]` and its quality `[N]` -> x_hat `[N, 3, 16h, 16w]`, not clamped to [0, 1]."""
 
-    def __init__(self, stages: Sequence[StageSpec], latent_channels: int, points: int) -> None:
+    def __init__(self, config: VariableRateConfig) -> None:
         super().__init__()
+        stages, latent_channels, points = config.synthesis, config.latent_channels, config.quality_points
         last = stages[-1]
         self.latent_scale = QualityScale(latent_channels, points)
         self.head = nn.Conv2d(latent_channels, last.width, 1)
         self.stages = nn.ModuleList([nn.Sequential(*mixing_blocks(last))])
         self.upsamplings, self.scales = nn.ModuleList(), nn.ModuleList()
         for before, stage in zip(reversed(stages), list(reversed(stages))[1:], strict=False):
-            self.upsamplings.append(upsample(before.width, stage.width))
+            self.upsamplings.append(upsample(before.width, stage.width, config.upsampling_kernel))
             self.scales.append(QualityScale(stage.width, points))
             self.stages.append(nn.Sequential(*mixing_blocks(stage)))
         first = stages[0]
@@ -138,7 +139,7 @@ class VariableRateDKIC(CodecNetwork):
         self.config = config
         channels, points = config.latent_channels, config.quality_points
         self.g_a = VariableRateAnalysis(config.analysis, channels)
-        self.g_s = VariableRateSynthesis(config.synthesis, channels, points)
+        self.g_s = VariableRateSynthesis(config)
         self.quality_features = QualityFeatures(config.quality_features, points)
         self.quantizer_table = QuantizerTable(channels, points)
         self.context = SliceContext(config, self.quality_features.scale)

@@ -60,6 +60,7 @@ class VariableRateConfig:
         context_channels: width of a slice's context network.
         quality_points: number of qualities at which quality-dependent vectors are learned, see QualityTable.
         quality_features: channels of the features of the quality, an input of the context network.
+        upsampling_kernel: side of the kernels of the convolutions between stages of the synthesis; odd.
 
     Raises:
         DkicError: a number is out of range, or the strides do not fit.
@@ -71,6 +72,7 @@ class VariableRateConfig:
     context_channels: int
     quality_points: int = 8
     quality_features: int = 16
+    upsampling_kernel: int = 3
 
     def __post_init__(self) -> None:
         for name in ("analysis", "synthesis"):
@@ -85,6 +87,9 @@ class VariableRateConfig:
         check_number("context_channels", self.context_channels, 1, MAX_CHANNELS)
         check_number("quality_points", self.quality_points, 2, MAX_POINTS)
         check_number("quality_features", self.quality_features, 1, MAX_CHANNELS)
+        check_number("upsampling_kernel", self.upsampling_kernel, 1, 7)
+        if self.upsampling_kernel % 2 == 0:
+            raise DkicError(f"upsampling_kernel: is {self.upsampling_kernel}; give an odd number")
         check_slices(self.slices)
 
     @property
@@ -107,6 +112,7 @@ class VariableRateConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VariableRateConfig":
         """The inverse of `to_dict`, also after JSON. Raises DkicError that names unknown and missing keys."""
+        values = {"upsampling_kernel": 3} | values  # the first weights files don't have it
         check_keys(cls, values)
         specs = {"analysis": StageSpec, "synthesis": StageSpec, "slices": SliceSpec}
         arguments: dict[str, Any] = {k: tuple(specs[k](**s) for s in v) if k in specs else v for k, v in values.items()}

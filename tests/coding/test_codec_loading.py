@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from photographs import crop
@@ -61,3 +62,18 @@ def test_nan_scales_are_refused_in_decoding(two_qualities):
     data = two_qualities.compress(crop(8, 8), quality=2)
     with pytest.raises(DkicError, match="broken weights"):
         Codec([broken_weights(two_qualities.weights_of(2), "scales")]).decompress(data)
+
+
+def test_files_of_another_shipped_model_are_decoded():
+    tiny, small = dkic.load("tiny"), dkic.load("small")
+    data = tiny.compress(crop(40, 70), quality=2)
+    expected = tiny.decompress(data, "numpy")
+    for codec in (small, dkic.load(tiny.weights_of(5).path)):  # another quality's network is another model
+        assert np.array_equal(codec.decompress(data, "numpy"), expected)
+
+
+def test_a_file_of_an_unknown_model_is_refused(two_qualities):
+    data = two_qualities.compress(crop(8, 8), quality=2)
+    name = two_qualities.weights_of(2).hash.hex()
+    with pytest.raises(DkicError, match=f"model {name}: is needed to decode the file, and is none of the shipped .*small, tiny"):
+        dkic.load("tiny").decompress(data)

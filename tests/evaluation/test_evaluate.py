@@ -30,7 +30,7 @@ def test_the_table_has_a_line_for_each_codec(report):
     assert "| jpeg |" in text and "| dkic:tiny |" in text
     assert "bpg444: left out: bpgenc: not found on PATH" in done.out and "bpg444 was left out: bpgenc: not found" in text
     assert "LPIPS alone does not reward realism" in text and f"operating points of quality {qualities}" in text
-    assert "losses of the shipped weights contain LPIPS and PSNR (as MSE), no other metric here" in text
+    assert "training loss of dkic:tiny contains LPIPS, PSNR (as MSE), no other metric here" in text
     assert (out / "table.tex").read_text().startswith(r"\begin{tabular}")
     assert (out / "bd_rate.md").read_text().startswith("| BD-rate against jpeg, % | SSIMULACRA2 | LPIPS | PSNR | MS-SSIM |")
     assert len((out / "table.csv").read_text().splitlines()) == 1 + 2 * 2

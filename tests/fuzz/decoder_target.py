@@ -18,7 +18,6 @@ import torch
 
 from dkic.coding.container import MAX_ICC_BYTES, DkicFile, Header, crc32c, pack, unpack
 from dkic.coding.latent import decode_latent, encode_latent
-from dkic.entropy.quantization import qstep_size
 from dkic.errors import DkicError, FormatError
 from dkic.models.weights_file import Weights, load_weights
 
@@ -79,12 +78,13 @@ class DecoderTarget:
             self.weights_of[weights.hash] = weights
         stored = np.load(GOLDEN / "latents.npz")
         self.files: list[DkicFile] = []
-        self.latents: dict[Header, tuple[torch.Tensor, torch.Tensor]] = {}  # y and z_hat
+        self.latents: dict[Header, list[torch.Tensor]] = {}  # y, and z_hat if the model has one
         for path in sorted(GOLDEN.glob("*.dkic")):
             file = unpack(path.read_bytes())
-            y, z_hat = (torch.from_numpy(stored[f"{path.stem}.{name}"]).double().contiguous() for name in ("y", "z_hat"))
+            names = [name for name in (f"{path.stem}.y", f"{path.stem}.z_hat") if name in stored]
+            y, *z_hat = (torch.from_numpy(stored[name]).double().contiguous() for name in names)
             self.files.append(file)
-            self.latents[file.header] = y / 64, z_hat
+            self.latents[file.header] = [y / 64, *z_hat]
 
     def make(self, number: int) -> bytes:
         """The file of this number."""
@@ -141,18 +141,21 @@ class DecoderTarget:
 
     def _latent(self, file: DkicFile, draw: random.Random) -> bytes:
         """A valid file of latents that no image has, which must be decoded."""
-        y, z_hat = (t.clone() for t in self.latents[file.header])
-        for t in (y, z_hat):
+        latents = [t.clone() for t in self.latents[file.header]]
+        for t in latents:
             for _ in range(draw.choice((0, 1, 8, 100))):
                 t.view(-1)[draw.randrange(t.numel())] = draw.choice(SYMBOLS)
         weights = self.weights_of[file.header.model_hash]
         with torch.inference_mode():
-            finest = -8 if y.abs().amax() < 2**29 else 0  # or symbols would be beyond int32
-            qstep = draw.choice((0, 0, draw.randint(finest, 8)))
-            header = replace(file.header, qstep=qstep)
-            data = pack(replace(file, header=header, image=encode_latent(y, z_hat, weights, weights.quality, qstep)))
-            away = (decode_latent(unpack(data), weights) - y).abs()
-            if not (away <= qstep_size(qstep) / 2 + y.abs() * 2.0**-23).all():  # rounded, and carried by float32
+            y, z_hat = latents if len(latents) == 2 else (*latents, None)
+            fine = y.abs().amax() < 2**29  # or symbols would be beyond int32
+            quality, qstep = file.header.quality, draw.choice((0, 0, draw.randint(-8 if fine else 0, 8)))
+            if z_hat is None:
+                quality, qstep = draw.randint(1, 100) if fine else 1, 0
+            header = replace(file.header, quality=quality, qstep=qstep)
+            data = pack(replace(file, header=header, image=encode_latent(y, z_hat, weights, quality, qstep)))
+            away, (_, (size, _)) = (decode_latent(unpack(data), weights) - y).abs(), weights.quantization(quality, qstep)
+            if not (away <= size / 2 + y.abs() * 2.0**-23).all():  # rounded, and carried by float32
                 raise Finding("the latents that were coded are not those that are decoded")
         return data
 

@@ -128,6 +128,7 @@ def test_a_config_round_trips_through_json():
         *(("slices", v) for v in ((), (SliceSpec(1, 1),) * 17)),
         *(("quality_points", v) for v in (1, 101, 2.0, None)),
         *((name, v) for name in ("context_channels", "quality_features") for v in (0, 1025, True)),
+        *(("upsampling_kernel", v) for v in (0, 2, 9, None)),
     ],
 )
 def test_invalid_numbers_are_refused(name, value):
@@ -142,6 +143,16 @@ def test_invalid_numbers_are_refused(name, value):
 def test_an_invalid_stage_is_refused(values):
     with pytest.raises(DkicError, match="^stage.*; give "):
         StageSpec(*values)
+
+
+def test_upsampling_kernels():
+    values = CONFIG.to_dict()
+    assert values.pop("upsampling_kernel") == 3 and VariableRateConfig.from_dict(values) == CONFIG  # of the first weights files
+    y_hat, quality = torch.randn(1, 10, 4, 6), torch.tensor([50.0])
+    for kernel in (1, 5):
+        model = VariableRateDKIC(replace(CONFIG, upsampling_kernel=kernel))
+        assert [up[0].kernel_size for up in model.g_s.upsamplings] == [(kernel, kernel)] * 2
+        assert model.synthesize(y_hat, quality).shape == (1, 3, 64, 96)
 
 
 def test_unknown_keys_are_named():

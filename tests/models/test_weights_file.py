@@ -19,7 +19,7 @@ from dkic.hub import find_weights
 from dkic.models import DKIC, PRESETS
 from dkic.models import weights_file as module
 from dkic.models.weights_file import load_weights, save_weights
-from dkic.shipped_weights import file_hash, find_by_hash, shipped_models
+from dkic.shipped_weights import DEFAULT_MODEL, file_hash, find_by_hash, shipped_models
 
 
 @pytest.fixture(scope="module")
@@ -226,10 +226,11 @@ def test_older_revisions_still_decode(path, monkeypatch):
 
 
 def test_all_shipped_weights_load():
-    assert "tiny" in shipped_models()
+    assert shipped_models() == ["small", "tiny"] and DEFAULT_MODEL in shipped_models()
     for name in shipped_models():
         for path in find_weights(name):
             weights = load_weights(path)
-            assert re.fullmatch(rf"{name}-q{weights.quality}-r\d+", path.stem) and find_by_hash(weights.hash) == path
+            of_a_quality = "" if weights.model.variable_rate else rf"-q{weights.quality}"
+            assert re.fullmatch(rf"{name}{of_a_quality}-r\d+", path.stem) and find_by_hash(weights.hash) == path
             assert weights.arithmetic == Arithmetic.EXACT
             assert path.stat().st_size <= 8_000_000

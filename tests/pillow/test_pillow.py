@@ -130,7 +130,7 @@ def test_transparency_needs_a_background(codec, image):
     assert file.getvalue() == codec.compress(transparent, background="white")
 
 
-@pytest.mark.parametrize("options", [{"quality": 99}, {"quality": 1, "target_bpp": 1.0}, {"target_bpp": 1e-6}])
+@pytest.mark.parametrize("options", [{"quality": 101}, {"quality": 1, "target_bpp": 1.0}, {"target_bpp": 1e-6}])
 def test_wrong_options_leave_no_file(image, tmp_path, options):
     path = tmp_path / "new.dkic"
     with pytest.raises(dkic.pillow.DkicImageError, match=r"new\.dkic: .*(quality|bits per pixel)") as caught:

@@ -10,10 +10,12 @@ from rate_control.image_set_cases import compress
 from rate_control.rate_control_cases import SIZES
 
 import dkic as package
+from dkic.coding.codec import Codec
 from dkic.coding.color_profile import SRGB_PRIMARIES, Curve, make_profile
 from dkic.coding.container import icc_section_bytes, unpack
 from dkic.coding.operating_points import OperatingPoint
 from dkic.errors import DkicError
+from dkic.models.weights_file import load_weights
 
 
 def test_one_image_gets_a_quality_and_a_qstep(model, images, tmp_path, decoded):
@@ -43,7 +45,7 @@ def test_one_image_gets_a_quality_and_a_qstep(model, images, tmp_path, decoded):
 
 def test_qualities_out_of_order(images, monkeypatch):
     """The golden files' quality 2 takes fewer bytes than quality 1."""
-    codec = package.load(Path(__file__).parents[1] / "golden")
+    codec = Codec([load_weights(path) for path in (Path(__file__).parents[1] / "golden").glob("small-q*.safetensors")])
     points = [OperatingPoint(1, 0), OperatingPoint(2, 0)]
     monkeypatch.setattr(codec.points, "all", lambda: points)
     first, second = (len(codec.compress(images / "a.png", quality)) for quality in (1, 2))

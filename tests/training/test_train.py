@@ -241,7 +241,7 @@ def test_the_command_trains_and_resumes(folder, tmp_path):
     assert command("compress", image, "-o", tmp_path / "p.dkic", "--model", run).status == 0
     assert command("decompress", tmp_path / "p.dkic", "-o", tmp_path / "q.png", "--model", run).status == 0
     refused = command("decompress", tmp_path / "p.dkic", "-o", tmp_path / "r.png")
-    assert refused.status == 1 and "give its weights with --model" in refused.err
+    assert refused.status == 1 and "load its weights (--model on the command line)" in refused.err
 
 
 def test_the_command_names_an_unusable_folder(folder, tmp_path):
