@@ -1,6 +1,6 @@
 """Time and memory of dkic, AVIF and HEVC on one photograph in three sizes, at equal file sizes.
 
-    python -m benchmarks.image_sizes PHOTO --quality 3 --threads 2 > benchmarks/results/image_sizes.csv
+    python -m benchmarks.image_sizes PHOTO --quality 40 --threads 2 > benchmarks/results/image_sizes.csv
 
 A StoredTable: seconds to encode and to decode, medians of complete calls from pixels in memory to bytes and back (for HEVC
 including the start of ffmpeg); and the peak memory of both beyond a process with Python and torch, including the model's weights
@@ -132,7 +132,7 @@ def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
 @click.argument("photo", type=click.Path(path_type=Path))
 @click.option(
     "--quality",
-    type=click.Choice([str(quality) for quality in range(1, 101, 3)]),
+    type=click.Choice(QUALITIES),
     default="40",
     show_default=True,
     help="Of dkic.",

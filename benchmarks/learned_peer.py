@@ -83,7 +83,7 @@ def recipe_at(quality: int, steps: int, seed: int) -> Recipe:
     values["weights"] = {name: float(along(weight, at)) for name, weight in values["weights"].items()}
     values["rate"] = {"weight": float(along(values["rate"]["weight"], at))}
     values["learning_rate"]["peak"] = 1e-3
-    values["optimizer"] = "adam"
+    values |= {"optimizer": "adam", "compile": False}
     # A recipe names a preset of ours; of one quality, for those single numbers. The run replaces its network.
     return Recipe.of(values | {"preset": "tiny", "stages": [{"epochs": 1}], "epoch_steps": max(1, steps), "seed": seed})
 

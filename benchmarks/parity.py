@@ -114,7 +114,7 @@ def onnx() -> Iterator[Row]:
             y, z_hat = analyze(pixels, weights, tile=0)
             expected = weights.model.features(z_hat, at, y.shape[-2:])
             shape = {"shape": torch.tensor(expected.shape)}
-            (features,) = run("features", **shape) if z_hat is None else run("hyper_synthesis", z_hat=z_hat)
+            features = (run("features", **shape) if z_hat is None else run("hyper_synthesis", z_hat=z_hat))[0]
             different = int((features != expected).sum())
             numbers, known, start = features.numel(), torch.zeros_like(y), 0
             passes = iter(weights.model.context.coding_passes(features))

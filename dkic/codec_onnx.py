@@ -211,7 +211,16 @@ grid of positions:
 0 at the cells that are not decoded yet. `mean` and `scale_index` are those of the cells of the pass, one cell below the other.
 Then `y_hat = symbol * size + mean`. A symbol is coded with the Gaussian table `scale_index`, less the quantizer's offset
 (`dkic.entropy.quantization.coded_index`). Symbols and tables are not part of the export; `dkic.coding.rans` codes them.
+
+{_SIZES[weights.model.variable_rate]}
 """
+
+
+_SIZES = {
+    True: "`features.onnx` has the size and the offset of each channel of y_hat. They are those of qstep 0, as are the features\n"
+    "and the synthesis, so a file that was compressed to a target rate can't be decoded.",
+    False: "The size is that of the file's qstep (`dkic.entropy.quantization.qstep_size`), the offset the qstep itself.",
+}
 
 
 def _tensors(tensors: dict[str, str]) -> str:

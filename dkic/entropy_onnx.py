@@ -45,7 +45,10 @@ class EntropyModel(NamedTuple):
 
 
 def entropy_models(network: CodecNetwork, quality: Tensor | None, opset: int) -> Iterator[EntropyModel]:
-    """Models of the hyper-synthesis (or the features of a quality), of each slice's features, and of each pass of a slice.
+    """Models of the hyper-synthesis, of each slice's features, and of each pass of a slice.
+
+    In place of the hyper-synthesis a variable-rate network has a model of constants: the features of the quality, and the
+    quantizer's size and offset of each channel.
 
     Args:
         network: converted; see `dkic.quantized.convert`.
@@ -65,6 +68,8 @@ def entropy_models(network: CodecNetwork, quality: Tensor | None, opset: int) ->
         vector = network.features(None, quality, (1, 1))
         features = vector.shape[1]
         graph.output("features", graph.node("Expand", graph.constant(vector), shape), features, "h", "w")
+        for name, value in network.quantizer(quality)._asdict().items():
+            graph.constant_output(name, cast(Tensor, value).float())
         yield graph.model("features")
     earlier = 0
     for number, spec in enumerate(context.specs):
@@ -141,6 +146,11 @@ class _Graph:
         self._nodes.append(helper.make_node("Identity", [tensor], [name]))
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]))
         self._shapes[name] = _text(shape)
+
+    def constant_output(self, name: str, value: Tensor) -> None:
+        self._nodes.append(helper.make_node("Identity", [self.constant(value)], [name]))
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
+        self._shapes[name] = f"[{', '.join(map(str, value.shape))}]"
 
     def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         name = f"t{len(self._nodes)}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from dkic.errors import DkicError
@@ -37,13 +38,18 @@ def newest_files(model: str) -> list[Path]:
     return [path for _, (_, path) in sorted(newest.items())]
 
 
-def find_by_hash(model_hash: bytes) -> Path:
-    """The shipped weights file that has the model hash in a .dkic file's header; raises DkicError if there is none."""
+def find_by_hash(model_hash: bytes, loaded: Iterable[bytes] = ()) -> Path:
+    """The shipped weights file that has the model hash in a .dkic file's header.
+
+    Raises:
+        DkicError: there is none; the message names the models that are `loaded`.
+    """
     for path in sorted(SHIPPED.glob("*.safetensors")):
         if file_hash(path) == model_hash:
             return path
     shipped = ", ".join(shipped_models()) or "none"
     raise DkicError(
-        f"model {model_hash.hex()}: is needed to decode the file, and is none of the shipped ones ({shipped}); "
+        f"model {model_hash.hex()}: is needed to decode the file, and is none of the shipped ones ({shipped})"
+        f"{''.join(f' and not {one.hex()}, which is loaded' for one in loaded)}; "
         "load its weights (--model on the command line)"
     )

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--target-bpp", type=float, nargs="+", default=[0.1, 0.2, 0.4])
-    parser.add_argument("--no-qsteps", action="store_true", help="choose among qualities only, which is faster")
+    parser.add_argument("--no-qsteps", action="store_true", help="choose among fewer operating points, which is faster")
     arguments = parser.parse_args()
 
     codec = dkic.load()

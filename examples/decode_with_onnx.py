@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch
 from PIL import Image
 
 from dkic.coding.container import DkicFile, unpack
 from dkic.coding.rans import Decoder
-from dkic.entropy.quantization import coded_index
+from dkic.entropy.quantization import SCALE_INDEX_MAX, qstep_size
 from dkic.entropy.tables import SCALES
 from dkic.models.slice_context import PASSES
 from dkic.models.weights_file import Weights, load_weights
@@ -38,26 +37,28 @@ class Networks:
 def decode_latent(file: DkicFile, weights: Weights, networks: Networks) -> np.ndarray:
     """y_hat, `[1, M, h, w]`."""
     decoder = Decoder(file.image[4:], weights.tables)  # the symbols' checksum comes first
-    config, (_, quantizer) = weights.model.config, weights.quantization(file.header.quality, file.header.qstep)
+    config, qstep = weights.model.config, file.header.qstep
     h, w = (-(-side // 64) for side in (file.header.height, file.header.width))
 
     if weights.model.variable_rate:
-        (features,) = networks.run("features", shape=np.array([1, config.quality_features, 4 * h, 4 * w]))
+        features, sizes, offsets = networks.run("features", shape=np.array([1, config.quality_features, 4 * h, 4 * w]))
     else:
         channels = np.arange(len(SCALES), len(SCALES) + config.hyper_channels, dtype=np.uint8)  # z: a table for each channel
         z_hat = decoder.pull(channels.repeat(h * w)).reshape(1, -1, h, w).astype(np.float32)
         (features,) = networks.run("hyper_synthesis", z_hat=z_hat)
+        shape = 1, config.latent_channels, 1, 1
+        sizes, offsets = np.full(shape, qstep_size(qstep), np.float32), np.full(shape, qstep)
 
     y_hat, start = np.zeros((1, config.latent_channels, 4 * h, 4 * w), np.float32), 0
     for number, spec in enumerate(config.slices, 1):
         earlier, own = y_hat[:, :start], y_hat[:, start : start + spec.channels]  # views
-        size, offset = quantizer.of(slice(start, start + spec.channels))
+        size, offset = (of_y[:, start : start + spec.channels] for of_y in (sizes, offsets))
         (of_slice,) = networks.run(f"slice_{number}", features=features, **({"y_hat": earlier} if start else {}))
         for index, cells in enumerate(PASSES[spec.passes], 1):
             decoded = {"y_hat": own} if index > 1 else {}
             mean, scale_index = networks.run(f"slice_{number}_pass_{index}", slice_features=of_slice, **decoded)
-            tables = coded_index(torch.from_numpy(scale_index), offset).numpy()
-            values = decoder.pull(tables.ravel()).reshape(mean.shape).astype(np.float32) * np.asarray(size, np.float32) + mean
+            tables = (scale_index.clip(0, SCALE_INDEX_MAX) - offset).clip(0, SCALE_INDEX_MAX).astype(np.uint8)
+            values = decoder.pull(tables.ravel()).reshape(mean.shape).astype(np.float32) * size + mean
             for (i, j), cell in zip(cells, np.split(values, len(cells), axis=2), strict=True):
                 own[..., i::2, j::2] = cell
         start += spec.channels

@@ -1,6 +1,6 @@
 """Saves and opens a .dkic file with Pillow.
 
-python examples/pillow_plugin.py photo.png out.dkic [--quality 3 | --target-bpp 0.3]
+python examples/pillow_plugin.py photo.png out.dkic [--quality 40 | --target-bpp 0.3]
 """
 
 import argparse

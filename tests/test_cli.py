@@ -307,8 +307,12 @@ def test_info_on_a_file(coded):
 
 
 @pytest.mark.parametrize("model", ["tiny", "paper", "small", "base"])
-def test_info_on_a_preset(model):
+def test_info_on_a_name(model):
+    """Of shipped weights, which may be older than a preset of the name, or else of a preset."""
     found = facts("--model", model)
+    assert ("weights" in found) == (model in ("tiny", "small"))
+    if model == "small":
+        assert "small-r" in found["weights"] and "quality 1 to 100" in found["weights"] and "trained" in found
     assert found["parameters"].endswith(" M")
     assert all(found[way].split()[1:4] == ["kMAC", "per", "pixel"] for way in ("encoding", "decoding", "encoding and decoding"))
 

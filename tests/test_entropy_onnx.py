@@ -47,7 +47,9 @@ def test_every_pass_is_the_same(network, quality, spread):
         (found,) = run(models.pop("hyper_synthesis"), z_hat=z_hat)
     else:
         features = network.features(None, quality, (h, w)).expand(n, -1, -1, -1)
-        (found,) = run(models.pop("features"), shape=torch.tensor(features.shape))
+        found, size, offset = run(models.pop("features"), shape=torch.tensor(features.shape))
+        assert torch.equal(size, network.quantizer(quality).size) and torch.equal(offset, network.quantizer(quality).offset)
+        assert size.unique().numel() > 2
     assert torch.equal(found, features) and features.unique().numel() > 2
 
     known, means = torch.zeros_like(y), []

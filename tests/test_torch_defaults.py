@@ -128,16 +128,21 @@ def test_ops(defaults: Defaults):
     assert_same(found, expected)
 
 
+@pytest.fixture(scope="module", params=["small", "tiny"])
+def model(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def expected() -> list[Any]:
-    return of_codec(dkic.load())
+def expected(model) -> list[Any]:
+    return of_codec(dkic.load(model))
 
 
 @pytest.mark.parametrize("defaults", DEFAULTS)
-def test_codec(defaults: Defaults, expected: list[Any]):
+def test_codec(defaults: Defaults, model: str, expected: list[Any]):
     """Loaded and used under the defaults; and loaded under them, used afterwards."""
     with defaults():
-        codec = dkic.load()
+        codec = dkic.load(model)
         assert_same(of_codec(codec), expected)
     assert_same(of_codec(codec), expected)
 

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     type=click.Choice(["lpips", "mse"]),
     help="With --target-bpp and several images: the distortion to minimize.  [default: lpips]",
 )
-@click.option("--no-qsteps", is_flag=True, help="With --target-bpp: choose only among qualities, which takes less time.")
+@click.option(
+    "--no-qsteps",
+    is_flag=True,
+    help="With --target-bpp: choose only among the qualities that are measured first, which takes less time.",
+)
 @ICC
 @BACKGROUND
 @MODEL
@@ -66,9 +70,9 @@ def compress(
 
     With --target-bpp, a single image is encoded at the operating point (quality and qstep) with the largest file within the
     target. Several images are encoded so that together they reach the target with nearly the least mean LPIPS (or --distortion
-    mse). To choose their operating points, each image is encoded and decoded at every quality, and then at operating points near
-    the chosen one. The measurements are cached in $DKIC_CACHE or ~/.cache/dkic, so an interrupted run can be resumed and another
-    target needs few new ones. The actual file size never exceeds the target.
+    mse). To choose their operating points, each image is encoded and decoded at every quality (every ninth of a variable-rate
+    model), and then at operating points near the chosen one. The measurements are cached in $DKIC_CACHE or ~/.cache/dkic, so an
+    interrupted run can be resumed and another target needs few new ones. The actual file size never exceeds the target.
     """
     if target_bpp is None and (mean or distortion or no_qsteps):
         given = "--mean" if mean else "--distortion" if distortion else "--no-qsteps"

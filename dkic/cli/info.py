@@ -13,7 +13,9 @@ from dkic.errors import DkicError
 @click.command()
 @click.argument("file", required=False, callback=read_from)
 @click.option(
-    "--model", help="Instead of FILE: a preset (tiny, small, base, paper), a weights file or folder, or owner/name on the Hub."
+    "--model",
+    help="Instead of FILE: a shipped model (small, tiny), a preset (base, paper), a weights file or folder, or owner/name on "
+    "the Hub.",
 )
 def info(file: str | None, model: str | None) -> None:
     """Show the contents of a .dkic FILE, or the size of a model.
@@ -56,18 +58,22 @@ def _file_facts(path: str) -> Iterable[tuple[str, str]]:
 
 
 def _model_facts(model: str) -> Iterable[tuple[str, str]]:
+    from dkic.coding.operating_points import named
     from dkic.hub import find_weights
     from dkic.models.complexity import complexity
     from dkic.models.presets import PRESETS
     from dkic.models.weights_file import load_weights
+    from dkic.shipped_weights import shipped_models
 
-    if model in PRESETS:
+    if model in PRESETS and model not in shipped_models():
         config = PRESETS[model]
     else:
-        weights = load_weights(find_weights(model)[0])
-        config = weights.model.config
-        yield "weights", f"{weights.path}, quality {weights.quality}, hash {weights.hash.hex()}"
-        yield from ((f"trained: {key}", str(value)) for key, value in weights.about.items())
+        found = [load_weights(path) for path in find_weights(model)]
+        config = found[0].model.config
+        for weights in found:
+            yield "weights", f"{weights.path}, quality {named(weights.qualities)}, hash {weights.hash.hex()}"
+        if len(found) == 1:
+            yield from ((f"trained: {key}", str(value)) for key, value in found[0].about.items())
     cost = complexity(config)
     yield "parameters", f"{cost.parameters / 1e6:.2f} M"
     yield "encoding", f"{cost.encode:.1f} kMAC per pixel"

@@ -13,7 +13,7 @@ from dkic.cli.options import BACKGROUND, DEVICE, FORCE, ICC, INPUTS, MODEL, PATH
 from dkic.errors import one_line
 
 
-@click.command(short_help="Measure rate and distortion of images at every quality.")
+@click.command(short_help="Measure rate and distortion of images at the qualities of a model.")
 @INPUTS
 @click.option(
     "-o",
@@ -47,7 +47,7 @@ def measure(
     device: str,
     force: bool,
 ) -> None:
-    """Measure the bytes and distortion of images at every quality of a model.
+    """Measure the bytes and distortion of images at every quality of a model, or every ninth of a variable-rate model.
 
     IN is a file or a folder of images. TABLE has a row for each image and quality, as `dkic allocate` reads it. The measurements
     are cached in $DKIC_CACHE or ~/.cache/dkic: an interrupted run can be resumed, and `dkic compress --target-bpp` uses them.

@@ -251,10 +251,10 @@ class Codec:
     def _weights_of_file(self, file: DkicFile) -> Weights:
         model_hash = file.header.model_hash
         if model_hash not in self._decoding:
-            weights = load_weights(find_by_hash(model_hash))
+            weights = load_weights(find_by_hash(model_hash, tuple(self._decoding)))
             if self.device.type == "cuda":
                 _move(weights, self.device)
-            self._decoding[model_hash] = weights
+            self._decoding.setdefault(model_hash, weights)  # another thread may have loaded it meanwhile
         return self._decoding[model_hash]
 
     @overload
@@ -291,7 +291,8 @@ class Codec:
             tile: as in `compress`; independent of the encoder's.
 
         Raises:
-            FormatError: data is damaged, or was encoded with other arithmetic. DkicError: it needs another model.
+            FormatError: data is damaged, or was encoded with other arithmetic. DkicError: it needs a model that is neither this
+                one nor shipped.
         """
         if output not in ("pil", "numpy", "torch", "image_data"):
             raise DkicError(f"output: must be pil, numpy, torch or image_data, not {output}")

@@ -39,7 +39,7 @@ from dkic.shipped_weights import file_hash
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
 _TABLES = "tables."
 _SCALES = "scales."  # prefix of the scales of int8 weights
-_OLD_SCALES = "steps."  # that prefix in the shipped weights, whose bytes can't change
+_OLD_SCALES = "steps."  # that prefix in the weights of `tiny`, whose bytes can't change
 # The factorized prior is needed only in training: the file contains its integer tables.
 _TRAINING_ONLY = "prior."
 _ACTIVATION_SCALE = ".scale"  # suffix of the activation scales, which a float network does not use

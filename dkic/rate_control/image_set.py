@@ -1,10 +1,10 @@
 """`ImageSet` encodes a set of images to a common target rate with nearly the least total distortion.
 
-Each image is measured at every quality, and dkic.allocation chooses operating points. The operating points near the chosen ones
-are then measured too, and the choice is repeated until all neighbors are measured. Cached measurements elsewhere are ignored, so
-the same command always writes the same files. The chosen files are encoded again. If a file's size differs from its measurement
-(of an earlier run with other threads or on another machine, where the transforms round differently), the actual size replaces it
-and the choice is repeated: the reported rate is that of the actual files.
+Each image is measured at every quality (of a variable-rate model, every ninth), and dkic.allocation chooses operating points. The
+operating points near the chosen ones are then measured too, and the choice is repeated until all neighbors are measured. Cached
+measurements elsewhere are ignored, so the same command always writes the same files. The chosen files are encoded again. If a
+file's size differs from its measurement (of an earlier run with other threads or on another machine, where the transforms round
+differently), the actual size replaces it and the choice is repeated: the reported rate is that of the actual files.
 """
 
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ class ImageSet:
         target_bpp: upper bound of the bits per pixel.
         kind: "total_bpp", all bits divided by all pixels, or "mean_bpp", the mean of the images' bits per pixel.
         distortion: "lpips" (AlexNet) or "mse"; its sum over the images is minimized.
-        qsteps: choose among qsteps too, not only among qualities.
+        qsteps: choose among all candidates, not only among the qualities that are measured first.
         verify, tile, icc, background: as in `Codec.compress`.
         force: overwrite existing files.
         progress: shows what is measured and written.
@@ -98,7 +98,7 @@ class ImageSet:
         return len(self._images)
 
     def measure(self, source: str, target: Path) -> None:
-        """Measures an image at every quality that is not in the cache.
+        """Measures an image at the qualities that are measured first, unless they are in the cache.
 
         Raises:
             DkicError: the image can't be coded, the distortion is not defined for it, or `target` can't be written.
@@ -201,7 +201,7 @@ class ImageSet:
             for i, (points, measurements) in enumerate(zip(wanted, self._measurements, strict=True))
             if (new := [point for point in points if point not in measurements])
         ]
-        for i, points in self._progress(missing, "measuring qsteps"):
+        for i, points in self._progress(missing, "measuring operating points"):
             source, _, key = self._images[i]
             with _naming_errors(source):
                 self._measurements[i].update(zip(points, self._meter.measure_at(source, key, points), strict=True))

@@ -151,7 +151,7 @@ class DecoderTarget:
             fine = y.abs().amax() < 2**29  # or symbols would be beyond int32
             quality, qstep = file.header.quality, draw.choice((0, 0, draw.randint(-8 if fine else 0, 8)))
             if z_hat is None:
-                quality, qstep = draw.randint(1, 100) if fine else 1, 0
+                quality, qstep = (draw.randint(2, 99), draw.randint(-8, 7)) if fine else (1, 0)
             header = replace(file.header, quality=quality, qstep=qstep)
             data = pack(replace(file, header=header, image=encode_latent(y, z_hat, weights, quality, qstep)))
             away, (_, (size, _)) = (decode_latent(unpack(data), weights) - y).abs(), weights.quantization(quality, qstep)
