@@ -36,7 +36,6 @@ from dkic.memory import give_back_freed_memory, keep_freed_memory
 
 SIZES = ((768, 512), (1920, 1080), (3840, 2160))
 OURS = "dkic:small"
-QUALITIES = [str(quality) for quality in range(1, 101, 3)]  # the operating points of an evaluation
 PEERS = {"AVIF, libaom speed 4": ("avif", 4), "AVIF, libaom speed 6": ("avif", 6), "HEVC 4:4:4, x265 veryslow": ("hevc444", None)}
 # From few to many bits, beyond the settings of an evaluation.
 SETTINGS = {"avif": range(1, 100), "hevc444": range(51, 0, -1)}
@@ -130,16 +129,10 @@ def memory(name: str, speed: int | None, setting: int, path: Path) -> int:
 
 @click.command()
 @click.argument("photo", type=click.Path(path_type=Path))
-@click.option(
-    "--quality",
-    type=click.Choice(QUALITIES),
-    default="40",
-    show_default=True,
-    help="Of dkic.",
-)
+@click.option("--quality", type=int, default=40, show_default=True, help="Of dkic, as dkic evaluate has them.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--memory-of", nargs=3, hidden=True, help="For a process of its own: codec, speed and setting, of PHOTO as it is.")
-def main(photo: Path, quality: str, threads: int, memory_of: tuple[str, str, str] | None) -> None:
+def main(photo: Path, quality: int, threads: int, memory_of: tuple[str, str, str] | None) -> None:
     """Time the codecs on PHOTO, of at least 3840x2160 pixels if nothing is to be enlarged."""
     keep_freed_memory()  # as the `dkic` command does
     torch.set_num_threads(threads)
@@ -149,13 +142,15 @@ def main(photo: Path, quality: str, threads: int, memory_of: tuple[str, str, str
         return
     try:
         with tempfile.TemporaryDirectory() as folder:
-            print(measured(read_image(photo).pixels, int(quality), threads, Path(folder)).text(), end="")
+            print(measured(read_image(photo).pixels, quality, threads, Path(folder)).text(), end="")
     except DkicError as error:
         raise click.ClickException(str(error)) from None
 
 
 def measured(photo: np.ndarray, quality: int, threads: int, folder: Path) -> StoredTable:
     """The table; folder: gets the photograph in each size."""
+    if quality not in (known := make_codec(OURS).qualities):
+        raise DkicError(f"--quality: {quality} is not evaluated; give one of {', '.join(map(str, known))}")
     codecs = {f"dkic, quality {quality}": (OURS, None), **PEERS}
     cells: dict[str, list[str]] = {label: [] for label in codecs}
     for size in SIZES:

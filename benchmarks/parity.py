@@ -99,12 +99,14 @@ def onnx() -> Iterator[Row]:
     from dkic.models.weights_file import load_weights
 
     pixels = _pixels(PHOTO, 256, 384)
-    for path, quality in [(path, None) for path in find_weights("tiny")] + [(path, 50) for path in find_weights("small")]:
+    for path in [*find_weights("tiny"), *find_weights("small")]:
         weights = load_weights(path)
         assert weights.arithmetic == Arithmetic.EXACT
-        at, quantizer = weights.quantization(quality or weights.quality, 0)
+        variable_rate = weights.model.variable_rate
+        quality = 50 if variable_rate else weights.quality
+        at, quantizer = weights.quantization(quality, 0)
         with tempfile.TemporaryDirectory() as folder:
-            export_codec(weights, quality or weights.quality, Path(folder))
+            export_codec(weights, quality, Path(folder))
 
             def run(name: str, folder: str = folder, **tensors: Tensor) -> list[Tensor]:
                 session = onnxruntime.InferenceSession(f"{folder}/{name}.onnx")
@@ -136,7 +138,7 @@ def onnx() -> Iterator[Row]:
             (image,) = run("synthesis", y_hat=known)
             ours = weights.model.synthesize(known, at).clamp(0, 1)
             levels = ((ours * 255).round() - (image * 255).round()).abs()
-        name = path.stem if quality is None else f"{path.stem}, quality {quality}"
+        name = f"{path.stem}, quality {quality}" if variable_rate else path.stem
         yield name, f"{different} of {numbers:,} numbers differ", _difference(image, ours), f"{levels.max():.0f}"
 
 

@@ -1,7 +1,8 @@
 """Crops of photographs and of images decoded at a target rate, side by side: the image at the top of the README.
 
     python -m benchmarks.side_by_side PHOTOS REPORT --codec dkic:small --codec hevc444 --codec avif --target-bpp 0.15 \\
-        --crop Wall:250,130,300,200 --crop life:260,150,300,200 -o side_by_side.jpg
+        --crop picosdeeuropa:300,120,300,200 --crop life_by_Aitzol:260,150,300,200 --crop friends_by_Aitzol:330,200,300,200 \\
+        --crop Picture_1A:250,150,300,200 --crop cincinnati-bridge:240,150,300,200 -o side_by_side.jpg
 
 REPORT is the report of `dkic evaluate PHOTOS`; its files are decoded. --report adds reports, for further codecs.
 """

@@ -50,14 +50,7 @@ def test_all_recipes_can_be_read():
     assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_q6_r1"} <= {path.stem for path in paths}
     for path in paths:
         recipe = read_recipe(path)
-        preset = (
-            "small"
-            if path.parent.name == "relay" or path.stem.startswith("small")
-            else "paper"
-            if path.stem.startswith("po_dkic")
-            else "tiny"
-        )
-        assert recipe.preset == preset
+        assert recipe.preset == {"po": "paper", "small": "small"}.get(path.stem.partition("_")[0], "tiny")
         target = path.stem.rpartition("_")[2]
         assert recipe.rate.target == TARGETS.get(target, recipe.rate.target)
 
