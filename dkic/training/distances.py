@@ -9,16 +9,19 @@ from torch.nn import functional as F
 from dkic.losses.color import color_distance
 from dkic.losses.dists import DISTS
 from dkic.losses.lpips import LPIPS
+from dkic.losses.ms_ssim import ms_ssim_distance
 from dkic.training.along_quality import along
 from dkic.training.recipe import Recipe
 
+_WITHOUT_NETWORK = {"color": color_distance, "ms_ssim": ms_ssim_distance}
+
 
 class Distances(nn.Module):
-    """Weighted sum of the perceptual metrics and the color distance of a recipe.
+    """Weighted sum of the perceptual metrics of a recipe.
 
-    Only metrics with a weight are loaded. LPIPS with `lpips_net` and the color distance use all images of a batch. DISTS and
-    LPIPS-VGG cost several times as much, so each uses `vgg_crops` images, in disjoint ranges of the batch, and is scaled to the
-    weight of a full batch.
+    Only metrics with a weight are loaded. LPIPS with `lpips_net`, the color distance and MS-SSIM use all images of a batch.
+    DISTS and LPIPS-VGG cost several times as much, so each uses `vgg_crops` images, in disjoint ranges of the batch, and is
+    scaled to the weight of a full batch.
 
     Args:
         recipe: see `Recipe`.
@@ -66,7 +69,8 @@ class Distances(nn.Module):
             part = along(getattr(self.weights, name), None if quality is None else quality[which]) * distances[name]
             padding = (which.start or 0, len(x) - (which.stop or len(x)))
             total = total + F.pad(part * (len(x) / len(part)), padding)
-        if self.weights.color:
-            distances["color"] = color_distance(x, x_hat)
-            total = total + along(self.weights.color, quality) * distances["color"]
+        for name, distance in _WITHOUT_NETWORK.items():
+            if weight := getattr(self.weights, name):
+                distances[name] = distance(x, x_hat)
+                total = total + along(weight, quality) * distances[name]
         return total, distances

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from dkic.losses.ms_ssim import LEAST_SIDE
 from dkic.models.presets import PRESETS
 from dkic.models.variable_rate_config import VariableRateConfig
 from dkic.training.strict_model import StrictModel
@@ -48,6 +49,7 @@ class Weights(StrictModel):
         dists: weight of DISTS, computed on `Recipe.vgg_crops` crops.
         lpips_vgg: weight of LPIPS with VGG-16, computed on `Recipe.vgg_crops` crops.
         color: weight of `dkic.losses.color.color_distance`.
+        ms_ssim: weight of `dkic.losses.ms_ssim.ms_ssim_distance`; needs a crop of at least 128 pixels.
     """
 
     mse: AlongQuality
@@ -56,6 +58,7 @@ class Weights(StrictModel):
     dists: AlongQuality = 0.0
     lpips_vgg: AlongQuality = 0.0
     color: AlongQuality = 0.0
+    ms_ssim: AlongQuality = 0.0
 
 
 class Rate(StrictModel):
@@ -224,6 +227,8 @@ class Recipe(StrictModel):
             raise ValueError(f"vgg_crops must be at most {most}, and is {self.vgg_crops}")
         if self.lpips_shifts > self.crop // 2:
             raise ValueError(f"lpips_shifts must be at most half of the crop of {self.crop}, and is {self.lpips_shifts}")
+        if self.weights.ms_ssim and self.crop < LEAST_SIDE:
+            raise ValueError(f"crop must be at least 128 for weights.ms_ssim, and is {self.crop}")
         if self.batch % self.accumulation:
             raise ValueError(f"accumulation must divide the batch of {self.batch}, and is {self.accumulation}")
         epochs = sum(stage.epochs for stage in self.stages)

@@ -17,7 +17,7 @@ class StepResult:
         quantized_bpp: rate of the rounded latent, as in files, in bits per pixel.
         psnr: PSNR in dB.
         rate_weight: weight of the rate in the loss.
-        lpips, dists, lpips_vgg, color, gan: unweighted terms of the loss.
+        lpips, dists, lpips_vgg, color, ms_ssim, gan: unweighted terms of the loss.
         discriminator: loss of the discriminator.
         discriminator_accuracy: fraction of patches that the discriminator classifies correctly.
     """
@@ -32,6 +32,7 @@ class StepResult:
     dists: float = math.nan
     lpips_vgg: float = math.nan
     color: float = math.nan
+    ms_ssim: float = math.nan
     gan: float = math.nan
     discriminator: float = math.nan
     discriminator_accuracy: float = math.nan

@@ -188,3 +188,10 @@ def test_vgg_metrics_need_a_crop_each():
     assert Recipe.of(VARIABLE | {"weights": weights}).vgg_crops == 1
     with pytest.raises(DkicError, match="vgg_crops must be at most 1, and is 2"):
         Recipe.of(VARIABLE | {"weights": weights, "vgg_crops": 2})
+
+
+def test_ms_ssim_needs_crops_of_128_pixels():
+    values = VARIABLE | {"weights": VARIABLE["weights"] | {"ms_ssim": [3, 30]}}
+    assert Recipe.of(values | {"crop": 128}).weights.ms_ssim == [3, 30]
+    with pytest.raises(DkicError, match="crop must be at least 128 for weights.ms_ssim, and is 64"):
+        Recipe.of(values | {"crop": 64})

@@ -4,6 +4,8 @@ import pytest
 import torch
 from host_reads import NoHostReads
 from lpips_weights import need_backbone
+from photographs import crop
+from PIL import Image
 from training.recipes import GOOD, VARIABLE
 
 from dkic.training.photos import PhotoFolder
@@ -15,7 +17,8 @@ RECIPES = {
     "a rate target, then a discriminator": GOOD | {"discriminator_width": 8, "ema": 0.9},
     "variable rate, several perceptual metrics": VARIABLE
     | {
-        "weights": VARIABLE["weights"] | {"dists": 1.0, "lpips_vgg": 0.5, "color": 1.0},
+        "weights": VARIABLE["weights"] | {"dists": 1.0, "lpips_vgg": 0.5, "color": 1.0, "ms_ssim": 1.0},
+        "crop": 128,
         "discriminator_width": 8,
         "precision": "bfloat16",
     },
@@ -24,13 +27,14 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("values", RECIPES.values(), ids=RECIPES)
-def test_a_step_synchronizes_once(values, folder, monkeypatch):
+def test_a_step_synchronizes_once(values, tmp_path, monkeypatch):
     need_backbone("alex")
     if values["weights"].get("dists"):
         need_backbone("vgg")
     stages = [stage | {"epochs": 1} for stage in values["stages"]]
     recipe = Recipe.of(values | {"epoch_steps": 1, "learning_rate": {"values": [1e-3], "epochs": []}, "stages": stages})
-    run = StagedRun(recipe, PhotoFolder(folder, recipe.crop), accelerator_for("cpu"))
+    Image.fromarray(crop(160, 160)).save(tmp_path / "photograph.png")
+    run = StagedRun(recipe, PhotoFolder(tmp_path, recipe.crop), accelerator_for("cpu"))
     reads, tolist = [], torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda t: [reads.append(run.step), tolist(t)][1])
     before = [p.detach().clone() for p in run.model.parameters()]
