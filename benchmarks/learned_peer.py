@@ -1,23 +1,25 @@
-"""A learned codec on equal terms: CompressAI's MeanScaleHyperprior, trained as `small` is, on the same photographs.
+"""Learned codecs on equal terms: models of CompressAI, trained as `small` is, on the same photographs.
 
-    python -m benchmarks.learned_peer speed PHOTOS
-    python -m benchmarks.learned_peer train PHOTOS --quality 30 --minutes 120 --seconds 0.7 -o peer-q30.pt
-    python -m benchmarks.learned_peer compare TEST RUN/small.safetensors peer-q10.pt peer-q30.pt
+    python -m benchmarks.learned_peer speed PHOTOS mbt2018-mean
+    python -m benchmarks.learned_peer train PHOTOS mbt2018-mean --quality 30 --minutes 34 --seconds 0.4 -o mbt2018-mean-q30.pt
+    python -m benchmarks.learned_peer compare TEST RUN/small.safetensors mbt2018-mean-q10.pt mbt2018-mean-q30.pt
 
-The loss is that of configs/relay/small_perceptual.toml at one quality, as the peer has one network per rate. The number of steps
-is what fits into --minutes at the peer's own speed: give that as --seconds per step, measured on an idle machine (`speed`).
-`compare` encodes each photograph with the peer, and with dkic to at most the peer's bits.
+The loss is that of configs/relay/small_mse.toml, or of another recipe (--config), at one quality, as the peers have one network
+per rate. The number of steps is what fits into --minutes at the peer's own speed: give that as --seconds per step, measured on
+an idle machine (`speed`). `compare` encodes each photograph with the peer, and with dkic to at most the peer's bits.
 """
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import torch
-from compressai.models import MeanScaleHyperprior
-from torch import Tensor
+from compressai.entropy_models import EntropyBottleneck
+from compressai.models import CompressionModel, Elic2022Official, MeanScaleHyperprior
+from torch import Tensor, nn
 
 import dkic
 from benchmarks.equal_time import do_steps, seconds_per_step
@@ -35,32 +37,38 @@ from dkic.training.recipe import Recipe
 from dkic.training.recipe_file import read_recipe
 from dkic.training.staged_run import StagedRun
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs" / "relay" / "small_perceptual.toml"
-WIDTH, LATENT_CHANNELS = 128, 192  # mbt2018-mean's at its lower qualities
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "relay" / "small_mse.toml"
 QUANTILE_STEPS = 2000  # CompressAI trains the tails of z's tables by a loss of their own, which nothing else depends on
+# mbt2018-mean has the widths of its lower qualities; ELIC half of its own.
+PEERS: dict[str, Callable[[], CompressionModel]] = {
+    "mbt2018-mean": lambda: MeanScaleHyperprior(128, 192),
+    "elic": lambda: Elic2022Official(96, 160, [8, 8, 16, 32, 96]),
+}
 
 
-class Peer(MeanScaleHyperprior):
-    """With what a run asks of a network."""
+class Peer(nn.Module):
+    """A model of CompressAI, with what a run asks of a network."""
 
     variable_rate = False
 
-    def __init__(self) -> None:
-        super().__init__(WIDTH, LATENT_CHANNELS)
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.codec = PEERS[name]()
+
+    @property
+    def g_a(self) -> nn.Module:
+        return self.codec.g_a
+
+    @property
+    def g_s(self) -> nn.Module:
+        return self.codec.g_s
 
     def forward(self, x: Tensor, generator: torch.Generator) -> TrainingOutput:
+        """The rate of the rounded latent, which only the log contains, is given as that with noise."""
         torch.manual_seed(generator.initial_seed() % 2**63)  # CompressAI draws its noise from the global generator
-        y = self.g_a(x)
-        z = self.h_a(y)
-        z_hat, z_likelihoods = self.entropy_bottleneck(z, training=True)
-        scales, means = self.h_s(z_hat).chunk(2, 1)
-        y_hat, y_likelihoods = self.gaussian_conditional(y, scales, means=means, training=True)
-        with torch.no_grad():
-            z_rounded, z_quantized = self.entropy_bottleneck(z, training=False)
-            scales, means = self.h_s(z_rounded).chunk(2, 1)
-            _, y_quantized = self.gaussian_conditional(y, scales, means=means, training=False)
-        bits = bits_of(y_likelihoods) + bits_of(z_likelihoods)
-        return TrainingOutput(self.g_s(y_hat), bits, bits_of(y_quantized) + bits_of(z_quantized), y_hat)
+        out = self.codec(x)
+        bits = sum((bits_of(likelihoods) for likelihoods in out["likelihoods"].values()), x.new_zeros(len(x)))
+        return TrainingOutput(out["x_hat"], bits, bits.detach(), out["x_hat"][:0])
 
 
 def bits_of(likelihoods: Tensor) -> Tensor:
@@ -71,63 +79,78 @@ def bits_of(likelihoods: Tensor) -> Tensor:
 class PeerRun(StagedRun):
     """A recipe's run with the peer in the model's place."""
 
+    def __init__(self, name: str, recipe: Recipe, photos: PhotoFolder) -> None:
+        self.name = name
+        super().__init__(recipe, photos, accelerator_for("cpu"))
+
     def new_model(self) -> Peer:  # type: ignore[override]
         with torch.device("cpu"):
-            return Peer().float()
+            return Peer(self.name).float()
 
 
-def recipe_at(quality: int, steps: int, seed: int) -> Recipe:
-    """The relay's recipe at one quality, from nothing: with its weights as single numbers, and Adam at its usual peak."""
-    values = read_recipe(RECIPE).to_dict()
+def recipe_at(config: Path, quality: int, steps: int, seed: int, peak: float) -> Recipe:
+    """A recipe of `small` at one quality: its weights as single numbers, its stages scaled to `steps`, and Adam."""
+    values = read_recipe(config).to_dict()
     at = torch.tensor([float(quality)])
     values["weights"] = {name: float(along(weight, at)) for name, weight in values["weights"].items()}
     values["rate"] = {"weight": float(along(values["rate"]["weight"], at))}
-    values["learning_rate"]["peak"] = 1e-3
-    values |= {"optimizer": "adam", "compile": False}
+    values["learning_rate"]["peak"] = peak
+    epochs = sum(stage["epochs"] for stage in values["stages"])
     # A recipe names a preset of ours; of one quality, for those single numbers. The run replaces its network.
-    return Recipe.of(values | {"preset": "tiny", "stages": [{"epochs": 1}], "epoch_steps": max(1, steps), "seed": seed})
+    return Recipe.of(values | {"optimizer": "adam", "preset": "tiny", "epoch_steps": max(1, steps // epochs), "seed": seed})
 
 
-def run_of(photos: Path, recipe: Recipe) -> PeerRun:
+def run_of(name: str, photos: Path, recipe: Recipe) -> PeerRun:
     torch.set_num_threads(1)
-    return PeerRun(recipe, PhotoFolder(photos, recipe.crop, least_scale=recipe.least_scale), accelerator_for("cpu"))
+    return PeerRun(name, recipe, PhotoFolder(photos, recipe.crop, least_scale=recipe.least_scale))
 
 
 PHOTOS = click.argument("photos", type=click.Path(exists=True, path_type=Path))
+NAME = click.argument("name", type=click.Choice(list(PEERS)))
+CONFIG = click.option(
+    "--config", type=click.Path(exists=True, path_type=Path), default=RECIPE, show_default="configs/relay/small_mse.toml"
+)
 
 
 @click.group()
 def main() -> None:
-    """Train a learned codec of CompressAI as small is trained, and compare them."""
+    """Train learned codecs of CompressAI as small is trained, and compare them."""
 
 
 @main.command()
 @PHOTOS
-def speed(photos: Path) -> None:
+@NAME
+@CONFIG
+def speed(photos: Path, name: str, config: Path) -> None:
     """Measure the seconds a step: the median of 20, after 5 that don't count."""
-    click.echo(f"{seconds_per_step(run_of(photos, recipe_at(50, 100, 0))):.3f} s")
+    click.echo(f"{seconds_per_step(run_of(name, photos, recipe_at(config, 50, 100, 0, 1e-3))):.3f} s")
 
 
 @main.command()
 @PHOTOS
+@NAME
+@CONFIG
 @click.option("--quality", type=click.IntRange(1, 100), required=True, help="Of small, whose weights of the loss it gets.")
-@click.option("--minutes", type=click.FloatRange(min=0.1), default=120.0, show_default=True)
+@click.option("--minutes", type=click.FloatRange(min=0.1), default=34.0, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), required=True, help="Of a step.")
+@click.option("--peak", default=1e-3, show_default=True, help="Adam's peak learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
-def train(photos: Path, quality: int, minutes: float, seconds: float, seed: int, out: Path) -> None:
-    """Train the peer for a quality; writes its state to OUT."""
-    run = run_of(photos, recipe_at(quality, int(minutes * 60 / seconds), seed))
+def train(
+    photos: Path, name: str, config: Path, quality: int, minutes: float, seconds: float, peak: float, seed: int, out: Path
+) -> None:
+    """Train the peer NAME for a quality; writes its state to OUT."""
+    run = run_of(name, photos, recipe_at(config, quality, int(minutes * 60 / seconds), seed, peak))
     click.echo(f"{run.steps} steps in {minutes:g} minutes")
     do_steps(run, out.stem)
-    model = run.trained()
-    quantiles = model.entropy_bottleneck.quantiles
-    optimizer = torch.optim.Adam([quantiles], 0.05)
+    codec = run.trained().codec  # type: ignore[attr-defined]
+    bottlenecks = [module for module in codec.modules() if isinstance(module, EntropyBottleneck)]
+    optimizer = torch.optim.Adam([bottleneck.quantiles for bottleneck in bottlenecks], 0.05)
     for _ in range(QUANTILE_STEPS):
         optimizer.zero_grad()
-        model.aux_loss().backward()
+        codec.aux_loss().backward()
         optimizer.step()
-    torch.save(model.state_dict(), out)
+    torch.save({"name": name, "state": codec.state_dict()}, out)
 
 
 @main.command()
@@ -148,15 +171,16 @@ def compare(photos: Path, model: str, peers: tuple[Path, ...]) -> None:
             click.echo(f"| {name} | {' | '.join(f'{value:.4g}' for value in np.mean(rows, axis=0))} |")
 
 
-def peer_of(path: Path) -> Peer:
-    peer = Peer()
-    peer.load_state_dict(torch.load(path, weights_only=True))
-    peer.update(force=True)
-    return peer.eval()
+def peer_of(path: Path) -> CompressionModel:
+    saved = torch.load(path, weights_only=True)
+    codec = PEERS[saved["name"]]()
+    codec.load_state_dict(saved["state"])
+    codec.update(force=True)
+    return codec.eval()
 
 
 @torch.inference_mode()
-def by_peer(peer: Peer, pixels: np.ndarray, metrics: dict[str, Compare]) -> list[float]:
+def by_peer(peer: CompressionModel, pixels: np.ndarray, metrics: dict[str, Compare]) -> list[float]:
     """Bits per pixel of the coder's own bytes, seconds, metrics."""
     h, w = pixels.shape[:2]
     x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
@@ -164,8 +188,12 @@ def by_peer(peer: Peer, pixels: np.ndarray, metrics: dict[str, Compare]) -> list
     coded, encode = timed(lambda: peer.compress(padded))
     decoded, decode = timed(lambda: peer.decompress(coded["strings"], coded["shape"])["x_hat"])
     shown = (decoded[0, :, :h, :w].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    count = sum(len(strings[0]) for strings in coded["strings"])
-    return [count * 8 / (h * w), encode, decode, *scores(pixels, shown, metrics)]
+    return [size_of(coded["strings"]) * 8 / (h * w), encode, decode, *scores(pixels, shown, metrics)]
+
+
+def size_of(strings: list[Any] | bytes) -> int:
+    """Bytes of all strings in nested lists."""
+    return len(strings) if isinstance(strings, bytes) else sum(map(size_of, strings))
 
 
 def by_dkic(codec: Codec, pixels: np.ndarray, rate: float, metrics: dict[str, Compare]) -> list[float]:
