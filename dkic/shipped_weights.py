@@ -48,8 +48,8 @@ def find_by_hash(model_hash: bytes, loaded: Iterable[bytes] = ()) -> Path:
         if file_hash(path) == model_hash:
             return path
     shipped = ", ".join(shipped_models()) or "none"
+    others = ", ".join(one.hex() for one in loaded) or "none"
     raise DkicError(
-        f"model {model_hash.hex()}: is needed to decode the file, and is none of the shipped ones ({shipped})"
-        f"{''.join(f' and not {one.hex()}, which is loaded' for one in loaded)}; "
-        "load its weights (--model on the command line)"
+        f"model {model_hash.hex()}: is needed to decode the file, and is neither shipped ({shipped})"
+        f" nor loaded ({others}); load its weights (--model on the command line)"
     )

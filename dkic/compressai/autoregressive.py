@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dkic.compressai.entropy_models import tables_of
 from dkic.ops.raster_context import GaussianTables, RasterNetwork, raster_decode, raster_encode
 
-# What the native op does in place of these methods of GaussianConditional.
+# Methods of GaussianConditional that the native op replaces.
 GAUSSIAN = ("build_indexes", "quantize", "dequantize")
 
 

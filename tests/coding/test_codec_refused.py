@@ -28,8 +28,8 @@ def refusal(codec: Codec, data: bytes, error: type[DkicError] = FormatError) -> 
 def test_a_file_of_an_unknown_model_names_it_and_the_known_ones(codec, two_qualities):
     data = two_qualities.compress(crop(8, 8), quality=2)
     message = refusal(codec, data, DkicError)
-    assert message.startswith(f"model {unpack(data).header.model_hash.hex()}: ") and "shipped ones (small, tiny)" in message
-    assert all(f"not {codec.model_hash(quality).hex()}, which is loaded" in message for quality in codec.qualities)
+    assert message.startswith(f"model {unpack(data).header.model_hash.hex()}: ") and "neither shipped (small, tiny)" in message
+    assert f"nor loaded ({', '.join(codec.model_hash(quality).hex() for quality in codec.qualities)})" in message
 
 
 @pytest.mark.parametrize(("arithmetic", "name"), [(0, "number 0"), (1, "float64-1"), (15, "number 15")])
