@@ -8,7 +8,7 @@ import pytest
 import torch
 from coding import rans_oracle
 from coding.rans_cases import RANS_CASES, gaussian_bytes, gaussian_symbols
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dkic._native import _rans
@@ -227,6 +227,7 @@ def test_damaged_data_raises_or_decodes_to_other_symbols(lanes):
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 2**32), st.booleans())
+@example(b"", 1413679, False)
 def test_arbitrary_bytes_raise_or_decode_to_symbols(data, seed, plausible):
     rng = np.random.default_rng(seed)
     if plausible and data:  # a lane count and states in range, so that decoding gets somewhere
@@ -235,7 +236,8 @@ def test_arbitrary_bytes_raise_or_decode_to_symbols(data, seed, plausible):
         data = bytes([data[0] % 4]) + states.tobytes() + data[1 : 1 + len(data) // 4 * 4]
     indexes = rng.integers(0, 4, rng.integers(0, 300)).astype(np.uint8)
     decoded = decode_whatever(data, indexes, SMALL)
-    assert decoded is None or native_encode(decoded, indexes, SMALL, 1 << data[0]) == data
+    lanes = 1 << data[0] if data else 1  # no bytes are no symbols
+    assert decoded is None or native_encode(decoded, indexes, SMALL, lanes) == data
 
 
 def test_wrong_count_is_an_error():
