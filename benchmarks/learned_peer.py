@@ -9,6 +9,7 @@ per rate. The number of steps is what fits into --minutes at the peer's own spee
 an idle machine (`speed`). `compare` encodes each photograph with the peer, and with dkic to at most the peer's bits.
 """
 
+import importlib.metadata
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +24,13 @@ from torch import Tensor, nn
 
 import dkic
 from benchmarks.equal_time import do_steps, seconds_per_step
+from benchmarks.source_commit import source_commit
+from benchmarks.stored_table import StoredTable
 from dkic.coding.codec import Codec
 from dkic.coding.container import unpack
 from dkic.coding.image_formats import images_in
 from dkic.coding.image_reading import read_image
+from dkic.doctor import processor
 from dkic.evaluation.metric_registry import METRICS, Compare, load_metrics
 from dkic.evaluation.metrics import batch
 from dkic.models.codec_network import TrainingOutput
@@ -39,6 +43,7 @@ from dkic.training.staged_run import StagedRun
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "relay" / "small_mse.toml"
 QUANTILE_STEPS = 2000  # CompressAI trains the tails of z's tables by a loss of their own, which nothing else depends on
+DIGITS = (3, 2, 2, *(metric.digits for metric in METRICS.values()))  # of rate, seconds and metrics
 # mbt2018-mean has the widths of its lower qualities; ELIC half of its own.
 PEERS: dict[str, Callable[[], CompressionModel]] = {
     "mbt2018-mean": lambda: MeanScaleHyperprior(128, 192),
@@ -157,18 +162,24 @@ def train(
 @PHOTOS
 @click.argument("model")
 @click.argument("peers", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-def compare(photos: Path, model: str, peers: tuple[Path, ...]) -> None:
-    """Print means over PHOTOS of MODEL and of PEERS at equal bits: rate, seconds, metrics."""
+@click.option("--threads", default=2, show_default=True)
+def compare(photos: Path, model: str, peers: tuple[Path, ...], threads: int) -> None:
+    """Print means over PHOTOS of MODEL and of PEERS at equal bits, as a stored table: rate, seconds, metrics."""
+    torch.set_num_threads(threads)
     codec, metrics = dkic.load(model), load_metrics(METRICS)
     images = [read_image(path).pixels for path in images_in(photos).images]
-    columns = ["codec", "bpp", "encode, s", "decode, s", *(metric.label for metric in METRICS.values())]
-    click.echo(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    table = []
     for path in peers:
         peer = peer_of(path)
         theirs = [by_peer(peer, pixels, metrics) for pixels in images]
         ours = [by_dkic(codec, pixels, row[0], metrics) for pixels, row in zip(images, theirs, strict=True)]
-        for name, rows in ((path.stem, theirs), (Path(model).stem, ours)):
-            click.echo(f"| {name} | {' | '.join(f'{value:.4g}' for value in np.mean(rows, axis=0))} |")
+        for name, rows in ((path.stem, theirs), (f"dkic, {Path(model).stem}", ours)):
+            table.append((name, *(f"{value:.{digits}f}" for value, digits in zip(np.mean(rows, axis=0), DIGITS, strict=True))))
+    columns = ("codec", "bits per pixel", "encode, s", "decode, s", *(metric.label for metric in METRICS.values()))
+    command = f"python -m benchmarks.learned_peer compare PHOTOS {Path(model).name} {' '.join(path.name for path in peers)}"
+    machine = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
+    versions = f"PyTorch {torch.__version__}, compressai {importlib.metadata.version('compressai')}"
+    click.echo(StoredTable(command, machine, versions, source_commit(), columns, tuple(table)).text(), nl=False)
 
 
 def peer_of(path: Path) -> CompressionModel:

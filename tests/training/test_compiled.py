@@ -44,6 +44,6 @@ def test_all_networks_of_the_relays_recipe_compile(folder, monkeypatch):
     # Networks that share code share torch.compile's limit of 8 variants, and each metric has one with and one without gradients.
     monkeypatch.setattr("dkic.training.compiled.BACKEND", "eager")
     need_backbone("vgg")
-    smaller = {"batch": 3, "crop": 64, "lpips_shifts": 4, "precision": "float32"}
+    smaller = {"batch": 3, "lpips_shifts": 4, "precision": "float32"}
     run = begin(folder, read_recipe(RELAY).to_dict() | smaller | {"compile": True})
     assert all(math.isfinite(run.train_step().dists) for _ in range(2))
