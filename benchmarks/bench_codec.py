@@ -1,8 +1,8 @@
-"""The codec at 768x512: `paper` compared with CompressAI's Elic2022Official, and `tiny`; pixels in memory to bytes, and back.
+"""The codec at 768x512: `paper` compared with CompressAI's Elic2022Official, and `small`; pixels in memory to bytes, and back.
 
 `paper` ships without weights, so it is timed with seeded initial ones (whole_codecs.py), and so is its peer. The time of
 networks does not depend on weights. The time of entropy coding depends slightly on the number of bits, which is not that of a
-trained model: every row reports its bytes. `tiny` has the shipped weights, and is also timed with its networks on a GPU if
+trained model: every row reports its bytes. `small` has the shipped weights, and is also timed with its networks on a GPU if
 available. Files, start-up and the check that encoder and decoder have equal y_hat are not timed.
 """
 
@@ -19,7 +19,7 @@ from photographs import photograph
 from whole_codecs import Elic, Ours, save_untrained
 
 HERE = Path(__file__).resolve().parent
-ROUNDS = {"Elic2022Official": 3, "paper": 5, "tiny": 15}
+ROUNDS = {"Elic2022Official": 3, "paper": 5, "small": 15}
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def peak_memory(model: str | Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "preset, implementation", [("paper", "Elic2022Official"), ("paper", "dkic"), ("tiny", "dkic")]
+    "preset, implementation", [("paper", "Elic2022Official"), ("paper", "dkic"), ("small", "dkic")]
 )  # the peer first: see conftest.py
 @pytest.mark.parametrize("device", devices("cuda"))
 @pytest.mark.parametrize("work", ["encode", "decode"])
 def test_codec(preset, implementation, work, device, paper, measure, benchmark):
-    if device == "cuda" and preset != "tiny":
-        pytest.skip("only tiny is timed on a GPU")
+    if device == "cuda" and preset != "small":
+        pytest.skip("only small is timed on a GPU")
     model = paper if preset == "paper" else preset
     codec = checked(model, device) if implementation == "dkic" else elic()
     pixels = photograph()

@@ -1,4 +1,4 @@
-"""Time by image size: the ops with the shapes of a codec for an image of that size, and the codec `tiny`.
+"""Time by image size: the ops with the shapes of a codec for an image of that size, and the codec `small`.
 
 report.py fits a + b * pixels to the medians, and reports a and the largest deviation from the line.
 """
@@ -28,12 +28,12 @@ def likelihood_forward(side: int) -> Callable[[], object]:
 
 
 def codec_encode(side: int) -> Callable[[], object]:
-    codec, pixels = Ours("tiny"), image(side, side)
+    codec, pixels = Ours("small"), image(side, side)
     return lambda: codec.compress(pixels)
 
 
 def codec_decode(side: int) -> Callable[[], object]:
-    codec = Ours("tiny")
+    codec = Ours("small")
     data = codec.compress(image(side, side))
     return lambda: codec.decompress(data)
 
@@ -45,8 +45,8 @@ WARMUP = 8  # in the first calls, up to so many, large results are not yet in me
 GROWING = {
     "ldcn": ldcn_forward,
     "gaussian_likelihood": likelihood_forward,
-    "codec tiny encode": codec_encode,
-    "codec tiny decode": codec_decode,
+    "codec small encode": codec_encode,
+    "codec small decode": codec_decode,
 }
 
 

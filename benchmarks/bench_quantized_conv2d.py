@@ -1,4 +1,4 @@
-"""The quantized convolution compared with float32 convolution, and the quantized networks of `tiny` (h_s, context, at 768x512)
+"""The quantized convolution compared with float32 convolution, and the quantized context model of `small` at 768x512
 with the same layers in float: the cost in time of bit-exactness.
 
 Integer results are compared with float64 before timing.
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from whole_codecs import Ours
 
-from dkic.models import DKIC, PRESETS
+from dkic.models.presets import network_of
 from dkic.models.slice_context import take_cells
 from dkic.ops.quantized_conv2d import packed, quantized_conv2d
 
@@ -19,7 +19,7 @@ ROUNDS = 30
 @pytest.mark.parametrize("implementation", ["F.conv2d float32", "dkic"])  # the peer first: see conftest.py
 @pytest.mark.parametrize(("channels", "out", "k"), [(96, 96, 3), (224, 96, 1)], ids=str)
 def test_quantized_conv2d(channels, out, k, implementation, measure):
-    """As `tiny` has them, at a latent's size."""
+    """As context models have them, at a latent's size."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(-255, 256, (1, channels, 32, 48), generator=generator).float().to(memory_format=torch.channels_last)
     weight = torch.randint(-127, 128, (out, channels, k, k), generator=generator)
@@ -40,16 +40,17 @@ def test_quantized_conv2d(channels, out, k, implementation, measure):
 @torch.no_grad()
 def test_quantized_network(implementation, measure):
     """An encoder's traversal of the latent, without the coder."""
-    quantized = Ours("tiny").model
-    model = quantized if implementation == "dkic" else DKIC(PRESETS["tiny"]).eval().to(memory_format=torch.channels_last)
+    quantized = Ours("small").model
+    model = quantized if implementation == "dkic" else network_of(quantized.config).eval().to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)
-    z_hat, y = torch.zeros(1, 64, 8, 12), 3 * torch.randn(1, 128, 32, 48, generator=generator)
+    y = 3 * torch.randn(1, model.context.latent_channels, 32, 48, generator=generator)
+    quality = torch.tensor([50.0], dtype=torch.float64)
 
     def traverse() -> torch.Tensor:
-        passes = model.context.coding_passes(model.h_s(z_hat))
+        passes = model.context.coding_passes(model.features(None, quality, y.shape[-2:]))
         for part in passes:
             part.y_hat = take_cells(y[:, part.channels], part.cells)
         return passes.y_hat
 
     assert torch.equal(traverse(), y)
-    measure("quantized h_s and context of tiny, 768x512", implementation, traverse, ROUNDS)
+    measure("quantized context model of small, 768x512", implementation, traverse, ROUNDS)

@@ -99,7 +99,7 @@ def onnx() -> Iterator[Row]:
     from dkic.models.weights_file import load_weights
 
     pixels = _pixels(PHOTO, 256, 384)
-    for path in [*find_weights("tiny"), *find_weights("small")]:
+    for path in find_weights("small"):
         weights = load_weights(path)
         assert weights.arithmetic == Arithmetic.EXACT
         variable_rate = weights.model.variable_rate

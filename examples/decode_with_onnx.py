@@ -71,13 +71,14 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("networks", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--weights", type=Path, help="of a model that does not ship")
     arguments = parser.parse_args()
 
     file, networks = unpack(arguments.file.read_bytes()), Networks(arguments.networks)
     header = file.header
     if f"{header.model_hash.hex()}, quality {header.quality}," not in (arguments.networks / "README.md").read_text():
         parser.error(f"{arguments.networks}: is of another model than {arguments.file}; export quality {header.quality}")
-    weights = load_weights(find_by_hash(header.model_hash))
+    weights = load_weights(arguments.weights or find_by_hash(header.model_hash))
     if weights.model.variable_rate and header.qstep:
         parser.error(f"{arguments.file}: was compressed to a target rate; compress it with --quality")
     y_hat = decode_latent(file, weights, networks)

@@ -10,6 +10,7 @@ import torch
 from command_line import dkic, dkic_process
 from photographs import crop
 from PIL import Image
+from trained_weights import THREE_QUALITIES
 
 from dkic import cli
 from dkic.coding import codec as codec_module
@@ -310,7 +311,7 @@ def test_info_on_a_file(coded):
 def test_info_on_a_name(model):
     """Of shipped weights, which may be older than a preset of the name, or else of a preset."""
     found = facts("--model", model)
-    assert ("weights" in found) == (model in ("tiny", "small"))
+    assert ("weights" in found) == (model == "small")
     if model == "small":
         assert "small-r" in found["weights"] and "quality 1 to 100" in found["weights"] and "trained" in found
     assert found["parameters"].endswith(" M")
@@ -318,7 +319,7 @@ def test_info_on_a_name(model):
 
 
 def test_info_on_a_weights_file():
-    path = find_weights("tiny")[0]
+    path = find_weights(THREE_QUALITIES)[0]
     lines = dkic("info", "--model", path).out.splitlines()
     weights = codec_module.load_weights(path)
     assert lines[0] == f"weights: {path}, quality {weights.quality}, hash {weights.hash.hex()}"
@@ -327,7 +328,7 @@ def test_info_on_a_weights_file():
 
 def test_info_needs_a_file_or_a_model(coded):
     assert "give exactly one of them" in wrong_usage("info")
-    assert "give exactly one of them" in wrong_usage("info", coded, "--model", "tiny")
+    assert "give exactly one of them" in wrong_usage("info", coded, "--model", "small")
     assert "model nonesuch" in wrong_usage("info", "--model", "nonesuch")
 
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from photographs import crop
 from PIL import Image
+from trained_weights import THREE_QUALITIES
 
 import dkic
 from dkic.cli import cli
@@ -26,13 +28,15 @@ from dkic.models.presets import PRESETS, network_of
 from dkic.models.quality_table import QualityScale
 from dkic.models.weights_file import load_weights, save_weights
 
-QUALITY = 2
+QUALITY = 3
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("onnx") / "tiny"
-    result = CliRunner().invoke(cli, ["export-onnx", "--model", "tiny", "--quality", str(QUALITY), "-o", str(folder)])
+    folder = tmp_path_factory.mktemp("onnx") / "networks"
+    result = CliRunner().invoke(
+        cli, ["export-onnx", "--model", str(THREE_QUALITIES), "--quality", str(QUALITY), "-o", str(folder)]
+    )
     assert result.exit_code == 0, result.output
     names = [path.removeprefix(f"{folder}/") for path in result.output.splitlines()]
     assert names[:4] == ["analysis.onnx", "hyper_analysis.onnx", "synthesis.onnx", "hyper_synthesis.onnx"]
@@ -43,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights():
-    return next(w for w in map(load_weights, find_weights("tiny")) if QUALITY in w.qualities)
+    return next(w for w in map(load_weights, find_weights(THREE_QUALITIES)) if QUALITY in w.qualities)
 
 
 def run(path, t: torch.Tensor) -> torch.Tensor:
@@ -65,7 +69,7 @@ def test_encoder_agrees(folder, weights):
 
 
 def test_decodes_a_files_latent_to_within_a_gray_level(folder, weights):
-    codec = dkic.load("tiny")
+    codec = dkic.load(THREE_QUALITIES)
     data = codec.compress(crop(100, 150), QUALITY)
     with torch.inference_mode():
         y_hat = decode_latent(unpack(data), weights).float()
@@ -74,19 +78,19 @@ def test_decodes_a_files_latent_to_within_a_gray_level(folder, weights):
     assert np.abs(levels - codec.decompress(data, "numpy")).max() <= 1
 
 
-def decoded_by_the_example(data: bytes, networks: Path, tmp_path: Path) -> subprocess.CompletedProcess:
+def decoded_by_the_example(data: bytes, networks: Path, tmp_path: Path, *options: Any) -> subprocess.CompletedProcess:
     (tmp_path / "a.dkic").write_bytes(data)
     script = Path(__file__).resolve().parents[1] / "examples" / "decode_with_onnx.py"
-    command = [sys.executable, str(script), str(tmp_path / "a.dkic"), str(networks), str(tmp_path / "a.png")]
+    command = [sys.executable, str(script), str(tmp_path / "a.dkic"), str(networks), str(tmp_path / "a.png"), *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("qstep", [0, 3])
 def test_example_decodes_a_file(folder, tmp_path, qstep):
     """The symbols of a file with ONNX Runtime's means and scale indexes; one wrong number would leave other symbols."""
-    codec = dkic.load("tiny")
+    codec = dkic.load(THREE_QUALITIES)
     data = codec.compress(crop(100, 150), QUALITY, qstep=qstep)
-    child = decoded_by_the_example(data, folder, tmp_path)
+    child = decoded_by_the_example(data, folder, tmp_path, "--weights", codec.weights_of(QUALITY).path)
     assert child.returncode == 0, child.stderr
     pixels = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
     assert np.abs(pixels - codec.decompress(data, "numpy")).max() <= 1
@@ -117,8 +121,8 @@ def test_readme_names_model_and_tensors(folder, weights):
 def test_refused(folder, weights, tmp_path, monkeypatch):
     with pytest.raises(DkicError, match="this model has no quality 99"):
         export_codec(weights, 99, tmp_path)
-    result = CliRunner().invoke(cli, ["export-onnx", "--model", "tiny", "--quality", "99", "-o", str(tmp_path)])
-    assert result.exit_code == 1 and "--quality: model tiny does not have 99; use 1, 2" in result.output
+    result = CliRunner().invoke(cli, ["export-onnx", "--model", str(THREE_QUALITIES), "--quality", "99", "-o", str(tmp_path)])
+    assert result.exit_code == 1 and f"--quality: model {THREE_QUALITIES} does not have 99; use 1, 3" in result.output
     (tmp_path / "a_file").write_bytes(b"")
     with pytest.raises(DkicError, match="a_file: can't be made"):
         export_codec(weights, QUALITY, tmp_path / "a_file")

@@ -7,6 +7,7 @@ import torch
 from models import variable_rate_models
 from quantized import quantized_models
 from torch import Tensor
+from trained_weights import THREE_QUALITIES
 
 from dkic.entropy_onnx import EntropyModel, entropy_models
 from dkic.hub import find_weights
@@ -22,13 +23,13 @@ def run(model: EntropyModel, **tensors: Tensor) -> list[Tensor]:
     return [torch.from_numpy(t) for t in session.run(None, {name: t.contiguous().numpy() for name, t in tensors.items()})]
 
 
-def shipped() -> CodecNetwork:
-    return load_weights(find_weights("tiny")[1]).model
+def trained() -> CodecNetwork:
+    return load_weights(find_weights(THREE_QUALITIES)[1]).model
 
 
 @pytest.mark.parametrize(
     ("network", "quality"),
-    [(shipped, None), (quantized_models.converted, None), (variable_rate_models.converted, torch.tensor([37.0]))],
+    [(trained, None), (quantized_models.converted, None), (variable_rate_models.converted, torch.tensor([37.0]))],
     ids=["tiny", "small numbers of channels", "variable rate"],
 )
 @pytest.mark.parametrize("spread", [3, 3000], ids=["as of images", "beyond the scales"])

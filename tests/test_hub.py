@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from command_line import dkic as dkic_command
 from PIL import Image
+from trained_weights import THREE_QUALITIES
 
 import dkic
 from dkic import hub
 from dkic.errors import DkicError
-from dkic.shipped_weights import SHIPPED
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 errors = pytest.importorskip("huggingface_hub.errors")
@@ -36,13 +36,13 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def codec():
-    return dkic.load(SHIPPED / "tiny-q1-r3.safetensors")
+    return dkic.load(THREE_QUALITIES / "tiny-q1-r3.safetensors")
 
 
 def test_a_saved_folder_is_loaded(codec, tmp_path):
     folder = tmp_path / "owner" / "name"
     codec.save_pretrained(folder)
-    assert (folder / "tiny-q1-r3.safetensors").read_bytes() == (SHIPPED / "tiny-q1-r3.safetensors").read_bytes()
+    assert (folder / "tiny-q1-r3.safetensors").read_bytes() == (THREE_QUALITIES / "tiny-q1-r3.safetensors").read_bytes()
     assert codec.model_hash(1).hex() in (folder / "README.md").read_text()
     data = codec.compress(IMAGE)
     for other in (dkic.load(folder), dkic.Codec.from_pretrained(folder), dkic.load("owner/name")):
@@ -64,7 +64,7 @@ def test_saving_into_a_folder_of_other_weights_is_refused(codec, tmp_path):
 
 
 def test_weights_that_have_changed_are_not_saved(tmp_path):
-    path = shutil.copy(SHIPPED / "tiny-q1-r3.safetensors", tmp_path / "mine.safetensors")
+    path = shutil.copy(THREE_QUALITIES / "tiny-q1-r3.safetensors", tmp_path / "mine.safetensors")
     codec = dkic.load(path)
     with open(path, "ab") as file:
         file.write(b"\0")
@@ -101,9 +101,9 @@ def test_a_repository_is_downloaded(codec, how, tmp_path, monkeypatch):
         (("compress", "in.png", "-o", "new.dkic", "--model", "owner/name"), "new.dkic: "),
         (("decompress", "in.dkic", "-o", "new.png", "--model", "owner/name"), "new.png: "),
         (("measure", "in.png", "-o", "new.csv", "--model", "owner/name", "--distortion", "mse"), "new.csv"),
-        (("export-onnx", "--quality", 99, "-o", "onnx", "--model", "owner/name"), "model owner/name does not have 99; use 1, 2"),
+        (("export-onnx", "--quality", 99, "-o", "onnx", "--model", "owner/name"), "model owner/name does not have 99; use 1, 3"),
         (("quantize", "owner/name", ".", "-o", "new.safetensors"), "owner/name: has 2 qualities"),
-        (("train", ".", "-o", "run", "--start-from", "owner/name", "--quality", 99), "owner/name: it has the qualities 1, 2"),
+        (("train", ".", "-o", "run", "--start-from", "owner/name", "--quality", 99), "owner/name: it has the qualities 1, 3"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -117,8 +117,8 @@ def test_every_command_takes_a_repository(codec, command, said, tmp_path, monkey
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setenv("DKIC_CACHE", str(tmp_path / "measurements"))
     (tmp_path / "cache").mkdir()
-    for name in ("tiny-q1-r3.safetensors", "tiny-q2-r3.safetensors"):
-        shutil.copy(SHIPPED / name, tmp_path / "cache")
+    for name in ("tiny-q1-r3.safetensors", "tiny-q3-r5.safetensors"):
+        shutil.copy(THREE_QUALITIES / name, tmp_path / "cache")
     Image.fromarray(IMAGE).save("in.png")
     Path("in.dkic").write_bytes(codec.compress(IMAGE))
     result = dkic_command(*command)
@@ -126,7 +126,7 @@ def test_every_command_takes_a_repository(codec, command, said, tmp_path, monkey
     assert said in result.out + result.err
 
 
-@pytest.mark.parametrize("model", ["tiny", "weights/missing.safetensors", "/no/folder", "./owner/name", "a/b/c", "no model"])
+@pytest.mark.parametrize("model", ["small", "weights/missing.safetensors", "/no/folder", "./owner/name", "a/b/c", "no model"])
 def test_names_that_are_not_repositories(model):
     assert not hub.is_repository(model) and not hub.is_repository(Path("owner/name"))
 
@@ -195,7 +195,7 @@ def test_uploading(codec, monkeypatch, has_readme):
     monkeypatch.setattr(huggingface_hub, "HfApi", api)
     assert codec.push_to_hub("owner/name", branch="main") == "https://hub/owner/name/commit/1"
     assert set(api.files) == {"tiny-q1-r3.safetensors"} | (set() if has_readme else {"README.md"})
-    assert api.files["tiny-q1-r3.safetensors"] == (SHIPPED / "tiny-q1-r3.safetensors").read_bytes()
+    assert api.files["tiny-q1-r3.safetensors"] == (THREE_QUALITIES / "tiny-q1-r3.safetensors").read_bytes()
     assert api.named["revision"] == "main" and api.named["delete_patterns"] == ["*.safetensors"]
 
 
@@ -248,6 +248,6 @@ def test_saving_and_uploading_at_once(codec, tmp_path, monkeypatch, repository):
 
 
 def test_loading_a_local_model_does_not_import_huggingface_hub():
-    code = "import sys, dkic; dkic.load('tiny'); print('huggingface_hub' in sys.modules)"
+    code = "import sys, dkic; dkic.load('small'); print('huggingface_hub' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout == "False\n", run.stderr

@@ -14,7 +14,7 @@ from dkic.errors import DkicError
 @click.argument("file", required=False, callback=read_from)
 @click.option(
     "--model",
-    help="Instead of FILE: a shipped model (small, tiny), a preset (base, paper), a weights file or folder, or owner/name on "
+    help="Instead of FILE: the shipped model (small), a preset (base, tiny, paper), a weights file or folder, or owner/name on "
     "the Hub.",
 )
 def info(file: str | None, model: str | None) -> None:

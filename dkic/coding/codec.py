@@ -319,7 +319,7 @@ def load(model: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") 
     """Loads a codec.
 
     Args:
-        model: name of a shipped model ("small", "tiny"), a weights file, a folder with one file for each quality, or a repository
+        model: name of a shipped model ("small"), a weights file, a folder with one file for each quality, or a repository
             of the Hugging Face Hub ("owner/name", extra `[hub]`); see `dkic.hub.find_weights`.
         device: where the networks compute, "cpu" or "cuda". Files are device-independent.
 

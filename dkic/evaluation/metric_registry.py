@@ -37,8 +37,8 @@ METRICS = {
     "ssimulacra2": Metric("SSIMULACRA2", 1, True),
     "dists": Metric("DISTS", 3, False, ("small",), slow=True),
     "lpips_vgg": Metric("LPIPS (VGG)", 3, False, ("small",), slow=True),
-    "lpips": Metric("LPIPS", 3, False, ("small", "tiny")),
-    "psnr": Metric("PSNR", 2, True, ("small", "tiny")),
+    "lpips": Metric("LPIPS", 3, False, ("small",)),
+    "psnr": Metric("PSNR", 2, True, ("small",)),
     "ms_ssim": Metric("MS-SSIM", 4, True),
 }
 ALWAYS = ("lpips", "psnr", "ms_ssim")

@@ -1,7 +1,7 @@
 """Quantization of the transforms' large weights to 8 bits, with a scale for each output channel.
 
-Weights with 2^15 or more elements are three quarters of the transforms of `tiny`. Over 11 held-out photographs of 768x512,
-quantizing these weights changes a network trained for MSE by -0.004 % of the bits and -0.002 dB. Quantizing all weights costs
+Weights with 2^15 or more elements are three quarters of the transforms of `tiny`. Over 11 photographs of 768x512, quantizing
+these weights changes a network trained for MSE by -0.004 % of the bits and -0.002 dB. Quantizing all weights costs
 0.07 % of the bits and 0.009 dB, so smaller ones stay float16. The largest weight of a channel determines its scale; scales of
 least squared error clip such weights, and cost 0.008 dB.
 """

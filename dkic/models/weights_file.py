@@ -1,8 +1,8 @@
 """Weights files: safetensors with config and integer tables, one for each quality, or one for a variable-rate model.
 
 The entropy networks h_s and context are stored as integers (dkic.quantized), large weights of the transforms g_a, g_s and h_a as
-int8 with a scale for each output channel (dkic.models.int8_weights), all else as float16. The 2.7 M parameters of tiny take
-3.2 MB. Transforms compute in float32; the rounding for storage is part of the model.
+int8 with a scale for each output channel (dkic.models.int8_weights), all else as float16. The 5.7 M parameters of
+small-r1 take 6.0 MB. Transforms compute in float32; the rounding for storage is part of the model.
 
     format 1    float networks, as training writes them: all tensors float16; h_s and context compute in float64
     format 2    h_s and context integers; the transforms float16
@@ -39,7 +39,7 @@ from dkic.shipped_weights import file_hash
 FORMATS = {1: Arithmetic.FLOAT64, 2: Arithmetic.EXACT, 3: Arithmetic.EXACT}
 _TABLES = "tables."
 _SCALES = "scales."  # prefix of the scales of int8 weights
-_OLD_SCALES = "steps."  # that prefix in the weights of `tiny`, whose bytes can't change
+_OLD_SCALES = "steps."  # that prefix in published files, whose bytes can't change
 # The factorized prior is needed only in training: the file contains its integer tables.
 _TRAINING_ONLY = "prior."
 _ACTIVATION_SCALE = ".scale"  # suffix of the activation scales, which a float network does not use

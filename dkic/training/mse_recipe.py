@@ -8,7 +8,7 @@ from dkic.models import PRESETS, VariableRateConfig
 from dkic.training.recipe import Recipe
 
 # Divisor of the rate weight during warm-up. At the full weight from the first step, the latent does not learn to code all color
-# dimensions: at lambda 0.0067, one held-out photograph remained at 21.0 dB instead of 29.3 dB.
+# dimensions: at lambda 0.0067, one photograph remained at 21.0 dB instead of 29.3 dB.
 WARMUP_FACTOR = 8
 # Options of `dkic train` by key of the recipe.
 _OPTIONS = {

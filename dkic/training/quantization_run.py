@@ -32,7 +32,7 @@ class QuantizeSettings:
         DkicError: a value is out of range.
     """
 
-    # Without training, the bits of y increase by 0.1 to 0.9 % for the weights of `tiny`, and training did not reduce that.
+    # Without training, the bits of y increase by 0.1 to 0.9 % for well trained weights, and training did not reduce that.
     steps: int = 0
     batch: int = 8
     crop: int = 256

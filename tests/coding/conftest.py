@@ -3,6 +3,7 @@
 import pytest
 import torch
 from photographs import crop, photograph
+from trained_weights import THREE_QUALITIES
 
 import dkic
 from dkic.coding.codec import Codec
@@ -12,7 +13,7 @@ from dkic.models.weights_file import save_weights
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    return dkic.load("tiny")
+    return dkic.load(THREE_QUALITIES)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from command_line import dkic_process
 from photographs import crop, photograph
 from PIL import Image
 
+import dkic
 from dkic.coding import latent as latent_module
 from dkic.coding.color_profile import Curve, make_profile
 from dkic.coding.container import crc32c, icc_section_bytes, pack, unpack
@@ -137,9 +138,9 @@ def test_a_profile_of_another_color_space_in_an_older_file_is_dropped(codec):
     [("1", {}), ("2", {"OMP_WAIT_POLICY": "passive"}), ("1", {"DKIC_CPU_CAPABILITY": "default"})],
     ids=["one thread", "two threads", "baseline instructions"],
 )
-def test_a_fresh_process_decodes_every_symbol(codec, tmp_path, threads, environment):
+def test_a_fresh_process_decodes_every_symbol(tmp_path, threads, environment):
     """The files hold their latents' checksum; a pixel may round to its neighbor where sums are taken in another order."""
-    expected = {}
+    codec, expected = dkic.load(), {}
     for height, width in [*SIZES, (200, 260)]:
         data = codec.compress(crop(height, width))
         (tmp_path / f"{height}x{width}.dkic").write_bytes(data)

@@ -27,7 +27,7 @@ SIZES = [(512, 384), (100, 77), (1, 1)]
 
 @pytest.fixture(scope="module")
 def codecs():
-    return {device: dkic.load("tiny", device=device) for device in ("cpu", "cuda")}
+    return {device: dkic.load(device=device) for device in ("cpu", "cuda")}
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

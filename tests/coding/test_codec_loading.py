@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from photographs import crop
+from trained_weights import THREE_QUALITIES
 
 import dkic
 from dkic.coding.codec import Codec
@@ -20,19 +21,19 @@ NO_GPU = [] if torch.cuda.is_available() else ["cuda", "cuda:1", torch.device("c
 @pytest.mark.parametrize("device", [*NO_GPU, "meta", "nonsense"])
 def test_an_unusable_device_is_named(device):
     with pytest.raises(DkicError, match=str(device).partition(":")[0]):
-        dkic.load("tiny", device=device)
+        dkic.load(device=device)
 
 
 def test_a_nonexistent_gpu_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(DkicError, match="device: PyTorch finds no cuda:2; use cuda:0 to cuda:1"):
-        dkic.load("tiny", device="cuda:2")
+        dkic.load(device="cuda:2")
 
 
-@pytest.mark.parametrize("model", ["no-such-model", "", "../tiny", "tiny*", "no/such/file.safetensors"])
+@pytest.mark.parametrize("model", ["no-such-model", "", "../small", "small*", "no/such/file.safetensors"])
 def test_a_missing_model_is_refused_and_shipped_models_are_listed(model):
-    with pytest.raises(DkicError, match="model .* shipped names .*tiny"):
+    with pytest.raises(DkicError, match="model .* shipped names .*small"):
         dkic.load(model)
 
 
@@ -64,9 +65,14 @@ def test_nan_scales_are_refused_in_decoding(two_qualities):
         Codec([broken_weights(two_qualities.weights_of(2), "scales")]).decompress(data)
 
 
-def test_files_of_another_shipped_model_are_decoded():
-    tiny, small = dkic.load("tiny"), dkic.load("small")
-    data = tiny.compress(crop(40, 70), quality=2)
-    expected = tiny.decompress(data, "numpy")
-    for codec in (small, dkic.load(tiny.weights_of(5).path)):  # another quality's network is another model
-        assert np.array_equal(codec.decompress(data, "numpy"), expected)
+def test_files_of_shipped_models_are_decoded_by_other_models():
+    shipped = dkic.load()
+    data = shipped.compress(crop(40, 70))
+    assert np.array_equal(dkic.load(THREE_QUALITIES).decompress(data, "numpy"), shipped.decompress(data, "numpy"))
+
+
+def test_the_network_of_another_quality_is_another_model():
+    several = dkic.load(THREE_QUALITIES)
+    data = several.compress(crop(40, 70), quality=3)
+    with pytest.raises(DkicError, match=f"^model {several.model_hash(3).hex()}: is needed to decode the file"):
+        dkic.load(several.weights_of(5).path).decompress(data)

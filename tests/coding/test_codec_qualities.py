@@ -33,7 +33,6 @@ def test_target_bpp_uses_most_of_the_budget(codec):
     image = crop(192, 256)
     files = [codec.compress(image, quality, qstep=qstep) for quality, qstep in codec.points.all()]
     sizes = [len(data) for data in files]
-    assert all(higher < 1.25 * lower for lower, higher in zip(sizes, sizes[1:], strict=False))
     for target in (sizes[0], *range(sizes[0] + 40, sizes[-1], sizes[-1] // 12), sizes[-1]):
         data = codec.compress(image, target_bpp=target * 8 / (192 * 256), verify=True)
         point = files.index(data)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from photographs import crop
 from quantized.quantized_models import real
+from trained_weights import THREE_QUALITIES
 
 from dkic.coding.codec import Codec
 from dkic.coding.latent import CodedPart, coded_parts
@@ -66,7 +67,7 @@ def test_a_file_from_other_arithmetic_is_refused(float64, file):
 
 def test_a_wrong_mean_of_the_last_pass_is_detected(x):
     """No symbol depends on it: only the image would change."""
-    name = find_weights("tiny")[0]
+    name = find_weights(THREE_QUALITIES)[0]
     weights, wrong = load_weights(name), load_weights(name)
     data = Codec([weights]).compress(crop(256, 256), weights.quality)
     last = wrong.model.context.passes[-1][-1].parameters_of[-1]
@@ -76,7 +77,7 @@ def test_a_wrong_mean_of_the_last_pass_is_detected(x):
 
 
 def test_the_number_of_threads_does_not_change_the_file(x):
-    weights = load_weights(find_weights("tiny")[0])
+    weights = load_weights(find_weights(THREE_QUALITIES)[0])
     before = torch.get_num_threads()
     coded = []
     try:

@@ -17,7 +17,7 @@ from dkic.errors import DkicError
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    return load("tiny")
+    return load()
 
 
 @pytest.mark.parametrize(("scale", "size"), [(1, (7, 30)), (4, (16, 8)), (1 / 4, (32, 20))])
@@ -92,7 +92,7 @@ def test_memory_is_bounded():
         import numpy as np, dkic
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        codec = dkic.load("tiny")
+        codec = dkic.load()
         loaded = peak()
         pixels = np.random.default_rng(0).integers(0, 255, (3072, 4096, 3), np.uint8) // 16 + 100
         data = codec.compress(pixels.astype(np.uint8), verify=True)

@@ -36,7 +36,7 @@ def report(tmp_path_factory) -> Report:
             folder,
             "--codec",
             "jpeg",
-            "dkic:tiny",
+            "dkic:small",
             "bpg444",
             "--target-bpp",
             "0.4",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from compressai.models import Cheng2020Anchor
 from photographs import crop
+from trained_weights import THREE_QUALITIES
 
 from dkic.coding.container import unpack
 from dkic.errors import DkicError
@@ -25,7 +26,7 @@ BEGINNING = {  # of their files
     "jxl": b"\xff\x0a",
     "hevc444": b"\0\0\0\1\x40",
     "vvc": b"\0\0",
-    "dkic:tiny": b"DKIC",
+    "dkic:small": b"DKIC",
 }
 
 
@@ -53,7 +54,7 @@ def test_files_have_the_format_of_their_codec(name):
     assert data == codec.encode(pixels, codec.qualities[-1])
 
 
-@pytest.mark.parametrize("name", [name for name in BEGINNING if name != "dkic:tiny"])
+@pytest.mark.parametrize("name", BEGINNING)
 def test_qualities_rise_in_rate_and_fidelity(name):
     codec, pixels = made(name), crop(128, 192)
     few = codec.qualities[:: -(len(codec.qualities) // 3)][::-1]
@@ -63,8 +64,8 @@ def test_qualities_rise_in_rate_and_fidelity(name):
 
 
 def test_settings_are_operating_points():
-    codec, pixels = made("dkic:tiny"), crop(64, 64)
-    assert list(codec.qualities) == sorted(codec.qualities) and {8, 9, 10, 11, 28, 31, 61} <= set(codec.qualities)
+    codec, pixels = made(f"dkic:{THREE_QUALITIES}"), crop(64, 64)
+    assert list(codec.qualities) == sorted(codec.qualities) and {8, 9, 10, 11, 28, 31, 51} <= set(codec.qualities)
     for setting, quality, qstep in ((8, 1, 2), (10, 1, 0), (29, 3, 1), (31, 3, -1)):
         header = unpack(codec.encode(pixels, setting)).header
         assert (header.quality, header.qstep) == (quality, qstep)
@@ -86,8 +87,6 @@ def test_colors_are_preserved():
     corners = np.array([[r, g, b] for r in (20, 235) for g in (20, 235) for b in (20, 235)], np.uint8)
     pixels = np.repeat(np.repeat(corners.reshape(2, 4, 3), 32, 0), 32, 1)
     for name in BEGINNING:
-        if name == "dkic:tiny":
-            continue
         codec = made(name)
         decoded = codec.decode(codec.encode(pixels, codec.qualities[-1]))
         inner = [decoded[16 + 32 * i, 16 + 32 * j].astype(int) for i in range(2) for j in range(4)]
@@ -95,13 +94,13 @@ def test_colors_are_preserved():
 
 
 def test_names():
-    assert expand(["jpeg", "cheng2020", "dkic:tiny", "jpeg"]) == [
+    assert expand(["jpeg", "cheng2020", "dkic:small", "jpeg"]) == [
         "jpeg",
         "cheng2020-anchor",
         "cheng2020-attn",
-        "dkic:tiny",
+        "dkic:small",
     ]
-    assert set(BEGINNING) - {"dkic:tiny"} <= set(NAMES)
+    assert set(BEGINNING) - {"dkic:small"} <= set(NAMES)
     for unknown in ("jpg", "dkic:"):
         with pytest.raises(DkicError, match="there is no such codec; give names, separated by spaces: dkic:MODEL"):
             expand([unknown])

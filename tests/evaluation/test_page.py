@@ -74,10 +74,10 @@ def test_two_codecs_are_compared(index, browser):
     for side in ("left", "right"):
         loaded(side, [192, 176])
     assert of("left-label").text == "original"
-    assert [option.text for option in Select(of("right")).options] == ["original", "jpeg", "dkic:tiny"]
+    assert [option.text for option in Select(of("right")).options] == ["original", "jpeg", "dkic:small"]
     Select(of("target")).select_by_visible_text("1.2")
     Select(of("left")).select_by_visible_text("jpeg")
-    Select(of("right")).select_by_visible_text("dkic:tiny")
+    Select(of("right")).select_by_visible_text("dkic:small")
     for side in ("left", "right"):
         loaded(side, [192, 176])
     assert of("left-image").get_attribute("src").startswith("data:image/jpeg")

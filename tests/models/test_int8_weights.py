@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from trained_weights import THREE_QUALITIES
 
 from dkic.entropy.arithmetic import Arithmetic
 from dkic.errors import DkicError
@@ -20,8 +21,8 @@ SCALE = "scales." + NAME
 
 @pytest.fixture(scope="module")
 def format_2(tmp_path_factory):
-    """A shipped network as a file of format 2: its large weights in float16, and between the multiples of their scales."""
-    path = find_weights("tiny")[2]
+    """A trained network as a file of format 2: its large weights in float16, and between the multiples of their scales."""
+    path = find_weights(THREE_QUALITIES)[1]
     contents, generator = load_file(path), torch.Generator().manual_seed(3)
     for name in [name for name in contents if name.startswith("steps.")]:
         scale, weight = contents.pop(name), contents[name.removeprefix("steps.")]

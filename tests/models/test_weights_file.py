@@ -226,7 +226,7 @@ def test_older_revisions_still_decode(path, monkeypatch):
 
 
 def test_all_shipped_weights_load():
-    assert shipped_models() == ["small", "tiny"] and DEFAULT_MODEL in shipped_models()
+    assert shipped_models() == ["small"] and DEFAULT_MODEL in shipped_models()
     for name in shipped_models():
         for path in find_weights(name):
             weights = load_weights(path)

@@ -47,7 +47,7 @@ def test_files_named_in_a_recipe_exist(path):
 
 def test_all_recipes_can_be_read():
     paths = sorted(CONFIGS.rglob("*.toml"))
-    assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "tiny_q6_r1"} <= {path.stem for path in paths}
+    assert {"po_dkic_0075", "po_dkic_015", "po_dkic_03", "tiny_015", "tiny_03", "small_mse"} <= {path.stem for path in paths}
     for path in paths:
         recipe = read_recipe(path)
         assert recipe.preset == {"po": "paper", "small": "small"}.get(path.stem.partition("_")[0], "tiny")

@@ -11,6 +11,7 @@ from command_line import dkic as command
 from lpips_weights import need_backbone
 from photographs import crop
 from PIL import Image
+from trained_weights import THREE_QUALITIES
 from training.recipes import GOOD, write_recipe
 
 import dkic
@@ -366,25 +367,25 @@ def test_the_command_trains_by_a_recipe_and_resumes(folder, tmp_path):
         assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1
 
 
-def test_a_run_starts_from_shipped_weights(folder, tmp_path):
+def test_a_run_starts_from_weights(folder, tmp_path):
     config = write_recipe(tmp_path / "recipe.toml", RECIPE.to_dict() | {"ema": 0.9})
     options = ("--config", config, "--minutes", 0, "--start-from")
-    quality = dkic.load("tiny").qualities[0]
-    result = command("train", folder, *ON_CPU, *options, "tiny", "--quality", quality, "--out", tmp_path / "run")
+    quality = dkic.load(THREE_QUALITIES).qualities[0]
+    result = command("train", folder, *ON_CPU, *options, THREE_QUALITIES, "--quality", quality, "--out", tmp_path / "run")
     assert result.status == 0, result.err
-    state, shipped = load_checkpoint(tmp_path / "run" / CHECKPOINT), load_weights(find_weights("tiny")[0])
+    state, shipped = load_checkpoint(tmp_path / "run" / CHECKPOINT), load_weights(find_weights(THREE_QUALITIES)[0])
     assert state["step"] == 0 and state["average"]["g_s.0.0.bias"].std() > 0
     for name, t in shipped.model.g_s.state_dict().items():
         assert torch.equal(state["model"][f"g_s.{name}"], t) and torch.equal(state["average"][f"g_s.{name}"], t)
     pixels = crop(128, 128, 0, 0)
-    sizes = [len(codec.compress(pixels, quality)) for codec in (dkic.load(tmp_path / "run"), dkic.load("tiny"))]
+    sizes = [len(codec.compress(pixels, quality)) for codec in (dkic.load(tmp_path / "run"), dkic.load(THREE_QUALITIES))]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
 
     for changes, sentence in (
-        (("--start-from", "tiny", "--quality", 99), "--start-from tiny: it has the qualities 1, "),
+        (("--start-from", THREE_QUALITIES, "--quality", 99), f"--start-from {THREE_QUALITIES}: it has the qualities 1, "),
         (("--start-from", "huge"), "model huge: does not exist; give the path of a weights file"),
         (("--start-from", tmp_path / "no.pt"), "no.pt: there is no checkpoint to continue from"),
-        (("--preset", "paper", "--start-from", "tiny", "--quality", quality), "weights: must have the shape of paper"),
+        (("--preset", "paper", "--start-from", THREE_QUALITIES, "--quality", quality), "weights: must have the shape of paper"),
     ):
         result = command("train", folder, *ON_CPU, "--crop", 64, "--out", tmp_path / "new", *changes)
         assert result.status == 2 and sentence in result.err and len(result.err.splitlines()) == 1
