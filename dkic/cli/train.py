@@ -16,7 +16,7 @@ from dkic.cli.options import PATH, THREADS, TRAINING_DEVICE
 @click.option(
     "--start-from",
     metavar="FILE|NAME",
-    help="Another RUN/warmed_up.pt, in place of the first stage; or weights, as of --model; of several qualities, with --quality.",
+    help="Another RUN/warmed_up.pt, in place of the first stage; or weights, as of --model; with --quality if there are several.",
 )
 @click.option("--lpips-backbone", type=PATH, help="The file of LPIPS' ImageNet weights.")
 @TRAINING_DEVICE
