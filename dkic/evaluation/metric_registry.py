@@ -39,7 +39,7 @@ METRICS = {
     "lpips_vgg": Metric("LPIPS (VGG)", 3, False, ("small",), slow=True),
     "lpips": Metric("LPIPS", 3, False, ("small",)),
     "psnr": Metric("PSNR", 2, True, ("small",)),
-    "ms_ssim": Metric("MS-SSIM", 4, True),
+    "ms_ssim": Metric("MS-SSIM", 4, True, ("small",)),
 }
 ALWAYS = ("lpips", "psnr", "ms_ssim")
 SLOW = tuple(name for name, metric in METRICS.items() if metric.slow)

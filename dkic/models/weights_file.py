@@ -1,8 +1,8 @@
 """Weights files: safetensors with config and integer tables, one for each quality, or one for a variable-rate model.
 
 The entropy networks h_s and context are stored as integers (dkic.quantized), large weights of the transforms g_a, g_s and h_a as
-int8 with a scale for each output channel (dkic.models.int8_weights), all else as float16. The 5.7 M parameters of
-small-r1 take 6.0 MB. Transforms compute in float32; the rounding for storage is part of the model.
+int8 with a scale for each output channel (dkic.models.int8_weights), all else as float16. The 5.5 M parameters of
+`small` take 5.8 MB. Transforms compute in float32; the rounding for storage is part of the model.
 
     format 1    float networks, as training writes them: all tensors float16; h_s and context compute in float64
     format 2    h_s and context integers; the transforms float16
