@@ -9,12 +9,9 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-# Default number of pixels above which tiles are used. `tiny` takes 1.9 GB for a whole 2048x2048 image.
+# Default number of pixels above which tiles are used. The preset `tiny` takes 1.9 GB for a whole 2048x2048 image.
 AUTOMATIC_ABOVE = 4_000_000
 AUTOMATIC_TILE = 1024
-# Pixels. The receptive field of g_a and g_s of `tiny` reaches about 90, plus the offsets of deformable kernels. With a margin of
-# 192 as many pixels of five images differ from the untiled result as with 128: 3 in 100,000, by 1.
-MARGIN = 128
 
 
 def tile_side(height: int, width: int, tile: int | None) -> int:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from dkic.coding.tiles import MARGIN, tile_side, tiled
+from dkic.coding.tiles import tile_side, tiled
 from dkic.models.config import LATENT_STRIDE
 from dkic.models.dkic import SIZE_MULTIPLE
 from dkic.models.weights_file import Weights
@@ -43,7 +43,7 @@ def analyze(x: Tensor, weights: Weights, tile: int | None = None) -> tuple[Tenso
         part = part.float() / 255 if part.dtype == torch.uint8 else part
         return weights.model.analyze(part.contiguous(memory_format=torch.channels_last))
 
-    tiled(g_a, x, side, MARGIN, write)
+    tiled(g_a, x, side, weights.model.config.receptive_field, write)
     z = weights.model.hyper_latent(y)
     return y, None if z is None else z.round()
 
@@ -65,7 +65,8 @@ def synthesize(
     def g_s(part: Tensor) -> Tensor:
         return weights.model.synthesize(part.contiguous(memory_format=torch.channels_last), quality)
 
-    tiled(g_s, y_hat, tile_side(height, width, tile) // LATENT_STRIDE, MARGIN // LATENT_STRIDE, write)
+    margin = weights.model.config.receptive_field // LATENT_STRIDE
+    tiled(g_s, y_hat, tile_side(height, width, tile) // LATENT_STRIDE, margin, write)
     return image
 
 

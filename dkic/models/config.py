@@ -116,6 +116,15 @@ class ModelConfig:
     def latent_channels(self) -> int:
         return sum(s.channels for s in self.slices)
 
+    @property
+    def receptive_field(self) -> int:
+        """How many pixels around a tile its latent or image depends on.
+
+        That of `tiny` reaches about 90, plus the offsets of LDCN. With 192 as many pixels of five images differ from the untiled
+        result as with 128: 3 in 100,000, by 1.
+        """
+        return 128
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -1,7 +1,9 @@
 """Architecture parameters of a variable-rate codec network: the presets `small` and `base`."""
 
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from math import prod
+from operator import mul
 from typing import Any, Literal, get_args
 
 from dkic.errors import DkicError
@@ -106,6 +108,14 @@ class VariableRateConfig:
         """Channels of the context network's initial features."""
         return self.quality_features
 
+    @property
+    def receptive_field(self) -> int:
+        """How many pixels around a tile its latent or image depends on, rounded up to a multiple of 16; one for g_a and g_s."""
+        analysis, synthesis = (_reach(stages) for stages in (self.analysis, self.synthesis))
+        analysis += self.analysis[0].stride // 2 + sum(_positions(self.analysis)[:-1])  # overlap of blocks; 3x3 convolutions
+        synthesis += self.synthesis[0].stride + self.upsampling_kernel // 2 * sum(_positions(self.synthesis)[1:])
+        return -(-max(analysis, synthesis) // LATENT_STRIDE) * LATENT_STRIDE
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -117,3 +127,14 @@ class VariableRateConfig:
         specs = {"analysis": StageSpec, "synthesis": StageSpec, "slices": SliceSpec}
         arguments: dict[str, Any] = {k: tuple(specs[k](**s) for s in v) if k in specs else v for k, v in values.items()}
         return cls(**arguments)
+
+
+def _positions(stages: tuple[StageSpec, ...]) -> list[int]:
+    """Pixels from one position of each stage to the next."""
+    return list(accumulate((stage.stride for stage in stages), mul))
+
+
+def _reach(stages: tuple[StageSpec, ...]) -> int:
+    """Pixels that the blocks of all stages reach. LDCN: its taps, an offset of one position, and what predicts the offset."""
+    kernels = {"conv": 1, "ldcn": 3}
+    return sum(stage.blocks * kernels[stage.kernel] * size for stage, size in zip(stages, _positions(stages), strict=True))

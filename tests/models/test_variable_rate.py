@@ -103,6 +103,29 @@ def test_prepared_and_converted_networks_agree():
         assert torch.equal(a.quantized_bits, b.quantized_bits) and torch.equal(a.y_hat, b.y_hat)
 
 
+@pytest.mark.parametrize("upsampling_kernel", [1, 3])
+@torch.no_grad()
+def test_nothing_beyond_the_receptive_field_is_used(upsampling_kernel):
+    stages = (StageSpec(8, 8, 3, "conv"), StageSpec(2, 8, 1, "conv"))
+    config = replace(CONFIG, analysis=stages, synthesis=stages, upsampling_kernel=upsampling_kernel)
+    torch.manual_seed(0)
+    model = network_of(config).double()
+    generator, quality, middle = torch.Generator().manual_seed(0), torch.tensor([50.0]), 20
+    x = torch.rand(1, 3, 32, 16 * 41, generator=generator, dtype=torch.float64)
+    y = torch.randn(1, 10, 2, 41, generator=generator, dtype=torch.float64)
+    pixels, latent = slice(16 * middle, 16 * (middle + 1)), slice(middle, middle + 1)
+
+    def reach(transform, t: torch.Tensor, change: slice, size: int) -> int:
+        """Pixels on one side of the changed tile that follow its change."""
+        changed = t.clone()
+        changed[..., change] += 1
+        columns = (transform(changed) != transform(t)).any(2).any(1)[0].nonzero()
+        return max(16 * middle - size * int(columns.min()), size * int(columns.max() + 1) - 16 * (middle + 1))
+
+    found = max(reach(model.analyze, x, pixels, 16), reach(lambda t: model.synthesize(t, quality), y, latent, 1))
+    assert config.receptive_field - 16 < found <= config.receptive_field
+
+
 def test_a_converted_network_can_be_dequantized():
     integers, model = converted(2), VariableRateDKIC(CONFIG).eval()
     model.g_a.load_state_dict(integers.g_a.state_dict())
