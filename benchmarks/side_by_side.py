@@ -1,4 +1,4 @@
-"""Crops of photographs and of images decoded at a target rate, side by side: the image at the top of the README.
+"""Crops of photographs and of images decoded at a target rate, side by side: the images of the README and of the model card.
 
     python -m benchmarks.side_by_side PHOTOS REPORT --codec dkic:small --codec hevc444 --codec avif --target-bpp 0.15 \\
         --crop picosdeeuropa:300,120,300,200 --crop life_by_Aitzol:260,150,300,200 --crop friends_by_Aitzol:330,200,300,200 \\
@@ -8,6 +8,7 @@ REPORT is the report of `dkic evaluate PHOTOS`; its files are decoded. --report 
 """
 
 import io
+from itertools import product
 from pathlib import Path
 
 import click
@@ -29,16 +30,18 @@ _GAP, _CAPTION = 4, 20  # pixels
 @click.argument("report", type=click.Path(path_type=Path))
 @click.option("--report", "more", type=click.Path(path_type=Path), multiple=True, help="Another one.")
 @click.option("--codec", "codecs", multiple=True, required=True)
-@click.option("--target-bpp", type=float, default=0.15, show_default=True)
+@click.option("--target-bpp", "targets", type=float, multiple=True, default=(0.15,), show_default=True, help="A column each.")
 @click.option("--crop", "crops", multiple=True, required=True, metavar="IMAGE:X,Y,W,H", help="A line each.")
+@click.option("--scale", type=click.IntRange(1, 4), default=1, show_default=True, help="How many times larger crops are drawn.")
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def main(
     photos: Path,
     report: Path,
     more: tuple[Path, ...],
     codecs: tuple[str, ...],
-    target_bpp: float,
+    targets: tuple[float, ...],
     crops: tuple[str, ...],
+    scale: int,
     out: Path,
 ) -> None:
     """Draw the crops, the original first."""
@@ -46,20 +49,21 @@ def main(
         images = find_images(photos)
         lines = [(image, crop) for image, some in parse_crops(crops, images).items() for crop in some]
         rows = [(folder, row) for folder in (report, *more) for row in parquet.read_table(folder / "chosen.parquet").to_pylist()]
-        chosen = {(row["codec"], row["image"]): (folder, row) for folder, row in rows if row["target_bpp"] == target_bpp}
+        chosen = {(row["codec"], row["image"], row["target_bpp"]): (folder, row) for folder, row in rows}
         coders = {name: make_codec(name) for name in codecs}
         sheet = [[("original", crop.of(read_image(images[image]).pixels))] for image, crop in lines]
         for (image, crop), line in zip(lines, sheet, strict=True):
-            for name in codecs:
-                folder, row = chosen[name, image]
+            for name, target in product(codecs, targets):
+                folder, row = chosen[name, image, target]
                 pixels = coders[name].decode((folder / "files" / row["file"]).read_bytes())
                 line.append((f"{NAMES.get(name, name)}, {row['bpp']:.3f} bpp, LPIPS {row['lpips']:.3f}", crop.of(pixels)))
     except (DkicError, OSError) as error:
         raise click.ClickException(str(error)) from None
     except KeyError as error:
-        raise click.ClickException(f"no report has a file of {error.args[0]} chosen for {target_bpp:g} bpp") from None
+        raise click.ClickException("no report has a file of {} for {} chosen for {:g} bpp".format(*error.args[0])) from None
     content = io.BytesIO()
-    drawn(sheet).save(content, "JPEG", quality=92)
+    enlarged = [[(caption, pixels.repeat(scale, 0).repeat(scale, 1)) for caption, pixels in line] for line in sheet]
+    drawn(enlarged).save(content, "JPEG", quality=92)
     out.write_bytes(content.getvalue())
 
 
