@@ -15,6 +15,7 @@ from photographs import crop
 from PIL import Image
 from quantized.quantized_models import CONFIG as SMALL
 from torch import Tensor
+from trained_weights import THREE_QUALITIES
 
 import dkic
 from dkic.coding.codec import Codec
@@ -128,8 +129,8 @@ def test_ops(defaults: Defaults):
     assert_same(found, expected)
 
 
-@pytest.fixture(scope="module", params=["small", "tiny"])
-def model(request) -> str:
+@pytest.fixture(scope="module", params=["small", THREE_QUALITIES], ids=["one network", "several networks"])
+def model(request) -> str | Path:
     return request.param
 
 
@@ -139,7 +140,7 @@ def expected(model) -> list[Any]:
 
 
 @pytest.mark.parametrize("defaults", DEFAULTS)
-def test_codec(defaults: Defaults, model: str, expected: list[Any]):
+def test_codec(defaults: Defaults, model: str | Path, expected: list[Any]):
     """Loaded and used under the defaults; and loaded under them, used afterwards."""
     with defaults():
         codec = dkic.load(model)

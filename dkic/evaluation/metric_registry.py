@@ -21,7 +21,7 @@ Compare: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 class Metric:
     """label: name in tables. digits: decimals there. higher_is_better: otherwise lower is.
 
-    models: shipped models whose training loss contains the metric (MSE for PSNR).
+    models: shipped models whose training loss contains the metric, or a relative of it, `in_loss`.
     slow: takes seconds for a file; by default it scores only the files that are chosen at a target.
     """
 
@@ -29,6 +29,7 @@ class Metric:
     digits: int
     higher_is_better: bool
     models: tuple[str, ...] = ()
+    in_loss: str = ""
     slow: bool = False
 
 
@@ -38,8 +39,8 @@ METRICS = {
     "dists": Metric("DISTS", 3, False, ("small",), slow=True),
     "lpips_vgg": Metric("LPIPS (VGG)", 3, False, ("small",), slow=True),
     "lpips": Metric("LPIPS", 3, False, ("small",)),
-    "psnr": Metric("PSNR", 2, True, ("small",)),
-    "ms_ssim": Metric("MS-SSIM", 4, True, ("small",)),
+    "psnr": Metric("PSNR", 2, True, ("small",), "MSE"),
+    "ms_ssim": Metric("MS-SSIM", 4, True, ("small",), "SSIM at four scales"),
 }
 ALWAYS = ("lpips", "psnr", "ms_ssim")
 SLOW = tuple(name for name, metric in METRICS.items() if metric.slow)

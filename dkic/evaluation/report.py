@@ -121,8 +121,10 @@ def remarks(found: Evaluation) -> list[str]:
     ]
     for codec in found.codecs:
         lines.append(codec.about)
-        if trained_for := [metric.label for metric in METRICS.values() if codec.name.removeprefix("dkic:") in metric.models]:
-            lines.append(f"The training loss of {codec.name} contains {', '.join(trained_for)} (as MSE), no other metric here.")
+        trained_for = [metric for metric in METRICS.values() if codec.name.removeprefix("dkic:") in metric.models]
+        if trained_for:
+            names = (f"{metric.label} (as {metric.in_loss})" if metric.in_loss else metric.label for metric in trained_for)
+            lines.append(f"The training loss of {codec.name} contains {', '.join(names)}, no other metric here.")
     return lines + [f"{name} was left out: {why}" for name, why in found.left_out.items()]
 
 

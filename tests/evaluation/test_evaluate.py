@@ -29,7 +29,8 @@ def test_the_table_has_a_line_for_each_codec(report):
     assert "| jpeg |" in text and "| dkic:small |" in text
     assert "bpg444: left out: bpgenc: not found on PATH" in done.out and "bpg444 was left out: bpgenc: not found" in text
     assert "LPIPS alone does not reward realism" in text and "34 operating points of quality 1 to 100" in text
-    assert "training loss of dkic:small contains DISTS, LPIPS (VGG), LPIPS, PSNR (as MSE), no other metric here" in text
+    in_loss = "DISTS, LPIPS (VGG), LPIPS, PSNR (as MSE), MS-SSIM (as SSIM at four scales)"
+    assert f"training loss of dkic:small contains {in_loss}, no other metric here" in text
     assert (out / "table.tex").read_text().startswith(r"\begin{tabular}")
     assert (out / "bd_rate.md").read_text().startswith("| BD-rate against jpeg, % | SSIMULACRA2 | LPIPS | PSNR | MS-SSIM |")
     assert len((out / "table.csv").read_text().splitlines()) == 1 + 2 * 2
